@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: MIT
+"""Debian packages of any suite and architecture, without touching the host's own package system.
+
+apt is run with a private configuration: its own lists, cache and an empty package status. The mirror
+is the one that the host's apt is configured with; on hosts without a Debian mirror it is
+``$NPU_BSP_DEBIAN_MIRROR``. apt verifies the archive's signature and each package's hash.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .cache import cache_dir, lock, make_once, write_atomically
+from .errors import InfrastructureError, UserError
+from .process import Completed, ToolFailedError, run
+from .progress import say, step
+
+_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_LISTS_FRESH_S = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A view of the Debian archive: one suite, or a suite and its backports.
+
+    Attributes:
+        suite: ``trixie``, ``trixie-backports``, ``bookworm``...; a backports suite brings its base
+            suite along, and wins over it.
+        architecture: Debian's name: ``amd64``, ``arm64``, ``all``.
+    """
+
+    suite: str
+    architecture: str
+
+    @property
+    def folder(self) -> Path:
+        """The private apt folder."""
+        return cache_dir() / "apt" / f"{self.suite}-{self.architecture}"
+
+    def newest(self, pattern: str) -> str:
+        """Return the name of the newest package that matches a regular expression.
+
+        Raises:
+            UserError: no package matches.
+        """
+        import re
+
+        self._refresh()
+        found = self._apt("apt-cache", "pkgnames").text.split()
+        names = [name for name in found if re.fullmatch(pattern, name)]
+        if not names:
+            raise UserError(f"no package in {self.suite} ({self.architecture}) matches {pattern!r}")
+
+        def natural(name: str) -> list[tuple[int, str]]:
+            return [(int(part), "") if part.isdigit() else (-1, part)
+                    for part in re.split(r"(\d+)", name)]  # fmt: skip
+
+        return max(names, key=natural)
+
+    def version(self, package: str) -> str:
+        """Return the version that this archive would install.
+
+        Raises:
+            UserError: the archive has no such package.
+        """
+        self._refresh()
+        for line in self._apt("apt-cache", "policy", package).text.splitlines():
+            label, _, value = line.strip().partition(": ")
+            if label == "Candidate" and value != "(none)":
+                return value
+        raise UserError(f"Debian {self.suite} ({self.architecture}) has no package {package!r}")
+
+    def download(self, packages: Sequence[str], *, with_dependencies: bool = False) -> list[Path]:
+        """Return the .deb files of ``packages`` (and of all that they depend on), verified by apt."""
+        self._refresh()
+        with lock(self.folder / "download.lock"):
+            if with_dependencies:
+                command = ["apt-get", "install", "--yes", "--no-install-recommends"]
+                planned = self._apt(*command, "--print-uris", *packages).text
+            else:
+                command = ["apt-get", "download"]
+                planned = self._apt(*command, "--print-uris", *packages).text
+            # Each line: 'address' file-name size hash
+            names = [line.split()[1] for line in planned.splitlines() if line.startswith("'")]
+            archives = self.folder / "archives"
+            missing = [name for name in names if not (archives / name).exists()]
+            if missing:
+                with step(f"Fetching {_these(packages)} from Debian {self.suite}") as now:
+                    now.note(f"{len(missing)} of {len(names)} packages")
+                    if with_dependencies:
+                        self._apt(*command, "--download-only", *packages)
+                    else:
+                        self._apt(*command, *packages, cwd=archives)
+            return [archives / name for name in names]
+
+    def unpacked(self, packages: Sequence[str], *, with_dependencies: bool = False) -> Path:
+        """Return a cached folder that holds the files of ``packages``, unpacked, not configured."""
+        import hashlib
+
+        debs = self.download(packages, with_dependencies=with_dependencies)
+        key = hashlib.sha256("\n".join(deb.name for deb in debs).encode()).hexdigest()[:16]
+
+        def make(target: Path) -> None:
+            with step(f"Unpacking {_these(packages)}"):
+                target.mkdir()
+                for deb in debs:
+                    run(["dpkg-deb", "--extract", deb, target])
+
+        folder = cache_dir() / "packages"
+        folder.mkdir(parents=True, exist_ok=True)
+        return make_once(folder / f"{packages[0]}-{self.architecture}-{key}", make)
+
+    def _refresh(self) -> None:
+        """Fetch the package lists, at most once a day; without a network the last ones serve."""
+        stamp = self.folder / "updated"
+        with lock(self.folder / "lists.lock"):
+            configuration = self._configuration().encode()
+            current = self.folder / "apt.conf"
+            same = current.exists() and current.read_bytes() == configuration
+            if same and stamp.exists() and time.time() - stamp.stat().st_mtime < _LISTS_FRESH_S:
+                return
+            for name in ("lists/partial", "archives/partial", "sources.list.d", "preferences.d"):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+            (self.folder / "status").touch()
+            write_atomically(self.folder / "sources.list", self._sources().encode())
+            write_atomically(current, configuration)
+            try:
+                with step(f"Reading Debian {self.suite} package lists ({self.architecture})"):
+                    self._apt("apt-get", "update", "--error-on=any")
+            except ToolFailedError as error:
+                if not (same and stamp.exists()):
+                    raise InfrastructureError(
+                        f"cannot read the package lists of Debian {self.suite}:\n{error.message}",
+                        hint="check the network and `apt-get update`; "
+                        "NPU_BSP_DEBIAN_MIRROR sets another mirror",
+                    ) from error
+                say(f"the package lists of {self.suite} could not be renewed; using the last ones")
+                return
+            stamp.touch()
+
+    def _sources(self) -> str:
+        base_suite, _, extra = self.suite.partition("-")
+        suites = [base_suite] if not extra else [base_suite, self.suite]
+        mirror = debian_mirror()
+        signed_by = f"signed-by={_KEYRING}" if _KEYRING.exists() else ""
+        return "".join(f"deb [{signed_by}] {mirror} {suite} main\n" for suite in suites)
+
+    def _configuration(self) -> str:
+        folder = self.folder
+        release = f'APT::Default-Release "{self.suite}";' if "-" in self.suite else ""
+        return f"""\
+APT::Architecture "{self.architecture}";
+APT::Architectures {{ "{self.architecture}"; }};
+APT::Get::AllowUnauthenticated "false";
+APT::Sandbox::User "";
+{release}
+Acquire::Languages "none";
+Acquire::Retries "3";
+Dir::Etc::SourceList "{folder}/sources.list";
+Dir::Etc::SourceParts "{folder}/sources.list.d";
+Dir::Etc::Preferences "{folder}/preferences";
+Dir::Etc::PreferencesParts "{folder}/preferences.d";
+Dir::State "{folder}";
+Dir::State::Lists "{folder}/lists";
+Dir::State::status "{folder}/status";
+Dir::Cache "{folder}";
+Dir::Cache::Archives "{folder}/archives";
+"""
+
+    def _apt(self, *argv: str, cwd: Path | None = None) -> Completed:
+        environment = {"APT_CONFIG": str(self.folder / "apt.conf"), "LC_ALL": "C"}
+        return run(argv, env=environment, cwd=cwd, timeout_s=1800)
+
+
+def debian_mirror() -> str:
+    """Return the address of the Debian mirror that this host is set up with.
+
+    Raises:
+        UserError: the host's apt has no Debian mirror, and ``$NPU_BSP_DEBIAN_MIRROR`` is not set.
+    """
+    chosen = os.environ.get("NPU_BSP_DEBIAN_MIRROR")
+    if chosen:
+        return chosen
+    listed = run(
+        ["apt-get", "indextargets", "--format", "$(ORIGIN) $(RELEASE) $(REPO_URI)",
+         "Created-By: Packages"]  # fmt: skip
+    ).text
+    for line in listed.splitlines():
+        words = line.split()
+        if len(words) == 3 and words[0] == "Debian" and "-security" not in words[1]:
+            return words[2]
+    raise UserError(
+        "this machine's apt has no Debian mirror to take packages from",
+        hint="set NPU_BSP_DEBIAN_MIRROR to the address of one (the part before /dists/)",
+    )
+
+
+def _these(packages: Sequence[str]) -> str:
+    return packages[0] if len(packages) == 1 else f"{packages[0]} and {len(packages) - 1} more"

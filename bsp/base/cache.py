@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: MIT
+"""The cache and state folders, and the one way in which something is put there.
+
+Whatever is built or fetched appears under its final name complete or not at all: it is made in a
+temporary sibling, flushed, and renamed, under a lock, so that two runs at once and Ctrl-C are safe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from .errors import InfrastructureError
+from .progress import say
+
+
+def cache_dir() -> Path:
+    """Folder for what can be fetched or built again: ``$NPU_BSP_CACHE`` or the XDG cache."""
+    return _folder("NPU_BSP_CACHE", "XDG_CACHE_HOME", ".cache")
+
+
+def state_dir() -> Path:
+    """Folder for what must outlive a run (virtual boards, known hosts, history)."""
+    return _folder("NPU_BSP_STATE", "XDG_STATE_HOME", ".local/state")
+
+
+def _folder(own_variable: str, xdg_variable: str, below_home: str) -> Path:
+    own = os.environ.get(own_variable)
+    if own:
+        path = Path(own)
+    else:
+        xdg = os.environ.get(xdg_variable)
+        path = (Path(xdg) if xdg else Path.home() / below_home) / "npu-bsp"
+    path = path.absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InfrastructureError(
+            f"cannot make the folder {path}: {error.strerror}",
+            hint=f"set {own_variable} to a folder that you can write to",
+        ) from error
+    return path
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on ``path`` (made beside what it protects; never removed)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another run that is making {path.with_suffix('').name}")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def make_once(target: Path, make: Callable[[Path], None]) -> Path:
+    """Return ``target``; if it does not exist, have ``make(temporary)`` make it first.
+
+    ``make`` gets a path that does not exist, and creates a file or a folder there. If it raises,
+    nothing is left behind.
+    """
+    if target.exists():
+        return target
+    with lock(target.with_name(target.name + ".lock")):
+        if target.exists():
+            return target
+        prefix = f".{target.name}."
+        for stale in target.parent.glob(f"{prefix}*.part"):
+            remove(stale)  # left by a run that was killed; we hold the lock
+        workspace = Path(tempfile.mkdtemp(prefix=prefix, suffix=".part", dir=target.parent))
+        try:
+            temporary = workspace / target.name
+            make(temporary)
+            _flush(temporary)
+            temporary.rename(target)
+            _flush(target.parent)
+        finally:
+            remove(workspace)
+    return target
+
+
+def write_atomically(target: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Write a file so that a reader sees the old or the new content, also after a power cut."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        os.replace(name, target)
+        _flush(target.parent)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

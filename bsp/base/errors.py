@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: MIT
+"""Errors that a person can act on, and the exit codes that scripts rely on.
+
+Two families: the user's (something must be changed; exit 2) and ours (infrastructure failed; exit 3),
+plus the three outcomes of a deployment or validation that a script has to tell apart.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class BspError(Exception):
+    """An error printed as ``error:`` and ``hint:``, without a traceback.
+
+    ``message`` says what was expected, what was found and where; ``hint`` is what to type next.
+    """
+
+    exit_code: ClassVar[int] = 3
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UserError(BspError):
+    """The user must change something."""
+
+    exit_code = 2
+
+
+class InfrastructureError(BspError):
+    """A tool, the network, a mirror or a disk failed."""
+
+    exit_code = 3
+
+
+class ValidationError(BspError):
+    """The board answered, and the answer is wrong."""
+
+    exit_code = 4
+
+
+class RolledBackError(BspError):
+    """A trial failed; the board runs what it ran before."""
+
+    exit_code = 5
+
+
+class BoardStateUnknownError(BspError):
+    """The board was changed or rebooted, and does not answer."""
+
+    exit_code = 6
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """Return ``; did you mean X?`` for the nearest of ``known``, or an empty string."""
+    import difflib
+
+    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]!r}?" if matches else ""

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: MIT
+"""Results on stdout: one JSON document for machines, or text that reads well at 80 columns."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document on stdout."""
+    sys.stdout.write(json.dumps(document, indent=2, default=str) + "\n")
+    sys.stdout.flush()
+
+
+def print_text(text: str) -> None:
+    """Print text on stdout."""
+    sys.stdout.write(text.rstrip("\n") + "\n")
+    sys.stdout.flush()
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, width: int = 80) -> str:
+    """Return a table with aligned columns; the last column is wrapped to fit ``width``."""
+    import textwrap
+
+    cells = [list(header), *(list(row) for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    indent = sum(widths[:-1]) + 2 * (len(header) - 1)
+    last_width = max(width - indent, 16)
+    lines: list[str] = []
+    for number, row in enumerate(cells):
+        wrapped = textwrap.wrap(row[-1], last_width) or [""]
+        start = "  ".join(cell.ljust(widths[column]) for column, cell in enumerate(row[:-1]))
+        lines.append(f"{start}  {wrapped[0]}".rstrip() if len(row) > 1 else wrapped[0])
+        lines.extend(" " * indent + line for line in wrapped[1:])
+        if number == 0:
+            rule = [*widths[:-1], min(widths[-1], last_width)]
+            lines.append("  ".join("-" * length for length in rule))
+    return "\n".join(lines)

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: MIT
+"""The one way in which this project starts another program on the host."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from .errors import InfrastructureError, UserError
+
+# Debian package that holds each tool we may miss; the launcher installs them all.
+PACKAGE_OF_TOOL = {
+    "apt-get": "apt",
+    "cpio": "cpio",
+    "cpp": "cpp",
+    "dpkg-deb": "dpkg",
+    "dtc": "device-tree-compiler",
+    "fakeroot": "fakeroot",
+    "fdtoverlay": "device-tree-compiler",
+    "git": "git",
+    "mcopy": "mtools",
+    "mformat": "mtools",
+    "mke2fs": "e2fsprogs",
+    "mkimage": "u-boot-tools",
+    "mmdebstrap": "mmdebstrap",
+    "sfdisk": "fdisk",
+    "ssh-keygen": "openssh-client",
+    "tar": "tar",
+    "xz": "xz-utils",
+    "zstd": "zstd",
+}
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A program that ended: its arguments, exit code and what it printed."""
+
+    argv: tuple[str, ...]
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def text(self) -> str:
+        """Standard output as text."""
+        return self.stdout.decode(errors="replace")
+
+
+class ToolFailedError(InfrastructureError):
+    """A program ended with an exit code other than 0; carries the whole result."""
+
+    def __init__(self, completed: Completed, *, hint: str = "") -> None:
+        said = (completed.stderr or completed.stdout).decode(errors="replace").strip()
+        last_lines = "\n".join(said.splitlines()[-12:])
+        command = shlex.join(completed.argv)
+        if len(command) > 300:
+            command = command[:297] + "..."
+        super().__init__(
+            f"command failed with exit code {completed.exit_code}: {command}\n{last_lines}".rstrip(),
+            hint=hint,
+        )
+        self.completed = completed
+
+
+def require_tool(name: str) -> str:
+    """Return the path of a program, or say which package has it.
+
+    Raises:
+        UserError: the program is not installed.
+    """
+    # sbin: mke2fs, sfdisk and their like are not on an ordinary user's PATH on Debian.
+    path = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    if path is None:
+        package = PACKAGE_OF_TOOL.get(name, name)
+        raise UserError(
+            f"the program {name!r} is needed and was not found on this machine",
+            hint=f"sudo apt-get install {package}",
+        )
+    return path
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: bytes | IO[bytes] | None = None,
+    stdout: IO[bytes] | None = None,
+    timeout_s: float | None = None,
+    check: bool = True,
+    hint: str = "",
+) -> Completed:
+    """Run a program to its end and return what it printed.
+
+    The program gets a process group of its own, which is ended on a time-out, on Ctrl-C and on any
+    other exception, so that no grandchild survives.
+
+    Args:
+        env: additions to this process's environment.
+        stdin: bytes, or an open file, to feed it; nothing by default.
+        stdout: an open file that takes standard output in place of ``Completed.stdout``.
+
+    Raises:
+        UserError: the program is not installed.
+        ToolFailedError: it ended with a code other than 0 and ``check`` is true.
+        InfrastructureError: ``timeout_s`` passed.
+    """
+    words = [require_tool(str(argv[0])), *(str(word) for word in argv[1:])]
+    with subprocess.Popen(
+        words,
+        cwd=cwd,
+        env={**os.environ, **env} if env else None,
+        stdin=subprocess.PIPE
+        if isinstance(stdin, bytes)
+        else (stdin if stdin else subprocess.DEVNULL),
+        stdout=stdout if stdout is not None else subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        try:
+            out, err = process.communicate(
+                stdin if isinstance(stdin, bytes) else None, timeout=timeout_s
+            )
+        except subprocess.TimeoutExpired:
+            _end_group(process)
+            raise InfrastructureError(
+                f"command did not end within {timeout_s:g} s: {shlex.join(words)}", hint=hint
+            ) from None
+        except BaseException:
+            _end_group(process)
+            raise
+    completed = Completed(
+        tuple(str(word) for word in argv), process.returncode, out or b"", err or b""
+    )
+    if check and completed.exit_code != 0:
+        raise ToolFailedError(completed, hint=hint)
+    return completed
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process group that we started: first asked, then forced."""
+    for signal_number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, signal_number)
+        except ProcessLookupError:
+            return
+        try:
+            process.wait(timeout=3)
+        except subprocess.TimeoutExpired:
+            continue
+        return

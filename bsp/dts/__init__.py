@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Device trees: what is missing, the overlay that adds it, compiling, verifying."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Kernels: the distribution's, or built from source."""

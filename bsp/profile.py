@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: MIT
+"""Profiles: boards and SoCs as data, loaded once into frozen, typed records.
+
+A board is ``bsp/boards/NAME.toml``, its SoC ``bsp/socs/NAME.toml``; code never names either.
+``msgspec`` does the strict typing (unknown keys and wrong types are errors) and costs 10 ms to import.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from .base.errors import UserError, nearest
+
+FORMAT = 1
+
+BOARDS_DIR = Path(__file__).parent / "boards"
+SOCS_DIR = Path(__file__).parent / "socs"
+
+PositiveInt = Annotated[int, Meta(gt=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+NodePath = Annotated[str, Meta(pattern=r"^/")]
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+
+
+class _Record(Struct, frozen=True, forbid_unknown_fields=True):
+    """Frozen; a key that is not declared is an error."""
+
+
+class Clock(_Record, kw_only=True):
+    """One clock of the NPU.
+
+    Attributes:
+        name: as in the node's ``clock-names``.
+        rate_hz: the rate it is to run at; None where the profile asks for none.
+        parents_hz: the rates of the parents its multiplexer can choose from.
+        max_divider: the largest integer divider behind the multiplexer.
+        source: kernel file that the facts come from.
+    """
+
+    name: str
+    rate_hz: PositiveInt | None = None
+    parents_hz: tuple[PositiveInt, ...] = ()
+    max_divider: PositiveInt = 1
+    source: str = ""
+
+
+class Identity(_Record, kw_only=True):
+    """What the NPU's identity registers read, as in the kernel's ``etnaviv_hwdb.c``."""
+
+    model: int
+    revision: int
+    product_id: int
+    customer_id: int
+    eco_id: int
+    nn_cores: PositiveInt
+
+
+class Npu(_Record, kw_only=True):
+    """The NPU of a SoC and what the free driver needs for it."""
+
+    driver: str
+    compatible: str
+    node: NodePath
+    clocks: tuple[Clock, ...]
+    rates_node: NodePath | None = None
+    """Node whose ``assigned-clock-rates`` set the rates, where that is not the NPU's own."""
+    identity: Identity
+    kernel_since: str
+    """First kernel series whose driver knows this NPU (``6.8``)."""
+    kernel_lacks: str
+    """What older kernels lack, in words: printed with a refusal."""
+    mesa_since: str
+    kernel_symbols: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+
+
+class Soc(_Record, kw_only=True):
+    """A system on chip: ``bsp/socs/NAME.toml``."""
+
+    format: int
+    name: Name
+    title: str
+    vendor: str
+    dts_directory: str | None = None
+    """Folder below ``arch/arm64/boot/dts``."""
+    npu: Npu | None = None
+
+
+class Boot(_Record, kw_only=True):
+    """How the board boots, as far as a deployment needs to know.
+
+    Attributes:
+        fat_mount: where the FAT boot partition is mounted on the running board.
+        cmdline: kernel command line; None takes root and console from the running board.
+        initrd_modules: modules that the initial RAM disk loads to reach the root file system.
+    """
+
+    fat_mount: str
+    cmdline: str | None = None
+    initrd_modules: tuple[str, ...] = ()
+
+
+class Qemu(_Record, kw_only=True):
+    """The QEMU machine that is this board, or has its SoC.
+
+    Attributes:
+        bootloader: whether the machine boots through U-Boot (else kernel and DTB are handed to QEMU).
+        nic: QEMU's network device; ``{hostfwd}`` is replaced.
+        serial_index: which UART is the console.
+    """
+
+    machine: str
+    cpu: str | None = None
+    cores: PositiveInt = 2
+    memory_mib: PositiveInt = 1024
+    bootloader: bool = False
+    disk: str = "virtio"
+    nic: str
+    serial_index: int = 0
+    cmdline: str
+    initrd_modules: tuple[str, ...] = ()
+
+
+class Userspace(_Record, kw_only=True):
+    """What the board's root file system is, where that is known beforehand."""
+
+    distribution: str = "trixie"
+    min_delegated_share: Share = 0.5
+
+
+class Board(_Record, kw_only=True):
+    """A board: ``bsp/boards/NAME.toml``.
+
+    Attributes:
+        dts: file stem below the SoC's folder of device trees; None where the tree comes from QEMU.
+        compatible: root ``compatible`` strings, most specific first; the first identifies the board.
+        kernel: default kernel: a series, or a source as ``--kernel`` takes it.
+    """
+
+    format: int
+    name: Name
+    title: str
+    soc: Name
+    dts: str | None = None
+    compatible: Annotated[tuple[str, ...], Meta(min_length=1)]
+    kernel: str
+    boot: Boot | None = None
+    qemu: Qemu | None = None
+    userspace: Userspace = Userspace()
+
+
+def board_names() -> list[str]:
+    """Names of all shipped boards, sorted."""
+    return sorted(path.stem for path in BOARDS_DIR.glob("*.toml"))
+
+
+def load_board(name: str) -> Board:
+    """Return the profile of a shipped board.
+
+    Raises:
+        UserError: there is no such board, or its file is broken.
+    """
+    known = board_names()
+    if name not in known:
+        raise UserError(
+            f"unknown board {name!r}{nearest(name, known)}", hint="./inv boards lists the boards"
+        )
+    return read_board(BOARDS_DIR / f"{name}.toml")
+
+
+@functools.cache
+def read_board(path: Path) -> Board:
+    """Return the board in a file; it need not be a shipped one."""
+    board = _read(path, Board)
+    if board.name != path.stem:
+        raise UserError(f"{path}: name is {board.name!r}, but the file is {path.name!r}")
+    load_soc(board.soc)
+    return board
+
+
+@functools.cache
+def load_soc(name: str) -> Soc:
+    """Return the profile of a shipped SoC.
+
+    Raises:
+        UserError: there is no such SoC, or its file is broken.
+    """
+    path = SOCS_DIR / f"{name}.toml"
+    if not path.exists():
+        known = sorted(file.stem for file in SOCS_DIR.glob("*.toml"))
+        raise UserError(f"unknown SoC {name!r}{nearest(name, known)}", hint=f"add {path}")
+    return _read(path, Soc)
+
+
+_T = TypeVar("_T", Board, Soc)
+
+
+def _read(path: Path, kind: type[_T]) -> _T:
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from error
+    if data.get("format") != FORMAT:
+        raise UserError(
+            f"{path}: format is {data.get('format')!r}, this version reads format {FORMAT}",
+            hint=f"start the file with: format = {FORMAT}",
+        )
+    try:
+        return msgspec.convert(data, kind, strict=True)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{path}: {_explain(str(error), kind)}") from error
+
+
+def _explain(message: str, kind: type[Any]) -> str:
+    """Turn msgspec's message into one that names the key and the nearest known key."""
+    text, _, where = message.partition(" - at ")
+    where = where.strip("`").removeprefix("$").removeprefix(".")
+    unknown = re.search(r"unknown field `(.+)`", text)
+    if unknown:
+        key = unknown.group(1)
+        place = f"[{where}]" if where else "the top level"
+        return f"unknown key {key!r} in {place}{nearest(key, _fields_at(kind, where))}"
+    missing = re.search(r"missing required field `(.+)`", text)
+    if missing:
+        return f"key {missing.group(1)!r} is missing in {f'[{where}]' if where else 'the top level'}"
+    return f"key {where!r}: {text}"
+
+
+def _fields_at(kind: type[Any], where: str) -> list[str]:
+    """Names of the fields of the record at ``where`` (``npu.clocks[...]``) below ``kind``."""
+    info: Any = msgspec.inspect.type_info(kind)
+    for word in filter(None, re.split(r"\.|\[[^]]*\]", where)):
+        info = next(field.type for field in info.fields if field.encode_name == word)
+        while not hasattr(info, "fields"):
+            if isinstance(info, msgspec.inspect.UnionType):
+                info = next(kind for kind in info.types if not isinstance(kind, msgspec.inspect.NoneType))
+            else:
+                info = info.item_type
+    return [field.encode_name for field in info.fields]

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Deployment that leaves a board that boots: plan, transfer, trial, confirm, roll back."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""What runs on a board in user space: runtime, delegates, validation."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Validation of the NPU: runtime, delegates, preprocessing, proof, report."""
