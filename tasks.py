@@ -43,6 +43,14 @@ def task(*arguments: Any, **options: Any) -> Any:
                         {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
                     )
                 raise invoke.Exit(code=error.exit_code) from error
+            except OSError as error:
+                if os.environ.get("NPU_BSP_DEBUG"):
+                    raise
+                sys.stderr.write(f"error: {error}\n")
+                sys.stderr.write(
+                    "hint: NPU_BSP_DEBUG=1 shows where; a full disk is freed with df\n"
+                )
+                raise invoke.Exit(code=3) from error
             except KeyboardInterrupt:
                 sys.stderr.write("interrupted\n")
                 raise invoke.Exit(code=130) from None
@@ -82,4 +90,40 @@ def board(_: Context, name: str, json: bool = False) -> None:
         print_text(describe.board_text(name))
 
 
-namespace = Collection(boards, board)
+# --- developers ------------------------------------------------------------------------------
+
+
+@task(
+    help={
+        "fast": "only the fast tier (under 2 minutes)",
+        "select": "only tests whose names match (pytest -k)",
+        "durations": "list the N slowest tests",
+    }
+)
+def test(context: Context, fast: bool = False, select: str = "", durations: int = 0) -> None:
+    """Run the tests. Example: ./inv test --fast."""
+    flags = [*(["-m", "not slow"] if fast else []), *(["-k", select] if select else [])]
+    _tool(context, "pytest", *flags, *([f"--durations={durations}"] if durations else []))
+
+
+@task
+def lint(context: Context) -> None:
+    """Check style and types with ruff and mypy. Example: ./inv lint."""
+    _tool(context, "ruff", "check", ".")
+    _tool(context, "ruff", "format", "--check", ".")
+    _tool(context, "mypy")
+
+
+def _tool(context: Context, module: str, *arguments: str) -> None:
+    """Run a developer's tool of our virtual environment in the project folder."""
+    import shlex
+    from pathlib import Path
+
+    with context.cd(str(Path(__file__).parent)):
+        command = shlex.join([sys.executable, "-m", module, *arguments])
+        result = context.run(command, warn=True, in_stream=False)
+    if result.exited:
+        raise invoke.Exit(code=result.exited)
+
+
+namespace = Collection(boards, board, lint, test)

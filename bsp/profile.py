@@ -231,7 +231,9 @@ def _explain(message: str, kind: type[Any]) -> str:
         return f"unknown key {key!r} in {place}{nearest(key, _fields_at(kind, where))}"
     missing = re.search(r"missing required field `(.+)`", text)
     if missing:
-        return f"key {missing.group(1)!r} is missing in {f'[{where}]' if where else 'the top level'}"
+        return (
+            f"key {missing.group(1)!r} is missing in {f'[{where}]' if where else 'the top level'}"
+        )
     return f"key {where!r}: {text}"
 
 
@@ -242,7 +244,9 @@ def _fields_at(kind: type[Any], where: str) -> list[str]:
         info = next(field.type for field in info.fields if field.encode_name == word)
         while not hasattr(info, "fields"):
             if isinstance(info, msgspec.inspect.UnionType):
-                info = next(kind for kind in info.types if not isinstance(kind, msgspec.inspect.NoneType))
+                info = next(
+                    kind for kind in info.types if not isinstance(kind, msgspec.inspect.NoneType)
+                )
             else:
                 info = info.item_type
     return [field.encode_name for field in info.fields]

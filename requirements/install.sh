@@ -60,7 +60,7 @@ if [ ! -x "$venv/bin/python" ] || ! "$venv/bin/python" -c 'import pip' 2>/dev/nu
     rm -rf "$venv"
     "$python" -m venv "$venv" || fail 'cannot make a virtual environment' 'sudo apt-get install python3-venv'
 fi
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: \
+"$venv/bin/python" -m pip install -qq --disable-pip-version-check --require-hashes --only-binary :all: \
     -r "$root/requirements/$kind.txt" ||
     fail 'pip could not install the Python packages' 'see the lines above; then run the same command again' 3
 touch "$venv/.npu-bsp-$kind"

@@ -186,8 +186,13 @@ def debian_mirror() -> str:
     if chosen:
         return chosen
     listed = run(
-        ["apt-get", "indextargets", "--format", "$(ORIGIN) $(RELEASE) $(REPO_URI)",
-         "Created-By: Packages"]  # fmt: skip
+        [
+            "apt-get",
+            "indextargets",
+            "--format",
+            "$(ORIGIN) $(RELEASE) $(REPO_URI)",
+            "Created-By: Packages",
+        ]
     ).text
     for line in listed.splitlines():
         words = line.split()

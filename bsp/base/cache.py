@@ -96,11 +96,10 @@ def write_atomically(target: Path, content: bytes, *, mode: int = 0o644) -> None
             file.flush()
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
-        os.replace(name, target)
+        Path(name).rename(target)
         _flush(target.parent)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+        Path(name).unlink(missing_ok=True)
         raise
 
 
