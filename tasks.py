@@ -10,10 +10,15 @@ import functools
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import invoke
-from invoke import Collection, Context
+from invoke.collection import Collection
+from invoke.context import Context
+from invoke.exceptions import Exit
+from invoke.tasks import task as invoke_task
+
+if TYPE_CHECKING:
+    from bsp.base.errors import BspError
 
 _JSON = "print one JSON document on stdout"
 _BOARD = "board profile (./inv boards lists them)"
@@ -21,45 +26,48 @@ _KERNEL = "kernel source: 6.12, tarball:URL#sha256=..., git:URL@ref or path:DIR"
 _HOST = "inventory name, name from ~/.ssh/config, or user@address[:port]"
 
 
-def task(*arguments: Any, **options: Any) -> Any:
+_Body = TypeVar("_Body", bound=Callable[..., Any])
+
+
+def task(**options: Any) -> Callable[[_Body], _Body]:
     """As ``invoke.task``, without automatic short flags, and with errors as a person wants them."""
 
-    def decorate(body: Callable[..., Any]) -> Any:
+    def decorate(body: _Body) -> _Body:
         @functools.wraps(body)
         def guarded(*args: Any, **kwargs: Any) -> Any:
-            from bsp.base.errors import BspError
-            from bsp.base.output import print_json
+            from bsp.base.errors import BspError, InfrastructureError
 
             try:
                 return body(*args, **kwargs)
             except BspError as error:
-                if os.environ.get("NPU_BSP_DEBUG"):
-                    raise
-                sys.stderr.write(f"error: {error.message}\n")
-                if error.hint:
-                    sys.stderr.write(f"hint: {error.hint}\n")
-                if kwargs.get("json"):
-                    print_json(
-                        {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
-                    )
-                raise invoke.Exit(code=error.exit_code) from error
+                raise _ended(error, as_json=bool(kwargs.get("json"))) from error
             except OSError as error:
-                if os.environ.get("NPU_BSP_DEBUG"):
-                    raise
-                sys.stderr.write(f"error: {error}\n")
-                sys.stderr.write(
-                    "hint: NPU_BSP_DEBUG=1 shows where; a full disk is freed with df\n"
-                )
-                raise invoke.Exit(code=3) from error
+                hint = "NPU_BSP_DEBUG=1 shows where; df shows whether a disk is full"
+                failure = InfrastructureError(str(error), hint=hint)
+                raise _ended(failure, as_json=bool(kwargs.get("json"))) from error
             except KeyboardInterrupt:
                 sys.stderr.write("interrupted\n")
-                raise invoke.Exit(code=130) from None
+                raise Exit(code=130) from None
 
-        return invoke.task(guarded, auto_shortflags=False, **options)
+        return cast(_Body, invoke_task(guarded, auto_shortflags=False, **options))
 
-    if len(arguments) == 1 and callable(arguments[0]) and not options:
-        return decorate(arguments[0])
     return decorate
+
+
+def _ended(error: BspError, *, as_json: bool) -> Exit:
+    """Print an error as a person (and with --json a machine) wants it; return what ends the task."""
+    import traceback
+
+    from bsp.base.output import print_json
+
+    if os.environ.get("NPU_BSP_DEBUG"):
+        traceback.print_exc()
+    sys.stderr.write(f"error: {error.message}\n")
+    if error.hint:
+        sys.stderr.write(f"hint: {error.hint}\n")
+    if as_json:
+        print_json({"error": error.message, "hint": error.hint, "exit_code": error.exit_code})
+    return Exit(code=error.exit_code)
 
 
 # --- boards ----------------------------------------------------------------------------------
@@ -106,7 +114,7 @@ def test(context: Context, fast: bool = False, select: str = "", durations: int 
     _tool(context, "pytest", *flags, *([f"--durations={durations}"] if durations else []))
 
 
-@task
+@task()
 def lint(context: Context) -> None:
     """Check style and types with ruff and mypy. Example: ./inv lint."""
     _tool(context, "ruff", "check", ".")
@@ -123,7 +131,7 @@ def _tool(context: Context, module: str, *arguments: str) -> None:
         command = shlex.join([sys.executable, "-m", module, *arguments])
         result = context.run(command, warn=True, in_stream=False)
     if result.exited:
-        raise invoke.Exit(code=result.exited)
+        raise Exit(code=result.exited)
 
 
 namespace = Collection(boards, board, lint, test)

@@ -33,7 +33,7 @@ class _Record(Struct, frozen=True, forbid_unknown_fields=True):
     """Frozen; a key that is not declared is an error."""
 
 
-class Clock(_Record, kw_only=True):
+class Clock(_Record, frozen=True, kw_only=True):
     """One clock of the NPU.
 
     Attributes:
@@ -51,7 +51,7 @@ class Clock(_Record, kw_only=True):
     source: str = ""
 
 
-class Identity(_Record, kw_only=True):
+class Identity(_Record, frozen=True, kw_only=True):
     """What the NPU's identity registers read, as in the kernel's ``etnaviv_hwdb.c``."""
 
     model: int
@@ -62,7 +62,7 @@ class Identity(_Record, kw_only=True):
     nn_cores: PositiveInt
 
 
-class Npu(_Record, kw_only=True):
+class Npu(_Record, frozen=True, kw_only=True):
     """The NPU of a SoC and what the free driver needs for it."""
 
     driver: str
@@ -81,7 +81,7 @@ class Npu(_Record, kw_only=True):
     sources: tuple[str, ...] = ()
 
 
-class Soc(_Record, kw_only=True):
+class Soc(_Record, frozen=True, kw_only=True):
     """A system on chip: ``bsp/socs/NAME.toml``."""
 
     format: int
@@ -93,7 +93,7 @@ class Soc(_Record, kw_only=True):
     npu: Npu | None = None
 
 
-class Boot(_Record, kw_only=True):
+class Boot(_Record, frozen=True, kw_only=True):
     """How the board boots, as far as a deployment needs to know.
 
     Attributes:
@@ -107,7 +107,7 @@ class Boot(_Record, kw_only=True):
     initrd_modules: tuple[str, ...] = ()
 
 
-class Qemu(_Record, kw_only=True):
+class Qemu(_Record, frozen=True, kw_only=True):
     """The QEMU machine that is this board, or has its SoC.
 
     Attributes:
@@ -128,14 +128,14 @@ class Qemu(_Record, kw_only=True):
     initrd_modules: tuple[str, ...] = ()
 
 
-class Userspace(_Record, kw_only=True):
+class Userspace(_Record, frozen=True, kw_only=True):
     """What the board's root file system is, where that is known beforehand."""
 
     distribution: str = "trixie"
     min_delegated_share: Share = 0.5
 
 
-class Board(_Record, kw_only=True):
+class Board(_Record, frozen=True, kw_only=True):
     """A board: ``bsp/boards/NAME.toml``.
 
     Attributes:
