@@ -53,7 +53,8 @@ def download(url: str, sha256: str, *, timeout_s: float = 60) -> Path:
                         got_bytes += len(chunk)
                         now.note(_amount(got_bytes, total_bytes))
             except (urllib.error.URLError, OSError, ValueError) as error:
-                reason = getattr(error, "reason", error)
+                is_answer = isinstance(error, urllib.error.HTTPError)
+                reason = error if is_answer else getattr(error, "reason", error)
                 raise InfrastructureError(
                     f"cannot download {url}: {reason}",
                     hint="check the address and the network, then run the same command again",

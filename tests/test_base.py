@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: MIT
+"""The base floor: nothing is half-written, and every failure says what to do."""
+
+import errno
+import http.server
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bsp.base import cache, download, output, process
+from bsp.base.errors import InfrastructureError, UserError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("NPU_BSP_CACHE", str(folder))
+    return folder
+
+
+# --- cache -----------------------------------------------------------------------------------
+
+
+def test_make_once_makes_once(tmp_path: Path) -> None:
+    calls = []
+
+    def make(target: Path) -> None:
+        calls.append(target)
+        target.write_text("made")
+
+    for _ in range(2):
+        assert cache.make_once(tmp_path / "thing", make).read_text() == "made"
+    assert len(calls) == 1
+
+
+def test_a_failing_maker_leaves_nothing(tmp_path: Path) -> None:
+    def make(target: Path) -> None:
+        target.mkdir()
+        (target / "half").write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        cache.make_once(tmp_path / "thing", make)
+    assert [path.name for path in tmp_path.iterdir()] == ["thing.lock"]
+
+
+MAKER = """
+import sys, time
+from pathlib import Path
+from bsp.base import cache
+def make(target):
+    target.mkdir()
+    (target / "one").write_text("1")
+    print("half", flush=True)
+    time.sleep(float(sys.argv[2]))
+    (target / "two").write_text("2")
+    with open(sys.argv[1] + ".calls", "a") as calls: calls.write("made\\n")
+cache.make_once(Path(sys.argv[1]), make)
+"""
+
+
+def start_maker(target: Path, seconds: float) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", MAKER, str(target), str(seconds)]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_two_runs_at_once_make_one_complete_result(tmp_path: Path) -> None:
+    target = tmp_path / "thing"
+    runs = [start_maker(target, 0.4) for _ in range(3)]
+    assert [run.wait(timeout=30) for run in runs] == [0, 0, 0]
+    assert (target / "two").read_text() == "2"
+    assert (tmp_path / "thing.calls").read_text() == "made\n"
+    for run in runs:
+        run.communicate()
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_run_leaves_nothing_under_the_name(
+    tmp_path: Path, signal_number: signal.Signals
+) -> None:
+    target = tmp_path / "thing"
+    run = start_maker(target, 30)
+    assert run.stdout is not None
+    assert run.stdout.readline() == "half\n"
+    run.send_signal(signal_number)
+    run.communicate(timeout=30)
+    assert not target.exists()
+    # the next run is right, and has swept up
+    assert start_maker(target, 0).communicate(timeout=30)[1] == ""
+    assert sorted(path.name for path in target.iterdir()) == ["one", "two"]
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_write_atomically_keeps_the_old_content_when_it_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "file"
+    cache.write_atomically(target, b"old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        cache.write_atomically(target, b"new")
+    assert target.read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_cache_folder_that_cannot_be_made_says_which_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NPU_BSP_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(InfrastructureError) as caught:
+        cache.cache_dir()
+    assert "NPU_BSP_CACHE" in caught.value.hint
+
+
+# --- processes -------------------------------------------------------------------------------
+
+
+def test_a_missing_tool_names_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError) as caught:
+        process.run(["dtc", "--version"])
+    assert "'dtc'" in caught.value.message
+    assert caught.value.hint == "sudo apt-get install device-tree-compiler"
+
+
+def test_a_failing_tool_shows_its_last_lines() -> None:
+    with pytest.raises(process.ToolFailedError) as caught:
+        process.run(["sh", "-c", "echo line one; echo the reason >&2; exit 7"])
+    assert "exit code 7" in caught.value.message
+    assert caught.value.message.endswith("the reason")
+    assert caught.value.completed.stdout == b"line one\n"
+
+
+def test_a_time_out_ends_grandchildren_too(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    with pytest.raises(InfrastructureError, match="did not end within"):
+        process.run(["sh", "-c", f"sleep 60 & echo $! > {note}; wait"], timeout_s=0.5)
+    grandchild = int(note.read_text())
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline and _runs(grandchild):
+        time.sleep(0.05)
+    assert not _runs(grandchild)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+# --- downloads -------------------------------------------------------------------------------
+
+CONTENT = b"a device tree\n" * 1000
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        if self.path.startswith("/missing"):
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
+        self.wfile.write(CONTENT[:100] if self.path.startswith("/cut") else CONTENT)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as running:
+        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_address[1]}"
+        running.shutdown()
+        thread.join()
+
+
+def test_download_keeps_a_verified_copy(own_cache: Path, server: str, tmp_path: Path) -> None:
+    (tmp_path / "same").write_bytes(CONTENT)
+    sha256 = download.sha256_of(tmp_path / "same")
+    got = download.download(f"{server}/tree.dtb", sha256)
+    assert got.read_bytes() == CONTENT
+    assert got.name == "tree.dtb"
+    assert download.download("http://127.0.0.1:1/tree.dtb", sha256) == got  # from the cache
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [("tree.dtb", "another content"), ("cut.dtb", "ended after 100 of"), ("missing", "404")],
+)
+def test_a_bad_download_keeps_nothing(own_cache: Path, server: str, path: str, said: str) -> None:
+    with pytest.raises(InfrastructureError, match=said):
+        download.download(f"{server}/{path}", "0" * 64)
+    assert not [file for file in own_cache.rglob("*") if file.is_file() and file.suffix != ".lock"]
+
+
+def test_a_hash_that_is_none_is_refused(own_cache: Path) -> None:
+    with pytest.raises(UserError, match="64 hexadecimal digits"):
+        download.download("http://127.0.0.1:1/x", "abc")
+
+
+# --- output ----------------------------------------------------------------------------------
+
+
+def test_tables_fit_80_columns() -> None:
+    text = output.table(["board", "what"], [["vim3", "word " * 40], ["x", ""]])
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].startswith("board  what")
+    assert lines[3].startswith("       word")
