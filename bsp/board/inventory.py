@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: MIT
+"""Hosts: which machine a name means, and how it is reached.
+
+A name is looked up among the running virtual boards, then in the inventory file
+(``~/.config/npu-bsp/inventory.toml``), then in ``~/.ssh/config``; what is none of these has to be written
+as ``user@address[:port]``. What ``~/.ssh/config`` says about an address holds for all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import json
+import os
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bsp.base.cache import state_dir, write_atomically
+from bsp.base.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Host:
+    """One machine that is reached over SSH.
+
+    Attributes:
+        name: what the user types.
+        address: name or address to connect to.
+        identity_file: private key to try first; None leaves it to the agent and the usual files.
+        known_hosts: file of host keys; None is ``~/.ssh/known_hosts``.
+        power: command (argument list) that resets the board, run on this machine; empty: there is none.
+        board: name of the board's profile.
+        console_log: file that the board's serial console is written to.
+        host_key_alias: name that the host key stands under in ``known_hosts`` (``HostKeyAlias``).
+        proxy_jump: host to go through (``ProxyJump``): a name, or ``user@address[:port]``.
+    """
+
+    name: str
+    address: str
+    port: int = 22
+    user: str = "root"
+    identity_file: Path | None = None
+    known_hosts: Path | None = None
+    power: tuple[str, ...] = ()
+    board: str | None = None
+    console_log: Path | None = None
+    host_key_alias: str | None = None
+    proxy_jump: str | None = None
+
+    @property
+    def key_name(self) -> str:
+        """The name that the host's key stands under in a known-hosts file."""
+        base = self.host_key_alias or self.address
+        return base if self.host_key_alias or self.port == 22 else f"[{base}]:{self.port}"
+
+
+_PATHS = ("identity_file", "known_hosts", "console_log")
+_KEYS = [field.name for field in dataclasses.fields(Host) if field.name != "name"]
+_ADDRESS = re.compile(
+    r"(?:(?P<user>[^@\s]+)@)?(?:\[(?P<six>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^@:\s\[\]]+))"
+    r"(?::(?P<port>\d+))?"
+)
+
+
+def inventory_file() -> Path:
+    """The user's inventory: ``$NPU_BSP_INVENTORY``, or ``npu-bsp/inventory.toml`` in the XDG folder."""
+    own = os.environ.get("NPU_BSP_INVENTORY")
+    if own:
+        return Path(own)
+    base = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(base) if base else Path.home() / ".config") / "npu-bsp" / "inventory.toml"
+
+
+def ssh_config_file() -> Path:
+    """The user's OpenSSH configuration: ``$NPU_BSP_SSH_CONFIG`` or ``~/.ssh/config``."""
+    own = os.environ.get("NPU_BSP_SSH_CONFIG")
+    return Path(own) if own else Path.home() / ".ssh" / "config"
+
+
+def register(host: Host) -> None:
+    """Remember a host (a virtual board that was started) until ``unregister``."""
+    record = {
+        key: [str(part) for part in value] if key == "power" else str(value)
+        if isinstance(value, Path) else value
+        for key, value in dataclasses.asdict(host).items()
+    }  # fmt: skip
+    write_atomically(_record_file(host.name), json.dumps(record, indent=2).encode() + b"\n")
+
+
+def unregister(name: str) -> None:
+    """Forget a registered host; does nothing if it is not registered."""
+    _record_file(name).unlink(missing_ok=True)
+
+
+def registered() -> list[Host]:
+    """All registered hosts, by name."""
+    folder = state_dir() / "hosts"
+    return [_from_record(file) for file in sorted(folder.glob("*.json"))]
+
+
+def resolve(name: str) -> Host:
+    """Return the host that ``name`` means.
+
+    Raises:
+        UserError: the name is known nowhere and is no address, or the inventory is broken.
+    """
+    if not name or name.startswith("-") or re.search(r"[\s/]", name):
+        raise UserError(f"{name!r} is no host name", hint="write --host user@address[:port]")
+    record = _record_file(name)
+    if record.exists():
+        return _from_record(record)
+    listed = read_inventory(inventory_file())
+    if name in listed:
+        return _with_ssh_config(listed[name][0], already=listed[name][1])
+    if _named_in_ssh_config(name):
+        return _with_ssh_config(Host(name, name), already=frozenset())
+    parsed = _ADDRESS.fullmatch(name)
+    if parsed and (parsed["user"] or parsed["port"] or _is_ip(parsed["six"] or parsed["host"])):
+        already = frozenset(key for key in ("user", "port") if parsed[key])
+        port = int(parsed["port"] or 22)
+        if not 0 < port < 65536:
+            raise UserError(f"{name}: port {port} is outside 1-65535")
+        address = parsed["six"] or parsed["host"]
+        return _with_ssh_config(
+            Host(name, address, port, parsed["user"] or "root"), already=already
+        )
+    known = sorted({*listed, *(host.name for host in registered())})
+    raise UserError(
+        f"unknown host {name!r}{nearest(name, known)}",
+        hint=f"write --host root@{name} if it is an address, add it to {inventory_file()}, "
+        "or start the virtual board: ./inv virtual.up",
+    )
+
+
+def read_inventory(path: Path) -> dict[str, tuple[Host, frozenset[str]]]:
+    """Return the hosts of an inventory file, with the keys that the file sets for each.
+
+    The file has one table a host::
+
+        [hosts.desk-vim3]
+        address = "192.168.1.30"
+        board = "vim3"
+        power = ["uhubctl", "-l", "1-1", "-p", "2", "-a", "cycle"]
+
+    Raises:
+        UserError: not TOML, an unknown key, or a value of a wrong type.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from error
+    for key in data:
+        if key != "hosts":
+            raise UserError(f"{path}: unknown key {key!r}{nearest(key, ['hosts'])}")
+    hosts = data.get("hosts", {})
+    if not isinstance(hosts, dict):
+        raise UserError(
+            f"{path}: 'hosts' must be a table", hint='write [hosts.NAME], address = "..."'
+        )
+    return {name: _from_table(path, name, table) for name, table in hosts.items()}
+
+
+def _from_table(path: Path, name: str, table: Any) -> tuple[Host, frozenset[str]]:
+    where = f"{path}: [hosts.{name}]"
+    if not isinstance(table, dict):
+        raise UserError(f"{where} must be a table")
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in _KEYS:
+            raise UserError(f"{where}: unknown key {key!r}{nearest(key, _KEYS)}")
+        if key == "port":
+            right = isinstance(value, int) and not isinstance(value, bool) and 0 < value < 65536
+            wanted = "a port number"
+        elif key == "power":
+            right = isinstance(value, list) and all(isinstance(word, str) for word in value)
+            wanted = "a list of strings: the command and its arguments"
+        else:
+            right, wanted = isinstance(value, str) and bool(value), "a string"
+        if not right:
+            raise UserError(f"{where}: {key} is {value!r}, expected {wanted}")
+        if key in _PATHS:
+            value = Path(value).expanduser()
+        values[key] = tuple(value) if key == "power" else value
+    values.setdefault("address", name)
+    return Host(name=name, **values), frozenset(table)
+
+
+def _from_record(path: Path) -> Host:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        for key in _PATHS:
+            record[key] = Path(record[key]) if record.get(key) else None
+        record["power"] = tuple(record.get("power", ()))
+        return Host(**record)
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is broken: {error}", hint=f"rm {path}") from error
+
+
+def _record_file(name: str) -> Path:
+    return state_dir() / "hosts" / f"{name.replace('/', '_')}.json"
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _named_in_ssh_config(name: str) -> bool:
+    """Whether ``~/.ssh/config`` names this host itself (a wildcard alone does not count)."""
+    path = ssh_config_file()
+    if not path.exists():
+        return False
+    words: set[str] = set()
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        match = re.match(r"\s*Host(?:\s+|\s*=\s*)(.+)", line, re.IGNORECASE)
+        if match:
+            words.update(match[1].replace('"', " ").split())
+    return name in words
+
+
+def _with_ssh_config(host: Host, *, already: frozenset[str]) -> Host:
+    """Fill what ``~/.ssh/config`` says into the fields that were not given (``already``)."""
+    path = ssh_config_file()
+    if not path.exists():
+        return host
+    import paramiko  # late: costs 100 ms
+
+    try:
+        config = paramiko.SSHConfig.from_path(str(path)).lookup(host.address)
+    except (paramiko.ConfigParseError, OSError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    changes: dict[str, Any] = {"address": config.get("hostname", host.address)}
+    if "user" not in already and "user" in config:
+        changes["user"] = config["user"]
+    if "port" not in already and "port" in config:
+        changes["port"] = int(config["port"])
+    if host.identity_file is None and config.get("identityfile"):
+        files = [Path(file).expanduser() for file in config["identityfile"]]
+        changes["identity_file"] = next((file for file in files if file.exists()), None)
+    if host.known_hosts is None and config.get("userknownhostsfile"):
+        changes["known_hosts"] = Path(config["userknownhostsfile"].split()[0]).expanduser()
+    if host.host_key_alias is None and "hostkeyalias" in config:
+        changes["host_key_alias"] = config["hostkeyalias"]
+    jump = config.get("proxyjump", "none")
+    if host.proxy_jump is None and jump.lower() != "none":
+        changes["proxy_jump"] = jump
+    return dataclasses.replace(host, **changes)
