@@ -20,6 +20,7 @@ PACKAGE_OF_TOOL = {
     "apt-get": "apt",
     "cpio": "cpio",
     "cpp": "cpp",
+    "depmod": "kmod",
     "dpkg-deb": "dpkg",
     "dtc": "device-tree-compiler",
     "fakeroot": "fakeroot",

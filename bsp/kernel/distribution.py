@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: MIT
+"""Which packages of the distribution hold a kernel series: ``distribution.toml``, typed.
+
+What the archive answered is remembered for a day, so that a run with everything cached starts no apt.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import time
+import tomllib
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from ..base.cache import cache_dir, write_atomically
+from ..base.errors import UserError, nearest
+
+FILE = Path(__file__).with_name("distribution.toml")
+
+_ANSWER_FRESH_S = 24 * 3600
+
+
+class Series(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where one kernel series is packaged.
+
+    Attributes:
+        suite: Debian suite (``trixie-backports``).
+        image: regular expression for the package with kernel, modules and device trees.
+        source: package with the source tree.
+    """
+
+    suite: str
+    image: str
+    source: str
+
+
+class _File(Struct, frozen=True, forbid_unknown_fields=True):
+    format: int
+    series: dict[str, Series]
+
+
+@functools.cache
+def all_series() -> dict[str, Series]:
+    """Return the packaged kernel series by name, oldest first."""
+    file = msgspec.convert(tomllib.loads(FILE.read_text(encoding="utf-8")), _File)
+    return {name: file.series[name] for name in sorted(file.series, key=series_key)}
+
+
+def series_named(name: str) -> Series:
+    """Return where a series (``6.12``) is packaged.
+
+    Raises:
+        UserError: the distribution has no such series.
+    """
+    known = all_series()
+    if name not in known:
+        raise UserError(
+            f"unknown kernel {name!r}: the distribution has {', '.join(known)}"
+            f"{nearest(name, list(known))}",
+            hint="or name a source: tarball:URL#sha256=..., git:URL@ref, path:DIR",
+        )
+    return known[name]
+
+
+def series_key(name: str) -> tuple[int, ...]:
+    """Return what orders kernel series: ``6.8`` before ``6.12``.
+
+    Raises:
+        UserError: ``name`` is no kernel series.
+    """
+    if not re.fullmatch(r"\d+\.\d+(\.\d+)?", name):
+        raise UserError(f"{name!r} is no kernel series; one looks like 6.12")
+    return tuple(int(part) for part in name.split("."))
+
+
+def packaged(series: str, *, image: bool) -> tuple[str, str, str]:
+    """Return (suite, package, version) of a series' kernel image or source.
+
+    Raises:
+        UserError: the distribution has no such series, or its archive no such package.
+        InfrastructureError: the archive cannot be read.
+    """
+    known = series_named(series)
+    memory = cache_dir() / "kernels" / f"{series}-{'image' if image else 'source'}.json"
+    try:
+        remembered = json.loads(memory.read_bytes())
+        fresh = time.time() - memory.stat().st_mtime < _ANSWER_FRESH_S
+        if fresh and remembered["suite"] == known.suite:
+            return remembered["suite"], remembered["package"], remembered["version"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # never asked, or written by another version: ask
+    from ..base.apt import Archive
+
+    # The source is the same for every architecture; asking for arm64 makes one set of lists do.
+    archive = Archive(known.suite, "arm64")
+    package = archive.newest(known.image) if image else known.source
+    version = archive.version(package)
+    answer = {"suite": known.suite, "package": package, "version": version}
+    write_atomically(memory, json.dumps(answer).encode())
+    return known.suite, package, version
