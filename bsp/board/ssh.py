@@ -1,0 +1,508 @@
+# SPDX-License-Identifier: MIT
+"""The one connection to a board: SSH inside this process, with the host's key always verified.
+
+paramiko does the protocol. Three things differ from its defaults, all measured: the socket is our own,
+with TCP_NODELAY (otherwise Nagle and delayed acknowledgements cost 40 ms per small write); AES-GCM is
+offered first (paramiko offers it last, and its CTR + HMAC costs several times the CPU); and all that a
+deployment sends goes through one channel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import shlex
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+
+import paramiko
+
+from bsp.base.cache import lock
+from bsp.base.errors import InfrastructureError, UserError
+from bsp.base.process import Completed, ToolFailedError
+from bsp.base.progress import say
+
+from .inventory import Host, resolve
+
+_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes256-ctr")
+_MACS = (
+    "hmac-sha2-256-etm@openssh.com",
+    "hmac-sha2-512-etm@openssh.com",
+    "hmac-sha2-256",
+    "hmac-sha2-512",
+)
+_DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
+_SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
+_RETRY_EVERY_S = 0.5
+
+
+class UnreachableError(InfrastructureError):
+    """Nothing answers at the host's address, or it does not speak SSH (yet)."""
+
+
+class ConnectionLostError(InfrastructureError):
+    """The connection broke while it was in use."""
+
+
+class Process:
+    """A program that runs on the board; its standard input and output are this object's.
+
+    One thread may write while another reads. What the program writes to standard error is collected.
+    """
+
+    def __init__(self, channel: paramiko.Channel, argv: tuple[str, ...], host: Host) -> None:
+        self._channel = channel
+        self._argv = argv
+        self._host = host
+        self._pending = b""
+        self._stderr: list[bytes] = []
+        self._stderr_reader = threading.Thread(target=self._collect_stderr, daemon=True)
+        self._stderr_reader.start()
+
+    def _collect_stderr(self) -> None:
+        with contextlib.suppress(OSError, EOFError):
+            while data := self._channel.recv_stderr(65536):
+                self._stderr.append(data)
+
+    def write(self, data: bytes | memoryview, *, timeout_s: float = 60) -> None:
+        """Send bytes to the program.
+
+        Raises:
+            ConnectionLostError: the connection broke, or nothing was taken for ``timeout_s``.
+        """
+        self._channel.settimeout(timeout_s)
+        try:
+            self._channel.sendall(data)  # type: ignore[arg-type]  # any buffer will do
+        except TimeoutError as error:
+            raise ConnectionLostError(
+                f"{self._host.name} took no data for {timeout_s:g} s"
+            ) from error
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            raise ConnectionLostError(
+                f"the connection to {self._host.name} broke: {error}"
+            ) from error
+
+    def end_input(self) -> None:
+        """Tell the program that nothing more comes."""
+        with contextlib.suppress(OSError, EOFError):
+            self._channel.shutdown_write()
+
+    def read_some(self, *, timeout_s: float) -> bytes:
+        """Return what the program has printed next; empty when it has ended.
+
+        Raises:
+            ConnectionLostError: nothing came for ``timeout_s``.
+        """
+        if self._pending:
+            data, self._pending = self._pending, b""
+            return data
+        self._channel.settimeout(max(timeout_s, 0.001))
+        try:
+            return self._channel.recv(262144)
+        except TimeoutError as error:
+            raise ConnectionLostError(
+                f"{self._host.name} did not answer within {timeout_s:g} s ({shlex.join(self._argv)[:80]})"
+            ) from error
+
+    def read_line(self, *, timeout_s: float) -> bytes:
+        """Return the next line without its newline; what is left of one when the program ends."""
+        deadline = time.monotonic() + timeout_s
+        parts: list[bytes] = []
+        while True:
+            data = self.read_some(timeout_s=deadline - time.monotonic())
+            line, newline, rest = data.partition(b"\n")
+            parts.append(line)
+            if newline or not data:
+                self._pending = rest
+                return b"".join(parts)
+
+    def wait(self, *, timeout_s: float) -> Completed:
+        """Wait for the end of the program and return its result, with what was not read before.
+
+        Raises:
+            ConnectionLostError: the connection broke, or ``timeout_s`` passed.
+        """
+        deadline = time.monotonic() + timeout_s
+        out: list[bytes] = []
+        while data := self.read_some(timeout_s=deadline - time.monotonic()):
+            out.append(data)
+        if not self._channel.status_event.wait(max(deadline - time.monotonic(), 0.001)):
+            raise ConnectionLostError(f"{self._host.name}: {self._argv[0]} did not end in time")
+        self._stderr_reader.join(timeout=1)
+        code = self._channel.exit_status
+        if code == -1 and not self._channel.get_transport().is_active():
+            raise ConnectionLostError(f"the connection to {self._host.name} broke")
+        return Completed(self._argv, code, b"".join(out), b"".join(self._stderr))
+
+    @property
+    def stderr_text(self) -> str:
+        """What the program wrote to standard error so far."""
+        return b"".join(self._stderr).decode(errors="replace")
+
+    def close(self) -> None:
+        """Close the channel; the program finds its input ended."""
+        self._channel.close()
+
+
+class Connection:
+    """An open SSH connection; a context manager."""
+
+    def __init__(self, host: Host, transport: paramiko.Transport, under: Connection | None) -> None:
+        self.host = host
+        self._transport = transport
+        self._under = under
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection, and the one it goes through."""
+        self._transport.close()
+        if self._under:
+            self._under.close()
+
+    @property
+    def transport(self) -> paramiko.Transport:
+        """paramiko's own object, for what this class does not cover."""
+        return self._transport
+
+    def start(self, argv: Iterable[str], *, timeout_s: float = 30) -> Process:
+        """Start a program on the board.
+
+        Raises:
+            ConnectionLostError: the connection is gone.
+        """
+        words = tuple(argv)
+        try:
+            channel = self._transport.open_session(timeout=timeout_s)
+            channel.settimeout(timeout_s)
+            process = Process(channel, words, self.host)
+            channel.exec_command(shlex.join(words))
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise ConnectionLostError(
+                f"the connection to {self.host.name} broke: {error}"
+            ) from error
+        return process
+
+    def run(
+        self,
+        argv: Iterable[str],
+        *,
+        stdin: bytes | Iterable[bytes] | None = None,
+        timeout_s: float = 60,
+        check: bool = True,
+    ) -> Completed:
+        """Run a program on the board to its end and return what it printed.
+
+        Args:
+            argv: the program and its arguments; quoted here, for the board's shell.
+            stdin: bytes, or pieces of them, to feed it.
+
+        Raises:
+            ToolFailedError: it ended with a code other than 0 and ``check`` is true.
+            ConnectionLostError: the connection broke, or ``timeout_s`` passed.
+        """
+        deadline = time.monotonic() + timeout_s
+        process = self.start(argv, timeout_s=timeout_s)
+        feeder: threading.Thread | None = None
+        try:
+            if stdin is None:
+                process.end_input()
+            else:
+                pieces = [stdin] if isinstance(stdin, bytes) else stdin
+
+                def feed() -> None:
+                    # A program may end without reading all of its input; its exit code says why.
+                    with contextlib.suppress(ConnectionLostError):
+                        for piece in pieces:
+                            process.write(piece, timeout_s=max(deadline - time.monotonic(), 0.001))
+                    process.end_input()
+
+                feeder = threading.Thread(target=feed, daemon=True)
+                feeder.start()
+            completed = process.wait(timeout_s=deadline - time.monotonic())
+        finally:
+            process.close()
+            if feeder:
+                feeder.join(timeout=5)
+        if check and completed.exit_code != 0:
+            raise ToolFailedError(completed, hint=f"this ran on {self.host.name}")
+        return completed
+
+
+def connect(host: Host, *, timeout_s: float = 15, accept_new_key: bool = False) -> Connection:
+    """Connect and log in.
+
+    Args:
+        accept_new_key: remember the key of a host that was never seen, without asking. A key that
+            *changed* is never accepted.
+
+    Raises:
+        UnreachableError: nothing answers there.
+        UserError: the host's key is unknown or another than the remembered one, or no key of ours is
+            let in.
+    """
+    deadline = time.monotonic() + timeout_s
+    under, sock = _reach(host, timeout_s=timeout_s, accept_new_key=accept_new_key)
+    transport: paramiko.Transport | None = None
+    try:
+        transport = paramiko.Transport(sock, disabled_algorithms={"pubkeys": ["ssh-rsa"]})
+        transport.banner_timeout = timeout_s
+        known = _KnownHosts(host)
+        options = transport.get_security_options()
+        options.ciphers = [cipher for cipher in _CIPHERS if cipher in options.ciphers]
+        options.digests = [mac for mac in _MACS if mac in options.digests]
+        options.key_types = known.preferred(options.key_types)
+        try:
+            transport.start_client(timeout=max(deadline - time.monotonic(), 0.1))
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise UnreachableError(
+                f"{host.name} ({host.address}:{host.port}) answers, but not with SSH: {error}",
+                hint="check the port, and that an SSH server runs there",
+            ) from error
+        known.verify(transport.get_remote_server_key(), accept_new_key=accept_new_key)
+        _log_in(transport, host)
+    except BaseException:
+        if transport:
+            transport.close()
+        sock.close()
+        if under:
+            under.close()
+        raise
+    transport.set_keepalive(10)
+    return Connection(host, transport, under)
+
+
+def wait_until_up(host: Host, *, timeout_s: float) -> Connection:
+    """Connect as soon as the host answers.
+
+    Raises:
+        UnreachableError: it did not within ``timeout_s``.
+        UserError: as ``connect``.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        left_s = deadline - time.monotonic()
+        try:
+            # Under emulation the first key exchange takes seconds; a dead port answers at once.
+            return connect(host, timeout_s=max(min(left_s, 30.0), 0.1))
+        except (UnreachableError, ConnectionLostError) as error:
+            if deadline - time.monotonic() < _RETRY_EVERY_S:
+                raise UnreachableError(
+                    f"{host.name} did not answer within {timeout_s:g} s; last: {error.message}",
+                    hint="look at its console",
+                ) from error
+        time.sleep(_RETRY_EVERY_S)
+
+
+def _reach(
+    host: Host, *, timeout_s: float, accept_new_key: bool
+) -> tuple[Connection | None, socket.socket | paramiko.Channel]:
+    """Open the byte stream to the SSH server: a socket, or a channel through another host."""
+    if host.proxy_jump:
+        *before, last = host.proxy_jump.split(",")
+        jump = resolve(last)
+        if before:
+            jump = _replace_jump(jump, ",".join(before))
+        under = connect(jump, timeout_s=timeout_s, accept_new_key=accept_new_key)
+        try:
+            channel = under.transport.open_channel(
+                "direct-tcpip", (host.address, host.port), ("127.0.0.1", 0), timeout=timeout_s
+            )
+        except (paramiko.SSHException, OSError) as error:
+            under.close()
+            raise UnreachableError(
+                f"{host.address}:{host.port} cannot be reached from {jump.name}: {error}"
+            ) from error
+        return under, channel
+    try:
+        sock = socket.create_connection((host.address, host.port), timeout=timeout_s)
+    except OSError as error:
+        raise UnreachableError(
+            f"cannot reach {host.name} at {host.address}:{host.port}: {error.strerror or error}",
+            hint="check that it is switched on and on the network, and the address and port",
+        ) from error
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return None, sock
+
+
+def _replace_jump(host: Host, jump: str) -> Host:
+    import dataclasses
+
+    return dataclasses.replace(host, proxy_jump=jump)
+
+
+class _KnownHosts:
+    """The host keys that the user has accepted."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._file = host.known_hosts or Path.home() / ".ssh" / "known_hosts"
+        self._keys: dict[str, paramiko.PKey] = {}
+        self._revoked: set[str] = set()
+        files = [self._file] if host.known_hosts else [_SYSTEM_KNOWN_HOSTS, self._file]
+        for file in files:
+            for line in _lines(file):
+                if line.startswith("@revoked"):
+                    self._revoked.update(line.split()[3:4])
+            # Only the lines of this host are parsed as keys.
+            found = _load(file).lookup(host.key_name)
+            if found:
+                self._keys.update(found)
+
+    def preferred(self, offered: Iterable[str]) -> list[str]:
+        """Key types to ask the server for: those that we know of this host first."""
+
+        def rank(kind: str) -> int:
+            base = "ssh-rsa" if kind.startswith("rsa-sha2") else kind
+            return 0 if base in self._keys else 1
+
+        return sorted(offered, key=rank)
+
+    def verify(self, key: paramiko.PKey, *, accept_new_key: bool) -> None:
+        """Compare the server's key with the remembered one; ask about a new one."""
+        host = self._host
+        shown = f"{key.get_name()} {key.fingerprint}"
+        if key.get_base64() in self._revoked:
+            raise UserError(
+                f"the host key of {host.name} ({shown}) is marked as revoked in {self._file}"
+            )
+        known = self._keys.get(key.get_name())
+        if known is not None and known.asbytes() == key.asbytes():
+            return
+        if self._keys:
+            other = ", ".join(
+                f"{name} {kept.fingerprint}" for name, kept in sorted(self._keys.items())
+            )
+            raise UserError(
+                f"the host key of {host.name} ({host.address}:{host.port}) is not the remembered one: "
+                f"expected {other}, found {shown}. This may be another machine, a reinstalled board, "
+                "or somebody in between",
+                hint=f"if the change is legitimate: ssh-keygen -f {self._file} -R '{host.key_name}'",
+            )
+        if not accept_new_key:
+            self._ask(shown)
+        self._remember(key)
+        say(f"remembered the host key of {host.name}: {shown}")
+
+    def _ask(self, shown: str) -> None:
+        host = self._host
+        if not sys.stdin.isatty():
+            raise UserError(
+                f"the host key of {host.name} ({host.address}:{host.port}) is not known yet: {shown}",
+                hint="compare the fingerprint with `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` "
+                "on the board, then repeat with --accept-new-key",
+            )
+        sys.stderr.write(
+            f"First contact with {host.name} ({host.address}:{host.port}).\nIts key: {shown}\n"
+        )
+        sys.stderr.write("Trust this host from now on? [y/N] ")
+        sys.stderr.flush()
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            raise UserError(f"the host key of {host.name} was not accepted")
+
+    def _remember(self, key: paramiko.PKey) -> None:
+        line = f"{self._host.key_name} {key.get_name()} {key.get_base64()}\n"
+        self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with lock(self._file.with_name(f".{self._file.name}.lock")):
+            old = self._file.read_text() if self._file.exists() else ""
+            separator = "" if not old or old.endswith("\n") else "\n"
+            handle = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            with os.fdopen(handle, "a") as file:
+                file.write(separator + line)
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def _load(file: Path) -> paramiko.HostKeys:
+    keys = paramiko.HostKeys()
+    if file.exists():
+        try:
+            keys.load(str(file))
+        except (OSError, paramiko.SSHException) as error:
+            raise UserError(f"cannot read the known hosts in {file}: {error}") from error
+    return keys
+
+
+def _log_in(transport: paramiko.Transport, host: Host) -> None:
+    """Authenticate with the host's identity file, the agent's keys, then the user's usual keys."""
+    tried: list[str] = []
+    for name, key in _our_keys(host):
+        tried.append(name)
+        try:
+            transport.auth_publickey(host.user, key)
+        except paramiko.BadAuthenticationType:
+            break
+        except paramiko.AuthenticationException:
+            if transport.is_active():
+                continue
+            break
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise UnreachableError(
+                f"{host.name} ended the connection while logging in: {error}"
+            ) from error
+        if transport.is_authenticated():
+            return
+    keys = f"tried {', '.join(tried)}" if tried else "there is no key to try"
+    raise UserError(
+        f"{host.user}@{host.name} ({host.address}:{host.port}) lets none of our keys in: {keys}",
+        hint=f"ssh-copy-id -p {host.port} {host.user}@{host.address}, or set identity_file "
+        "in the inventory",
+    )
+
+
+def _our_keys(host: Host) -> Iterator[tuple[str, paramiko.PKey]]:
+    home = Path.home() / ".ssh"
+    files = [host.identity_file] if host.identity_file else []
+    if host.identity_file and not host.identity_file.exists():
+        raise UserError(f"the identity file of {host.name} is not there: {host.identity_file}")
+    for file in files:
+        yield str(file), _read_key(file)
+    agent = paramiko.Agent()
+    try:
+        for number, key in enumerate(agent.get_keys()):
+            yield f"agent key {number + 1}", key
+    finally:
+        agent.close()
+    for name in _DEFAULT_KEYS:
+        file = home / name
+        if file.exists() and file not in files:
+            with contextlib.suppress(UserError):
+                yield str(file), _read_key(file)
+
+
+def _read_key(file: Path) -> paramiko.PKey:
+    try:
+        try:
+            return paramiko.PKey.from_path(file)
+        except (paramiko.PasswordRequiredException, TypeError):
+            if not sys.stdin.isatty():
+                raise UserError(
+                    f"the key {file} has a passphrase and there is no terminal to ask on",
+                    hint=f"ssh-add {file}",
+                ) from None
+            passphrase = getpass.getpass(f"Passphrase of {file}: ", stream=sys.stderr)
+            return paramiko.PKey.from_path(file, passphrase)
+    except UserError:
+        raise
+    except (paramiko.SSHException, OSError, ValueError, TypeError) as error:
+        raise UserError(f"cannot read the private key {file}: {error}") from error
