@@ -80,7 +80,9 @@ class Archive:
         with lock(self.folder / "download.lock"):
             if with_dependencies:
                 command = ["apt-get", "install", "--yes", "--no-install-recommends"]
-                planned = self._apt(*command, "--print-uris", *packages).text
+                # apt leaves out what its archive folder holds already: show it an empty one.
+                nothing = f"Dir::Cache::Archives={self.folder / 'nothing'}/"
+                planned = self._apt(*command, "-o", nothing, "--print-uris", *packages).text
             else:
                 command = ["apt-get", "download"]
                 planned = self._apt(*command, "--print-uris", *packages).text
