@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: MIT
+"""Bundles: what one generation on a board consists of, as a folder with one manifest.
+
+    manifest.json                           what is in it, with the SHA-256 of each file
+    boot/{kernel,initrd,board.dtb}          what the boot loader loads
+    modules/RELEASE/...                     appears on the board as /lib/modules/RELEASE
+    userspace/...                           appears on the board as /run/npu-bsp/current/userspace
+
+A bundle is content-addressed: its generation is a hash of what is in it, so the same inputs give
+the same generation.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import shutil
+import stat
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from bsp.base.cache import remove, write_atomically
+from bsp.base.download import sha256_of
+from bsp.base.errors import UserError
+from bsp.base.progress import step
+from bsp.kernel.prebuilt import PrebuiltKernel
+from bsp.profile import Board
+
+FORMAT = 1
+GENERATION_DIGITS = 12
+
+# Kernel options that every generation has: without them a trial that panics would stay down.
+_REQUIRED_OPTIONS = {"panic": "10"}
+_BOOT_PARTS = ("boot/kernel", "boot/initrd", "boot/board.dtb")
+# modprobe finds nothing without it.
+_MODULE_INDEX = "modules.dep"
+# Links to where the kernel was built: dangling on a board.
+_BUILD_LINKS = ("build", "source")
+
+
+class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One file of a bundle.
+
+    Attributes:
+        path: below the bundle, with forward slashes.
+        sha256: of the content; empty for a symbolic link.
+        mode: permission bits.
+        link: what a symbolic link points to; None for a regular file.
+    """
+
+    path: str
+    sha256: str = ""
+    size_bytes: int = 0
+    mode: int = 0o644
+    link: str | None = None
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``manifest.json``.
+
+    Attributes:
+        generation: first 12 hexadecimal digits of the SHA-256 over all that decides what runs.
+        compatible: root ``compatible`` strings of the board this is for, most specific first.
+        cmdline: kernel command line; None takes the running one of the board.
+        inputs: name and version of what it was made from.
+    """
+
+    format: int
+    generation: str
+    board: str
+    compatible: tuple[str, ...]
+    kernel_release: str
+    cmdline: str | None
+    files: tuple[Entry, ...]
+    inputs: dict[str, str]
+
+    def entry(self, path: str) -> Entry:
+        """The entry of one file.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for entry in self.files:
+            if entry.path == path:
+                return entry
+        raise KeyError(path)
+
+    @property
+    def total_bytes(self) -> int:
+        """Size of all regular files."""
+        return sum(entry.size_bytes for entry in self.files)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a bundle is assembled from.
+
+    Attributes:
+        kernel: image and modules; ``kernel.dtbs`` is not used.
+        cmdline: kernel command line; None takes the running one of the board.
+        inputs: more names and versions for the manifest.
+    """
+
+    board: Board
+    kernel: PrebuiltKernel
+    initrd: Path
+    dtb: Path
+    userspace: Path | None
+    cmdline: str | None
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on this machine."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def generation(self) -> str:
+        """Its name on a board."""
+        return self.manifest.generation
+
+    def file(self, entry: Entry) -> Path:
+        """Where the content of an entry is."""
+        return self.path / entry.path
+
+
+def assemble(parts: Parts, target: Path) -> Bundle:
+    """Make a bundle in ``target``, a folder that does not exist yet.
+
+    Raises:
+        UserError: a part is missing.
+    """
+    for what, path in (
+        ("kernel", parts.kernel.image),
+        ("initrd", parts.initrd),
+        ("DTB", parts.dtb),
+    ):
+        if not path.is_file():
+            raise UserError(f"the {what} for the bundle is not there: {path}")
+    release = parts.kernel.release
+    if not (parts.kernel.modules / _MODULE_INDEX).is_file():
+        raise UserError(
+            f"the modules of kernel {release} are not complete: {parts.kernel.modules} has no "
+            f"{_MODULE_INDEX}",
+            hint=f"depmod -b FOLDER {release}, where FOLDER/lib/modules/{release} is that folder",
+        )
+    with step("Assembling the bundle") as now:
+        try:
+            (target / "boot").mkdir(parents=True)
+            _place_kernel(parts.kernel.image, target / "boot/kernel")
+            _place(parts.initrd, target / "boot/initrd")
+            _place(parts.dtb, target / "boot/board.dtb")
+            _place_tree(parts.kernel.modules, target / "modules" / release)
+            for name in _BUILD_LINKS:
+                (target / "modules" / release / name).unlink(missing_ok=True)
+            if parts.userspace:
+                _place_tree(parts.userspace, target / "userspace")
+            manifest = describe(
+                target,
+                board=parts.board.name,
+                compatible=parts.board.compatible,
+                kernel_release=release,
+                cmdline=None if parts.cmdline is None else with_required_options(parts.cmdline),
+                inputs={
+                    "kernel": f"{parts.kernel.package} {parts.kernel.version}",
+                    **parts.inputs,
+                },
+            )
+            write_atomically(target / "manifest.json", encode(manifest))
+        except BaseException:
+            remove(target)
+            raise
+        now.note(f"generation {manifest.generation}, {manifest.total_bytes / 1e6:.0f} MB")
+    return Bundle(target, manifest)
+
+
+def load(path: Path) -> Bundle:
+    """Return the bundle in a folder; all its files are there and have the right size.
+
+    Raises:
+        UserError: it is no bundle, or not whole.
+    """
+    file = path / "manifest.json"
+    if not file.is_file():
+        raise UserError(
+            f"{path} is no bundle: it has no manifest.json", hint="./inv bundle --board B makes one"
+        )
+    manifest = decode(file.read_bytes(), str(file))
+    for entry in manifest.files:
+        place = path / entry.path
+        try:
+            status = place.lstat()
+        except OSError as error:
+            raise UserError(
+                f"{path}: {entry.path} is missing", hint="make the bundle again"
+            ) from error
+        if stat.S_ISLNK(status.st_mode) != (entry.link is not None) or (
+            entry.link is None and status.st_size != entry.size_bytes
+        ):
+            raise UserError(
+                f"{path}: {entry.path} is not as the manifest says "
+                f"(expected {entry.size_bytes} bytes, found {status.st_size})",
+                hint="make the bundle again",
+            )
+    return Bundle(path, manifest)
+
+
+def describe(
+    folder: Path,
+    *,
+    board: str,
+    compatible: tuple[str, ...],
+    kernel_release: str,
+    cmdline: str | None,
+    inputs: Mapping[str, str],
+) -> Manifest:
+    """Return the manifest of the files in ``folder``."""
+    files = tuple(sorted(_entries(folder), key=lambda entry: entry.path))
+    manifest = Manifest(
+        format=FORMAT,
+        generation="",
+        board=board,
+        compatible=compatible,
+        kernel_release=kernel_release,
+        cmdline=cmdline,
+        files=files,
+        inputs=dict(sorted(inputs.items())),
+    )
+    return msgspec.structs.replace(manifest, generation=generation_of(manifest))
+
+
+def generation_of(manifest: Manifest) -> str:
+    """Return the generation: a hash over all of the manifest that decides what runs on the board."""
+    decisive = msgspec.structs.replace(manifest, generation="", inputs={})
+    return hashlib.sha256(encode(decisive)).hexdigest()[:GENERATION_DIGITS]
+
+
+def encode(manifest: Manifest) -> bytes:
+    """Return ``manifest.json``: one file a line, so that two manifests can be compared."""
+    head = msgspec.to_builtins(msgspec.structs.replace(manifest, files=()))
+    head.pop("files")
+    lines = b",\n".join(msgspec.json.encode(entry) for entry in manifest.files)
+    return msgspec.json.encode(head, order="sorted")[:-1] + b',"files":[\n' + lines + b"\n]}\n"
+
+
+def decode(data: bytes, where: str) -> Manifest:
+    """Read a manifest back.
+
+    Raises:
+        UserError: it is not one that this version reads, or its content is not what its generation says.
+    """
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise UserError(
+            f"{where}: not a manifest: {error}", hint="make the bundle again"
+        ) from error
+    if manifest.format != FORMAT:
+        raise UserError(f"{where}: format is {manifest.format}, this version reads {FORMAT}")
+    for entry in manifest.files:
+        parts = entry.path.split("/")
+        if entry.path.startswith("/") or ".." in parts or "" in parts:
+            raise UserError(f"{where}: {entry.path!r} is no path below the bundle")
+    if generation_of(manifest) != manifest.generation:
+        raise UserError(
+            f"{where}: the generation is {manifest.generation}, its content says "
+            f"{generation_of(manifest)}",
+            hint="make the bundle again",
+        )
+    for path in _BOOT_PARTS:
+        if not any(entry.path == path and entry.link is None for entry in manifest.files):
+            raise UserError(f"{where}: {path} is missing", hint="make the bundle again")
+    return manifest
+
+
+def with_required_options(cmdline: str) -> str:
+    """Return a kernel command line that has what every generation needs."""
+    words = cmdline.split()
+    present = {word.partition("=")[0] for word in words}
+    words += [f"{name}={value}" for name, value in _REQUIRED_OPTIONS.items() if name not in present]
+    return " ".join(words)
+
+
+def _entries(folder: Path) -> Iterator[Entry]:
+    for root, directories, files in os.walk(folder):
+        links = [name for name in directories if (Path(root) / name).is_symlink()]
+        for name in (*files, *links):
+            path = Path(root) / name
+            relative = path.relative_to(folder).as_posix()
+            status = path.lstat()
+            if stat.S_ISLNK(status.st_mode):
+                yield Entry(relative, link=str(path.readlink()), mode=0o777)
+            elif relative != "manifest.json":
+                # Only "executable or not" is kept: the rest depends on the umask of the build.
+                mode = 0o755 if status.st_mode & 0o111 else 0o644
+                yield Entry(relative, sha256_of(path), status.st_size, mode)
+
+
+def _place(source: Path, target: Path) -> None:
+    """Hard-link a file, or copy it where the file systems differ."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
+        shutil.copymode(source, target)
+
+
+def _place_tree(source: Path, target: Path) -> None:
+    def link_or_copy(one: str, other: str) -> str:
+        _place(Path(one), Path(other))
+        return other
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(source, target, symlinks=True, copy_function=link_or_copy)
+
+
+def _place_kernel(source: Path, target: Path) -> None:
+    """Place a kernel as the plain Image that every U-Boot's ``booti`` takes.
+
+    Compressed images need ``kernel_comp_addr_r``, which many boards do not set; the header of an
+    EFI zboot image is described in the kernel's drivers/firmware/efi/libstub/zboot-header.S.
+    """
+    head = source.read_bytes()[:32]
+    if head[:2] == b"MZ" and head[4:8] == b"zimg":
+        data = source.read_bytes()
+        start, size = (int.from_bytes(head[at : at + 4], "little") for at in (8, 12))
+        kind = head[24:32].rstrip(b"\0")
+        if kind != b"gzip":
+            raise UserError(f"{source}: EFI zboot image with {kind.decode()} compression")
+        target.write_bytes(zlib.decompressobj(31).decompress(data[start : start + size]))
+    elif head[:2] == b"\x1f\x8b":
+        target.write_bytes(gzip.decompress(source.read_bytes()))
+    else:
+        _place(source, target)

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: MIT
+"""Where a generation lies on a board, and how a factory disk gets its first one.
+
+FAT boot partition::
+
+    /boot.scr                            boot.cmd, compiled
+    /npu-bsp/{good,good-copy,trial}.env  see state.py
+    /npu-bsp/files/SHA256                kernels, RAM disks and DTBs by content: generations share them
+    /npu-bsp/GENERATION/args.env         which of them a generation boots, and its command line
+
+Root file system::
+
+    /var/lib/npu-bsp/generations/GENERATION/{manifest.json,modules/RELEASE/,userspace/}
+    /usr/local/lib/npu-bsp/, /etc/systemd/system/npu-bsp-*.service      see onboard/
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bsp.base.process import run
+from images.bundle import Bundle, Entry, Manifest
+
+from . import state
+
+ONBOARD_DIR = Path(__file__).parent / "onboard"
+BOOT_CMD = Path(__file__).parent / "boot.cmd"
+
+FAT_FOLDER = "npu-bsp"
+STORE = "var/lib/npu-bsp/generations"
+
+MTIME_S = 946_684_800
+"""All files of a generation carry this time (1 January 2000): one that was written to since shows it."""
+
+_EXECUTABLE = 0o755
+
+
+@dataclass(frozen=True)
+class OnboardFile:
+    """A file of ours outside the generations: where it comes from and where it goes (below the root)."""
+
+    source: Path
+    target: str
+    mode: int
+
+
+ONBOARD_FILES = (
+    OnboardFile(ONBOARD_DIR / "activate", "usr/local/lib/npu-bsp/activate", _EXECUTABLE),
+    OnboardFile(ONBOARD_DIR / "watch-trial", "usr/local/lib/npu-bsp/watch-trial", _EXECUTABLE),
+    OnboardFile(
+        ONBOARD_DIR / "npu-bsp-activate.service",
+        "etc/systemd/system/npu-bsp-activate.service",
+        0o644,
+    ),
+    OnboardFile(
+        ONBOARD_DIR / "npu-bsp-trial.service", "etc/systemd/system/npu-bsp-trial.service", 0o644
+    ),
+)
+ONBOARD_LINKS = {
+    "etc/systemd/system/sysinit.target.wants/npu-bsp-activate.service": "../npu-bsp-activate.service",
+    "etc/systemd/system/multi-user.target.wants/npu-bsp-trial.service": "../npu-bsp-trial.service",
+}
+"""What ``systemctl enable`` would make."""
+
+
+def on_fat(entry: Entry) -> bool:
+    """Whether an entry of a bundle goes to the FAT boot partition."""
+    return entry.path.startswith("boot/")
+
+
+def fat_path(sha256: str) -> str:
+    """Path on the partition, with its leading slash, of a boot file."""
+    return f"/{FAT_FOLDER}/files/{sha256[:32]}"
+
+
+def args_env(manifest: Manifest, cmdline: str) -> bytes:
+    """Return the ``args.env`` that boots a manifest with ``cmdline``."""
+    return state.render_args(
+        f"{cmdline} npu_bsp.generation={manifest.generation}",
+        kernel=fat_path(manifest.entry("boot/kernel").sha256),
+        initrd=fat_path(manifest.entry("boot/initrd").sha256),
+        dtb=fat_path(manifest.entry("boot/board.dtb").sha256),
+    )
+
+
+def compile_boot_script(target: Path) -> Path:
+    """Compile boot.cmd to the image that U-Boot runs; the same bytes each time."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    run(
+        ["mkimage", "-A", "arm64", "-O", "linux", "-T", "script", "-C", "none", "-n", "npu-bsp",
+         "-d", BOOT_CMD, target],
+        env={"SOURCE_DATE_EPOCH": str(MTIME_S)},
+    )  # fmt: skip
+    return target
+
+
+def lay_out(bundle: Bundle, fat_root: Path, rootfs_root: Path) -> None:
+    """Put a bundle as the good generation into two folders: the FAT partition's and the root's.
+
+    The folders may hold other things already; a factory disk is made of them.
+
+    Raises:
+        ValueError: the bundle takes its command line from a running board; there is none here.
+    """
+    manifest = bundle.manifest
+    if manifest.cmdline is None:
+        raise ValueError(f"{bundle.path}: a factory generation needs a kernel command line")
+    compile_boot_script(fat_root / "boot.scr")
+    own = fat_root / FAT_FOLDER
+    (own / "files").mkdir(parents=True, exist_ok=True)
+    good = state.render_good(state.Good(bundle.generation))
+    (own / "good.env").write_bytes(good)
+    (own / "good-copy.env").write_bytes(good)
+    (own / "trial.env").write_bytes(state.SPENT)
+    (own / bundle.generation).mkdir(exist_ok=True)
+    (own / bundle.generation / "args.env").write_bytes(args_env(manifest, manifest.cmdline))
+
+    generation = rootfs_root / STORE / bundle.generation
+    generation.mkdir(parents=True, exist_ok=True)
+    for entry in manifest.files:
+        source = bundle.file(entry)
+        if on_fat(entry):
+            target = fat_root / fat_path(entry.sha256).lstrip("/")
+            if not target.exists():
+                shutil.copyfile(source, target)
+            continue
+        target = generation / entry.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if entry.link is not None:
+            target.symlink_to(entry.link)
+        else:
+            shutil.copyfile(source, target)
+            target.chmod(entry.mode)
+            os.utime(target, (MTIME_S, MTIME_S))
+    shutil.copyfile(bundle.path / "manifest.json", generation / "manifest.json")
+    install_onboard(rootfs_root)
+
+
+def install_onboard(rootfs_root: Path) -> None:
+    """Put the files of ``onboard/`` into a root file system, enabled."""
+    for file in ONBOARD_FILES:
+        target = rootfs_root / file.target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file.source, target)
+        target.chmod(file.mode)
+    for name, points_to in ONBOARD_LINKS.items():
+        link = rootfs_root / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.is_symlink():
+            link.symlink_to(points_to)
+
+
+def boot_entries(manifest: Manifest) -> Iterator[Entry]:
+    """The entries that go to the FAT partition."""
+    return (entry for entry in manifest.files if on_fat(entry))
