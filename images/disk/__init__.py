@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: MIT
+"""Disks for virtual boards: FAT boot partition and ext4 root with a factory generation, made without root.
+
+A disk is made once for the same inputs and kept; each board that is started writes to a copy-on-write
+overlay. Its SSH keys are made here, with it: one for the board, one that logs in to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from bsp.base.cache import cache_dir, make_once
+from bsp.base.errors import InfrastructureError
+from bsp.base.process import run
+from bsp.base.progress import step
+from bsp.kernel.prebuilt import PrebuiltKernel
+from bsp.profile import Board
+from images.bundle import Bundle, Parts, assemble
+from images.deploy.slots import lay_out
+from images.initrd import ROOT_INIT, build_initrd
+from images.rootfs import Rootfs, root_tar
+
+HERE = Path(__file__).parent
+IMAGES = HERE.parent
+
+MIB = 1 << 20
+SIZE_BYTES = 4096 * MIB
+"""A power of two: SD cards are, and QEMU insists on it."""
+FAT_START_BYTES = 1 * MIB
+FAT_SIZE_BYTES = 512 * MIB
+ROOT_START_BYTES = FAT_START_BYTES + FAT_SIZE_BYTES
+_GPT_END_BYTES = 1 * MIB
+
+FAT_LABEL = "NPU-BOOT"
+ROOT_LABEL = "npu-root"
+
+# Partition types of the UEFI and Discoverable Partitions specifications.
+_TYPE_BASIC_DATA = "EBD0A0A2-B9E5-4433-87C0-68B6B72699C7"
+_TYPE_ROOT_ARM64 = "B921B045-1DF0-41C3-AF44-4C6F280D3FAE"
+
+# A change in any of these makes another disk.
+_SOURCES = ("disk", "rootfs", "initrd", "deploy", "bundle.py")
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A disk that is kept, read only.
+
+    Attributes:
+        image: raw image, sparse.
+        identity_file: private key that logs in as root.
+        host_key: the board's public key: ``ssh-ed25519 AAAA...``.
+        boot: folder with the factory generation's ``kernel``, ``initrd`` and ``board.dtb``.
+        cmdline: the kernel command line that the factory generation boots with.
+    """
+
+    image: Path
+    identity_file: Path
+    host_key: str
+    boot: Path
+    cmdline: str
+
+
+def build_disk(board: Board, kernel: PrebuiltKernel, dtb: Path) -> Disk:
+    """Return the disk of a board with a kernel and a DTB as its factory generation, cached.
+
+    Raises:
+        UserError: a tool is missing, or the kernel lacks a module that the profile asks for.
+        InfrastructureError: a package cannot be fetched, or the disk is full.
+    """
+    rootfs = root_tar(board.userspace.distribution)
+    folder = cache_dir() / "disks"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def make(target: Path) -> None:
+        with step(f"Building the disk of {board.name}"):
+            _make(board, kernel, dtb, rootfs, target)
+
+    path = make_once(folder / f"{board.name}-{_key(board, kernel, dtb, rootfs)}", make)
+    return Disk(
+        image=path / "disk.img",
+        identity_file=path / "id_ed25519",
+        host_key=" ".join((path / "host_key.pub").read_text().split()[:2]),
+        boot=path / "boot",
+        cmdline=(path / "cmdline").read_text().strip(),
+    )
+
+
+def boot_settings(board: Board) -> tuple[str, tuple[str, ...]]:
+    """Return the kernel command line and the initial RAM disk's modules of a virtual board."""
+    if board.boot and board.boot.cmdline:
+        return board.boot.cmdline, board.boot.initrd_modules
+    if board.qemu:
+        return board.qemu.cmdline, board.qemu.initrd_modules
+    raise ValueError(f"{board.name} has neither boot.cmdline nor a QEMU machine")
+
+
+def _key(board: Board, kernel: PrebuiltKernel, dtb: Path, rootfs: Rootfs) -> str:
+    digest = hashlib.sha256()
+    cmdline, modules = boot_settings(board)
+    for text in (rootfs.key, kernel.package, kernel.version, cmdline, *modules):
+        digest.update(text.encode() + b"\0")
+    digest.update(msgspec.json.encode([board.name, board.compatible]))
+    digest.update(dtb.read_bytes())
+    for name in _SOURCES:
+        path = IMAGES / name
+        files = [path] if path.is_file() else sorted(path.rglob("*"))
+        for file in files:
+            if file.is_file() and "__pycache__" not in file.parts:
+                digest.update(str(file.relative_to(IMAGES)).encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _make(board: Board, kernel: PrebuiltKernel, dtb: Path, rootfs: Rootfs, target: Path) -> None:
+    target.mkdir()
+    free_bytes = shutil.disk_usage(target).free
+    if free_bytes < 2048 * MIB:
+        raise InfrastructureError(
+            f"not enough room for a disk: {free_bytes // MIB} MiB free in {target.parent.parent}, "
+            "2048 MiB needed",
+            hint="make room, or set NPU_BSP_CACHE to another folder",
+        )
+    cmdline, modules = boot_settings(board)
+    with tempfile.TemporaryDirectory(prefix="workspace-", dir=target.parent) as name:
+        workspace = Path(name)
+        initrd = build_initrd(kernel, modules, init=ROOT_INIT, target=workspace / "initrd")
+        bundle = assemble(
+            Parts(
+                board=board, kernel=kernel, initrd=initrd, dtb=dtb, userspace=None, cmdline=cmdline
+            ),
+            workspace / "bundle",
+        )
+        fat, extra = workspace / "fat", workspace / "extra"
+        fat.mkdir()
+        _extra_files(board, extra)
+        lay_out(bundle, fat, extra)
+        _keys(target, extra)
+        image = target / "disk.img"
+        with image.open("wb") as file:
+            file.truncate(SIZE_BYTES)
+        _partition(image)
+        _fill_fat(image, fat)
+        _fill_root(image, rootfs, extra, workspace)
+        _keep_boot_files(bundle, target)
+    image.chmod(0o444)
+
+
+def _extra_files(board: Board, extra: Path) -> None:
+    """What goes over the root file system: our settings, the names, the units."""
+    shutil.copytree(HERE / "root", extra)
+    hostname = f"npu-{board.name}"
+    (extra / "etc/hostname").write_text(f"{hostname}\n")
+    (extra / "etc/hosts").write_text(f"127.0.0.1 localhost {hostname}\n::1 localhost\n")
+    # Neither empty nor missing: systemd would take this for its first boot.
+    (extra / "etc/machine-id").write_text(f"{uuid.uuid4().hex}\n")
+    (extra / "boot/firmware").mkdir(parents=True)
+    # Newer than /usr: nothing has to be brought up to date at boot.
+    for name in ("etc/.updated", "var/.updated"):
+        (extra / name).parent.mkdir(exist_ok=True)
+        (extra / name).touch()
+    units = extra / "etc/systemd/system"
+    for line in (HERE / "units.txt").read_text().splitlines():
+        words = line.split("#")[0].split()
+        if not words:
+            continue
+        verb, unit, *wanted_by = words
+        link = units / wanted_by[0] / unit if verb == "enable" else units / unit
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(f"/usr/lib/systemd/system/{unit}" if verb == "enable" else "/dev/null")
+
+
+def _keys(target: Path, extra: Path) -> None:
+    ssh = extra / "etc/ssh"
+    ssh.mkdir(parents=True, exist_ok=True)
+    for path, comment in (
+        (ssh / "ssh_host_ed25519_key", "npu-bsp virtual board"),
+        (target / "id_ed25519", "npu-bsp virtual boards"),
+    ):
+        run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", path])
+    shutil.copyfile(ssh / "ssh_host_ed25519_key.pub", target / "host_key.pub")
+    authorized = extra / "root/.ssh/authorized_keys"
+    authorized.parent.mkdir(mode=0o700, parents=True)
+    (extra / "root").chmod(0o700)
+    shutil.copyfile(target / "id_ed25519.pub", authorized)
+    authorized.chmod(0o600)
+
+
+def _partition(image: Path) -> None:
+    sector_bytes = 512
+    fat_start, fat_size = FAT_START_BYTES // sector_bytes, FAT_SIZE_BYTES // sector_bytes
+    # U-Boot looks for boot scripts on partitions with the legacy-boot attribute first.
+    script = f"""\
+label: gpt
+start={fat_start}, size={fat_size}, type={_TYPE_BASIC_DATA}, name=boot, attrs=LegacyBIOSBootable
+start={ROOT_START_BYTES // sector_bytes}, type={_TYPE_ROOT_ARM64}, name=root
+"""
+    run(["sfdisk", "--quiet", image], stdin=script.encode())
+
+
+def _fill_fat(image: Path, tree: Path) -> None:
+    at = f"{image}@@{FAT_START_BYTES}"
+    sectors = str(FAT_SIZE_BYTES // 512)
+    run(["mformat", "-i", at, "-F", "-v", FAT_LABEL, "-T", sectors, "-h", "64", "-s", "32", "::"])
+    names = sorted(str(path) for path in tree.iterdir())
+    run(["mcopy", "-i", at, "-s", "-Q", *names, "::"])
+
+
+def _fill_root(image: Path, rootfs: Rootfs, extra: Path, workspace: Path) -> None:
+    size_kib = (SIZE_BYTES - ROOT_START_BYTES - _GPT_END_BYTES) // 1024
+    command: list[str | Path] = [
+        "sh", HERE / "make_root.sh", rootfs.tar, extra, image, str(ROOT_START_BYTES), str(size_kib),
+        workspace,
+    ]  # fmt: skip
+    if os.geteuid() != 0:
+        command = ["fakeroot", "--", *command]
+    # mke2fs is in /usr/sbin, which is not on everybody's PATH.
+    run(command, env={"PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"})
+
+
+def _keep_boot_files(bundle: Bundle, target: Path) -> None:
+    shutil.copytree(bundle.path / "boot", target / "boot")
+    cmdline = f"{bundle.manifest.cmdline} npu_bsp.generation={bundle.generation}"
+    (target / "cmdline").write_text(cmdline + "\n")

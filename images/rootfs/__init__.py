@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: MIT
+"""A configured Debian of the board's architecture, made on the host out of packages, as one tar file.
+
+mmdebstrap provides the isolation (root, or a user namespace), ``install.sh`` does the installing, qemu-user
+runs the packages' own scripts. The result holds no key and no name: those are made for each disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from bsp.base.apt import Archive, debian_mirror
+from bsp.base.cache import cache_dir, make_once
+from bsp.base.errors import InfrastructureError, UserError
+from bsp.base.process import ToolFailedError, require_tool, run
+from bsp.base.progress import step
+
+HERE = Path(__file__).parent
+
+ARCHITECTURE = "arm64"
+
+# What a board needs to boot, to be reached, to be written to, and to run Python. apt is left out (it
+# counts as essential only to itself): boards get their software in generations.
+PACKAGES = (
+    "?and(?essential,?not(?exact-name(apt)))",
+    "dbus", "dosfstools", "e2fsprogs", "iproute2", "kmod", "openssh-server", "procps", "python3",
+    "systemd-sysv", "udev", "zstd",
+)  # fmt: skip
+
+_BINFMT = Path("/proc/sys/fs/binfmt_misc")
+_INTERPRETER = "qemu-aarch64"
+
+
+@dataclass(frozen=True)
+class Rootfs:
+    """A root file system.
+
+    Attributes:
+        tar: its files, with owners and permissions.
+        key: changes when its content may change.
+    """
+
+    tar: Path
+    key: str
+
+
+def root_tar(distribution: str = "trixie") -> Rootfs:
+    """Return the root file system of a Debian suite, made on first use (about two minutes), cached.
+
+    Raises:
+        UserError: arm64 programs cannot be run here, and we may not set that up.
+        InfrastructureError: a package cannot be fetched or configured.
+    """
+    debs = Archive(distribution, ARCHITECTURE).download(list(PACKAGES), with_dependencies=True)
+    digest = hashlib.sha256((HERE / "install.sh").read_bytes())
+    for deb in debs:
+        digest.update(deb.name.encode() + b"\n")
+    key = digest.hexdigest()[:16]
+    folder = cache_dir() / "rootfs"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def make(target: Path) -> None:
+        enable_foreign_programs()
+        with step(f"Installing Debian {distribution} for the board") as now:
+            now.note(f"{len(debs)} packages")
+            _install(debs, distribution, target)
+
+    return Rootfs(make_once(folder / f"{distribution}-{ARCHITECTURE}-{key}.tar", make), key)
+
+
+def _install(debs: list[Path], distribution: str, target: Path) -> None:
+    # A folder that everybody may read: in a user namespace mmdebstrap is another user.
+    with tempfile.TemporaryDirectory(prefix="npu-bsp-rootfs-", ignore_cleanup_errors=True) as name:
+        shared = Path(name)
+        shared.chmod(0o755)
+        workspace = shared / "workspace"
+        workspace.mkdir()
+        workspace.chmod(0o1777)
+        shutil.copyfile(HERE / "install.sh", shared / "install.sh")
+        for deb in debs:
+            shutil.copyfile(deb, shared / deb.name)
+            (shared / deb.name).chmod(0o644)
+        mode = "root" if os.geteuid() == 0 else "unshare"
+        # mmdebstrap's mounts in a namespace: they are gone when it ends, however it ends.
+        isolation = ["unshare", "--mount"] if mode == "root" else []
+        with target.open("wb") as file:
+            run(
+                [
+                    *isolation, "mmdebstrap", f"--mode={mode}", f"--architectures={ARCHITECTURE}",
+                    "--variant=custom", "--format=tar", "--quiet",
+                    "--skip=update,check/signed-by,output/dev",
+                    '--setup-hook=mkdir -p "$1/proc" "$1/sys"',
+                    f'--customize-hook=sh {shared}/install.sh "$1" {shared}',
+                    distribution, "-", f"deb {debian_mirror()} {distribution} main",
+                ],
+                stdout=file,
+                env={"TMPDIR": str(workspace)},
+                timeout_s=3600,
+                hint="NPU_BSP_CACHE must have 1 GB free"
+                if mode == "root"
+                else "this needs user namespaces (subuid and subgid entries for you); or run it as root",
+            )  # fmt: skip
+
+
+def enable_foreign_programs() -> None:
+    """Make the kernel run arm64 programs through qemu-user, if it does not do so already.
+
+    Raises:
+        UserError: it does not, and only root may change that.
+    """
+    if os.uname().machine == "aarch64" or _runs_foreign_programs():
+        return
+    static = require_tool("qemu-aarch64-static")
+    command = f"mount -t binfmt_misc binfmt_misc {_BINFMT}; update-binfmts --enable {_INTERPRETER}"
+    if os.geteuid() != 0:
+        raise UserError(
+            "this machine does not run arm64 programs yet, and only root can set that up",
+            hint=f"sudo sh -c '{command}'",
+        )
+    try:
+        if not (_BINFMT / "register").exists():
+            run(["mount", "-t", "binfmt_misc", "binfmt_misc", _BINFMT])
+        run(["update-binfmts", "--enable", _INTERPRETER])
+    except ToolFailedError as error:
+        raise InfrastructureError(
+            f"cannot make this machine run arm64 programs through {static}: {error.message}",
+            hint="in a container: run it with --privileged, or run the hint on its host once: "
+            + command,
+        ) from error
+    if not _runs_foreign_programs():
+        raise InfrastructureError(
+            f"the kernel does not run arm64 programs although {_INTERPRETER} was enabled",
+            hint=f"look at: cat {_BINFMT}/{_INTERPRETER}",
+        )
+
+
+def _runs_foreign_programs() -> bool:
+    entry = _BINFMT / _INTERPRETER
+    try:
+        return "enabled" in entry.read_text().splitlines()
+    except OSError:
+        return False

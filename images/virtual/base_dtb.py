@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: MIT
+"""QEMU's own device tree, for boards that have no source for one: the base that is then patched."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from bsp.base.cache import cache_dir, make_once
+from bsp.base.errors import InfrastructureError
+from bsp.base.process import run
+from bsp.profile import Board
+
+from .emulator import emulator, u_boot
+from .machine import machine_arguments, qemu_of
+
+
+def base_dtb(board: Board) -> Path:
+    """Return the device tree that QEMU describes the board's machine with, cached.
+
+    Started with the same firmware as the board: without it QEMU describes a GPIO controller that the
+    machine then does not have. Random seeds are left out, so that the same machine gives the same bytes.
+
+    Raises:
+        UserError: QEMU has no such machine.
+        InfrastructureError: QEMU failed.
+    """
+    qemu = qemu_of(board)
+    qemu_version = emulator().version
+    words = machine_arguments(board, dtb_randomness=False)
+    words[1] += ",dumpdtb={target}"
+    if qemu.bootloader:
+        words += ["-bios", str(u_boot())]
+    key = hashlib.sha256("\0".join([qemu_version, *words]).encode()).hexdigest()[:16]
+    folder = cache_dir() / "dtbs"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def make(target: Path) -> None:
+        command = [*emulator().command("qemu-system-aarch64"), "-L", str(emulator().data)]
+        options = [word.replace("{target}", str(target)) for word in words]
+        run([*command, *options, "-nodefaults", "-display", "none"], timeout_s=60)
+        if not target.exists():
+            raise InfrastructureError(f"QEMU {qemu_version} wrote no device tree for {board.name}")
+
+    return make_once(folder / f"{board.name}-{key}.dtb", make)

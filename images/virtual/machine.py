@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: MIT
+"""What is typed to QEMU for a board: pure, so that it can be read and tested without starting anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bsp.base.errors import UserError
+from bsp.profile import Board, Qemu
+
+# Files of a machine, in the folder that QEMU is started in (short names: a socket's path has 107 bytes).
+QMP_SOCKET = "qmp.sock"
+PID_FILE = "qemu.pid"
+CONSOLE_LOG = "console.log"
+
+
+@dataclass(frozen=True)
+class DirectBoot:
+    """What QEMU itself loads, where the machine has no bootloader."""
+
+    kernel: Path
+    initrd: Path
+    dtb: Path | None
+    cmdline: str
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A virtual machine to start.
+
+    Attributes:
+        start: what is loaded first: U-Boot's file, or kernel and DTB.
+        disk: qcow2 image; None for a machine without one.
+        ssh_port: port on 127.0.0.1 that leads to the board's SSH server; None for no network.
+        devices: more of QEMU's options.
+    """
+
+    board: Board
+    start: Path | DirectBoot
+    disk: Path | None = None
+    ssh_port: int | None = None
+    devices: Sequence[str] = ()
+
+
+def qemu_of(board: Board) -> Qemu:
+    """Return how QEMU is this board.
+
+    Raises:
+        UserError: QEMU has no such machine.
+    """
+    if board.qemu is None:
+        from bsp.profile import board_names, load_board
+
+        have = [name for name in board_names() if load_board(name).qemu]
+        raise UserError(
+            f"QEMU has no machine with the SoC of {board.name} ({board.soc})",
+            hint=f"boards that QEMU can be: {', '.join(have)}",
+        )
+    return board.qemu
+
+
+def machine_arguments(board: Board, *, dtb_randomness: bool = True) -> list[str]:
+    """Return the options that make QEMU this board: machine, CPU, cores, memory."""
+    qemu = qemu_of(board)
+    machine = qemu.machine if dtb_randomness else f"{qemu.machine},dtb-randomness=off"
+    words = ["-machine", machine, "-smp", str(qemu.cores), "-m", str(qemu.memory_mib)]
+    if qemu.cpu:
+        words += ["-cpu", qemu.cpu]
+    return words
+
+
+def arguments(machine: Machine) -> list[str]:
+    """Return QEMU's options for a machine that runs in the background, in the current folder."""
+    qemu = qemu_of(machine.board)
+    words = [*machine_arguments(machine.board), "-nodefaults", "-no-user-config"]
+    # Emulation on as many threads as there are cores.
+    words += ["-accel", "tcg,thread=multi"]
+    if isinstance(machine.start, DirectBoot):
+        words += ["-kernel", str(machine.start.kernel), "-initrd", str(machine.start.initrd)]
+        if machine.start.dtb:
+            words += ["-dtb", str(machine.start.dtb)]
+        words += ["-append", machine.start.cmdline]
+    else:
+        words += ["-bios", str(machine.start)]
+    if machine.disk:
+        words += _disk(qemu.disk, machine.disk)
+    if machine.ssh_port is not None:
+        forward = f"hostfwd=tcp:127.0.0.1:{machine.ssh_port}-:22"
+        words += ["-nic", qemu.nic.replace("{hostfwd}", forward)]
+    else:
+        words += ["-nic", "none"]
+    words += ["-chardev", f"file,id=console,path={CONSOLE_LOG},append=on"]
+    words += ["-serial", "null"] * qemu.serial_index + ["-serial", "chardev:console"]
+    words += ["-display", "none", "-monitor", "none"]
+    words += ["-qmp", f"unix:{QMP_SOCKET},server=on,wait=off"]
+    words += machine.devices
+    return [*words, "-daemonize", "-pidfile", PID_FILE]
+
+
+def _disk(kind: str, path: Path) -> list[str]:
+    # cache=unsafe: a virtual board's disk need not survive a power cut of the *host*.
+    drive = f"file={path},format=qcow2,cache=unsafe,discard=unmap"
+    if kind == "sd":
+        return ["-drive", f"{drive},if=sd"]
+    return ["-drive", f"{drive},if=none,id=disk", "-device", "virtio-blk-pci,drive=disk"]
