@@ -38,17 +38,41 @@ class Clock(_Record, frozen=True, kw_only=True):
 
     Attributes:
         name: as in the node's ``clock-names``.
-        rate_hz: the rate it is to run at; None where the profile asks for none.
-        parents_hz: the rates of the parents its multiplexer can choose from.
+        rate_hz: the rate it is to run at; None leaves the tree's own.
+        cell: its number at the provider, as ``assigned-clocks`` names it.
+        symbol: what ``header`` (below ``include/dt-bindings``) calls that number.
+        parents_hz: the rates of the fixed parents its multiplexer can be switched to.
         max_divider: the largest integer divider behind the multiplexer.
         source: kernel file that the facts come from.
     """
 
     name: str
     rate_hz: PositiveInt | None = None
+    cell: Annotated[int, Meta(ge=0)]
+    symbol: str
+    header: str
     parents_hz: tuple[PositiveInt, ...] = ()
     max_divider: PositiveInt = 1
     source: str = ""
+
+    def reaches(self, rate_hz: int) -> bool:
+        """Whether a parent divided by an integer is this rate, to the nearest hertz."""
+        if not self.parents_hz:
+            return True  # nothing is known, so nothing can be refused
+        return any(
+            1 <= round(parent / rate_hz) <= self.max_divider
+            and abs(parent / round(parent / rate_hz) - rate_hz) < 1
+            for parent in self.parents_hz
+        )
+
+    def reachable_hz(self) -> list[int]:
+        """Return all rates that its parents reach, highest first."""
+        rates = {
+            parent // divider
+            for parent in self.parents_hz
+            for divider in range(1, self.max_divider + 1)
+        }
+        return sorted(rates, reverse=True)
 
 
 class Identity(_Record, frozen=True, kw_only=True):
@@ -62,23 +86,59 @@ class Identity(_Record, frozen=True, kw_only=True):
     nn_cores: PositiveInt
 
 
+class KernelNeed(_Record, frozen=True, kw_only=True):
+    """Something that a kernel source must contain for the NPU to work.
+
+    Attributes:
+        what: in words, as an error names it.
+        file: file in the kernel tree.
+        text: regular expression that the file has to match.
+    """
+
+    what: str
+    file: str
+    text: str
+
+
 class Npu(_Record, frozen=True, kw_only=True):
-    """The NPU of a SoC and what the free driver needs for it."""
+    """The NPU of a SoC and what the free driver needs for it.
+
+    Attributes:
+        rates_node: node whose ``assigned-clocks`` set the rates, where that is not the NPU's own.
+        requires: properties without which the node is not usable.
+        kernel_since: first kernel series whose driver knows this NPU (``6.8``).
+        kernel_lacks: what older kernels lack, in words: printed with a refusal.
+        kernel_needs: the same as things to look for in a kernel tree.
+        mesa_since: first Mesa series whose Teflon delegate knows this NPU.
+        enabled: whether it is to be switched on; boards may say otherwise.
+    """
 
     driver: str
     compatible: str
     node: NodePath
     clocks: tuple[Clock, ...]
     rates_node: NodePath | None = None
-    """Node whose ``assigned-clock-rates`` set the rates, where that is not the NPU's own."""
+    requires: tuple[str, ...] = ()
     identity: Identity
-    kernel_since: str
-    """First kernel series whose driver knows this NPU (``6.8``)."""
+    kernel_since: Annotated[str, Meta(pattern=r"^[0-9]+\.[0-9]+$")]
     kernel_lacks: str
-    """What older kernels lack, in words: printed with a refusal."""
+    kernel_needs: tuple[KernelNeed, ...] = ()
     mesa_since: str
     kernel_symbols: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    enabled: bool = True
+
+
+class NpuSettings(_Record, frozen=True, kw_only=True):
+    """What one board wants otherwise than its SoC's profile: ``[npu]`` in the board's file.
+
+    Attributes:
+        enabled: false switches the NPU off.
+        rates_hz: clock name to the rate in hertz that it is to run at.
+    """
+
+    enabled: bool = True
+    rates_hz: dict[str, PositiveInt] = {}
 
 
 class Soc(_Record, frozen=True, kw_only=True):
@@ -152,6 +212,7 @@ class Board(_Record, frozen=True, kw_only=True):
     compatible: Annotated[tuple[str, ...], Meta(min_length=1)]
     kernel: str
     boot: Boot | None = None
+    npu: NpuSettings = NpuSettings()
     qemu: Qemu | None = None
     userspace: Userspace = Userspace()
 
@@ -197,6 +258,33 @@ def load_soc(name: str) -> Soc:
         known = sorted(file.stem for file in SOCS_DIR.glob("*.toml"))
         raise UserError(f"unknown SoC {name!r}{nearest(name, known)}", hint=f"add {path}")
     return _read(path, Soc)
+
+
+def npu_of(board: Board) -> Npu | None:
+    """Return the NPU of a board, with the board's own settings applied; None where it has none.
+
+    Raises:
+        UserError: the settings name a clock that the NPU does not have.
+    """
+    npu = load_soc(board.soc).npu
+    if npu is None:
+        if board.npu != NpuSettings():
+            raise UserError(f"board {board.name} has [npu] settings, but its SoC has no NPU")
+        return None
+    names = [clock.name for clock in npu.clocks]
+    for name in board.npu.rates_hz:
+        if name not in names:
+            raise UserError(
+                f"board {board.name}, [npu.rates_hz]: the NPU has no clock {name!r}"
+                f"{nearest(name, names)}",
+                hint=f"its clocks are {', '.join(names)}",
+            )
+    clocks = tuple(
+        msgspec.structs.replace(clock, rate_hz=board.npu.rates_hz.get(clock.name, clock.rate_hz))
+        for clock in npu.clocks
+    )
+    enabled = npu.enabled and board.npu.enabled
+    return msgspec.structs.replace(npu, clocks=clocks, enabled=enabled)
 
 
 _T = TypeVar("_T", Board, Soc)
