@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: MIT
+"""The board's half of a deployment: answers requests, one JSON object a line, until the host is gone.
+
+``open`` comes first and answers with what runs and lies here; ``stage`` is followed by a stream (see
+frames.py). A request that fails is answered with ``ok: false`` and ends the session. Nothing that a
+running or a good generation consists of is ever written to.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zlib
+from typing import BinaryIO
+
+from .board import Board, Record
+from .files import SECTOR_BYTES, flush_filesystem, on_fat, sha256_of, write_sector
+from .frames import Frames, RefusedError
+from .stage import discard, stage
+
+
+def serve(source: BinaryIO, sink: BinaryIO) -> None:
+    """Answer requests until the input ends."""
+    frames = Frames(source)
+    board = Board("", "/boot/firmware")
+    while line := source.readline():
+        try:
+            request: Record = json.loads(line)
+            if request["do"] == "open":
+                board = Board(request["root"], request["fat"])
+                if request["lock"]:
+                    _lock(board)
+            answer = {"ok": True, **_answer(board, request, frames)}
+        except EOFError:
+            return
+        except (RefusedError, OSError) as error:
+            answer = {"ok": False, "error": str(error), "errno": getattr(error, "errno", None)}
+        sink.write(json.dumps(answer).encode() + b"\n")
+        sink.flush()
+        if not answer["ok"]:
+            return  # a stream may be read by half
+
+
+def _answer(board: Board, request: Record, frames: Frames) -> Record:
+    what = request["do"]
+    if what == "open":
+        return board.facts(request)
+    if what == "manifest":
+        content = board.manifest(request["generation"])[0]
+        return {"manifest": base64.b64encode(zlib.compress(content, 6)).decode()}
+    if what == "stage":
+        return stage(board, request, frames)
+    if what == "discard":
+        return discard(board, request)
+    if what == "arm":
+        return _arm(board, request)
+    if what == "reboot":
+        return _reboot(request)
+    if what == "verify":
+        return board.verify(request)
+    if what == "commit":
+        return _commit(board, request)
+    raise RefusedError(f"unknown request {what!r}")
+
+
+def _lock(board: Board) -> None:
+    """Keep a second deployment out until this process ends."""
+    path = board.at("run/lock/npu-bsp-deploy")
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)  # held to the end: never closed
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise RefusedError("another deployment to this board is running") from None
+
+
+def _arm(board: Board, request: Record) -> Record:
+    """Have a generation tried at the next boot, and reboot."""
+    entries = [entry for entry in board.manifest(request["generation"])[1] if on_fat(entry)]
+    wrong = [
+        entry["path"] for entry in entries if sha256_of(board.fat_file(entry)) != entry["sha256"]
+    ]
+    if wrong:
+        raise RefusedError(f"on the boot partition, not as the manifest says: {', '.join(wrong)}")
+    path = os.path.join(board.own, "trial.env")
+    write_sector(path, base64.b64decode(request["sector"]))
+    flush_filesystem(board.fat)
+    try:
+        return _reboot(request)
+    except BaseException:
+        write_sector(path, bytes(SECTOR_BYTES))
+        raise
+
+
+def _reboot(request: Record) -> Record:
+    """Reboot in half a second, from a process of its own, so that this one can still answer."""
+    program, *arguments = request["reboot"]
+    found = shutil.which(program)
+    if found is None:
+        raise RefusedError(f"this board has no program {program!r} to reboot with")
+    os.sync()
+    subprocess.Popen(
+        ["/bin/sh", "-c", 'sleep 0.5; exec "$@"', "sh", found, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    return {"rebooting": True}
+
+
+def _commit(board: Board, request: Record) -> Record:
+    """Make a generation the good one: the copy first, so that one of the two is whole at any moment."""
+    for name in ("good-copy.env", "good.env"):
+        write_sector(os.path.join(board.own, name), base64.b64decode(request["sector"]))
+    flush_filesystem(board.fat)
+    mark = board.at(f"run/npu-bsp/confirmed-{request['generation']}")
+    os.makedirs(os.path.dirname(mark), exist_ok=True)
+    with open(mark, "wb"):
+        pass
+    # A trial is booted with oops=panic; once confirmed it goes on as usual.
+    switch = board.at("proc/sys/kernel/panic_on_oops")
+    if os.path.exists(switch):
+        with open(switch, "w") as file:
+            file.write("0")
+    return {"good": request["generation"]}
+
+
+def main() -> None:
+    """Run on the standard streams."""
+    serve(sys.stdin.buffer, sys.stdout.buffer)

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: MIT
+"""This board: where its things lie, what runs on it, what was left on it. Only asks; changes nothing."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import zlib
+from typing import Any
+
+from .files import (
+    PARTIAL,
+    SECTOR_BYTES,
+    Entry,
+    intact,
+    is_generation,
+    link_of,
+    names_in,
+    on_fat,
+    read,
+    read_text,
+    sha256_of,
+)
+from .frames import RefusedError, codecs, ranges
+
+Record = dict[str, Any]
+
+_STORE = "var/lib/npu-bsp/generations"
+_NO_LIMIT = 1 << 31
+
+
+class Board:
+    """Everything lies below ``root``: empty on a board, a folder in the tests."""
+
+    def __init__(self, root: str, fat_mount: str) -> None:
+        self.root = root.rstrip("/")
+        self.fat = self.at(fat_mount)
+        self.own = os.path.join(self.fat, "npu-bsp")
+        self.files = os.path.join(self.own, "files")
+        self.store = self.at(_STORE)
+
+    def at(self, path: str) -> str:
+        """A path of the board."""
+        return f"{self.root}/{path.lstrip('/')}"
+
+    def fat_file(self, entry: Entry) -> str:
+        """Where a boot file lies: by content, so that generations share it."""
+        return os.path.join(self.files, str(entry["sha256"])[:32])
+
+    def place(self, folder: str, entry: Entry) -> str:
+        """Where an entry of the generation in ``folder`` lies."""
+        return self.fat_file(entry) if on_fat(entry) else f"{folder}/{entry['path']}"
+
+    def generations(self) -> list[str]:
+        """The generations that are whole, by name."""
+        return [
+            name
+            for name in names_in(self.store)
+            if is_generation(name) and os.path.exists(f"{self.store}/{name}/manifest.json")
+        ]
+
+    def manifest(self, generation: str) -> tuple[bytes, list[Entry]]:
+        """The manifest of a generation here: as it is, and its files."""
+        content = read(f"{self.store}/{generation}/manifest.json")
+        try:
+            return content, json.loads(content)["files"]
+        except (ValueError, KeyError, TypeError):
+            raise RefusedError(
+                f"the manifest of generation {generation} is missing or broken"
+            ) from None
+
+    def release(self) -> str:
+        """As ``uname -r``."""
+        return read_text(self.at("proc/sys/kernel/osrelease"))
+
+    def facts(self, request: Record) -> Record:
+        """What runs here and what lies here; the host plans from it."""
+        cmdline = read_text(self.at("proc/cmdline"))
+        options = dict(word.partition("=")[::2] for word in cmdline.split())
+        wanted = request.get("generation")
+        running = options.get("npu_bsp.generation")
+        return {
+            "compatible": self._strings("compatible"),
+            "model": "".join(self._strings("model")[:1]),
+            "serial": "".join(self._strings("serial-number")[:1]),
+            "boot_id": read_text(self.at("proc/sys/kernel/random/boot_id")),
+            "release": self.release(),
+            "cmdline": cmdline,
+            "running": running,
+            "slot": options.get("npu_bsp.slot"),
+            "sectors": {
+                name: base64.b64encode(read(f"{self.own}/{name}.env")[:SECTOR_BYTES]).decode()
+                for name in ("good", "good-copy", "trial")
+            },
+            "boot_script": b"npu-bsp" in read(f"{self.fat}/boot.scr"),
+            "fat_mounted": bool(self.root) or os.path.ismount(self.fat),
+            "writable": {
+                "fat": os.access(self.fat, os.W_OK),
+                "root": os.access(self.at("var/lib"), os.W_OK),
+            },
+            "space": {"fat": self._space(self.fat), "root": self._space(self.at("var/lib"))},
+            "fat_files": self._fat_files(),
+            "generations": {name: self._damaged(name) for name in self.generations()},
+            "resumable": self._resumable(wanted) if wanted else [],
+            "leftovers": self._leftovers(wanted),
+            "codecs": [codec.kind.decode() for codec in codecs()],
+            "onboard": {name: sha256_of(self.at(name)) for name in request.get("onboard", ())},
+            "fdt": self.fdt() if running is not None and wanted in (None, running) else None,
+        }
+
+    def fdt(self) -> str | None:
+        """The device tree that the running kernel was given, compressed, in base64."""
+        blob = read(self.at("sys/firmware/fdt"))
+        return base64.b64encode(zlib.compress(blob, 6)).decode() if blob else None
+
+    def _strings(self, name: str) -> list[str]:
+        content = read(self.at(f"proc/device-tree/{name}"))
+        return [part.decode(errors="replace") for part in content.split(b"\0") if part]
+
+    def _space(self, path: str) -> Record:
+        try:
+            found = os.statvfs(path)
+        except OSError:
+            return {"bytes": 0, "files": 0}
+        # FAT counts no files and says 0 of 0.
+        files = found.f_favail if found.f_files else _NO_LIMIT
+        return {"bytes": found.f_bavail * found.f_frsize, "files": min(files, _NO_LIMIT)}
+
+    def _fat_files(self) -> dict[str, int]:
+        found = {}
+        for name in names_in(self.files):
+            if not name.endswith(PARTIAL):
+                found[name] = os.stat(f"{self.files}/{name}").st_size
+        return found
+
+    def _leftovers(self, wanted: str | None) -> list[str]:
+        """Names of what an interrupted deployment of something else left."""
+        names = names_in(self.store) + names_in(self.files)
+        return [name for name in names if name.endswith(PARTIAL) and name != f"{wanted}{PARTIAL}"]
+
+    def _damaged(self, generation: str) -> list[str]:
+        """Paths of a generation's files that are not as they were made."""
+        try:
+            files = self.manifest(generation)[1]
+        except RefusedError:
+            return ["manifest.json"]
+        folder = f"{self.store}/{generation}"
+        sizes = self._fat_files()
+        result = [
+            entry["path"]
+            for entry in files
+            if not (
+                sizes.get(entry["sha256"][:32]) == entry["size_bytes"]
+                if on_fat(entry)
+                else intact(f"{folder}/{entry['path']}", entry)
+            )
+        ]
+        if not os.path.exists(f"{self.own}/{generation}/args.env"):
+            result.append("args.env")
+        return result
+
+    def _resumable(self, generation: str) -> list[list[int]]:
+        """Which files of an interrupted transfer are whole (indexes): read and hashed, not believed."""
+        folder = f"{self.store}/{generation}{PARTIAL}"
+        try:
+            files = self.manifest(generation + PARTIAL)[1]
+        except RefusedError:
+            return []
+        whole = []
+        for index, entry in enumerate(files):
+            path = f"{folder}/{entry['path']}"
+            if not on_fat(entry) and intact(path, entry):
+                if entry.get("link") is not None or sha256_of(path) == entry["sha256"]:
+                    whole.append(index)
+                else:
+                    os.unlink(path)
+        return ranges(whole)
+
+    def verify(self, request: Record) -> Record:
+        """What runs; each file of the generation, and each module where it is loaded from, is read."""
+        generation = request["generation"]
+        release = self.release()
+        modules = f"modules/{release}/"
+        wrong = []
+        files = self.manifest(generation)[1]
+        for entry in files:
+            path = entry["path"]
+            place = self.place(f"{self.store}/{generation}", entry)
+            if path.startswith(modules):
+                place = self.at(f"lib/{path}")
+            link = entry.get("link")
+            if (
+                (link_of(place) != link)
+                if link is not None
+                else (sha256_of(place) != entry["sha256"])
+            ):
+                wrong.append(path)
+        current = link_of(self.at("run/npu-bsp/current"))
+        return {
+            "release": release,
+            "checked": len(files),
+            "wrong": wrong[:20],
+            "wrong_count": len(wrong),
+            "current": os.path.basename(current) if current else None,
+            "fdt": self.fdt(),
+        }

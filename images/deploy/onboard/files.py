@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: MIT
+"""Files on a board: what is whole, what is flushed, what is replaced in one step."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import stat
+from typing import Any
+
+from .frames import RefusedError
+
+SECTOR_BYTES = 512
+PARTIAL = ".partial"
+MTIME_S = 946684800
+"""1 January 2000: marks a file of a generation as written whole and verified."""
+
+Entry = dict[str, Any]
+"""One file of a manifest; see Entry in images/bundle.py."""
+
+
+def read(path: str) -> bytes:
+    """Return the content of a file; nothing if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def read_text(path: str) -> str:
+    """Return the content of a file as text without white space around it."""
+    return read(path).decode(errors="replace").strip()
+
+
+def names_in(path: str) -> list[str]:
+    """Names in a folder, sorted; none if it is not there."""
+    try:
+        return sorted(os.listdir(path))
+    except OSError:
+        return []
+
+
+def make_way(path: str) -> None:
+    """Remove a file, if it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def flush(path: str) -> None:
+    """Flush one file or folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def flush_filesystem(path: str) -> None:
+    """Flush the file system that ``path`` is on, and no other."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        if ctypes.CDLL(None).syncfs(handle) != 0:
+            os.sync()
+    except AttributeError:
+        os.sync()
+    finally:
+        os.close(handle)
+
+
+def write_whole(path: str, content: bytes, mode: int = 0o644) -> None:
+    """Write a file beside its name, flush it, rename it: there is the old or the new, never half."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    beside = path + PARTIAL
+    with open(beside, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fchmod(file.fileno(), mode)
+        os.fsync(file.fileno())
+    os.rename(beside, path)
+    flush(os.path.dirname(path))
+
+
+def write_sector(path: str, sector: bytes) -> None:
+    """Write a state file in place: one sector, no change to the file system's tables; read it back."""
+    if len(sector) != SECTOR_BYTES:
+        raise RefusedError(f"a state sector has {SECTOR_BYTES} bytes, not {len(sector)}")
+    try:
+        present = os.stat(path).st_size == SECTOR_BYTES
+    except FileNotFoundError:
+        present = False
+    if not present:
+        write_whole(path, bytes(SECTOR_BYTES))
+    handle = os.open(path, os.O_RDWR)
+    try:
+        os.pwrite(handle, sector, 0)
+        os.fsync(handle)
+        os.posix_fadvise(
+            handle, 0, 0, os.POSIX_FADV_DONTNEED
+        )  # so that the disk is read, not memory
+        if os.pread(handle, SECTOR_BYTES, 0) != sector:
+            raise RefusedError(f"{path} does not read back as it was written")
+    finally:
+        os.close(handle)
+
+
+def sha256_of(path: str) -> str:
+    """SHA-256 of a file, in hex; empty if it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb", buffering=0) as file:
+            while data := file.read(1 << 20):
+                digest.update(data)
+    except OSError:
+        return ""
+    return digest.hexdigest()
+
+
+def link_of(path: str) -> str | None:
+    """What a symbolic link points to; None if it is none."""
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None
+
+
+def intact(path: str, entry: Entry) -> bool:
+    """Whether a file of a generation is as it was made: one lstat, no reading."""
+    link = entry.get("link")
+    if link is not None:
+        return bool(link_of(path) == link)
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return (
+        stat.S_ISREG(found.st_mode)
+        and found.st_size == int(entry.get("size_bytes", 0))
+        and found.st_mtime == MTIME_S
+    )
+
+
+def on_fat(entry: Entry) -> bool:
+    """Whether an entry lies on the FAT boot partition."""
+    return str(entry["path"]).startswith("boot/")
+
+
+def is_generation(name: str) -> bool:
+    """Whether a name is a generation's."""
+    return len(name) == 12 and not set(name) - set("0123456789abcdef")
