@@ -33,6 +33,20 @@ class _Record(Struct, frozen=True, forbid_unknown_fields=True):
     """Frozen; a key that is not declared is an error."""
 
 
+class Parent(_Record, frozen=True, kw_only=True):
+    """A clock of fixed rate that a multiplexer can choose.
+
+    Attributes:
+        name: the kernel driver's name for it.
+        rate_hz: what it runs at.
+        cell: its number at the provider, as ``assigned-clock-parents`` names it.
+    """
+
+    name: str
+    rate_hz: PositiveInt
+    cell: int | None = None
+
+
 class Clock(_Record, frozen=True, kw_only=True):
     """One clock of the NPU.
 
@@ -41,7 +55,9 @@ class Clock(_Record, frozen=True, kw_only=True):
         rate_hz: the rate it is to run at; None leaves the tree's own.
         cell: its number at the provider, as ``assigned-clocks`` names it.
         symbol: what ``header`` (below ``include/dt-bindings``) calls that number.
-        parents_hz: the rates of the fixed parents its multiplexer can be switched to.
+        parents: what its multiplexer can choose from.
+        pinned: the kernel does not switch the multiplexer to reach a rate: only the parent that the
+            tree's ``assigned-clock-parents`` choose counts.
         max_divider: the largest integer divider behind the multiplexer.
         source: kernel file that the facts come from.
     """
@@ -51,25 +67,21 @@ class Clock(_Record, frozen=True, kw_only=True):
     cell: Annotated[int, Meta(ge=0)]
     symbol: str
     header: str
-    parents_hz: tuple[PositiveInt, ...] = ()
+    parents: tuple[Parent, ...] = ()
+    pinned: bool = False
     max_divider: PositiveInt = 1
     source: str = ""
 
-    def reaches(self, rate_hz: int) -> bool:
-        """Whether a parent divided by an integer is this rate, to the nearest hertz."""
-        if not self.parents_hz:
-            return True  # nothing is known, so nothing can be refused
-        return any(
-            1 <= round(parent / rate_hz) <= self.max_divider
-            and abs(parent / round(parent / rate_hz) - rate_hz) < 1
-            for parent in self.parents_hz
-        )
+    def reachable_hz(self, parent_cell: int | None = None) -> list[int]:
+        """Return the rates that its parents reach, highest first.
 
-    def reachable_hz(self) -> list[int]:
-        """Return all rates that its parents reach, highest first."""
+        Args:
+            parent_cell: the parent that the tree chooses; counts where the clock is ``pinned``.
+        """
+        chosen = [parent for parent in self.parents if self.pinned and parent.cell == parent_cell]
         rates = {
-            parent // divider
-            for parent in self.parents_hz
+            parent.rate_hz // divider
+            for parent in chosen or self.parents
             for divider in range(1, self.max_divider + 1)
         }
         return sorted(rates, reverse=True)

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: MIT
+"""A board's device tree, from source or from a DTB, with what the NPU lacks added and verified."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..base.cache import write_atomically
+from ..base.errors import UserError
+from ..base.process import ToolFailedError
+from ..kernel.distribution import series_named
+from ..profile import Board, Npu, load_soc, npu_of
+from ..source import kernel_tree
+from .compile import compile_dts
+from .need import Change, check_identity, plan_changes, rates
+from .overlay import compile_overlay, merge, overlay_source
+from .support import lacking, verdict
+from .tree import Tree, read_tree
+from .verify import diff_text, verify
+
+
+@dataclass(frozen=True)
+class NpuReport:
+    """The NPU as the built tree describes it.
+
+    Attributes:
+        clocks: (name, rate in hertz that the tree asks for, None where it asks for none).
+    """
+
+    node: str | None
+    status: str | None
+    driver: str | None
+    clocks: tuple[tuple[str, int | None], ...]
+    supported: bool
+    why: str
+
+
+@dataclass(frozen=True)
+class DtsResult:
+    """A built device tree.
+
+    Attributes:
+        kernel: the kernel source as it was named; None for a DTB of unknown kernel.
+        origin: what the base tree was made of, exactly.
+        dtb: the file; not written in a dry run.
+        overlay: the ``.dtbo`` beside it, where it was asked for and there is a change.
+        sha256: of the DTB.
+    """
+
+    board: str
+    kernel: str | None
+    origin: str
+    dtb: Path
+    overlay: Path | None
+    changes: tuple[Change, ...]
+    npu: NpuReport
+    sha256: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the document that ``--json`` prints."""
+        npu = self.npu
+        return {
+            "board": self.board,
+            "kernel": self.kernel,
+            "origin": self.origin,
+            "dtb": str(self.dtb),
+            "overlay": str(self.overlay) if self.overlay else None,
+            "changes": [
+                {
+                    "path": change.path,
+                    "property": change.property,
+                    "before": change.before,
+                    "after": change.after,
+                }
+                for change in self.changes
+            ],
+            "npu": {
+                "node": npu.node,
+                "status": npu.status,
+                "driver": npu.driver,
+                "clocks": [{"name": name, "rate_hz": rate_hz} for name, rate_hz in npu.clocks],
+                "supported": npu.supported,
+                "why": npu.why,
+            },
+            "sha256": self.sha256,
+        }
+
+    def text(self) -> str:
+        """Return the result for people: one screen."""
+        npu = self.npu
+        lines = [f"{self.board}: device tree from {self.origin}"]
+        if self.changes:
+            lines += [_count(len(self.changes)), diff_text(self.changes)]
+        else:
+            lines.append("nothing had to change")
+        if npu.node:
+            clocks = ", ".join(
+                f"{name} {rate_hz / 1e6:g} MHz" for name, rate_hz in npu.clocks if rate_hz
+            )
+            lines.append(f"NPU      {npu.node}, {npu.status}; asks for {clocks or 'no rate'}")
+        lines.append(f"works    {'yes' if npu.supported else 'no'}: {npu.why}")
+        lines.append(f"DTB      {self.dtb}")
+        if self.overlay:
+            lines.append(f"overlay  {self.overlay}")
+        lines.append(f"sha256   {self.sha256}")
+        return "\n".join(lines)
+
+
+def _count(number: int) -> str:
+    return "1 property changed:" if number == 1 else f"{number} properties changed:"
+
+
+def build_dts(
+    board: Board,
+    *,
+    kernel: str | None,
+    base_dtb: Path | None,
+    target_dir: Path,
+    keep_overlay: bool = False,
+    dry_run: bool = False,
+) -> DtsResult:
+    """Build a board's device tree into ``target_dir``.
+
+    Args:
+        board: the board; its ``npu`` settings apply.
+        kernel: kernel source as ``--kernel`` takes it; None for the board's default. With a base DTB
+            only the series (``6.12``) of the kernel it is to run with, or None.
+        base_dtb: an existing DTB to start from, in place of the kernel's source.
+        keep_overlay: leave the changes beside the DTB as a ``.dtbo`` too.
+        dry_run: say what would be built; write nothing.
+
+    Raises:
+        UserError: the tree is not the board's, or lacks more than device tree can add.
+        InfrastructureError: a source cannot be fetched, or a tool failed.
+    """
+    npu = npu_of(board)
+    stem = board.dts or board.name
+    with tempfile.TemporaryDirectory(prefix="npu-bsp-dts-") as work:
+        built = Path(work) / "base.dtb"
+        lacks: tuple[str, ...] | None = None
+        if base_dtb is not None:
+            if kernel is not None:
+                series_named(kernel)
+            blob = _read_file(base_dtb)
+            series, origin, what = kernel, str(base_dtb), str(base_dtb)
+            built.write_bytes(blob)
+        else:
+            if board.dts is None:
+                raise UserError(
+                    f"board {board.name} has no device tree source in the kernel",
+                    hint="give its device tree: --base-dtb FILE",
+                )
+            kernel = kernel or board.kernel
+            tree = kernel_tree(kernel)
+            directory = load_soc(board.soc).dts_directory or "."
+            compile_dts(tree, directory, stem, built)
+            blob = built.read_bytes()
+            if npu is not None:
+                lacks = lacking(tree.path, npu)
+            series, what = tree.series, f"the device tree of Linux {tree.release}"
+            origin = f"Linux {tree.release} ({tree.origin})"
+        base = read_tree(blob, what)
+        check_identity(base, board, what)
+        changes = plan_changes(base, npu, what=what, lacks=lacks or ()) if npu else []
+        after, dtbo = base, None
+        if changes:
+            blob, after, dtbo = _change(Path(work), built, base, changes, board)
+    dtb, overlay = target_dir / f"{stem}.dtb", target_dir / f"{stem}-npu.dtbo"
+    if not dry_run:
+        _write(dtb, blob)
+        if dtbo is not None and keep_overlay:
+            _write(overlay, dtbo)
+        else:
+            overlay.unlink(missing_ok=True)  # of an earlier run; it would not fit this DTB
+    supported, why = verdict(board, npu, series=series, lacks=lacks)
+    return DtsResult(
+        board=board.name,
+        kernel=kernel,
+        origin=origin,
+        dtb=dtb,
+        overlay=overlay if dtbo is not None and keep_overlay else None,
+        changes=tuple(changes),
+        npu=_report(after, npu, supported, why),
+        sha256=hashlib.sha256(blob).hexdigest(),
+    )
+
+
+def _change(
+    work: Path, built: Path, base: Tree, changes: list[Change], board: Board
+) -> tuple[bytes, Tree, bytes]:
+    """Return the merged DTB, what it reads as, and the overlay."""
+    overlay, merged = work / "npu.dtbo", work / "merged.dtb"
+    compile_overlay(overlay_source(changes, board.compatible[0]), overlay)
+    try:
+        merge(built, overlay, merged)
+    except ToolFailedError as error:
+        raise UserError(
+            f"the base device tree cannot take the changes:\n{error.message}",
+            hint="check the DTB with: dtc -I dtb -O dts FILE",
+        ) from error
+    blob = merged.read_bytes()
+    after = read_tree(blob, "the merged device tree")
+    verify(base, after, changes, merged)
+    return blob, after, overlay.read_bytes()
+
+
+def _report(tree: Tree, npu: Npu | None, supported: bool, why: str) -> NpuReport:
+    if npu is None:
+        return NpuReport(None, None, None, (), supported, why)
+    return NpuReport(
+        npu.node, tree.status(npu.node), npu.driver, tuple(rates(tree, npu)), supported, why
+    )
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}: {error.strerror}", hint="--base-dtb takes a DTB file"
+        ) from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror}", hint="--output takes another folder"
+        ) from error

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: MIT
+"""Device tree source to DTB, byte for byte what the kernel's own build makes, without make.
+
+As in the kernel's ``scripts/Makefile.dtbs`` (``cmd_dtc``; ``scripts/Makefile.lib`` before 6.11).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ..base.errors import UserError, nearest
+from ..base.process import ToolFailedError, run
+from ..source import KernelTree, board_sources
+
+_PREFIXES = "scripts/dtc/include-prefixes"
+
+
+def compile_dts(tree: KernelTree, directory: str, stem: str, target: Path) -> None:
+    """Compile ``arch/arm64/boot/dts/<directory>/<stem>.dts`` of a kernel tree to ``target``.
+
+    Raises:
+        UserError: the tree has no such board, or its source does not compile.
+    """
+    folder = Path("arch/arm64/boot/dts") / directory
+    source = folder / f"{stem}.dts"
+    if not (tree.path / source).is_file():
+        known = list(board_sources(tree.path, directory)) if (tree.path / folder).is_dir() else []
+        raise UserError(
+            f"Linux {tree.release} ({tree.name}) has no {source}{nearest(stem, known)}",
+            hint="take a kernel that has the board, or give its device tree with --base-dtb",
+        )
+    makefile = tree.path / folder / "Makefile"
+    rules = makefile.read_text(encoding="utf-8", errors="replace") if makefile.exists() else ""
+    try:
+        preprocessed = run(
+            ["cpp", "-nostdinc", "-I", _PREFIXES, "-undef", "-D__DTS__", "-x", "assembler-with-cpp",
+             source],
+            cwd=tree.path,
+        )  # fmt: skip
+        run(
+            ["dtc", "-q", *(["-@"] if has_symbols(rules, stem) else []), "-b", "0", "-i", folder,
+             "-i", _PREFIXES, "-I", "dts", "-O", "dtb", "-o", target, "-"],
+            cwd=tree.path,
+            stdin=preprocessed.stdout,
+        )  # fmt: skip
+    except ToolFailedError as error:
+        said = error.completed.stderr.decode(errors="replace").strip().splitlines()
+        raise UserError(
+            f"{source} of Linux {tree.release} ({tree.name}) does not compile:\n"
+            + "\n".join(said[:8]),
+            hint="the first of these lines names the place",
+        ) from error
+
+
+def has_symbols(makefile: str, stem: str) -> bool:
+    """Whether the kernel compiles a board with ``-@`` (``__symbols__``).
+
+    It does for the base of a composite (``foo-dtbs := base.dtb overlay.dtbo`` with ``foo.dtb`` among
+    the targets), and where the folder's Makefile says so in ``DTC_FLAGS`` or ``DTC_FLAGS_<stem>``.
+    """
+    targets: set[str] = set()
+    composites: dict[str, list[str]] = {}
+    joined = re.sub(r"\\\n", " ", makefile)
+    for line in joined.splitlines():
+        match = re.match(r"\s*([\w.,+()$-]+)\s*[:+?]?=\s*(.*)", line.split("#")[0])
+        if not match:
+            continue
+        name, words = match.group(1), match.group(2).split()
+        if name in ("DTC_FLAGS", f"DTC_FLAGS_{stem}") and "-@" in words:
+            return True
+        if name.startswith("dtb-"):
+            targets.update(words)
+        elif name.endswith("-dtbs"):
+            composites.setdefault(name[: -len("-dtbs")], []).extend(words)
+    return any(
+        f"{stem}.dtb" in parts and f"{name}.dtb" in targets for name, parts in composites.items()
+    )

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: MIT
+"""What a device tree lacks for the NPU: the smallest set of changes, or a refusal. Pure."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from ..base.errors import UserError
+from ..profile import Board, Clock, Npu
+from .tree import Tree
+
+Value = str | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One property that is to have another value.
+
+    Attributes:
+        path: the node.
+        property: the property's name.
+        before: its value in the base tree: a string, cells, or None where it is absent.
+        after: its new value.
+        labels: (index, label) of those cells in ``after`` that are references to nodes.
+    """
+
+    path: str
+    property: str
+    before: Value | None
+    after: Value
+    labels: tuple[tuple[int, str], ...] = ()
+
+    def after_bytes(self) -> bytes:
+        """Return the new value as it stands in a DTB."""
+        if isinstance(self.after, str):
+            return self.after.encode() + b"\0"
+        return struct.pack(f">{len(self.after)}I", *self.after)
+
+
+def check_identity(tree: Tree, board: Board, what: str) -> None:
+    """Refuse the device tree of another board.
+
+    Args:
+        what: what the tree is, for the error.
+
+    Raises:
+        UserError: the root's ``compatible`` does not name the board.
+    """
+    if board.compatible[0] not in tree.compatible:
+        found = ", ".join(tree.compatible) or "nothing"
+        raise UserError(
+            f"{what} is of another board: board {board.name} is {board.compatible[0]!r}, "
+            f"the tree says {found}",
+            hint="./inv boards lists the boards; --board has to fit the tree",
+        )
+
+
+def plan_changes(tree: Tree, npu: Npu, *, what: str, lacks: tuple[str, ...] = ()) -> list[Change]:
+    """Return the changes that make the tree what the profile wants; empty if it is so already.
+
+    Args:
+        tree: the base tree.
+        npu: what is wanted.
+        what: what the tree is, for errors (``the device tree of Linux 6.1.176``).
+        lacks: what the kernel source was found to lack, in words.
+
+    Raises:
+        UserError: the tree lacks more than properties, or a rate cannot be reached.
+    """
+    if npu.compatible not in tree.strings(npu.node, "compatible"):
+        raise UserError(
+            f"{what} has no NPU at {npu.node} (compatible {npu.compatible!r}): enabling it takes "
+            f"more than device tree.\nmissing: {', '.join(lacks) or npu.kernel_lacks}",
+            hint=f"take Linux {npu.kernel_since} or later: --kernel 6.12",
+        )
+    missing = [name for name in npu.requires if tree.get(npu.node, name) is None]
+    if missing and npu.enabled:
+        raise UserError(
+            f"{what}: node {npu.node} has no {' and no '.join(missing)}",
+            hint=f"take Linux {npu.kernel_since} or later: --kernel 6.12",
+        )
+    changes = []
+    enabled = tree.status(npu.node) in ("okay", "ok")
+    if enabled != npu.enabled:
+        before = tree.strings(npu.node, "status")
+        after = "okay" if npu.enabled else "disabled"
+        changes.append(Change(npu.node, "status", before[0] if before else None, after))
+    if npu.enabled:
+        changes += _rate_changes(tree, npu, what)
+    return changes
+
+
+def rates(tree: Tree, npu: Npu) -> list[tuple[str, int | None]]:
+    """Return each clock's name and the rate in hertz that the tree asks for; None: it asks for none."""
+    node = npu.rates_node or npu.node
+    asked = tree.cells(node, "assigned-clock-rates")
+    try:
+        assigned = [entry[1:] for entry in _references(tree, node, "assigned-clocks", npu.node)]
+    except UserError:
+        assigned = []
+    found: list[tuple[str, int | None]] = []
+    for clock in npu.clocks:
+        at = assigned.index((clock.cell,)) if (clock.cell,) in assigned else len(asked)
+        found.append((clock.name, (asked[at] or None) if at < len(asked) else None))
+    return found
+
+
+def _refuse_unreachable(clock: Clock, rate_hz: int, parent_cell: int | None) -> None:
+    reachable = clock.reachable_hz(parent_cell)
+    # The kernel rounds fractions of a hertz in its own way: 666666666 or 666666667 are both meant.
+    if not reachable or any(abs(rate_hz - other_hz) <= 1 for other_hz in reachable):
+        return
+    near = sorted(reachable, key=lambda other_hz: abs(other_hz - rate_hz))[:6]
+    raise UserError(
+        f"the NPU's clock {clock.name!r} cannot run at {rate_hz} Hz: no parent clock reaches that, "
+        "and the kernel would silently take another rate.\nreachable near it: "
+        f"{', '.join(str(other_hz) for other_hz in sorted(near, reverse=True))} Hz",
+        hint="set one of these in the board's [npu.rates_hz] or the SoC's [[npu.clocks]]",
+    )
+
+
+def _rate_changes(tree: Tree, npu: Npu, what: str) -> list[Change]:
+    node = npu.rates_node or npu.node
+    if node not in tree.nodes:
+        raise UserError(
+            f"{what} has no node {node}, where the NPU's clock rates are assigned",
+            hint=f"take Linux {npu.kernel_since} or later: --kernel 6.12",
+        )
+    if tree.get(node, "assigned-clock-rates-u64") is not None:
+        raise UserError(f"{what}: {node} assigns 64-bit clock rates, which are not supported")
+    assigned = _references(tree, node, "assigned-clocks", what)
+    parents = _references(tree, node, "assigned-clock-parents", what)
+    old_assigned, old_rates = list(assigned), tree.cells(node, "assigned-clock-rates")
+    new_rates = list(old_rates)
+    for clock in npu.clocks:
+        if clock.rate_hz is None:
+            continue
+        wanted = (_provider(tree, npu, clock, what), clock.cell)
+        if wanted not in assigned:
+            assigned.append(wanted)
+        at = assigned.index(wanted)
+        parent = parents[at] if at < len(parents) else ()
+        _refuse_unreachable(clock, clock.rate_hz, parent[1] if len(parent) > 1 else None)
+        new_rates += [0] * (at + 1 - len(new_rates))  # 0: leave that clock alone
+        new_rates[at] = clock.rate_hz
+    changes = []
+    if assigned != old_assigned:
+        before = tuple(cell for entry in old_assigned for cell in entry)
+        after = tuple(cell for entry in assigned for cell in entry)
+        labels: list[tuple[int, str]] = []
+        index = 0
+        for entry in assigned:
+            label = tree.label_of(tree.by_phandle(entry[0]) or "")
+            if label:
+                labels.append((index, label))
+            index += len(entry)
+        changes.append(Change(node, "assigned-clocks", before or None, after, tuple(labels)))
+    if new_rates != old_rates:
+        changes.append(
+            Change(node, "assigned-clock-rates", tuple(old_rates) or None, tuple(new_rates))
+        )
+    return changes
+
+
+def _provider(tree: Tree, npu: Npu, clock: Clock, what: str) -> int:
+    """Return the phandle of the clock controller, from the NPU's own ``clocks``."""
+    names = tree.strings(npu.node, "clock-names")
+    references = _references(tree, npu.node, "clocks", what)
+    if clock.name not in names or names.index(clock.name) >= len(references):
+        raise UserError(
+            f"{what}: node {npu.node} has no clock {clock.name!r} "
+            f"(clock-names: {', '.join(names) or 'none'})",
+            hint="the profile's [[npu.clocks]] and the tree have to agree",
+        )
+    return references[names.index(clock.name)][0]
+
+
+def _references(tree: Tree, path: str, name: str, what: str) -> list[tuple[int, ...]]:
+    """Split a list of clocks into (phandle, arguments...), by each provider's ``#clock-cells``."""
+    words = tree.cells(path, name)
+    found: list[tuple[int, ...]] = []
+    while words:
+        provider = tree.by_phandle(words[0])
+        if words[0] == 0:
+            count = 0  # an empty place
+        elif provider is None:
+            raise UserError(
+                f"{what}: {name} of {path} names phandle {words[0]:#x}, which no node has"
+            )
+        else:
+            count = (tree.cells(provider, "#clock-cells") or [0])[0]
+        found.append(tuple(words[: 1 + count]))
+        words = words[1 + count :]
+    return found

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: MIT
+"""Changes as a device tree overlay, by node path, so that it fits trees with and without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from ..base.process import run
+from .need import Change
+
+
+def overlay_source(changes: Sequence[Change], compatible: str) -> str:
+    """Return the overlay's source (``.dtso``).
+
+    References to nodes are written by label where the base tree has labels; else as its phandles,
+    and the overlay then fits that very tree only.
+    """
+    lines = ["/dts-v1/;", "/plugin/;", "", "/ {", f'\tcompatible = "{compatible}";', "};"]
+    for path, group in groupby(changes, key=lambda change: change.path):
+        lines += ["", f"&{{{path}}} {{"]
+        lines += [f"\t{change.property} = {_value(change)};" for change in group]
+        lines.append("};")
+    return "\n".join(lines) + "\n"
+
+
+def _value(change: Change) -> str:
+    if isinstance(change.after, str):
+        return f'"{change.after}"'
+    labels = dict(change.labels)
+    words = (
+        f"&{labels[index]}" if index in labels else str(cell)
+        for index, cell in enumerate(change.after)
+    )
+    return f"<{' '.join(words)}>"
+
+
+def compile_overlay(source: str, target: Path) -> None:
+    """Compile an overlay to a ``.dtbo``."""
+    run(["dtc", "-q", "-I", "dts", "-O", "dtb", "-o", target, "-"], stdin=source.encode())
+
+
+def merge(base: Path, overlay: Path, target: Path) -> None:
+    """Apply an overlay to a DTB on the host."""
+    run(["fdtoverlay", "-i", base, "-o", target, overlay])

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: MIT
+"""Whether a kernel's driver knows the NPU: by looking into its source, or by its series."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ..kernel.distribution import series_key
+from ..profile import Board, Npu, load_soc
+
+
+def lacking(tree: Path, npu: Npu) -> tuple[str, ...]:
+    """Return what a kernel source tree lacks for the NPU, in words; empty if it has everything.
+
+    Only files that are there can be looked into; where the tree has no such file, its need counts as
+    unmet.
+    """
+    missing = []
+    for need in npu.kernel_needs:
+        file = tree / need.file
+        if not file.is_file() or not re.search(
+            need.text, file.read_text(encoding="utf-8", errors="replace")
+        ):
+            missing.append(need.what)
+    return tuple(missing)
+
+
+def series_supports(series: str, npu: Npu) -> bool:
+    """Whether a kernel series (``6.12``) is new enough for the NPU."""
+    return series_key(series)[:2] >= series_key(npu.kernel_since)
+
+
+def verdict(
+    board: Board, npu: Npu | None, *, series: str | None, lacks: tuple[str, ...] | None
+) -> tuple[bool, str]:
+    """Return whether the NPU will work with this kernel, and why, in words.
+
+    Args:
+        board: the board.
+        npu: its NPU with the board's settings; None if it has none.
+        series: the kernel's series; None if it is not known.
+        lacks: what its source was found to lack; None where there is no source to look into.
+    """
+    if npu is None:
+        return False, f"{load_soc(board.soc).title} has no NPU"
+    if not npu.enabled:
+        return False, "the profile switches the NPU off"
+    mesa = f"Mesa {npu.mesa_since} or later"
+    if lacks:
+        return False, f"{npu.driver} of this kernel will not work: it lacks {', '.join(lacks)}"
+    if lacks is not None:
+        return True, f"{npu.driver} of this kernel knows the NPU; Teflon needs {mesa}"
+    if series is None:
+        return True, f"needs Linux {npu.kernel_since} or later (a DTB does not tell) and {mesa}"
+    if not series_supports(series, npu):
+        return (
+            False,
+            f"Linux {series} lacks {npu.kernel_lacks}; it takes {npu.kernel_since} or later",
+        )
+    return True, f"Linux {series} knows the NPU ({npu.kernel_since} or later); Teflon needs {mesa}"
