@@ -98,6 +98,57 @@ def board(_: Context, name: str, json: bool = False) -> None:
         print_text(describe.board_text(name))
 
 
+# --- device trees ----------------------------------------------------------------------------
+
+
+@task(
+    help={
+        "board": _BOARD,
+        "kernel": _KERNEL,
+        "base-dtb": "start from this DTB in place of the kernel's source",
+        "overlay": "keep the changes beside the DTB as a .dtbo too",
+        "output": "folder for the result (default: build/BOARD/KERNEL)",
+        "dry-run": "say what would be built; write nothing",
+        "json": _JSON,
+    }
+)
+def build_dts(
+    _: Context,
+    board: str,
+    kernel: str = "",
+    base_dtb: str = "",
+    overlay: bool = False,
+    output: str = "",
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Build a board's device tree, with what its NPU lacks. Example: ./inv build-dts --board vim3."""
+    from pathlib import Path
+
+    from bsp.base.output import print_json, print_text
+    from bsp.dts import build
+    from bsp.profile import load_board
+
+    profile = load_board(board)
+    base = Path(base_dtb) if base_dtb else None
+    if base is None and profile.dts is None:
+        from images.virtual.base_dtb import base_dtb as dtb_of_qemu
+
+        base = dtb_of_qemu(profile)
+    result = build.build_dts(
+        profile,
+        kernel=kernel or None,
+        base_dtb=base,
+        target_dir=Path(output) if output else build.default_target(profile, kernel or None, base),
+        keep_overlay=overlay,
+        dry_run=dry_run,
+    )
+    if json:
+        print_json(result.as_json())
+    else:
+        print_text(result.text())
+
+
 # --- developers ------------------------------------------------------------------------------
 
 
@@ -134,4 +185,4 @@ def _tool(context: Context, module: str, *arguments: str) -> None:
         raise Exit(code=result.exited)
 
 
-namespace = Collection(boards, board, lint, test)
+namespace = Collection(boards, board, build_dts, lint, test)

@@ -14,7 +14,7 @@ from ..base.errors import UserError
 from ..base.process import ToolFailedError
 from ..kernel.distribution import series_named
 from ..profile import Board, Npu, load_soc, npu_of
-from ..source import kernel_tree
+from ..source import kernel_tree, label
 from .compile import compile_dts
 from .need import Change, check_identity, plan_changes, rates
 from .overlay import compile_overlay, merge, overlay_source
@@ -47,6 +47,7 @@ class DtsResult:
         kernel: the kernel source as it was named; None for a DTB of unknown kernel.
         origin: what the base tree was made of, exactly.
         dtb: the file; not written in a dry run.
+        dry_run: whether this only says what would be built.
         overlay: the ``.dtbo`` beside it, where it was asked for and there is a change.
         sha256: of the DTB.
     """
@@ -59,6 +60,7 @@ class DtsResult:
     changes: tuple[Change, ...]
     npu: NpuReport
     sha256: str
+    dry_run: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Return the document that ``--json`` prints."""
@@ -87,6 +89,7 @@ class DtsResult:
                 "why": npu.why,
             },
             "sha256": self.sha256,
+            "dry_run": self.dry_run,
         }
 
     def text(self) -> str:
@@ -103,7 +106,7 @@ class DtsResult:
             )
             lines.append(f"NPU      {npu.node}, {npu.status}; asks for {clocks or 'no rate'}")
         lines.append(f"works    {'yes' if npu.supported else 'no'}: {npu.why}")
-        lines.append(f"DTB      {self.dtb}")
+        lines.append(f"DTB      {self.dtb}{' (dry run: not written)' if self.dry_run else ''}")
         if self.overlay:
             lines.append(f"overlay  {self.overlay}")
         lines.append(f"sha256   {self.sha256}")
@@ -186,7 +189,14 @@ def build_dts(
         changes=tuple(changes),
         npu=_report(after, npu, supported, why),
         sha256=hashlib.sha256(blob).hexdigest(),
+        dry_run=dry_run,
     )
+
+
+def default_target(board: Board, kernel: str | None, base_dtb: Path | None) -> Path:
+    """Return ``build/<board>/<kernel>``: where results go if nothing else is said."""
+    name = "base-dtb" if base_dtb is not None else label(kernel or board.kernel)
+    return Path("build") / board.name / name
 
 
 def _change(
