@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: MIT
+"""Judges what the runner found: pure, from its JSON to one verdict.
+
+A row passes only with all of: the delegate loaded, took at least the demanded share of operations (by its
+own log) and ran; its output is alive; its top class and scores are those of the CPU's plain kernels and of
+the answer on file. What is absent is ``skip``, with the reason; a run on the CPU under another name is
+``fail``.
+"""
+
+from __future__ import annotations
+
+import base64
+import statistics
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .delegation import parse_log
+
+TOP = 5
+# label_image.cc and get_top_n.h: what it prints, and what is too small to print.
+THRESHOLD = 0.001
+# Kernels round differently: seen 0.76-0.81 for one class of one model on CPU, GPU and NPU paths.
+MAX_ABS_DIFF = 0.1
+NO_DEVICE = "no NPU device"
+_REFERENCE = "cpu-reference"
+_CPU = ("cpu", _REFERENCE)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The answer on file for one model and one image.
+
+    Attributes:
+        top: (class index, score), best first.
+        tolerance: how far a score may be from the one on file, 0..1.
+    """
+
+    top: tuple[tuple[int, float], ...]
+    tolerance: float = MAX_ABS_DIFF
+
+
+def scores(output: dict[str, Any]) -> NDArray[np.float64]:
+    """Return the scores of all classes, 0..1, as label_image computes them: q/255, (q+128)/256.
+
+    Args:
+        output: the runner's ``output`` record.
+    """
+    raw = zlib.decompress(base64.b64decode(output["data"]))
+    values = np.frombuffer(raw, np.dtype(output["dtype"])).ravel()
+    if values.dtype == np.uint8:
+        return values / 255.0
+    if values.dtype == np.int8:
+        return (values.astype(np.float64) + 128) / 256.0
+    return values.astype(np.float64)
+
+
+def top_classes(
+    values: NDArray[np.float64], labels: Sequence[str], *, count: int = TOP
+) -> list[dict[str, Any]]:
+    """Return the best classes above the threshold, best first; the higher index first on a tie."""
+    order = sorted(range(len(values)), key=lambda index: (-values[index], -index))
+    return [
+        {
+            "index": index,
+            "label": labels[index] if index < len(labels) else "",
+            "score": round(float(values[index]), 6),
+        }
+        for index in order[:count]
+        if values[index] >= THRESHOLD
+    ]
+
+
+def lifeless(output: dict[str, Any]) -> str:
+    """Say what is wrong with an output that no working model gives, or return an empty string."""
+    raw = zlib.decompress(base64.b64decode(output["data"]))
+    values = np.frombuffer(raw, np.dtype(output["dtype"])).ravel()
+    if not np.all(np.isfinite(values)):
+        return "the output holds numbers that are not finite"
+    if values.size > 1 and np.all(values == values[0]):
+        value = values[0]
+        if value == 0:
+            return "the output is all zeros"
+        limits = np.iinfo(values.dtype) if np.issubdtype(values.dtype, np.integer) else None
+        saturated = limits is not None and value in (limits.min, limits.max)
+        return f"the output is {'saturated: ' if saturated else ''}all {value}"
+    return ""
+
+
+def latency(runs_ms: Sequence[float]) -> dict[str, Any]:
+    """Return median, 95th percentile (nearest rank), minimum, maximum in ms, and the count."""
+    ordered = sorted(runs_ms)
+    return {
+        "median": round(statistics.median(ordered), 3),
+        "p95": round(ordered[-(-len(ordered) * 95 // 100) - 1], 3),
+        "min": round(ordered[0], 3),
+        "max": round(ordered[-1], 3),
+        "n": len(ordered),
+    }
+
+
+def judge(
+    facts: dict[str, Any],
+    labels: Sequence[str],
+    expected: Expected | None,
+    *,
+    min_delegated_share: float,
+) -> list[dict[str, Any]]:
+    """Return one result a delegate, as in the command line's contract.
+
+    Args:
+        facts: the runner's document.
+        expected: the answer on file; None where there is none, so that only the reference counts.
+        min_delegated_share: share of the model's operations that a delegate must take, 0..1.
+    """
+    reference = next(
+        (
+            scores(row["output"])
+            for row in facts["results"]
+            if row["delegate"] == _REFERENCE and "output" in row and not lifeless(row["output"])
+        ),
+        None,
+    )
+    return [
+        _judge_row(row, facts, labels, expected, reference, min_delegated_share)
+        for row in facts["results"]
+    ]
+
+
+def verdict(results: Sequence[dict[str, Any]]) -> str:
+    """Return ``pass``, ``fail`` or ``skip`` for all rows.
+
+    pass: no row failed, and at least one ran that was asked for; skip: of those asked for none could run.
+    """
+    asked = [row for row in results if not row.get("implied")]
+    if any(row["status"] == "fail" for row in results):
+        return "fail"
+    return "pass" if any(row["status"] == "pass" for row in asked) else "skip"
+
+
+def _judge_row(
+    row: dict[str, Any],
+    facts: dict[str, Any],
+    labels: Sequence[str],
+    expected: Expected | None,
+    reference: NDArray[np.float64] | None,
+    min_delegated_share: float,
+) -> dict[str, Any]:
+    on_cpu = row["delegate"] in _CPU
+    log = parse_log(row.get("log", ""))
+    result: dict[str, Any] = {
+        "delegate": row["delegate"],
+        "status": "fail",
+        "reason": "",
+        "top": [],
+        "latency_ms": None,
+        "first_ms": None,
+        "prepare_ms": None,
+        "delegated_ops": None if on_cpu else log.operations,
+        "total_ops": facts["total_ops"],
+        "driver": log.driver,
+        "max_abs_diff": None,
+    }
+    if "error" in row:
+        result["status"], result["reason"] = _why_not(row, facts)
+        return result
+
+    values = scores(row["output"])
+    result |= {
+        "top": top_classes(values, labels),
+        "latency_ms": latency(row["runs_ms"]),
+        "first_ms": round(row["first_ms"], 3),
+        "prepare_ms": round(row["prepare_ms"], 3),
+    }
+    if reference is not None and reference.shape == values.shape:
+        result["max_abs_diff"] = round(float(np.max(np.abs(values - reference))), 6)
+    problems = [
+        lifeless(row["output"]),
+        "" if on_cpu else _not_delegated(row, facts["total_ops"], min_delegated_share),
+        _unlike_reference(row, values, reference, labels),
+        _unlike_expected(values, labels, expected),
+    ]
+    result["reason"] = "; ".join(problem for problem in problems if problem)
+    result["status"] = "fail" if result["reason"] else "pass"
+    return result
+
+
+def _why_not(row: dict[str, Any], facts: dict[str, Any]) -> tuple[str, str]:
+    """Status and reason of a row that did not run to its end."""
+    stage, message = row["error"]["stage"], row["error"]["message"]
+    if row["delegate"] in _CPU:
+        return "fail", message
+    devices = facts["npu_devices"]
+    usable = [device for device in devices if any(core["npu"] for core in device["cores"])]
+    log = parse_log(row.get("log", ""))
+    # A library that cannot even be loaded is broken, whether there is a device or not.
+    if row["delegate"] == "teflon" and not usable and (stage != "delegate" or log.no_device):
+        return _without_npu(devices)
+    if stage == "library":
+        return ("skip" if row["delegate"] == "teflon" else "fail"), message
+    if log.no_device:
+        nodes = ", ".join(device["node"] for device in usable)
+        return "fail", f"the delegate finds no device, although {nodes} is there"
+    if stage == "delegate":
+        said = _last_line(row.get("log", ""))
+        return "fail", f"the delegate does not load: {said or message}"
+    if log.driver:
+        done = f"after it compiled {len(log.compiled_ms)} of {len(log.graphs)} graphs"
+        return "fail", f"{message} (driver {log.driver}, {done})"
+    return "fail", message
+
+
+def _without_npu(devices: Sequence[dict[str, Any]]) -> tuple[str, str]:
+    """Status and reason where the kernel shows no NPU; ``devices`` are nodes without one."""
+    for device in devices:
+        if device["error"]:
+            return "fail", (
+                f"{device['node']} ({device['driver']}) cannot be opened: {device['error']}; "
+                "the user must be in the group render"
+            )
+    if not devices:
+        return "skip", NO_DEVICE
+    nodes = ", ".join(f"{device['node']} ({device['driver']})" for device in devices)
+    models = sorted({f"GC{core['model']:x}" for device in devices for core in device["cores"]})
+    # Linux drivers/gpu/drm/etnaviv/etnaviv_gpu.c gives up a core that reads model 0.
+    found = "no core that is an NPU, only " + ", ".join(models) if models else "no core"
+    return "skip", f"{NO_DEVICE}: the kernel's driver found {found} behind {nodes}"
+
+
+def _not_delegated(row: dict[str, Any], total_ops: int, min_share: float) -> str:
+    log = parse_log(row["log"])
+    if row["delegate"] != "teflon" and log.driver is None and not log.graphs:
+        # Another delegate's log has another form: that it loaded is all we know.
+        return ""
+    if log.driver is None:
+        return "the delegate named no driver: it ran on the CPU"
+    if not log.operations:
+        return f"the delegate ({log.driver}) took no operation: the model ran on the CPU"
+    if not log.invocations:
+        return f"the delegate ({log.driver}) compiled {log.operations} operations and ran none"
+    if log.operations < min_share * total_ops:
+        refused = ", ".join(f"{name} x{count}" for name, count in log.unsupported)
+        return (
+            f"only {log.operations} of {total_ops} operations were delegated, expected at least "
+            f"{min_share:.0%}" + (f"; refused: {refused}" if refused else "")
+        )
+    return ""
+
+
+def _unlike_reference(
+    row: dict[str, Any],
+    values: NDArray[np.float64],
+    reference: NDArray[np.float64] | None,
+    labels: Sequence[str],
+) -> str:
+    if row["delegate"] == _REFERENCE:
+        return ""
+    if reference is None:
+        return f"there is no result of {_REFERENCE} to compare with"
+    if reference.shape != values.shape:
+        return f"{values.size} outputs, but {_REFERENCE} has {reference.size}"
+    difference = float(np.max(np.abs(values - reference)))
+    found, wanted = int(np.argmax(values)), int(np.argmax(reference))
+    if values[found] != values[wanted]:
+        return f"top class is {_named(found, labels)}, {_REFERENCE} says {_named(wanted, labels)}"
+    if difference > MAX_ABS_DIFF:
+        return f"differs from {_REFERENCE} by up to {difference:.3f}, allowed are {MAX_ABS_DIFF}"
+    return ""
+
+
+def _unlike_expected(
+    values: NDArray[np.float64], labels: Sequence[str], expected: Expected | None
+) -> str:
+    if expected is None:
+        return ""
+    found, (wanted, _) = int(np.argmax(values)), expected.top[0]
+    if wanted >= values.size:
+        return f"the answer on file is class {wanted}, the model has {values.size} classes"
+    if values[found] != values[wanted]:
+        return f"top class is {_named(found, labels)}, expected {_named(wanted, labels)}"
+    for index, score in expected.top:
+        if abs(values[index] - score) > expected.tolerance:
+            return (
+                f"{_named(index, labels)} has score {values[index]:.6g}, expected {score:.6g} "
+                f"within {expected.tolerance:g}"
+            )
+    return ""
+
+
+def _named(index: int, labels: Sequence[str]) -> str:
+    return f"{index} {labels[index]}" if index < len(labels) else str(index)
+
+
+def _last_line(log: str) -> str:
+    lines = [line for line in log.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else ""

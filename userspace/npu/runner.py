@@ -1,0 +1,378 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Runs one image through one model with each delegate, and prints the bare facts as JSON.
+
+This is what runs on a board. It needs only the standard library, numpy, a TFLite runtime and
+``preprocess.py`` beside it; it judges nothing. By hand, on a board:
+
+    python3 runner.py --model M.tflite --image I.bmp --delegate cpu --delegate teflon
+
+Each delegate runs in a process of its own, forked after the slow imports: one that crashes or hangs
+is a result, not the end. In a payload (``bin/runner.py``) the packages are in ``../site`` and the
+libraries in ``../lib``; elsewhere Python's own path is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import ctypes
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import signal
+import struct
+import sys
+import tempfile
+import time
+import traceback
+import zlib
+from pathlib import Path
+from typing import Any
+
+FORMAT = 1
+HERE = Path(__file__).absolute().parent
+ROOT = HERE.parent
+IS_PAYLOAD = HERE.name == "bin" and (ROOT / "site").is_dir()
+TEFLON_PLACES = (ROOT / "lib" / "libteflon.so", Path("/usr/lib/teflon/libteflon.so"))
+RUNTIMES = ("ai_edge_litert", "tflite_runtime")
+
+# What the processes of the delegates may print, at most, before it is cut (bytes).
+LOG_LIMIT_BYTES = 1 << 20
+
+# Linux include/uapi/drm/etnaviv_drm.h: DRM_IOWR(DRM_COMMAND_BASE + DRM_ETNAVIV_GET_PARAM,
+# struct drm_etnaviv_param { __u32 pipe, param; __u64 value; }), and its ETNAVIV_PARAM_GPU_*.
+ETNAVIV_GET_PARAM = (3 << 30) | (16 << 16) | (ord("d") << 8) | 0x40
+ETNAVIV_PARAM = {"model": 0x01, "revision": 0x02, "product_id": 0x1C, "customer_id": 0x1D}
+ETNAVIV_PIPES = 4
+# Linux drivers/gpu/drm/etnaviv/etnaviv_hwdb.c: the NPUs are all GC8000.
+NPU_MODEL = 0x8000
+
+
+class StageError(Exception):
+    """Something that the caller is to read: the stage in which it went wrong, and what."""
+
+    def __init__(self, stage: str, message: str) -> None:
+        super().__init__(message)
+        self.stage = stage
+
+
+# --- set-up ----------------------------------------------------------------------------------
+
+
+def use_payload() -> None:
+    """Put the payload's packages first, and load its libraries, so that the system's are not needed."""
+    # A generation is not to change: compiled Python goes elsewhere.
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    sys.pycache_prefix = str(cache / "npu-bsp" / "pycache")
+    sys.path.insert(0, str(HERE))
+    if not IS_PAYLOAD:
+        return
+    wanted = json.loads((ROOT / "manifest.json").read_text(encoding="utf-8"))["python"]
+    found = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if found != wanted:
+        raise StageError("set-up", f"the payload is for Python {wanted}, this is Python {found}")
+    sys.path.insert(0, str(ROOT / "site"))
+    missing = sorted((ROOT / "lib").glob("*.so.*"))
+    problem = ""
+    for _ in range(len(missing)):  # they need each other: as many rounds as it takes
+        for path in list(missing):
+            try:
+                ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+                missing.remove(path)
+            except OSError as error:
+                problem = str(error)
+    if missing:
+        raise StageError("set-up", f"cannot load {missing[0].name}: {problem}")
+
+
+def load_runtime() -> tuple[Any, str]:
+    """Return the TFLite interpreter module that is there, and its name and version."""
+    import importlib
+    import importlib.metadata
+
+    problems = []
+    for name in RUNTIMES:
+        try:
+            module = importlib.import_module(f"{name}.interpreter")
+        except ImportError as error:
+            problems.append(f"{name}: {error}")
+            continue
+        package = name.replace("_", "-")
+        try:
+            return module, f"{package} {importlib.metadata.version(package)}"
+        except importlib.metadata.PackageNotFoundError:
+            return module, package
+    raise StageError("runtime", "no TFLite runtime can be imported; " + "; ".join(problems))
+
+
+def npu_devices() -> list[dict[str, Any]]:
+    """List device nodes whose kernel driver drives NPUs, and the cores behind them."""
+    found = []
+    entries = [*Path("/sys/class/drm").glob("renderD*"), *Path("/sys/class/accel").glob("accel*")]
+    for entry in sorted(entries):
+        driver = (entry / "device" / "driver").resolve().name
+        accel = entry.name.startswith("accel")
+        if not accel and driver != "etnaviv":
+            continue
+        node = f"/dev/{'accel' if accel else 'dri'}/{entry.name}"
+        device: dict[str, Any] = {"node": node, "driver": driver, "error": None, "cores": []}
+        try:
+            handle = os.open(node, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            device["error"] = error.strerror
+        else:
+            device["cores"] = [{"pipe": 0, "npu": True}] if accel else etnaviv_cores(handle)
+            os.close(handle)
+        found.append(device)
+    return found
+
+
+def etnaviv_cores(handle: int) -> list[dict[str, Any]]:
+    """Ask the kernel's driver which cores it has found behind an open render node."""
+    cores = []
+    for pipe in range(ETNAVIV_PIPES):
+        core: dict[str, Any] = {"pipe": pipe}
+        for name, number in ETNAVIV_PARAM.items():
+            request = bytearray(struct.pack("<IIQ", pipe, number, 0))
+            try:
+                fcntl.ioctl(handle, ETNAVIV_GET_PARAM, request)
+            except OSError:
+                continue
+            core[name] = struct.unpack("<IIQ", request)[2]
+        if "model" in core:
+            cores.append(core | {"npu": core["model"] == NPU_MODEL})
+    return cores
+
+
+def count_operations(model: bytes) -> int:
+    """Return the number of operators in the model's main graph, read from the FlatBuffer itself.
+
+    Slots as in TensorFlow's schema.fbs: Model.subgraphs is 2, SubGraph.operators is 3.
+    """
+
+    def follow(table: int, slot: int) -> int:
+        (back,) = struct.unpack_from("<i", model, table)
+        size, field = 0, 0
+        (size,) = struct.unpack_from("<H", model, table - back)
+        if 4 + 2 * slot < size:
+            (field,) = struct.unpack_from("<H", model, table - back + 4 + 2 * slot)
+        if not field:
+            raise StageError("model", "the model has no graph, or the graph no operators")
+        (away,) = struct.unpack_from("<I", model, table + field)
+        return int(table + field + away)
+
+    if model[4:8] != b"TFL3":
+        raise StageError("model", f"not a .tflite file: bytes 4-7 are {model[4:8]!r}, not b'TFL3'")
+    try:
+        graphs = follow(struct.unpack_from("<I", model)[0], 2)
+        (away,) = struct.unpack_from("<I", model, graphs + 4)
+        operators = follow(graphs + 4 + away, 3)
+        (count,) = struct.unpack_from("<I", model, operators)
+    except struct.error as error:
+        raise StageError("model", f"the model file is cut short or broken ({error})") from error
+    return int(count)
+
+
+# --- one delegate, in a process of its own ---------------------------------------------------
+
+
+def parse_delegate(text: str) -> tuple[str, str | None, dict[str, str]]:
+    """Split ``PATH:key=value;key=value`` into kind, library and options."""
+    if text in ("cpu", "cpu-reference"):
+        return text, None, {}
+    if text == "teflon":
+        library = next((str(place) for place in TEFLON_PLACES if place.exists()), None)
+        return "external", library, {}
+    library, _, rest = text.partition(":")
+    words = [word for word in rest.split(";") if word]
+    if any("=" not in word for word in words):
+        raise StageError("arguments", f"delegate options are key=value;key=value, not {rest!r}")
+    return "external", library, {key: value for key, _, value in (w.partition("=") for w in words)}
+
+
+def run_delegate(module: Any, job: argparse.Namespace, model: bytes, pixels: Any,
+                 delegate: str) -> dict[str, Any]:  # fmt: skip
+    """Run the model once, then up to ``job.runs`` times within ``job.budget`` seconds."""
+    import numpy
+    import preprocess  # type: ignore[import-not-found]
+
+    kind, library, options = parse_delegate(delegate)
+    arguments: dict[str, Any] = {"model_content": model, "num_threads": job.threads}
+    if kind != "cpu":
+        # Without this, XNNPACK takes what the delegate leaves, and changes the reference's numbers.
+        arguments["experimental_op_resolver_type"] = (
+            module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        )
+    start = time.perf_counter()
+    if kind == "external":
+        try:
+            arguments["experimental_delegates"] = [module.load_delegate(library, options)]
+        except (ValueError, OSError, RuntimeError) as error:
+            raise StageError("delegate", str(error).strip() or repr(error)) from error
+    try:
+        interpreter = module.Interpreter(**arguments)
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise StageError("model", str(error).strip() or repr(error)) from error
+    prepare_ms = (time.perf_counter() - start) * 1000
+
+    source = interpreter.get_input_details()[0]
+    _, height, width, _ = (int(size) for size in source["shape"])
+    resized = preprocess.resize_bilinear(
+        pixels, height, width, fused=preprocess.fuses_multiply_add()
+    )
+    image = preprocess.to_input(resized, numpy.dtype(source["dtype"]))
+    interpreter.set_tensor(source["index"], image[None])
+
+    start = time.perf_counter()
+    interpreter.invoke()
+    first_ms = (time.perf_counter() - start) * 1000
+    runs_ms: list[float] = []
+    deadline = time.perf_counter() + job.budget
+    while len(runs_ms) < job.runs and (not runs_ms or time.perf_counter() < deadline):
+        start = time.perf_counter()
+        interpreter.invoke()
+        runs_ms.append((time.perf_counter() - start) * 1000)
+
+    sink = interpreter.get_output_details()[0]
+    output = interpreter.get_tensor(sink["index"])
+    scale, zero_point = sink["quantization"]
+    return {
+        "prepare_ms": prepare_ms,
+        "first_ms": first_ms,
+        "runs_ms": runs_ms,
+        "input": {
+            "shape": [int(size) for size in source["shape"]],
+            "dtype": image.dtype.name,
+            "sha256": hashlib.sha256(image.tobytes()).hexdigest(),
+        },
+        "output": {
+            "shape": [int(size) for size in output.shape],
+            "dtype": output.dtype.name,
+            "scale": float(scale),
+            "zero_point": int(zero_point),
+            "data": base64.b64encode(zlib.compress(output.tobytes())).decode(),
+        },
+    }
+
+
+def in_child(work: Any, timeout_s: float) -> dict[str, Any]:
+    """Return what ``work()`` returns, from a forked process: with its output, however it ends."""
+    with tempfile.TemporaryFile() as log, tempfile.TemporaryFile() as answer:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                os.dup2(log.fileno(), 1)
+                os.dup2(log.fileno(), 2)
+                signal.setitimer(signal.ITIMER_REAL, timeout_s)  # ends us inside C code, too
+                try:
+                    result = work()
+                except StageError as error:
+                    result = {"error": {"stage": error.stage, "message": str(error)}}
+                except Exception as error:
+                    traceback.print_exc()
+                    result = {"error": {"stage": "run", "message": f"{error!r}"}}
+                os.write(answer.fileno(), json.dumps(result).encode())
+                code = 0
+            finally:
+                # Not exit(): delegates are known to crash while they are taken down.
+                os._exit(code)
+        _, status = os.waitpid(child, 0)
+        answer.seek(0)
+        content = answer.read()
+        size = log.seek(0, os.SEEK_END)
+        log.seek(max(0, size - LOG_LIMIT_BYTES))
+        text = log.read().decode(errors="replace")
+    if content and not os.WIFSIGNALED(status):
+        facts: dict[str, Any] = json.loads(content)
+    elif os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM:
+        facts = {"error": {"stage": "time", "message": f"did not end within {timeout_s:g} s"}}
+    elif os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        name = signal.Signals(number).name
+        facts = {"error": {"stage": "crash", "message": f"crashed with {name}"}, "signal": number}
+    else:
+        facts = {"error": {"stage": "crash", "message": f"ended with status {status}"}}
+    facts["log"] = text
+    return facts
+
+
+# --- the whole -------------------------------------------------------------------------------
+
+
+def run(job: argparse.Namespace) -> dict[str, Any]:
+    """Run all delegates and return the facts."""
+    import numpy
+    import preprocess
+
+    model = Path(job.model).read_bytes()
+    image = Path(job.image).read_bytes()
+    try:
+        pixels = preprocess.decode_bmp(image)
+    except preprocess.ImageError as error:
+        raise StageError("image", f"{job.image}: {error}") from error
+    operations = count_operations(model)
+    module, runtime = load_runtime()
+    results = []
+    for delegate in job.delegate:
+        sys.stderr.write(f"running {delegate}\n")
+        kind, library, _ = parse_delegate(delegate)
+        facts: dict[str, Any] = {"delegate": delegate, "library": library}
+        if kind == "external" and (library is None or not Path(library).exists()):
+            message = f"{library or 'libteflon.so'} is not there"
+            facts |= {"error": {"stage": "library", "message": message}, "log": ""}
+        else:
+            facts |= in_child(
+                lambda name=delegate: run_delegate(module, job, model, pixels, name), job.timeout
+            )
+        results.append(facts)
+    return {
+        "format": FORMAT,
+        "runtime": runtime,
+        "python": platform.python_version(),
+        "numpy": numpy.__version__,
+        "machine": platform.machine(),
+        "kernel": platform.release(),
+        "threads": job.threads,
+        "model_sha256": hashlib.sha256(model).hexdigest(),
+        "image_sha256": hashlib.sha256(image).hexdigest(),
+        "total_ops": operations,
+        "npu_devices": npu_devices(),
+        "results": results,
+    }
+
+
+def main() -> int:
+    """Parse, run, print; 0 when there is a JSON document with results, 1 with only an error."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--model", required=True, help=".tflite file")
+    parser.add_argument("--image", required=True, help="BMP file")
+    parser.add_argument("--delegate", action="append", required=True,
+                        help="cpu, cpu-reference, teflon or PATH[:key=value;...]; repeatable")  # fmt: skip
+    parser.add_argument("--runs", type=int, default=50, help="measured runs at most")
+    parser.add_argument("--budget", type=float, default=20, help="seconds of measured runs")
+    parser.add_argument("--timeout", type=float, default=300, help="seconds for one delegate")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads")
+    job = parser.parse_args()
+    # Mesa src/gallium/frontends/teflon: the delegate then says what it took; read before it loads.
+    os.environ.setdefault("TEFLON_DEBUG", "verbose")
+    try:
+        use_payload()
+        document = run(job)
+    except StageError as error:
+        document = {"format": FORMAT, "error": {"stage": error.stage, "message": str(error)}}
+    except OSError as error:
+        document = {"format": FORMAT, "error": {"stage": "files", "message": str(error)}}
+    json.dump(document, sys.stdout)
+    sys.stdout.write("\n")
+    return 1 if "error" in document else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

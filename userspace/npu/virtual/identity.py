@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: MIT
+"""Which NPU is emulated: one file an NPU in ``identities/``, read strictly."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from bsp.base.errors import UserError, nearest
+
+IDENTITIES_DIR = Path(__file__).parent / "identities"
+
+Word = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
+Count = Annotated[int, Meta(ge=1, le=16)]
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An NPU as the driver and Mesa tell it from others, and what its units are.
+
+    Attributes:
+        chip_date: register 0x28; any date will do, the driver only prints it.
+        nn_generation: 7 decodes zero-run-length coefficients, 8 Huffman coefficients.
+        max_zrl_bits: widest run field that the coefficient decoder takes.
+    """
+
+    format: Literal[1]
+    name: str
+    title: str
+    model: Word
+    revision: Word
+    product_id: Word
+    customer_id: Word
+    eco_id: Word
+    chip_date: Word
+    nn_generation: Literal[7, 8]
+    nn_cores: Count
+    tp_cores: Count
+    max_zrl_bits: Annotated[int, Meta(ge=0, le=8)]
+
+
+def identity_names() -> list[str]:
+    """Names of the NPUs that can be emulated, sorted."""
+    return sorted(path.stem for path in IDENTITIES_DIR.glob("*.toml"))
+
+
+def load_identity(name: str) -> Identity:
+    """Return an NPU by its name.
+
+    Raises:
+        UserError: there is no such NPU, or its file is broken.
+    """
+    known = identity_names()
+    if name not in known:
+        raise UserError(
+            f"no virtual NPU {name!r}{nearest(name, known)}",
+            hint=f"there are: {', '.join(known)}",
+        )
+    return read_identity(IDENTITIES_DIR / f"{name}.toml")
+
+
+@functools.cache
+def read_identity(path: Path) -> Identity:
+    """Return the NPU in a file.
+
+    Raises:
+        UserError: the file cannot be read, or is not what it should be.
+    """
+    try:
+        identity = msgspec.toml.decode(path.read_bytes(), type=Identity, strict=True)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise UserError(f"{path}: {error}") from error
+    if identity.name != path.stem:
+        raise UserError(f"{path}: name is {identity.name!r}, but the file is {path.name!r}")
+    return identity
