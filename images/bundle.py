@@ -64,7 +64,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """``manifest.json``.
 
     Attributes:
-        generation: first 12 hexadecimal digits of the SHA-256 over all that decides what runs.
+        generation: first 12 hexadecimal digits of the SHA-256 over all the rest.
         compatible: root ``compatible`` strings of the board this is for, most specific first.
         cmdline: kernel command line; None takes the running one of the board.
         inputs: name and version of what it was made from.
@@ -238,9 +238,9 @@ def describe(
 
 
 def generation_of(manifest: Manifest) -> str:
-    """Return the generation: a hash over all of the manifest that decides what runs on the board."""
-    decisive = msgspec.structs.replace(manifest, generation="", inputs={})
-    return hashlib.sha256(encode(decisive)).hexdigest()[:GENERATION_DIGITS]
+    """Return the generation: a hash over all of the manifest, but the generation itself."""
+    nameless = msgspec.structs.replace(manifest, generation="")
+    return hashlib.sha256(encode(nameless)).hexdigest()[:GENERATION_DIGITS]
 
 
 def encode(manifest: Manifest) -> bytes:

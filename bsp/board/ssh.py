@@ -46,6 +46,10 @@ class UnreachableError(InfrastructureError):
     """Nothing answers at the host's address, or it does not speak SSH (yet)."""
 
 
+class NotLetInError(UserError):
+    """The host does not accept any of our keys."""
+
+
 class ConnectionLostError(InfrastructureError):
     """The connection broke while it was in use."""
 
@@ -253,8 +257,8 @@ def connect(host: Host, *, timeout_s: float = 15, accept_new_key: bool = False) 
 
     Raises:
         UnreachableError: nothing answers there.
-        UserError: the host's key is unknown or another than the remembered one, or no key of ours is
-            let in.
+        NotLetInError: no key of ours is accepted.
+        UserError: the host's key is unknown, or another than the remembered one.
     """
     deadline = time.monotonic() + timeout_s
     under, sock = _reach(host, timeout_s=timeout_s, accept_new_key=accept_new_key)
@@ -463,7 +467,7 @@ def _log_in(transport: paramiko.Transport, host: Host) -> None:
         if transport.is_authenticated():
             return
     keys = f"tried {', '.join(tried)}" if tried else "there is no key to try"
-    raise UserError(
+    raise NotLetInError(
         f"{host.user}@{host.name} ({host.address}:{host.port}) lets none of our keys in: {keys}",
         hint=f"ssh-copy-id -p {host.port} {host.user}@{host.address}, or set identity_file "
         "in the inventory",

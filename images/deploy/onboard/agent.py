@@ -59,6 +59,9 @@ def _answer(board: Board, request: Record, frames: Frames) -> Record:
         return discard(board, request)
     if what == "arm":
         return _arm(board, request)
+    if what == "disarm":
+        write_sector(os.path.join(board.own, "trial.env"), bytes(SECTOR_BYTES))
+        return {}
     if what == "reboot":
         return _reboot(request)
     if what == "verify":

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import zlib
@@ -106,13 +107,19 @@ class Board:
             "leftovers": self._leftovers(wanted),
             "codecs": [codec.kind.decode() for codec in codecs()],
             "onboard": {name: sha256_of(self.at(name)) for name in request.get("onboard", ())},
-            "fdt": self.fdt() if running is not None and wanted in (None, running) else None,
+            "fdt": None,
+            "dtb": None,
+            **(self._trees(running) if running is not None and wanted in (None, running) else {}),
         }
 
-    def fdt(self) -> str | None:
-        """The device tree that the running kernel was given, compressed, in base64."""
-        blob = read(self.at("sys/firmware/fdt"))
-        return base64.b64encode(zlib.compress(blob, 6)).decode() if blob else None
+    def _trees(self, generation: str) -> Record:
+        """The device tree that runs, and the one that was sent for this generation."""
+        sent = None
+        with contextlib.suppress(RefusedError):
+            for entry in self.manifest(generation)[1]:
+                if entry["path"] == "boot/board.dtb":
+                    sent = _packed(read(self.fat_file(entry)))
+        return {"fdt": _packed(read(self.at("sys/firmware/fdt"))), "dtb": sent}
 
     def _strings(self, name: str) -> list[str]:
         content = read(self.at(f"proc/device-tree/{name}"))
@@ -203,5 +210,10 @@ class Board:
             "wrong": wrong[:20],
             "wrong_count": len(wrong),
             "current": os.path.basename(current) if current else None,
-            "fdt": self.fdt(),
+            **self._trees(generation),
         }
+
+
+def _packed(blob: bytes) -> str | None:
+    """A device tree, compressed, in base64."""
+    return base64.b64encode(zlib.compress(blob, 6)).decode() if blob else None

@@ -208,11 +208,12 @@ def discard(board: Board, request: Record) -> Record:
     resume = request["resume"]
     folders = {*keep, f"{resume}{PARTIAL}"}
     used: set[str] = set()
-    for folder in folders:
-        with contextlib.suppress(RefusedError):
-            used.update(
-                entry["sha256"][:32] for entry in board.manifest(folder)[1] if on_fat(entry)
-            )
+    for name in keep:  # what the boot script would load, whatever the manifest says
+        for line in read(f"{board.own}/{name}/args.env").decode(errors="replace").split("\n"):
+            used.add(line.partition("=")[2].rpartition("/")[2])
+    with contextlib.suppress(RefusedError):
+        files = board.manifest(f"{resume}{PARTIAL}")[1]
+        used.update(entry["sha256"][:32] for entry in files if on_fat(entry))
     removed = []
     # What makes a generation bootable goes first, then its content.
     for name in names_in(board.own):

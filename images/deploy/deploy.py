@@ -1,0 +1,505 @@
+# SPDX-License-Identifier: MIT
+"""deploy, rollback and status: one session to plan, send and arm; a new one to confirm."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from bsp.base import progress
+from bsp.base.cache import state_dir, write_atomically
+from bsp.base.errors import BoardStateUnknownError, BspError, RolledBackError, UserError
+from bsp.board.inventory import Host
+from bsp.board.ssh import connect
+from bsp.profile import Board, board_names, load_board
+from images.bundle import Bundle, Manifest, with_required_options
+
+from . import plan as planning
+from . import slots, state, trial
+from .plan import Confirm, Discard, Facts, Plan, Send, Try
+from .transfer import Agent, BoardRefusedError, ConnectionLostError, Progress, each_known
+
+BundleMaker = Callable[[Board], Bundle]
+
+_CONNECT_S = 30.0
+_ANSWER_S = 120.0  # hashing a kernel takes an emulated board a while
+
+
+@dataclass
+class Result:
+    """What a deployment did; ``document()`` is its JSON.
+
+    Attributes:
+        outcome: planned (--dry-run) | unchanged | confirmed | rolled-back | unknown.
+        problem: why it was not confirmed.
+        running_dtb_matches: None where the running tree could not be read.
+    """
+
+    host: str
+    board: str
+    before: str | None
+    to: str
+    outcome: str = "planned"
+    sent: Progress = field(default_factory=Progress)
+    bytes_total: int = 0
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    running_dtb_matches: bool | None = None
+    plan: Plan | None = None
+    problem: str = ""
+    hint: str = ""
+    console: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """0, or the code of the error that this is."""
+        codes = {
+            "rolled-back": RolledBackError.exit_code,
+            "unknown": BoardStateUnknownError.exit_code,
+        }
+        return codes.get(self.outcome, 0)
+
+    def document(self) -> dict[str, Any]:
+        """The result as others may rely on it."""
+        return {
+            "host": self.host,
+            "board": self.board,
+            "from": self.before,
+            "to": self.to,
+            "outcome": self.outcome,
+            "bytes_sent": self.sent.sent_bytes,
+            "files_sent": self.sent.sent_files,
+            "bytes_on_wire": self.sent.wire_bytes,
+            "bytes_total": self.bytes_total,
+            "steps": self.steps,
+            "running_dtb_matches": self.running_dtb_matches,
+            "plan": [str(step) for step in self.plan.steps] if self.plan else [],
+            "problem": self.problem,
+            "hint": self.hint,
+            "console": self.console,
+        }
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[progress.Step]:
+        """A step that is shown, and listed in the result."""
+        with progress.step(name) as current:
+            try:
+                yield current
+            finally:
+                seconds = time.monotonic() - current.started
+                self.steps.append({"name": name, "seconds": round(seconds, 3)})
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where and how to deploy.
+
+    Attributes:
+        timeout_s: how long the board may take to come back after a reboot.
+        root: prefix of all paths on the board; for the tests.
+        reboot: command that reboots the board, run there.
+    """
+
+    host: Host
+    timeout_s: float = 180.0
+    accept_new_key: bool = False
+    root: str = ""
+    reboot: tuple[str, ...] = ("systemctl", "reboot")
+
+
+def deploy(
+    target: Target,
+    *,
+    bundle: Bundle | None,
+    board: Board | None,
+    make_bundle: BundleMaker | None = None,
+    dry_run: bool = False,
+) -> Result:
+    """Bring a bundle onto a board, boot it on trial, and confirm it or have the old one back.
+
+    Args:
+        board: profile; None: the bundle's, the host record's, or the one whose ``compatible`` it has.
+        make_bundle: makes the bundle for a board, where ``bundle`` is None.
+
+    Raises:
+        UserError: another board, no room, no boot script, wrong host key...; nothing was changed.
+        InfrastructureError: the connection broke before the reboot; the board is as it was.
+    """
+    host = target.host
+    name = bundle.manifest.board if bundle else (host.board if board is None else None)
+    board = board or (load_board(name) if name in board_names() else None)
+    if board is not None:
+        _refuse_without_boot(host, board)
+    with connect(host, timeout_s=_CONNECT_S, accept_new_key=target.accept_new_key) as connection:
+        fat_mount = board.boot.fat_mount if board and board.boot else "/boot/firmware"
+        with Agent(connection, root=target.root, fat_mount=fat_mount, timeout_s=_ANSWER_S) as agent:
+            facts = agent.open(bundle.generation if bundle else None, lock=not dry_run)
+            if bundle is None:
+                board = board or _board_of(facts, host)
+                _refuse_without_boot(host, board)
+                planning.check_identity(facts, board.compatible, host=host.name, what=board.name)
+                assert make_bundle is not None
+                bundle = make_bundle(board)
+                facts = agent.open(bundle.generation, lock=False)
+            manifest = bundle.manifest
+            _check_board_name(board, manifest)
+            planning.check_identity(
+                facts, manifest.compatible, host=host.name, what=f"the bundle {bundle.generation}"
+            )
+            _check_serial(host, facts)
+            good = planning.check_layout(facts, host=host.name, fat_mount=fat_mount)
+            present = facts.generations.get(bundle.generation) == ()
+            known = {} if present else {each.generation: each for each in each_known(agent, facts)}
+            plan = planning.plan_deploy(manifest, facts, good, known, host=host.name)
+            result = Result(
+                host.name,
+                manifest.board,
+                facts.running,
+                bundle.generation,
+                bytes_total=manifest.total_bytes,
+                plan=plan,
+            )
+            if facts.running == bundle.generation:
+                result.running_dtb_matches = not trial.tree_problems(facts.dtb, facts.fdt)
+            if not plan.steps and not result.running_dtb_matches:
+                # The boot loader hands on another tree than the one sent; a reboot would not help.
+                progress.say(
+                    f"the running device tree of {host.name} differs from the one sent; see status"
+                )
+            if dry_run:
+                return result
+            if not plan.steps:
+                result.outcome = "unchanged"
+                return result
+            progress.say(str(plan))
+            _prepare(agent, plan, bundle, facts, result)
+            _arm(agent, plan, target)
+    return _decide(target, result, facts, fat_mount)
+
+
+def rollback(target: Target, *, dry_run: bool = False) -> Result:
+    """Go back one generation, through the same trial and confirmation.
+
+    Raises:
+        UserError: there is none to go back to; nothing was changed.
+    """
+    host = target.host
+    fat_mount = _fat_mount_of(host)
+    with (
+        connect(host, timeout_s=_CONNECT_S, accept_new_key=target.accept_new_key) as connection,
+        Agent(connection, root=target.root, fat_mount=fat_mount, timeout_s=_ANSWER_S) as agent,
+    ):
+        facts = agent.open(None, lock=not dry_run)
+        good = planning.check_layout(facts, host=host.name, fat_mount=fat_mount)
+        _check_serial(host, facts)
+        plan = planning.plan_rollback(facts, good, host=host.name)
+        manifest = agent.manifest(plan.generation)
+        result = Result(host.name, manifest.board, facts.running, plan.generation, plan=plan)
+        if dry_run:
+            return result
+        progress.say(str(plan))
+        _arm(agent, plan, target)
+    return _decide(target, result, facts, fat_mount)
+
+
+def status(target: Target) -> dict[str, Any]:
+    """What runs on a board, what boots next, and whether the running device tree is the one sent."""
+    host = target.host
+    fat_mount = _fat_mount_of(host)
+    with (
+        connect(host, timeout_s=_CONNECT_S, accept_new_key=target.accept_new_key) as connection,
+        Agent(connection, root=target.root, fat_mount=fat_mount, timeout_s=_ANSWER_S) as agent,
+    ):
+        facts = agent.open(None, lock=False)
+        running: Manifest | None = None
+        if facts.running in facts.generations and facts.running is not None:
+            running = agent.manifest(facts.running)
+    good = facts.good
+    differences = trial.tree_problems(facts.dtb, facts.fdt) if running else []
+    return {
+        "host": host.name,
+        "compatible": list(facts.compatible),
+        "model": facts.model,
+        "kernel": facts.release,
+        "running": facts.running,
+        "slot": facts.slot,
+        "good": good.good if good else None,
+        "previous": good.previous if good else None,
+        "trial": facts.trial,
+        "confirmed": bool(good and facts.running == good.good),
+        "board": running.board if running else None,
+        "kernel_matches": facts.release == running.kernel_release if running else None,
+        "running_dtb_matches": not differences if running else None,
+        "dtb_differences": differences,
+        "userspace": any(e.path.startswith("userspace/") for e in running.files)
+        if running
+        else False,
+        "inputs": running.inputs if running else {},
+        "generations": {name: list(damaged) for name, damaged in facts.generations.items()},
+        "boots_through_npu_bsp": facts.boot_script and good is not None,
+    }
+
+
+def _prepare(agent: Agent, plan: Plan, bundle: Bundle, facts: Facts, result: Result) -> None:
+    """Everything before the reboot: nothing of it touches what runs."""
+    for step in plan.steps:
+        if isinstance(step, Discard):
+            with result.step("Removing what is no longer needed"):
+                agent.ask(
+                    {"do": "discard", "keep": step.keep, "resume": bundle.generation},
+                    timeout_s=_ANSWER_S,
+                )
+        elif isinstance(step, Send):
+            with result.step(f"Sending {len(step.indexes)} files") as now:
+                args = slots.args_env(bundle.manifest, _cmdline(bundle.manifest, facts))
+                agent.stage(bundle, step, args=args, facts=facts, progress=result.sent)
+                sent = result.sent
+                now.note(
+                    f"{sent.sent_bytes / 1e6:.2f} MB, {sent.wire_bytes / 1e6:.2f} MB on the wire"
+                )
+
+
+def _arm(agent: Agent, plan: Plan, target: Target) -> None:
+    if not any(isinstance(step, Try) for step in plan.steps):
+        return
+    sector = _base64(state.render_trial(plan.generation))
+    agent.ask(
+        {"do": "arm", "generation": plan.generation, "sector": sector, "reboot": target.reboot},
+        timeout_s=_ANSWER_S,
+    )
+
+
+def _decide(target: Target, result: Result, facts: Facts, fat_mount: str) -> Result:
+    """From the reboot on: every way out ends in an outcome."""
+    assert result.plan
+    host = target.host
+    confirm = next((step for step in result.plan.steps if isinstance(step, Confirm)), None)
+    if confirm is None:
+        result.outcome = "confirmed"
+        return result
+    console_from = trial.console_size(host)
+    boot_id = facts.boot_id
+    try:
+        if any(isinstance(step, Try) for step in result.plan.steps):
+            with result.step(f"Trial boot of generation {confirm.generation}") as now:
+                boot = trial.wait_for_boot(
+                    host, other_than=boot_id, timeout_s=target.timeout_s, root=target.root
+                )
+                now.note(f"generation {boot.generation} answers" if boot else "no answer")
+            if boot is None:
+                boot = _rescue(target, result, boot_id, fat_mount)
+                if boot is None:
+                    return result
+            if boot.generation != confirm.generation:
+                result.console = trial.console_tail(host, since_bytes=console_from)
+                why = result.problem or "it fell during the trial boot and was reset"
+                return _rolled_back(result, boot.generation, why)
+            boot_id = boot.boot_id
+        return _confirm(target, result, confirm, boot_id, fat_mount)
+    except KeyboardInterrupt:
+        progress.say(
+            f"interrupted: {host.name} may be on a trial of {confirm.generation}; unless confirmed, it "
+            f"returns to the good generation at the next reset. See: ./inv status --host {host.name}"
+        )
+        raise
+
+
+def _confirm(
+    target: Target, result: Result, confirm: Confirm, boot_id: str, fat_mount: str
+) -> Result:
+    host = target.host
+    try:
+        with (
+            result.step("Confirming over a new session"),
+            connect(host, timeout_s=_CONNECT_S) as connection,
+            Agent(connection, root=target.root, fat_mount=fat_mount, timeout_s=_ANSWER_S) as agent,
+        ):
+            facts = agent.open(confirm.generation, lock=True)
+            release = agent.manifest(confirm.generation).kernel_release
+            verified = agent.ask({"do": "verify", "generation": confirm.generation}, timeout_s=300)
+            found = trial.problems(facts, verified, release=release, generation=confirm.generation)
+            result.running_dtb_matches = not trial.tree_problems(verified["dtb"], verified["fdt"])
+            if not found:
+                good = state.Good(confirm.generation, confirm.previous)
+                sector = _base64(state.render_good(good))
+                agent.ask({"do": "commit", "generation": confirm.generation, "sector": sector})
+                keep = [good.good, *filter(None, [good.previous])]
+                agent.ask({"do": "discard", "keep": keep, "resume": confirm.generation})
+                result.outcome = "confirmed"
+                return result
+            if facts.boot_id == boot_id:
+                agent.ask({"do": "reboot", "reboot": target.reboot})
+    except (ConnectionLostError, BoardRefusedError) as error:
+        found = [f"the session to confirm it broke: {error.message}"]
+    result.problem = "; ".join(found)
+    with result.step("Going back to the old generation"):
+        boot = trial.wait_for_boot(
+            host, other_than=boot_id, timeout_s=target.timeout_s, root=target.root
+        )
+        if boot is None and trial.reset_by_power(host):
+            boot = trial.wait_for_boot(
+                host, other_than=boot_id, timeout_s=target.timeout_s, root=target.root
+            )
+    if boot is None:
+        return _unknown(result, host)
+    return _rolled_back(result, boot.generation, result.problem)
+
+
+def _rescue(target: Target, result: Result, boot_id: str, fat_mount: str) -> trial.Boot | None:
+    """The deadline has passed. Return the boot that then came; None: the result says what is known."""
+    host = target.host
+    now = trial.probe(host, timeout_s=5, root=target.root)
+    if now is not None and now.boot_id == boot_id:
+        with (
+            connect(host, timeout_s=_CONNECT_S) as connection,
+            Agent(connection, root=target.root, fat_mount=fat_mount, timeout_s=_ANSWER_S) as agent,
+        ):
+            agent.open(None, lock=False)
+            agent.ask({"do": "disarm"})
+        _rolled_back(result, now.generation, f"it did not reboot within {target.timeout_s:g} s")
+        return None
+    result.problem = f"it did not answer within {target.timeout_s:g} s of the trial boot"
+    if not trial.reset_by_power(host):
+        progress.say(
+            f"{host.name} has no power command that works; waiting for its own watchdog to reset it"
+        )
+    with result.step("Waiting for the board to come back") as now_step:
+        boot = trial.wait_for_boot(
+            host, other_than=boot_id, timeout_s=target.timeout_s, root=target.root
+        )
+        now_step.note(f"generation {boot.generation} answers" if boot else "no answer")
+    if boot is None:
+        _unknown(result, host)
+    return boot
+
+
+def _rolled_back(result: Result, running: str | None, why: str) -> Result:
+    if running == result.to:
+        result.outcome = "unknown"
+        result.problem = f"{why}; and it still runs the trial"
+        return result
+    result.outcome = "rolled-back"
+    result.problem = (
+        f"generation {result.to} was not confirmed: {why}; {running or 'the old system'} runs"
+    )
+    result.hint = f"the board is as it was. ./inv status --host {result.host} shows it" + (
+        "; above is what its console said last" if result.console else ""
+    )
+    return result
+
+
+def _unknown(result: Result, host: Host) -> Result:
+    result.outcome = "unknown"
+    result.problem = f"{result.problem}; and {host.name} does not answer"
+    result.hint = (
+        "reset the board: the trial is spent, so it boots the old generation. A power command in the "
+        "inventory lets deploy do that (docs/hosts.md)"
+    )
+    return result
+
+
+def _refuse_without_boot(host: Host, board: Board) -> None:
+    """Refuse boards whose kernel and device tree do not come from a boot partition.
+
+    Raises:
+        UserError: the profile has no ``[boot]``, or the virtual board is started without a boot loader.
+    """
+    handed = board.qemu is not None and not board.qemu.bootloader and host.board == board.name
+    if handed:
+        raise UserError(
+            f"{host.name} is {board.title} in QEMU, which has no boot loader there: QEMU is handed kernel "
+            "and DTB, so deploy cannot replace them",
+            hint=f"start it with others: ./inv virtual.up --board {board.name}; or deploy to a board that "
+            "boots by itself: ./inv virtual.up",
+        )
+    if board.boot is None:
+        raise UserError(
+            f"the profile of {board.name} has no [boot], so deploy does not know its boot partition",
+            hint=f"add [boot] with fat_mount to the profile of {board.name}, and prepare the board as "
+            "docs/deploy.md says",
+        )
+
+
+def _fat_mount_of(host: Host) -> str:
+    if host.board is None:
+        return "/boot/firmware"
+    board = load_board(host.board)
+    _refuse_without_boot(host, board)
+    assert board.boot
+    return board.boot.fat_mount
+
+
+def _board_of(facts: Facts, host: Host) -> Board:
+    for name in board_names():
+        board = load_board(name)
+        if board.compatible[:1] == facts.compatible[:1]:
+            return board
+    raise UserError(
+        f"{host.name} says it is {', '.join(facts.compatible) or 'nothing'}, which no profile is for",
+        hint="say which with --board; ./inv boards lists them",
+    )
+
+
+def _check_board_name(board: Board | None, manifest: Manifest) -> None:
+    if board is not None and board.name != manifest.board:
+        raise UserError(
+            f"the bundle is for {manifest.board}, not for {board.name}",
+            hint="check --bundle and --board",
+        )
+
+
+def _check_serial(host: Host, facts: Facts) -> None:
+    """Refuse a machine that is not the one that had this name before, as far as it has a serial number.
+
+    Raises:
+        UserError: the serial number is another.
+    """
+    if not facts.serial:
+        return
+    file = state_dir() / "boards" / f"{host.name.replace('/', '_')}.json"
+    try:
+        remembered = json.loads(file.read_text())["serial"]
+    except (OSError, ValueError, KeyError):
+        write_atomically(file, json.dumps({"serial": facts.serial}).encode() + b"\n")
+        return
+    if remembered != facts.serial:
+        raise UserError(
+            f"{host.name} is another board than last time: expected serial number {remembered}, "
+            f"found {facts.serial}",
+            hint=f"if the board was exchanged: rm {file}. Nothing was written",
+        )
+
+
+def _cmdline(manifest: Manifest, facts: Facts) -> str:
+    """The kernel command line: the manifest's, or the running one without what boot loader and we add."""
+    if manifest.cmdline is not None:
+        return manifest.cmdline
+    ours = ("npu_bsp.", "BOOT_IMAGE=", "initrd=", "oops=panic")
+    return with_required_options(
+        " ".join(word for word in facts.cmdline.split() if not word.startswith(ours))
+    )
+
+
+def _base64(data: bytes) -> str:
+    import base64
+
+    return base64.b64encode(data).decode()
+
+
+def raise_for(result: Result) -> None:
+    """Raise the error that a result is.
+
+    Raises:
+        RolledBackError, BoardStateUnknownError: as its outcome says.
+    """
+    kinds: dict[str, type[BspError]] = {
+        "rolled-back": RolledBackError,
+        "unknown": BoardStateUnknownError,
+    }
+    kind = kinds.get(result.outcome)
+    if kind:
+        console = f"\n{result.console}" if result.console else ""
+        raise kind(f"{result.problem}{console}", hint=result.hint)

@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: MIT
+"""What a deployment would do: a pure function of the bundle and of what the board says.
+
+``--dry-run`` prints the very plan that would run. Planning again after it ran gives an empty plan.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from bsp.base.errors import UserError
+from images.bundle import Manifest
+
+from . import slots, state
+
+_BLOCK_BYTES = 4096
+_FAT_RESERVE_BYTES = 1 << 20
+_ROOT_RESERVE_BYTES = 16 << 20
+
+
+class Space(msgspec.Struct, frozen=True):
+    """Room on a file system."""
+
+    bytes: int
+    files: int
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the board says of itself; see ``Board.facts`` in onboard/board.py.
+
+    Attributes:
+        generations: those that lie there, with the paths of their files that are not as they were made.
+        resumable: files (ranges of indexes in the manifest) that an interrupted transfer of the wanted
+            generation left whole.
+        fdt: the running device tree; only where the running generation is the wanted one, or none is.
+        dtb: the one that was sent for it.
+    """
+
+    compatible: tuple[str, ...]
+    model: str
+    serial: str
+    boot_id: str
+    release: str
+    cmdline: str
+    running: str | None
+    slot: str | None
+    sectors: dict[str, str]
+    boot_script: bool
+    fat_mounted: bool
+    writable: dict[str, bool]
+    space: dict[str, Space]
+    fat_files: dict[str, int]
+    generations: dict[str, tuple[str, ...]]
+    resumable: tuple[tuple[int, int], ...]
+    leftovers: tuple[str, ...]
+    codecs: tuple[str, ...]
+    onboard: dict[str, str]
+    fdt: str | None
+    dtb: str | None
+
+    @property
+    def good(self) -> state.Good | None:
+        """The generation that boots."""
+        return state.choose_good(self.sector("good"), self.sector("good-copy"))
+
+    @property
+    def trial(self) -> str | None:
+        """The generation that is armed for the next boot."""
+        return state.parse_trial(self.sector("trial"))
+
+    def sector(self, name: str) -> bytes:
+        """A state file's content."""
+        return base64.b64decode(self.sectors.get(name, ""))
+
+
+@dataclass(frozen=True)
+class Discard:
+    """Remove what is in the way: generations beyond good and previous, leftovers of broken transfers."""
+
+    names: tuple[str, ...]
+    keep: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"remove {', '.join(self.names)}"
+
+
+@dataclass(frozen=True)
+class Send:
+    """Send the files that the board lacks; all others are linked from what is there.
+
+    Attributes:
+        generation: what is built from them.
+        indexes: of the files in the manifest.
+        base: generation whose manifest the new one is sent as a difference to; None: there is none.
+        bases: generations to link from.
+    """
+
+    generation: str
+    indexes: tuple[int, ...]
+    size_bytes: int
+    base: str | None
+    bases: tuple[str, ...]
+
+    def __str__(self) -> str:
+        shared = f"; the rest is shared with {', '.join(self.bases)}" if self.bases else ""
+        return f"send {len(self.indexes)} files, {self.size_bytes / 1e6:.2f} MB{shared}"
+
+
+@dataclass(frozen=True)
+class Try:
+    """Boot a generation once."""
+
+    generation: str
+
+    def __str__(self) -> str:
+        return f"arm generation {self.generation} for one trial boot, and reboot"
+
+
+@dataclass(frozen=True)
+class Confirm:
+    """Compare what runs with the manifest, over a new session, and make it the good generation."""
+
+    generation: str
+    previous: str | None
+
+    def __str__(self) -> str:
+        before = f", {self.previous} the one before" if self.previous else ""
+        return (
+            f"confirm over a new session that generation {self.generation} runs (device tree, kernel, "
+            f"modules); then it is the good one{before}"
+        )
+
+
+Step = Discard | Send | Try | Confirm
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of one deployment, in order; none if the board runs the bundle already."""
+
+    generation: str
+    running: str | None
+    steps: tuple[Step, ...]
+
+    @property
+    def send(self) -> Send | None:
+        """The step that sends, if there is one."""
+        return next((step for step in self.steps if isinstance(step, Send)), None)
+
+    def __str__(self) -> str:
+        if not self.steps:
+            return f"generation {self.generation} runs there and is the good one: nothing to do"
+        lines = [f"{number}. {step}" for number, step in enumerate(self.steps, 1)]
+        return "\n".join([f"from {self.running or 'no generation'} to {self.generation}", *lines])
+
+
+def check_identity(facts: Facts, compatible: tuple[str, ...], *, host: str, what: str) -> None:
+    """Refuse a board that is another than the one that something was made for.
+
+    Raises:
+        UserError: the first root ``compatible`` string is another.
+    """
+    if facts.compatible[:1] != compatible[:1]:
+        raise UserError(
+            f"{host} is another board than {what} is for: expected root compatible "
+            f"{compatible[0]!r}, found {', '.join(map(repr, facts.compatible)) or 'none'}"
+            f"{f' ({facts.model})' if facts.model else ''}",
+            hint="check --host and --board; nothing was written",
+        )
+
+
+def check_layout(facts: Facts, *, host: str, fat_mount: str) -> state.Good:
+    """Refuse a board that does not boot through our script; return its good generation.
+
+    Raises:
+        UserError: the boot partition is not there, not ours, or not writable.
+    """
+    hint = "docs/deploy.md says how a board is prepared once"
+    if not facts.fat_mounted:
+        raise UserError(f"{host} has no boot partition mounted at {fat_mount}", hint=hint)
+    good = facts.good
+    if not facts.boot_script or good is None:
+        lacks = (
+            "the boot script boot.scr of npu-bsp"
+            if not facts.boot_script
+            else "a readable good.env"
+        )
+        raise UserError(
+            f"{host} does not boot through npu-bsp: its boot partition {fat_mount} lacks {lacks}. Kernel "
+            "and device tree cannot be replaced there with a way back",
+            hint=hint,
+        )
+    for place, path in (("fat", fat_mount), ("root", "/var/lib")):
+        if not facts.writable[place]:
+            raise UserError(
+                f"{path} on {host} is mounted read-only, or the SSH user may not write there",
+                hint="log in as root; after a file system error: fsck, then reboot the board",
+            )
+    return good
+
+
+def plan_deploy(
+    manifest: Manifest, facts: Facts, good: state.Good, known: Mapping[str, Manifest], *, host: str
+) -> Plan:
+    """Return the steps that bring ``manifest`` onto the board and make it the good generation.
+
+    Args:
+        known: manifests of generations on the board; one that is missing here is not linked from.
+
+    Raises:
+        UserError: there is not enough room.
+    """
+    wanted = manifest.generation
+    keep = {good.good, *filter(None, (good.previous, facts.running))} & set(facts.generations)
+    whole = facts.generations.get(wanted) == ()
+    # Kept as well until the trial has been decided, if it is whole.
+    present = keep | {wanted} if whole else keep
+    surplus = {name for name in facts.generations if name not in present and name != wanted}
+    steps: list[Step] = []
+    unneeded = (*sorted(surplus), *facts.leftovers)
+    if unneeded:
+        steps.append(Discard(unneeded, tuple(sorted(present | (keep & {wanted})))))
+    if not whole:
+        steps.append(_plan_send(manifest, facts, good, known))
+        _check_space(manifest, steps[-1], facts, host=host)
+    if facts.running != wanted:
+        steps.append(Try(wanted))
+    if facts.running != wanted or good.good != wanted:
+        steps.append(Confirm(wanted, _previous(good, wanted)))
+    return Plan(wanted, facts.running, tuple(steps))
+
+
+def plan_rollback(facts: Facts, good: state.Good, *, host: str) -> Plan:
+    """Return the steps that bring the generation before the good one back.
+
+    Raises:
+        UserError: there is none, or it is no longer whole.
+    """
+    if good.previous is None:
+        raise UserError(f"{host} has no generation before {good.good} to go back to")
+    damaged = facts.generations.get(good.previous)
+    if damaged is None or damaged:
+        what = "is gone" if damaged is None else f"is damaged ({', '.join(damaged[:3])})"
+        raise UserError(
+            f"the generation before, {good.previous}, {what} on {host}",
+            hint="deploy its bundle again: ./inv deploy --bundle F",
+        )
+    steps: list[Step] = [] if facts.running == good.previous else [Try(good.previous)]
+    return Plan(good.previous, facts.running, (*steps, Confirm(good.previous, good.good)))
+
+
+def _previous(good: state.Good, wanted: str) -> str | None:
+    return good.good if good.good != wanted else good.previous
+
+
+def _plan_send(
+    manifest: Manifest, facts: Facts, good: state.Good, known: Mapping[str, Manifest]
+) -> Send:
+    order = [facts.running, good.good, good.previous, *sorted(facts.generations)]
+    bases = [name for name in dict.fromkeys(order) if name in facts.generations and name in known]
+    have: set[tuple[str, int]] = set()
+    for name in bases:
+        damaged = set(facts.generations[name])
+        have.update(
+            (entry.sha256, entry.mode)
+            for entry in known[name].files
+            if entry.link is None and not slots.on_fat(entry) and entry.path not in damaged
+        )
+    resumed = {index for first, last in facts.resumable for index in range(first, last + 1)}
+    send: list[int] = []
+    for index, entry in enumerate(manifest.files):
+        if entry.link is not None or index in resumed:
+            continue
+        if slots.on_fat(entry):
+            name = slots.fat_path(entry.sha256).rpartition("/")[2]
+            if facts.fat_files.get(name) != entry.size_bytes and not _coming(
+                manifest, send, entry.sha256
+            ):
+                send.append(index)
+        elif (entry.sha256, entry.mode) not in have:
+            send.append(index)
+            have.add((entry.sha256, entry.mode))  # a second copy is linked to the first
+    return Send(
+        manifest.generation,
+        tuple(send),
+        sum(manifest.files[index].size_bytes for index in send),
+        bases[0] if bases else None,
+        tuple(bases),
+    )
+
+
+def _coming(manifest: Manifest, send: list[int], sha256: str) -> bool:
+    return any(manifest.files[index].sha256 == sha256 for index in send)
+
+
+def _check_space(manifest: Manifest, step: Step, facts: Facts, *, host: str) -> None:
+    assert isinstance(step, Send)
+    need = {"fat": _FAT_RESERVE_BYTES, "root": _ROOT_RESERVE_BYTES}
+    files = {"fat": 0, "root": len(manifest.files) // 8}  # folders of the hard-linked tree
+    for index in step.indexes:
+        entry = manifest.files[index]
+        place = "fat" if slots.on_fat(entry) else "root"
+        need[place] += -(-entry.size_bytes // _BLOCK_BYTES) * _BLOCK_BYTES
+        files[place] += 1
+    for place, name in (("fat", "boot partition"), ("root", "root file system")):
+        space = facts.space[place]
+        if space.bytes < need[place] or space.files < files[place]:
+            raise UserError(
+                f"the {name} of {host} is full: this needs {need[place] / 1e6:.0f} MB and {files[place]} "
+                f"files, there is room for {space.bytes / 1e6:.0f} MB and {space.files} files",
+                hint="remove what does not belong there; npu-bsp itself keeps two generations. "
+                "Nothing was written",
+            )

@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: MIT
+"""The host's half of a transfer: one connection, one channel, one stream.
+
+The agent (onboard/) is sent as the first bytes of the channel, so nothing has to be installed. Then
+requests and answers go over it, one JSON object a line, and the files of a generation as one stream of
+frames. On links where it helps, chunks are compressed; what does not shrink is sent as it is.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import errno
+import hashlib
+import json
+import socket
+import struct
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bsp.base.cache import state_dir, write_atomically
+from bsp.base.errors import InfrastructureError, UserError
+from bsp.board.ssh import Connection, ConnectionLostError, Process
+from images import bundle as bundles
+from images.bundle import Bundle, Manifest
+
+from . import slots
+from .onboard import frames
+from .plan import Facts, Send
+
+ONBOARD_MODULES = ("frames", "files", "board", "stage", "agent")
+
+# Makes the modules of onboard/ a package in memory, then runs it.
+_START = """\
+import json,sys,types
+i=sys.stdin.buffer
+p=types.ModuleType("onboard")
+p.__path__=[]
+sys.modules["onboard"]=p
+for n,t in json.loads(i.read(int(i.readline()))):
+    m=types.ModuleType("onboard."+n)
+    m.__package__="onboard"
+    sys.modules[m.__name__]=m
+    setattr(p,n,m)
+    exec(compile(t,"onboard/"+n+".py","exec"),m.__dict__)
+m.main()
+"""
+
+_SLOW_ROUND_TRIP_S = 0.002
+_SLOW_BYTES_PER_S = 30e6
+_MEASURE_AFTER_BYTES = 6 << 20  # the first megabytes only fill windows and buffers
+_WORTH_IT = 0.9
+_WRITE_BYTES = 256 << 10
+
+
+class BoardRefusedError(InfrastructureError):
+    """The agent could not do what it was asked to; the board is as it was."""
+
+
+class Agent:
+    """The agent on a board, through one channel; a context manager."""
+
+    def __init__(
+        self, connection: Connection, *, root: str, fat_mount: str, timeout_s: float
+    ) -> None:
+        self._connection = connection
+        self._root = root
+        self._fat_mount = fat_mount
+        self._timeout_s = timeout_s
+        self._process: Process = connection.start(["python3", "-c", _START])
+        self.codecs: tuple[str, ...] = ()
+
+    def __enter__(self) -> Agent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.close()
+
+    def open(self, generation: str | None, *, lock: bool) -> Facts:
+        """Start the session: send the agent, ask what the board is and has.
+
+        Raises:
+            UserError: the board has no Python 3, or another deployment to it is running.
+        """
+        folder = slots.ONBOARD_DIR
+        modules = json.dumps(
+            [(name, (folder / f"{name}.py").read_text()) for name in ONBOARD_MODULES]
+        )
+        request = {
+            "do": "open",
+            "root": self._root,
+            "fat": self._fat_mount,
+            "lock": lock,
+            "generation": generation,
+            "onboard": [file.target for file in slots.ONBOARD_FILES],
+        }
+        source = modules.encode()
+        self._process.write(b"%d\n%s%s\n" % (len(source), source, json.dumps(request).encode()))
+        try:
+            facts = msgspec.convert(self._answer(self._timeout_s), Facts)
+        except BoardRefusedError as error:
+            if "another deployment" in error.message:
+                raise UserError(error.message, hint="wait for it to end") from error
+            raise
+        self.codecs = facts.codecs
+        return facts
+
+    def ask(self, request: dict[str, Any], *, timeout_s: float | None = None) -> dict[str, Any]:
+        """Send one request and return its answer.
+
+        Raises:
+            BoardRefusedError: it was refused.
+            ConnectionLostError: the connection broke.
+        """
+        self._process.write(json.dumps(request).encode() + b"\n")
+        return self._answer(timeout_s or self._timeout_s)
+
+    def manifest(self, generation: str) -> Manifest:
+        """Return the manifest of a generation on the board: remembered here, or asked for.
+
+        Raises:
+            UserError: it is not what its name says.
+        """
+        file = _remembered(generation)
+        if file.exists():
+            return bundles.decode(file.read_bytes(), str(file))
+        answer = self.ask({"do": "manifest", "generation": generation})
+        content = zlib.decompress(base64.b64decode(answer["manifest"]))
+        manifest = bundles.decode(content, f"generation {generation} on the board")
+        remember(manifest)
+        return manifest
+
+    def stage(
+        self, bundle: Bundle, step: Send, *, args: bytes, facts: Facts, progress: Progress
+    ) -> None:
+        """Have the generation built on the board.
+
+        Raises:
+            UserError: a file system on the board is full.
+            BoardRefusedError, ConnectionLostError: it is not there; what came is kept for the next try.
+        """
+        content = bundles.encode(bundle.manifest)
+        base = bundles.encode(self.manifest(step.base)) if step.base else b""
+        runs, fresh = line_difference(base, content)
+        request = {
+            "do": "stage",
+            "generation": bundle.generation,
+            "base": step.base,
+            "bases": step.bases,
+            "manifest": runs,
+            "manifest_sha256": hashlib.sha256(content).hexdigest(),
+            "send": frames.ranges(sorted(step.indexes)),
+            "args": args.decode(),
+            **_onboard(facts),
+        }
+        indexes = list(step.indexes)
+        for _ in range(3):
+            self._process.write(json.dumps(request).encode() + b"\n")
+            stream = _Stream(self._process, self.codecs, _is_far(self._connection), progress)
+            stream.data(fresh)
+            stream.end()
+            for index in indexes:
+                entry = bundle.manifest.files[index]
+                stream.file(index, bundle.file(entry), entry.size_bytes)
+            stream.end()
+            stream.flush()
+            progress.wire_bytes += stream.wire_bytes
+            indexes = frames.from_ranges(self._answer(max(self._timeout_s, 300))["need"])
+            if not indexes:
+                remember(bundle.manifest)
+                return
+            # The board has lost files since it was asked (or they are damaged): send these too.
+            request["send"] = frames.ranges(indexes)
+        raise BoardRefusedError(f"the board keeps asking for {len(indexes)} files of the bundle")
+
+    def _answer(self, timeout_s: float) -> dict[str, Any]:
+        line = self._process.read_line(timeout_s=timeout_s)
+        if not line:
+            completed = self._process.wait(timeout_s=5)
+            said = completed.stderr.decode(errors="replace").strip()
+            if completed.exit_code == 127:
+                raise UserError(
+                    f"{self._connection.host.name} has no python3, which a deployment needs",
+                    hint="on the board: apt-get install python3-minimal",
+                )
+            raise BoardRefusedError(
+                f"the agent on {self._connection.host.name} ended with code "
+                f"{completed.exit_code}: {said[-600:]}"
+            )
+        answer: dict[str, Any] = json.loads(line)
+        if answer.pop("ok"):
+            return answer
+        if answer.get("errno") in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"{self._connection.host.name} is full: {answer['error']}",
+                hint="remove what does not belong there; what it runs is untouched",
+            )
+        raise BoardRefusedError(f"{self._connection.host.name}: {answer['error']}")
+
+
+class Progress:
+    """How far a transfer is; the numbers of the result."""
+
+    def __init__(self) -> None:
+        self.sent_bytes = 0
+        self.sent_files = 0
+        self.wire_bytes = 0
+
+    def add(self, size_bytes: int) -> None:
+        """A file went out."""
+        self.sent_files += 1
+        self.sent_bytes += size_bytes
+
+
+class _Stream:
+    """Writes frames, gathered into large writes."""
+
+    def __init__(
+        self, process: Process, codecs: tuple[str, ...], far: bool, progress: Progress
+    ) -> None:
+        self._process = process
+        self._progress = progress
+        self._codec = next(
+            (codec for codec in frames.codecs() if codec.kind.decode() in codecs), None
+        )
+        self._compress = far
+        self._pending = bytearray()
+        self._started = time.monotonic()
+        self.wire_bytes = 0
+
+    def data(self, content: bytes, *, compress: bool = True) -> bool:
+        """Write data frames; return whether compression was worth it."""
+        worth = True
+        for at in range(0, len(content), frames.CHUNK_BYTES):
+            chunk = content[at : at + frames.CHUNK_BYTES]
+            if self._compress and compress and worth and self._codec and len(chunk) > 200:
+                small = self._codec.compress(chunk)
+                worth = len(small) < _WORTH_IT * len(chunk)
+                if worth:
+                    self._write(self._codec.kind, small)
+                    continue
+            self._write(b"R", chunk)
+        return worth
+
+    def file(self, index: int, path: Path, size_bytes: int) -> None:
+        """Write one file."""
+        self._write(b"F", struct.pack(">I", index))
+        left = size_bytes
+        worth = True
+        with path.open("rb", buffering=0) as file:
+            while left > 0:
+                chunk = file.read(min(left, frames.CHUNK_BYTES))
+                if not chunk:
+                    raise UserError(f"{path} became shorter while it was sent", hint="deploy again")
+                worth = self.data(chunk, compress=worth)
+                left -= len(chunk)
+        self._progress.add(size_bytes)
+
+    def end(self) -> None:
+        """Write the end mark."""
+        self._write(b"E", b"")
+
+    def flush(self) -> None:
+        """Send what is gathered."""
+        if self._pending:
+            self._process.write(memoryview(self._pending))
+            self.wire_bytes += len(self._pending)
+            self._pending = bytearray()
+            elapsed_s = time.monotonic() - self._started
+            if (
+                self.wire_bytes > _MEASURE_AFTER_BYTES
+                and self.wire_bytes < _SLOW_BYTES_PER_S * elapsed_s
+            ):
+                self._compress = True
+
+    def _write(self, kind: bytes, payload: bytes) -> None:
+        self._pending += frames.HEADER.pack(kind, len(payload))
+        self._pending += payload
+        if len(self._pending) >= _WRITE_BYTES:
+            self.flush()
+
+
+def line_difference(base: bytes, content: bytes) -> tuple[list[list[int]], bytes]:
+    """Return ``content`` as runs of lines of ``base`` and new lines.
+
+    Each run is [first line of the base, number of lines], or [-1, number of new lines]; the new lines
+    follow each other in the bytes returned.
+    """
+    numbers = {line: number for number, line in enumerate(base.split(b"\n"))}
+    runs: list[list[int]] = []
+    fresh: list[bytes] = []
+    for line in content.split(b"\n"):
+        number = numbers.get(line, -1) if base else -1
+        if number < 0:
+            fresh.append(line)
+        if runs and (
+            runs[-1][0] < 0 if number < 0 else runs[-1][0] >= 0 and sum(runs[-1]) == number
+        ):
+            runs[-1][1] += 1
+        else:
+            runs.append([number, 1])
+    return runs, b"\n".join(fresh)
+
+
+def remember(manifest: Manifest) -> None:
+    """Keep a manifest on this machine: the next difference is made against it."""
+    file = _remembered(manifest.generation)
+    if not file.exists():
+        write_atomically(file, bundles.encode(manifest))
+
+
+def _remembered(generation: str) -> Path:
+    return state_dir() / "manifests" / f"{generation}.json"
+
+
+def _onboard(facts: Facts) -> dict[str, Any]:
+    """The files outside the generations that the board lacks or has in another version."""
+    lacking = [
+        {"target": file.target, "mode": file.mode, "content": file.source.read_text()}
+        for file in slots.ONBOARD_FILES
+        if facts.onboard.get(file.target) != hashlib.sha256(file.source.read_bytes()).hexdigest()
+    ]
+    return {"onboard": lacking, "onboard_links": slots.ONBOARD_LINKS}
+
+
+def _is_far(connection: Connection) -> bool:
+    """Whether the round trip is one of a network worth compressing for (Linux's TCP_INFO, tcpi_rtt)."""
+    sock = connection.transport.sock
+    if not isinstance(sock, socket.socket) or not hasattr(socket, "TCP_INFO"):
+        return True  # through another host
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+    (round_trip_us,) = struct.unpack_from("I", info, 8 + 15 * 4)
+    return float(round_trip_us) > _SLOW_ROUND_TRIP_S * 1e6
+
+
+def decompress_fdt(text: str | None) -> bytes | None:
+    """The device tree in an answer of the agent."""
+    return None if text is None else zlib.decompress(base64.b64decode(text))
+
+
+def each_known(agent: Agent, facts: Facts) -> Iterator[Manifest]:
+    """Manifests of the generations on the board, as far as they can be read."""
+    for generation, damaged in facts.generations.items():
+        if "manifest.json" not in damaged:
+            with contextlib.suppress(UserError):  # of another version of this program, or damaged
+                yield agent.manifest(generation)
+
+
+__all__ = ["Agent", "BoardRefusedError", "ConnectionLostError", "Progress"]

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: MIT
+"""The trial boot, seen from the host: wait, confirm, or see the old generation come back.
+
+There are four ways out of a trial. It comes up and is as sent: confirmed. It comes up and is not, or it
+falls (panic, watchdog) and resets: the old generation runs again, rolled back. It hangs: the host's power
+command resets it, rolled back. Nothing answers in the end: unknown.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from bsp.base.errors import BspError
+from bsp.base.process import run
+from bsp.base.progress import say, step
+from bsp.board.inventory import Host
+from bsp.board.ssh import ConnectionLostError, NotLetInError, UnreachableError, connect
+
+from . import confirm
+from .plan import Facts
+from .transfer import decompress_fdt
+
+_POLL_S = 0.5
+_ATTEMPT_S = 30.0  # a key exchange takes seconds on a board that is just coming up
+_POWER_COMMAND_S = 60.0
+_CONSOLE_LINES = 15
+
+
+@dataclass(frozen=True)
+class Boot:
+    """One boot of the board, as a new session found it."""
+
+    boot_id: str
+    generation: str | None
+
+
+def wait_for_boot(host: Host, *, other_than: str, timeout_s: float, root: str) -> Boot | None:
+    """Wait for a boot that is not ``other_than`` (a boot id); None if there is none in time."""
+    deadline = time.monotonic() + timeout_s
+    while (left_s := deadline - time.monotonic()) > 0:
+        boot = probe(host, timeout_s=min(left_s, _ATTEMPT_S), root=root)
+        if boot is not None and boot.boot_id != other_than:
+            return boot
+        time.sleep(_POLL_S)
+    return None
+
+
+def probe(host: Host, *, timeout_s: float, root: str) -> Boot | None:
+    """Ask which boot and generation runs; None if the board does not answer (yet).
+
+    Raises:
+        UserError: something answers, and it is not the board: its host key is another.
+    """
+    try:
+        with connect(host, timeout_s=timeout_s) as connection:
+            files = [f"{root}/proc/sys/kernel/random/boot_id", f"{root}/proc/cmdline"]
+            said = connection.run(["cat", *files], timeout_s=timeout_s).text
+    except (UnreachableError, ConnectionLostError, NotLetInError):
+        return None  # NotLetIn: systemd keeps ordinary users out until the boot is done
+    boot_id, _, cmdline = said.partition("\n")
+    return Boot(boot_id.strip(), generation_in(cmdline))
+
+
+def generation_in(cmdline: str) -> str | None:
+    """The generation that a kernel command line names."""
+    options = dict(word.partition("=")[::2] for word in cmdline.split())
+    return options.get("npu_bsp.generation")
+
+
+def reset_by_power(host: Host) -> bool:
+    """Run the host's power command; False if there is none, or it fails."""
+    if not host.power:
+        return False
+    with step(f"Resetting {host.name} with its power command"):
+        try:
+            run(host.power, timeout_s=_POWER_COMMAND_S)
+        except BspError as error:
+            say(error.message)
+            return False
+    return True
+
+
+def problems(
+    facts: Facts, verified: dict[str, object], *, release: str, generation: str
+) -> list[str]:
+    """What runs, against what was sent; empty if all is as it should be."""
+    found: list[str] = []
+    if facts.running != generation:
+        found.append(f"generation {facts.running} runs, expected {generation}")
+    if verified["release"] != release:
+        found.append(f"kernel {verified['release']} runs, expected {release}")
+    if verified["current"] != generation:
+        found.append(
+            f"/run/npu-bsp/current is generation {verified['current']}, expected {generation}: "
+            "npu-bsp-activate.service did not run"
+        )
+    wrong = verified["wrong"]
+    if isinstance(wrong, list) and wrong:
+        shown = ", ".join(str(path) for path in wrong[:5])
+        found.append(f"{verified['wrong_count']} files are not as the manifest says: {shown}")
+    found += tree_problems(verified.get("dtb"), verified.get("fdt"))
+    return found
+
+
+def tree_problems(sent: object, running: object) -> list[str]:
+    """Where the running device tree is not the one that was sent."""
+    expected = decompress_fdt(sent if isinstance(sent, str) else None)
+    found = decompress_fdt(running if isinstance(running, str) else None)
+    if expected is None or found is None:
+        what = "the DTB on the boot partition" if expected is None else "/sys/firmware/fdt"
+        return [f"{what} cannot be read: the running device tree cannot be compared"]
+    differences = confirm.compare(expected, found)
+    shown = [f"device tree: {difference}" for difference in differences[:5]]
+    if len(differences) > len(shown):
+        shown.append(f"device tree: {len(differences) - len(shown)} more differences")
+    return shown
+
+
+def console_tail(host: Host, *, since_bytes: int) -> str:
+    """The last lines that the board's console printed since a deployment began; empty if unknown."""
+    if host.console_log is None or not host.console_log.exists():
+        return ""
+    with host.console_log.open("rb") as file:
+        file.seek(since_bytes)
+        text = file.read().decode(errors="replace")
+    lines = ["".join(ch for ch in line if ch.isprintable()) for line in text.splitlines()]
+    # What the trial said last stands before the boot loader's next start.
+    starts = [number for number, line in enumerate(lines) if line.startswith("U-Boot ")]
+    end = starts[1] if len(starts) > 1 else len(lines)
+    return "\n".join(line for line in lines[max(end - _CONSOLE_LINES, 0) : end] if line.strip())
+
+
+def console_size(host: Host) -> int:
+    """How much the console log holds now."""
+    return host.console_log.stat().st_size if host.console_log and host.console_log.exists() else 0
