@@ -184,6 +184,7 @@ class Qemu(_Record, frozen=True, kw_only=True):
 
     Attributes:
         bootloader: whether the machine boots through U-Boot (else kernel and DTB are handed to QEMU).
+        disk: where the disk sits: options of QEMU's ``-drive``.
         nic: QEMU's network device; ``{hostfwd}`` is replaced.
         serial_index: which UART is the console.
     """
@@ -193,7 +194,7 @@ class Qemu(_Record, frozen=True, kw_only=True):
     cores: PositiveInt = 2
     memory_mib: PositiveInt = 1024
     bootloader: bool = False
-    disk: str = "virtio"
+    disk: str = "if=virtio"
     nic: str
     serial_index: int = 0
     cmdline: str

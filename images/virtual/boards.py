@@ -89,6 +89,7 @@ def up(
             with step(f"Booting {instance.name}"):
                 _wait_until_up(instance, host, deadline=started + timeout_s, timeout_s=timeout_s)
         except BaseException:
+            instance.keep_console_log()
             _discard(instance)
             raise
         seconds = time.monotonic() - started
@@ -273,7 +274,7 @@ def _wait_until_up(instance: Instance, host: Host, *, deadline: float, timeout_s
     raise InfrastructureError(
         f"{instance.name} was not up within {timeout_s:g} s; the end of its console:\n"
         f"{instance.last_console_lines()}",
-        hint="--timeout SECONDS on a slow or busy machine",
+        hint=f"--timeout SECONDS on a slow or busy machine; the whole console: {instance.kept_log}",
     )
 
 

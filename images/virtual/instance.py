@@ -99,6 +99,16 @@ class Instance:
         """Send one command to QEMU (``system_reset``, ``quit``)."""
         return qmp.command(self.folder / QMP_SOCKET, name, **arguments)
 
+    @property
+    def kept_log(self) -> Path:
+        """The console's log of a start that failed, after the board's folder is gone."""
+        return self.folder.with_name(f"{self.name}.console.log")
+
+    def keep_console_log(self) -> None:
+        """Keep the console's log where it can be read after the folder is gone."""
+        with contextlib.suppress(FileNotFoundError):
+            self.console_log.replace(self.kept_log)
+
     def last_console_lines(self) -> str:
         """The end of what the console has printed, for error messages."""
         try:

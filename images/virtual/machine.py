@@ -85,7 +85,9 @@ def arguments(machine: Machine) -> list[str]:
     else:
         words += ["-bios", str(machine.start)]
     if machine.disk:
-        words += _disk(qemu.disk, machine.disk)
+        # cache=unsafe: a virtual board's disk need not survive a power cut of the *host*.
+        drive = f"file={machine.disk},format=qcow2,cache=unsafe,discard=unmap"
+        words += ["-drive", f"{drive},{qemu.disk}"]
     if machine.ssh_port is not None:
         forward = f"hostfwd=tcp:127.0.0.1:{machine.ssh_port}-:22"
         words += ["-nic", qemu.nic.replace("{hostfwd}", forward)]
@@ -97,11 +99,3 @@ def arguments(machine: Machine) -> list[str]:
     words += ["-qmp", f"unix:{QMP_SOCKET},server=on,wait=off"]
     words += machine.devices
     return [*words, "-daemonize", "-pidfile", PID_FILE]
-
-
-def _disk(kind: str, path: Path) -> list[str]:
-    # cache=unsafe: a virtual board's disk need not survive a power cut of the *host*.
-    drive = f"file={path},format=qcow2,cache=unsafe,discard=unmap"
-    if kind == "sd":
-        return ["-drive", f"{drive},if=sd"]
-    return ["-drive", f"{drive},if=none,id=disk", "-device", "virtio-blk-pci,drive=disk"]
