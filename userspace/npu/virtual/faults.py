@@ -53,8 +53,8 @@ class FaultError(Exception):
         super().__init__()
         self.finding = Finding(field, expected, found, address=address)
 
-    def at(self, *, job: int, unit: str, address: int | None, operation: str = "") -> FaultError:
-        """Add where it happened, keeping what is known already; return the same error."""
+    def at(self, *, job: int, unit: str, address: int | None, operation: str = "") -> None:
+        """Add where it happened, keeping what is known already."""
         known = self.finding
         self.finding = replace(
             known,
@@ -63,7 +63,6 @@ class FaultError(Exception):
             address=known.address if known.address is not None else address,
             operation=known.operation or operation,
         )
-        return self
 
     def __str__(self) -> str:
         return str(self.finding)

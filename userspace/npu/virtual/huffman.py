@@ -15,6 +15,7 @@ The hardware takes 128 off each pixel; the biases here are brought back to raw p
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -135,7 +136,8 @@ def _symbol_map(header: Bytes) -> tuple[int, ...]:
 def _groups(shape: Shape, nn_cores: int, cores: int, core: int) -> list[NDArray[np.intp]]:
     """Return the output channels of a core, one array a superblock (fill_weights, encode_superblock)."""
     full = shape.kernels
-    superblocks = -(-(-(-shape.out_channels // nn_cores)) // full)
+    kernels_per_core = math.ceil(shape.out_channels / nn_cores)
+    superblocks = math.ceil(kernels_per_core / full)
     groups = []
     for superblock in range(superblocks):
         rest = shape.out_channels - cores * (superblocks - 1) * full

@@ -255,7 +255,8 @@ class _Reader:
         parts = self._data[word_places[:, None] + np.arange(4)].astype(np.int64)
         words[order] = parts @ np.array([1, 1 << 8, 1 << 16, 1 << 24])
         self._position += 8 * (count + 4 * after.size)
-        return self._data[places]
+        values: NDArray[np.uint8] = self._data[places]
+        return values
 
     def _runs(
         self, count: int, after: NDArray[np.intp], words: NDArray[np.int64], order: NDArray[np.intp]

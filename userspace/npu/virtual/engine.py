@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: MIT
+"""The engine: state writes become jobs, jobs run on a client's memory.
+
+A door (the QEMU device, the shim, a trace) makes one ``Engine`` for each client, gives it that client's
+memory, and either hands over whole command streams (``submit``) or, where it walks the stream itself,
+single state writes (``write_state``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from . import frontend, huffman, nn, requant, tp, zero_runs
+from .coefficients import CoefficientCache, Coefficients
+from .convolution import accumulate
+from .faults import FaultError, Finding
+from .frontend import Words
+from .identity import Identity
+from .memory import Access, Bytes, Memory
+from .nn import NnJob
+from .requant import Accumulators, Pixels
+
+ADDRESS_MASK = ~0x1F
+"""Low 5 bits of PS_NN_INST_ADDR and PS_TP_INST_ADDR are a sequence number, not part of the address."""
+
+
+class Requantisation(Protocol):
+    """How accumulators become outputs; see ``HardwareMode`` and ``exact.ExactMode``."""
+
+    def operation(self, job: NnJob) -> str:
+        """Return the name of the model's operation that ``job`` belongs to, "" if not known.
+
+        Called once for each job, before anything else.
+        """
+        ...
+
+    def output(self, job: NnJob, image: Bytes, accumulators: Accumulators) -> Pixels:
+        """Return the output of the job that ``operation`` was just called with.
+
+        Args:
+            image: the job's input, (channels, height, width).
+            accumulators: (channels, height, width).
+        """
+        ...
+
+
+class HardwareMode:
+    """Outputs as silicon is predicted to compute them, from the descriptor alone."""
+
+    def operation(self, job: NnJob) -> str:
+        """Return "": the descriptor does not know the model."""
+        return ""
+
+    def output(self, job: NnJob, image: Bytes, accumulators: Accumulators) -> Pixels:
+        """Return rounded, clamped outputs."""
+        return requant.hardware(accumulators, job.scale, job.out_zero_point, job.low)
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """What one job was, for reports and traces.
+
+    Attributes:
+        number: counts the jobs of this engine, from 0.
+        macs: multiplications as a dense convolution; 0 for TP jobs.
+        coefficient_bytes: stored size of the coefficients; 0 for TP jobs.
+    """
+
+    number: int
+    unit: str
+    address: int
+    description: str
+    operation: str
+    seconds: float
+    macs: int = 0
+    coefficient_bytes: int = 0
+
+
+@dataclass
+class Engine:
+    """One client's NPU.
+
+    Attributes:
+        memory: the client's memory; a door may replace it between submits.
+        requantisation: hardware mode unless given.
+        cache: decoded coefficients; may be shared by the engines of several clients.
+        own_states: states that the door itself carries out (MMU, events), by address; any state in it
+            is also a known state.
+        on_job: called after each job.
+        findings: what was odd but could be run; at most ``MAX_FINDINGS``.
+    """
+
+    MAX_FINDINGS = 200
+
+    identity: Identity
+    memory: Memory
+    requantisation: Requantisation = field(default_factory=HardwareMode)
+    cache: CoefficientCache = field(default_factory=CoefficientCache)
+    own_states: Mapping[int, Callable[[int], None]] = field(default_factory=dict)
+    on_job: Callable[[JobRecord], None] | None = None
+    findings: list[Finding] = field(default_factory=list)
+    jobs: int = 0
+
+    def submit(self, stream: Words) -> None:
+        """Run a client's command stream to its end.
+
+        Raises:
+            FaultError: a word, state or job is wrong; jobs before it have run.
+        """
+        for state, value in frontend.state_writes(stream):
+            self.write_state(state, value)
+
+    def write_state(self, state: int, value: int) -> None:
+        """Carry out one state write; a write of a job address runs the job before it returns.
+
+        Raises:
+            FaultError: the state is unknown, or its job is wrong.
+        """
+        own = self.own_states.get(state)
+        if own is not None:
+            own(value)
+            return
+        frontend.check_state(state, value)
+        if state == frontend.PS_NN_INST_ADDR:
+            self._job("NN", value & ADDRESS_MASK, self._run_nn)
+        elif state == frontend.PS_TP_INST_ADDR:
+            self._job("TP", value & ADDRESS_MASK, self._run_tp)
+
+    def note(self, finding: Finding) -> None:
+        """Keep a finding, unless there are very many or it is there already."""
+        if len(self.findings) < self.MAX_FINDINGS and finding not in self.findings:
+            self.findings.append(finding)
+
+    def _job(self, unit: str, address: int, run: Callable[[int, int], JobRecord]) -> None:
+        number = self.jobs
+        self.jobs += 1
+        try:
+            record = run(number, address)
+        except FaultError as error:
+            error.at(job=number, unit=unit, address=address)
+            raise
+        if self.on_job:
+            self.on_job(record)
+
+    def _run_nn(self, number: int, address: int) -> JobRecord:
+        started = time.perf_counter()
+        job = nn.parse(self._words(address, nn.LAYOUT.size_words), self.identity.nn_generation)
+        operation = self.requantisation.operation(job)
+        try:
+            coefficients = self._coefficients(job)
+            if coefficients.layout != coefficients.expected_layout:
+                self.note(
+                    Finding(
+                        "coefficient order",
+                        coefficients.expected_layout,
+                        coefficients.layout,
+                        job=number,
+                        unit="NN",
+                        address=job.coefficients_address,
+                        operation=operation,
+                    )
+                )
+            image = nn.read_image(job, self.memory)
+            accumulators = accumulate(image, coefficients, job.geometry)
+            pixels = self.requantisation.output(job, image, accumulators)
+            nn.write_image(job, self.memory, pixels)
+        except FaultError as error:
+            error.at(job=number, unit="NN", address=address, operation=operation)
+            raise
+        return JobRecord(
+            number,
+            "NN",
+            address,
+            job.describe(),
+            operation,
+            time.perf_counter() - started,
+            macs=job.macs,
+            coefficient_bytes=coefficients.stored_bytes,
+        )
+
+    def _run_tp(self, number: int, address: int) -> JobRecord:
+        started = time.perf_counter()
+        job = tp.parse(self._words(address, tp.LAYOUT.size_words))
+        tp.run(job, self.memory)
+        return JobRecord(number, "TP", address, job.describe(), "", time.perf_counter() - started)
+
+    def _coefficients(self, job: NnJob) -> Coefficients:
+        cores, generation = self.identity.nn_cores, self.identity.nn_generation
+        address, shape = job.coefficients_address, job.shape
+        if generation == 7:
+            run_bits = self.identity.max_zrl_bits
+            data = zero_runs.stream(self.memory, address, shape, cores)
+            return self.cache.get(
+                data, (7, cores, shape), lambda: zero_runs.decode(data, shape, cores, run_bits)
+            )
+        data = huffman.stream(self.memory, address, shape, cores)
+        return self.cache.get(data, (8, cores, shape), lambda: huffman.decode(data, shape, cores))
+
+    def _words(self, address: int, count: int) -> Words:
+        return self.memory.view(address, 4 * count, Access.READ).view(np.uint32)

@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: MIT
+"""The TP unit: a job descriptor moves bytes: transposes, reshuffles, pads.
+
+Fields and widths: ``struct etna_tp_params`` in Mesa 25.0.7
+src/gallium/drivers/etnaviv/etnaviv_ml_tp.c; values that are fixed: set_default_tp_config there. A window
+of the input is scanned tile by tile; seven nested counters give the output addresses.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .descriptor import Field, Layout, Words
+from .faults import FaultError
+from .memory import Access, Memory
+
+_NONE = (0,)
+_ON = (1,)
+_FLAG = (0, 1)
+
+LAYOUT = Layout(
+    (
+        Field("in_image_x_size", 16),
+        Field("unused0", 16, _NONE),
+        Field("in_image_y_size", 16),
+        Field("in_image_z_size", 16),
+        Field("in_image_stride", 16),
+        Field("unused1", 16, _NONE),
+        Field("in_image_slice", 32),
+        Field("in_window_x_start", 16),
+        Field("in_window_y_start", 16),
+        Field("in_window_x_end", 16),
+        Field("in_window_y_end", 16),
+        Field("in_tile_sequence", 2, _NONE),
+        Field("in_tile_global_mem", 1, _NONE),
+        Field("in_image_global_mem", 1, _ON),
+        Field("alu_i2f_enable", 1, _ON),
+        Field("alu_square_enable", 1, _NONE),
+        Field("alu_horz_processing", 3, _NONE),
+        Field("alu_horz_proc_count", 6, _NONE),
+        Field("alu_horz_proc_stride", 1, _NONE),
+        Field("alu_vert_processing", 2, _NONE),
+        Field("unused2", 1, _NONE),
+        Field("alu_vert_proc_count", 6, _NONE),
+        Field("alu_vert_proc_stride", 1, _NONE),
+        Field("alu_nms_enable", 1, _NONE),
+        Field("alu_pwl_enable", 1, _NONE),
+        Field("alu_mult_enable", 1, _NONE),
+        Field("alu_f2i_enable", 1, _ON),
+        Field("alu_load_pwl_lut", 1, _NONE),
+        Field("alu_load_pwl_lut_global_mem", 1, _NONE),
+        Field("in_tile_list_address", 32, _NONE),
+        Field("in_tile_x_size", 16),
+        Field("in_tile_y_size", 16),
+        Field("in_tile_x_inc", 16),
+        Field("in_tile_y_inc", 16),
+        Field("in_image_base_address", 32),
+        Field("alu_load_pwl_lut_address", 32, _NONE),
+        Field("out_tile_skip_at_border", 1, _NONE),
+        Field("out_image_global_mem", 1, _ON),
+        Field("out_loop_1_reset", 1, _FLAG),
+        Field("out_loop_2_reset", 1, _FLAG),
+        Field("out_loop_3_reset", 1, _FLAG),
+        Field("out_brick_mode", 1, _NONE),
+        Field("alu_z_filter_mode", 1, _NONE),
+        Field("unused3", 1, _NONE),
+        Field("in_window_z_start_overfetch", 2, _NONE),
+        Field("unused4", 1, _NONE),
+        Field("in_window_z_end_overfetch", 2, _NONE),
+        Field("unused5", 1, _NONE),
+        Field("alu_square_preshift", 4, _NONE),
+        Field("in_image_data_type", 3, _NONE),
+        Field("out_image_data_type", 3, _NONE),
+        Field("unused6", 4, _NONE),
+        Field("alu_pwl_sign_support", 1, _NONE),
+        Field("alu_relu_enable", 1, _NONE),
+        Field("no_flush", 1),
+        Field("last", 1),
+        Field("out_image_base_address", 32),
+        Field("out_loop_0_inc", 32),
+        Field("out_loop_1_inc", 32),
+        Field("out_loop_0_count", 16),
+        Field("out_loop_1_count", 16),
+        Field("out_loop_2_inc", 32),
+        Field("out_loop_3_inc", 32),
+        Field("out_loop_2_count", 16),
+        Field("out_loop_3_count", 16),
+        Field("out_loop_4_inc", 32),
+        Field("out_loop_5_inc", 32),
+        Field("out_loop_4_count", 16),
+        Field("out_loop_5_count", 16),
+        Field("out_loop_6_inc", 32),
+        Field("alu_filter_pwl_swap", 1, _NONE),
+        Field("flat_rounding_mode", 2, _ON),
+        Field("integer_rounding_mode", 2, _ON),
+        Field("alu_input_preshift", 5, _NONE),
+        Field("alu_output_postshift", 5, _NONE),
+        Field("alu_reorder_bits_used", 4, _NONE),
+        Field("alu_reorder_loop_2_mode", 1, _NONE),
+        Field("unused7", 4, _NONE),
+        Field("in_image_border_mode", 2, _NONE),
+        Field("alu_output_postshift_5_6", 2, _NONE),
+        Field("unused8", 4, _NONE),
+        Field("in_image_circular_buf_size", 32, _NONE),
+        Field("in_image_circular_buf_end_address_plus_1", 32, (0x3FFFFFF,)),
+        Field("out_image_circular_buf_size", 32, _NONE),
+        Field("out_image_circular_buf_end_address_plus_1", 32, (0x3FFFFFF,)),
+        Field("in_image_border_const", 16, _NONE),
+        Field("coef_zp", 8, _NONE),
+        Field("in_zp", 8),
+        Field("out_zp", 8),
+        Field("alu_output_post_multiplier", 15, _NONE),
+        Field("unused9", 9, _NONE),
+    )
+)
+
+MAX_BYTES = 256 << 20
+"""Most bytes that one job may move: bounds memory and time of a garbage descriptor."""
+
+_LOOPS = 7
+
+
+@dataclass(frozen=True)
+class TpJob:
+    """One TP job in the emulator's terms.
+
+    Attributes:
+        size: of the input image: (planes, rows, columns); slice and stride are bytes.
+        window: x start, y start, x end, y end; ends included; may reach outside the image.
+        tile: columns, rows.
+        counts: of the loops, innermost first; the last runs as often as there are bytes.
+        increments: bytes that each loop adds to the output address, innermost first.
+    """
+
+    address: int
+    size: tuple[int, int, int]
+    slice_bytes: int
+    stride_bytes: int
+    window: tuple[int, int, int, int]
+    tile: tuple[int, int]
+    out_address: int
+    counts: tuple[int, ...]
+    increments: tuple[int, ...]
+    in_zero_point: int
+    out_zero_point: int
+
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes that the job writes."""
+        x0, y0, x1, y1 = self.window
+        return self.size[0] * (x1 - x0 + 1) * (y1 - y0 + 1)
+
+    def describe(self) -> str:
+        """Return the job in a few words, as planes x rows x columns."""
+        planes, rows, columns = self.size
+        return f"move {planes}x{rows}x{columns}, window {self.window}, {self.bytes_moved} bytes"
+
+
+def parse(words: Words) -> TpJob:
+    """Return the job that a descriptor of ``LAYOUT.size_words`` words describes.
+
+    Raises:
+        FaultError: a field has a value that is not understood or not possible.
+    """
+    field = LAYOUT.unpack(words)
+    edges = ("x_start", "y_start", "x_end", "y_end")
+    x0, y0, x1, y1 = (_signed16(field[f"in_window_{edge}"]) for edge in edges)
+    for axis, start, end in (("x", x0, x1), ("y", y0, y1)):
+        length, tile = end - start + 1, field[f"in_tile_{axis}_size"]
+        if length < 1:
+            raise FaultError(f"in_window_{axis}_end", f"at least {start}", str(end))
+        if not tile or length % tile:
+            raise FaultError(f"in_tile_{axis}_size", f"a divisor of {length}", str(tile))
+        if field[f"in_tile_{axis}_inc"] != tile:
+            raise FaultError(f"in_tile_{axis}_inc", str(tile), str(field[f"in_tile_{axis}_inc"]))
+    for axis in "xyz":
+        if not field[f"in_image_{axis}_size"]:
+            raise FaultError(f"in_image_{axis}_size", "at least 1", "0")
+    for loop in range(_LOOPS - 1):
+        if not field[f"out_loop_{loop}_count"]:
+            raise FaultError(f"out_loop_{loop}_count", "at least 1", "0")
+    job = TpJob(
+        address=field["in_image_base_address"],
+        size=(field["in_image_z_size"], field["in_image_y_size"], field["in_image_x_size"]),
+        slice_bytes=field["in_image_slice"],
+        stride_bytes=field["in_image_stride"],
+        window=(x0, y0, x1, y1),
+        tile=(field["in_tile_x_size"], field["in_tile_y_size"]),
+        out_address=field["out_image_base_address"],
+        counts=tuple(field[f"out_loop_{loop}_count"] for loop in range(_LOOPS - 1)),
+        increments=tuple(field[f"out_loop_{loop}_inc"] for loop in range(_LOOPS)),
+        in_zero_point=field["in_zp"],
+        out_zero_point=field["out_zp"],
+    )
+    if job.bytes_moved > MAX_BYTES:
+        raise FaultError("TP job", f"at most {MAX_BYTES} bytes", str(job.bytes_moved))
+    return job
+
+
+def run(job: TpJob, memory: Memory) -> None:
+    """Run a job on memory.
+
+    Raises:
+        FaultError: it reads or writes outside its buffers, or writes a byte more than once.
+    """
+    values = _scan(job, memory)
+    counts, increments = _loops(job, values.size)
+    last = sum((count - 1) * step for count, step in zip(counts, increments, strict=True))
+    if math.prod(counts) == values.size:
+        target = memory.view(job.out_address, last + 1, Access.WRITE)
+        if not _injective(counts, increments):
+            _check_once(_addresses(counts, increments), values.size)
+        shape, strides = counts[::-1], increments[::-1]
+        np.lib.stride_tricks.as_strided(target, shape, strides)[...] = values.reshape(shape)
+        return
+    places = _addresses(counts, increments)[: values.size]
+    _check_once(places, values.size)
+    memory.view(job.out_address, int(places.max()) + 1, Access.WRITE)[places] = values
+
+
+def _scan(job: TpJob, memory: Memory) -> NDArray[np.uint8]:
+    """Return the output bytes in the order in which the window is scanned."""
+    planes, rows, columns = job.size
+    size_bytes = job.slice_bytes * (planes - 1) + job.stride_bytes * (rows - 1) + columns
+    flat = memory.view(job.address, size_bytes, Access.READ)
+    image = np.lib.stride_tricks.as_strided(flat, job.size, (job.slice_bytes, job.stride_bytes, 1))
+    x0, y0, x1, y1 = job.window
+    inside = image[:, max(y0, 0) : max(y1 + 1, 0), max(x0, 0) : max(x1 + 1, 0)]
+    if job.in_zero_point != job.out_zero_point:
+        shifted = np.arange(256) - job.in_zero_point + job.out_zero_point
+        inside = np.clip(shifted, 0, 255).astype(np.uint8)[inside]
+    high, wide = y1 - y0 + 1, x1 - x0 + 1
+    if inside.shape != (planes, high, wide):
+        # Outside the image stands the border constant, 0, which the output zero point is added to.
+        window = np.full((planes, high, wide), job.out_zero_point, np.uint8)
+        top, left = max(-y0, 0), max(-x0, 0)
+        window[:, top : top + inside.shape[1], left : left + inside.shape[2]] = inside
+        inside = window
+    tile_x, tile_y = job.tile
+    tiled = inside.reshape(planes, high // tile_y, tile_y, wide // tile_x, tile_x)
+    return tiled.transpose(0, 1, 3, 2, 4).flatten()
+
+
+def _loops(job: TpJob, size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return counts and increments of the loops that run for ``size`` bytes."""
+    inner = 1
+    for loop, count in enumerate(job.counts):
+        if inner * count >= size:
+            return (*job.counts[:loop], -(-size // inner)), job.increments[: loop + 1]
+        inner *= count
+    return (*job.counts, -(-size // inner)), job.increments
+
+
+def _injective(counts: tuple[int, ...], increments: tuple[int, ...]) -> bool:
+    """Whether it is plain that no two steps of the loops give the same address."""
+    reach = 0
+    for step, count in sorted(zip(increments, counts, strict=True)):
+        if count > 1:
+            if step <= reach:
+                return False
+            reach += (count - 1) * step
+    return True
+
+
+def _addresses(counts: tuple[int, ...], increments: tuple[int, ...]) -> NDArray[np.int64]:
+    places = np.zeros(1, np.int64)
+    for count, step in zip(counts, increments, strict=True):
+        places = (np.arange(count, dtype=np.int64)[:, None] * step + places).reshape(-1)
+    return places
+
+
+def _check_once(places: NDArray[np.int64], size: int) -> None:
+    different = np.unique(places).size
+    if different != size:
+        raise FaultError(
+            "out_loop counts and increments",
+            f"{size} bytes written once",
+            f"{different} different addresses",
+        )
+
+
+def _signed16(value: int) -> int:
+    return (value ^ 0x8000) - 0x8000
