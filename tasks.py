@@ -149,6 +149,105 @@ def build_dts(
         print_text(result.text())
 
 
+# --- userspace and validation ----------------------------------------------------------------
+
+
+@task(
+    help={
+        "board": _BOARD,
+        "distribution": "Debian release on the board (default: the profile's)",
+        "python": "the board's Python, such as 3.13 (default: the distribution's)",
+        "output": "put the tree there (default: the cache)",
+        "json": _JSON,
+        "dry-run": "only say what it would be made of",
+    }
+)
+def build_userspace(
+    _: Context,
+    board: str,
+    distribution: str = "",
+    python: str = "",
+    output: str = "",
+    json: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Build the offline userspace for a board. Example: ./inv build-userspace --board vim3."""
+    from pathlib import Path
+
+    from bsp.base.output import print_json, print_text
+    from bsp.profile import load_board
+    from userspace import payload
+
+    chosen = distribution or load_board(board).userspace.distribution
+    if dry_run:
+        plan = payload.plan_payload(chosen, python or None)
+        print_json(plan.as_json()) if json else print_text(plan.text())
+        return
+    made = payload.build_payload(
+        distribution=chosen, python=python or None, target=Path(output) if output else None
+    )
+    print_json(made.as_json()) if json else print_text(made.text())
+
+
+@task(
+    help={
+        "test": "label_image",
+        "host": f"{_HOST}; this machine if left out",
+        "delegate": "all, cpu, cpu-reference, teflon, or PATH[:key=value;key=value]",
+        "model": "name of a known model, or a .tflite file",
+        "image": "name of a known image, or a BMP file",
+        "runs": "measured runs of each delegate, at most",
+        "threads": "CPU threads (default: all cores)",
+        "budget": "seconds of measured runs of each delegate, at most",
+        "timeout": "seconds after which a delegate counts as hanging",
+        "userspace": "folder of a payload on the host (default: the deployed one)",
+        "accept-new-key": "trust the host at first contact without asking",
+        "json": _JSON,
+    },
+    positional=["test"],
+)
+def smoke_test(
+    _: Context,
+    test: str,
+    host: str = "",
+    delegate: str = "all",
+    model: str = "",
+    image: str = "",
+    runs: int = 50,
+    threads: int = 0,
+    budget: float = 20.0,
+    timeout: float = 300.0,
+    userspace: str = "",
+    accept_new_key: bool = False,
+    json: bool = False,
+) -> None:
+    """Run a model with each delegate and judge it. Example: ./inv smoke-test label_image."""
+    from bsp.base.output import print_json, print_text
+    from bsp.board.inventory import resolve
+    from userspace.npu import smoke
+    from userspace.npu.label_image import Request
+    from userspace.npu.report import text_of
+
+    document = smoke.smoke_test(
+        test,
+        Request(
+            delegate=delegate,
+            model=model or None,
+            image=image or None,
+            runs=runs,
+            threads=threads or None,
+            budget_s=budget,
+            timeout_s=timeout,
+        ),
+        host=resolve(host) if host else None,
+        userspace=userspace or None,
+        accept_new_key=accept_new_key,
+    )
+    print_json(document) if json else print_text(text_of(document))
+    if document["verdict"] != "pass":
+        raise Exit(code=4)
+
+
 # --- developers ------------------------------------------------------------------------------
 
 
@@ -185,4 +284,4 @@ def _tool(context: Context, module: str, *arguments: str) -> None:
         raise Exit(code=result.exited)
 
 
-namespace = Collection(boards, board, build_dts, lint, test)
+namespace = Collection(boards, board, build_dts, build_userspace, lint, smoke_test, test)

@@ -167,6 +167,8 @@ def _judge_row(
     }
     if "error" in row:
         result["status"], result["reason"] = _why_not(row, facts)
+        if not log.graphs:
+            result["delegated_ops"] = None
         return result
 
     values = scores(row["output"])

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flatbuffers.builder import Builder
 import numpy as np
+from flatbuffers.builder import Builder
 from numpy.typing import NDArray
 
 _new_builder: Any = Builder  # the package has no types

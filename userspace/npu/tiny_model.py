@@ -14,6 +14,7 @@ can differ between machines.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ from .tflite_file import (
 )
 
 NAME = "npu-bsp-digits"
-LABELS = tuple("zero one two three four five six seven eight nine".split())
+LABELS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SIDE_PIXELS = 32
 PICTURE_SIDE_PIXELS = 96
 _INPUT_SCALE, _INPUT_ZERO = 1 / 128, 128
@@ -74,7 +75,8 @@ def draw(digit: int, rng: np.random.Generator, *, side: int = SIDE_PIXELS) -> ND
     ink_colour = rng.uniform(160, 245, 3)
     picture = paper_colour + ink[:, :, None] * (ink_colour - paper_colour)
     picture += rng.normal(0, 8, picture.shape)
-    return np.clip(np.round(picture), 0, 255).astype(np.uint8)
+    rounded: NDArray[np.uint8] = np.clip(np.round(picture), 0, 255).astype(np.uint8)
+    return rounded
 
 
 def pictures(
@@ -124,7 +126,8 @@ class _Layer:
 
 def _requantised(total: NDArray[np.int64], layer: _Layer) -> NDArray[np.int64]:
     factor = layer.in_scale * layer.weight_scale / layer.out_scale
-    return np.clip(np.floor(total * factor + 0.5), 0, 255).astype(np.int64)
+    rounded: NDArray[np.int64] = np.clip(np.floor(total * factor + 0.5), 0, 255).astype(np.int64)
+    return rounded
 
 
 def _patches(images: NDArray[np.int64], size: int, stride: int) -> NDArray[np.int64]:
@@ -136,7 +139,8 @@ def _patches(images: NDArray[np.int64], size: int, stride: int) -> NDArray[np.in
     padded = np.pad(
         images, ((0, 0), (before, padding - before), (before, padding - before), (0, 0))
     )
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(1, 2))
+    view: Any = np.lib.stride_tricks.sliding_window_view
+    windows: NDArray[np.int64] = view(padded, (size, size), axis=(1, 2))
     return windows[:, ::stride, ::stride].transpose(0, 1, 2, 4, 5, 3)
 
 
@@ -245,16 +249,15 @@ def _written(
 
     source = 0
     for number, layer in enumerate((first, second, third), start=1):
-        kernel = add(
-            Tensor(
-                f"weights_{number}",
-                layer.weights.shape,
-                "uint8",
-                layer.weight_scale,
-                128,
-                layer.weights,
-            )  # fmt: skip
+        weights_tensor = Tensor(
+            f"weights_{number}",
+            layer.weights.shape,
+            "uint8",
+            layer.weight_scale,
+            128,
+            layer.weights,
         )
+        kernel = add(weights_tensor)
         bias_scale = layer.in_scale * layer.weight_scale
         offset = add(Tensor(f"bias_{number}", layer.bias.shape, "int32", bias_scale, 0, layer.bias))
         channels = len(layer.bias)

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: MIT
+"""Where the runner runs: on this machine, or on a board over SSH."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from bsp.base.errors import InfrastructureError, UserError
+from bsp.base.process import Completed, run
+from bsp.base.progress import step
+from bsp.board.ssh import Connection
+
+from .models import File
+
+RUNNER = Path(__file__).parent / "runner.py"
+# What a deployment puts there (images/deploy/onboard).
+DEPLOYED_USERSPACE = "/run/npu-bsp/current/userspace"
+BOARD_CACHE = "/var/cache/npu-bsp"
+_SHORT_TIMEOUT_S = 60
+_SEND_TIMEOUT_S = 600
+# What the runner says went wrong before any delegate ran, and whose matter it is.
+_USER_STAGES = ("arguments", "image", "model")
+
+# $1: SHA-256. Prints the folder to use; exit code 0 when the file is there with that content.
+_LOOK = f"""\
+folder={BOARD_CACHE}
+if ! mkdir -p "$folder" 2>/dev/null || ! test -w "$folder"; then
+    folder=${{XDG_CACHE_HOME:-$HOME/.cache}}/npu-bsp
+    mkdir -p "$folder" || exit 1
+fi
+echo "$folder"
+test -f "$folder/$1" || exit 7
+echo "$1  $folder/$1" | sha256sum -c --status || exit 7
+"""
+# $1: SHA-256, $2: folder; the content comes on standard input.
+_STORE = """\
+set -e
+part=$(mktemp "$2/.$1.XXXXXX")
+trap 'rm -f "$part"' EXIT
+cat >"$part"
+echo "$1  $part" | sha256sum -c --status || exit 8
+chmod 644 "$part"
+sync "$part"
+mv "$part" "$2/$1"
+sync "$2"
+"""
+
+
+class Machine(Protocol):
+    """Something that the runner can run on."""
+
+    def place(self, file: File) -> str:
+        """Make a file readable there, and return its path."""
+
+    def run_runner(self, arguments: Sequence[str], *, timeout_s: float) -> dict[str, Any]:
+        """Run the runner and return its document.
+
+        Raises:
+            UserError: model, image or arguments are no good.
+            InfrastructureError: the runner, Python or the runtime do not work there.
+        """
+
+
+class ThisMachine:
+    """Runs the runner here: with this Python, or with another one and a payload.
+
+    Args:
+        userspace: an unpacked payload; None takes the packages of this Python.
+        python: command that starts Python.
+    """
+
+    def __init__(
+        self, *, userspace: Path | None = None, python: Sequence[str | Path] = (sys.executable,)
+    ) -> None:
+        self._runner = userspace / "bin" / "runner.py" if userspace else RUNNER
+        self._python = tuple(python)
+
+    def place(self, file: File) -> str:
+        """Return the file's own path."""
+        return str(file.path)
+
+    def run_runner(self, arguments: Sequence[str], *, timeout_s: float) -> dict[str, Any]:
+        """As in ``Machine``."""
+        command = [*self._python, self._runner, *arguments]
+        return document_of(run(command, timeout_s=timeout_s, check=False), "this machine")
+
+
+class BoardMachine:
+    """Runs the payload's runner on a board, through an open connection.
+
+    Args:
+        userspace: folder of the payload on the board.
+    """
+
+    def __init__(
+        self, connection: Connection, *, name: str, userspace: str = DEPLOYED_USERSPACE
+    ) -> None:
+        self._connection = connection
+        self._name = name
+        self._userspace = userspace
+        self._runner = f"{userspace}/bin/runner.py"
+        found = connection.run(
+            ["test", "-f", self._runner], timeout_s=_SHORT_TIMEOUT_S, check=False
+        )
+        if found.exit_code != 0:
+            raise UserError(
+                f"{name} has no userspace of ours: {self._runner} is not there",
+                hint=f"./inv deploy --host {name}",
+            )
+
+    def place(self, file: File) -> str:
+        """Send the file, if the board does not have it already, and return its path there."""
+        look = self._connection.run(
+            ["sh", "-c", _LOOK, "sh", file.sha256], timeout_s=_SHORT_TIMEOUT_S, check=False
+        )
+        folder = look.text.strip()
+        if look.exit_code not in (0, 7) or not folder:
+            raise InfrastructureError(
+                f"{self._name} has no folder to put {file.name} into: "
+                f"{look.stderr.decode(errors='replace').strip()}"
+            )
+        if look.exit_code == 7:
+            content = file.path.read_bytes()
+            with step(f"Sending {file.name} ({len(content) / 1e6:.1f} MB)"):
+                self._connection.run(
+                    ["sh", "-c", _STORE, "sh", file.sha256, folder],
+                    stdin=content,
+                    timeout_s=_SEND_TIMEOUT_S,
+                )
+        return f"{folder}/{file.sha256}"
+
+    def run_runner(self, arguments: Sequence[str], *, timeout_s: float) -> dict[str, Any]:
+        """As in ``Machine``."""
+        command = ["python3", self._runner, *arguments]
+        completed = self._connection.run(command, timeout_s=timeout_s, check=False)
+        if completed.exit_code == 127:
+            raise UserError(
+                f"{self._name} has no python3", hint="on the board: apt-get install python3"
+            )
+        return document_of(completed, self._name)
+
+
+def document_of(completed: Completed, where: str) -> dict[str, Any]:
+    """Return the runner's document, or raise what it says went wrong before any delegate ran."""
+    said = completed.stderr.decode(errors="replace").strip()
+    try:
+        document: dict[str, Any] = json.loads(completed.stdout)
+    except ValueError:
+        last_lines = "\n".join(said.splitlines()[-8:])
+        raise InfrastructureError(
+            f"the runner ended on {where} with exit code {completed.exit_code} and no result"
+            f"\n{last_lines}".rstrip()
+        ) from None
+    if "error" in document:
+        stage, message = document["error"]["stage"], document["error"]["message"]
+        if stage in _USER_STAGES:
+            raise UserError(message, hint=f"give another {stage}" if stage != "arguments" else "")
+        raise InfrastructureError(f"on {where}: {message}")
+    return document

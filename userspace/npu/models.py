@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: MIT
+"""Models, images and labels: known by hash, from a folder of the user's or downloaded.
+
+``models.toml`` lists them. A file in ``$NPU_BSP_ASSETS`` counts if its SHA-256 is the listed one, whatever
+its name; what is not there is downloaded once and verified. Where neither can be had, the project's own
+small model is made (``tiny_model.py``), and the result says so.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import tarfile
+import tomllib
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from bsp.base.cache import cache_dir, make_once, write_atomically
+from bsp.base.download import download, sha256_of
+from bsp.base.errors import InfrastructureError, UserError, nearest
+from bsp.base.progress import say, step
+
+from . import tiny_model
+
+CATALOGUE = Path(__file__).parent / "models.toml"
+EXPECTED = Path(__file__).parent / "expected.toml"
+_ASSETS_VARIABLE = "NPU_BSP_ASSETS"
+_DOWNLOAD_TIMEOUT_S = 20
+# Raised when what tiny_model.py builds changes: the old file in the cache is another model.
+_TINY_VERSION = 1
+
+
+class Listed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One entry of ``models.toml``; entries of the same name are the same thing from several places.
+
+    Attributes:
+        sha256: of the file itself; None where only its archive's is known.
+        labels: for a model: the name of its labels.
+    """
+
+    name: str
+    kind: str
+    title: str
+    sha256: str | None = None
+    labels: str | None = None
+    url: str | None = None
+    archive_sha256: str | None = None
+    member: str | None = None
+
+
+class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``models.toml``."""
+
+    format: int
+    default_model: str
+    default_image: str
+    files: tuple[Listed, ...]
+
+    def names(self, kind: str) -> list[str]:
+        """Names of one kind (model, image, labels), in the order of the file."""
+        return list(dict.fromkeys(entry.name for entry in self.files if entry.kind == kind))
+
+
+class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One entry of ``expected.toml``: what label_image answers for a model and an image."""
+
+    model_sha256: str
+    image_sha256: str
+    top: tuple[tuple[int, float], ...]
+    tolerance: float
+    source: str
+
+
+class Answers(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``expected.toml``."""
+
+    format: int
+    answers: tuple[Answer, ...]
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that is here and whose content is known.
+
+    Attributes:
+        name: as in the catalogue, or the file's own.
+        origin: where it came from, in words.
+    """
+
+    name: str
+    path: Path
+    sha256: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a smoke test runs.
+
+    Attributes:
+        labels: name of each class, by index; empty where there are none.
+        note: what the reader must know (that this is not the model that was wanted); or empty.
+    """
+
+    model: File
+    image: File
+    labels: tuple[str, ...]
+    note: str = ""
+
+
+@functools.cache
+def catalogue(path: Path = CATALOGUE) -> Catalogue:
+    """Return the catalogue of models and images."""
+    return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Catalogue)
+
+
+@functools.cache
+def answers(path: Path = EXPECTED) -> dict[tuple[str, str], Answer]:
+    """Return the answers on file by (SHA-256 of the model, SHA-256 of the image)."""
+    listed = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Answers)
+    return {(answer.model_sha256, answer.image_sha256): answer for answer in listed.answers}
+
+
+def choose(model: str | None, image: str | None) -> Inputs:
+    """Return the model, image and labels to run.
+
+    Args:
+        model: name in the catalogue, the small model's name, or a .tflite file; None: the default, or
+            the small model where that cannot be had.
+        image: name in the catalogue or a BMP file; None: the one that goes with the model.
+
+    Raises:
+        UserError: there is no such model, image or file, or a file has the wrong content.
+        InfrastructureError: what was asked for by name can be neither found nor downloaded.
+    """
+    note = ""
+    if model is None:
+        wanted = catalogue().default_model
+        try:
+            chosen = find(wanted, "model")
+        except InfrastructureError as error:
+            note = (
+                f"{wanted} cannot be had here; this is the project's own small model "
+                f"{tiny_model.NAME} instead (set {_ASSETS_VARIABLE}, or connect to the internet)"
+            )
+            say(f"{error.message}; using {tiny_model.NAME}")
+            chosen = tiny()
+    else:
+        chosen = tiny() if model == tiny_model.NAME else find(model, "model")
+    is_tiny = chosen.name == tiny_model.NAME
+    if image is None:
+        picture = tiny_image() if is_tiny else find(catalogue().default_image, "image")
+    else:
+        picture = find(image, "image")
+    return Inputs(chosen, picture, tiny_model.LABELS if is_tiny else _labels_of(chosen), note)
+
+
+def find(name: str, kind: str) -> File:
+    """Return a file by its name in the catalogue, or by its path.
+
+    Raises:
+        UserError: neither is there.
+        InfrastructureError: it is listed, but in no folder here, and cannot be downloaded.
+    """
+    known = catalogue().names(kind)
+    if name not in known:
+        return _own_file(name, kind, known)
+    entries = [entry for entry in catalogue().files if entry.name == name]
+    hashes = {entry.sha256: entry for entry in entries if entry.sha256}
+    for path in _assets():
+        if (digest := _digest(path, path.stat().st_size, path.stat().st_mtime_ns)) in hashes:
+            return File(name, path, digest, f"{_ASSETS_VARIABLE} ({hashes[digest].title})")
+    same_name = [path for path in _assets() if path.name == name or path.stem == name]
+    if same_name:
+        found = sha256_of(same_name[0])
+        raise UserError(
+            f"{same_name[0]} is not the {name} that is known: its content was changed or cut short\n"
+            f"  expected sha256 {' or '.join(sorted(hashes))}\n  found    sha256 {found}",
+            hint=f"put the original there, or give the file itself: --{kind} {same_name[0]}",
+        )
+    problem: InfrastructureError | None = None
+    for entry in entries:
+        if entry.url:
+            try:
+                return _fetched(entry)
+            except InfrastructureError as error:
+                problem = problem or error
+    message = f"{name} is not in the folder {os.environ[_ASSETS_VARIABLE]}" if _assets() else (
+        f"{name} is not on this machine"
+    )  # fmt: skip
+    raise InfrastructureError(
+        f"{message}, and {problem.message if problem else 'has no address to download it from'}",
+        hint=f"put it into a folder and set {_ASSETS_VARIABLE} to that folder",
+    )
+
+
+def tiny() -> File:
+    """Return the project's own small model; made on first use."""
+    folder = cache_dir() / "models"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def make(target: Path) -> None:
+        with step(f"Training the small model {tiny_model.NAME}"):
+            target.write_bytes(tiny_model.build())
+
+    path = make_once(folder / f"{tiny_model.NAME}-{_TINY_VERSION}.tflite", make)
+    return File(tiny_model.NAME, path, sha256_of(path), "made by userspace/npu/tiny_model.py")
+
+
+def tiny_image() -> File:
+    """Return the small model's own image: a drawn seven."""
+    path = cache_dir() / "models" / f"{tiny_model.NAME}-{_TINY_VERSION}.bmp"
+    content = tiny_model.sample_bmp()
+    if not path.exists() or path.read_bytes() != content:
+        write_atomically(path, content)
+    return File(path.name, path, sha256_of(path), "drawn by userspace/npu/tiny_model.py")
+
+
+def _own_file(name: str, kind: str, known: list[str]) -> File:
+    path = Path(name)
+    if path.is_file():
+        return File(path.name, path.absolute(), sha256_of(path), "given on the command line")
+    if kind == "model":
+        known = [*known, tiny_model.NAME]
+    return _no_such(name, kind, known)
+
+
+def _no_such(name: str, kind: str, known: list[str]) -> File:
+    looks_like_path = "/" in name or (kind == "model" and name.endswith(".tflite"))
+    raise UserError(
+        f"there is no {kind} file {name}"
+        if looks_like_path
+        else f"unknown {kind} {name!r}, and no file of that name{nearest(name, known)}",
+        hint=f"known: {', '.join(known)}; or give the path of a file",
+    )
+
+
+def _assets() -> list[Path]:
+    """Files in the user's folder of models.
+
+    Raises:
+        UserError: the variable names no folder.
+    """
+    folder = os.environ.get(_ASSETS_VARIABLE)
+    if not folder:
+        return []
+    if not Path(folder).is_dir():
+        raise UserError(
+            f"{_ASSETS_VARIABLE} is {folder}, and that is no folder",
+            hint=f"set {_ASSETS_VARIABLE} to a folder with models, or unset it",
+        )
+    return sorted(path for path in Path(folder).iterdir() if path.is_file())
+
+
+@functools.lru_cache(maxsize=256)
+def _digest(path: Path, _size_bytes: int, _modified_ns: int) -> str:
+    return sha256_of(path)
+
+
+def _fetched(entry: Listed) -> File:
+    assert entry.url
+    outer = entry.archive_sha256 or entry.sha256
+    assert outer, entry.name
+    source = download(entry.url, outer, timeout_s=_DOWNLOAD_TIMEOUT_S)
+    if entry.member is None:
+        return File(entry.name, source, outer, "downloaded")
+    target = source.with_name(f"{source.name}.{Path(entry.member).name}")
+
+    def make(temporary: Path) -> None:
+        temporary.write_bytes(_member(source, entry))
+
+    make_once(target, make)
+    digest = sha256_of(target)
+    if entry.sha256 and digest != entry.sha256:
+        raise InfrastructureError(
+            f"{entry.member} in {entry.url} has another content than expected\n"
+            f"  expected sha256 {entry.sha256}\n  found    sha256 {digest}",
+            hint=f"remove {target} and run the same command again",
+        )
+    return File(entry.name, target, digest, "downloaded")
+
+
+def _member(archive: Path, entry: Listed) -> bytes:
+    assert entry.member
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as zipped:
+                return zipped.read(entry.member)
+        with tarfile.open(archive) as tarred:
+            for member in tarred:
+                if member.isfile() and Path(member.name).name == entry.member:
+                    file = tarred.extractfile(member)
+                    assert file is not None
+                    return file.read()
+    except (KeyError, tarfile.TarError, zipfile.BadZipFile) as error:
+        raise InfrastructureError(f"{archive} cannot be read: {error}") from error
+    raise InfrastructureError(f"{archive} has no member {entry.member}")
+
+
+def _labels_of(model: File) -> tuple[str, ...]:
+    entry = next((entry for entry in catalogue().files if entry.name == model.name), None)
+    if entry is None or entry.labels is None:
+        return ()
+    try:
+        path = find(entry.labels, "labels").path
+    except InfrastructureError as error:
+        say(f"no names for the classes: {error.message}")
+        return ()
+    return tuple(path.read_text(encoding="utf-8").splitlines())

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: MIT
+"""Shows the result of a smoke test to people, in 80 columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bsp.base.output import table
+
+_HEADER = ("delegate", "result", "median", "p95", "first", "operations", "top class, or why")
+
+
+def text_of(document: dict[str, Any]) -> str:
+    """Return the document of ``label_image.smoke_test`` as text."""
+    machine = document["machine"]
+    lines = [
+        f"{document['test']} on {document['host']}: {document['runtime']}, "
+        f"{machine['machine']}, {machine['threads']} threads",
+        f"model {document['model']['name']}, image {document['image']['name']}",
+    ]
+    if document["note"]:
+        lines.append(f"note: {document['note']}")
+    if document["expected"] is None:
+        lines.append(
+            "note: no answer is on file for this model and image; compared with the CPU only"
+        )
+    lines += ["", table(_HEADER, [_row(result) for result in document["results"]]), ""]
+    lines.append(f"times in ms; verdict: {document['verdict']}")
+    return "\n".join(lines)
+
+
+def _row(result: dict[str, Any]) -> tuple[str, ...]:
+    times = result["latency_ms"]
+    name = result["delegate"]
+    if len(name) > 16:  # a path: its end says more than its start
+        name = "…" + name[-15:]
+    operations = ""
+    if result["delegated_ops"] is not None:
+        operations = f"{result['delegated_ops']}/{result['total_ops']} {result['driver'] or ''}"
+    said = result["reason"]
+    if not said and result["top"]:
+        best = result["top"][0]
+        said = f"{best['score']:.6g} {best['index']} {best['label']}".rstrip()
+    return (
+        name,
+        result["status"],
+        _ms(times["median"]) if times else "",
+        _ms(times["p95"]) if times else "",
+        _ms(result["first_ms"]) if times else "",
+        operations.strip(),
+        said,
+    )
+
+
+def _ms(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
