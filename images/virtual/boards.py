@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bsp.base.cache import lock, state_dir
+from bsp.base.cache import cache_dir, lock, state_dir
 from bsp.base.errors import BspError, InfrastructureError, UserError
 from bsp.base.progress import say, step
 from bsp.board import inventory, ssh
 from bsp.board.inventory import Host
-from bsp.kernel.prebuilt import PrebuiltKernel, prebuilt_kernel
+from bsp.kernel.prebuilt import prebuilt_kernel
 from bsp.profile import Board, load_board
 from images.disk import MIB, Disk, build_disk
 
@@ -82,7 +82,7 @@ def up(
             )
         series = kernel or board.kernel
         prebuilt = prebuilt_kernel(series)
-        disk = build_disk(board, prebuilt, dtb or _default_dtb(board, series, prebuilt))
+        disk = build_disk(board, prebuilt, dtb or _default_dtb(board, series))
         started = time.monotonic()
         try:
             host = _start(instance, board, disk, port=port, kernel=prebuilt.release)
@@ -177,13 +177,14 @@ def _describe(instance: Instance, record: Record) -> dict[str, Any]:
     }
 
 
-def _default_dtb(board: Board, series: str, kernel: PrebuiltKernel) -> Path:
+def _default_dtb(board: Board, series: str) -> Path:
     """The device tree that the board is born with."""
     if board.dts is None:
         return base_dtb(board)
     from bsp.dts.build import build_dts
 
-    return build_dts(board, kernel=series).dtb
+    target = cache_dir() / "dtbs" / board.name / series
+    return build_dts(board, kernel=series, base_dtb=None, target_dir=target).dtb
 
 
 def _start(instance: Instance, board: Board, disk: Disk, *, port: int | None, kernel: str) -> Host:

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: MIT
+"""Does a device tree do what it promises? Boot it on QEMU's model of the SoC and compare.
+
+The device tree promises that the NPU is enabled (or is not), and which rates its clocks get. The kernel's
+answer is which driver is bound to the NPU's device, and its clocks' real rates.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bsp.base.errors import UserError
+from bsp.base.output import table
+from bsp.base.progress import step
+from bsp.dts.build import build_dts
+from bsp.dts.need import check_identity, rates
+from bsp.dts.tree import Tree, read_tree
+from bsp.kernel.distribution import all_series
+from bsp.kernel.prebuilt import prebuilt_kernel
+from bsp.profile import Board, Npu, npu_of
+
+from .machine import qemu_of
+from .probe import TIMEOUT_S, ClockRate, Report, probe
+
+
+@dataclass(frozen=True)
+class ClockResult:
+    """One clock: the rate that the device tree asks for (None: none), and the one it runs at.
+
+    Attributes:
+        name: the NPU's name for it.
+        clock: the kernel's name for it.
+        rounded: no parent reaches the rate that is asked for, so that the kernel took another.
+    """
+
+    name: str
+    clock: str
+    asked_hz: int | None
+    rate_hz: int
+    rounded: bool
+
+
+@dataclass(frozen=True)
+class BootResult:
+    """What became of a device tree.
+
+    Attributes:
+        kernel: ``uname -r`` of the kernel that was booted.
+        promised: whether the device tree describes an enabled NPU.
+        problems: what is not as promised; empty: all is.
+        seconds: QEMU's run.
+    """
+
+    board: str
+    kernel: str
+    machine: str
+    dtb: str
+    promised: bool
+    clocks: tuple[ClockResult, ...]
+    report: Report
+    problems: tuple[str, ...]
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the document that ``--json`` prints."""
+        return {
+            "board": self.board,
+            "kernel": self.kernel,
+            "machine": self.machine,
+            "dtb": self.dtb,
+            "model": self.report.model,
+            "promised": self.promised,
+            "bound": self.report.driver is not None,
+            "device": self.report.device,
+            "driver": self.report.driver,
+            "render_nodes": list(self.report.render_nodes),
+            "clocks": [
+                {
+                    "name": each.name,
+                    "clock": each.clock,
+                    "asked_hz": each.asked_hz,
+                    "rate_hz": each.rate_hz,
+                    "rounded": each.rounded,
+                }
+                for each in self.clocks
+            ],
+            "dmesg": list(self.report.dmesg),
+            "problems": list(self.problems),
+            "seconds": round(self.seconds, 1),
+        }
+
+    def text(self) -> str:
+        """Return the result for people: one screen."""
+        report = self.report
+        if report.driver:
+            bound = f"bound: {report.device} by {report.driver}"
+        else:
+            bound = "not bound" if report.device else "no device: the node is disabled or absent"
+        lines = [
+            f"{self.board}: {report.model}, Linux {self.kernel}, QEMU {self.machine}, "
+            f"{self.seconds:.0f} s",
+            f"NPU      {bound}",
+        ]
+        if self.clocks:
+            rows = [
+                (
+                    each.name,
+                    each.clock,
+                    _mhz(each.asked_hz),
+                    _mhz(each.rate_hz),
+                    "no parent reaches what is asked" if each.rounded else "",
+                )
+                for each in self.clocks
+            ]
+            lines += ["", table(("clock", "in the kernel", "asked", "runs at", ""), rows), ""]
+        lines += [f"dmesg    {line}" for line in report.dmesg]
+        lines += [f"WRONG    {problem}" for problem in self.problems]
+        if not self.problems:
+            lines.append("as the device tree says")
+        return "\n".join(lines)
+
+
+def boot_dts(
+    board: Board,
+    *,
+    kernel: str | None = None,
+    dtb: Path | None = None,
+    npu_disabled: bool = False,
+    timeout_s: float = TIMEOUT_S,
+) -> BootResult:
+    """Build the board's device tree (or take ``dtb``), boot it, and compare.
+
+    Args:
+        kernel: source of the device tree, as build-dts takes it. The kernel that boots is the
+            distribution's of that series, or of the profile's where the source is no series.
+        npu_disabled: build the device tree with the NPU switched off.
+
+    Raises:
+        UserError: QEMU has no such SoC, the board has no NPU, or the device tree is another board's.
+        ValidationError: the kernel did not come up with it.
+    """
+    qemu = qemu_of(board)
+    if npu_disabled:
+        settings = msgspec.structs.replace(board.npu, enabled=False)
+        board = msgspec.structs.replace(board, npu=settings)
+    npu = npu_of(board)
+    if npu is None:
+        raise UserError(
+            f"{board.name} has no NPU ({board.soc}): there is nothing that its device tree promises"
+        )
+    source = kernel or board.kernel
+    series = source if source in all_series() else board.kernel
+    with tempfile.TemporaryDirectory(prefix="npu-bsp-boot-dts-") as name:
+        if dtb is None:
+            with step(f"Building the device tree of {board.name}"):
+                file = build_dts(board, kernel=kernel, base_dtb=None, target_dir=Path(name)).dtb
+        else:
+            file = dtb
+        try:
+            tree = read_tree(file.read_bytes(), str(dtb or f"the device tree of {board.name}"))
+        except OSError as error:
+            raise UserError(f"cannot read {file}: {error.strerror}", hint="--dtb FILE") from error
+        if dtb is not None:
+            check_identity(tree, board, str(dtb))
+        prebuilt = prebuilt_kernel(series)
+        with step(f"Booting it on QEMU's {qemu.machine}") as now:
+            now.note(f"Linux {prebuilt.release}")
+            started = time.monotonic()
+            report = probe(board, prebuilt, file, timeout_s=timeout_s)
+            seconds = time.monotonic() - started
+    promised = npu.node in tree.nodes and tree.status(npu.node) in ("okay", "ok")
+    clocks = compare_clocks(tree, npu, report.clocks)
+    return BootResult(
+        board=board.name,
+        kernel=prebuilt.release,
+        machine=qemu.machine,
+        dtb=str(dtb) if dtb else f"built from {source}",
+        promised=promised,
+        clocks=clocks,
+        report=report,
+        problems=find_problems(npu, report, clocks, promised=promised),
+        seconds=seconds,
+    )
+
+
+def compare_clocks(
+    tree: Tree, npu: Npu, measured: tuple[ClockRate, ...]
+) -> tuple[ClockResult, ...]:
+    """Put the rates that a device tree asks for beside the real ones."""
+    asked = dict(rates(tree, npu))
+    profile = {clock.name: clock for clock in npu.clocks}
+    results = []
+    for each in measured:
+        asked_hz = asked.get(each.name)
+        rounded = False
+        if asked_hz is not None and not _same(asked_hz, each.rate_hz):
+            reachable = profile[each.name].reachable_hz(None)
+            rounded = not any(_same(asked_hz, other_hz) for other_hz in reachable)
+        results.append(ClockResult(each.name, each.clock, asked_hz, each.rate_hz, rounded))
+    return tuple(results)
+
+
+def find_problems(
+    npu: Npu, report: Report, clocks: tuple[ClockResult, ...], *, promised: bool
+) -> tuple[str, ...]:
+    """Return what is not as the device tree promises, a sentence each."""
+    bound = report.driver is not None
+    if promised and not bound:
+        waits = report.device in report.deferred
+        return (
+            f"{npu.node} is enabled, but no driver is bound to it"
+            + (", because something that it needs never came" if waits else "")
+            + f" (expected {npu.driver})",
+        )
+    if not promised:
+        return (f"{npu.node} is not enabled, but {report.driver} is bound to it",) if bound else ()
+    return tuple(
+        f"clock {each.name} ({each.clock}) runs at {each.rate_hz} Hz, the device tree asks for "
+        f"{each.asked_hz} Hz"
+        for each in clocks
+        if each.asked_hz is not None and not each.rounded and not _same(each.asked_hz, each.rate_hz)
+    )
+
+
+def _same(one_hz: int, other_hz: int) -> bool:
+    # The kernel rounds fractions of a hertz.
+    return abs(one_hz - other_hz) <= 1
+
+
+def _mhz(rate_hz: int | None) -> str:
+    return "-" if rate_hz is None else f"{rate_hz / 1e6:.6g} MHz"
