@@ -110,14 +110,15 @@ class GuestRegion:
     Attributes:
         address: first guest-physical address.
         size: in bytes, a multiple of the page size.
-        fd: descriptor of the memory file; the receiver owns it and closes it.
+        fd: descriptor of the memory file, owned by the receiver; None for memory that is in no file
+            (flash), which the device cannot reach.
         offset: of the region in that file, in bytes.
         writable: whether the device may write to it.
     """
 
     address: int
     size: int
-    fd: int
+    fd: int | None
     offset: int
     writable: bool
 
@@ -136,7 +137,7 @@ class Device(Protocol):
         """Write bytes (bounds are checked already)."""
 
     def map_memory(self, region: GuestRegion) -> None:
-        """Take over a piece of guest memory."""
+        """Take over a piece of guest memory, and its descriptor unless this raises."""
 
     def unmap_memory(self, address: int, size: int) -> None:
         """Let go of a piece that was mapped with exactly these values."""
@@ -145,7 +146,7 @@ class Device(Protocol):
         """Let go of all guest memory."""
 
     def connect_interrupt(self, fd: int | None) -> None:
-        """Raise the interrupt through this event descriptor from now on (owned by the receiver)."""
+        """Raise the interrupt through this event descriptor from now on ; taken over unless this raises."""
 
     def mask_interrupt(self, masked: bool) -> None:
         """Hold the interrupt back, or let it through again."""
@@ -335,14 +336,9 @@ class Connection:
             raise Refused(
                 errno.EINVAL, f"DMA_MAP with {len(descriptors)} descriptors, expected one"
             )
-        if not descriptors:
-            return b""  # memory that is in no file (flash): the NPU has no business there
-        region = GuestRegion(address, size, descriptors.pop(), offset, bool(flags & 0x2))
-        try:
-            self._device.map_memory(region)
-        except BaseException:
-            os.close(region.fd)
-            raise
+        fd = descriptors[0] if descriptors else None
+        self._device.map_memory(GuestRegion(address, size, fd, offset, bool(flags & 0x2)))
+        descriptors.clear()  # taken over
         return b""
 
     def _dma_unmap(self, payload: bytes) -> bytes:
@@ -384,7 +380,8 @@ class Connection:
                 raise Refused(errno.ENOTSUP, "masking through a descriptor")
             if len(descriptors) > 1:
                 raise Refused(errno.EINVAL, f"{len(descriptors)} descriptors for one interrupt")
-            self._device.connect_interrupt(descriptors.pop() if descriptors else None)
+            self._device.connect_interrupt(descriptors[0] if descriptors else None)
+            descriptors.clear()  # taken over
             return b""
         if data is IrqSet.DATA_BOOL:
             if len(payload) != _IRQ_SET.size + count:
