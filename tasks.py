@@ -248,6 +248,145 @@ def smoke_test(
         raise Exit(code=4)
 
 
+# --- virtual boards --------------------------------------------------------------------------
+
+
+_VIRTUAL = "name of the virtual board (default: the board's)"
+
+
+@task(
+    help={
+        "board": f"{_BOARD}; default: virtual",
+        "name": "call it this; several run side by side under different names (default: the board's)",
+        "port": "port on 127.0.0.1 for SSH (default: a free one)",
+        "kernel": "series of the distribution's kernel (default: the profile's)",
+        "dtb": "device tree, for boards that QEMU starts without a bootloader",
+        "timeout": "seconds until it has to answer over SSH",
+        "dry-run": "say what would be done",
+        "json": _JSON,
+    }
+)
+def up(
+    _: Context,
+    board: str = "virtual",
+    name: str = "",
+    port: int = 0,
+    kernel: str = "",
+    dtb: str = "",
+    timeout: float = 300.0,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Start a virtual board, and wait until it answers. Example: ./inv virtual.up."""
+    from pathlib import Path
+
+    from bsp.base.output import print_json, print_text
+    from images.virtual import boards as virtual_boards
+
+    if dry_run:
+        plan = virtual_boards.plan_up(board, name=name or None)
+        print_json(plan) if json else print_text("\n".join(plan["would"]))
+        return
+    found = virtual_boards.up(
+        board,
+        name=name or None,
+        port=port or None,
+        kernel=kernel or None,
+        dtb=Path(dtb) if dtb else None,
+        timeout_s=timeout,
+    )
+    print_json(found) if json else print_text(virtual_boards.text_of(found))
+
+
+@task(
+    help={
+        "name": _VIRTUAL,
+        "board": "the same, for a virtual board that has its board's name",
+        "timeout": "seconds to wait for a clean end before QEMU is ended",
+        "dry-run": "say what would be done",
+        "json": _JSON,
+    }
+)
+def down(
+    _: Context,
+    name: str = "",
+    board: str = "virtual",
+    timeout: float = 60.0,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Shut a virtual board down and remove it. Example: ./inv virtual.down."""
+    from bsp.base.output import print_json, print_text
+    from images.virtual import boards as virtual_boards
+
+    found = virtual_boards.down(name or board, timeout_s=timeout, dry_run=dry_run)
+    print_json(found) if json else print_text(virtual_boards.text_of_down(found))
+
+
+@task(
+    help={
+        "name": _VIRTUAL,
+        "board": "the same, for a virtual board that has its board's name",
+        "command": "run this there instead of a shell",
+    }
+)
+def ssh(_: Context, name: str = "", board: str = "virtual", command: str = "") -> None:
+    """Log in to a virtual board. Example: ./inv virtual.ssh --command 'uname -a'."""
+    from images.virtual import boards as virtual_boards
+
+    words = virtual_boards.ssh_command(name or board, command)
+    sys.stdout.flush()
+    os.execv(words[0], words)  # noqa: S606 # this terminal becomes the board's
+
+
+@task(help={"json": _JSON}, name="list")
+def list_virtual(_: Context, json: bool = False) -> None:
+    """List the virtual boards that are up. Example: ./inv virtual.list."""
+    from bsp.base.output import print_json, print_text
+    from images.virtual import boards as virtual_boards
+
+    found = virtual_boards.listed()
+    print_json(found) if json else print_text(virtual_boards.text_of_list(found))
+
+
+@task(
+    help={
+        "board": _BOARD,
+        "kernel": _KERNEL,
+        "dtb": "boot this DTB instead of building one",
+        "npu-disabled": "build it with the NPU switched off (it must then stay unbound)",
+        "timeout": "seconds until the kernel must have answered",
+        "json": _JSON,
+    }
+)
+def boot_dts(
+    _: Context,
+    board: str,
+    kernel: str = "",
+    dtb: str = "",
+    npu_disabled: bool = False,
+    timeout: float = 180.0,
+    json: bool = False,
+) -> None:
+    """Boot a device tree in QEMU; is the NPU bound? Example: ./inv boot-dts --board imx8mp-evk."""
+    from pathlib import Path
+
+    from bsp.base.output import print_json, print_text
+    from bsp.profile import load_board
+    from images.virtual import boot_dts as booting
+
+    result = booting.boot_dts(
+        load_board(board),
+        kernel=kernel or None,
+        dtb=Path(dtb) if dtb else None,
+        npu_disabled=npu_disabled,
+        timeout_s=timeout,
+    )
+    print_json(result.as_json()) if json else print_text(result.text())
+    if result.problems:
+        raise Exit(code=4)
+
+
 # --- developers ------------------------------------------------------------------------------
 
 
@@ -284,4 +423,5 @@ def _tool(context: Context, module: str, *arguments: str) -> None:
         raise Exit(code=result.exited)
 
 
-namespace = Collection(boards, board, build_dts, build_userspace, lint, smoke_test, test)
+namespace = Collection(boards, board, boot_dts, build_dts, build_userspace, lint, smoke_test, test)
+namespace.add_collection(Collection("virtual", up, down, ssh, list_virtual))

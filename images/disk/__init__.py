@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from bsp.base.cache import cache_dir, make_once
+from bsp.base.cache import cache_dir, make_once, remove
 from bsp.base.errors import InfrastructureError
 from bsp.base.process import run
 from bsp.base.progress import step
@@ -47,7 +47,12 @@ _TYPE_BASIC_DATA = "EBD0A0A2-B9E5-4433-87C0-68B6B72699C7"
 _TYPE_ROOT_ARM64 = "B921B045-1DF0-41C3-AF44-4C6F280D3FAE"
 
 # A change in any of these makes another disk.
-_SOURCES = ("disk", "rootfs", "initrd", "deploy", "bundle.py")
+_SOURCES = (
+    "disk", "initrd", "bundle.py", "deploy/boot.cmd", "deploy/onboard", "deploy/slots.py",
+    "deploy/state.py",
+)  # fmt: skip
+# Older disks of the same board go when a new one is made; a machine that runs from one keeps it open.
+_KEPT = 4
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ def build_disk(board: Board, kernel: PrebuiltKernel, dtb: Path) -> Disk:
     def make(target: Path) -> None:
         with step(f"Building the disk of {board.name}"):
             _make(board, kernel, dtb, rootfs, target)
+        _drop_old(folder, board.name)
 
     path = make_once(folder / f"{board.name}-{_key(board, kernel, dtb, rootfs)}", make)
     return Disk(
@@ -151,6 +157,12 @@ def _make(board: Board, kernel: PrebuiltKernel, dtb: Path, rootfs: Rootfs, targe
         _fill_root(image, rootfs, extra, workspace)
         _keep_boot_files(bundle, target)
     image.chmod(0o444)
+
+
+def _drop_old(folder: Path, board: str) -> None:
+    found = [path for path in folder.glob(f"{board}-{'[0-9a-f]' * 16}") if path.is_dir()]
+    for path in sorted(found, key=lambda path: path.stat().st_mtime)[: -(_KEPT - 1)]:
+        remove(path)
 
 
 def _extra_files(board: Board, extra: Path) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 from bsp.base.cache import cache_dir, lock, state_dir
 from bsp.base.errors import BspError, InfrastructureError, UserError
+from bsp.base.output import table
+from bsp.base.process import require_tool
 from bsp.base.progress import say, step
 from bsp.board import inventory, ssh
 from bsp.board.inventory import Host
@@ -24,7 +26,7 @@ from . import launch
 from .base_dtb import base_dtb
 from .emulator import u_boot
 from .instance import Instance, Record, instances, start_ticks
-from .machine import DirectBoot, Machine, qemu_of
+from .machine import DirectBoot, Machine, machine_arguments, qemu_of
 
 UP_TIMEOUT_S = 300.0
 DOWN_TIMEOUT_S = 60.0
@@ -54,7 +56,8 @@ def up(
         timeout_s: how long starting may take, without building the disk.
 
     Returns:
-        ``name``, ``board``, ``address``, ``port``, ``already_up``, ``console_log``, ``seconds``...
+        ``name``, ``board``, ``address``, ``port``, ``already_up``, ``console_log``, ``seconds`` (from
+        QEMU's start)...
 
     Raises:
         UserError: no such board, QEMU cannot be it, or the port is taken.
@@ -98,11 +101,32 @@ def up(
         return {**_describe(instance, running), "already_up": False, "seconds": round(seconds, 1)}
 
 
-def down(name: str, *, timeout_s: float = DOWN_TIMEOUT_S) -> dict[str, Any]:
+def plan_up(board_name: str, *, name: str | None = None) -> dict[str, Any]:
+    """Say what ``up`` would do; change nothing.
+
+    Raises:
+        UserError: no such board, or QEMU cannot be it.
+    """
+    board = load_board(board_name)
+    qemu = qemu_of(board)
+    instance = Instance(name or board.name)
+    would = ["nothing: it runs already"]
+    if not instance.running():
+        first = "U-Boot" if qemu.bootloader else "kernel and device tree, handed over"
+        would = [
+            f"build its disk, if it is not cached: Debian {board.userspace.distribution}, Linux "
+            f"{board.kernel}",
+            f"start QEMU: {' '.join(machine_arguments(board))} ({first})",
+            "wait until it answers over SSH on a port of 127.0.0.1",
+        ]
+    return {"name": instance.name, "board": board.name, "dry_run": True, "would": would}
+
+
+def down(name: str, *, timeout_s: float = DOWN_TIMEOUT_S, dry_run: bool = False) -> dict[str, Any]:
     """Shut a virtual board down and remove it: over SSH, and if that takes too long, through QEMU.
 
     Returns:
-        ``name``, ``was_running``, ``clean`` (it switched itself off).
+        ``name``, ``was_running``, ``clean`` (it switched itself off), ``dry_run``.
 
     Raises:
         UserError: there is no such virtual board.
@@ -117,13 +141,15 @@ def down(name: str, *, timeout_s: float = DOWN_TIMEOUT_S) -> dict[str, Any]:
                 hint=f"running: {', '.join(known)}" if known else "none is running",
             )
         was_running, clean = instance.running(), False
+        if dry_run:
+            return {"name": name, "was_running": was_running, "clean": False, "dry_run": True}
         if was_running:
             with step(f"Shutting {name} down"):
                 clean = _power_off(instance, timeout_s)
                 if not clean:
                     say(f"{name} did not switch itself off within {timeout_s:g} s; ending QEMU")
         _discard(instance)
-        return {"name": name, "was_running": was_running, "clean": clean}
+        return {"name": name, "was_running": was_running, "clean": clean, "dry_run": False}
 
 
 def listed() -> list[dict[str, Any]]:
@@ -136,6 +162,68 @@ def listed() -> list[dict[str, Any]]:
     return found
 
 
+def text_of(found: dict[str, Any]) -> str:
+    """Say what ``up`` did, and what to type next."""
+    name = found["name"]
+    state = "is up already" if found["already_up"] else f"is up after {found['seconds']:.1f} s"
+    option = "" if name == "virtual" else f" --name {name}"
+    return (
+        f"{name} {state}: {found['board']}, Linux {found['kernel']}, "
+        f"SSH on {found['address']}:{found['port']}\n"
+        f"log in:    ./inv virtual.ssh{option}\n"
+        f"console:   {found['console_log']}\n"
+        f"take down: ./inv virtual.down{option}"
+    )
+
+
+def text_of_down(found: dict[str, Any]) -> str:
+    """Say what ``down`` did."""
+    if found["dry_run"]:
+        return f"would shut {found['name']} down and remove it"
+    if not found["was_running"]:
+        return f"{found['name']} did not run any more; removed what it had left"
+    return f"{found['name']} is down" + ("" if found["clean"] else " (QEMU was ended)")
+
+
+def text_of_list(found: list[dict[str, Any]]) -> str:
+    """Return the table of virtual boards."""
+    rows = [
+        (
+            each["name"],
+            each["board"],
+            each["kernel"],
+            str(each["port"]),
+            "up" if each["running"] else "gone",
+        )
+        for each in found
+    ]
+    return table(("name", "board", "kernel", "port", "state"), rows) if rows else "none is up"
+
+
+def ssh_command(name: str, remote: str = "") -> list[str]:
+    """Return the ``ssh`` command line that logs in to a virtual board, with its pinned host key.
+
+    Args:
+        remote: command to run there; a shell if empty.
+
+    Raises:
+        UserError: it does not run.
+    """
+    if not Instance(name).running():
+        raise _not_running(name)
+    host = inventory.resolve(name)
+    options = {
+        "IdentitiesOnly": "yes",
+        "UserKnownHostsFile": str(host.known_hosts),
+        "StrictHostKeyChecking": "yes",
+        "LogLevel": "ERROR",
+    }
+    words = [require_tool("ssh"), "-F", "none", "-i", str(host.identity_file), "-p", str(host.port)]
+    for key, value in options.items():
+        words += ["-o", f'{key}="{value}"' if " " in value else f"{key}={value}"]
+    return [*words, f"{host.user}@{host.address}", *([remote] if remote else [])]
+
+
 def reset(name: str) -> None:
     """Press the virtual board's reset button.
 
@@ -144,10 +232,14 @@ def reset(name: str) -> None:
     """
     instance = Instance(name)
     if not instance.running():
-        raise UserError(
-            f"the virtual board {name!r} does not run", hint=f"./inv virtual.up --name {name}"
-        )
+        raise _not_running(name)
     instance.command("system_reset")
+
+
+def _not_running(name: str) -> UserError:
+    return UserError(
+        f"the virtual board {name!r} does not run", hint=f"./inv virtual.up --name {name}"
+    )
 
 
 def _already(instance: Instance, record: Record, board: Board, port: int | None) -> dict[str, Any]:
