@@ -66,7 +66,7 @@ def use_payload() -> None:
     """Put the payload's packages first, and load its libraries, so that the system's are not needed."""
     # A generation is not to change: compiled Python goes elsewhere.
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    sys.pycache_prefix = str(cache / "npu-bsp" / "pycache")
+    sys.pycache_prefix = sys.pycache_prefix or str(cache / "npu-bsp" / "pycache")
     sys.path.insert(0, str(HERE))
     if not IS_PAYLOAD:
         return
