@@ -150,6 +150,7 @@ def _from_distribution(series: str, whole: bool) -> tuple[Path, str]:
             if len(tarballs) != 1:
                 raise InfrastructureError(f"{package} {version} holds no single usr/src/*.tar.xz")
             _unpack(tarballs[0], target, whole)
+            _release(target, series)  # what is no kernel tree must not get into the cache
 
     return make_once(_target(f"{package}_{version}", whole), make), f"{package} {version}"
 
@@ -174,6 +175,7 @@ def _from_tarball(rest: str, whole: bool) -> tuple[Path, str]:
         tarball = download(url, sha256)
         with step(f"Unpacking {tarball.name}"):
             _unpack(tarball, target, whole)
+            _release(target, f"tarball:{rest}")
 
     if not re.fullmatch("[0-9a-fA-F]{64}", sha256):
         raise UserError(
@@ -251,6 +253,7 @@ def _from_git(rest: str, whole: bool) -> tuple[Path, str]:
                     f"cannot fetch {ref} from {url}:\n{_last_line(error)}",
                     hint="check the address and the network, then run the same command again",
                 ) from error
+            _release(target, f"git:{rest}")
 
     return make_once(_target(f"git-{commit}", whole), make), f"commit {commit}"
 

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: MIT
+"""Profiles: every shipped file is right, and every mistake in one is named."""
+
+from __future__ import annotations
+
+import re
+import struct
+from pathlib import Path
+
+import fdt
+import msgspec
+import pytest
+
+from bsp import describe, profile
+from bsp.base.errors import UserError
+from bsp.dts.build import build_dts
+from bsp.dts.support import lacking
+from bsp.dts.tree import read_tree
+from bsp.kernel.distribution import all_series, series_key, series_named
+from bsp.profile import NpuSettings, board_names, load_board, load_soc, npu_of, read_board
+from bsp.source import kernel_tree
+
+BOARDS = board_names()
+SOCS = sorted(path.stem for path in profile.SOCS_DIR.glob("*.toml"))
+
+
+# --- every shipped file ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_a_shipped_board_loads_and_is_described(name: str) -> None:
+    board = load_board(name)
+    assert board.name == name
+    assert series_named(board.kernel)
+    document = describe.one_board(name)
+    assert set(document["kernels"]) == set(all_series())
+    text = describe.board_text(name)
+    assert board.title in text
+    assert max(len(line) for line in text.splitlines()) <= 80
+
+
+@pytest.mark.parametrize("name", SOCS)
+def test_a_shipped_soc_loads_and_its_rates_are_reachable(name: str) -> None:
+    soc = load_soc(name)
+    assert soc.name == name
+    for clock in soc.npu.clocks if soc.npu else ():
+        assert clock.reachable_hz(), clock.name
+        assert clock.source, clock.name
+        assert clock.rate_hz is None or clock.rate_hz in clock.reachable_hz()
+
+
+def raw(item: object) -> bytes:
+    """The bytes of a property as the package ``fdt`` holds it."""
+    data = getattr(item, "data", [])
+    if isinstance(item, fdt.PropStrings):
+        return b"".join(text.encode() + b"\0" for text in data)
+    if isinstance(item, fdt.PropWords):
+        return struct.pack(f">{len(data)}I", *data)
+    return bytes(data)
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("name", [name for name in BOARDS if load_board(name).dts])
+def test_a_shipped_board_builds_on_its_default_kernel(name: str, tmp_path: Path) -> None:
+    board = load_board(name)
+    result = build_dts(board, kernel=None, base_dtb=None, target_dir=tmp_path)
+    blob = result.dtb.read_bytes()
+    ours = read_tree(blob, name)
+    assert ours.compatible == list(board.compatible)
+    npu = npu_of(board)
+    assert (npu is None) == (result.npu.node is None)
+    if npu is not None:
+        assert result.npu.supported, result.npu.why
+        assert result.npu.status == "okay"
+        assert all(rate_hz for _, rate_hz in result.npu.clocks)
+    # The package fdt reads every node and every byte as we do.
+    theirs = {
+        (path.rstrip("/") or "/"): {item.name: raw(item) for item in items}
+        for path, _, items in fdt.parse_dtb(blob).walk()
+    }
+    assert theirs == ours.nodes
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("name", [name for name in SOCS if load_soc(name).npu])
+def test_the_facts_of_a_soc_are_those_of_the_kernel(name: str) -> None:
+    npu = load_soc(name).npu
+    assert npu is not None
+    tree = kernel_tree("6.12").path
+    assert lacking(tree, npu) == ()
+    for clock in npu.clocks:
+        header = (tree / "include/dt-bindings" / clock.header).read_text()
+        assert re.search(rf"#define\s+{clock.symbol}\s+{clock.cell}\b", header), clock.name
+    database = (tree / "drivers/gpu/drm/etnaviv/etnaviv_hwdb.c").read_text()
+    entry = (
+        rf"\.model = {npu.identity.model:#x},\s+\.revision = {npu.identity.revision:#x},\s+"
+        rf"\.product_id = {npu.identity.product_id:#x},\s+"
+        rf"\.customer_id = {npu.identity.customer_id:#x},\s+"
+        rf"\.eco_id = ({npu.identity.eco_id:#x}|{npu.identity.eco_id}),"
+    )
+    found = re.search(entry, database)
+    assert found, "etnaviv_hwdb.c has no such entry"
+    cores = re.search(r"\.nn_core_count = (\d+)", database[found.end() :])
+    assert cores is not None
+    assert int(cores.group(1)) == npu.identity.nn_cores
+
+
+# --- what people see -------------------------------------------------------------------------
+
+
+def test_the_table_of_boards_fits_80_columns() -> None:
+    text = describe.boards_table(describe.all_boards())
+    assert all(name in text for name in BOARDS)
+    assert max(len(line) for line in text.splitlines()) <= 80
+
+
+def test_support_levels_of_the_vim3() -> None:
+    assert describe.one_board("vim3")["kernels"] == {
+        "6.1": "no driver",
+        "6.12": "works",
+        "7.3": "works",
+    }
+    assert set(describe.one_board("virtual")["kernels"].values()) == {"no npu"}
+
+
+def test_series_are_ordered_by_number() -> None:
+    assert sorted(["6.12", "6.8", "7.3", "6.1"], key=series_key) == ["6.1", "6.8", "6.12", "7.3"]
+    with pytest.raises(UserError, match="no kernel series"):
+        series_key("six")
+
+
+# --- mistakes --------------------------------------------------------------------------------
+
+
+def broken(tmp_path: Path, change: str, by: str, name: str = "vim3") -> Path:
+    text = (profile.BOARDS_DIR / f"{name}.toml").read_text()
+    assert change in text
+    file = tmp_path / f"{name}.toml"
+    file.write_text(text.replace(change, by, 1))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("change", "by", "expected"),
+    [
+        ('soc = "', 'socc = "', r"unknown key 'socc'.*did you mean 'soc'"),
+        ("[boot]", "[bootl]", r"unknown key 'bootl'.*did you mean 'boot'"),
+        ("fat_mount", "fat_mnt", r"unknown key 'fat_mnt' in \[boot\].*did you mean 'fat_mount'"),
+        ('kernel = "6.12"', "kernel = 6.12", r"key 'kernel'.*Expected `str`"),
+        ('title = "Khadas VIM3"', "", r"key 'title' is missing"),
+        ('compatible = ["khadas', 'compatible = ["khadas\n', r"not valid TOML.*line"),
+        ('soc = "a311d"', 'soc = "a331d"', r"unknown SoC 'a331d'.*did you mean 'a311d'"),
+        ("format = 1", "format = 99", r"format is 99, this version reads format 1"),
+        ("format = 1", "", r"format is None"),
+        ('name = "vim3"', 'name = "vim4"', r"name is 'vim4', but the file is 'vim3\.toml'"),
+        ('name = "vim3"', 'name = "VIM 3"', r"key 'name'"),
+        ("[boot]", "[npu]\nrates_hz = { core = -1 }\n[boot]", r"key 'npu\.rates_hz.*>= 1"),
+    ],
+)
+def test_a_mistake_in_a_board_is_named(tmp_path: Path, change: str, by: str, expected: str) -> None:
+    file = broken(tmp_path, change, by)
+    with pytest.raises(UserError, match=re.compile(expected, re.DOTALL)) as caught:
+        read_board(file)
+    assert caught.value.exit_code == 2
+    assert str(file) in caught.value.message or "SoC" in caught.value.message
+
+
+def test_a_mistake_in_a_soc_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (profile.SOCS_DIR / "a311d.toml").read_text()
+    monkeypatch.setattr(profile, "SOCS_DIR", tmp_path)
+    for change, by, expected in [
+        ("max_divider = 128", "max_dividor = 128", r"unknown key 'max_dividor'.*'max_divider'"),
+        ("cell = 267", "cell = -1", r"npu\.clocks\[.*>= 0"),
+        ('node = "/npu@ff100000"', 'node = "npu@ff100000"', r"npu\.node"),
+        ('kernel_since = "6.7"', 'kernel_since = "new"', r"npu\.kernel_since"),
+    ]:
+        (tmp_path / "a311d.toml").write_text(text.replace(change, by, 1))
+        load_soc.cache_clear()
+        with pytest.raises(UserError, match=re.compile(expected, re.DOTALL)):
+            load_soc("a311d")
+    load_soc.cache_clear()
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot read"):
+        read_board(tmp_path / "none.toml")
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="not valid TOML"):
+        read_board(tmp_path / "bytes.toml")
+
+
+def test_an_unknown_board_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="did you mean 'vim3'"):
+        load_board("vim33")
+
+
+def test_settings_for_a_clock_that_is_not_there() -> None:
+    board = msgspec.structs.replace(load_board("vim3"), npu=NpuSettings(rates_hz={"cor": 1}))
+    with pytest.raises(UserError, match="no clock 'cor'; did you mean 'core'"):
+        npu_of(board)
+    board = msgspec.structs.replace(load_board("virtual"), npu=NpuSettings(enabled=False))
+    with pytest.raises(UserError, match="its SoC has no NPU"):
+        npu_of(board)
