@@ -282,6 +282,7 @@ def up(
 
     from bsp.base.output import print_json, print_text
     from images.virtual import boards as virtual_boards
+    from images.virtual import report
 
     if dry_run:
         plan = virtual_boards.plan_up(board, name=name or None)
@@ -295,7 +296,7 @@ def up(
         dtb=Path(dtb) if dtb else None,
         timeout_s=timeout,
     )
-    print_json(found) if json else print_text(virtual_boards.text_of(found))
+    print_json(found) if json else print_text(report.text_of(found))
 
 
 @task(
@@ -318,9 +319,10 @@ def down(
     """Shut a virtual board down and remove it. Example: ./inv virtual.down."""
     from bsp.base.output import print_json, print_text
     from images.virtual import boards as virtual_boards
+    from images.virtual import report
 
     found = virtual_boards.down(name or board, timeout_s=timeout, dry_run=dry_run)
-    print_json(found) if json else print_text(virtual_boards.text_of_down(found))
+    print_json(found) if json else print_text(report.text_of_down(found))
 
 
 @task(
@@ -344,9 +346,10 @@ def list_virtual(_: Context, json: bool = False) -> None:
     """List the virtual boards that are up. Example: ./inv virtual.list."""
     from bsp.base.output import print_json, print_text
     from images.virtual import boards as virtual_boards
+    from images.virtual import report
 
     found = virtual_boards.listed()
-    print_json(found) if json else print_text(virtual_boards.text_of_list(found))
+    print_json(found) if json else print_text(report.text_of_list(found))
 
 
 @task(

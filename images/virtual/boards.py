@@ -3,38 +3,27 @@
 
 from __future__ import annotations
 
-import datetime
-import shutil
-import socket
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from bsp.base.cache import cache_dir, lock, state_dir
-from bsp.base.errors import BspError, InfrastructureError, UserError
-from bsp.base.output import table
+from bsp.base.cache import cache_dir, lock
+from bsp.base.errors import BspError, UserError
 from bsp.base.process import require_tool
 from bsp.base.progress import say, step
 from bsp.board import inventory, ssh
-from bsp.board.inventory import Host
 from bsp.kernel.prebuilt import prebuilt_kernel
 from bsp.profile import Board, load_board
-from images.disk import MIB, Disk, build_disk
+from images.disk import build_disk
 
 from . import launch
 from .base_dtb import base_dtb
-from .emulator import u_boot
+from .boot import start, wait_until_up
 from .instance import Instance, Record, instances, start_ticks
-from .machine import DirectBoot, Machine, machine_arguments, qemu_of
+from .machine import machine_arguments, qemu_of
 
 UP_TIMEOUT_S = 300.0
 DOWN_TIMEOUT_S = 60.0
-
-_POLL_S = 0.5
-_GREETING_S = 5.0
-_PORT_ATTEMPTS = 5
-_FREE_MIB = 512
 
 
 def up(
@@ -88,9 +77,9 @@ def up(
         disk = build_disk(board, prebuilt, dtb or _default_dtb(board, series))
         started = time.monotonic()
         try:
-            host = _start(instance, board, disk, port=port, kernel=prebuilt.release)
+            host = start(instance, board, disk, port=port, kernel=prebuilt.release)
             with step(f"Booting {instance.name}"):
-                _wait_until_up(instance, host, deadline=started + timeout_s, timeout_s=timeout_s)
+                wait_until_up(instance, host, deadline=started + timeout_s, timeout_s=timeout_s)
         except BaseException:
             instance.keep_console_log()
             _discard(instance)
@@ -160,44 +149,6 @@ def listed() -> list[dict[str, Any]]:
         if record:
             found.append({**_describe(instance, record), "running": instance.running()})
     return found
-
-
-def text_of(found: dict[str, Any]) -> str:
-    """Say what ``up`` did, and what to type next."""
-    name = found["name"]
-    state = "is up already" if found["already_up"] else f"is up after {found['seconds']:.1f} s"
-    option = "" if name == "virtual" else f" --name {name}"
-    return (
-        f"{name} {state}: {found['board']}, Linux {found['kernel']}, "
-        f"SSH on {found['address']}:{found['port']}\n"
-        f"log in:    ./inv virtual.ssh{option}\n"
-        f"console:   {found['console_log']}\n"
-        f"take down: ./inv virtual.down{option}"
-    )
-
-
-def text_of_down(found: dict[str, Any]) -> str:
-    """Say what ``down`` did."""
-    if found["dry_run"]:
-        return f"would shut {found['name']} down and remove it"
-    if not found["was_running"]:
-        return f"{found['name']} did not run any more; removed what it had left"
-    return f"{found['name']} is down" + ("" if found["clean"] else " (QEMU was ended)")
-
-
-def text_of_list(found: list[dict[str, Any]]) -> str:
-    """Return the table of virtual boards."""
-    rows = [
-        (
-            each["name"],
-            each["board"],
-            each["kernel"],
-            str(each["port"]),
-            "up" if each["running"] else "gone",
-        )
-        for each in found
-    ]
-    return table(("name", "board", "kernel", "port", "state"), rows) if rows else "none is up"
 
 
 def ssh_command(name: str, remote: str = "") -> list[str]:
@@ -277,106 +228,6 @@ def _default_dtb(board: Board, series: str) -> Path:
 
     target = cache_dir() / "dtbs" / board.name / series
     return build_dts(board, kernel=series, base_dtb=None, target_dir=target).dtb
-
-
-def _start(instance: Instance, board: Board, disk: Disk, *, port: int | None, kernel: str) -> Host:
-    folder = instance.folder
-    folder.mkdir(parents=True)
-    free_mib = shutil.disk_usage(folder).free // MIB
-    if free_mib < _FREE_MIB:
-        raise InfrastructureError(
-            f"not enough room for a virtual board: {free_mib} MiB free in {folder.parent}, "
-            f"{_FREE_MIB} MiB needed",
-            hint="make room, or set NPU_BSP_STATE to another folder",
-        )
-    launch.overlay(disk.image, folder / "disk.qcow2")
-    shutil.copyfile(disk.identity_file, folder / "id_ed25519")
-    (folder / "id_ed25519").chmod(0o600)
-    if qemu_of(board).bootloader:
-        start: Path | DirectBoot = u_boot()
-    else:
-        start = DirectBoot(
-            disk.boot / "kernel", disk.boot / "initrd", disk.boot / "board.dtb", disk.cmdline
-        )
-    for attempt in range(_PORT_ATTEMPTS):
-        ssh_port = port or launch.free_port()
-        machine = Machine(board, start, disk=folder / "disk.qcow2", ssh_port=ssh_port)
-        try:
-            launch.start(machine, folder)
-            break
-        except InfrastructureError as error:
-            # Somebody else took the free port between our looking and QEMU's listening.
-            lost = port is None and "host forwarding" in error.message
-            if not lost or attempt == _PORT_ATTEMPTS - 1:
-                raise
-    pid = instance.pid()
-    ticks = start_ticks(pid) if pid else None
-    if pid is None or ticks is None:
-        raise InfrastructureError(
-            f"QEMU ended right after it was started; its console:\n{instance.last_console_lines()}"
-        )
-    instance.save(
-        Record(
-            name=instance.name,
-            board=board.name,
-            kernel=kernel,
-            pid=pid,
-            started_ticks=ticks,
-            ssh_port=ssh_port,
-            disk=str(disk.image),
-            started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        )
-    )
-    host = Host(
-        name=instance.name,
-        address="127.0.0.1",
-        port=ssh_port,
-        user="root",
-        identity_file=folder / "id_ed25519",
-        known_hosts=folder / "known_hosts",
-        power=_reset_command(instance),
-        board=board.name,
-        console_log=instance.console_log,
-    )
-    (folder / "known_hosts").write_text(f"{host.key_name} {disk.host_key}\n")
-    inventory.register(host)
-    return host
-
-
-def _reset_command(instance: Instance) -> tuple[str, ...]:
-    """The reset button as a command that works in any folder and environment."""
-    project = Path(__file__).parents[2]
-    return (
-        "env", f"PYTHONPATH={project}", f"NPU_BSP_STATE={state_dir()}", sys.executable,
-        "-m", "images.virtual.reset", instance.name,
-    )  # fmt: skip
-
-
-def _wait_until_up(instance: Instance, host: Host, *, deadline: float, timeout_s: float) -> None:
-    while time.monotonic() < deadline:
-        if not instance.running():
-            raise InfrastructureError(
-                f"QEMU of {instance.name} ended while the board booted; its console:\n"
-                f"{instance.last_console_lines()}"
-            )
-        # QEMU accepts connections from the start; the greeting is the board's.
-        if _greets(host.address, host.port):
-            with ssh.wait_until_up(host, timeout_s=max(deadline - time.monotonic(), 1)):
-                return
-        time.sleep(_POLL_S)
-    raise InfrastructureError(
-        f"{instance.name} was not up within {timeout_s:g} s; the end of its console:\n"
-        f"{instance.last_console_lines()}",
-        hint=f"--timeout SECONDS on a slow or busy machine; the whole console: {instance.kept_log}",
-    )
-
-
-def _greets(address: str, port: int) -> bool:
-    try:
-        with socket.create_connection((address, port), timeout=_GREETING_S) as sock:
-            return sock.recv(4) == b"SSH-"
-    except OSError:
-        return False
 
 
 def _power_off(instance: Instance, timeout_s: float) -> bool:

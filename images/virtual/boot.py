@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: MIT
+"""The way of a virtual board from a disk to an answer over SSH."""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+import socket
+import sys
+import time
+from pathlib import Path
+
+from bsp.base.cache import state_dir
+from bsp.base.errors import InfrastructureError
+from bsp.board import inventory, ssh
+from bsp.board.inventory import Host
+from bsp.profile import Board
+from images.disk import MIB, Disk
+
+from . import launch
+from .emulator import u_boot
+from .instance import Instance, Record, start_ticks
+from .machine import DirectBoot, Machine, qemu_of
+
+_POLL_S = 0.5
+_GREETING_S = 5.0
+_PORT_ATTEMPTS = 5
+_FREE_MIB = 512
+
+
+def start(instance: Instance, board: Board, disk: Disk, *, port: int | None, kernel: str) -> Host:
+    """Start QEMU for a board on a copy of its disk; register it as a host.
+
+    Raises:
+        InfrastructureError: there is no room, or QEMU did not start.
+    """
+    folder = instance.folder
+    folder.mkdir(parents=True)
+    free_mib = shutil.disk_usage(folder).free // MIB
+    if free_mib < _FREE_MIB:
+        raise InfrastructureError(
+            f"not enough room for a virtual board: {free_mib} MiB free in {folder.parent}, "
+            f"{_FREE_MIB} MiB needed",
+            hint="make room, or set NPU_BSP_STATE to another folder",
+        )
+    launch.overlay(disk.image, folder / "disk.qcow2")
+    shutil.copyfile(disk.identity_file, folder / "id_ed25519")
+    (folder / "id_ed25519").chmod(0o600)
+    if qemu_of(board).bootloader:
+        first: Path | DirectBoot = u_boot()
+    else:
+        first = DirectBoot(
+            disk.boot / "kernel", disk.boot / "initrd", disk.boot / "board.dtb", disk.cmdline
+        )
+    for attempt in range(_PORT_ATTEMPTS):
+        ssh_port = port or launch.free_port()
+        machine = Machine(board, first, disk=folder / "disk.qcow2", ssh_port=ssh_port)
+        try:
+            launch.start(machine, folder)
+            break
+        except InfrastructureError as error:
+            # Somebody else took the free port between our looking and QEMU's listening.
+            lost = port is None and "host forwarding" in error.message
+            if not lost or attempt == _PORT_ATTEMPTS - 1:
+                raise
+    pid = instance.pid()
+    ticks = start_ticks(pid) if pid else None
+    if pid is None or ticks is None:
+        raise InfrastructureError(
+            f"QEMU ended right after it was started; its console:\n{instance.last_console_lines()}"
+        )
+    instance.save(
+        Record(
+            name=instance.name,
+            board=board.name,
+            kernel=kernel,
+            pid=pid,
+            started_ticks=ticks,
+            ssh_port=ssh_port,
+            disk=str(disk.image),
+            started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        )
+    )
+    host = Host(
+        name=instance.name,
+        address="127.0.0.1",
+        port=ssh_port,
+        user="root",
+        identity_file=folder / "id_ed25519",
+        known_hosts=folder / "known_hosts",
+        power=_reset_command(instance),
+        board=board.name,
+        console_log=instance.console_log,
+    )
+    (folder / "known_hosts").write_text(f"{host.key_name} {disk.host_key}\n")
+    inventory.register(host)
+    return host
+
+
+def _reset_command(instance: Instance) -> tuple[str, ...]:
+    """The reset button as a command that works in any folder and environment."""
+    project = Path(__file__).parents[2]
+    return (
+        "env", f"PYTHONPATH={project}", f"NPU_BSP_STATE={state_dir()}", sys.executable,
+        "-m", "images.virtual.reset", instance.name,
+    )  # fmt: skip
+
+
+def wait_until_up(instance: Instance, host: Host, *, deadline: float, timeout_s: float) -> None:
+    """Wait until the board answers over SSH.
+
+    Args:
+        deadline: on the monotonic clock, in seconds; ``timeout_s`` is what it was made of.
+
+    Raises:
+        InfrastructureError: it does not answer in time, or its QEMU ended.
+    """
+    while time.monotonic() < deadline:
+        if not instance.running():
+            raise InfrastructureError(
+                f"QEMU of {instance.name} ended while the board booted; its console:\n"
+                f"{instance.last_console_lines()}"
+            )
+        # QEMU accepts connections from the start; the greeting is the board's.
+        if _greets(host.address, host.port):
+            with ssh.wait_until_up(host, timeout_s=max(deadline - time.monotonic(), 1)):
+                return
+        time.sleep(_POLL_S)
+    raise InfrastructureError(
+        f"{instance.name} was not up within {timeout_s:g} s; the end of its console:\n"
+        f"{instance.last_console_lines()}",
+        hint=f"--timeout SECONDS on a slow or busy machine; the whole console: {instance.kept_log}",
+    )
+
+
+def _greets(address: str, port: int) -> bool:
+    try:
+        with socket.create_connection((address, port), timeout=_GREETING_S) as sock:
+            return sock.recv(4) == b"SSH-"
+    except OSError:
+        return False
