@@ -60,13 +60,17 @@ def start(folder: Path) -> LocalSshd:
     (folder / "authorized_keys").write_text((folder / "client_key.pub").read_text())
     port = free_port()
     (folder / "sshd_config").write_text(
-        f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {host_key}\nPidFile none\nUsePAM no\n"
+        f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {host_key}\nPidFile {folder}/sshd.pid\nUsePAM no\n"
         f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nPasswordAuthentication no\n"
         "KbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\nMaxStartups 100\n"
         "AllowTcpForwarding yes\nUseDNS no\n"
+        # Its own home: a login shell here must not read what the user has in .bashrc.
+        f"SetEnv HOME={folder}\n"
     )
     known = folder / "known_hosts"
-    known.write_text(f"[127.0.0.1]:{port} {' '.join((folder / 'host_key.pub').read_text().split()[:2])}\n")
+    known.write_text(
+        f"[127.0.0.1]:{port} {' '.join((folder / 'host_key.pub').read_text().split()[:2])}\n"
+    )
     with (folder / "sshd.log").open("wb") as log:
         process = subprocess.Popen(
             [sshd, "-D", "-e", "-f", str(folder / "sshd_config")],

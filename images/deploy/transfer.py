@@ -100,8 +100,8 @@ class Agent:
             "onboard": [file.target for file in slots.ONBOARD_FILES],
         }
         source = modules.encode()
-        self._process.write(b"%d\n%s%s\n" % (len(source), source, json.dumps(request).encode()))
         try:
+            self._write(b"%d\n%s%s\n" % (len(source), source, json.dumps(request).encode()))
             facts = msgspec.convert(self._answer(self._timeout_s), Facts)
         except BoardRefusedError as error:
             if "another deployment" in error.message:
@@ -117,7 +117,7 @@ class Agent:
             BoardRefusedError: it was refused.
             ConnectionLostError: the connection broke.
         """
-        self._process.write(json.dumps(request).encode() + b"\n")
+        self._write(json.dumps(request).encode() + b"\n")
         return self._answer(timeout_s or self._timeout_s)
 
     def manifest(self, generation: str) -> Manifest:
@@ -160,15 +160,19 @@ class Agent:
         }
         indexes = list(step.indexes)
         for _ in range(3):
-            self._process.write(json.dumps(request).encode() + b"\n")
             stream = _Stream(self._process, self.codecs, _is_far(self._connection), progress)
-            stream.data(fresh)
-            stream.end()
-            for index in indexes:
-                entry = bundle.manifest.files[index]
-                stream.file(index, bundle.file(entry), entry.size_bytes)
-            stream.end()
-            stream.flush()
+            try:
+                self._process.write(json.dumps(request).encode() + b"\n")
+                stream.data(fresh)
+                stream.end()
+                for index in indexes:
+                    entry = bundle.manifest.files[index]
+                    stream.file(index, bundle.file(entry), entry.size_bytes)
+                stream.end()
+                stream.flush()
+            except ConnectionLostError:
+                self._answer(5)  # if the agent gave up (a full disk, a damaged file), it says why
+                raise
             progress.wire_bytes += stream.wire_bytes
             indexes = frames.from_ranges(self._answer(max(self._timeout_s, 300))["need"])
             if not indexes:
@@ -177,6 +181,13 @@ class Agent:
             # The board has lost files since it was asked (or they are damaged): send these too.
             request["send"] = frames.ranges(indexes)
         raise BoardRefusedError(f"the board keeps asking for {len(indexes)} files of the bundle")
+
+    def _write(self, data: bytes) -> None:
+        try:
+            self._process.write(data)
+        except ConnectionLostError:
+            self._answer(5)  # if the agent gave up, it says why
+            raise
 
     def _answer(self, timeout_s: float) -> dict[str, Any]:
         line = self._process.read_line(timeout_s=timeout_s)

@@ -101,14 +101,13 @@ def _arm(board: Board, request: Record) -> Record:
 
 
 def _reboot(request: Record) -> Record:
-    """Reboot in half a second, from a process of its own, so that this one can still answer."""
+    """Reboot in a moment, from a process of its own, so that this one can still answer."""
     program, *arguments = request["reboot"]
     found = shutil.which(program)
     if found is None:
         raise RefusedError(f"this board has no program {program!r} to reboot with")
-    os.sync()
     subprocess.Popen(
-        ["/bin/sh", "-c", 'sleep 0.5; exec "$@"', "sh", found, *arguments],
+        ["/bin/sh", "-c", 'sleep 0.3; exec "$@"', "sh", found, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

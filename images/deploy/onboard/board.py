@@ -143,8 +143,21 @@ class Board:
 
     def _leftovers(self, wanted: str | None) -> list[str]:
         """Names of what an interrupted deployment of something else left."""
-        names = names_in(self.store) + names_in(self.files)
-        return [name for name in names if name.endswith(PARTIAL) and name != f"{wanted}{PARTIAL}"]
+        folders = [name for name in names_in(self.store) if name.endswith(PARTIAL)]
+        used = self.used_files(self.generations(), wanted)
+        unused = [name for name in names_in(self.files) if name not in used]
+        return [name for name in folders if name != f"{wanted}{PARTIAL}"] + unused
+
+    def used_files(self, generations: list[str], resumed: str | None) -> set[str]:
+        """Names of the boot files that generations, or an interrupted transfer, need."""
+        used: set[str] = set()
+        for name in generations:  # what the boot script would load, whatever the manifest says
+            for line in read(f"{self.own}/{name}/args.env").decode(errors="replace").split("\n"):
+                used.add(line.partition("=")[2].rpartition("/")[2])
+        with contextlib.suppress(RefusedError):
+            files = self.manifest(f"{resumed}{PARTIAL}")[1]
+            used.update(entry["sha256"][:32] for entry in files if on_fat(entry))
+        return used
 
     def _damaged(self, generation: str) -> list[str]:
         """Paths of a generation's files that are not as they were made."""

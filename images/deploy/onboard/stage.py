@@ -7,7 +7,6 @@ leaves that folder; the next one goes on from the files in it that are whole.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -25,7 +24,6 @@ from .files import (
     make_way,
     names_in,
     on_fat,
-    read,
     sha256_of,
     write_whole,
 )
@@ -207,13 +205,7 @@ def discard(board: Board, request: Record) -> Record:
     keep = set(request["keep"])
     resume = request["resume"]
     folders = {*keep, f"{resume}{PARTIAL}"}
-    used: set[str] = set()
-    for name in keep:  # what the boot script would load, whatever the manifest says
-        for line in read(f"{board.own}/{name}/args.env").decode(errors="replace").split("\n"):
-            used.add(line.partition("=")[2].rpartition("/")[2])
-    with contextlib.suppress(RefusedError):
-        files = board.manifest(f"{resume}{PARTIAL}")[1]
-        used.update(entry["sha256"][:32] for entry in files if on_fat(entry))
+    used = board.used_files(sorted(keep), resume)
     removed = []
     # What makes a generation bootable goes first, then its content.
     for name in names_in(board.own):

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: MIT
+"""A board made of a folder: a real SSH server, a FAT partition and a root that are folders, and a
+"reboot" that does what boot.cmd and the kernel would, including falling and hanging.
+
+The real boot script in a real U-Boot, and real kernels, are tested in test_boot_script.py and
+test_deploy_virtual.py; this is for the many cases that need no kernel.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from bsp.board.inventory import Host
+from bsp.kernel.prebuilt import PrebuiltKernel
+from bsp.profile import Board, load_board
+from images import bundle as bundles
+from images.bundle import Bundle, Parts
+from images.deploy import slots, state
+from images.deploy.deploy import Target
+
+from . import local_sshd
+from .fake_boot import boot, compile_dtb, tree_source
+
+ROOT = Path(__file__).parent.parent
+RELEASE = "6.12.1-test"
+BOARD = "virtual"
+
+
+def make_bundle(
+    folder: Path,
+    *,
+    modules: dict[str, bytes] | None = None,
+    kernel: bytes = b"kernel image",
+    initrd: bytes = b"initrd",
+    dtb_extra: str = "",
+    compatible: str = "linux,dummy-virt",
+    userspace: dict[str, bytes] | None = None,
+    board: Board | None = None,
+    cmdline: str | None = "console=ttyAMA0 root=LABEL=npu-root",
+) -> Bundle:
+    """A small bundle; ``folder`` holds its parts and itself."""
+    folder.mkdir(parents=True)
+    tree = folder / "parts" / "modules"
+    if modules is None:
+        modules = {
+            f"kernel/drivers/m{number}.ko": b"module %d" % number * 50 for number in range(20)
+        }
+    for name, content in {"modules.dep": b"", **modules}.items():
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_bytes(content)
+    (tree / "kernel" / "link.ko").symlink_to("drivers/m0.ko")
+    (folder / "parts" / "vmlinuz").write_bytes(kernel)
+    (folder / "parts" / "initrd").write_bytes(initrd)
+    dtb = compile_dtb(tree_source(compatible, dtb_extra), folder / "parts" / "board.dtb")
+    payload = None
+    if userspace is not None:
+        payload = folder / "parts" / "userspace"
+        for name, content in userspace.items():
+            (payload / name).parent.mkdir(parents=True, exist_ok=True)
+            (payload / name).write_bytes(content)
+    parts = folder / "parts"
+    built = PrebuiltKernel(
+        "6.12", RELEASE, parts / "vmlinuz", tree, parts, parts / "vmlinuz", "linux-image-test", "1"
+    )
+    record = board or load_board(BOARD)
+    return bundles.assemble(
+        Parts(record, built, parts / "initrd", dtb, payload, cmdline), folder / "bundle"
+    )
+
+
+class FakeBoard:
+    """See the module's docstring. ``behave`` says what trials do."""
+
+    def __init__(self, folder: Path, factory: Bundle) -> None:
+        self.folder = folder
+        self.root = folder / "root"
+        self.fat = self.root / "boot" / "firmware"
+        for name in (
+            "proc/sys/kernel/random",
+            "proc/device-tree",
+            "sys/firmware",
+            "run",
+            "var/lib",
+            "lib/modules",
+        ):
+            (self.root / name).mkdir(parents=True)
+        self.fat.mkdir(parents=True)
+        slots.lay_out(factory, self.fat, self.root)
+        (self.root / "proc/device-tree/compatible").write_bytes(b"linux,dummy-virt\0")
+        (self.root / "proc/device-tree/model").write_bytes(b"A test board\0")
+        self.behave("ok")
+        boot(self.root)
+        self.sshd = local_sshd.start(folder / "ssh")
+        self.host: Host = replace(self.sshd.host, name="fake", board=BOARD, power=self.power)
+
+    @property
+    def power(self) -> tuple[str, ...]:
+        return self._command("power")
+
+    def _command(self, what: str) -> tuple[str, ...]:
+        program = f"cd {ROOT} && exec {sys.executable} -m tests.fake_boot {what} {self.root}"
+        return ("/bin/sh", "-c", program)
+
+    def behave(self, how: str) -> None:
+        """ok | panic | hang | stay (no reboot) | other-tree | no-activate: what the next trial does."""
+        (self.root / "behaviour").write_text(how)
+
+    def target(self, *, timeout_s: float = 10, **changes: object) -> Target:
+        return Target(
+            replace(self.host, **changes),  # type: ignore[arg-type]
+            timeout_s=timeout_s,
+            root=str(self.root),
+            reboot=self._command("reboot"),
+        )
+
+    def good(self) -> state.Good | None:
+        own = self.fat / "npu-bsp"
+        return state.choose_good(
+            (own / "good.env").read_bytes(), (own / "good-copy.env").read_bytes()
+        )
+
+    def trial(self) -> str | None:
+        return state.parse_trial((self.fat / "npu-bsp" / "trial.env").read_bytes())
+
+    def running(self) -> str:
+        return str((self.root / "run/npu-bsp/current").readlink().name)
+
+    def snapshot(self) -> dict[str, bytes | str]:
+        """All that a board would notice: each file of the FAT partition and of the generations."""
+        found: dict[str, bytes | str] = {}
+        for folder in (self.fat, self.root / slots.STORE):
+            for path in sorted(folder.rglob("*")):
+                if ".partial" in str(path):
+                    continue
+                if path.is_symlink():
+                    found[str(path)] = str(path.readlink())
+                elif path.is_file():
+                    found[str(path)] = path.read_bytes()
+        return found
+
+    def close(self) -> None:
+        pid_file = self.folder / "ssh" / "sshd.pid"
+        if self.sshd.process.poll() is None:
+            self.sshd.stop()
+        elif pid_file.exists():  # the server that "power" started
+            os.kill(int(pid_file.read_text()), signal.SIGTERM)

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: MIT
+"""What boot.cmd, the kernel and npu-bsp-activate do, on the folders of a FakeBoard. Starts fast."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+from images.deploy import state
+
+STORE = "var/lib/npu-bsp/generations"
+
+
+def compile_dtb(source: str, target: Path) -> Path:
+    subprocess.run(
+        ["dtc", "-q", "-I", "dts", "-O", "dtb", "-o", str(target)],
+        input=source.encode(),
+        check=True,
+    )
+    return target
+
+
+def tree_source(compatible: str = "linux,dummy-virt", extra: str = "") -> str:
+    return f"""/dts-v1/;
+/ {{ compatible = "{compatible}"; model = "A test board"; #address-cells = <2>; #size-cells = <2>;
+    chosen {{ bootargs = "before"; }};
+    memory@40000000 {{ device_type = "memory"; reg = <0 0x40000000 0 0x40000000>; }};
+    npu@1000 {{ compatible = "vivante,gc"; reg = <0 0x1000 0 0x1000>; {extra} }};
+}};"""
+
+
+def boot(root: Path, *, trial_allowed: bool = True) -> str:
+    """What boot.cmd, the kernel and npu-bsp-activate do, on folders. Returns the slot booted."""
+    fat = root / "boot/firmware"
+    own = fat / "npu-bsp"
+    how = (root / "behaviour").read_text()
+    trial = state.parse_trial((own / "trial.env").read_bytes())
+    good = state.choose_good((own / "good.env").read_bytes(), (own / "good-copy.env").read_bytes())
+    assert good
+    (own / "trial.env").write_bytes(state.SPENT)
+    slot = "trial" if trial and trial_allowed else "good"
+    generation = trial if slot == "trial" and trial else good.good
+    if slot == "trial" and how == "panic":
+        return boot(root, trial_allowed=False)
+    arguments = state.parse_args((own / generation / "args.env").read_bytes())
+    assert arguments
+    if slot == "trial" and how == "hang":
+        return "hang"
+    dtb = (fat / arguments["npu_dtb"].lstrip("/")).read_bytes()
+    if slot == "trial" and how == "other-tree":
+        dtb = compile_dtb(
+            tree_source(extra='status = "disabled";'), root / "other.dtb"
+        ).read_bytes()
+    (root / "sys/firmware/fdt").write_bytes(dtb)
+    (root / "proc/cmdline").write_text(f"{arguments['npu_args']} npu_bsp.slot={slot}\n")
+    (root / "proc/sys/kernel/random/boot_id").write_text(f"{uuid.uuid4()}\n")
+    store = root / STORE / generation
+    manifest = json.loads((store / "manifest.json").read_bytes())
+    (root / "proc/sys/kernel/osrelease").write_text(manifest["kernel_release"] + "\n")
+    shutil.rmtree(root / "run/npu-bsp", ignore_errors=True)
+    (root / "run/npu-bsp").mkdir(parents=True)
+    if not (slot == "trial" and how == "no-activate"):
+        (root / "run/npu-bsp/current").symlink_to(store)
+    modules = root / "lib/modules" / manifest["kernel_release"]
+    modules.unlink(missing_ok=True)
+    modules.symlink_to(store / "modules" / manifest["kernel_release"])
+    return slot
+
+
+def main() -> None:
+    command, root = sys.argv[1], Path(sys.argv[2])
+    ssh = root.parent / "ssh"
+    if command == "reboot" and (root / "behaviour").read_text() == "stay":
+        return
+    slot = boot(root)
+    if slot == "hang":  # nothing answers any more
+        os.kill(int((ssh / "sshd.pid").read_text()), signal.SIGTERM)
+    elif command == "power":
+        sshd = shutil.which("sshd", path="/usr/sbin:/usr/bin:/sbin")
+        subprocess.Popen(
+            [str(sshd), "-D", "-e", "-f", str(ssh / "sshd_config")],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: MIT
+"""A TCP relay on loopback: a link that is slow, or is cut after so many bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+
+
+class Relay:
+    """Passes connections on to ``target_port``; counts the bytes that go there."""
+
+    def __init__(
+        self,
+        target_port: int,
+        *,
+        cut_after_bytes: int | None = None,
+        bytes_per_s: float | None = None,
+    ) -> None:
+        self._target_port = target_port
+        self._cut_after_bytes = cut_after_bytes
+        self._bytes_per_s = bytes_per_s
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._server.getsockname()[1])
+        self.passed_bytes = 0
+        self.was_cut = False
+        self._pairs: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> Relay:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.close()
+        self._cut()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._server.accept()
+                far = socket.create_connection(("127.0.0.1", self._target_port))
+                self._pairs += [near, far]
+                threading.Thread(target=self._pass, args=(near, far, True), daemon=True).start()
+                threading.Thread(target=self._pass, args=(far, near, False), daemon=True).start()
+
+    def _pass(self, source: socket.socket, sink: socket.socket, counted: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(16384):
+                if counted:
+                    if self._bytes_per_s:
+                        time.sleep(len(data) / self._bytes_per_s)
+                    if (
+                        self._cut_after_bytes is not None
+                        and self.passed_bytes + len(data) > self._cut_after_bytes
+                    ):
+                        sink.sendall(data[: max(self._cut_after_bytes - self.passed_bytes, 0)])
+                        self.was_cut = True
+                        self._cut()
+                        return
+                    self.passed_bytes += len(data)
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def _cut(self) -> None:
+        for one in self._pairs:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
