@@ -8,9 +8,10 @@ is the one that the host's apt is configured with; on hosts without a Debian mir
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,11 +69,15 @@ class Archive:
             UserError: the archive has no such package.
         """
         self._refresh()
-        for line in self._apt("apt-cache", "policy", package).text.splitlines():
-            label, _, value = line.strip().partition(": ")
-            if label == "Candidate" and value != "(none)":
-                return value
-        raise UserError(f"Debian {self.suite} ({self.architecture}) has no package {package!r}")
+
+        def ask() -> list[str]:
+            for line in self._apt("apt-cache", "policy", package).text.splitlines():
+                label, _, value = line.strip().partition(": ")
+                if label == "Candidate" and value != "(none)":
+                    return [value]
+            raise UserError(f"Debian {self.suite} ({self.architecture}) has no package {package!r}")
+
+        return self._answer(f"version {package}", ask)[0]
 
     def download(self, packages: Sequence[str], *, with_dependencies: bool = False) -> list[Path]:
         """Return the .deb files of ``packages`` (and of all that they depend on), verified by apt."""
@@ -80,14 +85,17 @@ class Archive:
         with lock(self.folder / "download.lock"):
             if with_dependencies:
                 command = ["apt-get", "install", "--yes", "--no-install-recommends"]
+            else:
+                command = ["apt-get", "download"]
+
+            def plan() -> list[str]:
                 # apt leaves out what its archive folder holds already: show it an empty one.
                 nothing = f"Dir::Cache::Archives={self.folder / 'nothing'}/"
                 planned = self._apt(*command, "-o", nothing, "--print-uris", *packages).text
-            else:
-                command = ["apt-get", "download"]
-                planned = self._apt(*command, "--print-uris", *packages).text
-            # Each line: 'address' file-name size hash
-            names = [line.split()[1] for line in planned.splitlines() if line.startswith("'")]
+                # Each line: 'address' file-name size hash
+                return [line.split()[1] for line in planned.splitlines() if line.startswith("'")]
+
+            names = self._answer(f"{' '.join(command)} {' '.join(packages)}", plan)
             archives = self.folder / "archives"
             missing = [name for name in names if not (archives / name).exists()]
             if missing:
@@ -115,6 +123,23 @@ class Archive:
         folder = cache_dir() / "packages"
         folder.mkdir(parents=True, exist_ok=True)
         return make_once(folder / f"{packages[0]}-{self.architecture}-{key}", make)
+
+    def _answer(self, question: str, ask: Callable[[], list[str]]) -> list[str]:
+        """Return what apt answers, remembered as long as the package lists stay as they are.
+
+        A start of apt costs half a second; a task that finds everything cached is to start none.
+        """
+        memory = self.folder / "answers.json"
+        state = str((self.folder / "updated").stat().st_mtime_ns)
+        try:
+            remembered = json.loads(memory.read_bytes())
+            known = dict(remembered["answers"]) if remembered["lists"] == state else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            known = {}
+        if question not in known:
+            known[question] = ask()
+            write_atomically(memory, json.dumps({"lists": state, "answers": known}).encode())
+        return [str(line) for line in known[question]]
 
     def _refresh(self) -> None:
         """Fetch the package lists, at most once a day; without a network the last ones serve."""
