@@ -58,7 +58,7 @@ def test_qemu_start_up_sequence() -> None:
             assert number == index
             assert flags == (3 if size else 0)
             sizes[index] = size
-        assert {index: size for index, size in sizes.items() if size} == {0: 0x40000, 7: 256}
+        assert {index: size for index, size in sizes.items() if size} == {0: 0x100000, 7: 256}
         irqs = []
         for index in range(5):
             answer = client.ask(Command.DEVICE_GET_IRQ_INFO, struct.pack("<IIII", 16, 0, index, 0))
@@ -114,7 +114,7 @@ def test_identity_is_what_the_driver_knows() -> None:
         (Command.DEVICE_SET_IRQS, struct.pack("<IIIII", 20, 0x2F, 0, 0, 1)),
         (Command.DEVICE_SET_IRQS, struct.pack("<IIIII", 20, 0x0C, 0, 0, 1)),
         (Command.DEVICE_SET_IRQS, b"\0" * 19),
-        (Command.REGION_READ, struct.pack("<QII", 0x40000, 0, 4)),
+        (Command.REGION_READ, struct.pack("<QII", 0x100000, 0, 4)),
         (Command.REGION_READ, struct.pack("<QII", 2**64 - 2, 0, 4)),
         (Command.REGION_READ, struct.pack("<QII", 0, 0, 0)),
         (Command.REGION_READ, struct.pack("<QII", 0, 0, 4097)),

@@ -16,8 +16,8 @@ from typing import Protocol
 from ..identity import Identity
 from .interrupts import InterruptLine
 
-BAR_BYTES = 0x40000
-"""Size of the register window; a power of two that holds all registers the driver knows."""
+BAR_BYTES = 0x100000
+"""Size of the register window: larger than any other BAR, so that PCI enumeration puts it first."""
 
 _WORD = 0xFFFFFFFF
 
