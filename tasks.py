@@ -390,6 +390,39 @@ def boot_dts(
         raise Exit(code=4)
 
 
+# --- all of it -------------------------------------------------------------------------------
+
+
+@task(
+    help={
+        "board": f"whose device tree is built: {_BOARD}",
+        "kernel": f"for that device tree; {_KERNEL}",
+        "virtual-board": "virtual board that the rest runs on",
+        "keep": "leave the virtual board running",
+        "json": _JSON,
+    }
+)
+def bringup(
+    _: Context,
+    board: str = "vim3",
+    kernel: str = "",
+    virtual_board: str = "virtual",
+    keep: bool = False,
+    json: bool = False,
+) -> None:
+    """Go the whole path, end to end, on a virtual board. Example: ./inv bringup."""
+    from bsp.base.output import print_json, print_text
+    from images import bringup as path
+
+    report = path.bringup(board=board, kernel=kernel or None, virtual=virtual_board, keep=keep)
+    print_json(report.document()) if json else print_text(report.text())
+    if report.exit_code:
+        sys.stderr.write(
+            f"error: {report.error}\n" + (f"hint: {report.hint}\n" * bool(report.hint))
+        )
+        raise Exit(code=report.exit_code)
+
+
 # --- developers ------------------------------------------------------------------------------
 
 
@@ -426,5 +459,7 @@ def _tool(context: Context, module: str, *arguments: str) -> None:
         raise Exit(code=result.exited)
 
 
-namespace = Collection(boards, board, boot_dts, build_dts, build_userspace, lint, smoke_test, test)
+namespace = Collection(
+    boards, board, boot_dts, bringup, build_dts, build_userspace, lint, smoke_test, test
+)
 namespace.add_collection(Collection("virtual", up, down, ssh, list_virtual))

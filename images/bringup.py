@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: MIT
+"""bringup: the whole path on a machine without a board, as rows of one closing table.
+
+Each row calls what the task of the same name calls. The first row that fails ends the run: the rows
+behind it are listed as not run, and the exit code is that of the failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from bsp.base.errors import (
+    BoardStateUnknownError,
+    BspError,
+    RolledBackError,
+    UserError,
+    ValidationError,
+)
+from bsp.base.output import table
+from bsp.base.progress import step
+from bsp.profile import Board, board_names, load_board, npu_of
+
+INSTANCE = "bringup"
+"""Name of the virtual board; apart from the user's own ones."""
+
+
+@dataclass
+class Row:
+    """One row of the closing table.
+
+    Attributes:
+        status: pass | fail | skip | not run.
+        result: what was seen, in one line.
+        detail: the JSON of the task of that name, where it has one.
+    """
+
+    name: str
+    status: str = "not run"
+    result: str = ""
+    seconds: float = 0.0
+    detail: Any = None
+
+
+@dataclass
+class Report:
+    """What bringup did."""
+
+    rows: list[Row] = field(default_factory=list)
+    exit_code: int = 0
+    error: str = ""
+    hint: str = ""
+    smoke_text: str = ""
+
+    def document(self) -> dict[str, Any]:
+        """The report as JSON."""
+        return {
+            "steps": [
+                {
+                    "name": row.name,
+                    "status": row.status,
+                    "result": row.result,
+                    "seconds": round(row.seconds, 1),
+                    "detail": row.detail,
+                }
+                for row in self.rows
+            ],
+            "verdict": "pass" if self.exit_code == 0 else "fail",
+            "exit_code": self.exit_code,
+            "error": self.error,
+            "hint": self.hint,
+        }
+
+    def text(self) -> str:
+        """The validation table and, below it, the closing table."""
+        rows = [
+            (row.name, row.status, f"{row.seconds:.1f}" if row.seconds else "-", row.result)
+            for row in self.rows
+        ]
+        total_s = sum(row.seconds for row in self.rows)
+        verdict = "passed" if self.exit_code == 0 else "failed"
+        parts = [self.smoke_text] if self.smoke_text else []
+        parts.append(table(("step", "status", "s", "what was seen"), rows))
+        parts.append(f"bringup {verdict} in {total_s / 60:.1f} minutes")
+        return "\n\n".join(parts)
+
+
+Work = Callable[[Row], None]
+
+
+def bringup(*, board: str, virtual: str, kernel: str | None, keep: bool) -> Report:
+    """Build a board's device tree, prove one in QEMU, and take a virtual board to a validated model.
+
+    Args:
+        board: profile whose device tree is built in the first row.
+        virtual: profile of the virtual board that the rest runs on.
+        kernel: kernel for the first row; None takes the profile's.
+        keep: leave the virtual board running.
+
+    Raises:
+        UserError: there is no such board.
+    """
+    first, machine = load_board(board), load_board(virtual)
+    report = Report()
+    path: list[tuple[str, Work]] = [
+        (f"build-dts {board}", lambda row: _build_dts(row, first, kernel))
+    ]
+    path += [
+        (f"boot-dts {each.name}", functools.partial(_boot_dts, board=each)) for each in _provable()
+    ]
+    path += [
+        (f"virtual.up {virtual}", lambda row: _virtual_up(row, machine)),
+        ("deploy", lambda row: _deploy(row, machine)),
+        ("smoke-test label_image", lambda row: _smoke_test(row, report)),
+    ]
+    report.rows = [Row(name) for name, _ in path]
+    try:
+        for row, (_, work) in zip(report.rows, path, strict=True):
+            started = time.monotonic()
+            try:
+                with step(row.name):
+                    work(row)
+            except BspError as error:
+                row.status, row.result = "fail", error.message.splitlines()[0]
+                report.exit_code, report.error, report.hint = (
+                    error.exit_code,
+                    error.message,
+                    error.hint,
+                )
+                break
+            finally:
+                row.seconds = time.monotonic() - started
+    finally:
+        if not keep:
+            _put_away()
+    return report
+
+
+def _provable() -> list[Board]:
+    """Boards with an NPU node whose SoC QEMU has: there a device tree can be seen to work."""
+    boards = [load_board(name) for name in board_names()]
+    return [each for each in boards if each.qemu and not each.qemu.bootloader and npu_of(each)]
+
+
+def _build_dts(row: Row, board: Board, kernel: str | None) -> None:
+    from bsp.dts.build import build_dts, default_target
+
+    built = build_dts(
+        board, kernel=kernel, base_dtb=None, target_dir=default_target(board, kernel, None)
+    )
+    row.detail = built.as_json()
+    row.status = "pass"
+    changes = [f"{each.path} {each.property} = {each.after}" for each in built.changes]
+    row.result = f"{built.origin}: {'; '.join(changes) or 'nothing had to change'}"
+
+
+def _boot_dts(row: Row, board: Board) -> None:
+    from images.virtual.boot_dts import boot_dts
+
+    try:
+        booted = boot_dts(board)
+    except UserError as error:
+        row.status, row.result = "skip", error.message.splitlines()[0]
+        return
+    row.detail = booted.as_json()
+    if booted.problems:
+        raise ValidationError(
+            "; ".join(booted.problems), hint=f"./inv boot-dts --board {board.name}"
+        )
+    rates = ", ".join(f"{each.name} {each.rate_hz / 1e6:g} MHz" for each in booted.clocks)
+    row.status = "pass"
+    row.result = f"{booted.report.driver} bound {booted.report.device}; {rates}"
+
+
+def _virtual_up(row: Row, board: Board) -> None:
+    from images.virtual import boards
+
+    row.detail = boards.up(board.name, name=INSTANCE)
+    row.status = "pass"
+    row.result = f"SSH after {row.detail['seconds']} s, on port {row.detail['port']}"
+
+
+def _deploy(row: Row, board: Board) -> None:
+    from bsp.board.inventory import resolve
+    from images.assemble import bundle_for
+    from images.deploy.deploy import Target, deploy
+
+    done = deploy(Target(resolve(INSTANCE)), bundle=None, board=board, make_bundle=bundle_for)
+    row.detail = done.document()
+    row.result = f"{done.outcome}: generation {done.to}"
+    if done.exit_code:
+        kind = RolledBackError if done.outcome == "rolled-back" else BoardStateUnknownError
+        raise kind(done.problem, hint=done.hint)
+    row.status = "pass"
+    if done.outcome == "confirmed":
+        row.result += f", {done.sent.sent_bytes / 1e6:.1f} of {done.bytes_total / 1e6:.0f} MB sent"
+
+
+def _smoke_test(row: Row, report: Report) -> None:
+    from bsp.board.inventory import resolve
+    from userspace.npu import smoke
+    from userspace.npu.label_image import Request
+    from userspace.npu.report import text_of
+
+    row.detail = smoke.smoke_test("label_image", Request(), host=resolve(INSTANCE))
+    report.smoke_text = text_of(row.detail)
+    said = [
+        f"{each['delegate']} {each['status']}" + (f" ({each['reason']})" if each["reason"] else "")
+        for each in row.detail["results"]
+    ]
+    row.result = "; ".join(said)
+    if row.detail["verdict"] != "pass":
+        raise ValidationError(
+            f"the verdict of label_image is {row.detail['verdict']}: {row.result}",
+            hint="./inv bringup --keep leaves the board up, for ./inv smoke-test label_image --host "
+            + INSTANCE,
+        )
+    row.status = "pass"
+
+
+def _put_away() -> None:
+    """Take the virtual board down; a board that never came up is no error here."""
+    from images.virtual import boards
+
+    with contextlib.suppress(UserError):
+        boards.down(INSTANCE)
