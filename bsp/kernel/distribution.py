@@ -31,11 +31,13 @@ class Series(Struct, frozen=True, forbid_unknown_fields=True):
         suite: Debian suite (``trixie-backports``).
         image: regular expression for the package with kernel, modules and device trees.
         source: package with the source tree.
+        parts: packages that hold what the image package only depends on; ``{release}`` is replaced.
     """
 
     suite: str
     image: str
     source: str
+    parts: tuple[str, ...] = ()
 
 
 class _File(Struct, frozen=True, forbid_unknown_fields=True):

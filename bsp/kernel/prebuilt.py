@@ -11,7 +11,7 @@ from ..base.cache import cache_dir, make_once
 from ..base.errors import InfrastructureError
 from ..base.process import run
 from ..base.progress import step
-from .distribution import packaged
+from .distribution import packaged, series_named
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,15 @@ def prebuilt_kernel(series: str) -> PrebuiltKernel:
     folder.mkdir(parents=True, exist_ok=True)
 
     def make(target: Path) -> None:
-        debs = Archive(suite, "arm64").download([package])
+        parts = [part.format(release=release) for part in series_named(series).parts]
+        debs = Archive(suite, "arm64").download([package, *parts])
         with step(f"Unpacking {package}"):
             target.mkdir()
             for deb in debs:
                 run(["dpkg-deb", "--extract", deb, target])
             if not (target / "lib").exists():  # Debian 13 packages modules under /usr
                 (target / "lib").symlink_to("usr/lib")
+            _move_together(target, package, release)
             # The package leaves this to its maintainer script, which runs on the board only.
             run(["depmod", "--basedir", target, release])
 
@@ -80,3 +82,16 @@ def prebuilt_kernel(series: str) -> PrebuiltKernel:
                 hint=f"rm -r {root} and run the same command again",
             )
     return kernel
+
+
+def _move_together(root: Path, package: str, release: str) -> None:
+    """Lay packages from 7.x on, which keep all below ``lib/modules``, out as the earlier ones are."""
+    modules = root / "lib/modules" / release
+    for inside, outside in (
+        ("vmlinuz", f"boot/vmlinuz-{release}"),
+        ("config", f"boot/config-{release}"),
+        ("dtb", f"usr/lib/{package}"),
+    ):
+        if (modules / inside).exists() and not (root / outside).exists():
+            (root / outside).parent.mkdir(parents=True, exist_ok=True)
+            (modules / inside).rename(root / outside)
