@@ -248,6 +248,131 @@ def smoke_test(
         raise Exit(code=4)
 
 
+# --- bundles and boards ----------------------------------------------------------------------
+
+
+@task(
+    help={
+        "board": _BOARD,
+        "kernel": "series of the distribution's kernel (default: the profile's)",
+        "dtb": "use this DTB as it is, in place of the one that build-dts makes",
+        "output": "put the bundle there (default: the cache)",
+        "json": _JSON,
+    }
+)
+def bundle(
+    _: Context, board: str, kernel: str = "", dtb: str = "", output: str = "", json: bool = False
+) -> None:
+    """Make what deploy sends: kernel, device tree, userspace. Example: ./inv bundle --board vim3."""
+    from pathlib import Path
+
+    from bsp.base.output import print_json, print_text
+    from bsp.profile import load_board
+    from images.assemble import bundle_for
+    from images.deploy import show
+
+    made = bundle_for(
+        load_board(board),
+        kernel=kernel or None,
+        dtb=Path(dtb) if dtb else None,
+        output=Path(output) if output else None,
+    )
+    print_json(show.bundle_document(made)) if json else print_text(show.bundle_text(made))
+
+
+@task(
+    help={
+        "host": _HOST,
+        "bundle": "folder that the task bundle made (default: one is made for the board)",
+        "board": f"{_BOARD}; default: the one that the host says it is",
+        "kernel": "series of the distribution's kernel (default: the profile's)",
+        "dtb": "deploy this DTB as it is, in place of the one that build-dts makes",
+        "timeout": "seconds that the board may take to come back from a reboot",
+        "accept-new-key": "on first contact, trust the host's key without asking",
+        "dry-run": "show the plan; change nothing",
+        "json": _JSON,
+    }
+)
+def deploy(
+    _: Context,
+    host: str,
+    bundle: str = "",
+    board: str = "",
+    kernel: str = "",
+    dtb: str = "",
+    timeout: int = 180,
+    accept_new_key: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Bring a bundle onto a board, with a way back. Example: ./inv deploy --host vim3."""
+    from images.deploy import show
+    from images.deploy.command import deploy_to
+
+    result = deploy_to(
+        host,
+        bundle=bundle,
+        board=board,
+        kernel=kernel,
+        dtb=dtb,
+        timeout_s=timeout,
+        accept_new_key=accept_new_key,
+        dry_run=dry_run,
+    )
+    show.print_result(result, as_json=json)
+    if result.exit_code:
+        raise Exit(code=result.exit_code)
+
+
+@task(
+    help={
+        "host": _HOST,
+        "timeout": "seconds that the board may take to come back from a reboot",
+        "accept-new-key": "on first contact, trust the host's key without asking",
+        "dry-run": "show the plan; change nothing",
+        "json": _JSON,
+    }
+)
+def rollback(
+    _: Context,
+    host: str,
+    timeout: int = 180,
+    accept_new_key: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Go back to the generation before this one. Example: ./inv rollback --host vim3."""
+    from bsp.board.inventory import resolve
+    from images.deploy import show
+    from images.deploy.deploy import Target
+    from images.deploy.deploy import rollback as roll_back
+
+    target = Target(resolve(host), timeout_s=timeout, accept_new_key=accept_new_key)
+    result = roll_back(target, dry_run=dry_run)
+    show.print_result(result, as_json=json)
+    if result.exit_code:
+        raise Exit(code=result.exit_code)
+
+
+@task(
+    help={
+        "host": _HOST,
+        "accept-new-key": "on first contact, trust the host's key without asking",
+        "json": _JSON,
+    }
+)
+def status(_: Context, host: str, accept_new_key: bool = False, json: bool = False) -> None:
+    """Show what runs on a board, and what boots next. Example: ./inv status --host vim3."""
+    from bsp.base.output import print_json, print_text
+    from bsp.board.inventory import resolve
+    from images.deploy import show
+    from images.deploy.deploy import Target
+    from images.deploy.deploy import status as status_of
+
+    found = status_of(Target(resolve(host), accept_new_key=accept_new_key))
+    print_json(found) if json else print_text(show.status_text(found))
+
+
 # --- virtual boards --------------------------------------------------------------------------
 
 
@@ -460,6 +585,18 @@ def _tool(context: Context, module: str, *arguments: str) -> None:
 
 
 namespace = Collection(
-    boards, board, boot_dts, bringup, build_dts, build_userspace, lint, smoke_test, test
+    board,
+    boards,
+    boot_dts,
+    bringup,
+    build_dts,
+    build_userspace,
+    bundle,
+    deploy,
+    lint,
+    rollback,
+    smoke_test,
+    status,
+    test,
 )
 namespace.add_collection(Collection("virtual", up, down, ssh, list_virtual))

@@ -1,126 +1,159 @@
 # SPDX-License-Identifier: MIT
-"""From a profile to a bundle: builds or fetches each part, then assembles them.
+"""From a board's name to its bundle: device tree, kernel, initial RAM disk, userspace, in one step.
 
-What is in the cache is taken from there; a bundle is kept under what it was made of, so that the second
-deployment of the same thing does not even hash it again.
+A bundle is kept in the cache under a hash of all that it is made from, so asking again costs only the
+building of the device tree.
 """
 
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
-from bsp.base.cache import cache_dir, make_once
-from bsp.base.download import sha256_of
-from bsp.base.errors import UserError
+from bsp.base.cache import cache_dir, make_once, remove
+from bsp.base.errors import UserError, ValidationError
 from bsp.base.progress import step
 from bsp.dts.build import build_dts
-from bsp.kernel.distribution import all_series
-from bsp.kernel.prebuilt import prebuilt_kernel
+from bsp.kernel.prebuilt import PrebuiltKernel, prebuilt_kernel
 from bsp.profile import Board
 from images import bundle as bundles
-from images.bundle import Bundle, Parts, assemble
-from images.initrd import ROOT_INIT, build_initrd
-from userspace.payload import build_payload
+from images import initrd
+from images.bundle import Bundle, Parts
+from images.deploy.confirm import read_tree
+from userspace.payload import Payload, build_payload
 
-_HERE = Path(__file__).parent
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What a bundle is to be made of, where the profile's choice is not wanted.
-
-    Attributes:
-        kernel: series of the distribution's kernel, or a source for the device tree.
-        dtb: device tree to take as it is.
-        without_userspace: leave the NPU's userspace out.
-    """
-
-    kernel: str | None = None
-    dtb: Path | None = None
-    without_userspace: bool = False
+# A change in any of these makes another bundle of the same inputs.
+_SOURCES = (
+    Path(bundles.__file__),
+    *sorted(Path(initrd.__file__).parent.glob("[!_]*")),
+    Path(initrd.__file__),
+)
+_KEPT_BUNDLES = 12
 
 
-def bundle_for(board: Board, choice: Choice | None = None) -> Bundle:
-    """Return the bundle for a board, kept in the cache.
+def bundle_for(
+    board: Board,
+    *,
+    kernel: str | None = None,
+    dtb: Path | None = None,
+    userspace: bool = True,
+    output: Path | None = None,
+) -> Bundle:
+    """Return the bundle of a board.
+
+    Args:
+        kernel: series of the distribution's kernel (``6.12``); None for the profile's.
+        dtb: a DTB to use as it is, in place of the one that build-dts makes.
+        userspace: whether the NPU's userspace is part of it.
+        output: a folder, not there yet, that gets a copy.
 
     Raises:
-        UserError: the profile has no ``[boot]``, or the DTB is not there.
-        InfrastructureError: a part cannot be had.
+        UserError: the kernel is no series, the DTB is another board's, the profile has no ``[boot]``.
     """
-    choice = choice or Choice()
     if board.boot is None:
         raise UserError(
-            f"the profile of {board.name} has no [boot]: a bundle needs to know how the board boots",
-            hint=f"add [boot] to bsp/boards/{board.name}.toml",
+            f"the profile of {board.name} has no [boot]: nothing is deployed to it",
+            hint="add [boot] to it, or choose another board: ./inv boards",
         )
-    source = choice.kernel or board.kernel
-    # A device tree from any source goes with the distribution's kernel of the profile's series.
-    kernel = prebuilt_kernel(source if source in all_series() else board.kernel)
-    with tempfile.TemporaryDirectory(prefix="npu-bsp-bundle-") as name:
-        work = Path(name)
-        dtb, origin = _device_tree(board, choice, work)
-        with step("Making the initial RAM disk"):
-            initrd = build_initrd(
-                kernel, board.boot.initrd_modules, init=ROOT_INIT, target=work / "initrd"
-            )
-        payload = None
-        if not choice.without_userspace:
-            payload = build_payload(
-                distribution=board.userspace.distribution, python=None, target=None
-            )
-        inputs = {"device-tree": origin}
-        if payload:
-            inputs["userspace"] = f"{payload.manifest['distribution']} {payload.folder.name}"
-        parts = Parts(
-            board=board,
-            kernel=kernel,
-            initrd=initrd,
-            dtb=dtb,
-            userspace=payload.folder if payload else None,
-            cmdline=board.boot.cmdline,
-            inputs=inputs,
+    if output is not None and output.exists():
+        raise UserError(f"{output} exists already", hint="give another folder, or remove it")
+    series = kernel or board.kernel
+    if not series.replace(".", "").isdigit():
+        raise UserError(
+            f"a bundle takes the distribution's kernel by its series, found {series!r}",
+            hint="--kernel 6.12",
         )
-        folder = cache_dir() / "bundles"
-        folder.mkdir(parents=True, exist_ok=True)
-        kept = make_once(
-            folder / f"{board.name}-{_key(parts)}", lambda target: _make(parts, target)
-        )
-    return bundles.load(kept)
+    prebuilt = prebuilt_kernel(series)
+    with tempfile.TemporaryDirectory(prefix="npu-bsp-bundle-") as work:
+        blob = _dtb(board, series, dtb, Path(work))
+        payload = build_payload(distribution=board.userspace.distribution) if userspace else None
+        bundle = _cached(board, prebuilt, blob, payload)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(bundle.path, output, symlinks=True)
+        bundle = bundles.load(output)
+    return bundle
 
 
-def _device_tree(board: Board, choice: Choice, work: Path) -> tuple[Path, str]:
-    """Return the DTB for the bundle, and what it was made of."""
-    if choice.dtb:
-        if not choice.dtb.is_file():
-            raise UserError(f"there is no DTB {choice.dtb}", hint="./inv build-dts makes one")
-        return choice.dtb, choice.dtb.name
+def _dtb(board: Board, series: str, given: Path | None, work: Path) -> bytes:
+    if given is not None:
+        return _checked(board, given)
     base = None
     if board.dts is None:
         from images.virtual.base_dtb import base_dtb
 
         base = base_dtb(board)
-    kernel = choice.kernel if base is None else None
-    built = build_dts(board, kernel=kernel, base_dtb=base, target_dir=work)
-    return built.dtb, "QEMU" if base else built.origin
+    with step(f"Building the device tree of {board.name}"):
+        return build_dts(board, kernel=series, base_dtb=base, target_dir=work).dtb.read_bytes()
 
 
-def _make(parts: Parts, target: Path) -> None:
-    assemble(parts, target)
-
-
-def _key(parts: Parts) -> str:
-    """A hash of all that goes into a bundle: a change in any of it makes another one."""
-    words = [
-        parts.board.name,
-        *parts.board.compatible,
-        str(parts.cmdline),
-        f"{parts.kernel.package} {parts.kernel.version}",
-        sha256_of(parts.initrd),
-        sha256_of(parts.dtb),
-        parts.userspace.name if parts.userspace else "",
-        sha256_of(_HERE / "bundle.py"),
+def _checked(board: Board, given: Path) -> bytes:
+    """Read a DTB that the user gives, if it is this board's."""
+    try:
+        blob = given.read_bytes()
+        root = read_tree(blob).get("/", {})
+    except OSError as error:
+        raise UserError(f"cannot read {given}: {error.strerror}") from error
+    except ValidationError as error:
+        raise UserError(
+            f"{given}: {error.message}", hint="--dtb wants a compiled device tree"
+        ) from error
+    found = [
+        part.decode(errors="replace") for part in root.get("compatible", b"").split(b"\0") if part
     ]
-    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
+    if found[:1] != [board.compatible[0]]:
+        raise UserError(
+            f"{given} is the device tree of another board: expected root compatible "
+            f"{board.compatible[0]!r}, found {', '.join(map(repr, found)) or 'none'}",
+            hint="check --dtb and --board",
+        )
+    return blob
+
+
+def _cached(board: Board, kernel: PrebuiltKernel, dtb: bytes, payload: Payload | None) -> Bundle:
+    assert board.boot
+    digest = hashlib.sha256()
+    parts = [board.name, *board.compatible, board.boot.cmdline or "-", *board.boot.initrd_modules]
+    parts += [kernel.package, kernel.version, payload.folder.name if payload else "-"]
+    digest.update("\0".join(parts).encode() + b"\0" + dtb)
+    for source in _SOURCES:
+        digest.update(source.read_bytes())
+    folder = cache_dir() / "bundles"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def make(target: Path) -> None:
+        assert board.boot
+        with tempfile.TemporaryDirectory(prefix="parts-", dir=folder) as name:
+            file = Path(name) / "board.dtb"
+            file.write_bytes(dtb)
+            with step("Building the initial RAM disk"):
+                ram_disk = initrd.build_initrd(
+                    kernel,
+                    board.boot.initrd_modules,
+                    init=initrd.ROOT_INIT,
+                    target=Path(name) / "initrd",
+                )
+            bundles.assemble(
+                Parts(
+                    board=board,
+                    kernel=kernel,
+                    initrd=ram_disk,
+                    dtb=file,
+                    userspace=payload.folder if payload else None,
+                    cmdline=board.boot.cmdline,
+                    inputs={"userspace": payload.folder.name} if payload else {},
+                ),
+                target,
+            )
+        _drop_old(folder)
+
+    return bundles.load(make_once(folder / f"{board.name}-{digest.hexdigest()[:16]}", make))
+
+
+def _drop_old(folder: Path) -> None:
+    """Keep the newest bundles; their files are mostly hard links into the cache."""
+    found = [path for path in folder.iterdir() if (path / "manifest.json").exists()]
+    for path in sorted(found, key=lambda path: path.stat().st_mtime)[:-_KEPT_BUNDLES]:
+        remove(path)

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: MIT
+"""``deploy`` as it is typed: names and files become records, and the bundle is made when none is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bsp.base.errors import UserError
+from bsp.board.inventory import resolve
+from bsp.profile import Board, load_board
+from images import bundle as bundles
+from images.bundle import Bundle
+
+from .deploy import Result, Target, deploy
+
+
+def deploy_to(
+    host: str,
+    *,
+    bundle: str = "",
+    board: str = "",
+    kernel: str = "",
+    dtb: str = "",
+    timeout_s: float = 180,
+    accept_new_key: bool = False,
+    dry_run: bool = False,
+) -> Result:
+    """Deploy to the host of that name; empty strings are flags that were not given.
+
+    Raises:
+        UserError: the flags contradict each other, or what they name is not there.
+    """
+    if bundle and (kernel or dtb):
+        raise UserError(
+            "--bundle brings its own kernel and DTB",
+            hint="leave --kernel and --dtb out, or leave --bundle out",
+        )
+    if timeout_s <= 0:
+        raise UserError(f"--timeout is {timeout_s:g}, expected seconds above 0")
+    if dtb and not Path(dtb).is_file():
+        raise UserError(f"there is no file {dtb}", hint="--dtb wants a compiled device tree")
+    target = Target(resolve(host), timeout_s=timeout_s, accept_new_key=accept_new_key)
+
+    def make(profile: Board) -> Bundle:
+        from images.assemble import bundle_for  # late: a given bundle needs none of this
+
+        return bundle_for(profile, kernel=kernel or None, dtb=Path(dtb) if dtb else None)
+
+    return deploy(
+        target,
+        bundle=bundles.load(Path(bundle)) if bundle else None,
+        board=load_board(board) if board else None,
+        make_bundle=make,
+        dry_run=dry_run,
+    )

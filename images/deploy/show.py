@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: MIT
+"""Deployments as people read them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from bsp.base.output import print_json, print_text
+from images.bundle import Bundle
+
+from .deploy import Result
+
+
+def print_result(result: Result, *, as_json: bool) -> None:
+    """Print what a deployment did; on a bad end also, as ``error:`` and ``hint:``, on stderr."""
+    if as_json:
+        print_json(result.document())
+    elif not result.exit_code:
+        print_text(result_text(result))
+    if result.exit_code:
+        if result.console:
+            sys.stderr.write(f"{_indented(result.console)}\n")
+        sys.stderr.write(f"error: {result.outcome}: {result.problem}\n")
+        sys.stderr.write(f"hint: {result.hint}\n")
+
+
+def result_text(result: Result) -> str:
+    """The outcome in a few lines."""
+    if result.outcome == "planned":
+        return f"{result.host} ({result.board}): {result.plan}"
+    lines = [f"{result.host} ({result.board}): {result.outcome}, generation {result.to}"]
+    if result.outcome == "confirmed":
+        seconds = sum(float(step["seconds"]) for step in result.steps)
+        sent = f"{result.sent.sent_files} files, {result.sent.sent_bytes / 1e6:.2f} MB sent"
+        lines.append(f"  before: {result.before or 'no generation'}; {sent}; {seconds:.0f} s")
+    if result.running_dtb_matches is not None:
+        same = "is the one sent" if result.running_dtb_matches else "DIFFERS from the one sent"
+        lines.append(f"  running device tree: {same}")
+    return "\n".join(lines)
+
+
+def status_text(found: dict[str, Any]) -> str:
+    """What runs on a board, as aligned lines."""
+    if not found["boots_through_npu_bsp"]:
+        first = "does not boot through npu-bsp (docs/deploy.md says how it is prepared)"
+    elif found["running"] is None:
+        first = "booted something that is no generation"
+    else:
+        first = f"{found['running']} ({'good' if found['confirmed'] else 'not confirmed'})"
+    rows = [
+        ("board", f"{found['model'] or '?'} ({', '.join(found['compatible'])})"),
+        ("running", first),
+        ("kernel", f"{found['kernel']}{_verdict(found['kernel_matches'])}"),
+        ("device tree", _verdict(found["running_dtb_matches"]).strip(" ,") or "not compared"),
+        *(("", difference) for difference in found["dtb_differences"]),
+        ("userspace", "present" if found["userspace"] else "none in this generation"),
+        ("next boot", found["trial"] or found["good"] or "?"),
+        ("previous", found["previous"] or "none"),
+    ]
+    damaged = {name: paths for name, paths in found["generations"].items() if paths}
+    rows += [(f"damaged {name}", ", ".join(paths[:5])) for name, paths in damaged.items()]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join([found["host"], *(f"  {name.ljust(width)}  {text}" for name, text in rows)])
+
+
+def bundle_document(bundle: Bundle) -> dict[str, Any]:
+    """A bundle as JSON."""
+    manifest = bundle.manifest
+    return {
+        "path": str(bundle.path),
+        "generation": manifest.generation,
+        "board": manifest.board,
+        "kernel_release": manifest.kernel_release,
+        "cmdline": manifest.cmdline,
+        "files": len(manifest.files),
+        "bytes_total": manifest.total_bytes,
+        "inputs": manifest.inputs,
+    }
+
+
+def bundle_text(bundle: Bundle) -> str:
+    """A bundle in a few lines."""
+    manifest = bundle.manifest
+    return (
+        f"generation {manifest.generation} for {manifest.board}: kernel {manifest.kernel_release}, "
+        f"{len(manifest.files)} files, {manifest.total_bytes / 1e6:.0f} MB\n{bundle.path}"
+    )
+
+
+def _verdict(matches: bool | None) -> str:
+    if matches is None:
+        return ""
+    return ", as the manifest says" if matches else ", NOT as the manifest says"
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  | {line}" for line in text.splitlines())
