@@ -355,10 +355,7 @@ def test_mmu_fault_is_reported_and_recovered_from() -> None:
     [
         ([0xF8000000, 0], None),  # unknown opcode: a hang, as nobody knows what silicon does
         ([0x08010000 | 0x4444 >> 2, 0], None),  # unknown state
-        (
-            [0x0801006B, 0xFFFF],
-            None,
-        ),  # a page-table entry that is in no use: 0 is physical address 0
+        ([0x0801006B, 0xFFFF], 0x80000000),  # an unused entry: its tables are in no memory
         ([0x40000002, 0x80000000], 0x40000000),  # a jump to where nothing is mapped
     ],
 )
