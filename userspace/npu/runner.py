@@ -39,6 +39,9 @@ IS_PAYLOAD = HERE.name == "bin" and (ROOT / "site").is_dir()
 TEFLON_PLACES = (ROOT / "lib" / "libteflon.so", Path("/usr/lib/teflon/libteflon.so"))
 RUNTIMES = ("ai_edge_litert", "tflite_runtime")
 
+# Its latency is nobody's figure of merit.
+REFERENCE_RUNS = 3
+
 # What the processes of the delegates may print, at most, before it is cut (bytes).
 LOG_LIMIT_BYTES = 1 << 20
 
@@ -201,11 +204,13 @@ def run_delegate(module: Any, job: argparse.Namespace, model: bytes, pixels: Any
 
     kind, library, options = parse_delegate(delegate)
     arguments: dict[str, Any] = {"model_content": model, "num_threads": job.threads}
-    if kind != "cpu":
-        # Without this, XNNPACK takes what the delegate leaves, and changes the reference's numbers.
-        arguments["experimental_op_resolver_type"] = (
-            module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-        )
+    resolver = module.OpResolverType
+    if kind == "cpu-reference":
+        # The portable kernels: the same numbers on every machine, bit for bit, and slow.
+        arguments["experimental_op_resolver_type"] = resolver.BUILTIN_REF
+    elif kind == "external":
+        # Without this, XNNPACK takes what the delegate leaves.
+        arguments["experimental_op_resolver_type"] = resolver.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     start = time.perf_counter()
     if kind == "external":
         try:
@@ -232,7 +237,8 @@ def run_delegate(module: Any, job: argparse.Namespace, model: bytes, pixels: Any
     first_ms = (time.perf_counter() - start) * 1000
     runs_ms: list[float] = []
     deadline = time.perf_counter() + job.budget
-    while len(runs_ms) < job.runs and (not runs_ms or time.perf_counter() < deadline):
+    most = min(job.runs, REFERENCE_RUNS) if kind == "cpu-reference" else job.runs
+    while len(runs_ms) < most and (not runs_ms or time.perf_counter() < deadline):
         start = time.perf_counter()
         interpreter.invoke()
         runs_ms.append((time.perf_counter() - start) * 1000)
