@@ -90,7 +90,7 @@ def board_text(name: str) -> str:
     """
     board = load_board(name)
     soc, npu = load_soc(board.soc), npu_of(board)
-    paragraphs = [f"{board.title} ({board.name}), {soc.title}"]
+    paragraphs = [_wrap(f"{board.name}: {board.title}. SoC: {soc.title}.")]
     if npu is None:
         paragraphs.append(_wrap("This board has no NPU. It is for what runs on any board."))
     else:

@@ -51,6 +51,7 @@ class KernelTree:
         label: the same as a folder name.
         release: ``6.12.107``, from its Makefile.
         origin: which one exactly: package version, hash or commit.
+        fixed: it is in the cache and never changes; ``path.name`` then tells it from all others.
     """
 
     path: Path
@@ -58,6 +59,7 @@ class KernelTree:
     label: str
     release: str
     origin: str
+    fixed: bool
 
     @property
     def series(self) -> str:
@@ -91,7 +93,7 @@ def kernel_tree(name: str, *, whole: bool = False) -> KernelTree:
             f"unknown kind of kernel source {kind!r} in {name!r}{nearest(kind, [*makers, 'path'])}",
             hint=f"name {', '.join(all_series())}, tarball:URL#sha256=..., git:URL@ref or path:DIR",
         )
-    return KernelTree(path, name, label(name), _release(path, name), origin)
+    return KernelTree(path, name, label(name), _release(path, name), origin, kind != "path")
 
 
 def label(name: str) -> str:

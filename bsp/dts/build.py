@@ -15,7 +15,7 @@ from ..base.process import ToolFailedError
 from ..kernel.distribution import series_named
 from ..profile import Board, Npu, load_soc, npu_of
 from ..source import kernel_tree, label
-from .compile import compile_dts
+from .compile import compile_dts, compiled
 from .need import Change, check_identity, plan_changes, rates
 from .overlay import compile_overlay, merge, overlay_source
 from .support import lacking, verdict
@@ -160,7 +160,10 @@ def build_dts(
             kernel = kernel or board.kernel
             tree = kernel_tree(kernel)
             directory = load_soc(board.soc).dts_directory or "."
-            compile_dts(tree, directory, stem, built)
+            if tree.fixed:
+                built = compiled(tree, directory, stem)
+            else:
+                compile_dts(tree, directory, stem, built)
             blob = built.read_bytes()
             if npu is not None:
                 lacks = lacking(tree.path, npu)

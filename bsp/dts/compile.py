@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ..base.cache import cache_dir, make_once
 from ..base.errors import UserError, nearest
-from ..base.process import ToolFailedError, run
+from ..base.process import ToolFailedError, require_tool, run
 from ..source import KernelTree, board_sources
 
 _PREFIXES = "scripts/dtc/include-prefixes"
@@ -32,17 +33,17 @@ def compile_dts(tree: KernelTree, directory: str, stem: str, target: Path) -> No
         )
     makefile = tree.path / folder / "Makefile"
     rules = makefile.read_text(encoding="utf-8", errors="replace") if makefile.exists() else ""
+    preprocessed = target.with_name(f"{target.name}.dts")
     try:
-        preprocessed = run(
+        run(
             ["cpp", "-nostdinc", "-I", _PREFIXES, "-undef", "-D__DTS__", "-x", "assembler-with-cpp",
-             source],
+             "-o", preprocessed, source],
             cwd=tree.path,
         )  # fmt: skip
         run(
             ["dtc", "-q", *(["-@"] if has_symbols(rules, stem) else []), "-b", "0", "-i", folder,
-             "-i", _PREFIXES, "-I", "dts", "-O", "dtb", "-o", target, "-"],
+             "-i", _PREFIXES, "-I", "dts", "-O", "dtb", "-o", target, preprocessed],
             cwd=tree.path,
-            stdin=preprocessed.stdout,
         )  # fmt: skip
     except ToolFailedError as error:
         said = error.completed.stderr.decode(errors="replace").strip().splitlines()
@@ -51,6 +52,23 @@ def compile_dts(tree: KernelTree, directory: str, stem: str, target: Path) -> No
             + "\n".join(said[:8]),
             hint="the first of these lines names the place",
         ) from error
+    finally:
+        preprocessed.unlink(missing_ok=True)
+
+
+def compiled(tree: KernelTree, directory: str, stem: str) -> Path:
+    """Return a board's DTB of a kernel tree that does not change, compiled once.
+
+    Raises:
+        UserError: as :func:`compile_dts`.
+    """
+    tools = [Path(require_tool(name)).stat() for name in ("cpp", "dtc")]
+    key = "-".join(f"{tool.st_size:x}.{tool.st_mtime_ns:x}" for tool in tools)
+    folder = cache_dir() / "dtbs" / tree.path.name / directory
+    folder.mkdir(parents=True, exist_ok=True)
+    return make_once(
+        folder / f"{stem}-{key}.dtb", lambda target: compile_dts(tree, directory, stem, target)
+    )
 
 
 def has_symbols(makefile: str, stem: str) -> bool:

@@ -8,6 +8,7 @@ leave behind; this reader takes 2 ms. The tests compare the two on every shipped
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,10 +55,11 @@ class Tree:
 
     def by_phandle(self, phandle: int) -> str | None:
         """Return the path of the node with a phandle."""
-        wanted = _WORD.pack(phandle)
-        return next(
-            (path for path, node in self.nodes.items() if node.get("phandle") == wanted), None
-        )
+        return self._by_phandle.get(_WORD.pack(phandle))
+
+    @functools.cached_property
+    def _by_phandle(self) -> dict[bytes, str]:
+        return {node["phandle"]: path for path, node in self.nodes.items() if "phandle" in node}
 
     def label_of(self, path: str) -> str | None:
         """Return a label of a node, where the tree was compiled with ``-@``."""
