@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -216,7 +217,8 @@ def status(target: Target) -> dict[str, Any]:
         facts = agent.open(None, lock=False)
         running: Manifest | None = None
         if facts.running in facts.generations and facts.running is not None:
-            running = agent.manifest(facts.running)
+            with contextlib.suppress(UserError):  # damaged: listed below
+                running = agent.manifest(facts.running)
     good = facts.good
     differences = trial.tree_problems(facts.dtb, facts.fdt) if running else []
     return {

@@ -73,6 +73,7 @@ class Agent:
         self._fat_mount = fat_mount
         self._timeout_s = timeout_s
         self._process: Process = connection.start(["python3", "-c", _START])
+        self._started = False
         self.codecs: tuple[str, ...] = ()
 
     def __enter__(self) -> Agent:
@@ -82,15 +83,11 @@ class Agent:
         self._process.close()
 
     def open(self, generation: str | None, *, lock: bool) -> Facts:
-        """Start the session: send the agent, ask what the board is and has.
+        """Ask what the board is and has; the first time, send the agent before.
 
         Raises:
             UserError: the board has no Python 3, or another deployment to it is running.
         """
-        folder = slots.ONBOARD_DIR
-        modules = json.dumps(
-            [(name, (folder / f"{name}.py").read_text()) for name in ONBOARD_MODULES]
-        )
         request = {
             "do": "open",
             "root": self._root,
@@ -99,9 +96,8 @@ class Agent:
             "generation": generation,
             "onboard": [file.target for file in slots.ONBOARD_FILES],
         }
-        source = modules.encode()
         try:
-            self._write(b"%d\n%s%s\n" % (len(source), source, json.dumps(request).encode()))
+            self._write(self._source() + json.dumps(request).encode() + b"\n")
             facts = msgspec.convert(self._answer(self._timeout_s), Facts)
         except BoardRefusedError as error:
             if "another deployment" in error.message:
@@ -109,6 +105,16 @@ class Agent:
             raise
         self.codecs = facts.codecs
         return facts
+
+    def _source(self) -> bytes:
+        """The agent's modules, as ``_START`` takes them; nothing once they are there."""
+        if self._started:
+            return b""
+        self._started = True
+        folder = slots.ONBOARD_DIR
+        modules = [(name, (folder / f"{name}.py").read_text()) for name in ONBOARD_MODULES]
+        source = json.dumps(modules).encode()
+        return b"%d\n%s" % (len(source), source)
 
     def ask(self, request: dict[str, Any], *, timeout_s: float | None = None) -> dict[str, Any]:
         """Send one request and return its answer.
