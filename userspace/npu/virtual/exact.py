@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: MIT
+"""Exact mode: accumulators from the submission, requantised with the model's own scales as TFLite does.
+
+A descriptor holds a multiplier of 15 (v7) or 23 (v8) bits; TFLite uses 31. Each job is matched with the
+model's operation that it must belong to, its multiplier, shift and zero points are checked against the
+model's, and the model's full multiplier is used. What then differs from TFLite is an error of the
+submission (or of this emulator), not rounding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from . import model, requant
+from .faults import FaultError
+from .memory import Bytes
+from .nn import NnJob
+from .requant import Accumulators, AddScales, Pixels, Scale
+
+MAX_ADD_ERROR = 1
+"""An ADD's weights have 8 bits: its outputs may be off by this much from TFLite's."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An operation that becomes one NN job.
+
+    Attributes:
+        product: float32 product of input and weight scale, as TFLite and Mesa take it.
+        real: what accumulators are multiplied with (TFLite's GetQuantizedConvolutionMultipler).
+        mesa_real: the same in float32, as Mesa computes it.
+        add: for an ADD, its scales.
+    """
+
+    name: str
+    out_channels: int
+    in_zero_point: int
+    weight_zero_point: int
+    out_zero_point: int
+    real: float
+    mesa_real: float
+    add: AddScales | None = None
+
+
+def operations(path: Path) -> list[Operation]:
+    """Return the operations of a model that Teflon can hand to the NPU's NN unit, in order.
+
+    Raises:
+        UserError: the file is no model.
+    """
+    found = []
+    for operator in model.operators(path):
+        if operator.kind == "ADD":
+            made = _addition(operator)
+        elif operator.kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
+            made = _convolution(operator)
+        else:
+            made = None
+        if made:
+            found.append(made)
+    return found
+
+
+def descriptor_scale(real: float, generation: int) -> Scale:
+    """Return the multiplier and shift that Mesa derives from a float32 (create_nn_config)."""
+    bits = int(np.float32(real).view(np.uint32))
+    exponent = bits >> 23 & 0xFF
+    if generation < 8:
+        return Scale((1 << 15) + (bits >> 8 & 0x7FFF), 142 - exponent & 0x7F)
+    return Scale((1 << 23) + (bits & 0x7FFFFF), (127 - exponent & 0x7F) + 23)
+
+
+class ExactMode:
+    """A ``Requantisation`` for one client that runs one model."""
+
+    def __init__(self, known: list[Operation], generation: int) -> None:
+        self._operations = known
+        self._generation = generation
+        self._next = 0
+        self._current: Operation | None = None
+
+    def operation(self, job: NnJob) -> str:
+        """Return the name of the operation that a job belongs to.
+
+        Jobs come in the model's order; operations that were not delegated are passed over.
+
+        Raises:
+            FaultError: no operation of the model fits the job's channels, zero points and scale.
+        """
+        count = len(self._operations)
+        near: Operation | None = None
+        for step in range(count):
+            index = (self._next + step) % count
+            candidate = self._operations[index]
+            if not self._fits(candidate, job):
+                continue
+            near = near or candidate
+            if descriptor_scale(candidate.mesa_real, self._generation) == job.scale:
+                self._next = (index + 1) % count
+                self._current = candidate
+                return candidate.name
+        if near:
+            expected = descriptor_scale(near.mesa_real, self._generation)
+            raise FaultError(
+                f"post_multiplier and post_shift of {near.name}",
+                f"{expected.multiplier} >> {expected.shift}",
+                f"{job.scale.multiplier} >> {job.scale.shift}",
+            )
+        raise FaultError(
+            "zero points and channels",
+            "those of an operation of the model",
+            f"input {job.geometry.border}, weights {job.shape.zero_point}, output "
+            f"{job.out_zero_point}, {job.shape.out_channels} channels",
+        )
+
+    def output(self, job: NnJob, image: Bytes, accumulators: Accumulators) -> Pixels:
+        """Return outputs as TFLite computes them.
+
+        Raises:
+            FaultError: an ADD's accumulators mean something else than the sum.
+        """
+        operation = self._current
+        assert operation is not None
+        if operation.add is None:
+            return requant.tflite(accumulators, operation.real, job.out_zero_point, job.low)
+        halves = np.ascontiguousarray(image).reshape(2, *accumulators.shape)
+        exact = requant.tflite_add(halves[0], halves[1], operation.add, job.low)
+        found = requant.hardware(accumulators, job.scale, job.out_zero_point, job.low)
+        error = int(np.abs(found.astype(np.int16) - exact).max())
+        if error > MAX_ADD_ERROR:
+            raise FaultError(
+                "sums of the ADD (weights and bias)",
+                f"within {MAX_ADD_ERROR} of TFLite's",
+                f"off by up to {error}",
+            )
+        return exact
+
+    def _fits(self, operation: Operation, job: NnJob) -> bool:
+        if operation.add:
+            # v7: two planes, one output; v8: as many outputs as the tensors have channels.
+            channels = (1, 2) if self._generation < 8 else (operation.out_channels,) * 2
+            inputs = channels[1] if self._generation < 8 else 2 * channels[1]
+            return (job.shape.out_channels, job.shape.in_channels) == (channels[0], inputs) and (
+                job.out_zero_point == operation.out_zero_point
+            )
+        return (
+            job.shape.out_channels == operation.out_channels
+            and job.geometry.border == operation.in_zero_point
+            and job.shape.zero_point == operation.weight_zero_point
+            and job.out_zero_point == operation.out_zero_point
+        )
+
+
+def _convolution(operator: model.Operator) -> Operation | None:
+    tensors = [*operator.inputs[:2], *operator.outputs[:1]]
+    source, weights, output = (_per_tensor(tensor) for tensor in (*tensors, None, None, None)[:3])
+    if not (source and weights and output):
+        return None
+    product = np.float32(source.scales[0]) * np.float32(weights.scales[0])
+    return Operation(
+        name=operator.name,
+        out_channels=output.shape[-1],
+        in_zero_point=source.zero_point,
+        weight_zero_point=weights.zero_point,
+        out_zero_point=output.zero_point,
+        real=float(product) / float(np.float32(output.scales[0])),
+        mesa_real=float(np.float32(product / np.float32(output.scales[0]))),
+    )
+
+
+def _addition(operator: model.Operator) -> Operation | None:
+    first, second = (_per_tensor(tensor) for tensor in (*operator.inputs, None, None)[:2])
+    output = _per_tensor(operator.outputs[0])
+    if not (first and second and output):
+        return None
+    ratio = np.float32(second.scales[0]) / np.float32(first.scales[0])
+    # Mesa 25.0.7 etnaviv_ml_nn.c, compute_weight_scale_add: (float) max(ratio, 1.0) / 255.0
+    weight_scale = np.float32(np.float64(np.float32(max(float(ratio), 1.0))) / 255.0)
+    product = np.float32(first.scales[0]) * weight_scale
+    mesa_real = float(np.float32(product / np.float32(output.scales[0])))
+    return Operation(
+        name=operator.name,
+        out_channels=output.shape[-1],
+        in_zero_point=first.zero_point,
+        weight_zero_point=0,
+        out_zero_point=output.zero_point,
+        real=mesa_real,
+        mesa_real=mesa_real,
+        add=AddScales(
+            first.scales[0],
+            first.zero_point,
+            second.scales[0],
+            second.zero_point,
+            output.scales[0],
+            output.zero_point,
+        ),
+    )
+
+
+def _per_tensor(tensor: model.Tensor | None) -> model.Tensor | None:
+    """Return the tensor if it is bytes with one scale, as Teflon delegates it; else None."""
+    return tensor if tensor and tensor.is_bytes and len(tensor.scales) == 1 else None

@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: MIT
+"""The shim's other end: a process that serves the engine on a Unix socket.
+
+    python -m userspace.npu.virtual.server --socket S --npu a311d --report R.json
+
+A client (``shim/shim.c``) sends a hello with the descriptor of its sealed memory file, then one message for
+each submit, and waits for each answer. Every client has its own memory, engine and thread; a client that
+dies, lies or falls silent in the middle of a message ends its own thread and nothing else. The server
+ends when its standard input does, so that it never outlives who started it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import functools
+import mmap
+import os
+import socket
+import struct
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from bsp.base.cache import write_atomically
+from bsp.base.errors import BspError
+
+from .coefficients import CoefficientCache
+from .engine import Engine, HardwareMode, JobRecord, Requantisation
+from .exact import ExactMode, operations
+from .faults import FaultError
+from .identity import Identity, load_identity
+from .memory import Access, Buffer, Buffers, Bytes
+
+MAGIC = b"NPUSHIM1"
+_HELLO = struct.Struct("<8sQ")
+_WELCOME = struct.Struct("<8s6I")
+_REQUEST = struct.Struct("<II")
+_BUFFER = np.dtype([("address", "<u8"), ("offset", "<u8"), ("size", "<u8"), ("flags", "<u8")])
+_ANSWER = struct.Struct("<II")
+
+MAX_CLIENTS = 16
+MAX_MEMORY_BYTES = 4 << 30
+MAX_BUFFERS = 65536
+MAX_STREAM_BYTES = 4 << 20
+MESSAGE_TIMEOUT_S = 30.0
+"""A message that has begun must be there within this time; between messages a client may rest."""
+MAX_ADDRESS = 1 << 32
+KEPT_JOBS = 5000
+
+# Linux include/uapi/linux/fcntl.h
+_F_GET_SEALS = 1034
+_F_SEAL_SHRINK = 2
+
+
+class ProtocolError(Exception):
+    """A client sent what is no message; it is cut off."""
+
+
+@dataclass
+class Report:
+    """What one client did, for whoever started the server.
+
+    Attributes:
+        faults: the findings that stopped a submit, as text.
+        findings: odd things that could be run, as text.
+        job_list: the first jobs (at most ``KEPT_JOBS``).
+    """
+
+    submits: int = 0
+    nn_jobs: int = 0
+    tp_jobs: int = 0
+    busy_s: float = 0.0
+    macs: int = 0
+    faults: list[str] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
+    job_list: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, job: JobRecord) -> None:
+        """Count a job."""
+        self.busy_s += job.seconds
+        self.macs += job.macs
+        if job.unit == "NN":
+            self.nn_jobs += 1
+        else:
+            self.tp_jobs += 1
+        if len(self.job_list) < KEPT_JOBS:
+            self.job_list.append(asdict(job))
+
+
+class Server:
+    """Serves one kind of NPU to any number of clients."""
+
+    def __init__(
+        self,
+        path: Path,
+        identity: Identity,
+        *,
+        requantisation: Callable[[], Requantisation] = HardwareMode,
+        report: Path | None = None,
+    ) -> None:
+        """Listen on ``path``.
+
+        Args:
+            requantisation: makes one ``Requantisation`` a client.
+            report: JSON file that is written after each client.
+        """
+        self._identity = identity
+        self._make_requantisation = requantisation
+        self._report_path = report
+        self._reports: list[Report] = []
+        self._lock = threading.Lock()
+        self._cache = CoefficientCache()
+        self._places = threading.BoundedSemaphore(MAX_CLIENTS)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self._socket.bind(str(path))
+        path.chmod(0o600)
+        self._socket.listen(MAX_CLIENTS)
+
+    def serve(self) -> None:
+        """Take clients until ``close``."""
+        while True:
+            try:
+                client, _ = self._socket.accept()
+            except OSError:
+                return
+            if not self._places.acquire(blocking=False):
+                client.close()
+                continue
+            threading.Thread(target=self._client, args=(client,), daemon=True).start()
+
+    def close(self) -> None:
+        """Stop taking clients; write the report."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._write_report()
+
+    def _client(self, connection: socket.socket) -> None:
+        report = Report()
+        with self._lock:
+            self._reports.append(report)
+        try:
+            with connection:
+                Session(
+                    connection, self._identity, self._make_requantisation(), self._cache, report
+                ).run()
+        except (ProtocolError, OSError) as error:
+            report.faults.append(f"client cut off: {error}")
+        except Exception as error:
+            traceback.print_exc()
+            report.faults.append(f"the emulator failed: {error!r}")
+        finally:
+            self._places.release()
+            self._write_report()
+
+    def _write_report(self) -> None:
+        if self._report_path is None:
+            return
+        with self._lock:
+            document = {"npu": self._identity.name, "clients": [asdict(r) for r in self._reports]}
+            write_atomically(self._report_path, msgspec.json.encode(document))
+
+
+class Session:
+    """One client's connection, from its hello to its end."""
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        identity: Identity,
+        requantisation: Requantisation,
+        cache: CoefficientCache,
+        report: Report,
+    ) -> None:
+        self._connection = connection
+        self._identity = identity
+        self._report = report
+        self._memory: Bytes = np.zeros(0, np.uint8)
+        self._engine = Engine(
+            identity, Buffers([]), requantisation=requantisation, cache=cache, on_job=report.add
+        )
+
+    def run(self) -> None:
+        """Serve the client until it goes.
+
+        Raises:
+            ProtocolError: it sent what is no message, or took too long over one.
+            OSError: the connection broke.
+        """
+        self._connection.settimeout(MESSAGE_TIMEOUT_S)
+        self._memory = self._hello()
+        identity = self._identity
+        self._connection.sendall(
+            _WELCOME.pack(
+                MAGIC,
+                identity.model,
+                identity.revision,
+                identity.product_id,
+                identity.customer_id,
+                identity.eco_id,
+                0,
+            )
+        )
+        while header := self._receive(_REQUEST.size, may_end=True):
+            text = self._submit(*_REQUEST.unpack(header))
+            encoded = text.encode(errors="replace")[:4000]
+            self._connection.sendall(_ANSWER.pack(1 if text else 0, len(encoded)) + encoded)
+
+    def _hello(self) -> Bytes:
+        content, descriptors, _, _ = socket.recv_fds(self._connection, _HELLO.size, 4)
+        try:
+            if len(content) != _HELLO.size or len(descriptors) != 1:
+                raise ProtocolError("no hello with one descriptor")
+            magic, size_bytes = _HELLO.unpack(content)
+            if magic != MAGIC:
+                raise ProtocolError(f"hello {magic!r}, expected {MAGIC!r}")
+            found_bytes = os.fstat(descriptors[0]).st_size
+            if found_bytes != size_bytes or not 0 < size_bytes <= MAX_MEMORY_BYTES:
+                raise ProtocolError(f"memory of {size_bytes} bytes in a file of {found_bytes}")
+            # Without the seal a client could shrink the file under us: a SIGBUS at the next access.
+            try:
+                seals = fcntl.fcntl(descriptors[0], _F_GET_SEALS)
+            except OSError:
+                seals = 0
+            if not seals & _F_SEAL_SHRINK:
+                raise ProtocolError("the memory file is not sealed against shrinking")
+            return np.frombuffer(mmap.mmap(descriptors[0], size_bytes), np.uint8)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _submit(self, buffer_count: int, stream_bytes: int) -> str:
+        """Run one submit; return why it failed, or ""."""
+        if buffer_count > MAX_BUFFERS or stream_bytes > MAX_STREAM_BYTES or stream_bytes % 4:
+            raise ProtocolError(f"submit of {buffer_count} buffers, {stream_bytes} stream bytes")
+        table = np.frombuffer(self._receive(buffer_count * _BUFFER.itemsize), _BUFFER)
+        stream = np.frombuffer(self._receive(stream_bytes), "<u4")
+        self._report.submits += 1
+        engine = self._engine
+        try:
+            engine.memory = Buffers([self._buffer(*row) for row in table.tolist()])
+            engine.submit(stream)
+            text = ""
+        except FaultError as error:
+            text = str(error)
+            self._report.faults.append(text)
+        except Exception as error:
+            traceback.print_exc()
+            text = f"the emulator failed: {error!r}"
+            self._report.faults.append(text)
+        finally:
+            engine.memory = Buffers([])
+        self._report.findings = [str(finding) for finding in engine.findings]
+        return text and f"virtual NPU {self._identity.name}: {text}"
+
+    def _buffer(self, address: int, offset: int, size_bytes: int, flags: int) -> Buffer:
+        if offset + size_bytes > self._memory.size:
+            raise ProtocolError(
+                f"a buffer at {offset:#x} of {size_bytes} bytes, outside the memory"
+            )
+        if address + size_bytes > MAX_ADDRESS:
+            raise FaultError("buffer address", "32 bits", f"{address:#x} and {size_bytes} bytes")
+        if not flags or flags & ~3:
+            raise FaultError("buffer flags", "READ, WRITE or both", f"{flags:#x}", address=address)
+        return Buffer(address, Access(flags), self._memory[offset : offset + size_bytes])
+
+    def _receive(self, size_bytes: int, *, may_end: bool = False) -> bytes:
+        """Receive exactly so much; with ``may_end`` wait for it without limit, and b"" at the end."""
+        parts = bytearray()
+        self._connection.settimeout(None if may_end else MESSAGE_TIMEOUT_S)
+        while len(parts) < size_bytes:
+            try:
+                part = self._connection.recv(min(size_bytes - len(parts), 1 << 20))
+            except TimeoutError:
+                raise ProtocolError(
+                    f"silent for {MESSAGE_TIMEOUT_S:g} s within a message"
+                ) from None
+            if not part:
+                if may_end and not parts:
+                    return b""
+                raise ProtocolError("gone within a message")
+            parts += part
+            self._connection.settimeout(MESSAGE_TIMEOUT_S)
+        return bytes(parts)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serve until standard input ends; 2 when the arguments are no good."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--socket", type=Path, required=True, help="path of the Unix socket to make"
+    )
+    parser.add_argument("--npu", required=True, help="which NPU: a file in identities/")
+    parser.add_argument(
+        "--exact-for", type=Path, help=".tflite file: compute exactly as TFLite does"
+    )
+    parser.add_argument("--report", type=Path, help="JSON file that says what the clients did")
+    arguments = parser.parse_args(argv)
+    try:
+        identity = load_identity(arguments.npu)
+        make: Callable[[], Requantisation] = HardwareMode
+        if arguments.exact_for:
+            known = operations(arguments.exact_for)
+            make = functools.partial(ExactMode, known, identity.nn_generation)
+    except BspError as error:
+        sys.stderr.write(f"error: {error.message}\n")
+        return error.exit_code
+    server = Server(arguments.socket, identity, requantisation=make, report=arguments.report)
+    threading.Thread(target=server.serve, daemon=True).start()
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    while sys.stdin.buffer.read(4096):
+        pass
+    server.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: MIT
+"""Starts the emulator as a process of its own, and says afterwards what it saw."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import select
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bsp.base.errors import InfrastructureError
+
+from .identity import load_identity
+
+PROJECT = Path(__file__).parents[3]
+START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 10.0
+
+
+@dataclass
+class Emulator:
+    """A running emulator.
+
+    Attributes:
+        environment: what a client needs beside LD_PRELOAD.
+        report: empty while it runs; afterwards what ``server.Report`` holds, one a client.
+    """
+
+    name: str
+    socket: Path
+    environment: dict[str, str]
+    report: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def faults(self) -> list[str]:
+        """What stopped submits, of all clients."""
+        return [fault for client in self.report for fault in client["faults"]]
+
+
+@contextlib.contextmanager
+def emulator(
+    name: str, *, exact_for: Path | None = None, submit_timeout_s: float = 120.0
+) -> Iterator[Emulator]:
+    """Run the emulator of an NPU for a block; its report is there after the block.
+
+    Args:
+        name: a file of ``identities/``.
+        exact_for: compute this model exactly as TFLite does; otherwise as silicon is predicted to.
+        submit_timeout_s: how long a client waits for one submit.
+
+    Raises:
+        UserError: there is no such NPU.
+        InfrastructureError: it did not start.
+    """
+    load_identity(name)
+    with tempfile.TemporaryDirectory(prefix="npu-bsp-") as folder:
+        socket, report = Path(folder) / "npu.sock", Path(folder) / "report.json"
+        command = [sys.executable, "-m", "userspace.npu.virtual.server"]
+        command += ["--socket", str(socket), "--npu", name, "--report", str(report)]
+        if exact_for:
+            command += ["--exact-for", str(exact_for.absolute())]
+        with (
+            (Path(folder) / "log").open("w+b") as log,
+            subprocess.Popen(
+                command,
+                cwd=PROJECT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for us; the end of its stdin ends it
+            ) as process,
+        ):
+            assert process.stdin
+            assert process.stdout
+            running = Emulator(
+                name,
+                socket,
+                {
+                    "NPU_SHIM_SOCKET": str(socket),
+                    "NPU_SHIM_TIMEOUT_S": str(max(1, round(submit_timeout_s))),
+                },
+            )
+            try:
+                ready, _, _ = select.select([process.stdout], [], [], START_TIMEOUT_S)
+                if not ready or process.stdout.readline() != b"ready\n":
+                    log.seek(0)
+                    said = log.read().decode(errors="replace").strip()
+                    raise InfrastructureError(f"the emulator of {name} did not start: {said}")
+                yield running
+            finally:
+                process.stdin.close()
+                try:
+                    process.wait(STOP_TIMEOUT_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                if report.exists():
+                    running.report = json.loads(report.read_bytes())["clients"]
