@@ -187,6 +187,8 @@ class Qemu(_Record, frozen=True, kw_only=True):
         disk: where the disk sits: options of QEMU's ``-drive``.
         nic: QEMU's network device; ``{hostfwd}`` is replaced.
         serial_index: which UART is the console.
+        npu: identity of the virtual NPU beside the machine (``userspace/npu/virtual/identities``); None
+            for a machine without one.
     """
 
     machine: str
@@ -197,6 +199,7 @@ class Qemu(_Record, frozen=True, kw_only=True):
     disk: str = "if=virtio"
     nic: str
     serial_index: int = 0
+    npu: Name | None = None
     cmdline: str
     initrd_modules: tuple[str, ...] = ()
 

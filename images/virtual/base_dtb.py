@@ -9,8 +9,10 @@ from pathlib import Path
 from bsp.base.cache import cache_dir, make_once
 from bsp.base.errors import InfrastructureError
 from bsp.base.process import run
+from bsp.dts.overlay import compile_overlay, merge
 from bsp.profile import Board
 
+from . import npu
 from .emulator import emulator, u_boot
 from .machine import machine_arguments, qemu_of
 
@@ -20,6 +22,7 @@ def base_dtb(board: Board) -> Path:
 
     Started with the same firmware as the board: without it QEMU describes a GPIO controller that the
     machine then does not have. Random seeds are left out, so that the same machine gives the same bytes.
+    A virtual NPU's node is added, switched off.
 
     Raises:
         UserError: QEMU has no such machine.
@@ -31,7 +34,9 @@ def base_dtb(board: Board) -> Path:
     words[1] += ",dumpdtb={target}"
     if qemu.bootloader:
         words += ["-bios", str(u_boot())]
-    key = hashlib.sha256("\0".join([qemu_version, *words]).encode()).hexdigest()[:16]
+    overlay = npu.node_source(board)
+    described = [qemu_version, *words, *([overlay] if overlay else [])]
+    key = hashlib.sha256("\0".join(described).encode()).hexdigest()[:16]
     folder = cache_dir() / "dtbs"
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -41,5 +46,10 @@ def base_dtb(board: Board) -> Path:
         run([*command, *options, "-nodefaults", "-display", "none"], timeout_s=60)
         if not target.exists():
             raise InfrastructureError(f"QEMU {qemu_version} wrote no device tree for {board.name}")
+        if overlay:
+            bare, compiled = target.with_suffix(".qemu"), target.with_suffix(".dtbo")
+            target.rename(bare)
+            compile_overlay(overlay, compiled)
+            merge(bare, compiled, target)
 
     return make_once(folder / f"{board.name}-{key}.dtb", make)

@@ -9,6 +9,7 @@ from pathlib import Path
 from bsp.base.errors import InfrastructureError
 from bsp.base.process import ToolFailedError, run
 
+from . import npu
 from .emulator import emulator
 from .machine import Machine, arguments
 
@@ -18,13 +19,17 @@ _START_S = 60
 def start(machine: Machine, folder: Path) -> None:
     """Start QEMU with ``folder`` as its current folder; it runs on when this process ends.
 
+    A virtual NPU, where the board has one, is started before it and ends with it.
+
     Raises:
         InfrastructureError: QEMU did not start; its own words are in the message.
     """
     command = [*emulator().command("qemu-system-aarch64"), "-L", str(emulator().data)]
+    npu.start(machine.board, folder)
     try:
         run([*command, *arguments(machine)], cwd=folder, timeout_s=_START_S)
     except ToolFailedError as error:
+        npu.dismiss(folder)
         said = error.completed.stderr.decode(errors="replace").strip()
         raise InfrastructureError(
             f"QEMU did not start for {machine.board.name}:\n{said or error.message}",

@@ -10,6 +10,8 @@ from pathlib import Path
 from bsp.base.errors import UserError
 from bsp.profile import Board, Qemu
 
+from . import npu
+
 # Files of a machine, in the folder that QEMU is started in (short names: a socket's path has 107 bytes).
 QMP_SOCKET = "qmp.sock"
 PID_FILE = "qemu.pid"
@@ -75,6 +77,8 @@ def arguments(machine: Machine) -> list[str]:
     """Return QEMU's options for a machine that runs in the background, in the current folder."""
     qemu = qemu_of(machine.board)
     words = [*machine_arguments(machine.board), "-nodefaults", "-no-user-config"]
+    words[1] += npu.machine_option(machine.board)
+    words += npu.device_arguments(machine.board)
     # Emulation on as many threads as there are cores.
     words += ["-accel", "tcg,thread=multi"]
     if isinstance(machine.start, DirectBoot):

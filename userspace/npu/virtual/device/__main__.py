@@ -9,15 +9,19 @@ machine's memory, and ``-device '{"driver": "vfio-user-pci", "addr": "1", "socke
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bsp.base.errors import BspError
 
-from ..engine import Engine, JobRecord
 from ..identity import Identity, load_identity
-from .frontend import NpuMemory
-from .server import Log, serve
+from .listener import Log, listen
+
+if TYPE_CHECKING:
+    from ..engine import Engine, JobRecord
+    from .frontend import NpuMemory
 
 
 def main() -> int:
@@ -28,36 +32,59 @@ def main() -> int:
     parser.add_argument(
         "--accept-timeout", type=float, default=120, metavar="S", help="wait for QEMU for so long"
     )
+    parser.add_argument(
+        "--background", type=Path, metavar="LOG", help="go on in the background, once it listens"
+    )
     parser.add_argument("--verbose", action="store_true", help="log each job")
     options = parser.parse_args()
     log = Log()
-
-    def make_engine(identity: Identity, memory: NpuMemory) -> Engine:
-        engine = Engine(identity, memory)
-        if options.verbose:
-
-            def show(record: JobRecord) -> None:
-                log(
-                    f"{record.unit} job {record.number}: {record.description} {record.seconds:.3f} s"
-                )
-
-            engine.on_job = show
-        return engine
-
     try:
-        serve(
-            options.socket,
-            load_identity(options.identity),
-            make_engine,
-            accept_timeout_s=options.accept_timeout,
-            log=log,
-        )
+        identity = load_identity(options.identity)
+        with listen(options.socket) as listener:
+            if options.background:
+                _go_to_background(options.background)
+            # Only now what starts threads: they do not live on in another process.
+            from .server import serve
+
+            serve(
+                listener,
+                options.socket,
+                identity,
+                lambda identity, memory: _engine(identity, memory, log, verbose=options.verbose),
+                accept_timeout_s=options.accept_timeout,
+                log=log,
+            )
     except BspError as error:
         log(f"error: {error.message}")
         return error.exit_code
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _engine(identity: Identity, memory: NpuMemory, log: Log, *, verbose: bool) -> Engine:
+    from ..engine import Engine
+
+    def show(record: JobRecord) -> None:
+        log(f"{record.unit} job {record.number}: {record.description} {record.seconds:.3f} s")
+
+    return Engine(identity, memory, on_job=show if verbose else None)
+
+
+def _go_to_background(log: Path) -> None:
+    """Let the parent end, leave its session and terminal, write to ``log``."""
+    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    for stream in (1, 2):
+        os.dup2(target, stream)
+    os.close(nothing)
+    os.close(target)
 
 
 if __name__ == "__main__":
