@@ -25,6 +25,8 @@ from images.virtual.machine import PID_FILE, QMP_SOCKET, DirectBoot, Machine, ar
 from images.virtual.probe import ClockRate, Report, parse_clk_summary, parse_report
 from images.virtual.qmp import command
 
+from .conftest import StartedBoard
+
 CAPTURED = Path(__file__).parent / "data" / "probe-imx8mp-evk.txt"
 EVK = "imx8mp-evk"
 
@@ -343,6 +345,14 @@ def test_the_virtual_board_comes_up_through_its_bootloader(virtual_board: Host) 
         assert {"rw", "flush"} <= set(options)
         assert said("python3", "-c", "import ssl, ctypes; print('whole')") == "whole"
         assert said("id", "-un") == "root"
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_coming_up_takes_less_than_a_minute(started_board: StartedBoard) -> None:
+    if started_board.load_before > 1 and started_board.seconds >= 60:
+        pytest.skip(f"this machine was busy: load {started_board.load_before:.1f} before the start")
+    assert started_board.seconds < 60
 
 
 @pytest.mark.slow
