@@ -193,6 +193,8 @@ def build_userspace(
     help={
         "test": "label_image",
         "host": f"{_HOST}; this machine if left out",
+        "npu": "virtual:a311d or virtual:imx8mp: this machine, with an emulated NPU",
+        "exact": "with --npu: compute exactly as TFLite, not as silicon is predicted to",
         "delegate": "all, cpu, cpu-reference, teflon, or PATH[:key=value;key=value]",
         "model": "name of a known model, or a .tflite file",
         "image": "name of a known image, or a BMP file",
@@ -210,6 +212,8 @@ def smoke_test(
     _: Context,
     test: str,
     host: str = "",
+    npu: str = "",
+    exact: bool = False,
     delegate: str = "all",
     model: str = "",
     image: str = "",
@@ -242,6 +246,8 @@ def smoke_test(
         host=resolve(host) if host else None,
         userspace=userspace or None,
         accept_new_key=accept_new_key,
+        npu=npu or None,
+        exact=exact,
     )
     print_json(document) if json else print_text(text_of(document))
     if document["verdict"] != "pass":

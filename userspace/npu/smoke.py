@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bsp.base.errors import UserError
 from bsp.board.inventory import Host
 from bsp.board.ssh import connect
 from bsp.profile import load_board
@@ -15,6 +17,8 @@ from .delegates import rows
 from .machine import DEPLOYED_USERSPACE, BoardMachine, ThisMachine
 
 _CONNECT_TIMEOUT_S = 30
+_VIRTUAL_RUNS = 3
+_VIRTUAL_BUDGET_S = 3.0
 
 
 def smoke_test(
@@ -24,10 +28,14 @@ def smoke_test(
     host: Host | None = None,
     userspace: str | None = None,
     accept_new_key: bool = False,
+    npu: str | None = None,
+    exact: bool = False,
 ) -> dict[str, Any]:
     """Run a smoke test and return its document.
 
     Args:
+        npu: ``virtual:NAME`` runs a board's userspace here, on that virtual NPU.
+        exact: the virtual NPU computes exactly as TFLite does, not as silicon is predicted to.
         host: None runs on this machine, with this Python.
         userspace: folder of a payload there; None takes what was deployed, or, on this machine, this
             Python's own packages.
@@ -38,6 +46,14 @@ def smoke_test(
     """
     label_image.check_name(test)
     rows(request.delegate)
+    if npu is not None:
+        if host is not None or userspace is not None:
+            raise UserError(
+                "--npu is an NPU of this machine's own: it goes with neither --host nor --userspace"
+            )
+        return _on_virtual_npu(npu, request, exact=exact)
+    if exact:
+        raise UserError("--exact is for a virtual NPU", hint="add --npu virtual:a311d")
     if host is None:
         folder = Path(userspace) if userspace else None
         return label_image.smoke_test(ThisMachine(userspace=folder), request)
@@ -58,3 +74,21 @@ def smoke_test(
             else label_image.DEFAULT_MIN_DELEGATED_SHARE,
             inputs=inputs,
         )
+
+
+def _on_virtual_npu(npu: str, request: label_image.Request, *, exact: bool) -> dict[str, Any]:
+    from .virtual import host as virtual
+
+    name = virtual.npu_name(npu)
+    inputs = models.choose(request.model, request.image)
+    # Times under emulation say nothing: a few runs, to see that they agree.
+    request = replace(
+        request,
+        runs=min(request.runs, _VIRTUAL_RUNS),
+        budget_s=min(request.budget_s, _VIRTUAL_BUDGET_S),
+    )
+    exact_for = inputs.model.path if exact else None
+    with virtual.virtual_host(name, exact_for=exact_for, timeout_s=request.timeout_s) as there:
+        document = label_image.smoke_test(there.machine, request, host=npu, inputs=inputs)
+    virtual.add_to_document(document, name, "exact" if exact else "hw", there.emulator)
+    return document

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: MIT
+"""Runs the arm64 userspace of a board on this machine, on a virtual NPU behind the shim.
+
+Everything arm64 comes from the distribution's own packages and the payload that boards get: Python and C
+library from one, TFLite runtime and libteflon.so from the other. QEMU's user mode runs them, without root
+and without binfmt. It is fetched too: version 7.2 (Debian bookworm's) crashes in ai-edge-litert's kernels,
+10.0 does not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bsp.base.apt import Archive
+from bsp.base.cache import cache_dir, make_once
+from bsp.base.errors import UserError
+from bsp.base.process import run
+from bsp.base.progress import step
+
+from ... import payload
+from ..machine import ThisMachine
+from . import shim
+from .identity import identity_names, load_identity
+from .session import Emulator, emulator
+
+PREFIX = "virtual:"
+DISTRIBUTION = "trixie"
+_QEMU_SUITE = "trixie"
+_QEMU_MEMBER = "./usr/bin/qemu-aarch64"
+# `-cpu max` has pointer authentication, whose emulation makes Python six times slower.
+_CPU = "cortex-a53"
+
+
+@dataclass(frozen=True)
+class VirtualHost:
+    """A machine for the smoke test, and the emulator behind it."""
+
+    machine: ThisMachine
+    emulator: Emulator
+
+
+def npu_name(text: str) -> str:
+    """Return the NPU in ``virtual:NAME``.
+
+    Raises:
+        UserError: it has another form, or there is no such NPU.
+    """
+    if not text.startswith(PREFIX):
+        known = ", ".join(PREFIX + name for name in identity_names())
+        raise UserError(f"no NPU {text!r}", hint=f"--npu takes one of: {known}")
+    return load_identity(text.removeprefix(PREFIX)).name
+
+
+@contextlib.contextmanager
+def virtual_host(
+    name: str, *, exact_for: Path | None = None, timeout_s: float = 120.0
+) -> Iterator[VirtualHost]:
+    """Provide a machine with a virtual NPU for a block; the emulator's report is there afterwards.
+
+    Args:
+        name: NPU, as in ``identities/``.
+        exact_for: compute this model exactly as TFLite does.
+        timeout_s: how long a client waits for one submit.
+
+    Raises:
+        UserError: there is no such NPU; a tool is missing.
+        InfrastructureError: packages cannot be had, or the emulator does not start.
+    """
+    userspace = payload.build_payload(distribution=DISTRIBUTION).folder
+    preload = shim.build("aarch64")
+    root = arm64_root()
+    with emulator(name, exact_for=exact_for, submit_timeout_s=timeout_s) as running:
+        # A crash of the client is a result; its memory image is not wanted.
+        command: list[str | Path] = ["prlimit", "--core=0", qemu_user(), "-cpu", _CPU, "-L", root]
+        for key, value in {**running.environment, "LD_PRELOAD": str(preload)}.items():
+            command += ["-E", f"{key}={value}"]
+        command.append(root / "usr/bin/python3")
+        yield VirtualHost(ThisMachine(userspace=userspace, python=command), running)
+
+
+def add_to_document(document: dict[str, Any], name: str, mode: str, seen: Emulator) -> None:
+    """Put into a smoke test's document what the emulator saw; a fault fails Teflon's row.
+
+    Mesa returns garbage or zeros after a fault, and no error: only the emulator knows.
+    """
+    jobs = sum(client["nn_jobs"] + client["tp_jobs"] for client in seen.report)
+    document["npu"] = {
+        "name": PREFIX + name,
+        "mode": mode,
+        "jobs": jobs,
+        "faults": seen.faults,
+        "findings": [each for client in seen.report for each in client["findings"]],
+    }
+    for row in document["results"]:
+        if row["delegate"] != "teflon":
+            continue
+        problem = ""
+        if seen.faults:
+            problem = f"the virtual NPU stopped: {seen.faults[0]}"
+        elif row["status"] == "pass" and not jobs:
+            problem = "no job came to the virtual NPU"
+        if problem:
+            row["status"] = "fail"
+            row["reason"] = f"{problem}; {row['reason']}".removesuffix("; ")
+            document["verdict"] = "fail"
+
+
+@functools.cache
+def arm64_root() -> Path:
+    """Return an unpacked arm64 system that has Python: the cached packages, not configured."""
+    archive = Archive(DISTRIBUTION, "arm64")
+    return archive.unpacked(["python3", "base-files", "libstdc++6"], with_dependencies=True)
+
+
+@functools.cache
+def qemu_user() -> Path:
+    """Return QEMU's user-mode emulator of arm64 for this machine (a static program, 16 MB)."""
+    host = run(["dpkg", "--print-architecture"]).text.strip()
+    (package,) = Archive(_QEMU_SUITE, host).download(["qemu-user"])
+    folder = cache_dir() / "packages"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def make(target: Path) -> None:
+        with step("Unpacking qemu-user"), tempfile.TemporaryFile() as content:
+            run(["dpkg-deb", "--fsys-tarfile", package], stdout=content)
+            content.seek(0)
+            with tarfile.open(fileobj=content) as archive:
+                member = archive.extractfile(_QEMU_MEMBER)
+                assert member is not None
+                with target.open("wb") as program:
+                    shutil.copyfileobj(member, program)
+        target.chmod(0o755)
+
+    return make_once(folder / f"qemu-aarch64-{package.stem}", make)
