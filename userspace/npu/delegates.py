@@ -19,8 +19,8 @@ _WORDS = {
 def rows(choice: str) -> tuple[str, ...]:
     """Return the delegates to run: ``all``, ``cpu``, ``teflon``, or ``PATH[:key=value;key=value]``.
 
-    ``cpu`` is the best path that the CPU has (XNNPACK, threads), ``cpu-reference`` the portable kernels, whose
-    numbers are the same on every machine: all others are compared with them, so they always run.
+    ``cpu`` is the best path that the CPU has (XNNPACK, threads). ``cpu-reference`` is the portable
+    kernels, whose numbers are the same on every machine: the others are compared with it.
 
     Raises:
         UserError: the word is none of these, or the options are no key=value pairs.

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Judges what the runner found: pure, from its JSON to one verdict.
 
-A row passes only with all of: the delegate loaded, took at least the demanded share of operations (by its
-own log) and ran; its output is alive; its top class and scores are those of the CPU's portable kernels and of
-the answer on file. What is absent is ``skip``, with the reason; a run on the CPU under another name is
-``fail``.
+A row passes only with all of: the delegate loaded, took at least the demanded share of operations (by
+its own log) and ran; its output is alive; its top class and scores are those of the CPU's portable
+kernels and of the answer on file. What is absent is ``skip``, with the reason; a run on the CPU under
+another name is ``fail``.
 """
 
 from __future__ import annotations
