@@ -113,6 +113,7 @@ class FakeBoard:
         return Target(
             replace(self.host, **changes),  # type: ignore[arg-type]
             timeout_s=timeout_s,
+            recovery_s=timeout_s,
             root=str(self.root),
             reboot=self._command("reboot"),
         )

@@ -273,13 +273,14 @@ def connect(host: Host, *, timeout_s: float = 15, accept_new_key: bool = False) 
         options.key_types = known.preferred(options.key_types)
         try:
             transport.start_client(timeout=max(deadline - time.monotonic(), 0.1))
+            known.verify(transport.get_remote_server_key(), accept_new_key=accept_new_key)
+            _log_in(transport, host)
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise UnreachableError(
-                f"{host.name} ({host.address}:{host.port}) answers, but not with SSH: {error}",
+                f"{host.name} ({host.address}:{host.port}) answers, but does not let an SSH session "
+                f"begin: {error or type(error).__name__}",
                 hint="check the port, and that an SSH server runs there",
             ) from error
-        known.verify(transport.get_remote_server_key(), accept_new_key=accept_new_key)
-        _log_in(transport, host)
     except BaseException:
         if transport:
             transport.close()

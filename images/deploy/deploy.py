@@ -99,13 +99,15 @@ class Target:
     """Where and how to deploy.
 
     Attributes:
-        timeout_s: how long the board may take to come back after a reboot.
+        timeout_s: how long the board may take to come up with the trial.
+        recovery_s: how long it may then take to come back with the old generation.
         root: prefix of all paths on the board; for the tests.
         reboot: command that reboots the board, run there.
     """
 
     host: Host
     timeout_s: float = 180.0
+    recovery_s: float = 180.0
     accept_new_key: bool = False
     root: str = ""
     reboot: tuple[str, ...] = ("systemctl", "reboot")
@@ -136,10 +138,12 @@ def deploy(
         _refuse_without_boot(host, board)
     with connect(host, timeout_s=_CONNECT_S, accept_new_key=target.accept_new_key) as connection:
         fat_mount = board.boot.fat_mount if board and board.boot else "/boot/firmware"
+        if bundle is None and board is not None and make_bundle is not None:
+            bundle = make_bundle(board)
         with Agent(connection, root=target.root, fat_mount=fat_mount, timeout_s=_ANSWER_S) as agent:
             facts = agent.open(bundle.generation if bundle else None, lock=not dry_run)
             if bundle is None:
-                board = board or _board_of(facts, host)
+                board = _board_of(facts, host)
                 _refuse_without_boot(host, board)
                 planning.check_identity(facts, board.compatible, host=host.name, what=board.name)
                 assert make_bundle is not None
@@ -339,11 +343,11 @@ def _confirm(
     result.problem = "; ".join(found)
     with result.step("Going back to the old generation"):
         boot = trial.wait_for_boot(
-            host, other_than=boot_id, timeout_s=target.timeout_s, root=target.root
+            host, other_than=boot_id, timeout_s=target.recovery_s, root=target.root
         )
         if boot is None and trial.reset_by_power(host):
             boot = trial.wait_for_boot(
-                host, other_than=boot_id, timeout_s=target.timeout_s, root=target.root
+                host, other_than=boot_id, timeout_s=target.recovery_s, root=target.root
             )
     if boot is None:
         return _unknown(result, host)
@@ -370,7 +374,7 @@ def _rescue(target: Target, result: Result, boot_id: str, fat_mount: str) -> tri
         )
     with result.step("Waiting for the board to come back") as now_step:
         boot = trial.wait_for_boot(
-            host, other_than=boot_id, timeout_s=target.timeout_s, root=target.root
+            host, other_than=boot_id, timeout_s=target.recovery_s, root=target.root
         )
         now_step.note(f"generation {boot.generation} answers" if boot else "no answer")
     if boot is None:

@@ -33,7 +33,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What the board says of itself; see ``Board.facts`` in onboard/board.py.
 
     Attributes:
-        generations: those that lie there, with the paths of their files that are not as they were made.
+        generations: those that lie there, with the paths of their files that are not as they were made;
+            where the wanted one is whole, the others were not looked at.
         resumable: files (ranges of indexes in the manifest) that an interrupted transfer of the wanted
             generation left whole.
         fdt: the running device tree; only where the running generation is the wanted one, or none is.

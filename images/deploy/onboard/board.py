@@ -7,6 +7,7 @@ import base64
 import contextlib
 import json
 import os
+import threading
 import zlib
 from typing import Any
 
@@ -40,6 +41,7 @@ class Board:
         self.own = os.path.join(self.fat, "npu-bsp")
         self.files = os.path.join(self.own, "files")
         self.store = self.at(_STORE)
+        self._manifests: dict[str, tuple[bytes, list[Entry]]] = {}
 
     def at(self, path: str) -> str:
         """A path of the board."""
@@ -63,9 +65,14 @@ class Board:
 
     def manifest(self, generation: str) -> tuple[bytes, list[Entry]]:
         """The manifest of a generation here: as it is, and its files."""
+        if generation in self._manifests:
+            return self._manifests[generation]
         content = read(f"{self.store}/{generation}/manifest.json")
         try:
-            return content, json.loads(content)["files"]
+            found = content, json.loads(content)["files"]
+            if is_generation(generation):  # one that is being made still changes
+                self._manifests[generation] = found
+            return found
         except (ValueError, KeyError, TypeError):
             raise RefusedError(
                 f"the manifest of generation {generation} is missing or broken"
@@ -102,7 +109,7 @@ class Board:
             },
             "space": {"fat": self._space(self.fat), "root": self._space(self.at("var/lib"))},
             "fat_files": self._fat_files(),
-            "generations": {name: self._damaged(name) for name in self.generations()},
+            "generations": self._checked_generations(wanted),
             "resumable": self._resumable(wanted) if wanted else [],
             "leftovers": self._leftovers(wanted),
             "codecs": [codec.kind.decode() for codec in codecs()],
@@ -159,6 +166,13 @@ class Board:
             used.update(entry["sha256"][:32] for entry in files if on_fat(entry))
         return used
 
+    def _checked_generations(self, wanted: str | None) -> dict[str, list[str]]:
+        """Generations, with what is damaged; the others are not looked at where the wanted one is whole."""
+        names = self.generations()
+        if wanted in names and wanted is not None and not self._damaged(wanted):
+            return {name: [] for name in names}
+        return {name: self._damaged(name) for name in names}
+
     def _damaged(self, generation: str) -> list[str]:
         """Paths of a generation's files that are not as they were made."""
         try:
@@ -202,20 +216,13 @@ class Board:
         generation = request["generation"]
         release = self.release()
         modules = f"modules/{release}/"
-        wrong = []
         files = self.manifest(generation)[1]
+        places = {}
         for entry in files:
             path = entry["path"]
             place = self.place(f"{self.store}/{generation}", entry)
-            if path.startswith(modules):
-                place = self.at(f"lib/{path}")
-            link = entry.get("link")
-            if (
-                (link_of(place) != link)
-                if link is not None
-                else (sha256_of(place) != entry["sha256"])
-            ):
-                wrong.append(path)
+            places[path] = self.at(f"lib/{path}") if path.startswith(modules) else place
+        wrong = _wrong(files, places)
         current = link_of(self.at("run/npu-bsp/current"))
         return {
             "release": release,
@@ -225,6 +232,36 @@ class Board:
             "current": os.path.basename(current) if current else None,
             **self._trees(generation),
         }
+
+
+def _wrong(files: list[Entry], places: dict[str, str]) -> list[str]:
+    """Paths of the entries whose files do not have the content that they should have."""
+    wrong: list[str] = []
+    rest = iter(files)
+    turn = threading.Lock()
+
+    def work() -> None:
+        while True:
+            with turn:
+                entry = next(rest, None)
+            if entry is None:
+                return
+            path, link = entry["path"], entry.get("link")
+            place = places[path]
+            if (
+                (link_of(place) != link)
+                if link is not None
+                else (sha256_of(place) != entry["sha256"])
+            ):
+                wrong.append(path)
+
+    # hashlib lets other threads run: as many files at once as there are cores.
+    threads = [threading.Thread(target=work) for _ in range(os.cpu_count() or 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sorted(wrong)
 
 
 def _packed(blob: bytes) -> str | None:
