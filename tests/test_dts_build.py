@@ -142,6 +142,27 @@ def test_an_unreachable_rate_is_refused(vim3: Board, tmp_path: Path) -> None:
         build(odd, tmp_path, make_kernel(tmp_path / "linux"))
 
 
+def test_a_fixed_tree_is_compiled_once(
+    vim3: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NPU_BSP_CACHE", str(tmp_path / "cache"))
+    make_kernel(tmp_path / "linux-6.12")
+    subprocess.run(["tar", "-cf", "linux.tar", "linux-6.12"], cwd=tmp_path, check=True)
+    tarball = tmp_path / "linux.tar"
+    kernel = f"tarball:{tarball}#sha256={hashlib.sha256(tarball.read_bytes()).hexdigest()}"
+    calls = []
+
+    def counted(tree: KernelTree, directory: str, stem: str, target: Path) -> None:
+        calls.append(stem)
+        compile_dts(tree, directory, stem, target)
+
+    monkeypatch.setattr("bsp.dts.compile.compile_dts", counted)
+    results = [build(vim3, tmp_path, kernel) for _ in range(2)]
+    assert len(calls) == 1
+    assert results[0].sha256 == results[1].sha256
+    assert results[0].sha256 == build(vim3, tmp_path, tmp_path / "linux-6.12").sha256
+
+
 # --- from an existing DTB --------------------------------------------------------------------
 
 
@@ -274,15 +295,26 @@ def test_verification_sees_what_nobody_asked_for(tmp_path: Path) -> None:
     base = plain(make_kernel(tmp_path / "linux"), tmp_path)
     tree = read_tree(base.read_bytes(), "it")
     with pytest.raises(InfrastructureError, match=f"differs at {NODE}: status"):
-        verify(tree, tree, [STATUS], base)
+        verify(tree, [STATUS], base)
     nodes = {path: dict(node) for path, node in tree.nodes.items()}
     nodes["/"]["extra"] = b""
     with pytest.raises(InfrastructureError, match="differs at /: extra"):
-        verify(tree, Tree(nodes), [], base)
+        verify(Tree(nodes), [], base)
+    del nodes["/"]["extra"]
+    assert verify(Tree(nodes), [], base).nodes == tree.nodes
+
+
+def test_verification_hears_both_readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = plain(make_kernel(tmp_path / "linux"), tmp_path)
+    tree = read_tree(base.read_bytes(), "it")
+    kept = Change(NODE, "status", None, "disabled")
+    assert verify(tree, [kept], base).nodes == tree.nodes
+    # A reader of ours that is wrong in the same way as the merge was: libfdt still reads the file.
     nodes = {path: dict(node) for path, node in tree.nodes.items()}
     nodes[NODE]["status"] = b"okay\0"
+    monkeypatch.setattr("bsp.dts.verify.read_tree", lambda blob, name: Tree(nodes))
     with pytest.raises(InfrastructureError, match="libfdt reads the bytes"):
-        verify(tree, Tree(nodes), [STATUS], base)  # the file is still the old one
+        verify(tree, [STATUS], base)
 
 
 def test_the_diff_reads_like_device_tree_source() -> None:

@@ -8,7 +8,7 @@ import shlex
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -33,6 +33,7 @@ PACKAGE_OF_TOOL = {
     "mke2fs": "e2fsprogs",
     "mkimage": "u-boot-tools",
     "mmdebstrap": "mmdebstrap",
+    "newuidmap": "uidmap",
     "sfdisk": "fdisk",
     "ssh-keygen": "openssh-client",
     "tar": "tar",
@@ -99,6 +100,7 @@ def run(
     timeout_s: float | None = None,
     check: bool = True,
     hint: str = "",
+    meanwhile: Callable[[], object] | None = None,
 ) -> Completed:
     """Run a program to its end and return what it printed.
 
@@ -109,6 +111,8 @@ def run(
         env: additions to this process's environment.
         stdin: bytes, or an open file, to feed it; nothing by default.
         stdout: an open file that takes standard output in place of ``Completed.stdout``.
+        meanwhile: called once the program runs. Until it returns nobody reads what the program
+            prints, so that may not be more than a pipe holds (64 KiB).
 
     Raises:
         UserError: the program is not installed.
@@ -128,6 +132,8 @@ def run(
         start_new_session=True,
     ) as process:
         try:
+            if meanwhile is not None:
+                meanwhile()
             out, err = process.communicate(
                 stdin if isinstance(stdin, bytes) else None, timeout=timeout_s
             )

@@ -215,10 +215,8 @@ def _change(
             f"the base device tree cannot take the changes:\n{error.message}",
             hint="check the DTB with: dtc -I dtb -O dts FILE",
         ) from error
-    blob = merged.read_bytes()
-    after = read_tree(blob, "the merged device tree")
-    verify(base, after, changes, merged)
-    return blob, after, overlay.read_bytes()
+    after = verify(base, changes, merged)
+    return merged.read_bytes(), after, overlay.read_bytes()
 
 
 def _report(tree: Tree, npu: Npu | None, supported: bool, why: str) -> NpuReport:

@@ -6,12 +6,14 @@ As in the kernel's ``scripts/Makefile.dtbs`` (``cmd_dtc``; ``scripts/Makefile.li
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..base.cache import cache_dir, make_once
 from ..base.errors import UserError, nearest
-from ..base.process import ToolFailedError, require_tool, run
+from ..base.process import Completed, require_tool, run
 from ..source import KernelTree, board_sources
 
 _PREFIXES = "scripts/dtc/include-prefixes"
@@ -33,27 +35,38 @@ def compile_dts(tree: KernelTree, directory: str, stem: str, target: Path) -> No
         )
     makefile = tree.path / folder / "Makefile"
     rules = makefile.read_text(encoding="utf-8", errors="replace") if makefile.exists() else ""
-    preprocessed = target.with_name(f"{target.name}.dts")
-    try:
-        run(
-            ["cpp", "-nostdinc", "-I", _PREFIXES, "-undef", "-D__DTS__", "-x", "assembler-with-cpp",
-             "-o", preprocessed, source],
-            cwd=tree.path,
-        )  # fmt: skip
-        run(
-            ["dtc", "-q", *(["-@"] if has_symbols(rules, stem) else []), "-b", "0", "-i", folder,
-             "-i", _PREFIXES, "-I", "dts", "-O", "dtb", "-o", target, preprocessed],
-            cwd=tree.path,
-        )  # fmt: skip
-    except ToolFailedError as error:
-        said = error.completed.stderr.decode(errors="replace").strip().splitlines()
+    # cpp's messages are bounded, as nobody reads them before dtc has ended.
+    preprocess: list[str | Path] = ["cpp", "-w", "-fmax-errors=20", "-nostdinc", "-I", _PREFIXES, "-undef",
+                  "-D__DTS__", "-x", "assembler-with-cpp", source]  # fmt: skip
+    compiler: list[str | Path] = ["dtc", "-q", *(["-@"] if has_symbols(rules, stem) else []), "-b", "0", "-i", folder,
+                "-i", _PREFIXES, "-I", "dts", "-O", "dtb", "-o", target, "-"]  # fmt: skip
+    first, second = _piped(preprocess, compiler, tree.path)
+    if first.exit_code or second.exit_code:
+        # Each may have failed for want of the other; the one that says something has the reason.
+        said = (first.stderr if first.exit_code else b"") or second.stderr
         raise UserError(
             f"{source} of Linux {tree.release} ({tree.name}) does not compile:\n"
-            + "\n".join(said[:8]),
+            + "\n".join(said.decode(errors="replace").strip().splitlines()[:8]),
             hint="the first of these lines names the place",
-        ) from error
-    finally:
-        preprocessed.unlink(missing_ok=True)
+        )
+
+
+def _piped(
+    first: Sequence[str | Path], second: Sequence[str | Path], cwd: Path
+) -> tuple[Completed, Completed]:
+    """Run two programs, the first one's output going into the second; neither is checked."""
+    require_tool(str(second[0]))  # before the first one starts
+    ends: list[Completed] = []
+    read_end, write_end = os.pipe()
+    with os.fdopen(read_end, "rb") as reader, os.fdopen(write_end, "wb") as writer:
+
+        def consume() -> None:
+            writer.close()  # ours: the second must see the end when the first ends
+            ends.append(run(second, cwd=cwd, stdin=reader, check=False))
+            reader.close()  # and the first must not wait for a second that has ended
+
+        ends.insert(0, run(first, cwd=cwd, stdout=writer, check=False, meanwhile=consume))
+    return ends[0], ends[1]
 
 
 def compiled(tree: KernelTree, directory: str, stem: str) -> Path:

@@ -13,29 +13,33 @@ from pathlib import Path
 from ..base.errors import InfrastructureError
 from ..base.process import run
 from .need import Change, Value
-from .tree import Tree
+from .tree import Tree, read_tree
 
 
-def verify(base: Tree, merged: Tree, changes: Sequence[Change], file: Path) -> None:
-    """Check that ``merged`` is ``base`` with exactly ``changes``.
+def verify(base: Tree, changes: Sequence[Change], file: Path) -> Tree:
+    """Check that a merged DTB is ``base`` with exactly ``changes``, and return it.
 
     Args:
-        file: the merged DTB, for the second reader.
+        file: the merged DTB.
 
     Raises:
         InfrastructureError: it is not; the tools made something else than was asked.
     """
+    merged: list[Tree] = []
+    pairs = [word for change in changes for word in (change.path, change.property)]
+    said = run(
+        ["fdtget", "-t", "bx", file, *pairs],
+        meanwhile=lambda: merged.append(read_tree(file.read_bytes(), "the merged device tree")),
+    ).text.splitlines()
     expected = {path: dict(node) for path, node in base.nodes.items()}
     for change in changes:
         expected[change.path][change.property] = change.after_bytes()
-    if expected != merged.nodes:
+    if expected != merged[0].nodes:
         raise InfrastructureError(
-            f"the merged device tree differs at {_first_difference(expected, merged)}, "
+            f"the merged device tree differs at {_first_difference(expected, merged[0])}, "
             "which nothing asked for",
             hint="check the version of fdtoverlay (device-tree-compiler)",
         )
-    pairs = [word for change in changes for word in (change.path, change.property)]
-    said = run(["fdtget", "-t", "bx", file, *pairs]).text.splitlines()
     for change, line in zip(changes, said, strict=True):
         if bytes(int(word, 16) for word in line.split()) != change.after_bytes():
             raise InfrastructureError(
@@ -43,6 +47,7 @@ def verify(base: Tree, merged: Tree, changes: Sequence[Change], file: Path) -> N
                 f"libfdt reads the bytes {line}",
                 hint="check the version of fdtoverlay (device-tree-compiler)",
             )
+    return merged[0]
 
 
 def _first_difference(expected: dict[str, dict[str, bytes]], merged: Tree) -> str:
