@@ -197,9 +197,11 @@ def build_dts(
 
 
 def default_target(board: Board, kernel: str | None, base_dtb: Path | None) -> Path:
-    """Return ``build/<board>/<kernel>``: where results go if nothing else is said."""
+    """Return ``build/<board>/<kernel>`` in the project: where results go if nothing else is said."""
+    project = Path(__file__).parents[2]
     name = "base-dtb" if base_dtb is not None else label(kernel or board.kernel)
-    return Path("build") / board.name / name
+    folder = Path("build") / board.name / name
+    return folder if Path.cwd() == project else project / folder
 
 
 def _change(

@@ -36,11 +36,14 @@ def compile_dts(tree: KernelTree, directory: str, stem: str, target: Path) -> No
     makefile = tree.path / folder / "Makefile"
     rules = makefile.read_text(encoding="utf-8", errors="replace") if makefile.exists() else ""
     # cpp's messages are bounded, as nobody reads them before dtc has ended.
-    preprocess: list[str | Path] = ["cpp", "-w", "-fmax-errors=20", "-nostdinc", "-I", _PREFIXES, "-undef",
-                  "-D__DTS__", "-x", "assembler-with-cpp", source]  # fmt: skip
-    compiler: list[str | Path] = ["dtc", "-q", *(["-@"] if has_symbols(rules, stem) else []), "-b", "0", "-i", folder,
-                "-i", _PREFIXES, "-I", "dts", "-O", "dtb", "-o", target, "-"]  # fmt: skip
-    first, second = _piped(preprocess, compiler, tree.path)
+    symbols = ["-@"] if has_symbols(rules, stem) else []
+    first, second = _piped(
+        ["cpp", "-w", "-fmax-errors=20", "-nostdinc", "-I", _PREFIXES, "-undef", "-D__DTS__",
+         "-x", "assembler-with-cpp", source],
+        ["dtc", "-q", *symbols, "-b", "0", "-i", folder, "-i", _PREFIXES,
+         "-I", "dts", "-O", "dtb", "-o", target, "-"],
+        tree.path,
+    )  # fmt: skip
     if first.exit_code or second.exit_code:
         # Each may have failed for want of the other; the one that says something has the reason.
         said = (first.stderr if first.exit_code else b"") or second.stderr
