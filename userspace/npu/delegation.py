@@ -19,6 +19,8 @@ _DRIVER = re.compile(r"^Teflon delegate: loaded (\S+) driver$", re.MULTILINE)
 _COMPILING = re.compile(r"^teflon: compiling graph: (\d+) tensors (\d+) operations$", re.MULTILINE)
 _COMPILED = re.compile(r"^teflon: compiled graph, took (\d+) ms$", re.MULTILINE)
 _INVOKED = re.compile(r"^teflon: invoked graph, took (\d+) ms$", re.MULTILINE)
+# src/util/log.c: mesa_loge; seen when the kernel refuses a job.
+_ERROR = re.compile(r"^MESA: error: (.*)$", re.MULTILINE)
 # " 12  DWCONV v3  supported   in: 5(u8) 7(u8) 8(i32) out: 9(u8)"
 _OPERATION = re.compile(r"^ *(\d+) +(\S+) +v(\d+) +(supported|unsupported) +in:(.*)$", re.MULTILINE)
 
@@ -34,6 +36,7 @@ class Delegation:
         compiled_ms: time to compile each graph.
         invocations: how often a graph ran on the device.
         unsupported: names of the operations that it refused, with their count, where the log says.
+        errors: what Mesa complained about, each once.
     """
 
     driver: str | None
@@ -42,6 +45,7 @@ class Delegation:
     compiled_ms: tuple[int, ...]
     invocations: int
     unsupported: tuple[tuple[str, int], ...]
+    errors: tuple[str, ...]
 
     @property
     def operations(self) -> int:
@@ -64,4 +68,5 @@ def parse_log(log: str) -> Delegation:
         compiled_ms=tuple(int(took) for took in _COMPILED.findall(log)),
         invocations=len(_INVOKED.findall(log)),
         unsupported=tuple(sorted(refused.items())),
+        errors=tuple(dict.fromkeys(_ERROR.findall(log))),
     )

@@ -160,7 +160,7 @@ def _judge_row(
         "latency_ms": None,
         "first_ms": None,
         "prepare_ms": None,
-        "delegated_ops": None if on_cpu else log.operations,
+        "delegated_ops": None if on_cpu else _operations(row),
         "total_ops": facts["total_ops"],
         "driver": log.driver,
         "max_abs_diff": None,
@@ -168,7 +168,7 @@ def _judge_row(
     if "error" in row:
         result["status"], result["reason"] = _why_not(row, facts)
         if not log.graphs:
-            result["delegated_ops"] = None
+            result["delegated_ops"] = None  # it came to nothing
         return result
 
     values = scores(row["output"])
@@ -233,21 +233,33 @@ def _without_npu(devices: Sequence[dict[str, Any]]) -> tuple[str, str]:
     return "skip", f"{NO_DEVICE}: the kernel's driver found {found} behind {nodes}"
 
 
+def _operations(row: dict[str, Any]) -> int | None:
+    """Operations that the delegate took: what runtime and log agree on; None where neither can tell."""
+    counts = [] if row.get("delegated_ops") is None else [int(row["delegated_ops"])]
+    log = parse_log(row.get("log", ""))
+    if row["delegate"] == "teflon" or log.driver:
+        counts.append(log.operations)
+    return min(counts, default=None)
+
+
 def _not_delegated(row: dict[str, Any], total_ops: int, min_share: float) -> str:
     log = parse_log(row["log"])
-    if row["delegate"] != "teflon" and log.driver is None and not log.graphs:
-        # Another delegate's log has another form: that it loaded is all we know.
-        return ""
-    if log.driver is None:
-        return "the delegate named no driver: it ran on the CPU"
-    if not log.operations:
-        return f"the delegate ({log.driver}) took no operation: the model ran on the CPU"
-    if not log.invocations:
-        return f"the delegate ({log.driver}) compiled {log.operations} operations and ran none"
-    if log.operations < min_share * total_ops:
+    operations = _operations(row)
+    if log.errors:
+        return f"Mesa reports: {'; '.join(log.errors[:3])}"
+    if row["delegate"] == "teflon" and log.driver is None:
+        return "the delegate named no driver: the model ran on the CPU"
+    who = f"the delegate ({log.driver})" if log.driver else "the delegate"
+    if operations is None:
+        return f"{who} does not say what it took, and this runtime cannot tell"
+    if not operations:
+        return f"{who} took no operation: the model ran on the CPU"
+    if log.driver and not log.invocations:
+        return f"{who} compiled {operations} operations and ran none"
+    if operations < min_share * total_ops:
         refused = ", ".join(f"{name} x{count}" for name, count in log.unsupported)
         return (
-            f"only {log.operations} of {total_ops} operations were delegated, expected at least "
+            f"only {operations} of {total_ops} operations were delegated, expected at least "
             f"{min_share:.0%}" + (f"; refused: {refused}" if refused else "")
         )
     return ""

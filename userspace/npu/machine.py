@@ -25,11 +25,11 @@ _SEND_TIMEOUT_S = 600
 # What the runner says went wrong before any delegate ran, and whose matter it is.
 _USER_STAGES = ("arguments", "image", "model")
 
-# $1: SHA-256. Prints the folder to use; exit code 0 when the file is there with that content.
-_LOOK = f"""\
-folder={BOARD_CACHE}
+# $1: SHA-256, $2: folder. Prints the folder to use; exit code 0 when the file is there with that content.
+_LOOK = """\
+folder=$2
 if ! mkdir -p "$folder" 2>/dev/null || ! test -w "$folder"; then
-    folder=${{XDG_CACHE_HOME:-$HOME/.cache}}/npu-bsp
+    folder=${XDG_CACHE_HOME:-$HOME/.cache}/npu-bsp
     mkdir -p "$folder" || exit 1
 fi
 echo "$folder"
@@ -94,14 +94,20 @@ class BoardMachine:
 
     Args:
         userspace: folder of the payload on the board.
+        cache: folder on the board for models and images.
     """
 
     def __init__(
-        self, connection: Connection, *, name: str, userspace: str = DEPLOYED_USERSPACE
+        self,
+        connection: Connection,
+        *,
+        name: str,
+        userspace: str = DEPLOYED_USERSPACE,
+        cache: str = BOARD_CACHE,
     ) -> None:
         self._connection = connection
         self._name = name
-        self._userspace = userspace
+        self._cache = cache
         self._runner = f"{userspace}/bin/runner.py"
         found = connection.run(
             ["test", "-f", self._runner], timeout_s=_SHORT_TIMEOUT_S, check=False
@@ -115,7 +121,9 @@ class BoardMachine:
     def place(self, file: File) -> str:
         """Send the file, if the board does not have it already, and return its path there."""
         look = self._connection.run(
-            ["sh", "-c", _LOOK, "sh", file.sha256], timeout_s=_SHORT_TIMEOUT_S, check=False
+            ["sh", "-c", _LOOK, "sh", file.sha256, self._cache],
+            timeout_s=_SHORT_TIMEOUT_S,
+            check=False,
         )
         folder = look.text.strip()
         if look.exit_code not in (0, 7) or not folder:

@@ -57,9 +57,21 @@ class Operator:
     options: tuple[tuple[str, int, float], ...] = ()
 
 
-def conv(inputs: Sequence[int], output: int, *, stride: int, activation: int = RELU) -> Operator:
-    """2-D convolution (input, weights O x H x W x I, bias), padding SAME."""
-    slots = (("int8", 0, SAME), ("int32", 1, stride), ("int32", 2, stride), ("int8", 3, activation))
+def conv(
+    inputs: Sequence[int],
+    output: int,
+    *,
+    stride: int,
+    activation: int = RELU,
+    padding: int = SAME,
+) -> Operator:
+    """2-D convolution (input, weights O x H x W x I, bias)."""
+    slots = (
+        ("int8", 0, padding),
+        ("int32", 1, stride),
+        ("int32", 2, stride),
+        ("int8", 3, activation),
+    )
     return Operator(3, tuple(inputs), (output,), 1, slots)
 
 
@@ -78,9 +90,9 @@ def average_pool(source: int, output: int, *, size: int) -> Operator:
     return Operator(1, (source,), (output,), 5, slots)
 
 
-def fully_connected(inputs: Sequence[int], output: int) -> Operator:
-    """Fully connected layer (input, weights OUT x IN, bias); the input is flattened."""
-    return Operator(9, tuple(inputs), (output,), 8)
+def reshape(source: int, shape: int, output: int) -> Operator:
+    """The same values in the int32 shape that is in tensor ``shape``."""
+    return Operator(22, (source, shape), (output,), 17)
 
 
 def softmax(source: int, output: int) -> Operator:

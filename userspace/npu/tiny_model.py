@@ -2,7 +2,8 @@
 """The project's own small quantised model: it reads one drawn digit, and is made in a few seconds.
 
 For machines with neither the assets nor the internet. A convolutional network in uint8 with the operators
-that NPUs take: convolution, depthwise convolution, convolution, average pool, fully connected, softmax.
+that NPUs take: convolutions, a depthwise one, average pool, softmax.
+As in MobileNet, the last layer is a convolution.
 
 It is trained in closed form, so that the same bytes come out everywhere: the filters of the convolutions
 are principal components of image patches (T.-H. Chan et al., "PCANet: A Simple Deep Learning Baseline for
@@ -21,11 +22,13 @@ from numpy.typing import NDArray
 
 from .preprocess import encode_bmp
 from .tflite_file import (
+    NO_ACTIVATION,
+    VALID,
     Tensor,
     average_pool,
     conv,
     depthwise_conv,
-    fully_connected,
+    reshape,
     softmax,
     write_model,
 )
@@ -275,14 +278,20 @@ def _written(
 
     scale = float(f"{np.abs(weights).max() / 127:.4g}")
     quantised = np.clip(np.round(weights / scale), -127, 127).astype(np.int64) + 128
+    side //= 2
+    quantised = quantised.reshape(10, side, side, channels)
     kernel = add(Tensor("weights_4", quantised.shape, "uint8", scale, 128, quantised))
     bias_scale = third.out_scale * scale
     rounded = np.round(bias / bias_scale).astype(np.int64)
     offset = add(Tensor("bias_4", rounded.shape, "int32", bias_scale, 0, rounded))
     logits = features @ weights.T + bias
     logit_scale = float(f"{np.abs(logits).max() / 127:.4g}")
-    flat = add(Tensor("logits", (1, 10), "uint8", logit_scale, 128))
-    operators.append(fully_connected((pooled, kernel, offset), flat))
+    spread = add(Tensor("logits", (1, 1, 1, 10), "uint8", logit_scale, 128))
+    last = conv((pooled, kernel, offset), spread, stride=1, activation=NO_ACTIVATION, padding=VALID)
+    operators.append(last)
+    shape = add(Tensor("shape", (2,), "int32", data=np.array([1, 10])))
+    flat = add(Tensor("logits_flat", (1, 10), "uint8", logit_scale, 128))
+    operators.append(reshape(spread, shape, flat))
     answer = add(Tensor("scores", (1, 10), "uint8", 1 / 256, 0))
     operators.append(softmax(flat, answer))
     return write_model(tensors, operators, inputs=[0], outputs=[answer], description=NAME)
