@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: MIT
+"""Deployments to the virtual board: a real boot loader, real kernels that fall and hang, real resets.
+
+The tests share one board and run in order, each from where the one before left it: a boot under emulation
+takes half a minute.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bsp.board import ssh
+from bsp.board.inventory import Host
+from bsp.profile import load_board
+from images.assemble import bundle_for
+from images.bundle import Bundle
+from images.deploy.deploy import Target, deploy, rollback, status
+
+pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.timeout(400)]
+
+ROOT = Path(__file__).parent.parent
+
+
+def with_property(dtb: Path, target: Path, *words: str) -> Path:
+    target.write_bytes(dtb.read_bytes())
+    subprocess.run(["fdtput", *words[:1], str(target), *words[1:]], check=True)
+    return target
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return bundle_for(load_board("virtual"))
+
+
+@pytest.fixture(scope="module")
+def factory(virtual_board: Host) -> str:
+    """The generation that the board was made with."""
+    return str(status(Target(virtual_board))["running"])
+
+
+def test_deploy_boots_and_confirms(virtual_board: Host, factory: str, bundle: Bundle) -> None:
+    result = deploy(Target(virtual_board), bundle=bundle, board=None)
+    assert result.outcome == "confirmed", result
+    assert result.running_dtb_matches
+    assert result.plan
+    assert result.plan.send
+    # Kernel, initrd, DTB and modules are those of the factory: only the userspace is new.
+    sent = {bundle.manifest.files[index].path.split("/")[0] for index in result.plan.send.indexes}
+    assert sent == {"userspace"}
+    with ssh.connect(virtual_board) as connection:
+        said = connection.run(["cat", "/proc/cmdline"]).text
+        assert f"npu_bsp.generation={bundle.generation} npu_bsp.slot=trial oops=panic" in said
+        assert connection.run(["cat", "/proc/sys/kernel/panic_on_oops"]).text == "0\n"
+        assert connection.run(["ls", "/run/npu-bsp/current/userspace"]).text
+        mounts = connection.run(
+            ["findmnt", "-n", "-o", "SOURCE", f"/lib/modules/{bundle.manifest.kernel_release}"]
+        )
+        assert bundle.generation in mounts.text
+        connection.run(["modprobe", "dummy"])
+        assert "running" in connection.run(["systemctl", "is-system-running"], check=False).text
+
+
+def test_deploying_the_same_again_sends_nothing(virtual_board: Host, bundle: Bundle) -> None:
+    said = invoke("deploy", "--host", virtual_board.name, "--bundle", str(bundle.path), "--json")
+    assert said.returncode == 0, said.stderr
+    document = json.loads(said.stdout)
+    assert document["outcome"] == "unchanged"
+    assert document["bytes_sent"] == document["files_sent"] == document["bytes_on_wire"] == 0
+    assert document["running_dtb_matches"] is True
+
+
+def test_a_broken_device_tree_falls_and_is_rolled_back(
+    virtual_board: Host, bundle: Bundle, tmp_path: Path
+) -> None:
+    """Without its interrupt controller the kernel panics, and resets itself."""
+    broken = with_property(
+        bundle.path / "boot/board.dtb", tmp_path / "broken.dtb", "-r", "/intc@8000000"
+    )
+    said = invoke(
+        "deploy", "--host", virtual_board.name, "--dtb", str(broken), "--json", "--timeout", "240"
+    )
+    assert said.returncode == 5, said.stderr
+    document = json.loads(said.stdout)
+    assert document["outcome"] == "rolled-back"
+    assert document["files_sent"] == 1
+    assert "npu-bsp: trial generation" in console(virtual_board)
+    found = status(Target(virtual_board))
+    assert found["running"] == found["good"] == bundle.generation
+    assert found["trial"] is None
+    assert found["running_dtb_matches"]
+
+
+def test_a_kernel_that_hangs_is_reset_by_power(
+    virtual_board: Host, bundle: Bundle, tmp_path: Path
+) -> None:
+    """Without a timer node the kernel waits for ever, early; `panic=` cannot help there."""
+    broken = with_property(
+        bundle.path / "boot/board.dtb", tmp_path / "no-timer.dtb", "-r", "/timer"
+    )
+    hanging = bundle_for(load_board("virtual"), dtb=broken)
+    result = deploy(Target(virtual_board, timeout_s=40), bundle=hanging, board=None)
+    assert result.outcome == "rolled-back", result
+    assert "did not answer within 40 s" in result.problem
+    assert status(Target(virtual_board))["running"] == bundle.generation
+
+
+def test_rollback_to_the_factory_generation(
+    virtual_board: Host, factory: str, bundle: Bundle
+) -> None:
+    # Without a power command now: it is not needed.
+    result = rollback(Target(replace(virtual_board, power=())))
+    assert result.outcome == "confirmed", result
+    found = status(Target(virtual_board))
+    assert found["running"] == found["good"] == factory
+    assert found["previous"] == bundle.generation
+    assert not found["userspace"]
+
+
+def invoke(*words: str) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-m", "invoke", *words]
+    return subprocess.run(
+        program, cwd=ROOT, capture_output=True, text=True, check=False, timeout=350
+    )
+
+
+def console(host: Host) -> str:
+    assert host.console_log
+    return host.console_log.read_text(errors="replace")
