@@ -45,6 +45,10 @@ class Layout:
         if len(set(self.names)) != len(self.names):
             raise ValueError("a field name stands twice")
 
+    def place(self, name: str) -> tuple[Field, int, int]:
+        """Return a field, its word and its lowest bit in it."""
+        return self._places[self.names.index(name)]
+
     def unpack(self, words: Words) -> dict[str, int]:
         """Return the fields of a descriptor.
 

@@ -166,9 +166,9 @@ class Engine:
                     )
                 )
             image = nn.read_image(job, self.memory)
+            target = nn.output_image(job, self.memory)
             accumulators = accumulate(image, coefficients, job.geometry)
-            pixels = self.requantisation.output(job, image, accumulators)
-            nn.write_image(job, self.memory, pixels)
+            target[...] = self.requantisation.output(job, image, accumulators)
         except FaultError as error:
             error.at(job=number, unit="NN", address=address, operation=operation)
             raise

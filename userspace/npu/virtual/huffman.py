@@ -94,7 +94,7 @@ def decode(data: Bytes, shape: Shape, nn_cores: int) -> Coefficients:
             count = blocks * channels.size * padded_block
             part = values[done : done + count].reshape(blocks, channels.size, padded_block)
             done += count
-            part = part[:, :, :block].transpose(1, 0, 2).reshape(channels.size, -1)
+            part = part[:, :, :block].transpose(1, 0, 2).reshape(channels.size, blocks * block)
             weights[channels] = part + np.uint8(shape.zero_point)
             np.add.at(written, channels, 1)
     check_written_once(written)

@@ -17,7 +17,7 @@ from .convolution import Geometry
 from .descriptor import Field, Layout, Words
 from .faults import FaultError
 from .memory import Access, Bytes, Memory
-from .requant import Pixels, Scale
+from .requant import Scale
 
 FIRST_PIXEL = 3
 _NONE = (0,)
@@ -123,6 +123,8 @@ LAYOUT = Layout(
 
 MAX_MACS = 100_000_000_000
 """Most multiplications that one job may ask for: bounds the time of a garbage descriptor."""
+MAX_PIXELS = 16 << 20
+"""Most pixels of an input with its border, or of an output: bounds the memory of one."""
 
 
 @dataclass(frozen=True)
@@ -239,6 +241,14 @@ def parse(words: Words, generation: int) -> NnJob:
         scale=scale,
         coefficients_address=field["kernel_address"] << 6,
     )
+    rows = (geometry.out_height - 1) * step + shape.height
+    columns = (geometry.out_width - 1) * step + shape.width
+    for what, pixels in (
+        ("input with border", rows * columns * shape.in_channels),
+        ("output", geometry.out_height * geometry.out_width * shape.out_channels),
+    ):
+        if pixels > MAX_PIXELS:
+            raise FaultError(what, f"at most {MAX_PIXELS} pixels", str(pixels))
     if job.macs > MAX_MACS:
         raise FaultError("convolution", f"at most {MAX_MACS} multiplications", str(job.macs))
     return job
@@ -255,12 +265,16 @@ def read_image(job: NnJob, memory: Memory) -> Bytes:
     )
 
 
-def write_image(job: NnJob, memory: Memory, pixels: Pixels) -> None:
-    """Write the output, (channels, height, width)."""
-    target = _planes(
-        memory, job.out_address, pixels.shape, (job.out_plane, job.out_row), Access.WRITE
+def output_image(job: NnJob, memory: Memory) -> Bytes:
+    """Return a view of the output, (channels, height, width), to be written."""
+    geometry = job.geometry
+    return _planes(
+        memory,
+        job.out_address,
+        (job.shape.out_channels, geometry.out_height, geometry.out_width),
+        (job.out_plane, job.out_row),
+        Access.WRITE,
     )
-    target[...] = pixels
 
 
 def _planes(

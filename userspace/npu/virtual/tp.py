@@ -118,7 +118,7 @@ LAYOUT = Layout(
     )
 )
 
-MAX_BYTES = 256 << 20
+MAX_BYTES = 32 << 20
 """Most bytes that one job may move: bounds memory and time of a garbage descriptor."""
 
 _LOOPS = 7
@@ -207,9 +207,9 @@ def run(job: TpJob, memory: Memory) -> None:
     Raises:
         FaultError: it reads or writes outside its buffers, or writes a byte more than once.
     """
-    values = _scan(job, memory)
-    counts, increments = _loops(job, values.size)
+    counts, increments = _loops(job, job.bytes_moved)
     last = sum((count - 1) * step for count, step in zip(counts, increments, strict=True))
+    values = _scan(job, memory)
     if math.prod(counts) == values.size:
         target = memory.view(job.out_address, last + 1, Access.WRITE)
         if not _injective(counts, increments):
