@@ -25,7 +25,6 @@ PACKAGE_OF_TOOL = {
     "dpkg-deb": "dpkg",
     "dtc": "device-tree-compiler",
     "fakeroot": "fakeroot",
-    "fdtget": "device-tree-compiler",
     "fdtoverlay": "device-tree-compiler",
     "git": "git",
     "mcopy": "mtools",

@@ -17,7 +17,7 @@ from ..profile import Board, Npu, load_soc, npu_of
 from ..source import kernel_tree, label
 from .compile import compile_dts, compiled
 from .need import Change, check_identity, plan_changes, rates
-from .overlay import compile_overlay, merge, overlay_source
+from .overlay import compiled_overlay, merge, overlay_source
 from .support import lacking, verdict
 from .tree import Tree, read_tree
 from .verify import diff_text, verify
@@ -208,8 +208,8 @@ def _change(
     work: Path, built: Path, base: Tree, changes: list[Change], board: Board
 ) -> tuple[bytes, Tree, bytes]:
     """Return the merged DTB, what it reads as, and the overlay."""
-    overlay, merged = work / "npu.dtbo", work / "merged.dtb"
-    compile_overlay(overlay_source(changes, board.compatible[0]), overlay)
+    merged = work / "merged.dtb"
+    overlay = compiled_overlay(overlay_source(changes, board.compatible[0]))
     try:
         merge(built, overlay, merged)
     except ToolFailedError as error:
@@ -217,8 +217,10 @@ def _change(
             f"the base device tree cannot take the changes:\n{error.message}",
             hint="check the DTB with: dtc -I dtb -O dts FILE",
         ) from error
-    after = verify(base, changes, merged)
-    return merged.read_bytes(), after, overlay.read_bytes()
+    blob = merged.read_bytes()
+    after = read_tree(blob, "the merged device tree")
+    verify(base, after, changes)
+    return blob, after, overlay.read_bytes()
 
 
 def _report(tree: Tree, npu: Npu | None, supported: bool, why: str) -> NpuReport:

@@ -78,13 +78,18 @@ def compiled(tree: KernelTree, directory: str, stem: str) -> Path:
     Raises:
         UserError: as :func:`compile_dts`.
     """
-    tools = [Path(require_tool(name)).stat() for name in ("cpp", "dtc")]
-    key = "-".join(f"{tool.st_size:x}.{tool.st_mtime_ns:x}" for tool in tools)
     folder = cache_dir() / "dtbs" / tree.path.name / directory
     folder.mkdir(parents=True, exist_ok=True)
     return make_once(
-        folder / f"{stem}-{key}.dtb", lambda target: compile_dts(tree, directory, stem, target)
+        folder / f"{stem}-{tool_key('cpp', 'dtc')}.dtb",
+        lambda target: compile_dts(tree, directory, stem, target),
     )
+
+
+def tool_key(*names: str) -> str:
+    """Return what tells these installed programs from other versions of them."""
+    found = [Path(require_tool(name)).stat() for name in names]
+    return "-".join(f"{tool.st_size:x}.{tool.st_mtime_ns:x}" for tool in found)
 
 
 def has_symbols(makefile: str, stem: str) -> bool:

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
+from ..base.cache import cache_dir, make_once
 from ..base.process import run
+from .compile import tool_key
 from .need import Change
 
 
@@ -36,9 +39,16 @@ def _value(change: Change) -> str:
     return f"<{' '.join(words)}>"
 
 
-def compile_overlay(source: str, target: Path) -> None:
-    """Compile an overlay to a ``.dtbo``."""
-    run(["dtc", "-q", "-I", "dts", "-O", "dtb", "-o", target, "-"], stdin=source.encode())
+def compiled_overlay(source: str) -> Path:
+    """Return the ``.dtbo`` of an overlay's source, compiled once."""
+    folder = cache_dir() / "dtbs" / "overlays"
+    folder.mkdir(parents=True, exist_ok=True)
+    key = hashlib.sha256(f"{tool_key('dtc')}\n{source}".encode()).hexdigest()[:32]
+
+    def make(target: Path) -> None:
+        run(["dtc", "-q", "-I", "dts", "-O", "dtb", "-o", target, "-"], stdin=source.encode())
+
+    return make_once(folder / f"{key}.dtbo", make)
 
 
 def merge(base: Path, overlay: Path, target: Path) -> None:
