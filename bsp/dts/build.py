@@ -242,7 +242,8 @@ def _read_file(path: Path) -> bytes:
 
 def _write(path: Path, content: bytes) -> None:
     try:
-        write_atomically(path, content)
+        if not path.is_file() or path.read_bytes() != content:
+            write_atomically(path, content)
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror}", hint="--output takes another folder"
