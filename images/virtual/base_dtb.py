@@ -9,7 +9,7 @@ from pathlib import Path
 from bsp.base.cache import cache_dir, make_once
 from bsp.base.errors import InfrastructureError
 from bsp.base.process import run
-from bsp.dts.overlay import compile_overlay, merge
+from bsp.dts.overlay import compiled_overlay, merge
 from bsp.profile import Board
 
 from . import npu
@@ -47,9 +47,8 @@ def base_dtb(board: Board) -> Path:
         if not target.exists():
             raise InfrastructureError(f"QEMU {qemu_version} wrote no device tree for {board.name}")
         if overlay:
-            bare, compiled = target.with_suffix(".qemu"), target.with_suffix(".dtbo")
+            bare = target.with_suffix(".qemu")
             target.rename(bare)
-            compile_overlay(overlay, compiled)
-            merge(bare, compiled, target)
+            merge(bare, compiled_overlay(overlay), target)
 
     return make_once(folder / f"{board.name}-{key}.dtb", make)
