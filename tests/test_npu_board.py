@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: MIT
+"""The whole stack on a virtual board with an NPU: bootloader, our device tree, etnaviv, Teflon.
+
+The tests share one board and run in order, each from where the one before left it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bsp.board import inventory, ssh
+from bsp.board.inventory import Host
+from bsp.dts.tree import read_tree
+from bsp.profile import board_names, load_board, npu_of
+from images.virtual import npu
+from images.virtual.base_dtb import base_dtb
+from images.virtual.machine import Machine, arguments
+from userspace.npu.virtual.identity import load_identity
+
+NAME = "virtual-a311d"
+TROUBLE = Path(__file__).parent / "onboard" / "npu_trouble.py"
+WITH_NPU = [name for name in board_names() if (qemu := load_board(name).qemu) and qemu.npu]
+
+# --- what is said to QEMU and to Linux
+
+
+@pytest.mark.parametrize("name", WITH_NPU)
+def test_profile_and_identity_agree(name: str) -> None:
+    board = load_board(name)
+    assert board.qemu is not None
+    assert board.qemu.npu is not None
+    described = npu_of(board)
+    assert described is not None
+    real = load_identity(board.qemu.npu)
+    expected = described.identity
+    assert (expected.model, expected.revision) == (real.model, real.revision)
+    assert (expected.product_id, expected.customer_id) == (real.product_id, real.customer_id)
+    assert (expected.eco_id, expected.nn_cores) == (real.eco_id, real.nn_cores)
+
+
+@pytest.mark.parametrize("name", WITH_NPU)
+def test_qemu_shares_its_memory_and_has_the_device(name: str) -> None:
+    board = load_board(name)
+    words = arguments(Machine(board, Path("u-boot.bin"), Path("d.qcow2"), ssh_port=2222))
+    assert words[1].endswith(",memory-backend=ram")
+    assert "share=on" in words[words.index("-object") + 1]
+    device = json.loads(words[words.index("-device") + 1])
+    assert device == {
+        "driver": "vfio-user-pci",
+        "addr": "8",
+        "socket": {"type": "unix", "path": npu.SOCKET},
+    }
+
+
+def test_a_board_without_npu_is_as_before(tmp_path: Path) -> None:
+    board = load_board("virtual")
+    words = arguments(Machine(board, Path("u-boot.bin"), Path("d.qcow2"), ssh_port=2222))
+    assert not any("memory-backend" in word or "vfio" in word for word in words)
+    assert npu.node_source(board) is None
+    npu.start(board, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("name", WITH_NPU)
+def test_the_board_is_born_with_its_npu_switched_off(name: str) -> None:
+    board = load_board(name)
+    described = npu_of(board)
+    assert described is not None
+    tree = read_tree(base_dtb(board).read_bytes(), name)
+    assert tuple(tree.compatible) == board.compatible
+    assert tree.status(described.node) == "disabled"
+    assert tree.cells(described.node, "reg") == [0, 0x10000000, 0, 0x40000]
+    assert tree.cells(described.node, "interrupts") == [0, 3, 4]
+    assert tree.strings(described.node, "clock-names") == ["core", "bus"]
+
+
+def test_a_server_that_nobody_needs_is_dismissed(tmp_path: Path) -> None:
+    from tests.vfio_client import wait_until
+
+    npu.start(load_board(NAME), tmp_path)
+    assert (tmp_path / npu.SOCKET).exists()
+    npu.dismiss(tmp_path)
+    wait_until(lambda: "client gone" in (tmp_path / npu.LOG).read_text(), 10)
+    assert not (tmp_path / npu.SOCKET).exists()
+    npu.dismiss(tmp_path)
+
+
+# --- a real kernel, a real delegate
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    from images.virtual import boards
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NPU_BSP_STATE", str(tmp_path_factory.mktemp("state")))
+        boards.up(NAME)
+        try:
+            yield inventory.resolve(NAME)
+        finally:
+            boards.down(NAME)
+
+
+def said(host: Host, *command: str) -> str:
+    with ssh.connect(host, timeout_s=60) as connection:
+        return connection.run(list(command), timeout_s=120).text
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.timeout(600)
+def test_without_our_device_tree_there_is_no_npu(board: Host) -> None:
+    assert said(board, "cat", "/proc/device-tree/npu@10000000/status") == "disabled\0"
+    assert "etnaviv" not in said(board, "dmesg")
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.timeout(600)
+def test_deploy_switches_it_on(board: Host) -> None:
+    from images.assemble import bundle_for
+    from images.deploy.deploy import Target, deploy
+
+    result = deploy(Target(board), bundle=bundle_for(load_board(NAME)), board=None)
+    assert result.outcome == "confirmed", result
+    log = said(board, "dmesg")
+    assert "model: GC8000, revision: 7120" in log
+    assert "etnaviv has been instantiated on a NPU" in log
+    assert "renderD128" in said(board, "ls", "/dev/dri")
+
+
+def smoke(host: Host) -> dict[str, Any]:
+    from userspace.npu.label_image import Request
+    from userspace.npu.smoke import smoke_test
+
+    request = Request(delegate="teflon", runs=3, budget_s=5)
+    document = smoke_test("label_image", request, host=host)
+    row = next(row for row in document["results"] if row["delegate"] == "teflon")
+    assert row["status"] == "pass", row["reason"]
+    return dict(row)
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.timeout(600)
+def test_teflon_passes_also_twice_at_once_and_after_a_reload(board: Host) -> None:
+    alone = smoke(board)
+    assert alone["delegated_ops"] > 0
+    with ThreadPoolExecutor(2) as pool:
+        for row in pool.map(smoke, [board, board]):
+            assert row["max_abs_diff"] == alone["max_abs_diff"]
+    said(board, "modprobe", "-r", "etnaviv")
+    said(board, "modprobe", "etnaviv")
+    assert smoke(board)["max_abs_diff"] == alone["max_abs_diff"]
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.timeout(600)
+def test_trouble_is_reported_by_the_driver_and_recovered_from(board: Host) -> None:
+    def trouble(kind: str) -> dict[str, Any]:
+        with ssh.connect(board, timeout_s=60) as connection:
+            script = TROUBLE.read_bytes()
+            answer = connection.run(["python3", "-", kind], stdin=script, timeout_s=120)
+        return dict(json.loads(answer.text))
+
+    assert not trouble("nothing")["log"]
+    fault = trouble("fault")
+    log = "\n".join(fault["log"])
+    assert "MMU fault status 0x00000001" in log
+    assert "addr 0x7f000000" in log
+    assert "recover hung GPU!" in log
+    assert fault["dump_bytes"][0] > 4096  # a devcoredump
+    assert not trouble("nothing")["log"]
+    hang = trouble("hang")
+    assert "recover hung GPU!" in "\n".join(hang["log"])
+    assert hang["seconds"] < 10
+    after = trouble("nothing")
+    assert after["signalled"]
+    assert not after["log"]
