@@ -86,6 +86,8 @@ def _install(debs: list[Path], distribution: str, target: Path) -> None:
             shutil.copyfile(deb, shared / deb.name)
             (shared / deb.name).chmod(0o644)
         mode = "root" if os.geteuid() == 0 else "unshare"
+        if mode == "unshare":
+            require_tool("newuidmap")
         # mmdebstrap's mounts in a namespace: they are gone when it ends, however it ends.
         isolation = ["unshare", "--mount"] if mode == "root" else []
         with target.open("wb") as file:

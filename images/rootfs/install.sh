@@ -14,7 +14,8 @@ debs=$2
 left_out='/usr/share/doc/* /usr/share/man/* /usr/share/locale/* /usr/share/info/* /usr/lib/udev/hwdb.d/*'
 set -f
 tar_options='--exclude=./dev --exclude=./proc --exclude=./sys'
-dpkg_options='--force-all --log=/dev/null'
+# Never --force-all: it includes script-chrootless, and the scripts would run on the host.
+dpkg_options='--force-depends --force-architecture --force-unsafe-io --log=/dev/null'
 mkdir -p "$root/etc/dpkg/dpkg.cfg.d"
 for pattern in $left_out; do
     tar_options="$tar_options --exclude=.$pattern"
@@ -44,7 +45,7 @@ set -- "$debs"/*.deb
 set -f
 # shellcheck disable=SC2086
 LC_ALL=C dpkg --root="$root" $dpkg_options --unpack "$@" >"$root/tmp/unpack.log" 2>&1 || {
-    tail -n 20 "$root/tmp/unpack.log" >&2
+    grep -A 3 '^dpkg: error' "$root/tmp/unpack.log" >&2 || tail -n 20 "$root/tmp/unpack.log" >&2
     exit 1
 }
 set +f
