@@ -29,12 +29,13 @@ class Operation:
     """An operation that becomes one NN job.
 
     Attributes:
-        product: float32 product of input and weight scale, as TFLite and Mesa take it.
+        index: of the operator in the model's graph.
         real: what accumulators are multiplied with (TFLite's GetQuantizedConvolutionMultipler).
         mesa_real: the same in float32, as Mesa computes it.
         add: for an ADD, its scales.
     """
 
+    index: int
     name: str
     out_channels: int
     in_zero_point: int
@@ -74,13 +75,17 @@ def descriptor_scale(real: float, generation: int) -> Scale:
 
 
 class ExactMode:
-    """A ``Requantisation`` for one client that runs one model."""
+    """A ``Requantisation`` for one client that runs one model.
+
+    Attributes:
+        current: the operation that the last job was found to belong to.
+    """
 
     def __init__(self, known: list[Operation], generation: int) -> None:
         self._operations = known
         self._generation = generation
         self._next = 0
-        self._current: Operation | None = None
+        self.current: Operation | None = None
 
     def operation(self, job: NnJob) -> str:
         """Return the name of the operation that a job belongs to.
@@ -100,7 +105,7 @@ class ExactMode:
             near = near or candidate
             if descriptor_scale(candidate.mesa_real, self._generation) == job.scale:
                 self._next = (index + 1) % count
-                self._current = candidate
+                self.current = candidate
                 return candidate.name
         if near:
             expected = descriptor_scale(near.mesa_real, self._generation)
@@ -122,7 +127,7 @@ class ExactMode:
         Raises:
             FaultError: an ADD's accumulators mean something else than the sum.
         """
-        operation = self._current
+        operation = self.current
         assert operation is not None
         if operation.add is None:
             return requant.tflite(accumulators, operation.real, job.out_zero_point, job.low)
@@ -161,6 +166,7 @@ def _convolution(operator: model.Operator) -> Operation | None:
         return None
     product = np.float32(source.scales[0]) * np.float32(weights.scales[0])
     return Operation(
+        index=operator.index,
         name=operator.name,
         out_channels=output.shape[-1],
         in_zero_point=source.zero_point,
@@ -182,6 +188,7 @@ def _addition(operator: model.Operator) -> Operation | None:
     product = np.float32(first.scales[0]) * weight_scale
     mesa_real = float(np.float32(product / np.float32(output.scales[0])))
     return Operation(
+        index=operator.index,
         name=operator.name,
         out_channels=output.shape[-1],
         in_zero_point=first.zero_point,

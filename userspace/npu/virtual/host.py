@@ -74,16 +74,25 @@ def virtual_host(
         UserError: there is no such NPU; a tool is missing.
         InfrastructureError: packages cannot be had, or the emulator does not start.
     """
-    userspace = payload.build_payload(distribution=DISTRIBUTION).folder
-    preload = shim.build("aarch64")
-    root = arm64_root()
+    client_machine({})  # fetches and builds what is missing, before the emulator waits for it
     with emulator(name, exact_for=exact_for, submit_timeout_s=timeout_s) as running:
-        # A crash of the client is a result; its memory image is not wanted.
-        command: list[str | Path] = ["prlimit", "--core=0", qemu_user(), "-cpu", _CPU, "-L", root]
-        for key, value in {**running.environment, "LD_PRELOAD": str(preload)}.items():
-            command += ["-E", f"{key}={value}"]
-        command.append(root / "usr/bin/python3")
-        yield VirtualHost(ThisMachine(userspace=userspace, python=command), running)
+        yield VirtualHost(client_machine(running.environment), running)
+
+
+def client_machine(environment: dict[str, str]) -> ThisMachine:
+    """Return the arm64 userspace as a machine for the smoke test, with the shim loaded into it.
+
+    Args:
+        environment: what the shim needs; ``Emulator.environment``.
+    """
+    userspace = payload.build_payload(distribution=DISTRIBUTION).folder
+    root = arm64_root()
+    # A crash of the client is a result; its memory image is not wanted.
+    command: list[str | Path] = ["prlimit", "--core=0", qemu_user(), "-cpu", _CPU, "-L", root]
+    for key, value in {**environment, "LD_PRELOAD": str(shim.build("aarch64"))}.items():
+        command += ["-E", f"{key}={value}"]
+    command.append(root / "usr/bin/python3")
+    return ThisMachine(userspace=userspace, python=command)
 
 
 def add_to_document(document: dict[str, Any], name: str, mode: str, seen: Emulator) -> None:

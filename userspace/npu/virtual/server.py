@@ -253,6 +253,8 @@ class Session:
         except FaultError as error:
             text = str(error)
             self._report.faults.append(text)
+        except ProtocolError:
+            raise
         except Exception as error:
             traceback.print_exc()
             text = f"the emulator failed: {error!r}"

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: MIT
+"""Compares each job's output with the tensor that TFLite computes, while a model runs."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from userspace.npu import preprocess
+from userspace.npu.virtual.exact import ExactMode, Operation, operations
+from userspace.npu.virtual.memory import Bytes
+from userspace.npu.virtual.nn import NnJob
+from userspace.npu.virtual.requant import Accumulators, Pixels
+
+
+def runtime() -> Any:
+    """Return the interpreter module of this Python."""
+    for name in ("tflite_runtime", "ai_edge_litert"):
+        if importlib.util.find_spec(name):
+            return importlib.import_module(f"{name}.interpreter")
+    raise ImportError("no TFLite runtime")
+
+
+def reference(model: Path, image: Path) -> dict[int, NDArray[Any]]:
+    """Return the output of every operator, by its index, from the portable kernels.
+
+    TFLite may run an ADD in place of its input, also where tensors are to be kept: such an input's own
+    operator is left out.
+    """
+    module = runtime()
+    interpreter = module.Interpreter(
+        str(model),
+        experimental_op_resolver_type=module.OpResolverType.BUILTIN_REF,
+        experimental_preserve_all_tensors=True,
+    )
+    interpreter.allocate_tensors()
+    source = interpreter.get_input_details()[0]
+    _, height, width, _ = (int(size) for size in source["shape"])
+    pixels = preprocess.decode_bmp(image.read_bytes())
+    resized = preprocess.resize_bilinear(pixels, height, width, fused=True)
+    interpreter.set_tensor(source["index"], preprocess.to_input(resized, source["dtype"])[None])
+    interpreter.invoke()
+    described = interpreter._get_ops_details()
+    found: dict[int, NDArray[Any]] = {}
+    addresses: dict[int, int] = {}
+    for operator in described:
+        number = int(operator["outputs"][0])
+        tensor = interpreter.tensor(number)()
+        address = tensor.__array_interface__["data"][0]
+        if operator["op_name"] == "ADD":
+            found.pop(addresses.get(address, -1), None)
+        addresses[address] = operator["index"]
+        found[operator["index"]] = tensor.copy()
+    return found
+
+
+class Compared(ExactMode):
+    """Exact mode that counts, for each operator, how many values differ from the reference."""
+
+    def __init__(
+        self, known: list[Operation], generation: int, expected: dict[int, NDArray[Any]]
+    ) -> None:
+        super().__init__(known, generation)
+        self._expected = expected
+        self.different: dict[str, int] = {}
+        self.values = 0
+
+    def output(self, job: NnJob, image: Bytes, accumulators: Accumulators) -> Pixels:
+        pixels = super().output(job, image, accumulators)
+        assert self.current is not None
+        tensor = self._expected.get(self.current.index)
+        if tensor is not None:
+            planes = np.moveaxis(tensor[0], -1, 0)
+            differ = int((pixels.reshape(-1) != planes.reshape(-1)).sum())
+            self.different[self.current.name] = differ
+            self.values += pixels.size
+        return pixels
+
+
+def compared(model: Path, image: Path, generation: int) -> Compared:
+    return Compared(operations(model), generation, reference(model, image))
