@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 from bsp.base.output import table
 
+_WIDTH = 80
 _HEADER = ("delegate", "result", "median", "p95", "first", "operations", "top class, or why")
 
 
@@ -18,12 +20,11 @@ def text_of(document: dict[str, Any]) -> str:
         f"{machine['machine']}, {machine['threads']} threads",
         f"model {document['model']['name']}, image {document['image']['name']}",
     ]
-    if document["note"]:
-        lines.append(f"note: {document['note']}")
+    notes = [document["note"]]
     if document["expected"] is None:
-        lines.append(
-            "note: no answer is on file for this model and image; compared with the CPU only"
-        )
+        notes.append("no answer is on file for this model and image; compared with the CPU only")
+    for note in filter(None, notes):
+        lines += textwrap.wrap(f"note: {note}", _WIDTH)
     lines += ["", table(_HEADER, [_row(result) for result in document["results"]]), ""]
     lines.append(f"times in ms; verdict: {document['verdict']}")
     return "\n".join(lines)

@@ -175,7 +175,9 @@ def count_operations(model: bytes) -> int:
         operators = follow(graphs + 4 + away, 3)
         (count,) = struct.unpack_from("<I", model, operators)
     except struct.error as error:
-        raise StageError("model", f"the model file is cut short or broken ({error})") from error
+        raise StageError(
+            "model", f"the model is cut short or broken: its graph is not in its {len(model)} bytes"
+        ) from error
     return int(count)
 
 

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: MIT
+"""Verdicts on what a runner can find, one field away from a good result each."""
+
+from __future__ import annotations
+
+import base64
+import re
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from userspace.npu import judge
+from userspace.npu.judge import Expected
+from userspace.npu.report import text_of
+
+LABELS = ("background", "tench", "goldfish", "shark")
+GOOD: list[float] = [1, 180, 60, 14]
+LOG = """\
+Teflon delegate: loaded etnaviv driver
+teflon: compiling graph: 89 tensors 28 operations
+teflon: compiled graph, took 500 ms
+teflon: invoked graph, took 7 ms
+"""
+NPU = {"node": "/dev/dri/renderD128", "driver": "etnaviv", "error": None,
+       "cores": [{"pipe": 0, "model": 0x8000, "npu": True}]}  # fmt: skip
+
+
+def output(values: list[float], dtype: str = "uint8") -> dict[str, Any]:
+    raw = np.array([values], dtype).tobytes()
+    return {"dtype": dtype, "shape": [1, len(values)], "scale": 1 / 256, "zero_point": 0,
+            "data": base64.b64encode(zlib.compress(raw)).decode()}  # fmt: skip
+
+
+def row(delegate: str, values: list[float] | None = None, **changes: Any) -> dict[str, Any]:
+    good: dict[str, Any] = {
+        "delegate": delegate, "prepare_ms": 1.0, "first_ms": 9.0, "runs_ms": [3.0, 1.0, 2.0],
+        "delegated_ops": 0, "log": "", "output": output(values or GOOD),
+    }  # fmt: skip
+    if "error" in changes:
+        return {"delegate": delegate, "log": "", **changes}
+    return good | changes
+
+
+def teflon(values: list[float] | None = None, **changes: Any) -> dict[str, Any]:
+    return row("teflon", values, **{"log": LOG, "delegated_ops": 28, **changes})
+
+
+def judged(
+    *rows: dict[str, Any],
+    devices: list[dict[str, Any]] | None = None,
+    expected: Expected | None = None,
+) -> dict[str, Any]:
+    """Return the result of the last row, run beside a good reference."""
+    facts = {
+        "results": [row("cpu-reference"), *rows],
+        "total_ops": 31,
+        "npu_devices": [NPU] if devices is None else devices,
+    }
+    return judge.judge(facts, LABELS, expected, min_delegated_share=0.5)[-1]
+
+
+def test_a_good_row() -> None:
+    result = judged(teflon())
+    assert result["status"] == "pass"
+    assert result["top"][0] == {"index": 1, "label": "tench", "score": round(180 / 255, 6)}
+    assert result["latency_ms"] == {"median": 2.0, "p95": 3.0, "min": 1.0, "max": 3.0, "n": 3}
+    assert (result["first_ms"], result["driver"], result["max_abs_diff"]) == (9.0, "etnaviv", 0.0)
+    assert (result["delegated_ops"], result["total_ops"]) == (28, 31)
+
+
+REFUSED = "MESA: error: etna_cmd_stream_flush:244: submit failed: -5 (Input/output error)\n"
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (teflon([0, 0, 0, 0]), "the output is all zeros"),
+        (teflon([255, 255, 255, 255]), "saturated: all 255"),
+        (teflon([26, 26, 26, 26]), "the output is all 26"),
+        (teflon([1, 60, 180, 14]), "top class is 2 goldfish, cpu-reference says 1 tench"),
+        (teflon([1, 120, 60, 14]), "differs from cpu-reference by up to 0.235"),
+        (teflon([1, 180]), "2 outputs, but cpu-reference has 4"),
+        (teflon(log=""), "named no driver: the model ran on the CPU"),
+        (teflon(log=LOG.split("teflon:")[0]), r"\(etnaviv\) took no operation"),
+        (teflon(log=LOG.replace("28 op", "12 op")), "only 12 of 31 operations"),
+        (teflon(delegated_ops=12), "only 12 of 31 operations"),
+        (teflon(log=LOG.replace("invoked", "forgot")), "compiled 28 operations and ran none"),
+        (teflon(log=LOG + REFUSED), "Mesa reports: etna_cmd_stream_flush:244: submit failed"),
+        (row("/lib/x.so"), "took no operation: the model ran on the CPU"),
+        (row("/lib/x.so", delegated_ops=3), "only 3 of 31"),
+        (row("/lib/x.so", delegated_ops=None), "does not say what it took"),
+        (row("cpu", [1, 60, 180, 14]), "top class is 2 goldfish"),
+    ],
+)  # fmt: skip
+def test_a_bad_row_fails(bad: dict[str, Any], said: str) -> None:
+    result = judged(bad)
+    assert result["status"] == "fail"
+    assert re.search(said, result["reason"]), result["reason"]
+
+
+def test_another_delegate_passes_by_the_runtimes_count() -> None:
+    assert judged(row("/lib/x.so:device_id=0", delegated_ops=30))["status"] == "pass"
+
+
+def error(stage: str, message: str = "it broke", log: str = "", **more: Any) -> dict[str, Any]:
+    return row("teflon", error={"stage": stage, "message": message}, log=log, **more)
+
+
+NO_DEVICE_LOG = "Couldn't open kernel device\n"
+MUTE = NPU | {"cores": []}
+GPU = NPU | {"cores": [{"pipe": 0, "model": 0x7000, "npu": False}]}
+
+
+@pytest.mark.parametrize(
+    ("failed", "devices", "status", "said"),
+    [
+        (error("delegate", log=NO_DEVICE_LOG), [], "skip", "no NPU device"),
+        (error("library"), [], "skip", "no NPU device"),
+        (error("library"), [NPU], "skip", "it broke"),
+        (error("crash"), [MUTE], "skip", "found no core behind /dev/dri/renderD128 (etnaviv)"),
+        (error("delegate", log=NO_DEVICE_LOG), [GPU], "skip", "only GC7000"),
+        (error("delegate", log=NO_DEVICE_LOG), [MUTE | {"error": "Permission denied"}], "fail",
+         "the user must be in the group render"),
+        (error("delegate", log=NO_DEVICE_LOG), [NPU], "fail", "finds no device, although"),
+        (error("delegate", log="libdrm.so.2: cannot open\n"), [], "fail", "libdrm.so.2"),
+        (error("crash", "crashed with SIGSEGV", LOG), [NPU], "fail",
+         "crashed with SIGSEGV (driver etnaviv, after it compiled 1 of 1 graphs)"),
+        (error("time", "did not end within 3 s"), [NPU], "fail", "did not end within 3 s"),
+    ],
+)  # fmt: skip
+def test_rows_that_did_not_run(
+    failed: dict[str, Any], devices: list[dict[str, Any]], status: str, said: str
+) -> None:
+    result = judged(failed, devices=devices)
+    assert result["status"] == status
+    assert said in result["reason"]
+    assert result["top"] == []
+    assert result["latency_ms"] is None
+
+
+def test_without_a_reference_nothing_passes() -> None:
+    facts = {"results": [row("cpu"), row("cpu-reference", error={"stage": "crash", "message": "x"})],
+             "total_ops": 31, "npu_devices": []}  # fmt: skip
+    results = judge.judge(facts, LABELS, None, min_delegated_share=0.5)
+    assert [result["status"] for result in results] == ["fail", "fail"]
+    assert "no result of cpu-reference" in results[0]["reason"]
+
+
+def test_the_answer_on_file() -> None:
+    right = Expected(((1, 0.70), (2, 0.24)), tolerance=0.02)
+    assert judged(row("cpu"), expected=right)["status"] == "pass"
+    for wrong, said in [
+        (Expected(((2, 0.7),)), "expected 2 goldfish"),
+        (Expected(((1, 0.9),), tolerance=0.02), "has score 0.705882, expected 0.9"),
+        (Expected(((7, 0.9),)), "the model has 4 classes"),
+    ]:
+        result = judged(row("cpu"), expected=wrong)
+        assert result["status"] == "fail"
+        assert said in result["reason"]
+
+
+def test_int8_and_float_scores() -> None:
+    assert judge.scores(output([-128, 127], "int8")).tolist() == [0.0, 255 / 256]
+    assert judge.scores(output([0.25, 0.75], "float32")).tolist() == [0.25, 0.75]
+    assert "not finite" in judge.lifeless(output([float("nan"), 1.0], "float32"))
+
+
+def test_ties_put_the_higher_index_first_as_label_image_does() -> None:
+    top = judge.top_classes(np.array([0.1, 0.4, 0.4, 0.0]), LABELS)
+    assert [entry["index"] for entry in top] == [2, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "wanted"),
+    [
+        ([("pass", False), ("pass", False), ("skip", False)], "pass"),
+        ([("pass", False), ("fail", False)], "fail"),
+        ([("pass", True), ("skip", False)], "skip"),  # --delegate teflon, and there is none
+        ([("fail", True), ("pass", False)], "fail"),
+    ],
+)
+def test_verdict(rows: list[tuple[str, bool]], wanted: str) -> None:
+    assert judge.verdict([{"status": s, "implied": i} for s, i in rows]) == wanted
+
+
+@given(st.lists(st.floats(0.01, 1e5), min_size=1, max_size=200))
+def test_latency_is_ordered(runs_ms: list[float]) -> None:
+    found = judge.latency(runs_ms)
+    assert found["min"] <= found["median"] <= found["max"]
+    assert found["min"] <= found["p95"] <= found["max"]
+    assert found["n"] == len(runs_ms)
+
+
+def test_the_report_fits_80_columns() -> None:
+    results = [judged(teflon()), judged(error("crash"), devices=[MUTE]),
+               judged(row("/usr/lib/aarch64-linux-gnu/libvx_delegate.so:device_id=0"))]  # fmt: skip
+    document = {
+        "test": "label_image", "host": "this machine", "runtime": "tflite-runtime 2.14.0",
+        "machine": {"machine": "x86_64", "threads": 2}, "model": {"name": "m"},
+        "image": {"name": "i"}, "note": "a note that is " + "long " * 20, "expected": None,
+        "results": results, "verdict": "fail",
+    }  # fmt: skip
+    text = text_of(document)
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert "28/31 etnaviv" in text

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: MIT
+"""The smoke test on this machine: real models, real delegates that are really broken."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bsp.base.errors import InfrastructureError, UserError
+from bsp.base.process import run
+from userspace.npu import label_image, models, tiny_model
+from userspace.npu.label_image import Request
+from userspace.npu.machine import RUNNER, ThisMachine
+from userspace.npu.smoke import smoke_test
+
+PROJECT = Path(__file__).parents[2]
+QUICK: dict[str, Any] = {"model": tiny_model.NAME, "runs": 2, "budget_s": 1.0}
+assets = pytest.mark.skipif(
+    "NPU_BSP_ASSETS" not in os.environ, reason="needs the real models: set NPU_BSP_ASSETS"
+)
+
+
+def quick(**changes: Any) -> dict[str, Any]:
+    return smoke_test("label_image", Request(**{**QUICK, **changes}))
+
+
+def test_the_small_model_on_this_machine() -> None:
+    document = quick()
+    assert document["verdict"] == "pass"
+    rows = {result["delegate"]: result for result in document["results"]}
+    assert list(rows) == ["cpu", "cpu-reference", "teflon"]
+    for name in ("cpu", "cpu-reference"):
+        assert rows[name]["status"] == "pass", rows[name]
+        assert rows[name]["top"][0]["label"] == "seven"
+        assert rows[name]["latency_ms"]["n"] == 2
+    assert (rows["teflon"]["status"], rows["teflon"]["reason"]) == ("skip", "no NPU device")
+    assert document["model"]["name"] == tiny_model.NAME
+    assert document["expected"]
+
+
+@assets
+def test_mobilenet_gives_the_documented_answer() -> None:
+    document = smoke_test(
+        "label_image",
+        Request(model="mobilenet_v1_1.0_224_quant", image="grace_hopper.bmp", runs=3, budget_s=3),
+    )
+    assert document["verdict"] == "pass"
+    reference = next(row for row in document["results"] if row["delegate"] == "cpu-reference")
+    found = [(entry["index"], f"{entry['score']:.6g}") for entry in reference["top"]]
+    assert found == [
+        (653, "0.780392"), (907, "0.105882"), (458, "0.015686"), (466, "0.011765"), (835, "0.007843"),
+    ]  # fmt: skip
+    assert reference["top"][0]["label"] == "military uniform"
+
+
+@assets
+@pytest.mark.parametrize("model", ["mobilenet_v1_0.25_128_quant", "mobilenet_v2_1.0_224_quant"])
+def test_other_models_agree_with_the_reference(model: str) -> None:
+    request = Request(model=model, image="grace_hopper.bmp", delegate="cpu", runs=1)
+    assert smoke_test("label_image", request)["verdict"] == "pass"
+
+
+@assets
+def test_truncated_model(tmp_path: Path) -> None:
+    whole = models.find("mobilenet_v1_0.25_128_quant", "model").path.read_bytes()
+    for length, said in (
+        (3, "not a .tflite file"),
+        (40, "cut short"),
+        (len(whole) - 100_000, "cut short"),
+    ):
+        broken = tmp_path / f"{length}.tflite"
+        broken.write_bytes(whole[:length])
+        with pytest.raises(UserError, match=said):
+            quick(model=str(broken), delegate="cpu")
+
+
+def test_bad_inputs(tmp_path: Path) -> None:
+    png = tmp_path / "picture.bmp"
+    png.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    text = tmp_path / "model.tflite"
+    text.write_bytes(b"a text that is no model at all")
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"image": str(png)}, "expected a BMP image"),
+        ({"image": str(tmp_path / "none.bmp")}, "there is no image file"),
+        ({"model": str(text)}, "not a .tflite file"),
+        ({"delegate": "telfon"}, "did you mean 'teflon'"),
+        ({"delegate": "/usr/lib/x.so:a"}, "is not key=value"),
+        ({"runs": 0}, "--runs is 0"),
+        ({"threads": -1}, "--threads is -1"),
+        ({"budget_s": 0.0}, "--budget is 0"),
+    ]
+    for changes, said in cases:
+        with pytest.raises(UserError) as caught:
+            quick(**changes)
+        assert said in caught.value.message
+    with pytest.raises(UserError, match="did you mean 'label_image'"):
+        label_image.check_name("label-image")
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    library = tmp_path_factory.mktemp("delegate") / "libbroken.so"
+    run(["gcc", "-shared", "-fPIC", "-o", library, Path(__file__).parent / "broken_delegate.c"])
+    return library
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("segfault", "crashed with SIGSEGV"),
+        ("abort", "crashed with SIGABRT"),
+        ("refuse", "does not load: I will not"),
+        ("hang", "did not end within 1.5 s"),
+        ("nothing", "took no operation: the model ran on the CPU"),
+    ],
+)
+def test_a_broken_delegate_is_a_row_that_fails_and_no_more(
+    broken: Path, how: str, said: str
+) -> None:
+    document = quick(delegate=f"{broken}:how={how};other=1", timeout_s=1.5)
+    reference, row = document["results"]
+    assert reference["status"] == "pass"
+    assert row["status"] == "fail"
+    assert said in row["reason"]
+    assert document["verdict"] == "fail"
+
+
+def test_a_library_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "libtext.so").write_text("no library")
+    row = quick(delegate=str(tmp_path / "libtext.so"))["results"][1]
+    assert row["status"] == "fail"
+    assert "does not load" in row["reason"]
+    row = quick(delegate=str(tmp_path / "libnone.so"))["results"][1]
+    assert row["status"] == "fail"
+    assert "libnone.so is not there" in row["reason"]
+
+
+def test_asking_for_the_npu_alone_does_not_pass_without_one() -> None:
+    document = quick(delegate="teflon")
+    assert document["verdict"] == "skip"
+    assert [row["implied"] for row in document["results"]] == [True, False]
+
+
+def test_a_python_without_a_runtime_is_an_error_with_its_reason(tmp_path: Path) -> None:
+    """numpy is there, the runtime is not."""
+    machine = ThisMachine(
+        python=[sys.executable, "-c", "import sys; print('no json'); sys.exit(3)"]
+    )
+    with pytest.raises(InfrastructureError, match="exit code 3 and no result"):
+        label_image.smoke_test(machine, Request(**QUICK))
+
+
+def test_the_runner_can_be_used_by_hand(tmp_path: Path) -> None:
+    image = tmp_path / "seven.bmp"
+    image.write_bytes(tiny_model.sample_bmp())
+    model = str(models.tiny().path)
+    command = [sys.executable, str(RUNNER), "--model", model, "--image", str(image)]
+    done = subprocess.run([*command, "--delegate", "cpu"], capture_output=True, check=True)
+    assert json.loads(done.stdout)["total_ops"] == 7
+    failed = subprocess.run(
+        [*command[:-1], "/none", "--delegate", "cpu"], capture_output=True, check=False
+    )
+    assert failed.returncode == 1
+    assert json.loads(failed.stdout)["error"]["stage"] == "files"
+
+
+def test_the_task_and_its_exit_codes() -> None:
+    def inv(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+        command = [sys.executable, "-m", "invoke", "smoke-test", *arguments]
+        return subprocess.run(command, cwd=PROJECT, capture_output=True, check=False)
+
+    passed = inv("label_image", "--model", tiny_model.NAME, "--runs", "1", "--json")
+    assert passed.returncode == 0
+    assert json.loads(passed.stdout)["verdict"] == "pass"
+    skipped = inv("label_image", "--model", tiny_model.NAME, "--runs", "1", "--delegate", "teflon")
+    assert skipped.returncode == 4
+    assert b"no NPU device" in skipped.stdout
+    unknown = inv("lable_image")
+    assert unknown.returncode == 2
+    assert b"did you mean 'label_image'" in unknown.stderr
