@@ -78,9 +78,9 @@ def test_deploying_the_same_again_sends_nothing(virtual_board: Host, bundle: Bun
 def test_a_broken_device_tree_falls_and_is_rolled_back(
     virtual_board: Host, bundle: Bundle, tmp_path: Path
 ) -> None:
-    """Without its interrupt controller the kernel panics, and resets itself."""
+    """Without the PCI host there is no disk: no root, the kernel panics, and resets itself."""
     broken = with_property(
-        bundle.path / "boot/board.dtb", tmp_path / "broken.dtb", "-r", "/intc@8000000"
+        bundle.path / "boot/board.dtb", tmp_path / "no-disk.dtb", "-r", "/pcie@10000000"
     )
     said = invoke(
         "deploy", "--host", virtual_board.name, "--dtb", str(broken), "--json", "--timeout", "240"
