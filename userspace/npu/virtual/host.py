@@ -61,7 +61,7 @@ def npu_name(text: str) -> str:
 
 @contextlib.contextmanager
 def virtual_host(
-    name: str, *, exact_for: Path | None = None, timeout_s: float = 120.0
+    name: str, *, exact_for: Path | None = None, timeout_s: float = 120.0, poison: int = 0
 ) -> Iterator[VirtualHost]:
     """Provide a machine with a virtual NPU for a block; the emulator's report is there afterwards.
 
@@ -69,13 +69,14 @@ def virtual_host(
         name: NPU, as in ``identities/``.
         exact_for: compute this model exactly as TFLite does.
         timeout_s: how long a client waits for one submit.
+        poison: as ``session.emulator``.
 
     Raises:
         UserError: there is no such NPU; a tool is missing.
         InfrastructureError: packages cannot be had, or the emulator does not start.
     """
     client_machine({})  # fetches and builds what is missing, before the emulator waits for it
-    with emulator(name, exact_for=exact_for, submit_timeout_s=timeout_s) as running:
+    with emulator(name, exact_for=exact_for, submit_timeout_s=timeout_s, poison=poison) as running:
         yield VirtualHost(client_machine(running.environment), running)
 
 
@@ -105,6 +106,7 @@ def add_to_document(document: dict[str, Any], name: str, mode: str, seen: Emulat
         "name": PREFIX + name,
         "mode": mode,
         "jobs": jobs,
+        "peak_memory_bytes": seen.peak_memory_bytes,
         "faults": seen.faults,
         "findings": [each for client in seen.report for each in client["findings"]],
     }

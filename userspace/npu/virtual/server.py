@@ -17,6 +17,7 @@ import fcntl
 import functools
 import mmap
 import os
+import resource
 import socket
 import struct
 import sys
@@ -166,7 +167,11 @@ class Server:
         if self._report_path is None:
             return
         with self._lock:
-            document = {"npu": self._identity.name, "clients": [asdict(r) for r in self._reports]}
+            document = {
+                "npu": self._identity.name,
+                "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                "clients": [asdict(report) for report in self._reports],
+            }
             write_atomically(self._report_path, msgspec.json.encode(document))
 
 

@@ -30,12 +30,14 @@ class Emulator:
     Attributes:
         environment: what a client needs beside LD_PRELOAD.
         report: empty while it runs; afterwards what ``server.Report`` holds, one a client.
+        peak_memory_bytes: 0 while it runs; afterwards the most memory that the process had.
     """
 
     name: str
     socket: Path
     environment: dict[str, str]
     report: list[dict[str, Any]] = field(default_factory=list)
+    peak_memory_bytes: int = 0
 
     @property
     def faults(self) -> list[str]:
@@ -45,7 +47,11 @@ class Emulator:
 
 @contextlib.contextmanager
 def emulator(
-    name: str, *, exact_for: Path | None = None, submit_timeout_s: float = 120.0
+    name: str,
+    *,
+    exact_for: Path | None = None,
+    submit_timeout_s: float = 120.0,
+    poison: int = 0,
 ) -> Iterator[Emulator]:
     """Run the emulator of an NPU for a block; its report is there after the block.
 
@@ -53,6 +59,8 @@ def emulator(
         name: a file of ``identities/``.
         exact_for: compute this model exactly as TFLite does; otherwise as silicon is predicted to.
         submit_timeout_s: how long a client waits for one submit.
+        poison: byte that new buffers are filled with. The kernel's are 0; with another value, results
+            that hang on bytes which the driver never wrote change.
 
     Raises:
         UserError: there is no such NPU.
@@ -84,6 +92,7 @@ def emulator(
                 {
                     "NPU_SHIM_SOCKET": str(socket),
                     "NPU_SHIM_TIMEOUT_S": str(max(1, round(submit_timeout_s))),
+                    "NPU_SHIM_POISON": str(poison),
                 },
             )
             try:
@@ -100,4 +109,6 @@ def emulator(
                 except subprocess.TimeoutExpired:
                     process.kill()
                 if report.exists():
-                    running.report = json.loads(report.read_bytes())["clients"]
+                    document = json.loads(report.read_bytes())
+                    running.report = document["clients"]
+                    running.peak_memory_bytes = document["peak_memory_bytes"]
