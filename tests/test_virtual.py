@@ -4,8 +4,13 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 import socket
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +22,7 @@ from bsp.board import inventory, ssh
 from bsp.board.inventory import Host
 from bsp.dts.tree import Tree, read_tree
 from bsp.profile import Board, NpuSettings, board_names, load_board, npu_of
+from images.disk import Disk
 from images.virtual import boards, launch
 from images.virtual.base_dtb import base_dtb
 from images.virtual.boot_dts import boot_dts, compare_clocks, find_problems
@@ -164,6 +170,20 @@ def test_the_end_of_the_console_is_readable(own_state: Path) -> None:
     instance.keep_console_log()
     instance.forget()
     assert "line 39" in instance.kept_log.read_text()
+
+
+def test_a_full_disk_is_noticed_before_anything_is_written(
+    own_state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from images.virtual import boot
+
+    usage = shutil.disk_usage(tmp_path)._replace(free=100 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    disk = Disk(tmp_path / "disk.img", tmp_path / "key", "ssh-ed25519 A", tmp_path, "")
+    instance = Instance("full")
+    with pytest.raises(InfrastructureError, match=r"100 MiB free in .*, 512 MiB needed"):
+        boot.start(instance, load_board("virtual"), disk, port=None, kernel="6.12")
+    assert list(instance.folder.iterdir()) == []
 
 
 # --- a machine that runs no program: quick
@@ -382,6 +402,33 @@ def test_only_the_key_of_the_disk_is_let_in(virtual_board: Host, tmp_path: Path)
     )
     assert wrong.returncode == 255
     assert b"Permission denied" in wrong.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_ctrl_c_while_booting_leaves_nothing(own_state: Path, virtual_board: Host) -> None:
+    # After virtual_board, which has made the disk: this one starts at once.
+    code = "from images.virtual import boards; boards.up('virtual', name='short')"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "NPU_BSP_STATE": str(own_state)},
+        stderr=subprocess.PIPE,
+    ) as process:
+        instance = Instance("short")
+        deadline = time.monotonic() + 60
+        while "Starting kernel" not in instance.last_console_lines():
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.2)
+        record = instance.record()
+        assert record is not None
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert b"KeyboardInterrupt" in said
+    assert start_ticks(record.pid) != record.started_ticks
+    assert not instance.folder.exists()
+    assert inventory.registered() == []
 
 
 @pytest.mark.slow

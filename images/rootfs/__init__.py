@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bsp.base.apt import Archive, debian_mirror
-from bsp.base.cache import cache_dir, make_once
+from bsp.base.cache import cache_dir, make_once, remove
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.process import ToolFailedError, require_tool, run
 from bsp.base.progress import step
@@ -69,6 +69,10 @@ def root_tar(distribution: str = "trixie") -> Rootfs:
         with step(f"Installing Debian {distribution} for the board") as now:
             now.note(f"{len(debs)} packages")
             _install(debs, distribution, target)
+        # Debian has moved on: an older one is of no use, the newest may be in use right now.
+        found = folder.glob(f"{distribution}-{ARCHITECTURE}-*.tar")
+        for old in sorted(found, key=lambda path: path.stat().st_mtime)[:-1]:
+            remove(old)
 
     return Rootfs(make_once(folder / f"{distribution}-{ARCHITECTURE}-{key}.tar", make), key)
 
