@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import fdt
@@ -20,6 +23,7 @@ from bsp.kernel.distribution import all_series, series_key, series_named
 from bsp.profile import NpuSettings, board_names, load_board, load_soc, npu_of, read_board
 from bsp.source import kernel_tree
 
+ROOT = Path(__file__).parents[1]
 BOARDS = board_names()
 SOCS = sorted(path.stem for path in profile.SOCS_DIR.glob("*.toml"))
 
@@ -201,3 +205,25 @@ def test_settings_for_a_clock_that_is_not_there() -> None:
     board = msgspec.structs.replace(load_board("virtual"), npu=NpuSettings(enabled=False))
     with pytest.raises(UserError, match="its SoC has no NPU"):
         npu_of(board)
+
+
+# --- the commands ----------------------------------------------------------------------------
+
+
+def invoke(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "invoke", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def test_boards_and_board_print_documents_and_text() -> None:
+    assert [row["name"] for row in json.loads(invoke("boards", "--json").stdout)] == BOARDS
+    assert json.loads(invoke("board", "vim3", "--json").stdout)["npu"]["nn_cores"] == 8
+    assert "Khadas VIM3" in invoke("board", "vim3").stdout
+
+
+def test_an_unknown_board_ends_with_2() -> None:
+    done = invoke("board", "vim33")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: unknown board 'vim33'; did you mean 'vim3'?\nhint: ./inv boards lists the boards\n"
+    )
