@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.npu_jobs import Convolution
 from tests.vfio_client import (
     PAGE,
     RAM_BASE,
@@ -29,9 +30,12 @@ from tests.vfio_client import (
     memfd,
     wait_until,
 )
+from userspace.npu.virtual import nn
 from userspace.npu.virtual.device.guest_memory import BusFaultError, GuestMemory
 from userspace.npu.virtual.device.mmu import Mmu, MmuException, MmuFaultError
 from userspace.npu.virtual.device.vfio_user import Command, GuestRegion, Refused
+from userspace.npu.virtual.engine import Engine
+from userspace.npu.virtual.frontend import STATES
 from userspace.npu.virtual.memory import Access
 
 # --- the protocol
@@ -468,6 +472,105 @@ def test_memory_goes_away_under_a_running_job() -> None:
         go_on.set()
         wait_until(lambda: bench.npu.front_end.counters.faults > 0)
         assert not any(bench.ram[0x300000 : 0x300000 + PAGE])
+
+
+@pytest.mark.parametrize(("generation", "identity"), [(7, "a311d"), (8, "imx8mp")])
+def test_the_engine_computes_on_scattered_guest_memory(generation: int, identity: str) -> None:
+    rng = np.random.default_rng(generation)
+    job = Convolution(
+        generation,
+        rng.integers(0, 256, (20, 40, 40)).astype(np.uint8),
+        rng.integers(0, 256, (24, 20, 1, 1)).astype(np.uint8),
+        rng.integers(-5000, 5000, 24),
+        in_zero_point=11,
+        weight_zero_point=128,
+        out_zero_point=100,
+        shift=26 if generation == 7 else 34,
+        kernels=2,
+    )
+    with Session(identity=identity, make_jobs=Engine) as bench:
+        driver = Driver(bench)
+        bench.connect_interrupt()
+        driver.hw_reset()
+        driver.hw_init()
+        driver.start()
+        pages = list(range(0x400, 0x500))
+        random.Random(generation).shuffle(pages)
+        where: dict[int, int] = {}
+
+        def place(virtual: int, content: bytes, *, writable: bool = False) -> None:
+            for start in range(0, len(content), PAGE):
+                part = content[start : start + PAGE]
+                where[virtual + start] = physical = RAM_BASE + pages.pop() * PAGE
+                driver.map_page(virtual + start, physical, writable=writable)
+                bench.ram[physical - RAM_BASE : physical - RAM_BASE + len(part)] = part
+
+        image_at, output_at, coefficients_at, job_at = 0x40000, 0x80010, 0xC0000, 0x10040
+        descriptor = nn.LAYOUT.pack(job.descriptor(image_at, output_at, coefficients_at)).tobytes()
+        expected = job.expected()
+        place(0x10000, bytes(0x40) + descriptor)
+        place(0x40000, job.image.tobytes())
+        place(0x80000, bytes(0x10 + expected.size), writable=True)
+        place(0xC0000, job.stream())
+        driver.queue([(0x3930, 0), (0x10A0, job_at), (0x10A4, 0)], event=6)
+        assert bench.wait_interrupt(), bench.log
+        assert driver.acknowledge() == 1 << 6
+        assert not bench.log
+        found = b"".join(
+            bench.ram[physical - RAM_BASE : physical - RAM_BASE + PAGE]
+            for virtual, physical in sorted(where.items())
+            if 0x80000 <= virtual < 0xC0000
+        )
+        assert found[:0x10] == bytes(0x10)
+        assert found[0x10 : 0x10 + expected.size] == expected.tobytes()
+        # The same with an output that the driver has mapped read-only.
+        driver.map_page(0x81000, where[0x81000], writable=False)
+        driver.queue([(0x10A0, job_at)], event=7)
+        assert bench.wait_interrupt()
+        assert driver.acknowledge() == 0x40000000
+        assert bench.client.read(0x384) == MmuException.WRITE_VIOLATION
+        assert bench.client.read(0x380) == 0x81000
+
+
+def test_a_guest_that_programs_garbage_is_always_stopped_by_a_reset() -> None:
+    dice = random.Random(1)
+    with Session(make_jobs=Engine) as bench:
+        driver = Driver(bench)
+        for _ in range(150):
+            driver.hw_reset()
+            driver.hw_init()
+            driver.start()
+            for _ in range(40):
+                physical = dice.choice(
+                    [RAM_BASE + dice.randrange(0x1000) * PAGE, dice.randrange(1 << 32)]
+                )
+                page = dice.randrange(1, 1024)
+                bench.put(driver.STLB + 4 * page, [physical & 0xFFFFF000 | dice.randrange(0x1000)])
+            words = []
+            for _ in range(60):
+                opcode = dice.choice([1, 1, 1, 1, 1, 2, 3, 7, 8, 9, dice.randrange(32)])
+                state = dice.choice([*STATES, dice.randrange(0x4000) << 2])
+                head = opcode << 27 | (
+                    dice.choice([1, 1, 2, 0]) << 16 | state >> 2 if opcode == 1 else 0
+                )
+                words += [
+                    head,
+                    dice.choice([dice.randrange(1 << 32), dice.randrange(1 << 22) & ~7]),
+                ]
+            target = driver.at + 16
+            bench.put(driver.RING + target, words)
+            bench.put(driver.RING + driver.at + 4, [target])
+            bench.put(driver.RING + driver.at, [0x40000002])
+            time.sleep(0.002)
+        driver.hw_reset()
+        driver.hw_init()
+        bench.connect_interrupt()
+        driver.start()
+        driver.queue([], event=9)
+        assert bench.wait_interrupt()
+        assert driver.acknowledge() & 1 << 9
+        assert bench.npu.front_end.counters.faults > 50
+        assert not any("Traceback" in line for line in bench.log)
 
 
 # --- the MMU
