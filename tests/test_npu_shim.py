@@ -27,7 +27,9 @@ from tests import npu_layers
 from tests.npu_jobs import Bench, bench_for, load_state
 from tests.test_npu_engine import convolution
 from userspace.npu.label_image import Request
+from userspace.npu.preprocess import encode_bmp
 from userspace.npu.smoke import smoke_test
+from userspace.npu.tflite_file import NO_ACTIVATION, Operator, Tensor, conv, write_model
 from userspace.npu.virtual import host, server, session, shim
 from userspace.npu.virtual.identity import load_identity
 from userspace.npu.virtual.server import MAGIC, Server
@@ -360,3 +362,51 @@ def test_smoke_test_on_predicted_silicon(npu: str) -> None:
     assert document["npu"]["jobs"] >= 28
     assert document["npu"]["faults"] == document["npu"]["findings"] == []
     assert np.isfinite(rows["teflon"]["max_abs_diff"])
+
+
+def model_with_add() -> bytes:
+    """Input 8x8x3 -> 1x1 convolution -> another -> ADD of both, with unlike scales."""
+    rng = np.random.default_rng(8)
+    first, second = rng.integers(0, 256, (16, 1, 1, 3)), rng.integers(0, 256, (16, 1, 1, 16))
+    tensors = [
+        Tensor("input", (1, 8, 8, 3), "uint8", 0.02, 110),
+        Tensor("weights_1", first.shape, "uint8", 0.004, 120, first),
+        Tensor("bias_1", (16,), "int32", 0.02 * 0.004, 0, rng.integers(-2000, 2000, 16)),
+        Tensor("features_1", (1, 8, 8, 16), "uint8", 0.03, 90),
+        Tensor("weights_2", second.shape, "uint8", 0.004, 120, second),
+        Tensor("bias_2", (16,), "int32", 0.03 * 0.004, 0, rng.integers(-2000, 2000, 16)),
+        Tensor("features_2", (1, 8, 8, 16), "uint8", 0.02, 100),
+        Tensor("sum", (1, 8, 8, 16), "uint8", 0.04, 100),
+    ]
+    operators = [
+        conv((0, 1, 2), 3, stride=1, activation=NO_ACTIVATION),
+        conv((3, 4, 5), 6, stride=1, activation=NO_ACTIVATION),
+        Operator(0, (6, 3), (7,), 11),  # ADD, AddOptions
+    ]
+    return write_model(tensors, operators, inputs=[0], outputs=[7], description="add")
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("npu", "faults_when_poisoned"), [("a311d", True), ("imx8mp", False)])
+def test_poison_shows_reads_of_what_was_never_written(
+    npu: str, faults_when_poisoned: bool, tmp_path: Path
+) -> None:
+    """Mesa 25.0.7 corrects v7's ADD bias with bytes past the weights; zeroed pages hide it."""
+    model, picture = tmp_path / "add.tflite", tmp_path / "noise.bmp"
+    model.write_bytes(model_with_add())
+    noise = np.random.default_rng(9).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    picture.write_bytes(encode_bmp(noise))
+    found = []
+    for poison in (0, 0xA5):
+        with host.virtual_host(npu, exact_for=model, poison=poison) as there:
+            arguments = ["--model", str(model), "--image", str(picture), "--delegate", "teflon"]
+            facts = there.machine.run_runner([*arguments, "--runs", "1"], timeout_s=300)
+        assert "error" not in facts["results"][0], facts
+        (seen,) = there.emulator.report
+        assert seen["nn_jobs"] > 0
+        found.append(there.emulator.faults)
+    assert found[0] == []
+    assert bool(found[1]) == faults_when_poisoned
+    assert all("operation 2 (ADD) NN" in fault for fault in found[1])
