@@ -131,7 +131,7 @@ class Plan:
         """The same for people."""
         rows = [(name, version, "wheel") for name, version in _pinned(self.requirements).items()]
         rows += [
-            (*_name_and_version(deb), "Debian, where a library is needed") for deb in self.debs
+            (*_name_and_version(deb), "Debian, if a library of it is needed") for deb in self.debs
         ]
         title = f"userspace for Debian {self.distribution}, Python {self.python}, {ARCHITECTURE}"
         return f"{title}\n\n{table(('part', 'version', 'from'), rows)}"
@@ -151,16 +151,13 @@ class Payload:
     def text(self) -> str:
         """The same for people."""
         manifest = self.manifest
-        rows = [
-            (part["name"], part["version"], part["kind"], part["licence"])
-            for part in manifest["parts"]
-        ]
+        rows = [(part["name"], part["version"], part["licence"]) for part in manifest["parts"]]
         title = (
             f"userspace for Debian {manifest['distribution']}, Python {manifest['python']}, "
             f"{manifest['architecture']}: {manifest['files']} files, "
             f"{manifest['size_bytes'] / 1e6:.0f} MB"
         )
-        shown = table(("part", "version", "kind", "licence"), rows)
+        shown = table(("part", "version", "licence"), rows)
         return f"{title}\n{self.folder}\n\n{shown}"
 
 

@@ -163,6 +163,7 @@ def _judge_row(
         "delegated_ops": None if on_cpu else _operations(row),
         "total_ops": facts["total_ops"],
         "driver": log.driver,
+        "library": row.get("library"),
         "max_abs_diff": None,
     }
     if "error" in row:
