@@ -537,7 +537,7 @@ def bringup(
     _: Context,
     board: str = "vim3",
     kernel: str = "",
-    virtual_board: str = "virtual",
+    virtual_board: str = "virtual-a311d",
     keep: bool = False,
     json: bool = False,
 ) -> None:
