@@ -12,6 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from userspace.npu import preprocess
+from userspace.npu.tflite_file import (
+    NO_ACTIVATION,
+    RELU,
+    SAME,
+    Operator,
+    Tensor,
+    conv,
+    depthwise_conv,
+    write_model,
+)
 from userspace.npu.virtual.exact import ExactMode, Operation, operations
 from userspace.npu.virtual.memory import Bytes
 from userspace.npu.virtual.nn import NnJob
@@ -84,3 +94,46 @@ class Compared(ExactMode):
 
 def compared(model: Path, image: Path, generation: int) -> Compared:
     return Compared(operations(model), generation, reference(model, image))
+
+
+def chain(height: int, width: int, layers: list[tuple[str, int, int, int, int]]) -> bytes:
+    """Return a model: an image of three channels through convolutions with random weights.
+
+    Args:
+        layers: (``conv`` or ``depthwise``, kernel, stride, padding, output channels).
+    """
+    rng = np.random.default_rng(height)
+    scale = 0.02
+    tensors = [Tensor("input", (1, height, width, 3), "uint8", scale, 120)]
+    operators: list[Operator] = []
+    source, channels = 0, 3
+    for number, (kind, kernel, stride, padding, wanted) in enumerate(layers):
+        dense = kind == "conv"
+        out_channels = wanted if dense else channels
+        shape = (out_channels, kernel, kernel, channels) if dense else (1, kernel, kernel, channels)
+        weight_scale = 0.01 / (kernel * kernel * (channels if dense else 1)) ** 0.5
+        zero_point = int(rng.integers(100, 150))
+        weights = rng.integers(zero_point - 60, zero_point + 60, shape)
+        biases = rng.integers(-3000, 3000, out_channels)
+        if padding == SAME:
+            height, width = -(-height // stride), -(-width // stride)
+        else:
+            height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
+        tensors += [
+            Tensor(f"weights_{number}", shape, "uint8", weight_scale, zero_point, weights),
+            Tensor(f"bias_{number}", (out_channels,), "int32", scale * weight_scale, 0, biases),
+        ]
+        scale = 0.02 + 0.003 * (number % 4)
+        zero_point = int(rng.integers(20, 200))
+        shape = (1, height, width, out_channels)
+        tensors.append(Tensor(f"features_{number}", shape, "uint8", scale, zero_point))
+        sink = len(tensors) - 1
+        inputs, activation = (source, sink - 2, sink - 1), NO_ACTIVATION if number % 2 else RELU
+        if dense:
+            operators.append(
+                conv(inputs, sink, stride=stride, activation=activation, padding=padding)
+            )
+        else:
+            operators.append(depthwise_conv(inputs, sink, stride=stride, activation=activation))
+        source, channels = sink, out_channels
+    return write_model(tensors, operators, inputs=[0], outputs=[source], description="chain")

@@ -29,7 +29,15 @@ from tests.test_npu_engine import convolution
 from userspace.npu.label_image import Request
 from userspace.npu.preprocess import encode_bmp
 from userspace.npu.smoke import smoke_test
-from userspace.npu.tflite_file import NO_ACTIVATION, Operator, Tensor, conv, write_model
+from userspace.npu.tflite_file import (
+    NO_ACTIVATION,
+    SAME,
+    VALID,
+    Operator,
+    Tensor,
+    conv,
+    write_model,
+)
 from userspace.npu.virtual import host, server, session, shim
 from userspace.npu.virtual.identity import load_identity
 from userspace.npu.virtual.server import MAGIC, Server
@@ -326,6 +334,23 @@ def asset(name: str) -> Path:
     return Path(folder) / name
 
 
+def run_compared(
+    npu: str, model: Path, image: Path, folder: Path
+) -> tuple[npu_layers.Compared, Server]:
+    """Run a model with Mesa's delegate, each layer compared with TFLite's portable kernels."""
+    identity = load_identity(npu)
+    layers = npu_layers.compared(model, image, identity.nn_generation)
+    running = Server(folder / "s", identity, requantisation=lambda: layers)
+    threading.Thread(target=running.serve, daemon=True).start()
+    with closing(running):
+        machine = host.client_machine({"NPU_SHIM_SOCKET": str(folder / "s")})
+        arguments = ["--model", str(model), "--image", str(image), "--delegate", "teflon"]
+        facts = machine.run_runner([*arguments, "--runs", "1"], timeout_s=300)
+    assert "error" not in facts["results"][0], facts["results"][0]
+    assert not any(layers.different.values()), layers.different
+    return layers, running
+
+
 @pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.timeout(600)
@@ -333,18 +358,38 @@ def asset(name: str) -> Path:
 def test_mesa_computes_every_layer_exactly(npu: str, tmp_path: Path) -> None:
     """libteflon.so unchanged: no value of any layer differs from TFLite's portable kernels."""
     model, image = asset("mobilenet_v1_0.25_128_quant.tflite"), asset("grace_hopper.bmp")
-    identity = load_identity(npu)
-    layers = npu_layers.compared(model, image, identity.nn_generation)
-    running = Server(tmp_path / "s", identity, requantisation=lambda: layers)
-    threading.Thread(target=running.serve, daemon=True).start()
-    with closing(running):
-        machine = host.client_machine({"NPU_SHIM_SOCKET": str(tmp_path / "s")})
-        arguments = ["--model", str(model), "--image", str(image), "--delegate", "teflon"]
-        facts = machine.run_runner([*arguments, "--runs", "1"], timeout_s=300)
-    assert "error" not in facts["results"][0], facts["results"][0]
+    layers, _ = run_compared(npu, model, image, tmp_path)
     assert len(layers.different) == 28
-    assert not any(layers.different.values()), layers.different
     assert layers.values == 2 * 412_649
+
+
+DENSE, DEPTHWISE = "conv", "depthwise"
+CHAINS = {
+    "32x32": (32, 32, [
+        (DENSE, 3, 2, SAME, 8), (DENSE, 3, 1, SAME, 17), (DEPTHWISE, 3, 1, SAME, 0),
+        (DENSE, 1, 1, SAME, 24), (DEPTHWISE, 3, 2, SAME, 0), (DENSE, 1, 1, SAME, 40),
+        (DENSE, 3, 1, VALID, 12), (DENSE, 5, 1, SAME, 16),
+    ]),
+    "24x40": (24, 40, [
+        (DENSE, 5, 2, SAME, 8), (DEPTHWISE, 5, 1, SAME, 0), (DENSE, 1, 2, SAME, 20),
+        (DENSE, 3, 1, VALID, 9),
+    ]),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("npu", ["a311d", "imx8mp"])
+@pytest.mark.parametrize("name", CHAINS)
+def test_kernels_strides_and_paddings_exactly(npu: str, name: str, tmp_path: Path) -> None:
+    height, width, layers = CHAINS[name]
+    model, image = tmp_path / "chain.tflite", tmp_path / "noise.bmp"
+    model.write_bytes(npu_layers.chain(height, width, layers))
+    noise = np.random.default_rng(1).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    image.write_bytes(encode_bmp(noise))
+    seen, _ = run_compared(npu, model, image, tmp_path)
+    assert len(seen.different) == len(layers)
 
 
 @pytest.mark.slow
