@@ -41,6 +41,6 @@ def python_command(folder: Path, suite: str, *, preload: Path | None = None,
     if preload:
         guest["LD_PRELOAD"] = str(preload)
     setting = [word for key, value in guest.items() for word in ("-E", f"{key}={value}")]
-    # Compiled Python goes beside the scratch space: the unpacked packages are shared.
+    # Compiled Python goes beside the scratch space, for all tests of a session.
     return ["env", "-u", "PYTHONDONTWRITEBYTECODE", EMULATOR, "-L", view, *setting,
-            view / "usr/bin/python3", "-X", f"pycache_prefix={folder / 'pycache'}"]  # fmt: skip
+            view / "usr/bin/python3", "-X", f"pycache_prefix={folder.parent / 'pycache-arm64'}"]  # fmt: skip
