@@ -30,6 +30,7 @@ class Arm:
     Attributes:
         run: does it once; raises if it did not work, which voids the measurement.
         prepare: brings about the state it starts from; not timed.
+        check: looks at what ``run`` has done, and raises if that is wrong; not timed.
         target: what its ratio to the reference is to be at most; negative: at least.
     """
 
@@ -37,6 +38,7 @@ class Arm:
     run: Callable[[], object]
     prepare: Callable[[], object] | None = None
     target: float | None = None
+    check: Callable[[], object] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ def measure(arms: Sequence[Arm], *, rounds: int, warm_up: int = 1) -> list[Timin
             arm.run()
             if number >= 0:
                 taken_ms[arm.name].append((time.perf_counter() - started) * 1e3)
+            if arm.check:
+                arm.check()
     reference = taken_ms[arms[0].name]
     timings = []
     for arm in arms:

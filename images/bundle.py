@@ -21,6 +21,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -28,8 +29,10 @@ from bsp.base.cache import remove, write_atomically
 from bsp.base.download import sha256_of
 from bsp.base.errors import UserError
 from bsp.base.progress import step
-from bsp.kernel.prebuilt import PrebuiltKernel
-from bsp.profile import Board
+
+if TYPE_CHECKING:  # apt and profiles are for those who assemble, not for those who deploy
+    from bsp.kernel.prebuilt import PrebuiltKernel
+    from bsp.profile import Board
 
 FORMAT = 1
 GENERATION_DIGITS = 12
@@ -156,8 +159,9 @@ def assemble(parts: Parts, target: Path) -> Bundle:
         try:
             (target / "boot").mkdir(parents=True)
             _place_kernel(parts.kernel.image, target / "boot/kernel")
-            _place(parts.initrd, target / "boot/initrd")
-            _place(parts.dtb, target / "boot/board.dtb")
+            # Copied, not linked: these two may be files that somebody goes on editing.
+            shutil.copyfile(parts.initrd, target / "boot/initrd")
+            shutil.copyfile(parts.dtb, target / "boot/board.dtb")
             _place_tree(parts.kernel.modules, target / "modules" / release)
             for name in _BUILD_LINKS:
                 (target / "modules" / release / name).unlink(missing_ok=True)
@@ -194,10 +198,10 @@ def load(path: Path) -> Bundle:
             f"{path} is no bundle: it has no manifest.json", hint="./inv bundle --board B makes one"
         )
     manifest = decode(file.read_bytes(), str(file))
+    folder = str(path)  # pathlib takes ten times as long for thousands of files
     for entry in manifest.files:
-        place = path / entry.path
         try:
-            status = place.lstat()
+            status = os.lstat(f"{folder}/{entry.path}")
         except OSError as error:
             raise UserError(
                 f"{path}: {entry.path} is missing", hint="make the bundle again"
@@ -243,6 +247,13 @@ def generation_of(manifest: Manifest) -> str:
     return hashlib.sha256(encode(nameless)).hexdigest()[:GENERATION_DIGITS]
 
 
+def _names_itself(manifest: Manifest, data: bytes) -> bool:
+    """As ``generation_of``, on the bytes that ``encode`` wrote: 20 ms faster, and every deployment asks."""
+    named, nameless = (f'"generation":"{name}"'.encode() for name in (manifest.generation, ""))
+    digest = hashlib.sha256(data.replace(named, nameless, 1)).hexdigest()
+    return digest[:GENERATION_DIGITS] == manifest.generation
+
+
 def encode(manifest: Manifest) -> bytes:
     """Return ``manifest.json``: one file a line, so that two manifests can be compared."""
     head = msgspec.to_builtins(msgspec.structs.replace(manifest, files=()))
@@ -269,7 +280,7 @@ def decode(data: bytes, where: str) -> Manifest:
         parts = entry.path.split("/")
         if entry.path.startswith("/") or ".." in parts or "" in parts:
             raise UserError(f"{where}: {entry.path!r} is no path below the bundle")
-    if generation_of(manifest) != manifest.generation:
+    if not _names_itself(manifest, data) and generation_of(manifest) != manifest.generation:
         raise UserError(
             f"{where}: the generation is {manifest.generation}, its content says "
             f"{generation_of(manifest)}",

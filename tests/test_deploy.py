@@ -297,10 +297,10 @@ def test_a_full_boot_partition_is_refused_beforehand(
 ) -> None:
     agent_says = Agent.open
 
-    def nearly_full(self: Agent, generation: str | None, *, lock: bool) -> object:
+    def nearly_full(self: Agent, generation: str | None, *, fat_mount: str, lock: bool) -> object:
         import msgspec
 
-        facts = agent_says(self, generation, lock=lock)
+        facts = agent_says(self, generation, fat_mount=fat_mount, lock=lock)
         space = {**facts.space, "fat": Space(bytes=300_000, files=1 << 31)}
         return msgspec.structs.replace(facts, space=space)
 
@@ -374,9 +374,9 @@ def test_a_second_deployment_at_the_same_time_is_refused(
     target = board.target()
     with (
         ssh.connect(target.host) as connection,
-        Agent(connection, root=target.root, fat_mount="/boot/firmware", timeout_s=20) as agent,
+        Agent(connection, root=target.root, timeout_s=20) as agent,
     ):
-        agent.open(None, lock=True)
+        agent.open(None, fat_mount="/boot/firmware", lock=True)
         refused(board, update, "another deployment to this board is running")
     deadline = time.monotonic() + 5  # the server ends the first agent in its own time
     while True:

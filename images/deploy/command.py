@@ -8,7 +8,6 @@ from pathlib import Path
 from bsp.base.errors import UserError
 from bsp.board.inventory import resolve
 from bsp.profile import Board, load_board
-from images import bundle as bundles
 from images.bundle import Bundle
 
 from .deploy import Result, Target, deploy
@@ -48,7 +47,7 @@ def deploy_to(
 
     return deploy(
         target,
-        bundle=bundles.load(Path(bundle)) if bundle else None,
+        bundle=Path(bundle) if bundle else None,
         board=load_board(board) if board else None,
         make_bundle=make,
         dry_run=dry_run,

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from bsp.base import progress
@@ -17,6 +18,7 @@ from bsp.base.errors import BoardStateUnknownError, BspError, RolledBackError, U
 from bsp.board.inventory import Host
 from bsp.board.ssh import connect
 from bsp.profile import Board, board_names, load_board
+from images import bundle as bundles
 from images.bundle import Bundle, Manifest, with_required_options
 
 from . import plan as planning
@@ -26,6 +28,7 @@ from .transfer import Agent, BoardRefusedError, ConnectionLostError, Progress, e
 
 BundleMaker = Callable[[Board], Bundle]
 
+_FAT_MOUNT = "/boot/firmware"  # where Debian mounts it; profiles may say otherwise
 _CONNECT_S = 30.0
 _ANSWER_S = 120.0  # hashing a kernel takes an emulated board a while
 
@@ -116,7 +119,7 @@ class Target:
 def deploy(
     target: Target,
     *,
-    bundle: Bundle | None,
+    bundle: Bundle | Path | None,
     board: Board | None,
     make_bundle: BundleMaker | None = None,
     dry_run: bool = False,
@@ -124,65 +127,85 @@ def deploy(
     """Bring a bundle onto a board, boot it on trial, and confirm it or have the old one back.
 
     Args:
+        bundle: or the folder that it is in; None has ``make_bundle`` make it for the board.
         board: profile; None: the bundle's, the host record's, or the one whose ``compatible`` it has.
-        make_bundle: makes the bundle for a board, where ``bundle`` is None.
 
     Raises:
         UserError: another board, no room, no boot script, wrong host key...; nothing was changed.
         InfrastructureError: the connection broke before the reboot; the board is as it was.
     """
     host = target.host
-    name = bundle.manifest.board if bundle else (host.board if board is None else None)
-    board = board or (load_board(name) if name in board_names() else None)
-    if board is not None:
-        _refuse_without_boot(host, board)
-    with connect(host, timeout_s=_CONNECT_S, accept_new_key=target.accept_new_key) as connection:
-        fat_mount = board.boot.fat_mount if board and board.boot else "/boot/firmware"
+    with _session(target) as agent:
+        # While the agent starts over there:
+        if isinstance(bundle, Path):
+            bundle = bundles.load(bundle)
+        if board is None:
+            board = _profile(bundle.manifest.board if bundle else host.board)
+        if board is not None:
+            _refuse_without_boot(host, board)
         if bundle is None and board is not None and make_bundle is not None:
             bundle = make_bundle(board)
-        with Agent(connection, root=target.root, fat_mount=fat_mount, timeout_s=_ANSWER_S) as agent:
-            facts = agent.open(bundle.generation if bundle else None, lock=not dry_run)
-            if bundle is None:
-                board = _board_of(facts, host)
-                _refuse_without_boot(host, board)
-                planning.check_identity(facts, board.compatible, host=host.name, what=board.name)
-                assert make_bundle is not None
-                bundle = make_bundle(board)
-                facts = agent.open(bundle.generation, lock=False)
-            manifest = bundle.manifest
-            _check_board_name(board, manifest)
-            planning.check_identity(
-                facts, manifest.compatible, host=host.name, what=f"the bundle {bundle.generation}"
-            )
-            _check_serial(host, facts)
-            good = planning.check_layout(facts, host=host.name, fat_mount=fat_mount)
-            present = facts.generations.get(bundle.generation) == ()
-            known = {} if present else {each.generation: each for each in each_known(agent, facts)}
-            plan = planning.plan_deploy(manifest, facts, good, known, host=host.name)
-            result = Result(
-                host.name,
-                manifest.board,
-                facts.running,
-                bundle.generation,
-                bytes_total=manifest.total_bytes,
-                plan=plan,
-            )
-            if facts.running == bundle.generation:
-                result.running_dtb_matches = not trial.tree_problems(facts.dtb, facts.fdt)
-            if not plan.steps and not result.running_dtb_matches:
-                # The boot loader hands on another tree than the one sent; a reboot would not help.
-                progress.say(
-                    f"the running device tree of {host.name} differs from the one sent; see status"
-                )
-            if dry_run:
-                return result
-            if not plan.steps:
-                result.outcome = "unchanged"
-                return result
-            progress.say(str(plan))
-            _prepare(agent, plan, bundle, facts, result)
-            _arm(agent, plan, target)
+        fat_mount = board.boot.fat_mount if board and board.boot else _FAT_MOUNT
+        generation = bundle.generation if bundle else None
+        facts = agent.open(generation, fat_mount=fat_mount, lock=not dry_run)
+        if bundle is None:
+            board = _board_of(facts, host)
+            _refuse_without_boot(host, board)
+            assert make_bundle is not None
+            assert board.boot
+            bundle, fat_mount = make_bundle(board), board.boot.fat_mount
+            facts = agent.open(bundle.generation, fat_mount=fat_mount, lock=False)
+        result = _planned(target, agent, facts, bundle, board, fat_mount)
+        assert result.plan
+        if dry_run:
+            return result
+        if not result.plan.steps:
+            result.outcome = "unchanged"
+            return result
+        progress.say(str(result.plan))
+        prepare(agent, result.plan, bundle, facts, result)
+        _arm(agent, result.plan, target)
     return _decide(target, result, facts, fat_mount)
+
+
+def _planned(
+    target: Target, agent: Agent, facts: Facts, bundle: Bundle, board: Board | None, fat_mount: str
+) -> Result:
+    """Everything that only asks: is it the board, does it boot through us, what is to be done."""
+    host, manifest = target.host, bundle.manifest
+    _check_board_name(board, manifest)
+    what = f"the bundle {bundle.generation}"
+    planning.check_identity(facts, manifest.compatible, host=host.name, what=what)
+    _check_serial(host, facts)
+    good = planning.check_layout(facts, host=host.name, fat_mount=fat_mount)
+    present = facts.generations.get(bundle.generation) == ()
+    known = {} if present else {each.generation: each for each in each_known(agent, facts)}
+    plan = planning.plan_deploy(manifest, facts, good, known, host=host.name)
+    result = Result(
+        host.name,
+        manifest.board,
+        facts.running,
+        bundle.generation,
+        bytes_total=manifest.total_bytes,
+        plan=plan,
+    )
+    if facts.running == bundle.generation:
+        result.running_dtb_matches = not trial.tree_problems(facts.dtb, facts.fdt)
+        if not plan.steps and not result.running_dtb_matches:
+            # The boot loader hands on another tree than the one sent; a reboot would not help.
+            progress.say(f"the running device tree of {host.name} is not the one sent; see status")
+    return result
+
+
+@contextmanager
+def _session(target: Target, *, accept_new_key: bool | None = None) -> Iterator[Agent]:
+    """A new connection to the board, with the agent running at its end."""
+    accept = target.accept_new_key if accept_new_key is None else accept_new_key
+    with (
+        connect(target.host, timeout_s=_CONNECT_S, accept_new_key=accept) as connection,
+        Agent(connection, root=target.root, timeout_s=_ANSWER_S) as agent,
+    ):
+        yield agent
 
 
 def rollback(target: Target, *, dry_run: bool = False) -> Result:
@@ -193,11 +216,8 @@ def rollback(target: Target, *, dry_run: bool = False) -> Result:
     """
     host = target.host
     fat_mount = _fat_mount_of(host)
-    with (
-        connect(host, timeout_s=_CONNECT_S, accept_new_key=target.accept_new_key) as connection,
-        Agent(connection, root=target.root, fat_mount=fat_mount, timeout_s=_ANSWER_S) as agent,
-    ):
-        facts = agent.open(None, lock=not dry_run)
+    with _session(target) as agent:
+        facts = agent.open(None, fat_mount=fat_mount, lock=not dry_run)
         good = planning.check_layout(facts, host=host.name, fat_mount=fat_mount)
         _check_serial(host, facts)
         plan = planning.plan_rollback(facts, good, host=host.name)
@@ -214,11 +234,8 @@ def status(target: Target) -> dict[str, Any]:
     """What runs on a board, what boots next, and whether the running device tree is the one sent."""
     host = target.host
     fat_mount = _fat_mount_of(host)
-    with (
-        connect(host, timeout_s=_CONNECT_S, accept_new_key=target.accept_new_key) as connection,
-        Agent(connection, root=target.root, fat_mount=fat_mount, timeout_s=_ANSWER_S) as agent,
-    ):
-        facts = agent.open(None, lock=False)
+    with _session(target) as agent:
+        facts = agent.open(None, fat_mount=fat_mount, lock=False)
         running: Manifest | None = None
         if facts.running in facts.generations and facts.running is not None:
             with contextlib.suppress(UserError):  # damaged: listed below
@@ -249,7 +266,7 @@ def status(target: Target) -> dict[str, Any]:
     }
 
 
-def _prepare(agent: Agent, plan: Plan, bundle: Bundle, facts: Facts, result: Result) -> None:
+def prepare(agent: Agent, plan: Plan, bundle: Bundle, facts: Facts, result: Result) -> None:
     """Everything before the reboot: nothing of it touches what runs."""
     for step in plan.steps:
         if isinstance(step, Discard):
@@ -283,8 +300,8 @@ def _decide(target: Target, result: Result, facts: Facts, fat_mount: str) -> Res
     assert result.plan
     host = target.host
     confirm = next((step for step in result.plan.steps if isinstance(step, Confirm)), None)
-    if confirm is None:
-        result.outcome = "confirmed"
+    if confirm is None:  # it ran already; there were only leftovers to remove
+        result.outcome = "unchanged"
         return result
     console_from = trial.console_size(host)
     boot_id = facts.boot_id
@@ -320,10 +337,9 @@ def _confirm(
     try:
         with (
             result.step("Confirming over a new session"),
-            connect(host, timeout_s=_CONNECT_S) as connection,
-            Agent(connection, root=target.root, fat_mount=fat_mount, timeout_s=_ANSWER_S) as agent,
+            _session(target, accept_new_key=False) as agent,
         ):
-            facts = agent.open(confirm.generation, lock=True)
+            facts = agent.open(confirm.generation, fat_mount=fat_mount, lock=True)
             release = agent.manifest(confirm.generation).kernel_release
             verified = agent.ask({"do": "verify", "generation": confirm.generation}, timeout_s=300)
             found = trial.problems(facts, verified, release=release, generation=confirm.generation)
@@ -359,11 +375,8 @@ def _rescue(target: Target, result: Result, boot_id: str, fat_mount: str) -> tri
     host = target.host
     now = trial.probe(host, timeout_s=5, root=target.root)
     if now is not None and now.boot_id == boot_id:
-        with (
-            connect(host, timeout_s=_CONNECT_S) as connection,
-            Agent(connection, root=target.root, fat_mount=fat_mount, timeout_s=_ANSWER_S) as agent,
-        ):
-            agent.open(None, lock=False)
+        with _session(target, accept_new_key=False) as agent:
+            agent.open(None, fat_mount=fat_mount, lock=False)
             agent.ask({"do": "disarm"})
         _rolled_back(result, now.generation, f"it did not reboot within {target.timeout_s:g} s")
         return None
@@ -431,11 +444,15 @@ def _refuse_without_boot(host: Host, board: Board) -> None:
 
 def _fat_mount_of(host: Host) -> str:
     if host.board is None:
-        return "/boot/firmware"
+        return _FAT_MOUNT
     board = load_board(host.board)
     _refuse_without_boot(host, board)
     assert board.boot
     return board.boot.fat_mount
+
+
+def _profile(name: str | None) -> Board | None:
+    return load_board(name) if name is not None and name in board_names() else None
 
 
 def _board_of(facts: Facts, host: Host) -> Board:

@@ -13,6 +13,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import os
 import socket
 import struct
 import time
@@ -35,10 +36,12 @@ from .plan import Facts, Send
 
 ONBOARD_MODULES = ("frames", "files", "board", "stage", "agent")
 
-# Makes the modules of onboard/ a package in memory, then runs it.
+# Makes the modules of onboard/ a package in memory, then runs it. -I -S: none of the board's own settings and
+# installed packages, which take a slow board longer to look for than all of this.
+_PYTHON = ("python3", "-I", "-S", "-c")
 _START = """\
 import json,sys,types
-i=sys.stdin.buffer
+i=open(0,"rb",1<<18,closefd=False)
 p=types.ModuleType("onboard")
 p.__path__=[]
 sys.modules["onboard"]=p
@@ -48,13 +51,14 @@ for n,t in json.loads(i.read(int(i.readline()))):
     sys.modules[m.__name__]=m
     setattr(p,n,m)
     exec(compile(t,"onboard/"+n+".py","exec"),m.__dict__)
-m.main()
+m.main(i)
 """
 
 _SLOW_ROUND_TRIP_S = 0.002
-_SLOW_BYTES_PER_S = 30e6
+_SLOW_BYTES_PER_S = 14e6  # 100 Mbit/s; compressing for a faster link would cost more than it saves
 _MEASURE_AFTER_BYTES = 6 << 20  # the first megabytes only fill windows and buffers
 _WORTH_IT = 0.9
+_SMALL_BYTES = 200
 _WRITE_BYTES = 256 << 10
 
 
@@ -65,15 +69,21 @@ class BoardRefusedError(InfrastructureError):
 class Agent:
     """The agent on a board, through one channel; a context manager."""
 
-    def __init__(
-        self, connection: Connection, *, root: str, fat_mount: str, timeout_s: float
-    ) -> None:
+    def __init__(self, connection: Connection, *, root: str, timeout_s: float) -> None:
+        """Start the agent; it is read and compiled over there while this side goes on.
+
+        Args:
+            root: prefix of all paths on the board; for the tests.
+        """
         self._connection = connection
         self._root = root
-        self._fat_mount = fat_mount
         self._timeout_s = timeout_s
-        self._process: Process = connection.start(["python3", "-c", _START])
-        self._started = False
+        self._far = _is_far(connection)
+        self._process: Process = connection.start([*_PYTHON, _START])
+        folder = slots.ONBOARD_DIR
+        modules = [(name, (folder / f"{name}.py").read_text()) for name in ONBOARD_MODULES]
+        source = json.dumps(modules).encode()
+        self._write(b"%d\n%s" % (len(source), source))
         self.codecs: tuple[str, ...] = ()
 
     def __enter__(self) -> Agent:
@@ -82,8 +92,13 @@ class Agent:
     def __exit__(self, *_: object) -> None:
         self._process.close()
 
-    def open(self, generation: str | None, *, lock: bool) -> Facts:
-        """Ask what the board is and has; the first time, send the agent before.
+    def open(self, generation: str | None, *, fat_mount: str, lock: bool) -> Facts:
+        """Ask what the board is and has.
+
+        Args:
+            generation: the one that is to run there; None to look at all of them.
+            fat_mount: where its boot partition is mounted.
+            lock: keep other deployments out until this session ends.
 
         Raises:
             UserError: the board has no Python 3, or another deployment to it is running.
@@ -91,30 +106,20 @@ class Agent:
         request = {
             "do": "open",
             "root": self._root,
-            "fat": self._fat_mount,
+            "fat": fat_mount,
             "lock": lock,
+            "far": self._far,
             "generation": generation,
             "onboard": [file.target for file in slots.ONBOARD_FILES],
         }
         try:
-            self._write(self._source() + json.dumps(request).encode() + b"\n")
-            facts = msgspec.convert(self._answer(self._timeout_s), Facts)
+            facts = msgspec.convert(self.ask(request), Facts)
         except BoardRefusedError as error:
             if "another deployment" in error.message:
                 raise UserError(error.message, hint="wait for it to end") from error
             raise
         self.codecs = facts.codecs
         return facts
-
-    def _source(self) -> bytes:
-        """The agent's modules, as ``_START`` takes them; nothing once they are there."""
-        if self._started:
-            return b""
-        self._started = True
-        folder = slots.ONBOARD_DIR
-        modules = [(name, (folder / f"{name}.py").read_text()) for name in ONBOARD_MODULES]
-        source = json.dumps(modules).encode()
-        return b"%d\n%s" % (len(source), source)
 
     def ask(self, request: dict[str, Any], *, timeout_s: float | None = None) -> dict[str, Any]:
         """Send one request and return its answer.
@@ -132,14 +137,19 @@ class Agent:
         Raises:
             UserError: it is not what its name says.
         """
+        return bundles.decode(
+            self._manifest_bytes(generation), f"generation {generation} on the board"
+        )
+
+    def _manifest_bytes(self, generation: str) -> bytes:
         file = _remembered(generation)
         if file.exists():
-            return bundles.decode(file.read_bytes(), str(file))
+            return file.read_bytes()
         answer = self.ask({"do": "manifest", "generation": generation})
         content = zlib.decompress(base64.b64decode(answer["manifest"]))
-        manifest = bundles.decode(content, f"generation {generation} on the board")
-        remember(manifest)
-        return manifest
+        bundles.decode(content, f"generation {generation} on the board")
+        remember(generation, content)
+        return content
 
     def stage(
         self, bundle: Bundle, step: Send, *, args: bytes, facts: Facts, progress: Progress
@@ -150,8 +160,8 @@ class Agent:
             UserError: a file system on the board is full.
             BoardRefusedError, ConnectionLostError: it is not there; what came is kept for the next try.
         """
-        content = bundles.encode(bundle.manifest)
-        base = bundles.encode(self.manifest(step.base)) if step.base else b""
+        content = (bundle.path / "manifest.json").read_bytes()
+        base = self._manifest_bytes(step.base) if step.base else b""
         runs, fresh = line_difference(base, content)
         request = {
             "do": "stage",
@@ -165,15 +175,16 @@ class Agent:
             **_onboard(facts),
         }
         indexes = list(step.indexes)
+        folder = str(bundle.path)
         for _ in range(3):
-            stream = _Stream(self._process, self.codecs, _is_far(self._connection), progress)
+            stream = _Stream(self._process, self.codecs, self._far, progress)
             try:
                 self._process.write(json.dumps(request).encode() + b"\n")
                 stream.data(fresh)
                 stream.end()
                 for index in indexes:
                     entry = bundle.manifest.files[index]
-                    stream.file(index, bundle.file(entry), entry.size_bytes)
+                    stream.file(index, f"{folder}/{entry.path}", entry.size_bytes)
                 stream.end()
                 stream.flush()
             except ConnectionLostError:
@@ -182,7 +193,7 @@ class Agent:
             progress.wire_bytes += stream.wire_bytes
             indexes = frames.from_ranges(self._answer(max(self._timeout_s, 300))["need"])
             if not indexes:
-                remember(bundle.manifest)
+                remember(bundle.generation, content)
                 return
             # The board has lost files since it was asked (or they are damaged): send these too.
             request["send"] = frames.ranges(indexes)
@@ -242,9 +253,8 @@ class _Stream:
     ) -> None:
         self._process = process
         self._progress = progress
-        self._codec = next(
-            (codec for codec in frames.codecs() if codec.kind.decode() in codecs), None
-        )
+        self._codecs = codecs
+        self._codec: frames.Zstd | frames.Zlib | None = None
         self._compress = far
         self._pending = bytearray()
         self._started = time.monotonic()
@@ -252,30 +262,39 @@ class _Stream:
 
     def data(self, content: bytes, *, compress: bool = True) -> bool:
         """Write data frames; return whether compression was worth it."""
-        worth = True
+        worth = compress
         for at in range(0, len(content), frames.CHUNK_BYTES):
             chunk = content[at : at + frames.CHUNK_BYTES]
-            if self._compress and compress and worth and self._codec and len(chunk) > 200:
-                small = self._codec.compress(chunk)
+            if self._compress and worth and len(chunk) > _SMALL_BYTES:
+                codec = self._codec = self._codec or self._choose()
+                small = codec.compress(chunk)
                 worth = len(small) < _WORTH_IT * len(chunk)
                 if worth:
-                    self._write(self._codec.kind, small)
+                    self._write(codec.kind, small)
                     continue
             self._write(b"R", chunk)
         return worth
 
-    def file(self, index: int, path: Path, size_bytes: int) -> None:
+    def _choose(self) -> frames.Zstd | frames.Zlib:
+        """The best codec that both ends have."""
+        found = (frames.codec(kind.encode()) for kind in self._codecs)
+        return next((codec for codec in found if codec), frames.Zlib())
+
+    def file(self, index: int, path: str, size_bytes: int) -> None:
         """Write one file."""
         self._write(b"F", struct.pack(">I", index))
         left = size_bytes
         worth = True
-        with path.open("rb", buffering=0) as file:
+        handle = os.open(path, os.O_RDONLY)
+        try:
             while left > 0:
-                chunk = file.read(min(left, frames.CHUNK_BYTES))
+                chunk = os.read(handle, min(left, frames.CHUNK_BYTES))
                 if not chunk:
                     raise UserError(f"{path} became shorter while it was sent", hint="deploy again")
                 worth = self.data(chunk, compress=worth)
                 left -= len(chunk)
+        finally:
+            os.close(handle)
         self._progress.add(size_bytes)
 
     def end(self) -> None:
@@ -324,11 +343,11 @@ def line_difference(base: bytes, content: bytes) -> tuple[list[list[int]], bytes
     return runs, b"\n".join(fresh)
 
 
-def remember(manifest: Manifest) -> None:
+def remember(generation: str, manifest: bytes) -> None:
     """Keep a manifest on this machine: the next difference is made against it."""
-    file = _remembered(manifest.generation)
+    file = _remembered(generation)
     if not file.exists():
-        write_atomically(file, bundles.encode(manifest))
+        write_atomically(file, manifest)
 
 
 def _remembered(generation: str) -> Path:
@@ -346,12 +365,13 @@ def _onboard(facts: Facts) -> dict[str, Any]:
 
 
 def _is_far(connection: Connection) -> bool:
-    """Whether the round trip is one of a network worth compressing for (Linux's TCP_INFO, tcpi_rtt)."""
+    """Whether the round trip is one of a network worth compressing for (from Linux's TCP_INFO)."""
     sock = connection.transport.sock
     if not isinstance(sock, socket.socket) or not hasattr(socket, "TCP_INFO"):
         return True  # through another host
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
-    (round_trip_us,) = struct.unpack_from("I", info, 8 + 15 * 4)
+    # struct tcp_info, tcpi_min_rtt: unlike the smoothed one, it is not that of a busy machine.
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 152)
+    (round_trip_us,) = struct.unpack_from("I", info, 148) if len(info) >= 152 else (0,)
     return float(round_trip_us) > _SLOW_ROUND_TRIP_S * 1e6
 
 

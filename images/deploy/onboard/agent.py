@@ -12,16 +12,18 @@ import base64
 import fcntl
 import json
 import os
-import shutil
-import subprocess
-import sys
 import zlib
-from typing import BinaryIO
 
-from .board import Board, Record
+from .board import Board
 from .files import SECTOR_BYTES, flush_filesystem, on_fat, sha256_of, write_sector
 from .frames import Frames, RefusedError
 from .stage import discard, stage
+
+TYPE_CHECKING = False  # see frames.py
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+    from .board import Record
 
 
 def serve(source: BinaryIO, sink: BinaryIO) -> None:
@@ -102,6 +104,9 @@ def _arm(board: Board, request: Record) -> Record:
 
 def _reboot(request: Record) -> Record:
     """Reboot in a moment, from a process of its own, so that this one can still answer."""
+    import shutil
+    import subprocess
+
     program, *arguments = request["reboot"]
     found = shutil.which(program)
     if found is None:
@@ -133,6 +138,8 @@ def _commit(board: Board, request: Record) -> Record:
     return {"good": request["generation"]}
 
 
-def main() -> None:
-    """Run on the standard streams."""
-    serve(sys.stdin.buffer, sys.stdout.buffer)
+def main(source: BinaryIO) -> None:
+    """Serve the standard streams; some of the input has been read, through ``source``."""
+    os.umask(0o022)
+    with open(1, "wb", closefd=False) as sink:
+        serve(source, sink)

@@ -7,14 +7,11 @@ import base64
 import contextlib
 import json
 import os
-import threading
 import zlib
-from typing import Any
 
 from .files import (
     PARTIAL,
     SECTOR_BYTES,
-    Entry,
     intact,
     is_generation,
     link_of,
@@ -24,9 +21,15 @@ from .files import (
     read_text,
     sha256_of,
 )
-from .frames import RefusedError, codecs, ranges
+from .frames import RefusedError, Zlib, Zstd, codec, ranges
 
-Record = dict[str, Any]
+TYPE_CHECKING = False  # see frames.py
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .files import Entry
+
+    Record = dict[str, Any]
 
 _STORE = "var/lib/npu-bsp/generations"
 _NO_LIMIT = 1 << 31
@@ -42,6 +45,8 @@ class Board:
         self.files = os.path.join(self.own, "files")
         self.store = self.at(_STORE)
         self._manifests: dict[str, tuple[bytes, list[Entry]]] = {}
+        self.checked: dict[str, set[str]] = {}
+        """Generations that this session has looked at, with the paths of their damaged files."""
 
     def at(self, path: str) -> str:
         """A path of the board."""
@@ -112,7 +117,7 @@ class Board:
             "generations": self._checked_generations(wanted),
             "resumable": self._resumable(wanted) if wanted else [],
             "leftovers": self._leftovers(wanted),
-            "codecs": [codec.kind.decode() for codec in codecs()],
+            "codecs": _codecs(far=request["far"]),
             "onboard": {name: sha256_of(self.at(name)) for name in request.get("onboard", ())},
             "fdt": None,
             "dtb": None,
@@ -192,6 +197,7 @@ class Board:
         ]
         if not os.path.exists(f"{self.own}/{generation}/args.env"):
             result.append("args.env")
+        self.checked[generation] = set(result)
         return result
 
     def _resumable(self, generation: str) -> list[list[int]]:
@@ -234,8 +240,16 @@ class Board:
         }
 
 
+def _codecs(*, far: bool) -> list[str]:
+    """The codecs here, best first; looking for zstd takes time that only a slow link is worth."""
+    kinds = [Zstd.kind] if far and codec(Zstd.kind) else []
+    return [kind.decode() for kind in (*kinds, Zlib.kind)]
+
+
 def _wrong(files: list[Entry], places: dict[str, str]) -> list[str]:
     """Paths of the entries whose files do not have the content that they should have."""
+    import threading
+
     wrong: list[str] = []
     rest = iter(files)
     turn = threading.Lock()

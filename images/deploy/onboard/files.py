@@ -4,11 +4,9 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import os
 import stat
-from typing import Any
 
 from .frames import RefusedError
 
@@ -17,8 +15,11 @@ PARTIAL = ".partial"
 MTIME_S = 946684800
 """1 January 2000: marks a file of a generation as written whole and verified."""
 
-Entry = dict[str, Any]
-"""One file of a manifest; see Entry in images/bundle.py."""
+TYPE_CHECKING = False  # see frames.py
+if TYPE_CHECKING:
+    from typing import Any
+
+    Entry = dict[str, Any]  # one file of a manifest: Entry in images/bundle.py
 
 
 def read(path: str) -> bytes:
@@ -60,6 +61,8 @@ def flush(path: str) -> None:
 
 def flush_filesystem(path: str) -> None:
     """Flush the file system that ``path`` is on, and no other."""
+    import ctypes
+
     handle = os.open(path, os.O_RDONLY)
     try:
         if ctypes.CDLL(None).syncfs(handle) != 0:

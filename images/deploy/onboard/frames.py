@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import struct
 import zlib
-from typing import Any, BinaryIO
+
+TYPE_CHECKING = False  # importing typing costs a slow board more than all the rest
+if TYPE_CHECKING:
+    from typing import Any, BinaryIO
 
 HEADER = struct.Struct(">cI")
 CHUNK_BYTES = 1 << 20
+_BOUND_BYTES = CHUNK_BYTES + (CHUNK_BYTES >> 7) + 512  # ZSTD_COMPRESSBOUND of a chunk, and some
+_LEVEL = 3
 
 
 class RefusedError(Exception):
@@ -22,31 +26,30 @@ class Zstd:
     kind = b"Z"
 
     def __init__(self) -> None:
+        import ctypes
+
         self._lib = ctypes.CDLL("libzstd.so.1")
-        for name in ("ZSTD_compress", "ZSTD_decompress", "ZSTD_compressBound"):
-            getattr(self._lib, name).restype = ctypes.c_size_t
-        self._lib.ZSTD_compressBound.argtypes = [ctypes.c_size_t]
         sized: list[Any] = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t]
-        self._lib.ZSTD_decompress.argtypes = sized
         self._lib.ZSTD_compress.argtypes = [*sized, ctypes.c_int]
+        self._lib.ZSTD_decompress.argtypes = sized
+        self._lib.ZSTD_compress.restype = self._lib.ZSTD_decompress.restype = ctypes.c_size_t
         self._lib.ZSTD_isError.argtypes = [ctypes.c_size_t]
+        self._room = ctypes.create_string_buffer(_BOUND_BYTES)
+        self._string_at = ctypes.string_at
 
     def compress(self, data: bytes) -> bytes:
-        """Return ``data`` as one zstd frame."""
-        room = self._lib.ZSTD_compressBound(len(data))
-        target = ctypes.create_string_buffer(room)
-        size = self._lib.ZSTD_compress(target, room, data, len(data), 3)
+        """Return ``data``, one chunk at most, as one zstd frame."""
+        size = self._lib.ZSTD_compress(self._room, _BOUND_BYTES, data, len(data), _LEVEL)
         if self._lib.ZSTD_isError(size):
             raise ValueError("zstd cannot compress")
-        return ctypes.string_at(target, size)
+        return self._string_at(self._room, size)
 
-    def decompress(self, data: bytes, limit: int) -> bytes:
-        """Return the content of one zstd frame, at most ``limit`` bytes."""
-        target = ctypes.create_string_buffer(limit)
-        size = self._lib.ZSTD_decompress(target, limit, data, len(data))
+    def decompress(self, data: bytes) -> bytes:
+        """Return the content of one zstd frame, one chunk at most."""
+        size = self._lib.ZSTD_decompress(self._room, CHUNK_BYTES, data, len(data))
         if self._lib.ZSTD_isError(size):
             raise RefusedError("broken zstd frame")
-        return ctypes.string_at(target, size)
+        return self._string_at(self._room, size)
 
 
 class Zlib:
@@ -56,31 +59,28 @@ class Zlib:
 
     def compress(self, data: bytes) -> bytes:
         """Return ``data`` compressed."""
-        return zlib.compress(data, 3)
+        return zlib.compress(data, _LEVEL)
 
-    def decompress(self, data: bytes, limit: int) -> bytes:
-        """Return ``data`` decompressed, at most ``limit`` bytes."""
+    def decompress(self, data: bytes) -> bytes:
+        """Return ``data`` decompressed, one chunk at most."""
         try:
-            return zlib.decompressobj().decompress(data, limit)
+            return zlib.decompressobj().decompress(data, CHUNK_BYTES)
         except zlib.error as error:
             raise RefusedError(f"broken zlib frame: {error}") from error
 
 
-def codecs() -> list[Zstd | Zlib]:
-    """The codecs of this machine, best first."""
+def codec(kind: bytes) -> Zstd | Zlib | None:
+    """The codec of that kind; None if this machine has not got it."""
+    if kind == Zlib.kind:
+        return Zlib()
     try:
-        return [Zstd(), Zlib()]
+        return Zstd() if kind == Zstd.kind else None
     except (OSError, AttributeError):
-        return [Zlib()]
-
-
-def frame(kind: bytes, payload: bytes | memoryview = b"") -> bytes:
-    """Return one frame: its kind, its length (4 bytes, big-endian), its payload."""
-    return HEADER.pack(kind, len(payload)) + bytes(payload)
+        return None
 
 
 class Frames:
-    """Reads frames.
+    """Reads frames. Each is a kind (one letter), a length (4 bytes, big-endian) and a payload.
 
     F        a file begins: its index in the manifest (4 bytes); data follows, up to the file's size
     R, Z, G  data: raw, a zstd frame, a zlib stream; one chunk each
@@ -89,7 +89,7 @@ class Frames:
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
-        self._codecs = {codec.kind: codec for codec in codecs()}
+        self._codecs: dict[bytes, Zstd | Zlib | None] = {}
 
     def next(self) -> tuple[bytes, bytes]:
         """Return the next frame as (kind, content); data comes decompressed, as kind R.
@@ -98,18 +98,23 @@ class Frames:
             EOFError: the host is gone.
             RefusedError: what comes is no frame.
         """
-        kind, size = HEADER.unpack(self._exactly(HEADER.size))
+        header = self._stream.read(HEADER.size)
+        if len(header) != HEADER.size:
+            raise EOFError("the host is gone")
+        kind, size = HEADER.unpack(header)
         if size > 2 * CHUNK_BYTES:
             raise RefusedError(f"frame of {size} bytes")
-        payload = self._exactly(size)
-        codec = self._codecs.get(kind)
-        return (b"R", codec.decompress(payload, CHUNK_BYTES)) if codec else (kind, payload)
-
-    def _exactly(self, size: int) -> bytes:
-        data = self._stream.read(size)
-        if len(data) != size:
+        payload = self._stream.read(size)
+        if len(payload) != size:
             raise EOFError("the host is gone")
-        return data
+        if kind in (b"R", b"F", b"E"):
+            return kind, payload
+        if kind not in self._codecs:
+            self._codecs[kind] = codec(kind)
+        known = self._codecs[kind]
+        if known is None:
+            raise RefusedError(f"frame of kind {kind!r}, which this board cannot read")
+        return b"R", known.decompress(payload)
 
 
 def ranges(numbers: list[int]) -> list[list[int]]:

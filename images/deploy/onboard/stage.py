@@ -10,13 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 
-from .board import Board, Record
+from .board import Board
 from .files import (
     MTIME_S,
     PARTIAL,
-    Entry,
     flush,
     flush_filesystem,
     intact,
@@ -24,13 +22,16 @@ from .files import (
     make_way,
     names_in,
     on_fat,
-    sha256_of,
     write_whole,
 )
 from .frames import Frames, RefusedError, from_ranges, ranges
 
-Sources = dict[str, tuple[str, Entry]]
-"""SHA-256 -> a file here with that content, and its entry."""
+TYPE_CHECKING = False  # see frames.py
+if TYPE_CHECKING:
+    from .board import Record
+    from .files import Entry
+
+    Sources = dict[tuple[str, int], str]  # SHA-256 and mode -> a whole file here like that
 
 
 def stage(board: Board, request: Record, frames: Frames) -> Record:
@@ -51,13 +52,17 @@ def stage(board: Board, request: Record, frames: Frames) -> Record:
     lacking = sorted({*lacking, *(coming - placed)})
     if lacking:
         # Most of these are second copies of what has just come.
-        here = {entries[index]["sha256"]: (board.place(folder, entries[index]), entries[index])
-                for index in placed if not on_fat(entries[index])}  # fmt: skip
+        came = [entries[index] for index in placed]
+        here = {_like(entry): board.place(folder, entry) for entry in came if not on_fat(entry)}
         lacking = _place_present(board, entries, lacking, folder, here)
     if lacking:
         return {"need": ranges(lacking)}
     _finish(board, request, folder)
     return {"need": []}
+
+
+def _like(entry: Entry) -> tuple[str, int]:
+    return entry["sha256"], entry.get("mode", 0o644)
 
 
 def _receive_manifest(board: Board, request: Record, frames: Frames) -> bytes:
@@ -79,12 +84,15 @@ def _receive_manifest(board: Board, request: Record, frames: Frames) -> bytes:
 
 
 def _sources(board: Board, bases: list[str]) -> Sources:
-    """Where content lies already."""
+    """Where content lies already, in files that are as they were made."""
     found: Sources = {}
     for base in bases:
+        damaged = board.checked.get(base)
         for entry in board.manifest(base)[1]:
             if entry.get("link") is None and not on_fat(entry):
-                found.setdefault(entry["sha256"], (f"{board.store}/{base}/{entry['path']}", entry))
+                path = f"{board.store}/{base}/{entry['path']}"
+                if entry["path"] not in damaged if damaged is not None else intact(path, entry):
+                    found.setdefault(_like(entry), path)
     return found
 
 
@@ -96,8 +104,8 @@ def _place_present(
     made: set[str] = set()
     for index in indexes:
         entry = entries[index]
-        if on_fat(entry):
-            if sha256_of(board.fat_file(entry)) != entry["sha256"]:
+        if on_fat(entry):  # its content is hashed before it is booted: see arm
+            if not os.path.exists(board.fat_file(entry)):
                 lacking.append(index)
             continue
         path = f"{folder}/{entry['path']}"
@@ -105,26 +113,20 @@ def _place_present(
         if parent not in made:
             os.makedirs(parent, exist_ok=True)
             made.add(parent)
-        if entry.get("link") is not None:
-            if not intact(path, entry):
+        source = here.get(_like(entry)) if entry.get("link") is None else None
+        if source:
+            try:
+                os.link(source, path)
+            except FileExistsError:
+                make_way(path)
+                os.link(source, path)
+        elif not intact(path, entry):
+            if entry.get("link") is None:
+                lacking.append(index)
+            else:
                 make_way(path)
                 os.symlink(entry["link"], path)
-        elif not _link_from(path, entry, here) and not intact(path, entry):
-            lacking.append(index)
     return lacking
-
-
-def _link_from(path: str, entry: Entry, here: Sources) -> bool:
-    """Hard-link the file with this content, if there is one that is as it was made."""
-    source, other = here.get(entry["sha256"], ("", {}))
-    if not source or other.get("mode") != entry.get("mode") or not intact(source, entry):
-        return False
-    try:
-        os.link(source, path)
-    except FileExistsError:
-        make_way(path)
-        os.link(source, path)
-    return True
 
 
 def _receive_files(board: Board, entries: list[Entry], folder: str, frames: Frames) -> set[int]:
@@ -152,9 +154,13 @@ def _receive_file(path: str, entry: Entry, frames: Frames) -> None:
     digest = hashlib.sha256()
     left = entry.get("size_bytes", 0)
     mode = entry.get("mode", 0o644)
-    make_way(path)
-    # A new file always: writing through a hard link would change another generation.
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    try:
+        handle = os.open(path, flags, mode)
+    except FileExistsError:
+        # A new file always: writing through a hard link would change another generation.
+        make_way(path)
+        handle = os.open(path, flags, mode)
     try:
         while left > 0:
             kind, data = frames.next()
@@ -162,15 +168,14 @@ def _receive_file(path: str, entry: Entry, frames: Frames) -> None:
                 raise RefusedError(f"{entry['path']} does not have the size that the manifest says")
             left -= len(data)
             digest.update(data)
-            view = memoryview(data)
-            while view:
-                view = view[os.write(handle, view) :]
+            written = os.write(handle, data)
+            while written < len(data):
+                written += os.write(handle, data[written:])
         if digest.hexdigest() != entry["sha256"]:
             raise RefusedError(f"{entry['path']} did not arrive as the manifest says")
         if on_fat(entry):
             os.fsync(handle)
         else:
-            os.fchmod(handle, mode)
             os.utime(handle, (MTIME_S, MTIME_S))
     except BaseException:
         make_way(path)
@@ -188,6 +193,8 @@ def _finish(board: Board, request: Record, folder: str) -> None:
         if not os.path.islink(link):
             os.makedirs(os.path.dirname(link), exist_ok=True)
             os.symlink(points_to, link)
+    import shutil
+
     final = f"{board.store}/{request['generation']}"
     flush_filesystem(folder)
     if os.path.exists(final):  # a damaged one
@@ -205,6 +212,8 @@ def discard(board: Board, request: Record) -> Record:
     keep = set(request["keep"])
     resume = request["resume"]
     folders = {*keep, f"{resume}{PARTIAL}"}
+    import shutil
+
     used = board.used_files(sorted(keep), resume)
     removed = []
     # What makes a generation bootable goes first, then its content.
