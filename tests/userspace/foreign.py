@@ -42,6 +42,6 @@ def python_command(folder: Path, suite: str, *, preload: Path | None = None,
         guest["LD_PRELOAD"] = str(preload)
     setting = [word for key, value in guest.items() for word in ("-E", f"{key}={value}")]
     # Compiled Python goes beside the scratch space, for all tests of a session.
-    emulated = [EMULATOR, "-L", view, *setting, view / "usr/bin/python3"]
+    emulated: list[str | Path] = [EMULATOR, "-L", view, *setting, view / "usr/bin/python3"]
     compiled = f"pycache_prefix={folder.parent / 'pycache-arm64'}"
     return ["env", "-u", "PYTHONDONTWRITEBYTECODE", *emulated, "-X", compiled]
