@@ -122,6 +122,8 @@ GPU = NPU | {"cores": [{"pipe": 0, "model": 0x7000, "npu": False}]}
         (error("library"), [], "skip", "no NPU device"),
         (error("library"), [NPU], "skip", "it broke"),
         (error("crash"), [MUTE], "skip", "found no core behind /dev/dri/renderD128 (etnaviv)"),
+        (error("device"), [MUTE | {"unsafe": "crashed with SIGSEGV"}], "skip",
+         "who opens /dev/dri/renderD128 (etnaviv) crashed with SIGSEGV"),
         (error("delegate", log=NO_DEVICE_LOG), [GPU], "skip", "only GC7000"),
         (error("delegate", log=NO_DEVICE_LOG), [MUTE | {"error": "Permission denied"}], "fail",
          "the user must be in the group render"),

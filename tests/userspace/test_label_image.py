@@ -88,7 +88,7 @@ def test_bad_inputs(tmp_path: Path) -> None:
     cases: list[tuple[dict[str, Any], str]] = [
         ({"image": str(png)}, "expected a BMP image"),
         ({"image": str(tmp_path / "none.bmp")}, "there is no image file"),
-        ({"model": str(text)}, "not a .tflite file"),
+        ({"model": str(text), "image": str(models.tiny_image().path)}, "not a .tflite file"),
         ({"delegate": "telfon"}, "did you mean 'teflon'"),
         ({"delegate": "/usr/lib/x.so:a"}, "is not key=value"),
         ({"runs": 0}, "--runs is 0"),

@@ -228,6 +228,12 @@ def _without_npu(devices: Sequence[dict[str, Any]]) -> tuple[str, str]:
     if not devices:
         return "skip", NO_DEVICE
     nodes = ", ".join(f"{device['node']} ({device['driver']})" for device in devices)
+    unsafe = [device for device in devices if "unsafe" in device]
+    if unsafe:
+        return "skip", (
+            f"{NO_DEVICE}: who opens {nodes} {unsafe[0]['unsafe']}, as happens where the kernel's "
+            "driver found no core; see dmesg"
+        )
     models = sorted({f"GC{core['model']:x}" for device in devices for core in device["cores"]})
     # Linux drivers/gpu/drm/etnaviv/etnaviv_gpu.c gives up a core that reads model 0.
     found = "no core that is an NPU, only " + ", ".join(models) if models else "no core"

@@ -42,6 +42,11 @@ RUNTIMES = ("ai_edge_litert", "tflite_runtime")
 # Its latency is nobody's figure of merit.
 REFERENCE_RUNS = 3
 
+# Opening a device node, and a few ioctls.
+PROBE_TIMEOUT_S = 10.0
+# After which a process that was told to end counts as stuck in the kernel.
+GRACE_S = 5.0
+
 # What the processes of the delegates may print, at most, before it is cut (bytes).
 LOG_LIMIT_BYTES = 1 << 20
 
@@ -122,15 +127,23 @@ def npu_devices() -> list[dict[str, Any]]:
             continue
         node = f"/dev/{'accel' if accel else 'dri'}/{entry.name}"
         device: dict[str, Any] = {"node": node, "driver": driver, "error": None, "cores": []}
-        try:
-            handle = os.open(node, os.O_RDWR | os.O_CLOEXEC)
-        except OSError as error:
-            device["error"] = error.strerror
-        else:
-            device["cores"] = [{"pipe": 0, "npu": True}] if accel else etnaviv_cores(handle)
-            os.close(handle)
+        # In a process of its own: Linux 6.12's etnaviv_open() dereferences NULL, and ends who opens it,
+        # where the driver has found no core.
+        device |= in_child(lambda node=node, accel=accel: look_into(node, accel), PROBE_TIMEOUT_S)
+        del device["log"]
+        if isinstance(device["error"], dict):  # it did not come to an answer
+            device["error"], device["unsafe"] = None, device["error"]["message"]
         found.append(device)
     return found
+
+
+def look_into(node: str, accel: bool) -> dict[str, Any]:
+    """Open a device node, and list the cores behind it."""
+    try:
+        handle = os.open(node, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        return {"error": error.strerror}
+    return {"cores": [{"pipe": 0, "npu": True}] if accel else etnaviv_cores(handle)}
 
 
 def etnaviv_cores(handle: int) -> list[dict[str, Any]]:
@@ -322,7 +335,10 @@ def in_child(work: Any, timeout_s: float) -> dict[str, Any]:
             finally:
                 # Not exit(): delegates are known to crash while they are taken down.
                 os._exit(code)
-        _, status = os.waitpid(child, 0)
+        status = wait_for(child, timeout_s + GRACE_S)
+        if status is None:
+            message = f"did not end within {timeout_s:g} s, and cannot be killed"
+            return {"error": {"stage": "time", "message": message}, "log": ""}
         answer.seek(0)
         content = answer.read()
         size = log.seek(0, os.SEEK_END)
@@ -342,6 +358,20 @@ def in_child(work: Any, timeout_s: float) -> dict[str, Any]:
     return facts
 
 
+def wait_for(child: int, timeout_s: float) -> int | None:
+    """Return the status of a process that ends, or None if it is stuck in the kernel."""
+    deadline = time.monotonic() + timeout_s
+    pause_s = 0.001
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 2, 0.05)
+    os.kill(child, signal.SIGKILL)
+    return None
+
+
 # --- the whole -------------------------------------------------------------------------------
 
 
@@ -358,6 +388,8 @@ def run(job: argparse.Namespace) -> dict[str, Any]:
         raise StageError("image", f"{job.image}: {error}") from error
     operations = count_operations(model)
     module, runtime = load_runtime()
+    devices = npu_devices()
+    unsafe = [f"{each['node']} {each['unsafe']}" for each in devices if "unsafe" in each]
     results = []
     for delegate in job.delegate:
         sys.stderr.write(f"running {delegate}\n")
@@ -366,6 +398,9 @@ def run(job: argparse.Namespace) -> dict[str, Any]:
         if kind == "external" and (library is None or not Path(library).exists()):
             message = f"{library or 'libteflon.so'} is not there"
             facts |= {"error": {"stage": "library", "message": message}, "log": ""}
+        elif delegate == "teflon" and unsafe:
+            # It would open the node again, which may hang for good by now.
+            facts |= {"error": {"stage": "device", "message": unsafe[0]}, "log": ""}
         else:
             facts |= in_child(
                 lambda name=delegate: run_delegate(module, job, model, pixels, name), job.timeout
@@ -382,7 +417,7 @@ def run(job: argparse.Namespace) -> dict[str, Any]:
         "model_sha256": hashlib.sha256(model).hexdigest(),
         "image_sha256": hashlib.sha256(image).hexdigest(),
         "total_ops": operations,
-        "npu_devices": npu_devices(),
+        "npu_devices": devices,
         "results": results,
     }
 
