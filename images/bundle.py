@@ -12,12 +12,10 @@ the same generation.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import os
 import shutil
 import stat
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +24,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bsp.base.cache import remove, write_atomically
-from bsp.base.download import sha256_of
 from bsp.base.errors import UserError
 from bsp.base.progress import step
 
@@ -187,34 +184,43 @@ def assemble(parts: Parts, target: Path) -> Bundle:
 
 
 def load(path: Path) -> Bundle:
-    """Return the bundle in a folder; all its files are there and have the right size.
+    """Return the bundle in a folder. Its manifest is read and verified; ``check`` looks at the files.
 
     Raises:
-        UserError: it is no bundle, or not whole.
+        UserError: it is no bundle, or its manifest is broken.
     """
     file = path / "manifest.json"
     if not file.is_file():
         raise UserError(
             f"{path} is no bundle: it has no manifest.json", hint="./inv bundle --board B makes one"
         )
-    manifest = decode(file.read_bytes(), str(file))
-    folder = str(path)  # pathlib takes ten times as long for thousands of files
-    for entry in manifest.files:
+    return Bundle(path, decode(file.read_bytes(), str(file)))
+
+
+def check(bundle: Bundle) -> None:
+    """Refuse a bundle that is not whole: each file has to be there and have the right size.
+
+    Content is hashed where it arrives: on the board.
+
+    Raises:
+        UserError: a file is missing, or has another size.
+    """
+    folder = str(bundle.path)  # pathlib takes ten times as long for thousands of files
+    for entry in bundle.manifest.files:
         try:
             status = os.lstat(f"{folder}/{entry.path}")
         except OSError as error:
             raise UserError(
-                f"{path}: {entry.path} is missing", hint="make the bundle again"
+                f"{folder}: {entry.path} is missing", hint="make the bundle again"
             ) from error
         if stat.S_ISLNK(status.st_mode) != (entry.link is not None) or (
             entry.link is None and status.st_size != entry.size_bytes
         ):
             raise UserError(
-                f"{path}: {entry.path} is not as the manifest says "
+                f"{folder}: {entry.path} is not as the manifest says "
                 f"(expected {entry.size_bytes} bytes, found {status.st_size})",
                 hint="make the bundle again",
             )
-    return Bundle(path, manifest)
 
 
 def describe(
@@ -301,6 +307,8 @@ def with_required_options(cmdline: str) -> str:
 
 
 def _entries(folder: Path) -> Iterator[Entry]:
+    from bsp.base.download import sha256_of  # late: a deployment needs none of it
+
     for root, directories, files in os.walk(folder):
         links = [name for name in directories if (Path(root) / name).is_symlink()]
         for name in (*files, *links):
@@ -339,6 +347,9 @@ def _place_kernel(source: Path, target: Path) -> None:
     Compressed images need ``kernel_comp_addr_r``, which many boards do not set; the header of an
     EFI zboot image is described in the kernel's drivers/firmware/efi/libstub/zboot-header.S.
     """
+    import gzip
+    import zlib
+
     head = source.read_bytes()[:32]
     if head[:2] == b"MZ" and head[4:8] == b"zimg":
         data = source.read_bytes()

@@ -400,7 +400,7 @@ def test_a_broken_bundle_is_refused(
     content = file.read_bytes()
     file.unlink()
     with pytest.raises(UserError, match="boot/initrd is missing"):
-        bundles.load(update.path)
+        deploy(board.target(), bundle=update.path, board=None)
     # Of the right size, but other content: the board notices.
     file.write_bytes(bytes(len(content)))
     before = board.snapshot()

@@ -157,6 +157,8 @@ def deploy(
             facts = agent.open(bundle.generation, fat_mount=fat_mount, lock=False)
         result = _planned(target, agent, facts, bundle, board, fat_mount)
         assert result.plan
+        if result.plan.send:
+            bundles.check(bundle)
         if dry_run:
             return result
         if not result.plan.steps:

@@ -36,7 +36,7 @@ from .plan import Facts, Send
 
 ONBOARD_MODULES = ("frames", "files", "board", "stage", "agent")
 
-# Makes the modules of onboard/ a package in memory, then runs it. -I -S: none of the board's own settings and
+# Makes the modules of onboard/ a package in memory, then runs it. -I -S: none of the board's settings and
 # installed packages, which take a slow board longer to look for than all of this.
 _PYTHON = ("python3", "-I", "-S", "-c")
 _START = """\
