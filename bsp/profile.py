@@ -171,7 +171,8 @@ class Boot(_Record, frozen=True, kw_only=True):
     Attributes:
         fat_mount: where the FAT boot partition is mounted on the running board.
         cmdline: kernel command line; None takes root and console from the running board.
-        initrd_modules: modules that the initial RAM disk loads to reach the root file system.
+        initrd_modules: modules that the initial RAM disk loads to reach the root file system; one that
+            ends in ``?`` is left out where a kernel does not have it.
     """
 
     fat_mount: str

@@ -73,6 +73,10 @@ def test_built_in_modules_are_left_out_and_dashes_are_underscores(kernel: Prebui
     )
 
 
+def test_an_optional_module_is_taken_where_there_is_one(kernel: PrebuiltKernel) -> None:
+    assert load_order(kernel.modules, ["crc32c_generic?", "crc16?"]) == ["kernel/lib/crc16.ko.xz"]
+
+
 def test_an_unknown_module_is_refused_with_the_nearest(kernel: PrebuiltKernel) -> None:
     with pytest.raises(UserError, match=r"no module 'ext3'; did you mean 'ext4'"):
         load_order(kernel.modules, ["ext3"])

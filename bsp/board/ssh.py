@@ -9,7 +9,9 @@ deployment sends goes through one channel.
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import fnmatch
 import getpass
 import os
 import shlex
@@ -379,12 +381,21 @@ class _KnownHosts:
         files = [self._file] if host.known_hosts else [_SYSTEM_KNOWN_HOSTS, self._file]
         for file in files:
             for line in _lines(file):
-                if line.startswith("@revoked"):
-                    self._revoked.update(line.split()[3:4])
-            # Only the lines of this host are parsed as keys.
-            found = _load(file).lookup(host.key_name)
-            if found:
-                self._keys.update(found)
+                self._read(line)
+
+    def _read(self, line: str) -> None:
+        """Take one line of a known-hosts file (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT)."""
+        fields = line.split()
+        marker = fields.pop(0) if fields and fields[0].startswith("@") else ""
+        if len(fields) < 3 or fields[0].startswith("#"):
+            return
+        names, kind, key = fields[:3]
+        if marker == "@revoked":
+            self._revoked.add(key)
+        elif not marker and _names(names, self._host.key_name):
+            # A key of a kind that is not known here cannot be the one that is offered.
+            with contextlib.suppress(paramiko.SSHException, ValueError):
+                self._keys[kind] = paramiko.PKey.from_type_string(kind, base64.b64decode(key))
 
     def preferred(self, offered: Iterable[str]) -> list[str]:
         """Key types to ask the server for: those that we know of this host first."""
@@ -455,14 +466,19 @@ def _lines(file: Path) -> list[str]:
         return []
 
 
-def _load(file: Path) -> paramiko.HostKeys:
-    keys = paramiko.HostKeys()
-    if file.exists():
-        try:
-            keys.load(str(file))
-        except (OSError, paramiko.SSHException) as error:
-            raise UserError(f"cannot read the known hosts in {file}: {error}") from error
-    return keys
+def _names(patterns: str, host: str) -> bool:
+    """Whether the first field of a known-hosts line is about a host: names, wildcards, a hashed name."""
+    if patterns.startswith("|1|"):
+        return paramiko.HostKeys.hash_host(host, patterns) == patterns
+    found = False
+    for pattern in patterns.split(","):
+        # fnmatch knows [sets], which these patterns do not; ports are written in such brackets.
+        plain = pattern.removeprefix("!").replace("[", "[[]")
+        if fnmatch.fnmatchcase(host.lower(), plain.lower()):
+            if pattern.startswith("!"):
+                return False
+            found = True
+    return found
 
 
 def _log_in(transport: paramiko.Transport, host: Host) -> None:

@@ -68,6 +68,9 @@ def build_initrd(
 def load_order(folder: Path, wanted: Iterable[str]) -> list[str]:
     """Return paths below ``folder`` (``lib/modules/RELEASE``), dependencies first, each once.
 
+    Args:
+        wanted: names of modules; one that ends in ``?`` is left out where a kernel does not have it.
+
     Raises:
         UserError: a module is neither there nor built in.
     """
@@ -78,8 +81,9 @@ def load_order(folder: Path, wanted: Iterable[str]) -> list[str]:
     builtin = {module_name(line) for line in (folder / "modules.builtin").read_text().splitlines()}
     order: list[str] = []
     for name in wanted:
-        key = module_name(name)
-        if key in builtin:
+        optional = name.endswith("?")
+        key = module_name(name.removesuffix("?"))
+        if key in builtin or (optional and key not in depends):
             continue
         if key not in depends:
             known = sorted([*depends, *builtin])
