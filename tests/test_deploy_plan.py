@@ -1,0 +1,366 @@
+# SPDX-License-Identifier: MIT
+"""Plans, boot state and device-tree comparison: pure, so tried with anything."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bsp.base.errors import UserError, ValidationError
+from images import bundle as bundles
+from images.bundle import Entry, Manifest
+from images.deploy import confirm, slots, state
+from images.deploy.onboard import frames
+from images.deploy.plan import (
+    Confirm,
+    Discard,
+    Facts,
+    Plan,
+    Send,
+    Space,
+    Try,
+    check_layout,
+    plan_deploy,
+    plan_rollback,
+)
+from images.deploy.transfer import line_difference
+
+from .fake_boot import compile_dtb, tree_source
+
+GENERATIONS = st.text("0123456789abcdef", min_size=12, max_size=12)
+
+# --- boot state --------------------------------------------------------------------------------------
+
+
+@given(GENERATIONS, st.none() | GENERATIONS)
+def test_good_reads_back(good: str, previous: str | None) -> None:
+    sector = state.render_good(state.Good(good, previous))
+    assert len(sector) == 512
+    assert state.parse_good(sector) == state.Good(good, previous)
+
+
+@given(GENERATIONS, GENERATIONS)
+@settings(max_examples=15, deadline=None)
+def test_a_torn_trial_is_the_new_one_the_old_one_or_none(new: str, old: str) -> None:
+    for before in (state.SPENT, state.render_trial(old), b"\xff" * 512, b""):
+        for at in range(513):
+            torn = state.render_trial(new)[:at] + before[at:]
+            found = state.parse_trial(torn)
+            assert found in (None, new, old)
+            if before == state.SPENT and found:
+                assert torn.rstrip(b"\0\n") == state.render_trial(new).rstrip(b"\n")
+
+
+@given(GENERATIONS, GENERATIONS, GENERATIONS)
+@settings(max_examples=10, deadline=None)
+def test_a_torn_good_means_its_copy(new: str, old: str, older: str) -> None:
+    """The copy is written first: while one of the two is torn, the other is whole."""
+    before, after = (
+        state.render_good(state.Good(old, older)),
+        state.render_good(state.Good(new, old)),
+    )
+    for at in range(513):
+        torn = after[:at] + before[at:]
+        during_copy = state.choose_good(before, torn)
+        during_good = state.choose_good(torn, after)
+        assert during_copy == state.Good(old, older)
+        assert during_good in (state.Good(old, older), state.Good(new, old))
+
+
+def test_what_is_no_state_is_none() -> None:
+    for sector in (b"", state.SPENT, b"\xff" * 512, b"npu_good=zz\nnpu_good_end=zz.none\n"):
+        assert state.parse_good(sector) is None
+        assert state.parse_trial(sector) is None
+    with pytest.raises(ValueError, match="12 hexadecimal digits"):
+        state.render_trial("../../etc")
+
+
+def test_args_are_one_line() -> None:
+    data = state.render_args("console=ttyAMA0 quiet", kernel="/k", initrd="/i", dtb="/d")
+    assert state.parse_args(data) == {
+        "npu_kernel": "/k", "npu_initrd": "/i", "npu_dtb": "/d", "npu_args": "console=ttyAMA0 quiet",
+        "npu_args_end": "1",
+    }  # fmt: skip
+    assert all(state.parse_args(data[:at]) is None for at in range(len(data) - 1))
+    with pytest.raises(ValueError, match="one line"):
+        state.render_args("a\nnpu_kernel=/evil", kernel="", initrd="", dtb="")
+
+
+# --- plans ---------------------------------------------------------------------------------------------
+
+
+def manifest_of(content: dict[str, int], *, boot: int = 0) -> Manifest:
+    """A manifest whose files have a content that is named by a number."""
+    numbers = {f"boot/{name}": boot for name in ("kernel", "initrd", "board.dtb")} | {
+        f"modules/1/{name}": number for name, number in content.items()
+    }
+    files = tuple(
+        Entry(
+            path,
+            f"{number:064x}" if not path.startswith("boot/") else f"b{number:063x}",
+            number + 1,
+        )
+        for path, number in sorted(numbers.items())
+    )
+    manifest = Manifest(
+        format=1, generation="", board="virtual", compatible=("a,b",), kernel_release="1", cmdline="c",
+        files=files, inputs={},
+    )  # fmt: skip
+    return msgspec.structs.replace(manifest, generation=bundles.generation_of(manifest))
+
+
+MANIFESTS = st.builds(
+    manifest_of,
+    st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 5)),
+    boot=st.integers(0, 2),
+)
+
+
+def facts_of(
+    there: list[Manifest],
+    good: state.Good,
+    running: str | None,
+    damaged: dict[str, tuple[str, ...]],
+) -> Facts:
+    sector = base64.b64encode(state.render_good(good)).decode()
+    room = Space(bytes=1 << 40, files=1 << 30)
+    return Facts(
+        compatible=("a,b",), model="", serial="", boot_id="1", release="1", cmdline="", running=running,
+        slot="good", sectors={"good": sector, "good-copy": sector, "trial": ""}, boot_script=True,
+        fat_mounted=True, writable={"fat": True, "root": True}, space={"fat": room, "root": room},
+        fat_files={
+            slots.fat_path(entry.sha256).rpartition("/")[2]: entry.size_bytes
+            for manifest in there
+            for entry in slots.boot_entries(manifest)
+        },
+        generations={manifest.generation: damaged.get(manifest.generation, ()) for manifest in there},
+        resumable=(), leftovers=(), codecs=("G",), onboard={}, fdt=None, dtb=None,
+    )  # fmt: skip
+
+
+def carried_out(plan: Plan, manifest: Manifest, facts: Facts, there: list[Manifest]) -> Facts:
+    """What the board would say after the plan."""
+    good = facts.good
+    assert good
+    running = facts.running
+    for step in plan.steps:
+        if isinstance(step, Discard):
+            there = [each for each in there if each.generation in step.keep]
+        elif isinstance(step, Send):
+            there = [*[each for each in there if each.generation != manifest.generation], manifest]
+        elif isinstance(step, Try):
+            running = step.generation
+        elif isinstance(step, Confirm):
+            good = state.Good(step.generation, step.previous)
+            kept = {good.good, good.previous}
+            there = [each for each in there if each.generation in kept]
+    return facts_of(there, good, running, {})
+
+
+@given(
+    st.lists(MANIFESTS, min_size=1, max_size=4, unique_by=lambda each: each.generation),
+    MANIFESTS,
+    st.data(),
+)
+@settings(max_examples=200, deadline=None)
+def test_planning_again_gives_nothing_to_do(
+    there: list[Manifest], wanted: Manifest, data: st.DataObject
+) -> None:
+    names = [each.generation for each in there]
+    good = state.Good(
+        data.draw(st.sampled_from(names)), data.draw(st.none() | st.sampled_from(names))
+    )
+    running = data.draw(
+        st.none() | st.sampled_from([good.good, *([good.previous] if good.previous else [])])
+    )
+    broken = data.draw(st.booleans())
+    damaged: dict[str, tuple[str, ...]] = {names[0]: ("modules/1/a",)} if broken else {}
+    facts = facts_of(there, good, running, damaged)
+    known = {each.generation: each for each in there}
+    plan = plan_deploy(wanted, facts, good, known, host="h")
+    # Whatever is not sent lies on the board, whole, under the same content and mode.
+    if plan.send:
+        sent = {wanted.files[index].sha256 for index in plan.send.indexes}
+        here = {
+            entry.sha256
+            for each in there
+            for entry in each.files
+            if entry.path not in damaged.get(each.generation, ())
+        }
+        assert {entry.sha256 for entry in wanted.files} <= sent | here
+        assert len(plan.send.indexes) == len(sent), "the same content was sent twice"
+    # Nothing that runs, or would boot, is ever removed.
+    for step in plan.steps:
+        if isinstance(step, Discard):
+            assert {good.good, good.previous, running} & set(names) <= set(step.keep)
+    after = carried_out(plan, wanted, facts, there)
+    assert after.good
+    again = plan_deploy(wanted, after, after.good, {wanted.generation: wanted}, host="h")
+    assert again.steps == ()
+
+
+def test_no_room_is_said_beforehand() -> None:
+    old, new = manifest_of({"a": 1}), manifest_of({"a": 2})
+    facts = facts_of([old], state.Good(old.generation), old.generation, {})
+    for place, name in (("fat", "boot partition"), ("root", "root file system")):
+        full = {**facts.space, place: Space(bytes=1000, files=1 << 30)}
+        with pytest.raises(UserError, match=f"the {name} of h is full"):
+            plan_deploy(new, msgspec.structs.replace(facts, space=full), state.Good(old.generation),
+                        {old.generation: old}, host="h")  # fmt: skip
+
+
+def test_rollback_needs_a_whole_generation_to_go_back_to() -> None:
+    old, new = manifest_of({"a": 1}), manifest_of({"a": 2})
+    good = state.Good(new.generation, old.generation)
+    plan = plan_rollback(facts_of([old, new], good, new.generation, {}), good, host="h")
+    assert plan.steps == (Try(old.generation), Confirm(old.generation, new.generation))
+    damaged: dict[str, tuple[str, ...]] = {old.generation: ("modules/1/a",)}
+    with pytest.raises(UserError, match="is damaged"):
+        plan_rollback(facts_of([old, new], good, new.generation, damaged), good, host="h")
+    with pytest.raises(UserError, match="is gone"):
+        plan_rollback(facts_of([new], good, new.generation, {}), good, host="h")
+
+
+def test_boards_that_cannot_be_deployed_to() -> None:
+    facts = facts_of([], state.Good("0" * 12), None, {})
+    for changes, match in (
+        ({"fat_mounted": False}, "no boot partition mounted"),
+        ({"boot_script": False}, r"lacks the boot script"),
+        ({"sectors": {}}, r"lacks a readable good\.env"),
+        ({"writable": {"fat": False, "root": True}}, "read-only"),
+    ):
+        with pytest.raises(UserError, match=match):
+            check_layout(
+                msgspec.structs.replace(facts, **changes), host="h", fat_mount="/boot/firmware"
+            )
+
+
+# --- the stream ----------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.sampled_from("abcdefgh")), st.lists(st.sampled_from("abcdefghij")))
+def test_a_difference_of_lines_gives_the_lines_back(base: list[str], wanted: list[str]) -> None:
+    old, new = "\n".join(base).encode(), "\n".join(wanted).encode()
+    runs, fresh = line_difference(old, new)
+    lines, rest = old.split(b"\n"), iter(fresh.split(b"\n"))
+    found: list[bytes] = []
+    for first, count in runs:
+        found.extend(
+            lines[first : first + count] if first >= 0 else (next(rest) for _ in range(count))
+        )
+    assert b"\n".join(found) == new
+
+
+@given(st.sets(st.integers(0, 50)))
+def test_ranges(numbers: set[int]) -> None:
+    assert frames.from_ranges(frames.ranges(sorted(numbers))) == sorted(numbers)
+
+
+@given(st.binary(max_size=5000))
+def test_codecs_give_back_what_they_took(data: bytes) -> None:
+    for kind in (b"Z", b"G"):
+        codec = frames.codec(kind)
+        assert codec
+        assert codec.decompress(codec.compress(data)) == data
+        with pytest.raises(frames.RefusedError):
+            codec.decompress(b"what is this")
+
+
+# --- device trees -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def dtb(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return compile_dtb(tree_source(), tmp_path_factory.mktemp("dtb") / "a.dtb").read_bytes()
+
+
+def changed(dtb: bytes, folder: Path, *words: str) -> bytes:
+    import subprocess
+
+    path = folder / "changed.dtb"
+    path.write_bytes(dtb)
+    option = [words[0]] if words[0].startswith("-") else []
+    rest = words[1:] if option else words
+    subprocess.run(["fdtput", *option, str(path), *rest], check=True)
+    return path.read_bytes()
+
+
+def test_what_boot_loaders_change_is_left_out(dtb: bytes, tmp_path: Path) -> None:
+    for words in (
+        ("-ts", "/chosen", "bootargs", "other"), ("-tx", "/memory@40000000", "reg", "0", "1", "2", "3"),
+        ("-ts", "/", "serial-number", "0001"), ("-tx", "/npu@1000", "local-mac-address", "1"),
+    ):  # fmt: skip
+        (tmp_path / "a").write_bytes(dtb)
+        option, path, name, *values = words
+        import subprocess
+
+        subprocess.run(["fdtput", option, str(tmp_path / "a"), path, name, *values], check=True)
+        assert confirm.compare(dtb, (tmp_path / "a").read_bytes()) == []
+
+
+def test_differences_are_named(dtb: bytes, tmp_path: Path) -> None:
+    import subprocess
+
+    target = tmp_path / "a"
+    target.write_bytes(dtb)
+    subprocess.run(["fdtput", "-ts", str(target), "/npu@1000", "status", "disabled"], check=True)
+    subprocess.run(["fdtput", "-c", str(target), "/extra"], check=True)
+    found = [str(difference) for difference in confirm.compare(dtb, target.read_bytes())]
+    assert found == [
+        "/extra: node was not sent",
+        '/npu@1000 status: expected nothing, found "disabled"',
+    ]
+    assert str(confirm.compare(target.read_bytes(), dtb)[0]) == "/extra: node is missing"
+
+
+def test_nop_tokens_of_a_running_tree_are_read(dtb: bytes) -> None:
+    """The kernel wipes seeds with FDT_NOP (fdt_nop_property in drivers/of/fdt.c)."""
+    at = struct.unpack_from(">I", dtb, 8)[0]
+    nop = struct.pack(">I", 4)
+    # Put one behind the root's FDT_BEGIN_NODE and empty name; the strings move along.
+    size, strings = struct.unpack_from(">I", dtb, 4)[0], struct.unpack_from(">I", dtb, 12)[0]
+    longer = bytearray(dtb[: at + 8] + nop + dtb[at + 8 :])
+    struct.pack_into(">I", longer, 4, size + 4)
+    struct.pack_into(">I", longer, 12, strings + (4 if strings > at else 0))
+    assert confirm.compare(dtb, bytes(longer)) == []
+
+
+def test_what_is_no_device_tree(dtb: bytes) -> None:
+    for blob in (b"", b"hello, this is no DTB", dtb[:100], dtb[: len(dtb) // 2]):
+        with pytest.raises(ValidationError):
+            confirm.read_tree(blob)
+
+
+# --- manifests ------------------------------------------------------------------------------
+
+
+def test_a_manifest_reads_back_and_names_itself() -> None:
+    manifest = manifest_of({"a": 1, "b": 2})
+    data = bundles.encode(manifest)
+    assert bundles.decode(data, "x") == manifest
+    with pytest.raises(UserError, match="its content says"):
+        bundles.decode(data.replace(b'"size_bytes":2', b'"size_bytes":3'), "x")
+    with pytest.raises(UserError, match="not a manifest"):
+        bundles.decode(data[:-20], "x")
+    with pytest.raises(UserError, match="unknown field"):
+        bundles.decode(data.replace(b'"board"', b'"bored"'), "x")
+    for path in ("../../etc/passwd", "/etc/passwd", "a//b"):
+        with pytest.raises(UserError, match="no path below the bundle"):
+            bundles.decode(data.replace(b"modules/1/a", path.encode()), "x")
+
+
+def test_the_same_inputs_give_the_same_bundle(tmp_path: Path) -> None:
+    from .fake_board import make_bundle
+
+    one, other = make_bundle(tmp_path / "one"), make_bundle(tmp_path / "other")
+    assert one.generation == other.generation
+    manifests = [(bundle.path / "manifest.json").read_bytes() for bundle in (one, other)]
+    assert manifests[0] == manifests[1]
+    assert one.manifest.cmdline == "console=ttyAMA0 root=LABEL=npu-root panic=10"
+    assert make_bundle(tmp_path / "third", kernel=b"other").generation != one.generation

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: MIT
+"""Hosts and the connection: names, ~/.ssh/config, keys, jumps; against a real SSH server."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bsp.base.errors import InfrastructureError, UserError
+from bsp.base.process import ToolFailedError
+from bsp.board import inventory, ssh
+from bsp.board.inventory import Host, resolve
+
+from . import local_sshd
+from .local_sshd import LocalSshd
+
+needs_sshd = pytest.mark.skipif(
+    local_sshd.find_sshd() is None, reason="sshd is not installed (openssh-server)"
+)
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NPU_BSP_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("NPU_BSP_INVENTORY", str(tmp_path / "inventory.toml"))
+    monkeypatch.setenv("NPU_BSP_SSH_CONFIG", str(tmp_path / "ssh_config"))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSshd]:
+    sshd = local_sshd.start(tmp_path_factory.mktemp("sshd"))
+    yield sshd
+    sshd.stop()
+
+
+# --- names -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "address", "port", "user"),
+    [
+        ("root@192.168.1.5", "192.168.1.5", 22, "root"),
+        ("debian@board.lan:2222", "board.lan", 2222, "debian"),
+        ("10.0.0.7", "10.0.0.7", 22, "root"),
+        ("root@[fe80::1]:2200", "fe80::1", 2200, "root"),
+    ],
+)
+def test_addresses(name: str, address: str, port: int, user: str) -> None:
+    host = resolve(name)
+    assert (host.address, host.port, host.user) == (address, port, user)
+
+
+def test_unknown_names_say_what_is_near(tmp_path: Path) -> None:
+    (tmp_path / "inventory.toml").write_text('[hosts.desk-vim3]\naddress = "192.168.1.30"\n')
+    with pytest.raises(UserError, match="unknown host 'desk-vim'; did you mean 'desk-vim3'"):
+        resolve("desk-vim")
+    for bad in ("", "-oProxyCommand=x", "a b", "../x", "root@h:99999"):
+        with pytest.raises(UserError):
+            resolve(bad)
+
+
+def test_inventory_and_ssh_config(tmp_path: Path) -> None:
+    (tmp_path / "inventory.toml").write_text(
+        '[hosts.desk]\naddress = "desk.lan"\nboard = "vim3"\npower = ["cycle", "desk"]\nuser = "me"\n'
+    )
+    key = tmp_path / "key"
+    key.touch()
+    (tmp_path / "ssh_config").write_text(
+        f"Host desk.lan\n  Port 2200\n  User other\n  IdentityFile {key}\n"
+        "Host lab\n  HostName lab.example\n  HostKeyAlias lab-board\n  ProxyJump me@gate:2222\n"
+    )
+    desk = resolve("desk")
+    assert (desk.port, desk.user, desk.identity_file, desk.power) == (
+        2200,
+        "me",
+        key,
+        ("cycle", "desk"),
+    )
+    lab = resolve("lab")
+    assert (lab.address, lab.host_key_alias, lab.proxy_jump) == (
+        "lab.example",
+        "lab-board",
+        "me@gate:2222",
+    )
+    assert lab.key_name == "lab-board"
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("[hosts.a]\nadress = 'x'", "unknown key 'adress'; did you mean 'address'"),
+        ("[hosts.a]\nport = 'ssh'", "port is 'ssh', expected a port number"),
+        ("[hosts.a]\npower = 'reset'", "expected a list of strings"),
+        ("[host.a]\nport = 1", "unknown key 'host'; did you mean 'hosts'"),
+        ("hosts = 3", "'hosts' must be a table"),
+        ("[hosts", "not valid TOML"),
+    ],
+)
+def test_a_broken_inventory(tmp_path: Path, text: str, match: str) -> None:
+    (tmp_path / "inventory.toml").write_text(text)
+    with pytest.raises(UserError, match=match):
+        resolve("a")
+
+
+def test_registered_hosts_come_back_whole() -> None:
+    host = Host("virtual", "127.0.0.1", 2222, power=("a", "b"), known_hosts=Path("/k"), board="virtual",
+                console_log=Path("/c"))  # fmt: skip
+    inventory.register(host)
+    assert resolve("virtual") == host
+    assert inventory.registered() == [host]
+    inventory.unregister("virtual")
+    inventory.unregister("virtual")
+    with pytest.raises(UserError):
+        resolve("virtual")
+
+
+# --- the connection ------------------------------------------------------------------------------------
+
+
+@needs_sshd
+def test_run(server: LocalSshd) -> None:
+    with ssh.connect(server.host) as connection:
+        assert getattr(connection.transport, "remote_cipher") == "aes128-gcm@openssh.com"  # noqa: B009
+        words = ["printf", "%s|", "a b", "$HOME", "'", "*", ""]
+        assert connection.run(words).text == "a b|$HOME|'|*||"
+        data = os.urandom(3_000_000)
+        assert connection.run(["cat"], stdin=data).stdout == data
+        assert connection.run(["cat"], stdin=iter([b"one", b"two"])).text == "onetwo"
+        # A program that does not read its input, and one that fails.
+        assert connection.run(["true"], stdin=data).exit_code == 0
+        assert connection.run(["sh", "-c", "exit 3"], check=False).exit_code == 3
+        with pytest.raises(ToolFailedError, match="exit code 4") as caught:
+            connection.run(["sh", "-c", "echo out; echo bad >&2; exit 4"])
+        assert caught.value.completed.stderr == b"bad\n"
+        started = time.monotonic()
+        with pytest.raises(ssh.ConnectionLostError, match="did not answer within"):
+            connection.run(["sleep", "20"], timeout_s=0.3)
+        assert time.monotonic() - started < 3
+        assert connection.run(["echo", "still there"]).text == "still there\n"
+
+
+@needs_sshd
+def test_through_another_host(server: LocalSshd, tmp_path: Path) -> None:
+    inner = server.host
+    (tmp_path / "ssh_config").write_text(
+        f"Host gate\n HostName 127.0.0.1\n Port {inner.port}\n User {inner.user}\n"
+        f" IdentityFile {inner.identity_file}\n UserKnownHostsFile {inner.known_hosts}\n"
+    )
+    with ssh.connect(server.with_(proxy_jump="gate")) as connection:
+        assert connection.run(["echo", "through"]).text == "through\n"
+
+
+@needs_sshd
+def test_first_contact_asks_a_person(
+    server: LocalSshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    host = server.with_(known_hosts=tmp_path / "known")
+    monkeypatch.setattr(sys, "stdin", Terminal("n\n"))
+    with pytest.raises(UserError, match="was not accepted"):
+        ssh.connect(host)
+    assert not (tmp_path / "known").exists()
+    monkeypatch.setattr(sys, "stdin", Terminal("yes\n"))
+    ssh.connect(host).close()
+    monkeypatch.setattr(sys, "stdin", Terminal(""))
+    ssh.connect(host).close()
+    assert (tmp_path / "known").read_text().startswith(f"[127.0.0.1]:{host.port} ssh-ed25519 ")
+    assert (tmp_path / "known").stat().st_mode & 0o777 == 0o600
+
+
+@needs_sshd
+def test_a_revoked_key_is_refused(server: LocalSshd, tmp_path: Path) -> None:
+    assert server.host.known_hosts
+    line = server.host.known_hosts.read_text()
+    known = tmp_path / "known"
+    known.write_text(f"{line}@revoked * {' '.join(line.split()[1:])}\n")
+    with pytest.raises(UserError, match="marked as revoked"):
+        ssh.connect(server.with_(known_hosts=known))
+
+
+@needs_sshd
+def test_waiting_for_a_host(server: LocalSshd) -> None:
+    ssh.wait_until_up(server.host, timeout_s=10).close()
+    with pytest.raises(ssh.UnreachableError, match="did not answer within 1 s"):
+        ssh.wait_until_up(server.with_(port=local_sshd.free_port()), timeout_s=1)
+
+
+def test_something_else_answers(tmp_path: Path) -> None:
+    import socket
+    import threading
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            peer, _ = listener.accept()
+            peer.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n" * 60)
+            peer.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        host = Host("web", "127.0.0.1", listener.getsockname()[1], known_hosts=tmp_path / "known")
+        with pytest.raises(InfrastructureError, match="does not let an SSH session begin"):
+            ssh.connect(host, timeout_s=5)
+
+
+@needs_sshd
+def test_keys_that_cannot_be_used(server: LocalSshd, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.write_text("no key")
+    for path, match in (
+        (broken, "cannot read the private key"),
+        (tmp_path / "none", "is not there"),
+    ):
+        with pytest.raises(UserError, match=match):
+            ssh.connect(server.with_(identity_file=path))
+
+
+@needs_sshd
+def test_known_hosts_as_openssh_writes_them(server: LocalSshd, tmp_path: Path) -> None:
+    import subprocess
+
+    assert server.host.known_hosts
+    kind, key = server.host.known_hosts.read_text().split()[1:3]
+    known = tmp_path / "known"
+    hashed = tmp_path / "hashed"
+    hashed.write_text(f"{server.host.key_name} {kind} {key}\n")
+    subprocess.run(["ssh-keygen", "-q", "-H", "-f", str(hashed)], check=True)
+    for line in (
+        f"other,[127.0.0.?]:* {kind} {key}",
+        hashed.read_text(),
+        f"# note\n[127*]:* {kind} {key} me",
+    ):
+        known.write_text(f"@cert-authority *.example {kind} {key}\n\nbroken line\n{line}\n")
+        ssh.connect(server.with_(known_hosts=known)).close()
+    known.write_text(f"[127.*]:*,!{server.host.key_name} {kind} {key}\n")
+    with pytest.raises(UserError, match="is not known yet"):
+        ssh.connect(server.with_(known_hosts=known))
