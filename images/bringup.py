@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -125,7 +126,8 @@ def bringup(*, board: str, virtual: str, kernel: str | None, keep: bool) -> Repo
                 with step(row.name):
                     work(row)
             except BspError as error:
-                row.status, row.result = "fail", error.message.splitlines()[0]
+                row.status = "fail"
+                row.result = textwrap.shorten(error.message.splitlines()[0], 120, placeholder="...")
                 report.exit_code, report.error, report.hint = (
                     error.exit_code,
                     error.message,

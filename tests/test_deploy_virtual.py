@@ -17,10 +17,12 @@ import pytest
 
 from bsp.board import ssh
 from bsp.board.inventory import Host
+from bsp.kernel.prebuilt import prebuilt_kernel
 from bsp.profile import load_board
 from images.assemble import bundle_for
-from images.bundle import Bundle
+from images.bundle import Bundle, Parts, assemble
 from images.deploy.deploy import Target, deploy, rollback, status
+from images.initrd import build_initrd
 
 pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.timeout(400)]
 
@@ -99,11 +101,20 @@ def test_a_broken_device_tree_falls_and_is_rolled_back(
 def test_a_kernel_that_hangs_is_reset_by_power(
     virtual_board: Host, bundle: Bundle, tmp_path: Path
 ) -> None:
-    """Without a timer node the kernel waits for ever, early; `panic=` cannot help there."""
-    broken = with_property(
-        bundle.path / "boot/board.dtb", tmp_path / "no-timer.dtb", "-r", "/timer"
+    """An init that waits for ever: nothing panics, so only the power command helps."""
+    init = tmp_path / "init"
+    init.write_text("#!/bin/sh\nwhile :; do sleep 1000; done\n")
+    board = load_board("virtual")
+    kernel = prebuilt_kernel(board.kernel)
+    parts = Parts(
+        board=board,
+        kernel=kernel,
+        initrd=build_initrd(kernel, (), init=init, target=tmp_path / "initrd"),
+        dtb=bundle.path / "boot/board.dtb",
+        userspace=None,
+        cmdline=bundle.manifest.cmdline,
     )
-    hanging = bundle_for(load_board("virtual"), dtb=broken)
+    hanging = assemble(parts, tmp_path / "hanging")
     result = deploy(Target(virtual_board, timeout_s=40), bundle=hanging, board=None)
     assert result.outcome == "rolled-back", result
     assert "did not answer within 40 s" in result.problem
