@@ -13,6 +13,7 @@ import base64
 import contextlib
 import fnmatch
 import getpass
+import logging
 import os
 import shlex
 import socket
@@ -42,6 +43,10 @@ _MACS = (
 _DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
 _SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
 _RETRY_EVERY_S = 0.5
+
+# paramiko logs a traceback for each connection that breaks, which a rebooting board does; what went wrong
+# reaches the user as an error of ours.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
 class _PromptSocket(socket.socket):
