@@ -33,6 +33,8 @@ if TYPE_CHECKING:  # apt and profiles are for those who assemble, not for those 
 
 FORMAT = 1
 GENERATION_DIGITS = 12
+DTB_MAX_BYTES = 2 << 20
+"""The kernel's Documentation/arch/arm64/booting.rst, section 2."""
 
 # Kernel options that every generation has: without them a trial that panics would stay down.
 _REQUIRED_OPTIONS = {"panic": "10"}
@@ -145,6 +147,11 @@ def assemble(parts: Parts, target: Path) -> Bundle:
     ):
         if not path.is_file():
             raise UserError(f"the {what} for the bundle is not there: {path}")
+    if parts.dtb.stat().st_size > DTB_MAX_BYTES:
+        raise UserError(
+            f"{parts.dtb} has {parts.dtb.stat().st_size} bytes; arm64 kernels take {DTB_MAX_BYTES} at most",
+            hint="a tool may have padded it: dtc -I dtb -O dtb packs it again",
+        )
     release = parts.kernel.release
     if not (parts.kernel.modules / _MODULE_INDEX).is_file():
         raise UserError(

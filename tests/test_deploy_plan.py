@@ -193,6 +193,8 @@ def test_planning_again_gives_nothing_to_do(
             for entry in each.files
             if entry.path not in damaged.get(each.generation, ())
         }
+        removed = {name for step in plan.steps if isinstance(step, Discard) for name in step.names}
+        assert not removed & {*plan.send.bases, plan.send.base}
         assert {entry.sha256 for entry in wanted.files} <= sent | here
         assert len(plan.send.indexes) == len(sent), "the same content was sent twice"
     # Nothing that runs, or would boot, is ever removed.

@@ -12,8 +12,9 @@
 setenv npu_part "${devtype} ${devnum}:${distro_bootpart}"
 # The state is read to where the kernel goes later: memory that is free until then.
 setenv npu_buffer ${kernel_addr_r}
-# Boards that hand their own device tree on (QEMU) leave fdt_addr_r unset: take 2 MiB below the RAM disk.
-if test -z "${fdt_addr_r}"; then setexpr fdt_addr_r ${ramdisk_addr_r} - 200000; fi
+# Boards that hand their own device tree on (QEMU) leave fdt_addr_r unset: take 4 MiB below the RAM disk
+# (a DTB has 2 MiB at most).
+if test -z "${fdt_addr_r}"; then setexpr fdt_addr_r ${ramdisk_addr_r} - 400000; fi
 
 # --- which one is good? Two copies; a torn one lacks its last line, or that line does not match.
 setenv npu_good none

@@ -226,7 +226,8 @@ def plan_deploy(
     if unneeded:
         steps.append(Discard(unneeded, tuple(sorted(present | (keep & {wanted})))))
     if not whole:
-        steps.append(_plan_send(manifest, facts, good, known))
+        lasting = {name: each for name, each in known.items() if name not in surplus}
+        steps.append(_plan_send(manifest, facts, good, lasting))
         _check_space(manifest, steps[-1], facts, host=host)
     if facts.running != wanted:
         steps.append(Try(wanted))
