@@ -65,9 +65,10 @@ def bundle_for(
             f"a bundle takes the distribution's kernel by its series, found {series!r}",
             hint="--kernel 6.12",
         )
+    given = _checked(board, dtb) if dtb else None
     prebuilt = prebuilt_kernel(series)
     with tempfile.TemporaryDirectory(prefix="npu-bsp-bundle-") as work:
-        blob = _dtb(board, series, dtb, Path(work))
+        blob = given or _dtb(board, series, Path(work))
         payload = build_payload(distribution=board.userspace.distribution) if userspace else None
         bundle = _cached(board, prebuilt, blob, payload)
     if output is not None:
@@ -77,9 +78,7 @@ def bundle_for(
     return bundle
 
 
-def _dtb(board: Board, series: str, given: Path | None, work: Path) -> bytes:
-    if given is not None:
-        return _checked(board, given)
+def _dtb(board: Board, series: str, work: Path) -> bytes:
     base = None
     if board.dts is None:
         from images.virtual.base_dtb import base_dtb
