@@ -16,9 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bsp.base.errors import (
-    BoardStateUnknownError,
     BspError,
-    RolledBackError,
     UserError,
     ValidationError,
 )
@@ -189,14 +187,12 @@ def _virtual_up(row: Row, board: Board) -> None:
 def _deploy(row: Row, board: Board) -> None:
     from bsp.board.inventory import resolve
     from images.assemble import bundle_for
-    from images.deploy.deploy import Target, deploy
+    from images.deploy.deploy import Target, deploy, raise_for
 
     done = deploy(Target(resolve(INSTANCE)), bundle=None, board=board, make_bundle=bundle_for)
     row.detail = done.document()
     row.result = f"{done.outcome}: generation {done.to}"
-    if done.exit_code:
-        kind = RolledBackError if done.outcome == "rolled-back" else BoardStateUnknownError
-        raise kind(done.problem, hint=done.hint)
+    raise_for(done)
     row.status = "pass"
     if done.outcome == "confirmed":
         row.result += f", {done.sent.sent_bytes / 1e6:.1f} of {done.bytes_total / 1e6:.0f} MB sent"
