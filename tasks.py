@@ -566,13 +566,17 @@ def bringup(
 @task(
     help={
         "fast": "only the fast tier (under 2 minutes)",
+        "full": "the long tests too: real kernel builds, whole sweeps (hours)",
         "select": "only tests whose names match (pytest -k)",
         "durations": "list the N slowest tests",
     }
 )
-def test(context: Context, fast: bool = False, select: str = "", durations: int = 0) -> None:
+def test(
+    context: Context, fast: bool = False, full: bool = False, select: str = "", durations: int = 0
+) -> None:
     """Run the tests. Example: ./inv test --fast."""
-    flags = [*(["-m", "not slow"] if fast else []), *(["-k", select] if select else [])]
+    tier = "not slow and not full" if fast else "" if full else "not full"
+    flags = [*(["-m", tier] if tier else []), *(["-k", select] if select else [])]
     _tool(context, "pytest", *flags, *([f"--durations={durations}"] if durations else []))
 
 
