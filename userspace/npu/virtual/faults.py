@@ -7,41 +7,11 @@ is raised as a ``FaultError``; where it can, but nobody knows what silicon would
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from .finding import Finding
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong with a submission.
-
-    Attributes:
-        field: descriptor field, state or word that is wrong, in Mesa's name for it.
-        expected: what a right submission has there.
-        found: what stands there.
-        job: number of the job in this process (from 0), None outside a job.
-        unit: ``FE``, ``NN`` or ``TP``.
-        address: GPU address of the descriptor or of the bad access, where there is one.
-        operation: the model's operation that this job belongs to, where the model is known.
-    """
-
-    field: str
-    expected: str
-    found: str
-    job: int | None = None
-    unit: str = ""
-    address: int | None = None
-    operation: str = ""
-
-    def __str__(self) -> str:
-        where = [part for part in (self.operation, self.unit) if part]
-        if self.job is not None:
-            where.append(f"job {self.job}")
-        if self.address is not None:
-            where.append(f"at {self.address:#010x}")
-        place = " ".join(where)
-        return f"{place}: {self.field}: expected {self.expected}, found {self.found}".removeprefix(
-            ": "
-        )
+__all__ = ["FaultError", "Finding", "MemoryFaultError"]
 
 
 class FaultError(Exception):
