@@ -201,6 +201,7 @@ def build_userspace(
         "host": f"{_HOST}; this machine if left out",
         "npu": "virtual:a311d or virtual:imx8mp: this machine, with an emulated NPU",
         "exact": "with --npu: compute exactly as TFLite, not as silicon is predicted to",
+        "record": "with --npu: record what comes to the NPU to this file (npu.show, npu.replay)",
         "delegate": "all, cpu, cpu-reference, teflon, or PATH[:key=value;key=value]",
         "model": "name of a known model, or a .tflite file",
         "image": "name of a known image, or a BMP file",
@@ -220,6 +221,7 @@ def smoke_test(
     host: str = "",
     npu: str = "",
     exact: bool = False,
+    record: str = "",
     delegate: str = "all",
     model: str = "",
     image: str = "",
@@ -232,6 +234,8 @@ def smoke_test(
     json: bool = False,
 ) -> None:
     """Run a model with each delegate and judge it. Example: ./inv smoke-test label_image."""
+    from pathlib import Path
+
     from bsp.base.output import print_json, print_text
     from bsp.board.inventory import resolve
     from userspace.npu import smoke
@@ -254,6 +258,7 @@ def smoke_test(
         accept_new_key=accept_new_key,
         npu=npu or None,
         exact=exact,
+        record=Path(record) if record else None,
     )
     print_json(document) if json else print_text(text_of(document))
     if document["verdict"] != "pass":
@@ -383,6 +388,51 @@ def status(_: Context, host: str, accept_new_key: bool = False, json: bool = Fal
 
     found = status_of(Target(resolve(host), accept_new_key=accept_new_key))
     print_json(found) if json else print_text(show.status_text(found))
+
+
+# --- traces of the virtual NPU ---------------------------------------------------------------
+
+
+@task(
+    help={
+        "file": "a trace: smoke-test --npu ... --record FILE, or virtual.up --record FILE",
+        "timeout": "seconds that it may take",
+        "json": _JSON,
+    },
+    positional=["file"],
+)
+def replay(_: Context, file: str, timeout: float = 600.0, json: bool = False) -> None:
+    """Run a trace's jobs again; do they write the same? Example: ./inv npu.replay v1.npu."""
+    from pathlib import Path
+
+    from bsp.base.output import print_json, print_text
+    from userspace.npu.virtual import replay as replaying
+    from userspace.npu.virtual.trace_text import replayed_text
+
+    found = replaying.replay(Path(file), timeout_s=timeout)
+    print_json(found.as_json()) if json else print_text(replayed_text(found))
+    if found.differences:
+        raise Exit(code=4)
+
+
+@task(
+    help={
+        "file": "a trace: smoke-test --npu ... --record FILE, or virtual.up --record FILE",
+        "job": "only the job of this number, with all fields of its descriptor",
+        "json": _JSON,
+    },
+    positional=["file"],
+)
+def show(_: Context, file: str, job: int = -1, json: bool = False) -> None:
+    """Show a trace of the NPU in words. Example: ./inv npu.show v1.npu."""
+    from pathlib import Path
+
+    from bsp.base.output import print_json, print_text
+    from userspace.npu.virtual import show as showing
+    from userspace.npu.virtual.trace_text import shown_text
+
+    found = showing.show(Path(file), job=job if job >= 0 else None)
+    print_json(found.as_json()) if json else print_text(shown_text(found, fields=job >= 0))
 
 
 # --- virtual boards --------------------------------------------------------------------------
@@ -615,4 +665,5 @@ namespace = Collection(
     status,
     test,
 )
+namespace.add_collection(Collection("npu", replay, show))
 namespace.add_collection(Collection("virtual", up, down, ssh, list_virtual))

@@ -30,12 +30,14 @@ def smoke_test(
     accept_new_key: bool = False,
     npu: str | None = None,
     exact: bool = False,
+    record: Path | None = None,
 ) -> dict[str, Any]:
     """Run a smoke test and return its document.
 
     Args:
         npu: ``virtual:NAME`` runs a board's userspace here, on that virtual NPU.
         exact: the virtual NPU computes exactly as TFLite does, not as silicon is predicted to.
+        record: file that gets a trace of what comes to the virtual NPU.
         host: None runs on this machine, with this Python.
         userspace: folder of a payload there; None takes what was deployed, or, on this machine, this
             Python's own packages.
@@ -51,7 +53,12 @@ def smoke_test(
             raise UserError(
                 "--npu is an NPU of this machine's own: it goes with neither --host nor --userspace"
             )
-        return _on_virtual_npu(npu, request, exact=exact)
+        return _on_virtual_npu(npu, request, exact=exact, record=record)
+    if record:
+        raise UserError(
+            "--record is for a virtual NPU of this machine",
+            hint="add --npu virtual:a311d; for a virtual board: ./inv virtual.up --record FILE",
+        )
     if exact:
         raise UserError("--exact is for a virtual NPU", hint="add --npu virtual:a311d")
     if host is None:
@@ -76,7 +83,9 @@ def smoke_test(
         )
 
 
-def _on_virtual_npu(npu: str, request: label_image.Request, *, exact: bool) -> dict[str, Any]:
+def _on_virtual_npu(
+    npu: str, request: label_image.Request, *, exact: bool, record: Path | None
+) -> dict[str, Any]:
     from .virtual import host as virtual
 
     name = virtual.npu_name(npu)
@@ -88,7 +97,11 @@ def _on_virtual_npu(npu: str, request: label_image.Request, *, exact: bool) -> d
         budget_s=min(request.budget_s, _VIRTUAL_BUDGET_S),
     )
     exact_for = inputs.model.path if exact else None
-    with virtual.virtual_host(name, exact_for=exact_for, timeout_s=request.timeout_s) as there:
+    if record and not record.absolute().parent.is_dir():
+        raise UserError(f"there is no folder {record.absolute().parent} to record into")
+    with virtual.virtual_host(
+        name, exact_for=exact_for, timeout_s=request.timeout_s, record=record
+    ) as there:
         document = label_image.smoke_test(there.machine, request, host=npu, inputs=inputs)
     virtual.add_to_document(document, name, "exact" if exact else "hw", there.emulator)
     return document

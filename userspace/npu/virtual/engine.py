@@ -9,8 +9,8 @@ single state writes (``write_state``).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -81,6 +81,28 @@ class JobRecord:
     coefficient_bytes: int = 0
 
 
+class Watch(Protocol):
+    """Sees each job come and go; see ``recorder.Recorder``."""
+
+    def job_begins(self, unit: str, address: int) -> None:
+        """Be told of a job before anything of it is read."""
+        ...
+
+    def job_ends(self, record: JobRecord | None) -> None:
+        """Be told of a job that has run, or (None) that stopped at a fault."""
+        ...
+
+
+class Audit(Protocol):
+    """Looks at an NN job's numbers beside the model's own; see ``audit.ModelAudit``."""
+
+    def nn(
+        self, job: NnJob, image: Bytes, coefficients: Coefficients, accumulators: Accumulators
+    ) -> Iterable[Finding]:
+        """Return what is wrong with a job; its number and address are added by the engine."""
+        ...
+
+
 @dataclass
 class Engine:
     """One client's NPU.
@@ -92,6 +114,8 @@ class Engine:
         own_states: states that the door itself carries out (MMU, events), by address; any state in it
             is also a known state.
         on_job: called after each job.
+        watch: told of each job's begin and end, also of those that fail.
+        audit: compares each NN job with the model; what it finds is noted, and stops nothing.
         findings: what was odd but could be run; at most ``MAX_FINDINGS``.
     """
 
@@ -103,6 +127,8 @@ class Engine:
     cache: CoefficientCache = field(default_factory=CoefficientCache)
     own_states: Mapping[int, Callable[[int], None]] = field(default_factory=dict)
     on_job: Callable[[JobRecord], None] | None = None
+    watch: Watch | None = None
+    audit: Audit | None = None
     findings: list[Finding] = field(default_factory=list)
     jobs: int = 0
 
@@ -139,11 +165,17 @@ class Engine:
     def _job(self, unit: str, address: int, run: Callable[[int, int], JobRecord]) -> None:
         number = self.jobs
         self.jobs += 1
+        if self.watch:
+            self.watch.job_begins(unit, address)
         try:
             record = run(number, address)
         except FaultError as error:
             error.at(job=number, unit=unit, address=address)
+            if self.watch:
+                self.watch.job_ends(None)
             raise
+        if self.watch:
+            self.watch.job_ends(record)
         if self.on_job:
             self.on_job(record)
 
@@ -168,6 +200,9 @@ class Engine:
             image = nn.read_image(job, self.memory)
             target = nn.output_image(job, self.memory)
             accumulators = accumulate(image, coefficients, job.geometry)
+            if self.audit:
+                for finding in self.audit.nn(job, image, coefficients, accumulators):
+                    self.note(replace(finding, job=number, unit="NN", address=address))
             target[...] = self.requantisation.output(job, image, accumulators)
         except FaultError as error:
             error.at(job=number, unit="NN", address=address, operation=operation)

@@ -33,6 +33,7 @@ from .session import Emulator, emulator
 
 PREFIX = "virtual:"
 DISTRIBUTION = "trixie"
+_TRACED_PARTS = ("mesa-teflon-delegate", "ai-edge-litert")
 _QEMU_SUITE = "trixie"
 _QEMU_MEMBER = "./usr/bin/qemu-aarch64"
 # `-cpu max` has pointer authentication, whose emulation makes Python six times slower.
@@ -61,7 +62,12 @@ def npu_name(text: str) -> str:
 
 @contextlib.contextmanager
 def virtual_host(
-    name: str, *, exact_for: Path | None = None, timeout_s: float = 120.0, poison: int = 0
+    name: str,
+    *,
+    exact_for: Path | None = None,
+    timeout_s: float = 120.0,
+    poison: int = 0,
+    record: Path | None = None,
 ) -> Iterator[VirtualHost]:
     """Provide a machine with a virtual NPU for a block; the emulator's report is there afterwards.
 
@@ -70,13 +76,21 @@ def virtual_host(
         exact_for: compute this model exactly as TFLite does.
         timeout_s: how long a client waits for one submit.
         poison: as ``session.emulator``.
+        record: file that gets a trace of all submissions.
 
     Raises:
         UserError: there is no such NPU; a tool is missing.
         InfrastructureError: packages cannot be had, or the emulator does not start.
     """
     client_machine({})  # fetches and builds what is missing, before the emulator waits for it
-    with emulator(name, exact_for=exact_for, submit_timeout_s=timeout_s, poison=poison) as running:
+    with emulator(
+        name,
+        exact_for=exact_for,
+        submit_timeout_s=timeout_s,
+        poison=poison,
+        record=record,
+        software=_software() if record else None,
+    ) as running:
         yield VirtualHost(client_machine(running.environment), running)
 
 
@@ -94,6 +108,12 @@ def client_machine(environment: dict[str, str]) -> ThisMachine:
         command += ["-E", f"{key}={value}"]
     command.append(root / "usr/bin/python3")
     return ThisMachine(userspace=userspace, python=command)
+
+
+def _software() -> dict[str, str]:
+    """Versions of the parts that a trace may hang on."""
+    parts = payload.build_payload(distribution=DISTRIBUTION).manifest["parts"]
+    return {part["name"]: part["version"] for part in parts if part["name"] in _TRACED_PARTS}
 
 
 def add_to_document(document: dict[str, Any], name: str, mode: str, seen: Emulator) -> None:

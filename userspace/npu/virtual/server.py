@@ -34,12 +34,16 @@ import numpy as np
 from bsp.base.cache import write_atomically
 from bsp.base.errors import BspError
 
+from . import recorder
 from .coefficients import CoefficientCache
 from .engine import Engine, HardwareMode, JobRecord, Requantisation
 from .exact import ExactMode, operations
 from .faults import FaultError
+from .frontend import Words
 from .identity import Identity, load_identity
 from .memory import Access, Buffer, Buffers, Bytes
+from .recorder import Recorder
+from .trace import Writer
 
 MAGIC = b"NPUSHIM1"
 _HELLO = struct.Struct("<8sQ")
@@ -107,13 +111,16 @@ class Server:
         *,
         requantisation: Callable[[], Requantisation] = HardwareMode,
         report: Path | None = None,
+        trace: Writer | None = None,
     ) -> None:
         """Listen on ``path``.
 
         Args:
             requantisation: makes one ``Requantisation`` a client.
             report: JSON file that is written after each client.
+            trace: records every submission; ended by ``close``.
         """
+        self._trace = trace
         self._identity = identity
         self._make_requantisation = requantisation
         self._report_path = report
@@ -143,16 +150,21 @@ class Server:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+        if self._trace:
+            self._trace.close()
         self._write_report()
 
     def _client(self, connection: socket.socket) -> None:
         report = Report()
         with self._lock:
+            number = len(self._reports)
             self._reports.append(report)
+        recorder = Recorder(self._trace, number) if self._trace else None
         try:
             with connection:
+                requantisation = self._make_requantisation()
                 Session(
-                    connection, self._identity, self._make_requantisation(), self._cache, report
+                    connection, self._identity, requantisation, self._cache, report, recorder
                 ).run()
         except (ProtocolError, OSError) as error:
             report.faults.append(f"client cut off: {error}")
@@ -185,13 +197,20 @@ class Session:
         requantisation: Requantisation,
         cache: CoefficientCache,
         report: Report,
+        recorder: Recorder | None = None,
     ) -> None:
+        self._recorder = recorder
         self._connection = connection
         self._identity = identity
         self._report = report
         self._memory: Bytes = np.zeros(0, np.uint8)
         self._engine = Engine(
-            identity, Buffers([]), requantisation=requantisation, cache=cache, on_job=report.add
+            identity,
+            Buffers([]),
+            requantisation=requantisation,
+            cache=cache,
+            on_job=report.add,
+            watch=recorder,
         )
 
     def run(self) -> None:
@@ -252,8 +271,12 @@ class Session:
         self._report.submits += 1
         engine = self._engine
         try:
-            engine.memory = Buffers([self._buffer(*row) for row in table.tolist()])
-            engine.submit(stream)
+            buffers = [self._buffer(*row) for row in table.tolist()]
+            if self._recorder:
+                self._record(self._recorder, buffers, stream)
+            else:
+                engine.memory = Buffers(buffers)
+                engine.submit(stream)
             text = ""
         except FaultError as error:
             text = str(error)
@@ -268,6 +291,16 @@ class Session:
             engine.memory = Buffers([])
         self._report.findings = [str(finding) for finding in engine.findings]
         return text and f"virtual NPU {self._identity.name}: {text}"
+
+    def _record(self, recorder: Recorder, buffers: list[Buffer], stream: Words) -> None:
+        recorder.begin_submit(buffers, stream)
+        try:
+            self._engine.memory = recorder.watched(Buffers(buffers))
+            self._engine.submit(stream)
+        except FaultError as error:
+            recorder.end_submit(error)
+            raise
+        recorder.end_submit()
 
     def _buffer(self, address: int, offset: int, size_bytes: int, flags: int) -> Buffer:
         if offset + size_bytes > self._memory.size:
@@ -310,18 +343,30 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--exact-for", type=Path, help=".tflite file: compute exactly as TFLite does"
     )
+    parser.add_argument("--record", type=Path, help="trace file: record all submissions")
+    parser.add_argument(
+        "--software", action="append", default=[], help="NAME=VERSION, for the trace's header"
+    )
     parser.add_argument("--report", type=Path, help="JSON file that says what the clients did")
     arguments = parser.parse_args(argv)
     try:
         identity = load_identity(arguments.npu)
         make: Callable[[], Requantisation] = HardwareMode
-        if arguments.exact_for:
-            known = operations(arguments.exact_for)
+        known = operations(arguments.exact_for) if arguments.exact_for else None
+        if known is not None:
             make = functools.partial(ExactMode, known, identity.nn_generation)
+        trace = None
+        if arguments.record:
+            software = dict(each.split("=", 1) for each in arguments.software)
+            trace = recorder.begin(
+                arguments.record, identity, door="shim", operations=known, software=software
+            )
     except BspError as error:
         sys.stderr.write(f"error: {error.message}\n")
         return error.exit_code
-    server = Server(arguments.socket, identity, requantisation=make, report=arguments.report)
+    server = Server(
+        arguments.socket, identity, requantisation=make, report=arguments.report, trace=trace
+    )
     threading.Thread(target=server.serve, daemon=True).start()
     sys.stdout.write("ready\n")
     sys.stdout.flush()

@@ -9,7 +9,7 @@ import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,8 @@ def emulator(
     exact_for: Path | None = None,
     submit_timeout_s: float = 120.0,
     poison: int = 0,
+    record: Path | None = None,
+    software: Mapping[str, str] | None = None,
 ) -> Iterator[Emulator]:
     """Run the emulator of an NPU for a block; its report is there after the block.
 
@@ -61,6 +63,8 @@ def emulator(
         submit_timeout_s: how long a client waits for one submit.
         poison: byte that new buffers are filled with. The kernel's are 0; with another value, results
             that hang on bytes which the driver never wrote change.
+        record: file that gets a trace of all submissions, for ``replay``.
+        software: versions for the trace's header.
 
     Raises:
         UserError: there is no such NPU.
@@ -73,6 +77,10 @@ def emulator(
         command += ["--socket", str(socket), "--npu", name, "--report", str(report)]
         if exact_for:
             command += ["--exact-for", str(exact_for.absolute())]
+        if record:
+            command += ["--record", str(record.absolute())]
+        for key, value in (software or {}).items():
+            command += ["--software", f"{key}={value}"]
         with (
             (Path(folder) / "log").open("w+b") as log,
             subprocess.Popen(
