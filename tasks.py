@@ -448,6 +448,7 @@ _VIRTUAL = "name of the virtual board (default: the board's)"
         "port": "port on 127.0.0.1 for SSH (default: a free one)",
         "kernel": "series of the distribution's kernel (default: the profile's)",
         "dtb": "device tree, for boards that QEMU starts without a bootloader",
+        "record": "record what its NPU does to this file (npu.show, npu.replay)",
         "timeout": "seconds until it has to answer over SSH",
         "dry-run": "say what would be done",
         "json": _JSON,
@@ -460,6 +461,7 @@ def up(
     port: int = 0,
     kernel: str = "",
     dtb: str = "",
+    record: str = "",
     timeout: float = 300.0,
     dry_run: bool = False,
     json: bool = False,
@@ -481,6 +483,7 @@ def up(
         port=port or None,
         kernel=kernel or None,
         dtb=Path(dtb) if dtb else None,
+        record=Path(record) if record else None,
         timeout_s=timeout,
     )
     print_json(found) if json else print_text(report.text_of(found))

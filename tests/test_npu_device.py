@@ -31,12 +31,15 @@ from tests.vfio_client import (
     wait_until,
 )
 from userspace.npu.virtual import nn
+from userspace.npu.virtual.device import recording
 from userspace.npu.virtual.device.guest_memory import BusFaultError, GuestMemory
 from userspace.npu.virtual.device.mmu import Mmu, MmuException, MmuFaultError
 from userspace.npu.virtual.device.vfio_user import Command, GuestRegion, Refused
 from userspace.npu.virtual.engine import Engine
 from userspace.npu.virtual.frontend import STATES
+from userspace.npu.virtual.identity import load_identity
 from userspace.npu.virtual.memory import Access
+from userspace.npu.virtual.replay import replay
 
 # --- the protocol
 
@@ -475,7 +478,11 @@ def test_memory_goes_away_under_a_running_job() -> None:
 
 
 @pytest.mark.parametrize(("generation", "identity"), [(7, "a311d"), (8, "imx8mp")])
-def test_the_engine_computes_on_scattered_guest_memory(generation: int, identity: str) -> None:
+def test_the_engine_computes_on_scattered_guest_memory(
+    generation: int, identity: str, tmp_path: Path
+) -> None:
+    trace = tmp_path / "trace"
+    writer = recording.begin(trace, load_identity(identity), lambda text: None)
     rng = np.random.default_rng(generation)
     job = Convolution(
         generation,
@@ -488,7 +495,9 @@ def test_the_engine_computes_on_scattered_guest_memory(generation: int, identity
         shift=26 if generation == 7 else 34,
         kernels=2,
     )
-    with Session(identity=identity, make_jobs=Engine) as bench:
+    with Session(
+        identity=identity, make_jobs=lambda *door: recording.RecordedJobs(*door, writer)
+    ) as bench:
         driver = Driver(bench)
         bench.connect_interrupt()
         driver.hw_reset()
@@ -530,6 +539,10 @@ def test_the_engine_computes_on_scattered_guest_memory(generation: int, identity
         assert driver.acknowledge() == 0x40000000
         assert bench.client.read(0x384) == MmuException.WRITE_VIOLATION
         assert bench.client.read(0x380) == 0x81000
+    recording.end(writer, trace, lambda text: None)
+    again = replay(trace)  # the fault as well: the page was read-only
+    assert (again.differences, again.submissions, again.faults) == ([], 2, 1)
+    assert again.bytes_compared == expected.size
 
 
 def test_a_guest_that_programs_garbage_is_always_stopped_by_a_reset() -> None:
@@ -696,11 +709,14 @@ def test_server_serves_one_client_and_ends_with_it(tmp_path: Path) -> None:
     path.parent.mkdir()
     command = [sys.executable, "-m", "userspace.npu.virtual.device"]
     process = subprocess.Popen(
-        [*command, "--socket", str(path), "--identity", "imx8mp", "--accept-timeout", "20"],
+        [
+            *command, "--socket", str(path), "--identity", "imx8mp", "--accept-timeout", "20",
+            "--record", str(tmp_path / "trace"),
+        ],
         stdout=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parent.parent,
-    )
+    )  # fmt: skip
     try:
         wait_until(path.exists, 10)
         folder = os.open(path.parent, os.O_PATH)
@@ -716,6 +732,8 @@ def test_server_serves_one_client_and_ends_with_it(tmp_path: Path) -> None:
     assert process.returncode == 0, output
     assert "1 register reads" in output
     assert "client gone" in output
+    assert "recorded 0 jobs" in output
+    assert replay(tmp_path / "trace").submissions == 0
     assert not path.exists()
 
 

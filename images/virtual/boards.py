@@ -33,6 +33,7 @@ def up(
     port: int | None = None,
     kernel: str | None = None,
     dtb: Path | None = None,
+    record: Path | None = None,
     timeout_s: float = UP_TIMEOUT_S,
 ) -> dict[str, Any]:
     """Start a virtual board and wait until it answers over SSH; if it runs already, say so.
@@ -42,6 +43,7 @@ def up(
         port: port on 127.0.0.1 for SSH (default: a free one).
         kernel: series of the distribution's kernel (default: the profile's).
         dtb: device tree, for boards without a bootloader (default: built by build-dts).
+        record: file that gets a trace of the virtual NPU's jobs, when the board is taken down.
         timeout_s: how long starting may take, without building the disk.
 
     Returns:
@@ -59,12 +61,19 @@ def up(
             f"{board.name} boots through its bootloader, which takes the DTB from the disk",
             hint=f"./inv deploy --host {name or board.name} puts another one there",
         )
+    if record is not None:
+        record = _trace_file(record, board)
     instance = Instance(name or board.name)
     with lock(instance.lock):
-        record = instance.record()
-        if record and instance.running():
-            return _already(instance, record, board, port)
-        if record:
+        known = instance.record()
+        if known and instance.running():
+            if record:
+                raise UserError(
+                    f"{instance.name} runs already, and is not recorded",
+                    hint=f"./inv virtual.down --name {instance.name}",
+                )
+            return _already(instance, known, board, port)
+        if known:
             say(f"{instance.name} was not taken down properly; starting it anew")
         inventory.unregister(instance.name)
         instance.forget()
@@ -77,7 +86,7 @@ def up(
         disk = build_disk(board, prebuilt, dtb or _default_dtb(board, series))
         started = time.monotonic()
         try:
-            host = start(instance, board, disk, port=port, kernel=prebuilt.release)
+            host = start(instance, board, disk, port=port, kernel=prebuilt.release, record=record)
             with step(f"Booting {instance.name}"):
                 wait_until_up(instance, host, deadline=started + timeout_s, timeout_s=timeout_s)
         except BaseException:
@@ -191,6 +200,17 @@ def _not_running(name: str) -> UserError:
     return UserError(
         f"the virtual board {name!r} does not run", hint=f"./inv virtual.up --name {name}"
     )
+
+
+def _trace_file(path: Path, board: Board) -> Path:
+    if board.qemu is None or board.qemu.npu is None:
+        raise UserError(
+            f"{board.name} has no virtual NPU to record", hint="--board virtual-a311d has one"
+        )
+    path = path.absolute()
+    if not path.parent.is_dir():
+        raise UserError(f"there is no folder {path.parent} to record into")
+    return path
 
 
 def _already(instance: Instance, record: Record, board: Board, port: int | None) -> dict[str, Any]:

@@ -28,7 +28,15 @@ _PORT_ATTEMPTS = 5
 _FREE_MIB = 512
 
 
-def start(instance: Instance, board: Board, disk: Disk, *, port: int | None, kernel: str) -> Host:
+def start(
+    instance: Instance,
+    board: Board,
+    disk: Disk,
+    *,
+    port: int | None,
+    kernel: str,
+    record: Path | None = None,
+) -> Host:
     """Start QEMU for a board on a copy of its disk; register it as a host.
 
     Raises:
@@ -54,7 +62,9 @@ def start(instance: Instance, board: Board, disk: Disk, *, port: int | None, ker
         )
     for attempt in range(_PORT_ATTEMPTS):
         ssh_port = port or launch.free_port()
-        machine = Machine(board, first, disk=folder / "disk.qcow2", ssh_port=ssh_port)
+        machine = Machine(
+            board, first, disk=folder / "disk.qcow2", ssh_port=ssh_port, record=record
+        )
         try:
             launch.start(machine, folder)
             break

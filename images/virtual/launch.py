@@ -25,7 +25,7 @@ def start(machine: Machine, folder: Path) -> None:
         InfrastructureError: QEMU did not start; its own words are in the message.
     """
     command = [*emulator().command("qemu-system-aarch64"), "-L", str(emulator().data)]
-    npu.start(machine.board, folder)
+    npu.start(machine.board, folder, record=machine.record)
     try:
         run([*command, *arguments(machine)], cwd=folder, timeout_s=_START_S)
     except ToolFailedError as error:

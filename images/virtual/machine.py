@@ -37,6 +37,7 @@ class Machine:
         disk: qcow2 image; None for a machine without one.
         ssh_port: port on 127.0.0.1 that leads to the board's SSH server; None for no network.
         devices: more of QEMU's options.
+        record: file that gets a trace of the virtual NPU's jobs.
     """
 
     board: Board
@@ -44,6 +45,7 @@ class Machine:
     disk: Path | None = None
     ssh_port: int | None = None
     devices: Sequence[str] = ()
+    record: Path | None = None
 
 
 def qemu_of(board: Board) -> Qemu:

@@ -90,8 +90,11 @@ def node_source(board: Board) -> str | None:
 """
 
 
-def start(board: Board, folder: Path) -> None:
+def start(board: Board, folder: Path, *, record: Path | None = None) -> None:
     """Start the board's virtual NPU, if it has one, in the background; it ends when QEMU does.
+
+    Args:
+        record: file that gets a trace of all jobs when it ends.
 
     Raises:
         InfrastructureError: it did not start.
@@ -102,6 +105,7 @@ def start(board: Board, folder: Path) -> None:
         [
             sys.executable, "-m", "userspace.npu.virtual.device", "--socket", SOCKET,
             "--identity", board.qemu.npu, "--background", LOG, "--accept-timeout", str(_CONNECT_S),
+            *(["--record", str(record)] if record else []),
         ],
         cwd=folder,
         env={"PYTHONPATH": str(Path(__file__).parents[2])},

@@ -9,8 +9,10 @@ machine's memory, and ``-device '{"driver": "vfio-user-pci", "addr": "1", "socke
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +22,9 @@ from ..identity import Identity, load_identity
 from .listener import Log, listen
 
 if TYPE_CHECKING:
-    from ..engine import Engine, JobRecord
-    from .frontend import NpuMemory
+    from ..engine import JobRecord
+    from ..trace import Writer
+    from .frontend import Jobs, NpuMemory
 
 
 def main() -> int:
@@ -35,6 +38,7 @@ def main() -> int:
     parser.add_argument(
         "--background", type=Path, metavar="LOG", help="go on in the background, once it listens"
     )
+    parser.add_argument("--record", type=Path, metavar="FILE", help="record a trace of all jobs")
     parser.add_argument("--verbose", action="store_true", help="log each job")
     options = parser.parse_args()
     log = Log()
@@ -46,14 +50,17 @@ def main() -> int:
             # Only now what starts threads: they do not live on in another process.
             from .server import serve
 
-            serve(
-                listener,
-                options.socket,
-                identity,
-                lambda identity, memory: _engine(identity, memory, log, verbose=options.verbose),
-                accept_timeout_s=options.accept_timeout,
-                log=log,
-            )
+            with _recording(options.record, identity, log) as writer:
+                serve(
+                    listener,
+                    options.socket,
+                    identity,
+                    lambda identity, memory: _jobs(
+                        identity, memory, log, verbose=options.verbose, writer=writer
+                    ),
+                    accept_timeout_s=options.accept_timeout,
+                    log=log,
+                )
     except BspError as error:
         log(f"error: {error.message}")
         return error.exit_code
@@ -62,13 +69,36 @@ def main() -> int:
     return 0
 
 
-def _engine(identity: Identity, memory: NpuMemory, log: Log, *, verbose: bool) -> Engine:
+def _jobs(
+    identity: Identity, memory: NpuMemory, log: Log, *, verbose: bool, writer: Writer | None
+) -> Jobs:
     from ..engine import Engine
 
     def show(record: JobRecord) -> None:
         log(f"{record.unit} job {record.number}: {record.description} {record.seconds:.3f} s")
 
-    return Engine(identity, memory, on_job=show if verbose else None)
+    on_job = show if verbose else None
+    if writer is None:
+        return Engine(identity, memory, on_job=on_job)
+    from .recording import RecordedJobs
+
+    recorded = RecordedJobs(identity, memory, writer)
+    recorded.engine.on_job = on_job
+    return recorded
+
+
+@contextlib.contextmanager
+def _recording(path: Path | None, identity: Identity, log: Log) -> Iterator[Writer | None]:
+    if path is None:
+        yield None
+        return
+    from . import recording
+
+    writer = recording.begin(path, identity, log)
+    try:
+        yield writer
+    finally:
+        recording.end(writer, path, log)
 
 
 def _go_to_background(log: Path) -> None:
