@@ -496,7 +496,7 @@ def test_the_engine_computes_on_scattered_guest_memory(
         kernels=2,
     )
     with Session(
-        identity=identity, make_jobs=lambda *door: recording.RecordedJobs(*door, writer)
+        identity=identity, make_jobs=lambda npu, memory: recording.RecordedJobs(npu, memory, writer)
     ) as bench:
         driver = Driver(bench)
         bench.connect_interrupt()
