@@ -155,6 +155,36 @@ def build_dts(
         print_text(result.text())
 
 
+@task(
+    help={
+        "board": _BOARD,
+        "kernel": f"whose tree and bindings; {_KERNEL}",
+        "dtb": "check this DTB in place of the one that build-dts makes",
+        "json": _JSON,
+    }
+)
+def check_dts(_: Context, board: str, kernel: str = "", dtb: str = "", json: bool = False) -> None:
+    """Check a device tree against the kernel's bindings. Example: ./inv check-dts --board vim3."""
+    from pathlib import Path
+
+    from bsp.base.output import print_json, print_text
+    from bsp.dts import schema
+    from bsp.profile import load_board
+
+    profile = load_board(board)
+    base = None
+    if profile.dts is None:
+        from images.virtual.base_dtb import base_dtb as dtb_of_qemu
+
+        base = dtb_of_qemu(profile)
+    result = schema.check_dts(
+        profile, kernel=kernel or None, dtb=Path(dtb) if dtb else None, base_dtb=base
+    )
+    print_json(result.as_json()) if json else print_text(result.text())
+    if result.problems:
+        raise Exit(code=4)
+
+
 # --- userspace and validation ----------------------------------------------------------------
 
 
@@ -661,6 +691,7 @@ namespace = Collection(
     build_dts,
     build_userspace,
     bundle,
+    check_dts,
     deploy,
     lint,
     rollback,

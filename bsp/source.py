@@ -38,6 +38,10 @@ _DTS_PARTS = (
     "drivers/gpu/drm/etnaviv/etnaviv_hwdb.c",
 )
 
+# What device trees are checked against.
+BINDINGS = "Documentation/devicetree/bindings"
+_BINDINGS_PARTS = ("Makefile", "arch/arm64/boot/dts/Makefile", BINDINGS)
+
 _GIT_ENV = {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
 
 
@@ -67,27 +71,30 @@ class KernelTree:
         return ".".join(self.release.split(".")[:2])
 
 
-def kernel_tree(name: str, *, whole: bool = False) -> KernelTree:
+def kernel_tree(name: str, *, whole: bool = False, bindings: bool = False) -> KernelTree:
     """Return the kernel tree that ``name`` stands for, fetching it if need be.
 
     Args:
         name: ``6.12``, ``tarball:URL#sha256=HASH``, ``git:URL@REF`` or ``path:DIR``.
         whole: all of the source, not just what device trees need.
+        bindings: a tree that has the bindings (``Documentation/devicetree/bindings``) and may have no
+            more than them.
 
     Raises:
         UserError: ``name`` cannot be read, or what it names is no kernel tree.
         InfrastructureError: it cannot be fetched, or what came is corrupt.
     """
+    parts = None if whole else _BINDINGS_PARTS if bindings else _DTS_PARTS
     kind, colon, rest = name.partition(":")
     makers = {"tarball": _from_tarball, "git": _from_git}
     if not colon:
-        path, origin = _from_distribution(name, whole)
+        path, origin = _from_distribution(name, parts)
     elif kind == "path":
         path, origin = Path(rest).expanduser().absolute(), "as it is on disk"
         if not path.is_dir():
             raise UserError(f"--kernel {name}: there is no folder {path}")
     elif kind in makers:
-        path, origin = makers[kind](rest, whole)
+        path, origin = makers[kind](rest, parts)
     else:
         raise UserError(
             f"unknown kind of kernel source {kind!r} in {name!r}{nearest(kind, [*makers, 'path'])}",
@@ -126,18 +133,28 @@ def _release(path: Path, name: str) -> str:
     return ".".join(part.group(1) for part in parts if part)
 
 
-def _target(name: str, whole: bool) -> Path:
+Parts = tuple[str, ...] | None
+"""Patterns of the files that are unpacked; None for all."""
+
+
+def _target(name: str, parts: Parts) -> Path:
     """Return where in the cache a tree belongs; trees of other parts lie beside each other."""
-    parts = hashlib.sha256("\n".join(_DTS_PARTS).encode()).hexdigest()[:8]
     folder = cache_dir() / "sources"
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{name.replace(':', '-')}-{'whole' if whole else f'dts-{parts}'}"
+    name = name.replace(":", "-")
+    if parts is None:
+        return folder / f"{name}-whole"
+    kind = "bindings" if parts == _BINDINGS_PARTS else "dts"
+    if kind == "bindings" and (folder / f"{name}-whole").exists():
+        return folder / f"{name}-whole"
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+    return folder / f"{name}-{kind}-{key}"
 
 
 # --- the distribution's source package -----------------------------------------------------------
 
 
-def _from_distribution(series: str, whole: bool) -> tuple[Path, str]:
+def _from_distribution(series: str, parts: Parts) -> tuple[Path, str]:
     series_named(series)
     suite, package, version = packaged(series, image=False)
 
@@ -151,16 +168,16 @@ def _from_distribution(series: str, whole: bool) -> tuple[Path, str]:
             tarballs = sorted(unpacked.glob("usr/src/*.tar.xz"))
             if len(tarballs) != 1:
                 raise InfrastructureError(f"{package} {version} holds no single usr/src/*.tar.xz")
-            _unpack(tarballs[0], target, whole)
+            _unpack(tarballs[0], target, parts)
             _release(target, series)  # what is no kernel tree must not get into the cache
 
-    return make_once(_target(f"{package}_{version}", whole), make), f"{package} {version}"
+    return make_once(_target(f"{package}_{version}", parts), make), f"{package} {version}"
 
 
 # --- a tarball -----------------------------------------------------------------------------------
 
 
-def _from_tarball(rest: str, whole: bool) -> tuple[Path, str]:
+def _from_tarball(rest: str, parts: Parts) -> tuple[Path, str]:
     url, _, fragment = rest.partition("#")
     if not url or not fragment.startswith("sha256="):
         raise UserError(
@@ -176,7 +193,7 @@ def _from_tarball(rest: str, whole: bool) -> tuple[Path, str]:
 
         tarball = download(url, sha256)
         with step(f"Unpacking {tarball.name}"):
-            _unpack(tarball, target, whole)
+            _unpack(tarball, target, parts)
             _release(target, f"tarball:{rest}")
 
     if not re.fullmatch("[0-9a-fA-F]{64}", sha256):
@@ -184,10 +201,10 @@ def _from_tarball(rest: str, whole: bool) -> tuple[Path, str]:
             f"{sha256!r} is no SHA-256 (64 hexadecimal digits)", hint="sha256sum FILE prints one"
         )
     sha256 = sha256.lower()
-    return make_once(_target(f"tarball-{sha256[:16]}", whole), make), f"sha256 {sha256}"
+    return make_once(_target(f"tarball-{sha256[:16]}", parts), make), f"sha256 {sha256}"
 
 
-def _unpack(tarball: Path, target: Path, whole: bool) -> None:
+def _unpack(tarball: Path, target: Path, parts: Parts) -> None:
     """Unpack a kernel tarball, or the part that device trees need, without its top folder.
 
     Raises:
@@ -196,11 +213,11 @@ def _unpack(tarball: Path, target: Path, whole: bool) -> None:
     target.mkdir()
     command: list[str | Path] = ["tar", "--extract", "--file", tarball, "--directory", target,
                                  "--no-same-owner", "--strip-components=1"]  # fmt: skip
-    if not whole:
+    if parts is not None:
         command += [
             "--wildcards",
             "--no-wildcards-match-slash",
-            *(f"*/{part}" for part in _DTS_PARTS),
+            *(f"*/{part}" for part in parts),
         ]
     done = run(command, env={"LC_ALL": "C"}, check=False)
     # Not every kernel has every part; anything else that tar says is real.
@@ -219,7 +236,7 @@ def _unpack(tarball: Path, target: Path, whole: bool) -> None:
 # --- git -----------------------------------------------------------------------------------------
 
 
-def _from_git(rest: str, whole: bool) -> tuple[Path, str]:
+def _from_git(rest: str, parts: Parts) -> tuple[Path, str]:
     url, at, ref = rest.rpartition("@")
     if (
         not at
@@ -240,12 +257,12 @@ def _from_git(rest: str, whole: bool) -> tuple[Path, str]:
             git: list[str | Path] = ["git", "-C", target]
             run(["git", "init", "--quiet", target], env=_GIT_ENV)
             run([*git, "remote", "add", "origin", url], env=_GIT_ENV)
-            if not whole:
+            if parts is not None:
                 run([*git, "config", "core.sparseCheckout", "true"], env=_GIT_ENV)
-                patterns = "".join(f"/{part}\n" for part in _DTS_PARTS)
+                patterns = "".join(f"/{part}\n" for part in parts)
                 (target / ".git/info").mkdir(exist_ok=True)
                 (target / ".git/info/sparse-checkout").write_text(patterns, encoding="utf-8")
-            lazily = [] if whole else ["--filter=blob:none"]
+            lazily = [] if parts is None else ["--filter=blob:none"]
             try:
                 run([*git, "fetch", "--quiet", "--depth=1", "--no-tags", *lazily, "origin", commit],
                     env=_GIT_ENV)  # fmt: skip
@@ -257,7 +274,7 @@ def _from_git(rest: str, whole: bool) -> tuple[Path, str]:
                 ) from error
             _release(target, f"git:{rest}")
 
-    return make_once(_target(f"git-{commit}", whole), make), f"commit {commit}"
+    return make_once(_target(f"git-{commit}", parts), make), f"commit {commit}"
 
 
 def _commit_of(url: str, ref: str) -> str:
