@@ -643,6 +643,64 @@ def bringup(
         raise Exit(code=report.exit_code)
 
 
+# --- kernels ---------------------------------------------------------------------------------
+
+
+@task(
+    help={
+        "board": _BOARD,
+        "kernel": _KERNEL,
+        "prebuilt": "take the distribution's kernel package, and check the same symbols in it",
+        "fragment": "your own configuration on top: FILE, or FILE,FILE",
+        "experiment": "patch series marked as experiments, by name",
+        "config-only": "stop after the configuration has been compared with what was asked for",
+        "llvm": "build with clang and its tools",
+        "jobs": "how many compilers at once (default: as many as there are cores)",
+        "output": "folder that gets a copy of the result",
+        "explain": "say what each symbol is for; build nothing",
+        "menuconfig": "change the configuration in the kernel's menus (with --save-fragment)",
+        "save-fragment": "write the changes to this file, as a fragment",
+        "dry-run": "say what would be done",
+        "json": _JSON,
+    }
+)
+def build_kernel(
+    _: Context,
+    board: str,
+    kernel: str = "",
+    prebuilt: bool = False,
+    fragment: str = "",
+    experiment: str = "",
+    config_only: bool = False,
+    llvm: bool = False,
+    jobs: int = 0,
+    output: str = "",
+    explain: bool = False,
+    menuconfig: bool = False,
+    save_fragment: str = "",
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Patch, configure, check and cross-build a kernel. Example: ./inv build-kernel --board vim3."""
+    from bsp.base.output import print_json, print_text
+    from bsp.kernel import command
+    from bsp.profile import load_board
+
+    profile = load_board(board)
+    options = command.Options(
+        kernel, fragment, experiment, prebuilt, llvm, config_only, dry_run, jobs, output
+    )
+    if explain:
+        rows = command.explain(profile, options)
+        print_json(rows) if json else print_text(command.explanation_text(rows))
+    elif menuconfig or save_fragment:
+        saved = command.save_fragment(profile, options, save_fragment, menu=menuconfig)
+        print_json(saved) if json else print_text("\n".join(saved["lines"]))
+    else:
+        found = command.build_kernel_for(profile, options)
+        print_json(found) if json else print_text(command.text_of(found))
+
+
 # --- developers ------------------------------------------------------------------------------
 
 
@@ -689,6 +747,7 @@ namespace = Collection(
     boot_dts,
     bringup,
     build_dts,
+    build_kernel,
     build_userspace,
     bundle,
     check_dts,

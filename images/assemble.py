@@ -16,7 +16,8 @@ from bsp.base.cache import cache_dir, make_once, remove
 from bsp.base.errors import UserError, ValidationError
 from bsp.base.progress import step
 from bsp.dts.build import build_dts
-from bsp.kernel.prebuilt import PrebuiltKernel, prebuilt_kernel
+from bsp.kernel.built import is_build, kernel_named
+from bsp.kernel.prebuilt import PrebuiltKernel
 from bsp.profile import Board
 from images import bundle as bundles
 from images import initrd
@@ -44,7 +45,8 @@ def bundle_for(
     """Return the bundle of a board.
 
     Args:
-        kernel: series of the distribution's kernel (``6.12``); None for the profile's.
+        kernel: series of the distribution's kernel (``6.12``), or one that was built here
+            (``build:FOLDER``, ``build:ID``); None for the profile's.
         dtb: a DTB to use as it is, in place of the one that build-dts makes.
         userspace: whether the NPU's userspace is part of it.
         output: a folder, not there yet, that gets a copy.
@@ -60,15 +62,16 @@ def bundle_for(
     if output is not None and output.exists():
         raise UserError(f"{output} exists already", hint="give another folder, or remove it")
     series = kernel or board.kernel
-    if not series.replace(".", "").isdigit():
+    if not is_build(series) and not series.replace(".", "").isdigit():
         raise UserError(
-            f"a bundle takes the distribution's kernel by its series, found {series!r}",
-            hint="--kernel 6.12",
+            f"a bundle takes the distribution's kernel by its series, or one that was built here, found "
+            f"{series!r}",
+            hint="--kernel 6.12, or --kernel build:ID after ./inv build-kernel",
         )
     given = _checked(board, dtb) if dtb else None
-    prebuilt = prebuilt_kernel(series)
+    prebuilt = kernel_named(series)
     with tempfile.TemporaryDirectory(prefix="npu-bsp-bundle-") as work:
-        blob = given or _dtb(board, series, Path(work))
+        blob = given or _dtb(board, prebuilt, series, Path(work))
         payload = build_payload(distribution=board.userspace.distribution) if userspace else None
         bundle = _cached(board, prebuilt, blob, payload)
     if output is not None:
@@ -78,8 +81,11 @@ def bundle_for(
     return bundle
 
 
-def _dtb(board: Board, series: str, work: Path) -> bytes:
+def _dtb(board: Board, kernel: PrebuiltKernel, series: str, work: Path) -> bytes:
     base = None
+    if is_build(series):  # its source may carry patches that the tree by that name has not
+        base = next(kernel.dtbs.glob(f"*/{board.dts}.dtb"), None)
+        series = kernel.series
     if board.dts is None:
         from images.virtual.base_dtb import base_dtb
 

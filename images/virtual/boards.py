@@ -12,8 +12,10 @@ from bsp.base.errors import BspError, UserError
 from bsp.base.process import require_tool
 from bsp.base.progress import say, step
 from bsp.board import inventory, ssh
-from bsp.kernel.prebuilt import prebuilt_kernel
+from bsp.kernel.built import is_build, kernel_named
+from bsp.kernel.prebuilt import PrebuiltKernel
 from bsp.profile import Board, load_board
+from bsp.source import label
 from images.disk import build_disk
 
 from . import launch
@@ -41,7 +43,7 @@ def up(
     Args:
         name: what to call it (default: the board's name); several may run under different names.
         port: port on 127.0.0.1 for SSH (default: a free one).
-        kernel: series of the distribution's kernel (default: the profile's).
+        kernel: series of the distribution's kernel (default: the profile's), or ``build:ID``.
         dtb: device tree, for boards without a bootloader (default: built by build-dts).
         record: file that gets a trace of the virtual NPU's jobs, when the board is taken down.
         timeout_s: how long starting may take, without building the disk.
@@ -82,8 +84,8 @@ def up(
                 f"port {port} on 127.0.0.1 is taken", hint="--port N, or leave --port out"
             )
         series = kernel or board.kernel
-        prebuilt = prebuilt_kernel(series)
-        disk = build_disk(board, prebuilt, dtb or _default_dtb(board, series))
+        prebuilt = kernel_named(series)
+        disk = build_disk(board, prebuilt, dtb or _default_dtb(board, prebuilt, series))
         started = time.monotonic()
         try:
             host = start(instance, board, disk, port=port, kernel=prebuilt.release, record=record)
@@ -240,13 +242,16 @@ def _describe(instance: Instance, record: Record) -> dict[str, Any]:
     }
 
 
-def _default_dtb(board: Board, series: str) -> Path:
+def _default_dtb(board: Board, kernel: PrebuiltKernel, series: str) -> Path:
     """The device tree that the board is born with."""
     if board.dts is None:
         return base_dtb(board)
     from bsp.dts.build import build_dts
 
-    target = cache_dir() / "dtbs" / board.name / series
+    target = cache_dir() / "dtbs" / board.name / label(series)
+    if is_build(series):
+        base = next(kernel.dtbs.glob(f"*/{board.dts}.dtb"), None)
+        return build_dts(board, kernel=kernel.series, base_dtb=base, target_dir=target).dtb
     return build_dts(board, kernel=series, base_dtb=None, target_dir=target).dtb
 
 

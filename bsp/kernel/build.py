@@ -1,0 +1,410 @@
+# SPDX-License-Identifier: MIT
+"""Kernels from source: patched, configured, checked, cross-compiled; one folder under one build id.
+
+The build folder in the cache belongs to a source and a compiler, and ``make`` decides what is stale in
+it. What comes out is copied into a folder that never changes, named by a hash of its content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..base.cache import cache_dir, lock, make_once, remove, write_atomically
+from ..base.errors import InfrastructureError, UserError
+from ..base.process import Completed, require_tool, run
+from ..base.progress import Step, say, step
+from ..profile import Board
+from ..source import KernelTree, kernel_tree
+from . import fragments
+from .config import read_config
+from .configure import Configured, Workspace, configure, refuse
+from .objects import count_objects, drop_unfinished, existing_objects
+from .patches import Patch, apply_all, key_of, missing_from, patches_for
+from .toolchain import find_toolchain
+
+BUILD_ID_DIGITS = 12
+RECORD = "build.json"
+_RUNNING = "npu-bsp.running"
+_LOG = "npu-bsp.log"
+_LEAST_FREE_BYTES = 1500 << 20
+_COMPILED = re.compile(rb"^  (?:CC|AS|CC \[M\]|AS \[M\])\s+\S+\.o$")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be built.
+
+    Attributes:
+        kernel: how its source is named.
+        fragments: the user's, after ours.
+        experiments: patch series beyond those that the kernel needs.
+        jobs: how many compilers at once.
+    """
+
+    board: Board
+    kernel: str
+    fragments: tuple[Path, ...] = ()
+    experiments: tuple[str, ...] = ()
+    llvm: bool = False
+    jobs: int = 0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything before compiling."""
+
+    request: Request
+    source: KernelTree
+    patches: tuple[Patch, ...]
+    work: Workspace
+    configured: Configured
+
+    @property
+    def local_version(self) -> str:
+        """What tells this kernel from others of its version in ``uname -r``: source, patches, config."""
+        digest = hashlib.sha256(self.work.config.read_bytes())
+        origin = self.source.origin if self.source.fixed else str(self.source.path)
+        digest.update(f"{origin}\0{key_of(self.patches)}".encode())
+        return f"-npu-{digest.hexdigest()[:8]}"
+
+
+def prepare(request: Request) -> Prepared:
+    """Fetch, patch, configure and compare; compile nothing.
+
+    Raises:
+        UserError: a patch does not apply, a fragment cannot be read, the compiler is too old.
+        InfrastructureError: the source cannot be fetched.
+    """
+    source = kernel_tree(request.kernel, whole=True)
+    asked = fragments.merge(fragments.fragment_files(request.board, request.fragments))
+    patches = patches_for(request.board, source.series, request.experiments)
+    tree = _patched(source, patches)
+    toolchain = find_toolchain(tree, llvm=request.llvm)
+    _refuse_dirty(tree)
+    key = tree.name if source.fixed else hashlib.sha256(str(tree).encode()).hexdigest()[:12]
+    work = Workspace(
+        tree,
+        source.release,
+        builds_dir() / f"{key}-{toolchain.kind}",
+        toolchain,
+        _environment(tree),
+    )
+    with lock(work.folder.with_name(work.folder.name + ".lock")):
+        configured = configure(work, asked)
+    return Prepared(request, source, tuple(patches), work, configured)
+
+
+def build_kernel(prepared: Prepared, *, output: Path | None = None) -> Path:
+    """Compile what was prepared; return the folder of the products.
+
+    Args:
+        output: a folder, not there yet, that gets a copy.
+
+    Raises:
+        UserError: a symbol is not as asked for, or the source does not compile.
+        InfrastructureError: the disk is full; the next run goes on from there.
+    """
+    refuse(prepared.configured.differences, f"Linux {prepared.source.release}")
+    if output is not None and output.exists():
+        raise UserError(f"{output} exists already", hint="give another folder, or remove it")
+    work = prepared.work
+    with lock(work.folder.with_name(work.folder.name + ".lock")):
+        _refuse_full(work.folder)
+        _compile(prepared)
+        folder = _products(prepared)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(folder, output, symlinks=True)
+        return output
+    return folder
+
+
+def builds_dir() -> Path:
+    """The folder of all build folders."""
+    folder = cache_dir() / "builds"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+# --- the source ----------------------------------------------------------------------------------
+
+
+def _patched(source: KernelTree, patches: Sequence[Patch]) -> Path:
+    """The tree with the patches in it: itself where it needs none, or a copy in the cache."""
+    missing = missing_from(source.path, patches)
+    if not missing:
+        return source.path
+    if not source.fixed:
+        return _patched_copy_of_path(source, missing)
+    folder = source.path.parent
+
+    def make(target: Path) -> None:
+        with step(f"Copying {source.label} to patch it"):
+            # Hard links: patch writes a file anew, so the original stays as it is.
+            run(["cp", "--archive", "--link", source.path, target])
+        apply_all(target, patches)
+
+    return make_once(folder / f"{source.path.name}-patched-{key_of(patches)}", make)
+
+
+def _patched_copy_of_path(source: KernelTree, missing: Sequence[Patch]) -> Path:
+    """A copy of a tree that somebody works on; only what changed is copied again."""
+    name = hashlib.sha256(str(source.path).encode()).hexdigest()[:12]
+    target = cache_dir() / "sources" / f"path-{name}-patched-{key_of(missing)}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with lock(target.with_name(target.name + ".lock")), step("Copying the source to patch it"):
+        run(["rsync", "--archive", "--delete", "--exclude=/.git", f"{source.path}/", f"{target}/"])
+        apply_all(target, missing)
+    return target
+
+
+def _refuse_dirty(tree: Path) -> None:
+    if (tree / ".config").exists() or (tree / "include/config").exists():
+        raise UserError(
+            f"{tree} was built in: a build outside of it would mix the two",
+            hint=f"make -C {tree} ARCH=arm64 mrproper (save its .config first)",
+        )
+
+
+def _environment(tree: Path) -> dict[str, str]:
+    """What makes two builds of the same source the same bytes."""
+    return {
+        "KBUILD_BUILD_TIMESTAMP": f"@{int((tree / 'Makefile').stat().st_mtime)}",
+        "KBUILD_BUILD_USER": "npu-bsp",
+        "KBUILD_BUILD_HOST": "npu-bsp",
+        "KBUILD_BUILD_VERSION": "1",
+        "LC_ALL": "C",
+    }
+
+
+# --- compiling -----------------------------------------------------------------------------------
+
+
+def _compile(prepared: Prepared) -> None:
+    work, folder = prepared.work, prepared.work.folder
+    running = folder / _RUNNING
+    if running.exists():  # the last build was killed, or the power was cut
+        dropped = drop_unfinished(folder)
+        say(f"the last build did not end; compiling {len(dropped)} files of it again")
+    running.touch()
+    log = folder / _LOG
+    jobs = prepared.request.jobs or os.cpu_count() or 1
+    command = work.make(
+        f"-j{jobs}", f"LOCALVERSION={prepared.local_version}", "Image", "modules", "dtbs"
+    )
+    with step("Compiling") as now, log.open("wb") as sink:
+        watch = _Watch(log, now, work)
+        try:
+            # make's complaints go where its progress goes, in order.
+            done = run(
+                ["sh", "-c", 'exec "$@" 2>&1', "sh", require_tool("make"), *command[1:]],
+                env=work.environment, stdout=sink, check=False,
+            )  # fmt: skip
+        finally:
+            watch.end()
+        if done.exit_code != 0:
+            _explain_failure(done, log, folder)
+    running.unlink()
+
+
+class _Watch:
+    """Reads make's output as it comes, and notes how far it is."""
+
+    def __init__(self, log: Path, now: Step, work: Workspace) -> None:
+        self._log, self._now = log, now
+        self._ended = threading.Event()
+        self._present = existing_objects(work.folder)
+        self._total = 0
+        self._work = work
+        self.compiled = 0
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        with self._log.open("rb") as file:
+            rest = b""
+            while True:
+                last = self._ended.is_set()
+                rest += file.read()
+                *lines, rest = rest.split(b"\n")
+                new = sum(bool(_COMPILED.match(line)) for line in lines)
+                if new:
+                    self.compiled += new
+                    self._note()
+                if last:
+                    return
+                self._ended.wait(0.5)
+
+    def _note(self) -> None:
+        self._total = self._total or count_objects(self._work.tree, read_config(self._work.config))
+        if self._present < 0.9 * self._total:
+            done = min(self._present + self.compiled, self._total)
+            percent = 100 * done // max(self._total, 1)
+            self._now.note(f"{percent} %, {done} of about {self._total} objects")
+        else:
+            self._now.note(f"{self.compiled} of {self._total} objects compiled again")
+
+
+def _explain_failure(done: Completed, log: Path, folder: Path) -> None:
+    said = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    if any("No space left on device" in line for line in said):
+        raise InfrastructureError(
+            f"the disk is full: {folder}",
+            hint="make room, or set NPU_BSP_CACHE; the same command then goes on where it stopped",
+        )
+    if done.exit_code < 0 or any(
+        "Killed" in line or "terminated by signal" in line for line in said
+    ):
+        raise InfrastructureError(
+            f"the compiler was ended from outside (out of memory?); see {log}",
+            hint="the same command goes on where it stopped; --jobs 1 needs less memory",
+        )
+    wrong = [
+        line for line in said if re.search(r"\b(fatal )?error:|undefined reference|\*\*\* ", line)
+    ]
+    raise UserError(
+        "the kernel does not compile:\n" + "\n".join((wrong or said[-12:])[:12]),
+        hint=f"all that was said: {log}",
+    )
+
+
+def _refuse_full(folder: Path) -> None:
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < _LEAST_FREE_BYTES and not (folder / "vmlinux").exists():
+        raise InfrastructureError(
+            f"not enough room for a kernel build: {free_bytes >> 20} MiB free in {folder.parent}, "
+            f"{_LEAST_FREE_BYTES >> 20} MiB needed",
+            hint="make room, or set NPU_BSP_CACHE to another folder",
+        )
+
+
+# --- products ------------------------------------------------------------------------------------
+
+
+def _products(prepared: Prepared) -> Path:
+    """Copy what was built into a folder of its own, unless the build changed nothing."""
+    work = prepared.work
+    marker = work.folder / "npu-bsp.products.json"
+    state = _state(work.folder, prepared)
+    try:
+        remembered = json.loads(marker.read_text())
+        folder = kernels_dir() / str(remembered["folder"])
+        if remembered["state"] == state and (folder / RECORD).exists():
+            return folder
+    except (OSError, ValueError, KeyError):
+        pass
+    with step("Collecting kernel, modules and device trees") as now:
+        workspace = Path(tempfile.mkdtemp(prefix=".build-", dir=kernels_dir()))
+        try:
+            record = _collect(prepared, workspace / "new")
+            folder = kernels_dir() / f"{record['board']}-{record['build_id']}"
+
+            def move(target: Path) -> None:
+                (workspace / "new").rename(target)
+
+            make_once(folder, move)
+        finally:
+            remove(workspace)
+        now.note(f"build {record['build_id']}")
+    write_atomically(marker, json.dumps({"state": state, "folder": folder.name}).encode())
+    return folder
+
+
+def kernels_dir() -> Path:
+    """The folder of all kernels that were built."""
+    folder = cache_dir() / "kernels" / "built"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _state(folder: Path, prepared: Prepared) -> str:
+    """Changes when a product in the build folder does."""
+    digest = hashlib.sha256(f"{prepared.request.board.name} {prepared.local_version}".encode())
+    names = ["arch/arm64/boot/Image", "System.map", ".config", "modules.order", "modules.builtin"]
+    order = folder / "modules.order"
+    if order.exists():
+        names += [re.sub(r"\.o$", ".ko", line) for line in order.read_text().split()]
+    for name in names:
+        try:
+            status = (folder / name).stat()
+        except OSError:
+            continue
+        digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _collect(prepared: Prepared, target: Path) -> dict[str, Any]:
+    work, folder = prepared.work, prepared.work.folder
+    release = (folder / "include/config/kernel.release").read_text().strip()
+    (target / "boot").mkdir(parents=True)
+    for source, name in (
+        ("arch/arm64/boot/Image", "Image"), ("System.map", "System.map"), (".config", "config"),
+    ):  # fmt: skip
+        shutil.copyfile(folder / source, target / "boot" / name)
+    run(
+        work.make(
+            "-s", f"LOCALVERSION={prepared.local_version}", f"INSTALL_MOD_PATH={target}",
+            "INSTALL_MOD_STRIP=1", "modules_install",
+        ),
+        env=work.environment,
+    )  # fmt: skip
+    modules = target / "lib/modules" / release
+    for name in ("build", "source"):
+        (modules / name).unlink(missing_ok=True)
+    run(["depmod", "--basedir", target, release])
+    _collect_dtbs(folder, target / "dtbs", prepared.request.board)
+    files = {
+        path.relative_to(target).as_posix(): _sha256(path)
+        for path in sorted(target.rglob("*"))
+        if path.is_file()
+    }
+    identity = "".join(f"{name} {sha256}\n" for name, sha256 in files.items())
+    record: dict[str, Any] = {
+        "format": 1,
+        "build_id": hashlib.sha256(identity.encode()).hexdigest()[:BUILD_ID_DIGITS],
+        "board": prepared.request.board.name,
+        "release": release,
+        "kernel": prepared.source.name,
+        "version": prepared.source.release,
+        "origin": prepared.source.origin,
+        "patches": [
+            {"name": patch.name, "sha256": _sha256(patch.path)} for patch in prepared.patches
+        ],
+        "compiler": work.toolchain.banner,
+        "fragment": fragments.render(dict(prepared.configured.asked)),
+        "command": subprocess.list2cmdline(work.make("Image", "modules", "dtbs")),
+        "files": files,
+    }
+    write_atomically(target / RECORD, json.dumps(record, indent=1).encode() + b"\n")
+    return record
+
+
+def _collect_dtbs(folder: Path, target: Path, board: Board) -> None:
+    """Take the board's own DTB: those of the other boards of its vendor are no part of it."""
+    target.mkdir()
+    if board.dts is None:
+        return
+    for found in (folder / "arch/arm64/boot/dts").glob(f"*/{board.dts}.dtb"):
+        (target / found.parent.name).mkdir(exist_ok=True)
+        shutil.copyfile(found, target / found.parent.name / found.name)
+
+
+def _sha256(path: Path) -> str:
+    from ..base.download import sha256_of
+
+    return sha256_of(path)

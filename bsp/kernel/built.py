@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: MIT
+"""Kernels by name, for those who boot or ship one: the distribution's, or one that was built here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ..base.cache import cache_dir
+from ..base.errors import UserError
+from .prebuilt import PrebuiltKernel, prebuilt_kernel
+
+_PREFIX = "build:"
+
+
+def is_build(name: str) -> bool:
+    """Whether a name stands for a kernel that was built here (``build:FOLDER``, ``build:ID``)."""
+    return name.startswith(_PREFIX)
+
+
+def kernel_named(name: str) -> PrebuiltKernel:
+    """Return the kernel that ``6.12`` or ``build:FOLDER`` stands for.
+
+    Raises:
+        UserError: there is none.
+        InfrastructureError: a package cannot be fetched.
+    """
+    return built_kernel(name.removeprefix(_PREFIX)) if is_build(name) else prebuilt_kernel(name)
+
+
+def built_kernel(where: str) -> PrebuiltKernel:
+    """Return a kernel that build-kernel made, from its folder or its build id.
+
+    Raises:
+        UserError: it is not there, or not whole.
+    """
+    folder = Path(where).expanduser().absolute()
+    if not folder.is_dir():
+        found = sorted((cache_dir() / "kernels/built").glob(f"*-{where}*")) if where else []
+        if len(found) != 1 or "/" in where:
+            raise UserError(
+                f"build:{where} names no kernel that was built here",
+                hint="./inv build-kernel --board B prints the folder and the build id",
+            )
+        folder = found[0]
+    try:
+        record = json.loads((folder / "build.json").read_bytes())
+        release = str(record["release"])
+        kernel = PrebuiltKernel(
+            series=".".join(str(record["version"]).split(".")[:2]),
+            release=release,
+            image=folder / "boot/Image",
+            modules=folder / "lib/modules" / release,
+            dtbs=folder / "dtbs",
+            config=folder / "boot/config",
+            package=f"npu-bsp-kernel ({record['origin']})",
+            version=str(record["build_id"]),
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{folder} holds no kernel that build-kernel made: {error}",
+            hint="./inv build-kernel --board B --output FOLDER",
+        ) from error
+    if not (kernel.image.is_file() and (kernel.modules / "modules.dep").is_file()):
+        raise UserError(
+            f"{folder} is not whole: Image or modules are missing", hint="build it again"
+        )
+    return kernel
+
+
+def source_of(name: str) -> str:
+    """Return the kernel source that a device tree for this kernel is made from.
+
+    Raises:
+        UserError: the build is not there.
+    """
+    if not is_build(name):
+        return name
+    kernel = kernel_named(name)
+    record = json.loads((kernel.image.parents[1] / "build.json").read_bytes())
+    return str(record["kernel"])

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: MIT
+"""``build-kernel`` as it is typed: what it found and made, as one document and as text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..base.errors import UserError
+from ..base.output import table
+from ..profile import Board
+from . import build, fragments
+from .config import differences, read_config
+from .configure import refuse
+from .prebuilt import prebuilt_kernel
+
+
+@dataclass(frozen=True)
+class Options:
+    """Flags of the task; empty strings were not given.
+
+    Attributes:
+        fragment: files of the user's, separated by commas.
+        experiment: names of patch series, separated by commas.
+    """
+
+    kernel: str = ""
+    fragment: str = ""
+    experiment: str = ""
+    prebuilt: bool = False
+    llvm: bool = False
+    config_only: bool = False
+    dry_run: bool = False
+    jobs: int = 0
+    output: str = ""
+
+    def files(self) -> tuple[Path, ...]:
+        """The user's fragments."""
+        return tuple(Path(name) for name in self.fragment.split(",") if name)
+
+
+def build_kernel_for(board: Board, options: Options) -> dict[str, Any]:
+    """Build, check or only describe the kernel of a board; return the JSON document.
+
+    Raises:
+        UserError: a symbol is not as asked for, a patch does not apply, the source does not compile...
+        InfrastructureError: a package cannot be fetched, the disk is full.
+    """
+    kernel = options.kernel or board.kernel
+    if options.prebuilt:
+        return _prebuilt(board, kernel, options)
+    request = build.Request(
+        board,
+        kernel,
+        options.files(),
+        tuple(name for name in options.experiment.split(",") if name),
+        options.llvm,
+        options.jobs,
+    )
+    if options.dry_run:
+        return _plan(request)
+    prepared = build.prepare(request)
+    document = {
+        "board": board.name,
+        "kernel": kernel,
+        "version": prepared.source.release,
+        "origin": prepared.source.origin,
+        "patches": [patch.name for patch in prepared.patches],
+        "compiler": prepared.work.toolchain.banner,
+        "symbols_asked": len(prepared.configured.asked),
+        "differences": [each.document() for each in prepared.configured.differences],
+        "check_seconds": round(prepared.configured.check_s, 4),
+        "config": str(prepared.work.config),
+    }
+    if options.config_only:
+        refuse(prepared.configured.differences, f"Linux {prepared.source.release}")
+        return {**document, "outcome": "config-only"}
+    folder = build.build_kernel(prepared, output=Path(options.output) if options.output else None)
+    return {**document, **products(folder), "outcome": "built"}
+
+
+def products(folder: Path) -> dict[str, Any]:
+    """Describe a folder that build-kernel made."""
+    record = json.loads((folder / build.RECORD).read_bytes())
+    release = record["release"]
+    return {
+        "build_id": record["build_id"],
+        "release": release,
+        "folder": str(folder),
+        "image": str(folder / "boot/Image"),
+        "system_map": str(folder / "boot/System.map"),
+        "config": str(folder / "boot/config"),
+        "modules": str(folder / "lib/modules" / release),
+        "dtbs": sorted(str(path) for path in (folder / "dtbs").rglob("*.dtb")),
+        "size_bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+    }
+
+
+def _plan(request: build.Request) -> dict[str, Any]:
+    """What would be done, from what is at hand; nothing is fetched."""
+    asked = fragments.merge(fragments.fragment_files(request.board, request.fragments))
+    names = [path.name for path in fragments.fragment_files(request.board, request.fragments)]
+    return {
+        "board": request.board.name,
+        "kernel": request.kernel,
+        "dry_run": True,
+        "symbols_asked": len(asked),
+        "would": [
+            f"fetch the source {request.kernel}, if it is not cached",
+            "apply the patch series that its version needs, if any, to a copy",
+            f"merge {' + '.join(names)}: {len(asked)} symbols",
+            "make allnoconfig + olddefconfig, and stop where a symbol is not as asked",
+            f"make Image modules dtbs with {'clang' if request.llvm else 'gcc'} in the cache",
+        ],
+    }
+
+
+def _prebuilt(board: Board, kernel: str, options: Options) -> dict[str, Any]:
+    """The distribution's package, and the same symbols looked up in its configuration."""
+    asked = fragments.merge(fragments.fragment_files(board, options.files()))
+    if options.dry_run:
+        return {
+            "board": board.name,
+            "kernel": kernel,
+            "dry_run": True,
+            "symbols_asked": len(asked),
+            "would": [
+                f"fetch the distribution's kernel package of {kernel}, if it is not cached",
+                f"look for {len(asked)} symbols in its configuration",
+            ],
+        }
+    found = prebuilt_kernel(kernel)
+    missing = tuple(differences(asked, read_config(found.config), module_will_do=True))
+    refuse(missing, f"{found.package} {found.version}")
+    return {
+        "board": board.name,
+        "kernel": kernel,
+        "outcome": "prebuilt",
+        "version": found.version,
+        "package": found.package,
+        "release": found.release,
+        "image": str(found.image),
+        "modules": str(found.modules),
+        "config": str(found.config),
+        "dtbs": [str(found.dtbs)],
+        "symbols_asked": len(asked),
+        "differences": [],
+    }
+
+
+def explain(board: Board, options: Options) -> list[dict[str, str]]:
+    """What each symbol of a board's fragments is for."""
+    return fragments.explanation(fragments.merge(fragments.fragment_files(board, options.files())))
+
+
+def explanation_text(rows: Sequence[dict[str, str]]) -> str:
+    """The same as a table: symbols with one purpose under one heading."""
+    lines: list[str] = []
+    purpose = None
+    for row in rows:
+        if row["purpose"] != purpose:
+            purpose = row["purpose"]
+            lines += ["", purpose or "(no purpose given)"]
+        lines.append(f"    {row['symbol']}={row['value']}")
+    return "\n".join([*lines[1:], "", f"{len(rows)} symbols"])
+
+
+def text_of(document: dict[str, Any]) -> str:
+    """The document as people read it."""
+    if document.get("dry_run"):
+        return "\n".join(f"would {line}" for line in document["would"])
+    rows = [["board", document["board"]]]
+    if document["outcome"] == "prebuilt":
+        rows.append(["package", f"{document['package']} {document['version']}"])
+    else:
+        rows.append(["source", f"{document['origin']} ({document['version']})"])
+        rows.append(["compiler", document["compiler"]])
+        rows.append(["patches", ", ".join(document["patches"]) or "none"])
+    rows.append(["symbols", f"{document['symbols_asked']} asked for, all as asked"])
+    if document["outcome"] == "built":
+        rows.append(["build id", document["build_id"]])
+        rows.append(["release", document["release"]])
+        rows.append(["folder", document["folder"]])
+        rows.append(["size", f"{document['size_bytes'] / 1e6:.1f} MB"])
+        rows.append(["deploy", f"./inv deploy --host H --kernel build:{document['build_id']}"])
+    return table(["what", "is"], rows)
+
+
+# --- back into a fragment ------------------------------------------------------------------------
+
+
+def save_fragment(board: Board, options: Options, name: str, *, menu: bool) -> dict[str, Any]:
+    """Write what the build folder's configuration has beyond the fragments as a fragment.
+
+    Args:
+        menu: have the user change it in the kernel's own menus first.
+
+    Raises:
+        UserError: the file exists, or there is no terminal for the menus.
+    """
+    import subprocess
+    import sys
+
+    if not name:
+        raise UserError("--menuconfig needs --save-fragment FILE, or the changes would be lost")
+    target = Path(name)
+    if target.exists():
+        raise UserError(f"{target} exists already", hint="give another name, or remove it")
+    if menu and not sys.stdin.isatty():
+        raise UserError("--menuconfig needs a terminal", hint="write a fragment: lines CONFIG_X=y")
+    kernel = options.kernel or board.kernel
+    prepared = build.prepare(build.Request(board, kernel, options.files(), llvm=options.llvm))
+    work = prepared.work
+    before = read_config(work.config)
+    if menu:
+        # With the terminal: run() would take it away.
+        subprocess.run(work.make("-s", "menuconfig"), check=True)
+    changed = fragments.changes(before, read_config(work.config))
+    target.write_text(
+        f"# Changed with menuconfig, on top of the fragments of {board.name}\n"
+        + "".join(f"{line}\n" for line in changed),
+        encoding="utf-8",
+    )
+    (work.folder / "npu-bsp.config-key").unlink(
+        missing_ok=True
+    )  # the next build starts from fragments
+    return {"board": board.name, "kernel": kernel, "fragment": str(target), "lines": changed}

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: MIT
+"""Asked = got: a kernel's configuration compared with what the fragments ask for.
+
+The kernel's own tools drop a symbol whose dependencies are not met without a word; a kernel that lacks
+its storage driver is then found out about by a board that does not boot.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .fragments import Asked
+
+_SYMBOL = re.compile(r"^\s*(?:menu)?config\s+(\w+)\s*$", re.M)
+_OFF = ("n", "")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A symbol that is not as it was asked for.
+
+    Attributes:
+        got: its value; empty: the configuration does not mention it.
+        reasons: why, as far as the kernel's Kconfig files say, one line each, indented by depth.
+    """
+
+    asked: Asked
+    got: str
+    reasons: tuple[str, ...] = field(default=())
+
+    def text(self) -> str:
+        """A paragraph for people."""
+        got = f"is {self.got}" if self.got else "was dropped"
+        lines = [f"{self.asked.symbol}: asked for {self.asked.value} ({self.asked.where}), {got}"]
+        return "\n".join([*lines, *(f"  {reason}" for reason in self.reasons)])
+
+    def document(self) -> dict[str, object]:
+        """The same as JSON."""
+        return {
+            "symbol": self.asked.symbol,
+            "asked": self.asked.value,
+            "got": self.got or None,
+            "where": self.asked.where,
+            "reasons": list(self.reasons),
+        }
+
+
+def read_config(path: Path) -> dict[str, str]:
+    """Return the symbols of a ``.config`` and their values; those that are not set have ``n``."""
+    found = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        if line.startswith("CONFIG_"):
+            symbol, _, value = line.removeprefix("CONFIG_").partition("=")
+            found[symbol] = value
+        elif line.startswith("# CONFIG_") and line.endswith(" is not set"):
+            found[line.removeprefix("# CONFIG_").removesuffix(" is not set")] = "n"
+    return found
+
+
+def differences(
+    asked: Mapping[str, Asked], got: Mapping[str, str], *, module_will_do: bool = False
+) -> list[Difference]:
+    """Return what is not as asked.
+
+    Args:
+        module_will_do: take ``m`` for ``y``, and leave mere preferences out: for kernels that others
+            configured.
+    """
+    found = []
+    for each in asked.values():
+        value = got.get(each.symbol, "")
+        if (
+            value == each.value
+            or (each.value in _OFF and value in _OFF)
+            or _same(each.value, value)
+        ):
+            continue
+        if module_will_do and (
+            each.preferred_only or each.value == "n" or {each.value, value} <= {"y", "m"}
+        ):
+            continue
+        found.append(Difference(each, value))
+    return found
+
+
+def _same(asked: str, got: str) -> bool:
+    """Whether two numbers are the same, one perhaps in hexadecimal."""
+    try:
+        return int(asked, 0) == int(got, 0)
+    except ValueError:
+        return False
+
+
+def known_symbols(tree: Path) -> set[str]:
+    """Return the names of all symbols in the Kconfig files that arm64 can reach, and then some."""
+    found: set[str] = set()
+    skip = {tree / "arch" / name.name for name in (tree / "arch").iterdir() if name.name != "arm64"}
+    skip |= {tree / "Documentation", tree / "tools", tree / "scripts" / "kconfig" / "tests"}
+    folders = [tree]
+    while folders:
+        folder = folders.pop()
+        for entry in _entries(folder):
+            if entry.is_dir() and not entry.is_symlink():
+                if entry not in skip and entry.name != ".git":
+                    folders.append(entry)
+            elif entry.name.startswith("Kconfig"):
+                found.update(_SYMBOL.findall(entry.read_text(encoding="utf-8", errors="replace")))
+    return found
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: MIT
+"""Makes a kernel's configuration from fragments in a build folder, and stops where it is not as asked.
+
+What no fragment asks for is off (``allnoconfig``), so a configuration holds what somebody had a reason
+for. It is made anew only when a fragment, the compiler or a Kconfig file has changed, so that ``make``
+finds nothing to do where nothing is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..base.cache import write_atomically
+from ..base.errors import UserError, nearest
+from ..base.process import run
+from ..base.progress import say, step
+from . import fragments
+from .config import Difference, differences, known_symbols, read_config
+from .fragments import Asked
+from .toolchain import Toolchain
+
+_KEY = "npu-bsp.config-key"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A kernel tree, the folder that it is built in, and what builds it.
+
+    Attributes:
+        tree: never written to.
+        release: ``6.12.107``.
+        folder: ``make O=``.
+        environment: what makes two builds of the same the same bytes.
+    """
+
+    tree: Path
+    release: str
+    folder: Path
+    toolchain: Toolchain
+    environment: Mapping[str, str]
+
+    def make(self, *words: str) -> list[str]:
+        """The command line of ``make`` for the build folder."""
+        return [
+            "make",
+            "-C",
+            str(self.tree),
+            f"O={self.folder}",
+            *self.toolchain.make_arguments,
+            *words,
+        ]
+
+    @property
+    def config(self) -> Path:
+        """Its ``.config``."""
+        return self.folder / ".config"
+
+
+@dataclass(frozen=True)
+class Configured:
+    """A configuration that was made.
+
+    Attributes:
+        differences: what is not as asked for.
+        check_s: how long comparing took.
+    """
+
+    asked: Mapping[str, Asked]
+    differences: tuple[Difference, ...]
+    check_s: float
+    fresh: bool
+
+
+def configure(work: Workspace, asked: dict[str, Asked]) -> Configured:
+    """Make ``.config``, and compare it with what was asked for; does not raise where they differ.
+
+    Raises:
+        ToolFailedError: the kernel's own tools failed.
+    """
+    text = fragments.render(asked)
+    key = hashlib.sha256(
+        "\n".join([text, work.toolchain.banner, *work.toolchain.make_arguments]).encode()
+    ).hexdigest()
+    marker = work.folder / _KEY
+    fresh = marker.exists() and marker.read_text() == key and not _kconfig_changed(work)
+    if not fresh:
+        _make_config(work, text)
+        write_atomically(marker, key.encode())
+    started = time.monotonic()
+    found = differences(asked, read_config(work.config))
+    check_s = time.monotonic() - started
+    if found:
+        found = explained(work, found)
+    return Configured(asked, tuple(found), check_s, fresh)
+
+
+def _make_config(work: Workspace, text: str) -> None:
+    with step("Configuring"):
+        work.folder.mkdir(parents=True, exist_ok=True)
+        merged = work.folder / "npu-bsp.fragment"
+        write_atomically(merged, text.encode())
+        before = work.config.read_bytes() if work.config.exists() else None
+        times = work.config.stat() if before is not None else None
+        variables = {**work.environment, "KCONFIG_ALLCONFIG": str(merged)}
+        run(work.make("-s", "allnoconfig"), env=variables)
+        # Says again what allnoconfig said, unless a default depends on what came after it.
+        run(work.make("-s", "olddefconfig"), env=work.environment)
+        if before == work.config.read_bytes() and times is not None:
+            import os
+
+            os.utime(work.config, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def _kconfig_changed(work: Workspace) -> bool:
+    """Whether a Kconfig file is newer than the configuration, or there is none."""
+    listed = work.folder / "include/config/auto.conf.cmd"
+    try:
+        made = work.config.stat().st_mtime
+        words = listed.read_text().replace("\\\n", " ").split()
+    except OSError:
+        return not work.config.exists()
+    for word in words:
+        name = word.rpartition("/")[2]
+        if not name.startswith("Kconfig"):
+            continue
+        path = work.tree / word.removeprefix("$(srctree)/")
+        try:
+            if path.stat().st_mtime > made:
+                return True
+        except OSError:
+            return True
+    return False
+
+
+def explained(work: Workspace, found: list[Difference]) -> list[Difference]:
+    """Say of each difference why; symbols that do not exist get the nearest names."""
+    result = []
+    with step("Looking for the reasons"):
+        known: list[str] = []
+        reasons = _reasons(work)
+        for each in found:
+            why = reasons.of(each.asked.symbol, each.asked.value) if reasons else ()
+            if not why and not each.got:
+                known = known or sorted(known_symbols(work.tree))
+                if each.asked.symbol not in known:
+                    near = nearest(each.asked.symbol, known).removeprefix("; ")
+                    why = (
+                        f"this kernel ({work.release}) has no such symbol",
+                        *([near] if near else []),
+                    )
+            result.append(Difference(each.asked, each.got, why))
+    return result
+
+
+def _reasons(work: Workspace):  # type: ignore[no-untyped-def]
+    from .kconfig import Reasons
+
+    variables = work.toolchain.kconfig_variables(work.tree, work.release)
+    import kconfiglib  # type: ignore[import-untyped]
+
+    try:
+        return Reasons(work.tree, work.config, variables)
+    except kconfiglib.KconfigError as error:
+        say(f"the reasons cannot be told: kconfiglib cannot read these Kconfig files: {error}")
+        return None
+
+
+def refuse(found: tuple[Difference, ...], what: str) -> None:
+    """Stop where the configuration is not as asked for.
+
+    Raises:
+        UserError: it is not; names each symbol, and why.
+    """
+    if not found:
+        return
+    paragraphs = "\n".join(each.text() for each in found)
+    count = f"{len(found)} symbol{'s are' if len(found) > 1 else ' is'}"
+    raise UserError(
+        f"{count} not as asked for in {what}; nothing was compiled\n{paragraphs}",
+        hint="add to the fragment what they depend on, or take them out; --explain shows what each is for",
+    )

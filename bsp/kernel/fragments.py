@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: MIT
+"""Fragments of kernel configuration: what we ask for, and why.
+
+A fragment is what the kernel's own tools read (``CONFIG_X=y``, ``# CONFIG_X is not set``). The comment
+above a group of symbols says what they are for; one that begins with ``Prefer:`` marks choices about
+our own builds that a kernel of somebody else's need not share. Later fragments win:
+base, then the SoC's, the board's, and the user's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..base.errors import UserError
+from ..profile import Board
+
+FOLDER = Path(__file__).with_name("fragments")
+
+_SET = re.compile(r"CONFIG_(\w+)=(\S.*|)$")
+_UNSET = re.compile(r"# CONFIG_(\w+) is not set$")
+_PREFERENCE = "Prefer:"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One symbol of a fragment.
+
+    Attributes:
+        symbol: without ``CONFIG_``.
+        value: as in a ``.config``: ``y``, ``m``, ``n``, a number or a quoted string.
+        purpose: the comment above it.
+        where: ``base.config:12``.
+    """
+
+    symbol: str
+    value: str
+    purpose: str
+    where: str
+
+    @property
+    def preferred_only(self) -> bool:
+        """Whether a kernel of somebody else's may do without."""
+        return self.purpose.startswith(_PREFERENCE)
+
+    def line(self) -> str:
+        """The line of a ``.config``."""
+        if self.value == "n":
+            return f"# CONFIG_{self.symbol} is not set"
+        return f"CONFIG_{self.symbol}={self.value}"
+
+
+def fragment_files(board: Board, extra: Iterable[Path] = ()) -> list[Path]:
+    """Return the fragments of a board, in the order in which they are merged; not all boards have one.
+
+    Raises:
+        UserError: one that the user gives is not there.
+    """
+    files = [FOLDER / f"{name}.config" for name in ("base", board.soc, board.name)]
+    files = [file for file in files if file.is_file()]
+    for given in extra:
+        if not given.is_file():
+            raise UserError(f"there is no file {given}", hint="--fragment FILE, lines CONFIG_X=y")
+        files.append(given)
+    return files
+
+
+def merge(files: Iterable[Path]) -> dict[str, Asked]:
+    """Return what fragments ask for together, by symbol.
+
+    Raises:
+        UserError: a line is not one of a fragment.
+    """
+    merged: dict[str, Asked] = {}
+    for file in files:
+        for asked in parse(file.read_text(encoding="utf-8", errors="replace"), file.name):
+            before = merged.pop(asked.symbol, None)
+            if before is not None and before.value == asked.value and before.purpose:
+                asked = replace(before, where=f"{before.where}, {asked.where}")
+            merged[asked.symbol] = asked
+    return merged
+
+
+def parse(text: str, name: str) -> list[Asked]:
+    """Return the symbols of one fragment.
+
+    Raises:
+        UserError: a line is not one of a fragment.
+    """
+    found: list[Asked] = []
+    comment: list[str] = []
+    in_group = False
+    for number, raw in enumerate(text.splitlines(), 1):
+        line = raw.strip()
+        unset = _UNSET.match(line)
+        if unset is None and line.startswith("#"):
+            comment = [*([] if in_group else comment), line.lstrip("#").strip()]
+            in_group = False
+            continue
+        if not line:
+            comment, in_group = [], False
+            continue
+        set_ = _SET.match(line)
+        if unset is None and set_ is None:
+            raise UserError(
+                f"{name}:{number}: expected CONFIG_X=VALUE or '# CONFIG_X is not set', found {line!r}",
+                hint="comments have a line of their own, beginning with #",
+            )
+        symbol, value = (unset.group(1), "n") if unset else _pair(set_)
+        if value[:1] != '"' and re.search(r"\s", value):
+            raise UserError(
+                f"{name}:{number}: CONFIG_{symbol} has the value {value!r}",
+                hint="comments have a line of their own; strings are quoted",
+            )
+        in_group = True
+        found.append(Asked(symbol, value or "n", " ".join(comment), f"{name}:{number}"))
+    return found
+
+
+def _pair(match: re.Match[str] | None) -> tuple[str, str]:
+    assert match
+    return match.group(1), match.group(2)
+
+
+def render(asked: dict[str, Asked]) -> str:
+    """Return merged fragments as one, for the kernel's own tools."""
+    return "".join(f"{each.line()}\n" for each in asked.values())
+
+
+def explanation(asked: dict[str, Asked]) -> list[dict[str, str]]:
+    """What each symbol is for: ``symbol``, ``value``, ``purpose``, ``where``."""
+    return [
+        {"symbol": each.symbol, "value": each.value, "purpose": each.purpose, "where": each.where}
+        for each in asked.values()
+    ]
+
+
+def changes(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """Return the lines that make one configuration of another."""
+    lines = []
+    for symbol in sorted({*before, *after}):
+        value = after.get(symbol, "n")
+        if value != before.get(symbol, "n"):
+            lines.append(Asked(symbol, value, "", "").line())
+    return lines

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: MIT
+"""Why a symbol is not as it was asked for, from the kernel's Kconfig files.
+
+kconfiglib is here because the kernel's own tools say only that a symbol is gone, not why. It is read for
+explanations alone: what the configuration *is* comes from the kernel's own ``make``. kconfiglib stopped
+before three additions to the language; they are put into its words while the files are read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import kconfiglib  # type: ignore[import-untyped]
+
+_DEPENDS_IF = re.compile(r"^(\s*depends on )([^#]+?) if ([^#]+)$")
+_DEPTH = 6
+_VALUES = {0: "n", 1: "m", 2: "y"}
+
+
+class _Kconfig(kconfiglib.Kconfig):  # type: ignore[misc]
+    """kconfiglib, reading today's Kconfig files."""
+
+    def _tokenize(self, line: str) -> Any:
+        return super()._tokenize(modernised(line))
+
+
+def modernised(line: str) -> str:
+    """Return a line of a Kconfig file in the words that kconfiglib knows."""
+    word = line.strip()
+    if word == "modules":  # since 5.18; before: option modules
+        return "\toption modules\n"
+    if word == "transitional":  # since 6.18: a symbol that only old configurations set
+        return "\n"
+    match = _DEPENDS_IF.match(line.rstrip("\n"))  # since 7.0
+    if match:
+        return f"{match.group(1)}({match.group(2)}) || !({match.group(3)})\n"
+    return line
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+class Reasons:
+    """The Kconfig files of a kernel tree with one configuration."""
+
+    def __init__(self, tree: Path, config: Path, variables: Mapping[str, str]) -> None:
+        """Read them; a second or several.
+
+        Args:
+            variables: what the kernel's Makefile exports to Kconfig: ``ARCH``, ``CC``...
+
+        Raises:
+            kconfiglib.KconfigError: they are in words that kconfiglib does not know.
+        """
+        with _environment({"srctree": str(tree), "CONFIG_": "CONFIG_", **variables}):
+            self._kconfig = _Kconfig(str(tree / "Kconfig"), warn=False, suppress_traceback=False)
+            self._kconfig.load_config(str(config))
+
+    def of(self, name: str, asked: str) -> tuple[str, ...]:
+        """Return why a symbol does not have the value that was asked for."""
+        symbol = self._kconfig.syms.get(name)
+        if symbol is None or not symbol.nodes:
+            return ()
+        if asked == "n":
+            return tuple(_selected_by(symbol)) or (
+                "it has no choice of its own: a default sets it",
+            )
+        wanted = {"y": 2, "m": 1}.get(asked, 2)
+        lines = _unmet(symbol.direct_dep, wanted, 0, {name})
+        if lines:
+            return tuple(dict.fromkeys(lines))
+        node = symbol.nodes[0]
+        if all(each.prompt is None for each in symbol.nodes):
+            selecting = _selectors(symbol)
+            return (
+                f"it cannot be asked for ({node.filename}:{node.linenr}): it is on where another symbol "
+                f"selects it{': ' + ', '.join(selecting[:6]) if selecting else ''}",
+            )
+        if symbol.choice is not None and symbol.choice.selection is not None:
+            return (f"one of several: {symbol.choice.selection.name} was chosen",)
+        prompts = [
+            line
+            for each in symbol.nodes
+            if each.prompt
+            for line in _unmet(each.prompt[1], wanted, 0, {name})
+        ]
+        if prompts:
+            return tuple(dict.fromkeys(prompts))
+        if symbol.orig_type in (kconfiglib.INT, kconfiglib.HEX):
+            for low, high, condition in symbol.ranges:
+                if kconfiglib.expr_value(condition):
+                    return (f"it has to be between {low.str_value} and {high.str_value}",)
+        return tuple(_selected_by(symbol))
+
+
+def _selectors(symbol: Any) -> list[str]:
+    """Names of the symbols that may select it."""
+    names = []
+    for term in kconfiglib.split_expr(symbol.rev_dep, kconfiglib.OR):
+        first = kconfiglib.split_expr(term, kconfiglib.AND)[0]
+        if isinstance(first, kconfiglib.Symbol) and first.nodes:
+            names.append(first.name)
+    return names
+
+
+def _selected_by(symbol: Any) -> Iterator[str]:
+    for term in kconfiglib.split_expr(symbol.rev_dep, kconfiglib.OR):
+        if kconfiglib.expr_value(term):
+            yield f"selected by {kconfiglib.expr_str(term)}"
+
+
+def _unmet(expression: Any, wanted: int, depth: int, seen: set[str]) -> list[str]:
+    """Return which terms of an expression keep it below ``wanted``, and what they depend on in turn."""
+    if kconfiglib.expr_value(expression) >= wanted:
+        return []
+    indent = "  " * depth
+    if isinstance(expression, tuple) and expression[0] is kconfiglib.AND:
+        return [
+            line
+            for part in (expression[1], expression[2])
+            for line in _unmet(part, wanted, depth, seen)
+        ]
+    if isinstance(expression, tuple) and expression[0] is kconfiglib.OR:
+        every = kconfiglib.split_expr(expression, kconfiglib.OR)
+        parts = [part for part in every if _is_possible(part)] or every
+        if len(parts) == 1:
+            return _unmet(parts[0], wanted, depth, seen)
+        either = [f"{indent}depends on one of: {' || '.join(map(kconfiglib.expr_str, parts))}"]
+        if len(parts) <= 3 and depth < _DEPTH:
+            for part in parts:
+                either += _unmet(part, wanted, depth + 1, seen)
+        return either
+    if isinstance(expression, tuple) and expression[0] is kconfiglib.NOT:
+        return [f"{indent}depends on {kconfiglib.expr_str(expression)}: it must be off"]
+    if isinstance(expression, kconfiglib.Symbol):
+        return _unmet_symbol(expression, wanted, depth, seen)
+    return [f"{indent}depends on {kconfiglib.expr_str(expression)}"]
+
+
+def _is_possible(expression: Any) -> bool:
+    """Whether a term names a symbol of this architecture, and not the one for test builds."""
+    if isinstance(expression, kconfiglib.Symbol):
+        return bool(expression.nodes) and expression.name != "COMPILE_TEST"
+    return True
+
+
+def _unmet_symbol(symbol: Any, wanted: int, depth: int, seen: set[str]) -> list[str]:
+    indent = "  " * depth
+    if not symbol.nodes:
+        if symbol.name in _VALUES.values():
+            return [f"{indent}depends on {symbol.name}: never on this architecture"]
+        return [f"{indent}depends on {symbol.name}, which this kernel does not have"]
+    node = symbol.nodes[0]
+    at_most = " (it limits this to a module)" if symbol.tri_value == 1 and wanted == 2 else ""
+    lines = [
+        f"{indent}depends on {symbol.name}, which is {symbol.str_value}{at_most} "
+        f"({node.filename}:{node.linenr})"
+    ]
+    if symbol.name in seen or depth >= _DEPTH:
+        return lines
+    seen.add(symbol.name)
+    deeper = _unmet(symbol.direct_dep, wanted, depth + 1, seen)
+    if not deeper and all(each.prompt is None for each in symbol.nodes):
+        selecting = _selectors(symbol)
+        if selecting:
+            lines.append(f"{indent}  selected by: {', '.join(selecting[:8])}")
+    return lines + deeper
