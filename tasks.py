@@ -295,6 +295,39 @@ def smoke_test(
         raise Exit(code=4)
 
 
+@task(
+    help={
+        "host": f"{_HOST}; this machine if left out",
+        "board": f"{_BOARD}; default: the one that the host says it is",
+        "userspace": "folder of a payload on the host (default: the deployed one)",
+        "accept-new-key": "trust the host at first contact without asking",
+        "json": _JSON,
+    }
+)
+def doctor(
+    _: Context,
+    host: str = "",
+    board: str = "",
+    userspace: str = "",
+    accept_new_key: bool = False,
+    json: bool = False,
+) -> None:
+    """Say why the NPU does not work, and what to do. Example: ./inv doctor --host vim3."""
+    from bsp.base.output import print_json, print_text
+    from bsp.board.inventory import resolve
+    from userspace.npu.doctor import doctor as examination
+
+    found = examination.doctor(
+        resolve(host) if host else None,
+        board=board or None,
+        userspace=userspace or examination.DEPLOYED_USERSPACE,
+        accept_new_key=accept_new_key,
+    )
+    print_json(found) if json else print_text(examination.text(found))
+    if found["first_broken"]:
+        raise Exit(code=4)
+
+
 # --- bundles and boards ----------------------------------------------------------------------
 
 
@@ -752,6 +785,7 @@ namespace = Collection(
     bundle,
     check_dts,
     deploy,
+    doctor,
     lint,
     rollback,
     smoke_test,

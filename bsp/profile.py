@@ -59,6 +59,7 @@ class Clock(_Record, frozen=True, kw_only=True):
         pinned: the kernel does not switch the multiplexer to reach a rate: only the parent that the
             tree's ``assigned-clock-parents`` choose counts.
         max_divider: the largest integer divider behind the multiplexer.
+        least_hz: the lowest rate that upstream device trees give it; below, the doctor calls it wrong.
         source: kernel file that the facts come from.
     """
 
@@ -70,6 +71,7 @@ class Clock(_Record, frozen=True, kw_only=True):
     parents: tuple[Parent, ...] = ()
     pinned: bool = False
     max_divider: PositiveInt = 1
+    least_hz: PositiveInt | None = None
     source: str = ""
 
     def reachable_hz(self, parent_cell: int | None = None) -> list[int]:

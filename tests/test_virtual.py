@@ -25,10 +25,11 @@ from bsp.profile import Board, NpuSettings, board_names, load_board, npu_of
 from images.disk import Disk
 from images.virtual import boards, launch
 from images.virtual.base_dtb import base_dtb
-from images.virtual.boot_dts import boot_dts, compare_clocks, find_problems
+from bsp.dts.clocks import ClockRate, compare_clocks, parse_clk_summary
+from images.virtual.boot_dts import boot_dts, find_problems
 from images.virtual.instance import Instance, Record, start_ticks
 from images.virtual.machine import PID_FILE, QMP_SOCKET, DirectBoot, Machine, arguments, qemu_of
-from images.virtual.probe import ClockRate, Report, parse_clk_summary, parse_report
+from images.virtual.probe import Report, parse_report
 from images.virtual.qmp import command
 
 from .conftest import StartedBoard

@@ -19,31 +19,15 @@ from bsp.base.errors import UserError
 from bsp.base.output import table
 from bsp.base.progress import step
 from bsp.dts.build import build_dts
-from bsp.dts.need import check_identity, rates
-from bsp.dts.tree import Tree, read_tree
+from bsp.dts.clocks import ClockResult, compare_clocks, same_rate
+from bsp.dts.need import check_identity
+from bsp.dts.tree import read_tree
 from bsp.kernel.distribution import all_series
 from bsp.kernel.prebuilt import prebuilt_kernel
 from bsp.profile import Board, Npu, npu_of
 
 from .machine import qemu_of
-from .probe import TIMEOUT_S, ClockRate, Report, probe
-
-
-@dataclass(frozen=True)
-class ClockResult:
-    """One clock: the rate that the device tree asks for (None: none), and the one it runs at.
-
-    Attributes:
-        name: the NPU's name for it.
-        clock: the kernel's name for it.
-        rounded: no parent reaches the rate that is asked for, so that the kernel took another.
-    """
-
-    name: str
-    clock: str
-    asked_hz: int | None
-    rate_hz: int
-    rounded: bool
+from .probe import TIMEOUT_S, Report, probe
 
 
 @dataclass(frozen=True)
@@ -189,23 +173,6 @@ def boot_dts(
     )
 
 
-def compare_clocks(
-    tree: Tree, npu: Npu, measured: tuple[ClockRate, ...]
-) -> tuple[ClockResult, ...]:
-    """Put the rates that a device tree asks for beside the real ones."""
-    asked = dict(rates(tree, npu))
-    profile = {clock.name: clock for clock in npu.clocks}
-    results = []
-    for each in measured:
-        asked_hz = asked.get(each.name)
-        rounded = False
-        if asked_hz is not None and not _same(asked_hz, each.rate_hz):
-            reachable = profile[each.name].reachable_hz(None)
-            rounded = not any(_same(asked_hz, other_hz) for other_hz in reachable)
-        results.append(ClockResult(each.name, each.clock, asked_hz, each.rate_hz, rounded))
-    return tuple(results)
-
-
 def find_problems(
     npu: Npu, report: Report, clocks: tuple[ClockResult, ...], *, promised: bool
 ) -> tuple[str, ...]:
@@ -224,13 +191,8 @@ def find_problems(
         f"clock {each.name} ({each.clock}) runs at {each.rate_hz} Hz, the device tree asks for "
         f"{each.asked_hz} Hz"
         for each in clocks
-        if each.asked_hz is not None and not each.rounded and not _same(each.asked_hz, each.rate_hz)
+        if each.asked_hz is not None and not each.rounded and not same_rate(each.asked_hz, each.rate_hz)
     )
-
-
-def _same(one_hz: int, other_hz: int) -> bool:
-    # The kernel rounds fractions of a hertz.
-    return abs(one_hz - other_hz) <= 1
 
 
 def _mhz(rate_hz: int | None) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bsp.base.errors import InfrastructureError, UserError, ValidationError
 from bsp.base.process import run
+from bsp.dts.clocks import ClockRate, parse_clk_summary
 from bsp.kernel.prebuilt import PrebuiltKernel
 from bsp.profile import Board, load_soc
 from images.initrd import PROBE_INIT, build_initrd
@@ -22,15 +23,6 @@ from .emulator import emulator
 from .machine import machine_arguments, qemu_of
 
 TIMEOUT_S = 180.0
-
-
-@dataclass(frozen=True)
-class ClockRate:
-    """A clock of the NPU as the kernel runs it: its name at the NPU, the clock, its rate."""
-
-    name: str
-    clock: str
-    rate_hz: int
 
 
 @dataclass(frozen=True)
@@ -137,20 +129,3 @@ def parse_report(console: str) -> Report:
         deferred=tuple(line.split()[0] for line in sections.get("deferred", [])),
         dmesg=tuple(sections.get("dmesg", [])),
     )
-
-
-def parse_clk_summary(text: str, device: str | None) -> tuple[ClockRate, ...]:
-    """Return the clocks that ``device`` consumes, from ``/sys/kernel/debug/clk/clk_summary``.
-
-    Since Linux 6.6 the last two columns are the consumer and its name for the clock; a clock with more
-    than one consumer has one more line each (drivers/clk/clk.c, ``clk_summary_show_one``).
-    """
-    found: list[ClockRate] = []
-    clock, rate_hz = "", 0
-    for line in text.splitlines():
-        words = line.split()
-        if len(words) >= 9 and words[4].isdigit() and words[1].isdigit():
-            clock, rate_hz = words[0], int(words[4])
-        if device and len(words) >= 2 and words[-2] == device and rate_hz:
-            found.append(ClockRate(name=words[-1], clock=clock, rate_hz=rate_hz))
-    return tuple(found)

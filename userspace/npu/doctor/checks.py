@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: MIT
+"""The checks, from the device tree to a convolution, in the order in which one needs the other. Pure.
+
+Each looks at the facts alone: what comes after a broken link is judged as far as it can be seen, and
+is ``unknown`` where it cannot. ``next`` is one command.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bsp.kernel.distribution import series_key
+from bsp.profile import Board, Npu, load_soc, npu_of
+
+from . import device_tree, software
+from .check import Check, broken, ok, unknown
+from .facts import Facts
+
+
+@dataclass(frozen=True)
+class Patient:
+    """What is examined, and as what.
+
+    Attributes:
+        board: profile that the facts, or the inventory, say it is; None: none fits.
+        npu: the board's NPU, with the board's settings; None where there is no profile or no NPU.
+        wanted: profile that the inventory names.
+        host: name of the host for commands; None: this machine.
+    """
+
+    facts: Facts
+    board: Board | None
+    npu: Npu | None
+    wanted: Board | None = None
+    host: str | None = None
+
+    @property
+    def deploy(self) -> str:
+        """The command that puts our kernel, device tree and userspace there."""
+        return f"./inv deploy --host {self.host or 'NAME'}"
+
+    def there(self, command: str) -> str:
+        """A command that runs on the board."""
+        return f"ssh {self.host} {command!r}" if self.host else command
+
+
+def stack(facts: Facts) -> str:
+    """Return what drives the NPU: ``galcore`` (the vendor's), ``etnaviv`` or ``none``."""
+    drivers = {device.driver for device in facts.devices}
+    nodes = {node.driver for node in facts.render_nodes}
+    if "galcore" in {*facts.modules, *drivers, *nodes}:
+        return "galcore"
+    return "etnaviv" if "etnaviv" in facts.modules or "etnaviv" in nodes else "none"
+
+
+def examine(patient: Patient) -> list[Check]:
+    """Return all checks, in order."""
+    return [Check(name, *check(patient)) for name, check in CHECKS]
+
+
+def _compatible(patient: Patient) -> tuple[str, str, str, str]:
+    facts, board, wanted = patient.facts, patient.board, patient.wanted
+    if not facts.compatible:
+        return broken(
+            f"no device tree ({facts.machine or 'unknown machine'})",
+            "a board that boots with a device tree",
+            "./inv doctor --host NAME",
+        )
+    found = f"{facts.model or 'no model'} ({', '.join(facts.compatible)})"
+    if wanted and wanted.compatible[0] not in facts.compatible:
+        return broken(
+            found,
+            f"{wanted.compatible[0]}, since the inventory says board = {wanted.name}",
+            "./inv boards",
+        )
+    if board is None:
+        return unknown(
+            found,
+            "a board that has a profile",
+            f"./inv new-board NAME --like BOARD --from-host {patient.host or 'HOST'}",
+        )
+    return ok(f"{board.title} ({board.compatible[0]})", board.compatible[0])
+
+
+def _stack(patient: Patient) -> tuple[str, str, str, str]:
+    found = stack(patient.facts)
+    expected = "etnaviv, Linux's own driver"
+    if found == "galcore":
+        return broken(
+            "galcore, the vendor's driver, holds the NPU; it and etnaviv exclude each other",
+            expected,
+            patient.deploy,
+        )
+    return ok("etnaviv", expected) if found == "etnaviv" else unknown("no NPU driver", expected)
+
+
+def _kernel(patient: Patient) -> tuple[str, str, str, str]:
+    match = re.match(r"\d+\.\d+", patient.facts.kernel)
+    found = f"Linux {patient.facts.kernel}"
+    if patient.npu is None or match is None:
+        return unknown(found, "a kernel that knows the NPU")
+    expected = f"Linux {patient.npu.kernel_since} or later"
+    if series_key(match[0])[:2] < series_key(patient.npu.kernel_since):
+        return broken(
+            f"{found} lacks {patient.npu.kernel_lacks}", expected, f"{patient.deploy} --kernel 6.12"
+        )
+    return ok(found, expected)
+
+
+def _module(patient: Patient) -> tuple[str, str, str, str]:
+    facts = patient.facts
+    expected = "etnaviv loaded"
+    words = dict(word.partition("=")[::2] for word in facts.cmdline.split())
+    barred = f"{words.get('module_blacklist', '')},{words.get('modprobe.blacklist', '')}".split(",")
+    if "etnaviv" in facts.modules:
+        return ok("loaded", expected)
+    if facts.blacklist:
+        where = facts.blacklist[0]
+        file = where.partition(":")[0]
+        return broken(
+            f"blacklisted: {where}", expected, patient.there(f"rm {file} && modprobe etnaviv")
+        )
+    if "etnaviv" in barred:
+        return broken("blacklisted on the kernel's command line", expected, patient.deploy)
+    if not facts.module_file:
+        return broken(f"Linux {facts.kernel} has no etnaviv module", expected, patient.deploy)
+    return broken("there, and not loaded", expected, patient.there("modprobe etnaviv"))
+
+
+def _memory(patient: Patient) -> tuple[str, str, str, str]:
+    total, free = patient.facts.cma_kib
+    # Linux etnaviv_cmdbuf.c: SUBALLOC_SIZE, in one piece.
+    expected = f"{_COMMANDS_KIB} KiB of contiguous memory (CMA) free"
+    failed = [line for line in patient.facts.log if re.search(r"cma.*alloc failed", line)]
+    if total is None or free is None:
+        return unknown("the kernel does not say", expected)
+    found = f"{free} of {total} KiB free"
+    if total < _COMMANDS_KIB or free < _COMMANDS_KIB or failed:
+        return broken(
+            found + (f"; the kernel says: {failed[-1]}" if failed else ""),
+            expected,
+            patient.there("reboot")
+            if total >= _COMMANDS_KIB
+            else f"{patient.deploy}  # after adding cma=64M to the board's boot.cmdline",
+        )
+    return ok(found, expected)
+
+
+_COMMANDS_KIB = 512
+_FAILED = re.compile(
+    r"hw init failed|Unknown GPU model|probe .*failed|failed to|recover hung GPU|MMU fault", re.I
+)
+
+
+def _probe(patient: Patient) -> tuple[str, str, str, str]:
+    facts, npu = patient.facts, patient.npu
+    device = facts.device_at(npu.node) if npu else None
+    name = device.name if device else "npu"
+    about = [line for line in facts.log if f"{name}: " in line or " npu: " in line]
+    said = [line for line in about if "model: GC" in line]
+    expected = f"etnaviv bound to {name}: model: GC{npu.identity.model:x}" if npu else "a model"
+    failed = [line for line in about if _FAILED.search(line)]
+    see = patient.there("dmesg | grep -i etnaviv")
+    if failed and not (said and about.index(failed[-1]) < about.index(said[-1])):
+        return broken(failed[-1], expected, see)
+    if device and not device.driver:
+        waits = [row for row in facts.deferred if row.startswith(device.name)]
+        why = f": {waits[0]}" if waits else " and waits for a supplier" if device.waits else ""
+        return broken(f"no driver is bound to {device.name}{why}", expected, see)
+    if device and said:
+        return ok(said[-1].strip(), expected)
+    if device and device.driver:
+        return ok(f"{device.driver} is bound to {device.name}", expected)
+    return unknown("the kernel has no device for the NPU", expected)
+
+
+def _identity(patient: Patient) -> tuple[str, str, str, str]:
+    facts, npu = patient.facts, patient.npu
+    want = npu.identity if npu else None
+    expected = (
+        f"GC{want.model:x} r{want.revision:x}, product {want.product_id:#x}, "
+        f"customer {want.customer_id:#x}"
+        if want
+        else "an NPU that etnaviv knows"
+    )
+    devices = (facts.python or {}).get("devices") or []
+    for device in devices:
+        for core in device["cores"]:
+            if not core["npu"] or "model" not in core:
+                continue
+            found = (
+                f"GC{core['model']:x} r{core.get('revision', 0):x}, product "
+                f"{core.get('product_id', 0):#x}, customer {core.get('customer_id', 0):#x}"
+            )
+            if want is None or found == expected:
+                return ok(found, expected)
+            return broken(found, expected, "./inv boards")
+    lines = re.findall(r"model: GC(\w+), revision: (\w+)", "\n".join(facts.log))
+    for model, revision in lines:
+        if want and (int(model, 16), int(revision, 16)) == (want.model, want.revision):
+            return ok(f"GC{model} r{revision} (from the kernel's log)", expected)
+    if lines and want:
+        model, revision = lines[-1]
+        why = {"0": ": no clock or no power", "ffffffff": ": nothing answers there"}.get(model, "")
+        see = patient.there("dmesg | grep -i etnaviv")
+        return broken(f"GC{model} r{revision}{why}", expected, see)
+    unsafe = [device["unsafe"] for device in devices if "unsafe" in device]
+    if unsafe:
+        see = patient.there("dmesg | grep -i etnaviv")
+        return broken(f"who opens the device node {unsafe[0]}: no core came up", expected, see)
+    return unknown("nothing tells", expected)
+
+
+CHECKS: tuple[tuple[str, Callable[[Patient], tuple[str, str, str, str]]], ...] = (
+    ("compatible", _compatible),
+    ("stack", _stack),
+    ("kernel", _kernel),
+    ("node", device_tree.node),
+    ("status", device_tree.status),
+    ("power-domain", device_tree.power_domain),
+    ("clocks", device_tree.clocks),
+    ("config", device_tree.config),
+    ("memory", _memory),
+    ("module", _module),
+    ("probe", _probe),
+    ("identity", _identity),
+    ("device-node", software.device_node),
+    ("permissions", software.permissions),
+    ("library", software.library),
+    ("mesa", software.mesa),
+    ("runtime", software.runtime),
+    ("model", software.model),
+)
+
+
+def patient_of(facts: Facts, boards: list[Board], *, wanted: Board | None, host: str | None) -> Patient:
+    """Return what the facts say it is: the first profile whose own name it has, the inventory's first."""
+    order = [*([wanted] if wanted else []), *boards]
+    # A virtual board of its own comes before the machine that it is made of.
+    place = {name: index for index, name in enumerate(facts.compatible)}
+    fitting = [board for board in order if board.compatible[0] in place]
+    board = min(fitting, key=lambda each: place[each.compatible[0]], default=wanted)
+    npu = npu_of(board) if board and load_soc(board.soc).npu else None
+    return Patient(facts, board, npu, wanted, host)

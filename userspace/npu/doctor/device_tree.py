@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: MIT
+"""Checks of what the kernel was told and given: node, status, power domain, clocks, configuration. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bsp.dts.clocks import ClockRate, compare_clocks, parse_clk_summary, same_rate
+from bsp.profile import Clock, load_soc
+
+from .check import Outcome, broken, ok, unknown
+
+if TYPE_CHECKING:
+    from .checks import Patient
+
+_CRYSTAL_HZ = 24_000_000
+
+
+def node(patient: Patient) -> Outcome:
+    """Whether the running device tree has the NPU."""
+    npu, board, tree = patient.npu, patient.board, patient.facts.tree
+    if board and npu is None:
+        return broken(
+            f"{load_soc(board.soc).title} has no NPU", "a board with an NPU", "./inv boards"
+        )
+    if tree is None or npu is None:
+        return unknown("the device tree cannot be read", "a node of the NPU")
+    expected = f"{npu.node}, compatible {npu.compatible}"
+    if npu.compatible in tree.strings(npu.node, "compatible"):
+        return ok(npu.node, expected)
+    others = sorted(path for path in tree.nodes if path.rpartition("/")[2].startswith("npu@"))
+    return broken(
+        f"no such node in the running tree{'; there is ' + ', '.join(others) if others else ''}",
+        expected,
+        patient.deploy,
+    )
+
+
+def status(patient: Patient) -> Outcome:
+    """Whether the node is switched on."""
+    npu, tree = patient.npu, patient.facts.tree
+    if npu is None or tree is None or npu.node not in tree.nodes:
+        return unknown("there is no node", "okay")
+    found = tree.status(npu.node)
+    if found in ("okay", "ok"):
+        return ok(found, "okay")
+    return broken(f"{npu.node} is {found}", "okay", patient.deploy)
+
+
+def power_domain(patient: Patient) -> Outcome:
+    """Whether the NPU's power domain is there and came up."""
+    npu, facts = patient.npu, patient.facts
+    tree = facts.tree
+    if npu is None or tree is None or npu.node not in tree.nodes:
+        return unknown("there is no node", "a power domain, if the SoC has one")
+    needed = "power-domains" in npu.requires
+    words = tree.cells(npu.node, "power-domains")
+    if not words:
+        if needed:
+            return broken(f"{npu.node} names none", "power-domains", patient.deploy)
+        return ok("none needed", "none")
+    provider = tree.by_phandle(words[0])
+    expected = f"{provider or 'a power domain'}, attached"
+    device = facts.device_at(npu.node)
+    if provider and tree.status(provider) not in ("okay", "ok"):
+        return broken(f"{provider} is {tree.status(provider)}", expected, patient.deploy)
+    if device is None:
+        return unknown("the kernel has no device for the NPU", expected)
+    waits = [row for row in facts.deferred if row.startswith(f"{device.name} ")]
+    if device.waits or any("supplier" in row or "power" in row for row in waits):
+        why = f"{device.name} waits: {waits[0] if waits else 'a supplier is missing'}"
+        see = patient.there("cat /sys/kernel/debug/devices_deferred")
+        return broken(why, expected, see)
+    if device.name in facts.domains:
+        return ok("{} ({})".format(*facts.domains[device.name]), expected)
+    if device.driver:
+        return ok(f"{device.driver} is bound, so it is attached", expected)
+    return unknown("no driver is bound yet", expected)
+
+
+def clocks(patient: Patient) -> Outcome:
+    """Whether the NPU's clocks run at the rates that profile and tree ask for."""
+    npu, facts = patient.npu, patient.facts
+    device = facts.device_at(npu.node) if npu else None
+    if npu is None or facts.tree is None or device is None:
+        return unknown("the kernel has no device for the NPU", "the NPU's clocks")
+    measured = parse_clk_summary(facts.clk_summary, device.name)
+    if not measured:
+        why = "only root can see them" if facts.user_id else "no clock names the NPU its consumer"
+        return unknown(why, "the NPU's clocks")
+    rates = {each.name: each for each in measured}
+    asked = {each.name: each for each in compare_clocks(facts.tree, npu, measured)}
+    wrong, wanted = [], []
+    for clock in npu.clocks:
+        each = rates.get(clock.name)
+        if each is None:
+            continue
+        tree_asks = asked[clock.name]
+        from_tree = None if tree_asks.rounded else tree_asks.asked_hz
+        if problem := _wrong_rate(clock, each, from_tree):
+            wrong.append(f"{clock.name} {_mhz(each.rate_hz)} ({each.clock})")
+            wanted.append(problem)
+    shown = ", ".join(f"{name} {_mhz(each.rate_hz)}" for name, each in rates.items())
+    if wrong:
+        return broken(", ".join(wrong), ", ".join(wanted), patient.deploy)
+    return ok(shown, "the rates that profile and device tree ask for")
+
+
+def _wrong_rate(clock: Clock, found: ClockRate, tree_hz: int | None) -> str:
+    """Say at which rate the clock should run, or return an empty string if it does."""
+    if clock.rate_hz is not None:
+        fits = same_rate(clock.rate_hz, found.rate_hz)
+        return "" if fits else f"{clock.name} {_mhz(clock.rate_hz)} (profile)"
+    if clock.least_hz is not None and found.rate_hz < clock.least_hz - 1:
+        return f"{clock.name} {_mhz(clock.least_hz)} or more (profile)"
+    if tree_hz is not None and not same_rate(tree_hz, found.rate_hz):
+        return f"{clock.name} {_mhz(tree_hz)} (device tree)"
+    if tree_hz is None and clock.parents and found.rate_hz <= _CRYSTAL_HZ:
+        return f"{clock.name} above the crystal's {_mhz(_CRYSTAL_HZ)}"
+    return ""
+
+
+def config(patient: Patient) -> Outcome:
+    """Whether the kernel was built with what the NPU needs."""
+    npu, facts = patient.npu, patient.facts
+    if npu is None:
+        return unknown("no profile says what is needed", "kernel options")
+    expected = ", ".join(npu.kernel_symbols)
+    off = [name for name in npu.kernel_symbols if facts.config.get(name) == "n"]
+    # A symbol that is not even mentioned depends on another that is off.
+    off += [name for name in npu.kernel_symbols if facts.config and name not in facts.config]
+    if off:
+        return broken(f"not set: {', '.join(dict.fromkeys(off))}", expected, patient.deploy)
+    if facts.config:
+        return ok("all set", expected)
+    if "etnaviv" in facts.modules:
+        return ok("no configuration file, but the driver is there", expected)
+    return unknown("no configuration file of this kernel is on the board", expected)
+
+
+def _mhz(rate_hz: int) -> str:
+    return f"{rate_hz / 1e6:.6g} MHz"

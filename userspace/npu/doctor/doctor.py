@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: MIT
+"""The doctor's visit: ask a host (or this machine), judge, name the first broken link."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+from bsp.base.errors import InfrastructureError
+from bsp.base.output import table
+from bsp.base.process import Completed, run
+from bsp.base.progress import step
+from bsp.board.inventory import Host
+from bsp.board.ssh import Connection, connect
+from bsp.profile import Board, board_names, load_board
+
+from ..machine import DEPLOYED_USERSPACE
+from .checks import examine, patient_of, stack
+from .facts import Facts, parse_facts, script
+
+_CONNECT_TIMEOUT_S = 30
+_ANSWER_TIMEOUT_S = 120
+
+
+def doctor(
+    host: Host | None = None,
+    *,
+    board: str | None = None,
+    userspace: str = DEPLOYED_USERSPACE,
+    accept_new_key: bool = False,
+) -> dict[str, Any]:
+    """Return the document of the command line's contract.
+
+    Args:
+        host: None: this machine.
+        board: profile that it is to be; None: the inventory's, or the one that the device tree names.
+        userspace: folder of the deployed userspace there.
+
+    Raises:
+        UserError: there is no such board.
+        InfrastructureError: the host cannot be reached, or its answer is cut short.
+    """
+    name = board or (host.board if host else None)
+    wanted = load_board(name) if name else None
+    began = time.monotonic()
+    where = host.name if host else "this machine"
+    with step(f"Asking {where}"):
+        if host is None:
+            completed = run(
+                ["sh", "-s"], stdin=script(userspace), timeout_s=_ANSWER_TIMEOUT_S, check=False
+            )
+        else:
+            with connect(
+                host, timeout_s=_CONNECT_TIMEOUT_S, accept_new_key=accept_new_key
+            ) as connection:
+                completed = ask(connection, userspace)
+    facts = parse_facts(text_of(completed, where))
+    document = judge(facts, wanted=wanted, host=host.name if host else None)
+    return {**document, "seconds": round(time.monotonic() - began, 2)}
+
+
+def ask(connection: Connection, userspace: str = DEPLOYED_USERSPACE) -> Completed:
+    """Ask through an open connection."""
+    return connection.run(
+        ["sh", "-s"], stdin=script(userspace), timeout_s=_ANSWER_TIMEOUT_S, check=False
+    )
+
+
+def text_of(completed: Completed, where: str) -> str:
+    """Return what the script printed.
+
+    Raises:
+        InfrastructureError: it printed nothing.
+    """
+    if not completed.stdout.strip():
+        said = completed.stderr.decode(errors="replace").strip()[-300:]
+        raise InfrastructureError(
+            f"{where} ended the doctor's script with exit code {completed.exit_code}: {said}"
+        )
+    return completed.text
+
+
+def judge(facts: Facts, *, wanted: Board | None = None, host: str | None = None) -> dict[str, Any]:
+    """Return the document, without the time that it took. Pure."""
+    boards = [load_board(name) for name in board_names()]
+    patient = patient_of(facts, boards, wanted=wanted, host=host)
+    checks = examine(patient)
+    first = next((check for check in checks if check.status == "broken"), None)
+    return {
+        "host": host or "this machine",
+        "board": patient.board.name if patient.board else None,
+        "stack": stack(facts),
+        "kernel": facts.kernel,
+        "generation": facts.generation,
+        "checks": [asdict(check) for check in checks],
+        "first_broken": first.name if first else None,
+        "next": first.next if first else "",
+        "verdict": "broken" if first else "healthy",
+    }
+
+
+def text(document: dict[str, Any]) -> str:
+    """Return the document as a table for 80 columns, and what to do."""
+    rows = []
+    for check in document["checks"]:
+        found = check["found"]
+        if check["status"] == "broken":
+            found += f"; expected: {check['expected']}"
+        rows.append((check["name"], check["status"], found))
+    lines = [
+        f"{document['host']}: board {document['board'] or 'unknown'}, Linux {document['kernel']}, "
+        f"NPU driver {document['stack']}",
+        "",
+        table(("check", "", "found"), rows),
+        "",
+    ]
+    if document["first_broken"] is None:
+        lines.append("healthy: every link that could be seen holds")
+    else:
+        lines += [f"first broken link: {document['first_broken']}", f"next: {document['next']}"]
+    return "\n".join(lines)

@@ -1,0 +1,127 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# Runs on a board, sent by doctor: prints what there is to know about its NPU, and changes nothing.
+# Needs a shell and coreutils only; facts.py reads the sections. Beforehand doctor sets:
+#   symbols      kernel options to look for, as an extended regular expression
+#   compatibles  what NPU nodes are compatible with, as a basic regular expression
+#   payload      folder of the deployed userspace
+# and defines run_python, which runs probe.py in the background of all that follows.
+export PATH="$PATH:/usr/sbin:/sbin" LC_ALL=C
+
+section() { echo "@@section $1"; }
+
+kernel=$(uname -r)
+all=$( (dmesg || journalctl --dmesg --boot --quiet --no-pager --output=short-monotonic) 2>/dev/null)
+log=$(printf '%s\n' "$all" | grep -v 'ommand line:' |
+    grep -i -e etnaviv -e galcore -e cma: -e cma_alloc -e '[. ]npu' | tail -n 60)
+
+# Linux 6.12 etnaviv_open() dereferences NULL where no core came up: say so before anyone opens the node.
+# etnaviv_gpu.c prints the model before it gives a core up ("hw init failed", "Unknown GPU model").
+open_node=yes
+up=$(printf '%s\n' "$log" | grep -c 'model: GC[1-9a-e]')
+lost=$(printf '%s\n' "$log" | grep -c -e 'hw init failed' -e 'Unknown GPU model')
+[ "$lost" -gt 0 ] && [ "$up" -le "$lost" ] && open_node=no
+
+answer=$(mktemp) || exit 1
+trap 'rm -f "$answer"' EXIT
+have_python=
+if command -v python3 >/dev/null; then
+    have_python=yes
+    run_python "$open_node" >"$answer" 2>&1 &
+fi
+
+section machine
+uname -m
+section kernel
+echo "$kernel"
+section user
+id -u
+id -Gn
+grep -q '^render:' /etc/group 2>/dev/null && echo 'has group render'
+section cmdline
+cat /proc/cmdline
+section model
+tr -d '\0' </proc/device-tree/model 2>/dev/null && echo
+section compatible
+tr '\0' '\n' </proc/device-tree/compatible 2>/dev/null
+section fdt
+if [ -r /sys/firmware/fdt ]; then
+    base64 /sys/firmware/fdt
+fi
+section nodes
+# Where the blob is root's alone: the NPU nodes' own properties, in hexadecimal.
+if [ ! -r /sys/firmware/fdt ] && [ -d /proc/device-tree ]; then
+    find /proc/device-tree/ -name compatible -exec grep -l "$compatibles" {} + 2>/dev/null |
+        while read -r file; do
+            for property in "${file%/*}"/*; do
+                [ -f "$property" ] || continue
+                value=$(od -An -v -tx1 "$property" | tr -d ' \n')
+                echo "${property#/proc/device-tree} $value"
+            done
+        done
+fi
+section devices
+# Device, node, driver, whether it waits for a supplier, power state.
+for device in /sys/bus/platform/devices/*; do
+    case ${device##*/} in *npu* | *galcore* | *gpu* | *vip*) ;; *) continue ;; esac
+    node=$(readlink -f "$device/of_node") driver=$(readlink "$device/driver") waits= state=
+    [ -r "$device/waiting_for_supplier" ] && read -r waits <"$device/waiting_for_supplier"
+    [ -r "$device/power/runtime_status" ] && read -r state <"$device/power/runtime_status"
+    base=/sys/firmware/devicetree/base
+    echo "${device##*/} ${node#"$base"} ${driver##*/}- ${waits:-0} ${state:-unknown}"
+done 2>/dev/null
+section deferred
+cat /sys/kernel/debug/devices_deferred 2>/dev/null
+section genpd
+cat /sys/kernel/debug/pm_genpd/pm_genpd_summary 2>/dev/null
+section clk_summary
+cat /sys/kernel/debug/clk/clk_summary 2>/dev/null
+section config
+{ zcat /proc/config.gz || cat "/boot/config-$kernel" || cat "/lib/modules/$kernel/config"; } 2>/dev/null |
+    grep -E "^(# )?CONFIG_($symbols)[= ]"
+section modules
+grep -E '^(etnaviv|galcore|vipcore|rocket|ethosu) ' /proc/modules | cut -d ' ' -f 1
+for module in etnaviv galcore; do # built in
+    [ -d "/sys/module/$module" ] && echo "$module"
+done
+section module_files
+grep -h -o -e '[^/]*/etnaviv\.ko[.a-z]*' "/lib/modules/$kernel/modules.dep" 2>/dev/null
+grep -h -e /etnaviv.ko "/lib/modules/$kernel/modules.builtin" 2>/dev/null
+section blacklist
+grep -rs -E '^[[:space:]]*(blacklist[[:space:]]+etnaviv|install[[:space:]]+etnaviv[[:space:]]+/bin/(false|true))' \
+    /etc/modprobe.d /run/modprobe.d /usr/local/lib/modprobe.d /usr/lib/modprobe.d /lib/modprobe.d | head -n 3
+section memory
+grep -E '^(Cma|MemAvail)' /proc/meminfo
+section log_readable
+[ -n "$all" ] && echo yes
+section log
+printf '%s\n' "$log"
+section render_nodes
+# Node, driver, mode, owner, group, and what this user may do with it.
+for entry in /sys/class/drm/renderD* /sys/class/accel/accel*; do
+    [ -e "$entry" ] || continue
+    driver=$(readlink -f "$entry/device/driver")
+    node=/dev/dri/${entry##*/}
+    case $entry in */accel/*) node=/dev/accel/${entry##*/} ;; esac
+    access=
+    [ -r "$node" ] && access=r
+    [ -w "$node" ] && access=${access}w
+    echo "$node ${driver##*/} $(stat -c '%a %U %G' "$node" 2>/dev/null || echo 'absent - -') ${access:-none}"
+done
+[ -c /dev/galcore ] && echo "/dev/galcore galcore $(stat -c '%a %U %G' /dev/galcore) rw"
+section manifest
+grep -m 1 '"python"' "$payload/manifest.json" 2>/dev/null
+grep -A 1 '"name": "mesa-teflon-delegate"' "$payload/manifest.json" 2>/dev/null
+section libraries
+for library in "$payload/lib/libteflon.so" /usr/lib/teflon/libteflon.so \
+    /usr/lib/*-linux-gnu/libteflon.so; do
+    [ -f "$library" ] && echo "$library"
+done
+section payload
+[ -f "$payload/bin/runner.py" ] && echo "$payload"
+section generation
+readlink -f "${payload%/userspace}" 2>/dev/null
+wait
+section python
+[ -n "$have_python" ] && cat "$answer"
+section end

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: MIT
+"""What was measured on a host before: one JSON line a run, and whether the newest is slower.
+
+The file only grows. A line that a power cut tore is skipped when reading, and ended before the next one is
+written, so that it costs itself and nothing else.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bsp.base.cache import state_dir
+from bsp.base.errors import InfrastructureError, UserError, nearest
+
+FORMAT = 1
+THIS_MACHINE = "this machine"
+_KEPT = ("delegate", "status", "reason", "latency_ms", "first_ms", "delegated_ops", "total_ops",
+         "driver", "max_abs_diff", "agreement")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class History:
+    """Entries of one host, oldest first, and how many lines could not be read."""
+
+    host: str
+    entries: tuple[dict[str, Any], ...]
+    torn: int = 0
+
+
+def folder() -> Path:
+    """Where the files lie: one a host."""
+    return state_dir() / "history"
+
+
+def file_of(host: str) -> Path:
+    """The file of a host; names that differ have files that differ."""
+    safe = re.sub(r"[^\w.@-]", lambda match: f"%{ord(match[0]):02x}", host)
+    return folder() / f"{safe.lstrip('.') or '%'}.jsonl"
+
+
+def entry_of(document: dict[str, Any], conditions: dict[str, Any]) -> dict[str, Any]:
+    """Return what is kept of a smoke test's document."""
+    return {
+        "format": FORMAT,
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "host": document["host"],
+        "board": document["board"],
+        "test": document["test"],
+        "model": document["model"]["name"],
+        "model_sha256": document["model"]["sha256"],
+        "image_sha256": document["image"]["sha256"],
+        "verdict": document["verdict"],
+        "runtime": document["runtime"],
+        "threads": document["machine"].get("threads"),
+        "conditions": conditions,
+        "results": [
+            {key: row[key] for key in _KEPT if row.get(key) is not None}
+            for row in document["results"]
+        ],
+    }
+
+
+def append(host: str, entry: dict[str, Any]) -> Path:
+    """Add one line to a host's history; it is on the disk when this returns.
+
+    Raises:
+        InfrastructureError: it cannot be written.
+    """
+    path = file_of(host)
+    line = json.dumps(entry, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            size = file.seek(0, os.SEEK_END)
+            if size:
+                file.seek(size - 1)
+                if file.read(1) != b"\n":
+                    line = b"\n" + line
+            file.write(line)  # at the end, whatever was read before
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise InfrastructureError(
+            f"cannot add to the history {path}: {error.strerror}", hint="df; ls -l"
+        ) from error
+    return path
+
+
+def read(host: str) -> History:
+    """Return a host's history; empty where there is none.
+
+    Raises:
+        InfrastructureError: it cannot be read.
+    """
+    try:
+        lines = file_of(host).read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return History(host, ())
+    except OSError as error:
+        raise InfrastructureError(
+            f"cannot read the history {file_of(host)}: {error.strerror}"
+        ) from error
+    entries, torn = [], 0
+    for line in lines:
+        if not line.strip():
+            continue
+        entry = _parse(line)
+        if entry is None:
+            torn += 1
+        else:
+            entries.append(entry)
+    return History(host, tuple(entries), torn)
+
+
+def known_hosts() -> list[str]:
+    """Hosts that have a history."""
+    names = []
+    for file in sorted(folder().glob("*.jsonl")):
+        names.append(re.sub(r"%([0-9a-f]{2})", lambda match: chr(int(match[1], 16)), file.stem))
+    return names
+
+
+def need(host: str) -> History:
+    """Return a host's history.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = read(host)
+    if not found.entries:
+        known = known_hosts()
+        flag = "" if host == THIS_MACHINE else f" --host {host}"
+        raise UserError(
+            f"there is no history of {host}{nearest(host, known)}",
+            hint=f"./inv smoke-test label_image{flag} adds to it"
+            + (f"; there is one of: {', '.join(known)}" if known else ""),
+        )
+    return found
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+        if entry["format"] != FORMAT:
+            return None
+        [row["delegate"] for row in entry["results"]]  # it has what is read below
+        entry["time"], entry["model_sha256"], entry["image_sha256"], entry["conditions"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return dict(entry)
