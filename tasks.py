@@ -320,11 +320,30 @@ def doctor(
     found = examination.doctor(
         resolve(host) if host else None,
         board=board or None,
-        userspace=userspace or examination.DEPLOYED_USERSPACE,
+        userspace=userspace or None,
         accept_new_key=accept_new_key,
     )
     print_json(found) if json else print_text(examination.text(found))
     if found["first_broken"]:
+        raise Exit(code=4)
+
+
+@task(
+    help={
+        "host": f"{_HOST}; this machine if left out",
+        "check": "exit code 4 if the newest runs are slower",
+        "json": _JSON,
+    }
+)
+def history(_: Context, host: str = "", check: bool = False, json: bool = False) -> None:
+    """Say whether a host became slower. Example: ./inv history --host vim3."""
+    from bsp.base.output import print_json, print_text
+    from userspace.npu import history as past
+    from userspace.npu import regression
+
+    found = regression.document(past.need(host or past.THIS_MACHINE))
+    print_json(found) if json else print_text(regression.text(found))
+    if check and found["verdict"] == "slower":
         raise Exit(code=4)
 
 
@@ -786,6 +805,7 @@ namespace = Collection(
     check_dts,
     deploy,
     doctor,
+    history,
     lint,
     rollback,
     smoke_test,

@@ -20,12 +20,12 @@ import pytest
 from bsp.base.errors import InfrastructureError, UserError, ValidationError
 from bsp.board import inventory, ssh
 from bsp.board.inventory import Host
+from bsp.dts.clocks import ClockRate, compare_clocks, parse_clk_summary
 from bsp.dts.tree import Tree, read_tree
 from bsp.profile import Board, NpuSettings, board_names, load_board, npu_of
 from images.disk import Disk
 from images.virtual import boards, launch
 from images.virtual.base_dtb import base_dtb
-from bsp.dts.clocks import ClockRate, compare_clocks, parse_clk_summary
 from images.virtual.boot_dts import boot_dts, find_problems
 from images.virtual.instance import Instance, Record, start_ticks
 from images.virtual.machine import PID_FILE, QMP_SOCKET, DirectBoot, Machine, arguments, qemu_of

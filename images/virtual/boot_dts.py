@@ -191,7 +191,9 @@ def find_problems(
         f"clock {each.name} ({each.clock}) runs at {each.rate_hz} Hz, the device tree asks for "
         f"{each.asked_hz} Hz"
         for each in clocks
-        if each.asked_hz is not None and not each.rounded and not same_rate(each.asked_hz, each.rate_hz)
+        if each.asked_hz is not None
+        and not each.rounded
+        and not same_rate(each.asked_hz, each.rate_hz)
     )
 
 

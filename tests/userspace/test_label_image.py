@@ -19,6 +19,8 @@ from userspace.npu.label_image import Request
 from userspace.npu.machine import RUNNER, ThisMachine
 from userspace.npu.smoke import smoke_test
 
+pytestmark = pytest.mark.usefixtures("own_state")
+
 PROJECT = Path(__file__).parents[2]
 QUICK: dict[str, Any] = {"model": tiny_model.NAME, "runs": 2, "budget_s": 1.0}
 assets = pytest.mark.skipif(

@@ -10,6 +10,7 @@ widen.
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -21,9 +22,9 @@ from .history import History
 BASELINE_RUNS = 10
 LEAST_RUNS = 6
 _WINDOW_RUNS = 30
-# How many standard errors the mean of the newest runs has to be away, by their number; and how many standard
-# deviations all but one of them (of two: both) have to be away on their own. Chosen on synthetic series
-# (tests/userspace/test_regression.py): false alarms below 1 % of runs, with outliers and skewed noise too.
+# How many standard errors the mean of the newest runs has to be away, by their number; and how many
+# standard deviations all but one of them (of two: both) have to be away on their own. Chosen on synthetic
+# series (tests/userspace/test_history.py): false alarms below 1 % of runs, with outliers too.
 _LIMITS = ((3, 3.1, 1.6), (2, 4.6, 2.8))
 # Nobody acts on less, and a clock's resolution is not a spread.
 _LEAST_CHANGE = 0.03
@@ -54,9 +55,8 @@ class Verdict:
             return f"too few runs for a verdict (at least {LEAST_RUNS})"
         if self.word == "steady":
             far = abs(self.change) > max(4 * self.spread, _LEAST_CHANGE)
-            return (
-                f"steady: {self.change:+.1%} against the last ten, spread {self.spread:.1%}"
-                + ("; the newest run alone is far out: run it again" if far else "")
+            return f"steady: {self.change:+.1%} against the last ten, spread {self.spread:.1%}" + (
+                "; the newest run alone is far out: run it again" if far else ""
             )
         return (
             f"{self.word} than the last ten by {abs(self.change):.0%}, beyond their spread "
@@ -99,7 +99,7 @@ def _centre(logs: Sequence[float]) -> float:
 
 def _spread(logs: Sequence[float]) -> float:
     """Standard deviation of single runs, from neighbouring differences; a tenth of them is cut off."""
-    steps = sorted((b - a) ** 2 for a, b in zip(logs, logs[1:], strict=False))
+    steps = sorted((b - a) ** 2 for a, b in itertools.pairwise(logs))
     kept = steps[: len(steps) - len(steps) // 10]
     # Of a Gaussian's mean of squares, cutting a tenth leaves about two thirds.
     share = 1.0 if len(kept) == len(steps) else 0.66
@@ -155,7 +155,9 @@ def document(history: History) -> dict[str, Any]:
         "entries": len(history.entries),
         "torn": history.torn,
         "series": series,
-        "verdict": next((word for word in ("slower", "faster", "steady") if word in words), "too few"),
+        "verdict": next(
+            (word for word in ("slower", "faster", "steady") if word in words), "too few"
+        ),
     }
 
 

@@ -12,7 +12,8 @@ from bsp.board.inventory import Host
 from bsp.board.ssh import connect
 from bsp.profile import load_board
 
-from . import label_image, models
+from . import history, label_image, models
+from .conditions import after, conditions
 from .delegates import rows
 from .machine import DEPLOYED_USERSPACE, BoardMachine, ThisMachine
 
@@ -63,7 +64,9 @@ def smoke_test(
         raise UserError("--exact is for a virtual NPU", hint="add --npu virtual:a311d")
     if host is None:
         folder = Path(userspace) if userspace else None
-        return label_image.smoke_test(ThisMachine(userspace=folder), request)
+        before = conditions(None)
+        document = label_image.smoke_test(ThisMachine(userspace=folder), request)
+        return _remembered(document, after(before, None))
     profile = load_board(host.board) if host.board else None
     # Before the connection, so that what is missing here is said at once.
     inputs = models.choose(request.model, request.image)
@@ -71,7 +74,8 @@ def smoke_test(
         machine = BoardMachine(
             connection, name=host.name, userspace=userspace or DEPLOYED_USERSPACE
         )
-        return label_image.smoke_test(
+        before = conditions(connection)
+        document = label_image.smoke_test(
             machine,
             request,
             host=host.name,
@@ -81,6 +85,14 @@ def smoke_test(
             else label_image.DEFAULT_MIN_DELEGATED_SHARE,
             inputs=inputs,
         )
+        return _remembered(document, after(before, connection))
+
+
+def _remembered(document: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Add a run and its conditions to the host's history."""
+    document["conditions"] = found
+    history.append(document["host"], history.entry_of(document, found))
+    return document
 
 
 def _on_virtual_npu(

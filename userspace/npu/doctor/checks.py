@@ -235,7 +235,9 @@ CHECKS: tuple[tuple[str, Callable[[Patient], tuple[str, str, str, str]]], ...] =
 )
 
 
-def patient_of(facts: Facts, boards: list[Board], *, wanted: Board | None, host: str | None) -> Patient:
+def patient_of(
+    facts: Facts, boards: list[Board], *, wanted: Board | None, host: str | None
+) -> Patient:
     """Return what the facts say it is: the first profile whose own name it has, the inventory's first."""
     order = [*([wanted] if wanted else []), *boards]
     # A virtual board of its own comes before the machine that it is made of.

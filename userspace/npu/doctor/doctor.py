@@ -27,7 +27,7 @@ def doctor(
     host: Host | None = None,
     *,
     board: str | None = None,
-    userspace: str = DEPLOYED_USERSPACE,
+    userspace: str | None = None,
     accept_new_key: bool = False,
 ) -> dict[str, Any]:
     """Return the document of the command line's contract.
@@ -35,12 +35,13 @@ def doctor(
     Args:
         host: None: this machine.
         board: profile that it is to be; None: the inventory's, or the one that the device tree names.
-        userspace: folder of the deployed userspace there.
+        userspace: folder of a payload there; None: the deployed one.
 
     Raises:
         UserError: there is no such board.
         InfrastructureError: the host cannot be reached, or its answer is cut short.
     """
+    userspace = userspace or DEPLOYED_USERSPACE
     name = board or (host.board if host else None)
     wanted = load_board(name) if name else None
     began = time.monotonic()

@@ -16,6 +16,7 @@ import os
 import re
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 TYPE_CHECKING = False
@@ -43,11 +44,9 @@ def load_runtime(runner: Any) -> tuple[Any, str]:
             module = __import__(name + ".interpreter", fromlist=["Interpreter"])
         except ImportError:
             continue
-        site = os.path.dirname(os.path.dirname(module.__file__))
-        for entry in os.listdir(site):
-            if entry.startswith(name + "-") and entry.endswith(".dist-info"):
-                version = entry[len(name) + 1 : -len(".dist-info")]
-                return module, name.replace("_", "-") + " " + version
+        for entry in Path(str(module.__file__)).parents[1].glob(name + "-*.dist-info"):
+            version = entry.name[len(name) + 1 : -len(".dist-info")]
+            return module, name.replace("_", "-") + " " + version
         return module, name
     runner.load_runtime()  # says why not
     raise AssertionError
@@ -55,8 +54,7 @@ def load_runtime(runner: Any) -> tuple[Any, str]:
 
 def mesa_version(library: str) -> str | None:
     """Return the Mesa version that a library carries (PACKAGE_VERSION in its strings)."""
-    with open(library, "rb") as file:
-        found = MESA_VERSION.search(file.read())
+    found = MESA_VERSION.search(Path(library).read_bytes())
     return found.group(1).decode(errors="replace") if found else None
 
 
@@ -89,7 +87,7 @@ def convolve(module: Any, library: str) -> dict[str, Any]:
 
 def main() -> dict[str, Any]:
     """Ask everything that can be asked, each so that its failure does not end the rest."""
-    found: dict[str, Any] = {"python": "%d.%d.%d" % sys.version_info[:3]}
+    found: dict[str, Any] = {"python": ".".join(map(str, sys.version_info[:3]))}
     runner = load_runner()
     found["devices"] = runner.npu_devices() if OPEN_NODE else None
     library = runner.parse_delegate("teflon")[1]

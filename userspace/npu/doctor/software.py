@@ -128,7 +128,9 @@ def model(patient: Patient) -> Outcome:
     difference = result["max_difference"]
     if result["constant"] or difference > _TOLERANCE:
         what = "the output is constant" if result["constant"] else f"it is {difference} off"
-        return broken(f"{what} (driver {log.driver})", expected, patient.there("dmesg | tail -n 20"))
+        return broken(
+            f"{what} (driver {log.driver})", expected, patient.there("dmesg | tail -n 20")
+        )
     return ok(f"driver {log.driver}, at most {difference} off", expected)
 
 

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: MIT
+"""The doctor on what a virtual board really said, healthy and with faults put in.
+
+``doctor/*.txt`` were captured on virtual-a311d; its device tree, mostly the same, is in ``fdt.txt``.
+Where a fault cannot be had there (a vendor's driver, a SoC with clocks), sections of a captured text are
+replaced: a stand-in, and named so.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from bsp.base.errors import InfrastructureError
+from bsp.profile import Board, load_board, load_soc, npu_of
+from userspace.npu.doctor import checks, doctor
+from userspace.npu.doctor.facts import parse_config, parse_facts, parse_genpd, script
+
+CAPTURED = Path(__file__).parent / "doctor"
+FDT = (CAPTURED / "fdt.txt").read_text()
+ORDER = [
+    "compatible", "stack", "kernel", "node", "status", "power-domain", "clocks", "config", "memory",
+    "module", "probe", "identity", "device-node", "permissions", "library", "mesa", "runtime", "model",
+]  # fmt: skip
+
+
+def captured(name: str, *, fdt: str | None = FDT, **sections: str) -> str:
+    """A captured text; ``sections`` replace its sections of these names."""
+    text = (CAPTURED / f"{name}.txt").read_text()
+    for section, content in {**({"fdt": fdt} if fdt else {}), **sections}.items():
+        before, mark, rest = text.partition(f"@@section {section}\n")
+        after = rest[rest.index("@@section ") :]
+        text = f"{before}{mark}{content.rstrip()}\n{after}"
+    return text
+
+
+def judged(text: str, *, wanted: Board | None = None) -> dict[str, Any]:
+    return doctor.judge(parse_facts(text), wanted=wanted, host="desk")
+
+
+def check(document: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(dict(each) for each in document["checks"] if each["name"] == name)
+
+
+def test_a_healthy_board() -> None:
+    document = judged(captured("healthy"))
+    assert [each["name"] for each in document["checks"]] == ORDER
+    assert {each["status"] for each in document["checks"]} == {"ok"}
+    assert (document["first_broken"], document["verdict"]) == (None, "healthy")
+    assert (document["board"], document["stack"]) == ("virtual-a311d", "etnaviv")
+    assert document["generation"] == "ca438874337b"
+    for each in document["checks"]:
+        assert set(each) == {"name", "status", "found", "expected", "next"}
+    assert max(map(len, doctor.text(document).splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "found", "command"),
+    [
+        ("blacklisted", "module", "blacklisted", "modprobe etnaviv"),
+        ("node-mode", "permissions", "mode 600", "chgrp render"),
+        ("no-library", "library", "has none", "./inv deploy --host desk"),
+        ("old-mesa", "mesa", "Mesa 24.0.7", "./inv deploy --host desk"),
+        ("wrong-python", "runtime", "Python 3.13.5", "./inv build-userspace"),
+    ],
+)
+def test_faults_that_were_put_into_a_virtual_board(
+    name: str, first: str, found: str, command: str
+) -> None:
+    document = judged(captured(name, fdt=None if name == "disabled" else FDT))
+    assert document["first_broken"] == first
+    assert found in check(document, first)["found"]
+    assert command in document["next"]
+    assert document["next"] == check(document, first)["next"]
+
+
+STAND_INS = [
+    ("kernel", "6.1.0-35-arm64", "kernel", "etnaviv_hwdb.c"),
+    ("modules", "galcore", "stack", "galcore"),
+    ("memory", "CmaTotal:  65536 kB\nCmaFree:  0 kB", "memory", "0 of 65536 KiB"),
+    ("memory", "CmaTotal:  0 kB\nCmaFree:  0 kB", "memory", "0 of 0 KiB"),
+    ("config", "# CONFIG_DRM_ETNAVIV is not set", "config", "DRM_ETNAVIV"),
+    ("render_nodes", "", "device-node", "none"),
+    ("python", "", "runtime", "no python3"),
+]
+
+
+@pytest.mark.parametrize(("section", "content", "first", "found"), STAND_INS)
+def test_faults_that_text_stands_in_for(section: str, content: str, first: str, found: str) -> None:
+    document = judged(captured("healthy", **{section: content}))
+    assert document["first_broken"] == first
+    assert found in check(document, first)["found"]
+    assert document["next"]
+
+
+def test_what_cannot_be_seen_is_unknown_and_breaks_nothing() -> None:
+    document = judged(captured("healthy", fdt="", clk_summary="", memory="", log="", genpd=""))
+    unknown = [each["name"] for each in document["checks"] if each["status"] == "unknown"]
+    assert unknown == ["node", "status", "power-domain", "clocks", "memory"]
+    assert document["first_broken"] is None
+
+
+def test_a_board_without_profile_is_pointed_at_new_board() -> None:
+    document = judged(captured("healthy", compatible="acme,board\n"))
+    assert document["board"] is None
+    assert check(document, "compatible")["status"] == "unknown"
+    assert "new-board" in check(document, "compatible")["next"]
+
+
+def test_the_inventory_and_the_board_disagree() -> None:
+    document = judged(captured("healthy"), wanted=load_board("vim3"))
+    assert document["first_broken"] == "compatible"
+    assert "khadas,vim3" in check(document, "compatible")["expected"]
+
+
+def test_a_board_without_npu() -> None:
+    document = judged(captured("healthy", compatible="linux,dummy-virt\n"))
+    assert document["board"] == "virtual"
+    assert document["first_broken"] == "node"
+
+
+# A stand-in for a board with clocks: an A311D's, on the virtual board's device, whose clock is fixed.
+def test_a_clock_at_another_rate_than_the_profile_wants(monkeypatch: pytest.MonkeyPatch) -> None:
+    virtual = npu_of(load_board("virtual-a311d"))
+    real = load_soc("a311d").npu
+    assert virtual
+    assert real
+    with_clocks = msgspec.structs.replace(virtual, clocks=real.clocks)
+    monkeypatch.setattr(checks, "npu_of", lambda _: with_clocks)
+    assert judged(captured("healthy"))["first_broken"] is None
+    slow = (CAPTURED / "healthy.txt").read_text()
+    rows = re.search(r"@@section clk_summary\n(.*?)@@section", slow, re.DOTALL)
+    assert rows
+    document = judged(captured("healthy", clk_summary=rows[1].replace("800000000", "24000000 ")))
+    assert document["first_broken"] == "clocks"
+    assert check(document, "clocks")["found"].startswith("core 24 MHz (npu)")
+    assert "core 800 MHz" in check(document, "clocks")["expected"]
+
+
+@pytest.mark.parametrize(
+    ("log", "first", "found"),
+    [
+        (
+            "etnaviv-gpu 10000000.npu: model: GC0, revision: 0\n"
+            "etnaviv-gpu 10000000.npu: Unknown GPU model\n"
+            "etnaviv-gpu 10000000.npu: hw init failed: -6\n",
+            "probe",
+            "hw init failed",
+        ),
+        (
+            "etnaviv-gpu 10000000.npu: model: GC8000, revision: 7120\n"
+            "etnaviv-gpu 10000000.npu: recover hung GPU!\n",
+            "probe",
+            "recover hung GPU!",
+        ),
+        (
+            "etnaviv-gpu 10000000.npu: hw init failed: -6\n"
+            "etnaviv-gpu 10000000.npu: model: GC8000, revision: 7120\n",
+            None,
+            "",
+        ),
+    ],
+)
+def test_what_the_driver_says(log: str, first: str | None, found: str) -> None:
+    document = judged(captured("healthy", log=log))
+    assert document["first_broken"] == first
+    if first:
+        assert found in check(document, first)["found"]
+
+
+def test_another_npu_than_the_profile_says() -> None:
+    text = captured("healthy").replace('"revision": 28960', '"revision": 32770')
+    document = judged(text)
+    assert document["first_broken"] == "identity"
+    assert "r8002" in check(document, "identity")["found"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [
+        ('"max_difference": 0', '"max_difference": 9', "9 off"),
+        ('"constant": false', '"constant": true', "constant"),
+        ("teflon: compiled graph", "teflon: gave up on graph", "took nothing"),
+    ],
+)
+def test_a_convolution_that_goes_wrong(old: str, new: str, found: str) -> None:
+    text = captured("healthy")
+    assert old in text
+    document = judged(text.replace(old, new))
+    assert document["first_broken"] == "model"
+    assert found in check(document, "model")["found"]
+
+
+def test_an_ordinary_user_outside_the_group() -> None:
+    node = "/dev/dri/renderD128 etnaviv 660 root render none"
+    document = judged(captured("healthy", user="1000\nme users", render_nodes=node))
+    assert document["first_broken"] == "permissions"
+    assert "usermod -aG render" in document["next"]
+
+
+def test_parsers() -> None:
+    assert parse_config(["CONFIG_A=m", "# CONFIG_B is not set", "junk"]) == {"A": "m", "B": "n"}
+    rows = [
+        "domain                          status          children        performance",
+        "    /device                         runtime status                  managed by",
+        "-" * 70,
+        "mlmix                           on                                              0",
+        "    38500000.npu                    suspended                   0           SW",
+    ]
+    assert parse_genpd(rows) == {"38500000.npu": ("mlmix", "on")}
+    with pytest.raises(InfrastructureError, match="cut short"):
+        parse_facts("@@section machine\naarch64\n")
+
+
+def test_the_script_here_and_nobody_opens_a_node_without_cores(tmp_path: Path) -> None:
+    fake = tmp_path / "dmesg"
+    fake.write_text(
+        "#!/bin/sh\necho '[ 1.0] etnaviv-gpu 1.npu: model: GC0, revision: 0'\n"
+        "echo '[ 1.0] etnaviv-gpu 1.npu: hw init failed: -6'\n"
+    )
+    fake.chmod(0o755)
+    done = subprocess.run(
+        ["sh", "-s"],
+        input=script("/nowhere"),
+        capture_output=True,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        timeout=60,
+        check=False,
+    )
+    facts = parse_facts(done.stdout.decode())
+    assert facts.python is not None, facts.python_said
+    assert facts.python["devices"] is None  # not looked into
+    assert facts.log[-1] == "etnaviv-gpu 1.npu: hw init failed: -6"
+    assert facts.kernel == os.uname().release
+    document = doctor.judge(facts)
+    assert document["first_broken"]
