@@ -231,6 +231,7 @@ def build_userspace(
         "host": f"{_HOST}; this machine if left out",
         "npu": "virtual:a311d or virtual:imx8mp: this machine, with an emulated NPU",
         "exact": "with --npu: compute exactly as TFLite, not as silicon is predicted to",
+        "strict": "with --npu: poison new memory; what the model contradicts fails the row",
         "record": "with --npu: record what comes to the NPU to this file (npu.show, npu.replay)",
         "delegate": "all, cpu, cpu-reference, teflon, or PATH[:key=value;key=value]",
         "model": "name of a known model, or a .tflite file",
@@ -251,6 +252,7 @@ def smoke_test(
     host: str = "",
     npu: str = "",
     exact: bool = False,
+    strict: bool = False,
     record: str = "",
     delegate: str = "all",
     model: str = "",
@@ -288,6 +290,7 @@ def smoke_test(
         accept_new_key=accept_new_key,
         npu=npu or None,
         exact=exact,
+        strict=strict,
         record=Path(record) if record else None,
     )
     print_json(document) if json else print_text(text_of(document))
@@ -478,12 +481,15 @@ def status(_: Context, host: str, accept_new_key: bool = False, json: bool = Fal
 @task(
     help={
         "file": "a trace: smoke-test --npu ... --record FILE, or virtual.up --record FILE",
+        "model": "the .tflite file that was run: compare each job with it too",
         "timeout": "seconds that it may take",
         "json": _JSON,
     },
     positional=["file"],
 )
-def replay(_: Context, file: str, timeout: float = 600.0, json: bool = False) -> None:
+def replay(
+    _: Context, file: str, model: str = "", timeout: float = 600.0, json: bool = False
+) -> None:
     """Run a trace's jobs again; do they write the same? Example: ./inv npu.replay v1.npu."""
     from pathlib import Path
 
@@ -491,9 +497,10 @@ def replay(_: Context, file: str, timeout: float = 600.0, json: bool = False) ->
     from userspace.npu.virtual import replay as replaying
     from userspace.npu.virtual.trace_text import replayed_text
 
-    found = replaying.replay(Path(file), timeout_s=timeout)
+    against = Path(model) if model else None
+    found = replaying.replay(Path(file), model=against, timeout_s=timeout)
     print_json(found.as_json()) if json else print_text(replayed_text(found))
-    if found.differences:
+    if found.differences or found.blamed:
         raise Exit(code=4)
 
 

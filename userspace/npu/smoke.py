@@ -19,6 +19,7 @@ from .machine import DEPLOYED_USERSPACE, BoardMachine, ThisMachine
 
 _CONNECT_TIMEOUT_S = 30
 _VIRTUAL_RUNS = 3
+_POISON = 0xA5
 _VIRTUAL_BUDGET_S = 3.0
 
 
@@ -31,6 +32,7 @@ def smoke_test(
     accept_new_key: bool = False,
     npu: str | None = None,
     exact: bool = False,
+    strict: bool = False,
     record: Path | None = None,
 ) -> dict[str, Any]:
     """Run a smoke test and return its document.
@@ -38,6 +40,7 @@ def smoke_test(
     Args:
         npu: ``virtual:NAME`` runs a board's userspace here, on that virtual NPU.
         exact: the virtual NPU computes exactly as TFLite does, not as silicon is predicted to.
+        strict: the virtual NPU's new memory is poisoned, and what the model contradicts is a failure.
         record: file that gets a trace of what comes to the virtual NPU.
         host: None runs on this machine, with this Python.
         userspace: folder of a payload there; None takes what was deployed, or, on this machine, this
@@ -54,7 +57,9 @@ def smoke_test(
             raise UserError(
                 "--npu is an NPU of this machine's own: it goes with neither --host nor --userspace"
             )
-        return _on_virtual_npu(npu, request, exact=exact, record=record)
+        return _on_virtual_npu(npu, request, exact=exact, strict=strict, record=record)
+    if strict:
+        raise UserError("--strict is for a virtual NPU", hint="add --npu virtual:a311d")
     if record:
         raise UserError(
             "--record is for a virtual NPU of this machine",
@@ -96,7 +101,7 @@ def _remembered(document: dict[str, Any], found: dict[str, Any]) -> dict[str, An
 
 
 def _on_virtual_npu(
-    npu: str, request: label_image.Request, *, exact: bool, record: Path | None
+    npu: str, request: label_image.Request, *, exact: bool, strict: bool, record: Path | None
 ) -> dict[str, Any]:
     from .virtual import host as virtual
 
@@ -112,8 +117,14 @@ def _on_virtual_npu(
     if record and not record.absolute().parent.is_dir():
         raise UserError(f"there is no folder {record.absolute().parent} to record into")
     with virtual.virtual_host(
-        name, exact_for=exact_for, timeout_s=request.timeout_s, record=record
+        name,
+        exact_for=exact_for,
+        timeout_s=request.timeout_s,
+        poison=_POISON if strict else 0,
+        audit_for=inputs.model.path,
+        record=record,
     ) as there:
         document = label_image.smoke_test(there.machine, request, host=npu, inputs=inputs)
-    virtual.add_to_document(document, name, "exact" if exact else "hw", there.emulator)
+    mode = "exact" if exact else "hw"
+    virtual.add_to_document(document, name, mode, there.emulator, strict=strict)
     return document

@@ -67,6 +67,7 @@ def virtual_host(
     exact_for: Path | None = None,
     timeout_s: float = 120.0,
     poison: int = 0,
+    audit_for: Path | None = None,
     record: Path | None = None,
 ) -> Iterator[VirtualHost]:
     """Provide a machine with a virtual NPU for a block; the emulator's report is there afterwards.
@@ -75,7 +76,7 @@ def virtual_host(
         name: NPU, as in ``identities/``.
         exact_for: compute this model exactly as TFLite does.
         timeout_s: how long a client waits for one submit.
-        poison: as ``session.emulator``.
+        poison: as ``session.emulator``; ``audit_for`` likewise.
         record: file that gets a trace of all submissions.
 
     Raises:
@@ -88,6 +89,7 @@ def virtual_host(
         exact_for=exact_for,
         submit_timeout_s=timeout_s,
         poison=poison,
+        audit_for=audit_for,
         record=record,
         software=_software() if record else None,
     ) as running:
@@ -116,10 +118,13 @@ def _software() -> dict[str, str]:
     return {part["name"]: part["version"] for part in parts if part["name"] in _TRACED_PARTS}
 
 
-def add_to_document(document: dict[str, Any], name: str, mode: str, seen: Emulator) -> None:
+def add_to_document(
+    document: dict[str, Any], name: str, mode: str, seen: Emulator, *, strict: bool = False
+) -> None:
     """Put into a smoke test's document what the emulator saw; a fault fails Teflon's row.
 
-    Mesa returns garbage or zeros after a fault, and no error: only the emulator knows.
+    Mesa returns garbage or zeros after a fault, and no error: only the emulator knows. With ``strict``
+    what the model contradicts fails the row too.
     """
     jobs = sum(client["nn_jobs"] + client["tp_jobs"] for client in seen.report)
     document["npu"] = {
@@ -136,6 +141,8 @@ def add_to_document(document: dict[str, Any], name: str, mode: str, seen: Emulat
         problem = ""
         if seen.faults:
             problem = f"the virtual NPU stopped: {seen.faults[0]}"
+        elif strict and seen.blamed:
+            problem = f"not what the model says: {seen.blamed[0]}"
         elif row["status"] == "pass" and not jobs:
             problem = "no job came to the virtual NPU"
         if problem:

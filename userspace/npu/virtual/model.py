@@ -8,9 +8,12 @@ append-only. Read with the ``flatbuffers`` package alone: no TFLite runtime is n
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bsp.base.errors import UserError
 
@@ -26,7 +29,8 @@ _VECTOR_LIMIT = 1 << 20
 class Tensor:
     """A tensor; ``scales`` has one entry per tensor, several per axis, none without quantisation.
 
-    ``zero_point`` is that of unsigned bytes: Mesa moves int8 tensors by 128.
+    ``zero_point`` is that of unsigned bytes: Mesa moves int8 tensors by 128. ``content`` is what a
+    constant holds, as in the file; empty for what is computed.
     """
 
     name: str
@@ -34,16 +38,36 @@ class Tensor:
     is_bytes: bool
     scales: tuple[float, ...]
     zero_point: int
+    content: bytes = field(default=b"", repr=False, compare=False)
+    is_signed: bool = False
+
+    def signed_values(self) -> NDArray[np.int64]:
+        """Return a constant's bytes less its zero point, in the tensor's shape.
+
+        Raises:
+            ValueError: it has not as many bytes as its shape says.
+        """
+        values = np.frombuffer(self.content, np.int8 if self.is_signed else np.uint8)
+        return values.reshape(self.shape).astype(np.int64) - (
+            self.zero_point - 128 * self.is_signed
+        )
 
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator: its place in the graph, and its tensors in order (None: left out)."""
+    """One operator: its place in the graph, and its tensors in order (None: left out).
+
+    Attributes:
+        same: whether a convolution pads as SAME does (else VALID).
+        strides: of a convolution: rows, columns.
+    """
 
     index: int
     kind: str
     inputs: tuple[Tensor | None, ...]
     outputs: tuple[Tensor | None, ...]
+    same: bool = False
+    strides: tuple[int, int] = (1, 1)
 
     @property
     def name(self) -> str:
@@ -75,7 +99,8 @@ def _operators(content: bytes) -> Iterator[Operator]:
     for entry in model.tables(1):
         codes.append(max(entry.number(0, "Int8"), entry.number(3, "Int32")))
     graph = next(iter(model.tables(2)))
-    tensors = [_tensor(table) for table in graph.tables(0)]
+    contents = [entry.raw(0) for entry in model.tables(4)]
+    tensors = [_tensor(table, contents) for table in graph.tables(0)]
 
     def named(numbers: list[int]) -> tuple[Tensor | None, ...]:
         return tuple(tensors[number] if number >= 0 else None for number in numbers)
@@ -83,12 +108,19 @@ def _operators(content: bytes) -> Iterator[Operator]:
     for index, operator in enumerate(graph.tables(3)):
         code = codes[operator.number(0, "Uint32")]
         kind = KINDS.get(code, f"builtin {code}")
+        # Conv2DOptions and DepthwiseConv2DOptions begin alike: padding, stride_w, stride_h.
+        options = operator.table(4) if kind.endswith("CONV_2D") else None
         yield Operator(
-            index, kind, named(operator.vector(1, "Int32")), named(operator.vector(2, "Int32"))
+            index,
+            kind,
+            named(operator.vector(1, "Int32")),
+            named(operator.vector(2, "Int32")),
+            same=options is not None and options.number(0, "Int8") == 0,
+            strides=(options.number(2, "Int32"), options.number(1, "Int32")) if options else (1, 1),
         )
 
 
-def _tensor(table: _Table) -> Tensor:
+def _tensor(table: _Table, contents: list[bytes]) -> Tensor:
     kind = table.number(1, "Int8")
     quantisation = table.table(4)
     scales = quantisation.vector(2, "Float32") if quantisation else []
@@ -100,6 +132,8 @@ def _tensor(table: _Table) -> Tensor:
         is_bytes=kind in _BYTES,
         scales=tuple(scales),
         zero_point=zero_point + (128 if kind == _SIGNED else 0),
+        content=contents[table.number(2, "Uint32")],
+        is_signed=kind == _SIGNED,
     )
 
 
@@ -134,6 +168,16 @@ class _Table:
             return ""
         raw: bytes = self._table.String(self._table.Pos + place)
         return raw.decode(errors="replace")
+
+    def raw(self, slot: int) -> bytes:
+        """Return a vector of bytes; b"" where it is left out."""
+        place = self._table.Offset(4 + 2 * slot)
+        if not place:
+            return b""
+        start, length = self._table.Vector(place), self._table.VectorLen(place)
+        if start + length > len(self._content):
+            raise ValueError(f"{length} bytes at {start}, behind the end")
+        return self._content[start : start + length]
 
     def tables(self, slot: int) -> list[_Table]:
         """Return a vector of tables."""

@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 
 from . import frontend, sparse
+from .audit import ModelAudit
 from .coefficients import CoefficientCache
 from .engine import Engine, HardwareMode, JobRecord, Requantisation
 from .exact import ExactMode
 from .faults import FaultError
+from .finding import Blame, Finding
 from .memory import Access, Buffer, Buffers, Bytes
 from .trace import End, Header, Job, Piece, Record, Submit, TraceError, header_of, read
 
@@ -69,7 +71,12 @@ class Replayed:
     seconds: float = 0.0
     recorded_seconds: float = 0.0
     differences: list[Difference] = field(default_factory=list)
-    findings: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def blamed(self) -> list[Finding]:
+        """Findings that somebody is to blame for."""
+        return [each for each in self.findings if each.blame is not Blame.OPEN]
 
     def as_json(self) -> dict[str, Any]:
         """Return the document for machines."""
@@ -77,7 +84,7 @@ class Replayed:
             name: getattr(self, name)
             for name in (
                 "submissions", "nn_jobs", "tp_jobs", "faults", "bytes_compared", "macs", "seconds",
-                "recorded_seconds", "findings",
+                "recorded_seconds",
             )
         }  # fmt: skip
         return {
@@ -87,8 +94,9 @@ class Replayed:
             "created": self.header.created,
             "software": self.header.software,
             **document,
+            "findings": [asdict(each) for each in self.findings],
             "differences": [asdict(each) for each in self.differences],
-            "verdict": "differs" if self.differences else "equal",
+            "verdict": "differs" if self.differences else "blamed" if self.blamed else "equal",
         }
 
 
@@ -181,14 +189,19 @@ def replay(
     timeout_s: float = TIMEOUT_S,
     on_job: Callable[[JobRecord], None] | None = None,
     cache: CoefficientCache | None = None,
+    model: Path | None = None,
 ) -> Replayed:
     """Replay a trace.
 
+    Args:
+        model: the .tflite file that was run: compare each job with it too.
+
     Raises:
+        UserError: the model is none.
         TraceError: the file is no trace or a broken one, or replaying takes longer than ``timeout_s``.
     """
     records = read(path)
-    return _Replay(path, header_of(records, path), timeout_s, on_job, cache).run(records)
+    return _Replay(path, header_of(records, path), timeout_s, on_job, cache, model).run(records)
 
 
 class _Replay:
@@ -199,7 +212,9 @@ class _Replay:
         timeout_s: float,
         on_job: Callable[[JobRecord], None] | None,
         cache: CoefficientCache | None,
+        model: Path | None,
     ) -> None:
+        self._model = model
         self._path = path
         self._result = Replayed(header)
         self._machine = Machine(path)
@@ -216,7 +231,7 @@ class _Replay:
             result.submissions += 1
             self._submission(submit, parts)
         for engine in self._engines.values():
-            result.findings += [str(finding) for finding in engine.findings]
+            result.findings += engine.findings
         return result
 
     def _engine(self, client: int) -> Engine:
@@ -228,6 +243,9 @@ class _Replay:
             self._engines[client] = Engine(
                 header.npu, Buffers([]), mode, cache=self._cache, on_job=self._keep
             )
+            if self._model:
+                audit = ModelAudit(self._model, header.npu.nn_generation)
+                self._engines[client].audit = audit
         return self._engines[client]
 
     def _keep(self, record: JobRecord) -> None:

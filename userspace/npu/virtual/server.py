@@ -35,10 +35,12 @@ from bsp.base.cache import write_atomically
 from bsp.base.errors import BspError
 
 from . import recorder
+from .audit import ModelAudit
 from .coefficients import CoefficientCache
-from .engine import Engine, HardwareMode, JobRecord, Requantisation
+from .engine import Audit, Engine, HardwareMode, JobRecord, Requantisation
 from .exact import ExactMode, operations
 from .faults import FaultError
+from .finding import Blame
 from .frontend import Words
 from .identity import Identity, load_identity
 from .memory import Access, Buffer, Buffers, Bytes
@@ -77,6 +79,7 @@ class Report:
     Attributes:
         faults: the findings that stopped a submit, as text.
         findings: odd things that could be run, as text.
+        blamed: those of them that somebody is to blame for.
         job_list: the first jobs (at most ``KEPT_JOBS``).
     """
 
@@ -87,6 +90,7 @@ class Report:
     macs: int = 0
     faults: list[str] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
+    blamed: list[str] = field(default_factory=list)
     job_list: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, job: JobRecord) -> None:
@@ -112,6 +116,7 @@ class Server:
         requantisation: Callable[[], Requantisation] = HardwareMode,
         report: Path | None = None,
         trace: Writer | None = None,
+        audit: Callable[[], Audit] | None = None,
     ) -> None:
         """Listen on ``path``.
 
@@ -119,8 +124,10 @@ class Server:
             requantisation: makes one ``Requantisation`` a client.
             report: JSON file that is written after each client.
             trace: records every submission; ended by ``close``.
+            audit: makes one ``Audit`` a client.
         """
         self._trace = trace
+        self._make_audit = audit
         self._identity = identity
         self._make_requantisation = requantisation
         self._report_path = report
@@ -163,8 +170,9 @@ class Server:
         try:
             with connection:
                 requantisation = self._make_requantisation()
+                audit = self._make_audit() if self._make_audit else None
                 Session(
-                    connection, self._identity, requantisation, self._cache, report, recorder
+                    connection, self._identity, requantisation, self._cache, report, recorder, audit
                 ).run()
         except (ProtocolError, OSError) as error:
             report.faults.append(f"client cut off: {error}")
@@ -198,6 +206,7 @@ class Session:
         cache: CoefficientCache,
         report: Report,
         recorder: Recorder | None = None,
+        audit: Audit | None = None,
     ) -> None:
         self._recorder = recorder
         self._connection = connection
@@ -211,6 +220,7 @@ class Session:
             cache=cache,
             on_job=report.add,
             watch=recorder,
+            audit=audit,
         )
 
     def run(self) -> None:
@@ -290,6 +300,9 @@ class Session:
         finally:
             engine.memory = Buffers([])
         self._report.findings = [str(finding) for finding in engine.findings]
+        self._report.blamed = [
+            str(finding) for finding in engine.findings if finding.blame is not Blame.OPEN
+        ]
         return text and f"virtual NPU {self._identity.name}: {text}"
 
     def _record(self, recorder: Recorder, buffers: list[Buffer], stream: Words) -> None:
@@ -343,6 +356,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--exact-for", type=Path, help=".tflite file: compute exactly as TFLite does"
     )
+    parser.add_argument("--audit-for", type=Path, help=".tflite file: compare each job with it")
     parser.add_argument("--record", type=Path, help="trace file: record all submissions")
     parser.add_argument(
         "--software", action="append", default=[], help="NAME=VERSION, for the trace's header"
@@ -355,6 +369,10 @@ def main(argv: list[str] | None = None) -> int:
         known = operations(arguments.exact_for) if arguments.exact_for else None
         if known is not None:
             make = functools.partial(ExactMode, known, identity.nn_generation)
+        audit: Callable[[], Audit] | None = None
+        if arguments.audit_for:
+            audit = functools.partial(ModelAudit, arguments.audit_for, identity.nn_generation)
+            audit()  # a file that is no model is said now
         trace = None
         if arguments.record:
             software = dict(each.split("=", 1) for each in arguments.software)
@@ -365,7 +383,12 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write(f"error: {error.message}\n")
         return error.exit_code
     server = Server(
-        arguments.socket, identity, requantisation=make, report=arguments.report, trace=trace
+        arguments.socket,
+        identity,
+        requantisation=make,
+        report=arguments.report,
+        trace=trace,
+        audit=audit,
     )
     threading.Thread(target=server.serve, daemon=True).start()
     sys.stdout.write("ready\n")

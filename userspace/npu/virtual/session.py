@@ -44,6 +44,11 @@ class Emulator:
         """What stopped submits, of all clients."""
         return [fault for client in self.report for fault in client["faults"]]
 
+    @property
+    def blamed(self) -> list[str]:
+        """Findings of all clients that somebody is to blame for."""
+        return [each for client in self.report for each in client.get("blamed", [])]
+
 
 @contextlib.contextmanager
 def emulator(
@@ -52,6 +57,7 @@ def emulator(
     exact_for: Path | None = None,
     submit_timeout_s: float = 120.0,
     poison: int = 0,
+    audit_for: Path | None = None,
     record: Path | None = None,
     software: Mapping[str, str] | None = None,
 ) -> Iterator[Emulator]:
@@ -63,6 +69,7 @@ def emulator(
         submit_timeout_s: how long a client waits for one submit.
         poison: byte that new buffers are filled with. The kernel's are 0; with another value, results
             that hang on bytes which the driver never wrote change.
+        audit_for: compare each job with this model; what contradicts it is a finding.
         record: file that gets a trace of all submissions, for ``replay``.
         software: versions for the trace's header.
 
@@ -77,6 +84,8 @@ def emulator(
         command += ["--socket", str(socket), "--npu", name, "--report", str(report)]
         if exact_for:
             command += ["--exact-for", str(exact_for.absolute())]
+        if audit_for:
+            command += ["--audit-for", str(audit_for.absolute())]
         if record:
             command += ["--record", str(record.absolute())]
         for key, value in (software or {}).items():

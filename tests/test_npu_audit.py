@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: MIT
+"""The audit: a submission compared with its model; who is to blame for wrong sums."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.npu_jobs import NPUS, Convolution, bench_for
+from userspace.npu.tflite_file import NO_ACTIVATION, SAME, VALID, Tensor, conv, write_model
+from userspace.npu.virtual.audit import ModelAudit
+from userspace.npu.virtual.convolution import accumulate
+from userspace.npu.virtual.exact import descriptor_scale, operations
+from userspace.npu.virtual.finding import Blame, Finding
+from userspace.npu.virtual.identity import load_identity
+
+
+def job_and_model(
+    folder: Path, generation: int, kernel: int, channels: int = 13
+) -> tuple[Convolution, Path]:
+    """A convolution as Mesa would submit it, and the model that it belongs to."""
+    rng = np.random.default_rng(kernel)
+    pad = kernel // 2
+    weights = rng.integers(0, 256, (9, channels, kernel, kernel)).astype(np.uint8)
+    biases = rng.integers(-3000, 3000, 9)
+    height, width = 6, 8
+    path = folder / "model.tflite"
+    tensors = [
+        Tensor("input", (1, height, width, channels), "uint8", 0.02, 77),
+        Tensor("weights", (9, kernel, kernel, channels), "uint8", 0.004, 120,
+               weights.transpose(0, 2, 3, 1)),
+        Tensor("bias", (9,), "int32", 0.02 * 0.004, 0, biases),
+        Tensor("output", (1, height, width, 9), "uint8", 0.3, 99),
+    ]  # fmt: skip
+    padding = SAME if kernel > 1 else VALID
+    operator = conv((0, 1, 2), 3, stride=1, activation=NO_ACTIVATION, padding=padding)
+    path.write_bytes(write_model(tensors, [operator], inputs=[0], outputs=[3], description="one"))
+    scale = descriptor_scale(operations(path)[0].mesa_real, generation)
+    mantissa_bits = 15 if generation == 7 else 23
+    job = Convolution(
+        generation,
+        rng.integers(0, 256, (channels, height, width)).astype(np.uint8),
+        weights,
+        biases,
+        in_zero_point=77,
+        weight_zero_point=120,
+        out_zero_point=99,
+        pad=pad,
+        mantissa=scale.multiplier - (1 << mantissa_bits),
+        shift=scale.shift,
+        kernels=2,
+    )
+    return job, path
+
+
+def audited(job: Convolution, path: Path) -> list[Finding]:
+    bench = bench_for(job)
+    bench.engine.audit = ModelAudit(path, job.generation)
+    bench.run()
+    return bench.engine.findings
+
+
+CASES = [(7, 1), (7, 3), (8, 1), (8, 3)]
+
+
+@pytest.mark.parametrize(("generation", "kernel"), CASES)
+def test_a_right_submission_has_no_finding(generation: int, kernel: int, tmp_path: Path) -> None:
+    assert audited(*job_and_model(tmp_path, generation, kernel)) == []
+
+
+@pytest.mark.parametrize(("generation", "kernel"), CASES)
+@pytest.mark.parametrize(
+    ("wrong", "field", "expected"),
+    [
+        ("bias", "bias", "in channel 4"),
+        ("weight", "weights", "as in the model"),
+        ("scale", "post_multiplier and post_shift of operation 0 (CONV_2D)", ">>"),
+        ("zero point", "zero points and channels", "those of an operation"),
+        ("in_image_x_size", "sum of channel", "after the model"),
+    ],
+)
+def test_what_is_wrong_is_named(
+    generation: int, kernel: int, wrong: str, field: str, expected: str, tmp_path: Path
+) -> None:
+    job, path = job_and_model(tmp_path, generation, kernel)
+    change: dict[str, Any] = {}
+    if wrong == "bias":
+        change["biases"] = job.biases + 50 * (np.arange(9) == 4)
+    elif wrong == "weight":
+        change["weights"] = job.weights.copy()
+        change["weights"][3, 2, 0, 0] ^= 1
+    elif wrong == "scale":
+        change["mantissa"] = job.mantissa ^ 1
+    elif wrong == "zero point":
+        change["out_zero_point"] = 98
+    else:
+        if kernel == 1:
+            pytest.skip("a 1x1 kernel sees no border")
+        change["fields"] = {"in_image_border_const": 77, "in_image_y_offset": 6}
+        field, expected = "in_image_y_offset", "-1"
+    found = audited(replace(job, **change), path)
+    assert any(each.field.startswith(field) and expected in each.expected for each in found), found
+    blamed = Blame.NOT_UNDERSTOOD if wrong == "zero point" else Blame.SUBMISSION
+    assert {each.blame for each in found} == {blamed}
+    if wrong != "scale" and blamed is Blame.SUBMISSION:
+        assert all(each.operation == "operation 0 (CONV_2D)" for each in found)
+        assert "[submission: " in str(found[0])
+
+
+@pytest.mark.parametrize(("channels", "found"), [(13, "others"), (12, "")])
+def test_the_other_order_of_v7_coefficients(channels: int, found: str, tmp_path: Path) -> None:
+    """With 13 channels, uncompressed, both orders read well: only the model tells them apart."""
+    job, path = job_and_model(tmp_path, 7, 1, channels)
+    run_bits = 0 if channels == 13 else 3
+    seen = audited(replace(job, blocks_of_six=False, run_bits=run_bits), path)
+    if found:
+        assert any(each.field == "weights" and found in each.found for each in seen), seen
+    else:
+        assert [each.field for each in seen] == ["coefficient order"]
+        assert seen[0].found == "planes interleaved"
+
+
+def test_one_descriptor_with_two_orders(tmp_path: Path) -> None:
+    job, path = job_and_model(tmp_path, 7, 1, 12)
+    audit = ModelAudit(path, 7)
+    fields = []
+    for blocks in (True, False):
+        bench = bench_for(replace(job, blocks_of_six=blocks))
+        bench.engine.audit = audit
+        bench.run()
+        fields += [each.field for each in bench.engine.findings]
+    assert "coefficient order under one descriptor" in fields
+
+
+@pytest.mark.parametrize("generation", [7, 8])
+def test_the_emulator_is_blamed_for_its_own_sums(
+    generation: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, path = job_and_model(tmp_path, generation, 3)
+    monkeypatch.setattr(
+        "userspace.npu.virtual.engine.accumulate", lambda *given: accumulate(*given) + 1
+    )
+    found = audited(job, path)
+    assert found[0].blame is Blame.EMULATOR
+    assert found[0].evidence
+    assert load_identity(NPUS[generation]).nn_generation == generation

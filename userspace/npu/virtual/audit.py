@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: MIT
+"""Compares what was submitted with what the model says: weights, biases, scale, geometry, sums.
+
+Everything is recomputed from the .tflite file, on a road of its own: no decoder, no matrix product. Where
+values are wrong, three computations say whose fault it is, at some pixels of each job:
+
+- the emulator's accumulators;
+- a plain sum over taps after the descriptor and the decoded coefficients;
+- a plain sum over taps after the model.
+
+If the first two agree and the third does not, the submission means something else than the model. If the
+first two do not agree, the emulator is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import model
+from .coefficients import Coefficients
+from .exact import ExactMode, Operation, operations
+from .faults import FaultError
+from .finding import Blame, Finding
+from .memory import Bytes
+from .nn import NnJob
+from .requant import Accumulators
+
+Whole = NDArray[np.int64]
+_MOST_MACS = 4_000_000
+"""Multiplications that the sampled sums of one job may take: bounds the audit's time."""
+
+
+class ModelAudit:
+    """An engine's ``audit`` for one client that runs one model."""
+
+    def __init__(self, path: Path, generation: int) -> None:
+        """Read the model.
+
+        Raises:
+            UserError: the file is no model.
+        """
+        self._generation = generation
+        self._operators = {each.index: each for each in model.operators(path)}
+        self._match = ExactMode(operations(path), generation)
+        self._layouts: dict[tuple[object, ...], tuple[str, str]] = {}
+        self.jobs = 0
+
+    def nn(
+        self, job: NnJob, image: Bytes, coefficients: Coefficients, accumulators: Accumulators
+    ) -> Iterator[Finding]:
+        """Return what is wrong with a job."""
+        self.jobs += 1
+        yield from _own_sums(job, image, coefficients, accumulators)
+        try:
+            self._match.operation(job)
+        except FaultError as error:
+            known = error.finding.field.startswith("post_multiplier")
+            yield Finding(
+                error.finding.field,
+                error.finding.expected,
+                error.finding.found,
+                blame=Blame.SUBMISSION if known else Blame.NOT_UNDERSTOOD,
+                evidence="recomputed from the model's scales" if known else "",
+            )
+            return
+        operation = self._match.current
+        assert operation is not None
+        for finding in self._against(operation, job, image, coefficients, accumulators):
+            yield _named(finding, operation)
+        yield from self._same_layout(operation, job, coefficients)
+
+    def _against(
+        self,
+        operation: Operation,
+        job: NnJob,
+        image: Bytes,
+        coefficients: Coefficients,
+        accumulators: Accumulators,
+    ) -> Iterator[Finding]:
+        operator = self._operators[operation.index]
+        if operation.add:
+            yield from _addition(operation, coefficients)
+            return
+        weights, biases = _constants(operator)
+        yield from _weights(coefficients, weights)
+        yield from _biases(coefficients, weights, biases, operation.in_zero_point)
+        yield from _geometry(operator, job, weights, image)
+        if image.shape[1:] == _size(operator.inputs[0]) and _unfolded(coefficients, weights):
+            yield from _sums(operator, operation, job, image, weights, biases, accumulators)
+
+    def _same_layout(
+        self, operation: Operation, job: NnJob, coefficients: Coefficients
+    ) -> Iterator[Finding]:
+        """One descriptor must mean one order of coefficients, whatever the operation."""
+        shape = job.shape
+        key = (
+            shape.in_channels, shape.out_channels, shape.height, shape.width, shape.depthwise,
+            shape.kernels, shape.wide_input, job.geometry.step,
+        )  # fmt: skip
+        layout, where = self._layouts.setdefault(key, (coefficients.layout, operation.name))
+        if layout != coefficients.layout:
+            yield Finding(
+                "coefficient order under one descriptor",
+                f"{layout} (as in {where})",
+                coefficients.layout,
+                operation=operation.name,
+                blame=Blame.SUBMISSION,
+                evidence="the descriptors' shapes are the same, so one of the two must be wrong",
+            )
+
+
+def _constants(operator: model.Operator) -> tuple[Whole, Whole]:
+    """Return signed weights as (output channels, planes, height, width), and biases."""
+    tensor = operator.inputs[1]
+    assert tensor is not None
+    signed = tensor.signed_values()
+    if operator.kind == "FULLY_CONNECTED":
+        weights = signed.reshape(signed.shape[0], -1, 1, 1)
+    elif operator.kind == "DEPTHWISE_CONV_2D":
+        weights = signed.transpose(3, 0, 1, 2)
+    else:
+        weights = signed.transpose(0, 3, 1, 2)
+    bias = operator.inputs[2] if len(operator.inputs) > 2 else None
+    if bias is None:
+        return weights, np.zeros(len(weights), np.int64)
+    return weights, np.frombuffer(bias.content, "<i4").astype(np.int64)
+
+
+def _unfolded(coefficients: Coefficients, weights: Whole) -> bool:
+    return coefficients.weights.shape == weights.shape
+
+
+def _weights(coefficients: Coefficients, weights: Whole) -> Iterator[Finding]:
+    found = coefficients.weights
+    if _unfolded(coefficients, weights):
+        wrong = int(np.count_nonzero(found != weights))
+        if not wrong:
+            return
+        expected = f"all {weights.size} as in the model"
+    # A folded kernel (stride 2) has the same weights at other places, and zero points between them.
+    by_channel = np.flatnonzero((_moments(found) != _moments(weights)).any(axis=1))
+    if _unfolded(coefficients, weights):
+        kind = "in another order" if not by_channel.size else "others"
+        yield _submission("weights", expected, f"{wrong} {kind} (read as {coefficients.layout})")
+    elif by_channel.size:
+        yield _submission(
+            "weights",
+            "in each channel those of the model",
+            f"others in {by_channel.size} of {len(weights)} channels (read as "
+            f"{coefficients.layout})",
+        )
+
+
+def _moments(weights: NDArray[np.float32] | Whole) -> NDArray[np.float64]:
+    """Count and sums of powers of each channel's weights other than 0: the same in any order."""
+    flat = weights.reshape(len(weights), -1).astype(np.float64)
+    return np.stack(
+        [(flat != 0).sum(axis=1), flat.sum(axis=1), (flat**2).sum(axis=1), (flat**3).sum(axis=1)],
+        axis=1,
+    )
+
+
+def _biases(
+    coefficients: Coefficients, weights: Whole, biases: Whole, in_zero_point: int
+) -> Iterator[Finding]:
+    expected = biases - in_zero_point * weights.sum(axis=(1, 2, 3))
+    if expected.shape != coefficients.biases.shape:
+        return
+    wrong = np.flatnonzero(expected != coefficients.biases)
+    if wrong.size:
+        first = int(wrong[0])
+        yield _submission(
+            "bias",
+            f"{expected[first]} in channel {first}",
+            f"{coefficients.biases[first]}, and {wrong.size} of {expected.size} wrong in all",
+        )
+
+
+def _addition(operation: Operation, coefficients: Coefficients) -> Iterator[Finding]:
+    """An ADD is a kernel with one weight an input; its bias takes both zero points off.
+
+    Mesa computes the bias before it rounds the weights to 8 bits, so half a step of each weight is right.
+    """
+    scales = operation.add
+    assert scales is not None
+    flat = coefficients.weights.reshape(len(coefficients.weights), -1)
+    used = [np.flatnonzero(row) for row in flat]
+    if any(places.size != 2 for places in used):
+        count = max(places.size for places in used)
+        yield _submission("weights of the ADD", "2 an output channel", f"up to {count}")
+        return
+    pairs = np.array([row[places] for row, places in zip(flat, used, strict=True)], np.int64)
+    zero_points = np.array([scales.first_zero_point, scales.second_zero_point])
+    expected = -(pairs @ zero_points)
+    tolerance = int(zero_points.sum()) // 2 + 1
+    wrong = np.flatnonzero(np.abs(expected - coefficients.biases) > tolerance)
+    if wrong.size:
+        first = int(wrong[0])
+        yield _submission(
+            "bias of the ADD",
+            f"{expected[first]} (weights times zero points) to within {tolerance}",
+            f"{coefficients.biases[first]} in {wrong.size} of {expected.size} channels",
+        )
+
+
+def _geometry(
+    operator: model.Operator, job: NnJob, weights: Whole, image: Bytes
+) -> Iterator[Finding]:
+    source, target = _size(operator.inputs[0]), _size(operator.outputs[0])
+    geometry = job.geometry
+    if (geometry.out_height, geometry.out_width) != target and (
+        geometry.out_height * geometry.out_width != target[0] * target[1]
+    ):
+        found = f"{geometry.out_height} x {geometry.out_width}"
+        yield _submission("out_image size", f"{target[0]} x {target[1]}", found)
+    if image.shape[1:] != source or job.shape.height == 1:
+        return
+    if image.shape[0] > 1 and (job.in_row, job.in_plane) != (source[1], source[0] * source[1]):
+        yield _submission(
+            "in_image_x_stride, in_image_y_stride",
+            f"rows of {source[1]} bytes, planes of {source[0] * source[1]}",
+            f"rows of {job.in_row}, planes of {job.in_plane}",
+        )
+    if geometry.step != operator.strides[0]:
+        return
+    for axis, number, found_pad in (("y", 0, geometry.pad_y), ("x", 1, geometry.pad_x)):
+        pad = _padding(operator, weights.shape[2 + number], source[number], target[number], number)
+        if found_pad != pad:
+            yield _submission(f"in_image_{axis}_offset", str(-pad), str(-found_pad))
+
+
+def _padding(operator: model.Operator, kernel: int, size: int, out: int, axis: int) -> int:
+    """Rows above the image: TensorFlow puts the odd one of SAME at the end."""
+    if not operator.same:
+        return 0
+    return max((out - 1) * operator.strides[axis] + kernel - size, 0) // 2
+
+
+def _sums(
+    operator: model.Operator,
+    operation: Operation,
+    job: NnJob,
+    image: Bytes,
+    weights: Whole,
+    biases: Whole,
+    accumulators: Accumulators,
+) -> Iterator[Finding]:
+    """Compare some accumulators with the model's own sums."""
+    source, target = _size(operator.inputs[0]), _size(operator.outputs[0])
+    if accumulators.shape[1:] != target or len(weights) != len(accumulators):
+        return
+    pads = [
+        _padding(operator, weights.shape[2 + axis], source[axis], target[axis], axis)
+        for axis in (0, 1)
+    ]
+    # The hardware's zero point off each pixel, 0 outside the image; depthwise: one plane a channel.
+    depthwise = operator.kind == "DEPTHWISE_CONV_2D"
+    if depthwise and len(weights) != len(image):
+        return
+    for y, x in _places(target, weights[0].size * len(weights)):
+        top, left = y * operator.strides[0] - pads[0], x * operator.strides[1] - pads[1]
+        window = _window(image, top, left, weights.shape[2:], operation.in_zero_point)
+        centred = window - operation.in_zero_point
+        planes = centred[:, None] if depthwise else centred[None]
+        expected = (weights * planes).sum(axis=(1, 2, 3)) + biases
+        wrong = np.flatnonzero(expected != accumulators[:, y, x])
+        if wrong.size:
+            channel = int(wrong[0])
+            yield _submission(
+                f"sum of channel {channel}, row {y}, column {x}",
+                f"{expected[channel]} after the model",
+                f"{accumulators[channel, y, x]}",
+                "descriptor and coefficients give the same sum as the emulator",
+            )
+            return
+
+
+def _own_sums(
+    job: NnJob, image: Bytes, coefficients: Coefficients, accumulators: Accumulators
+) -> Iterator[Finding]:
+    """Compare some of the emulator's accumulators with plain sums after the same descriptor."""
+    geometry = job.geometry
+    weights = coefficients.weights.astype(np.int64)
+    for y, x in _places((geometry.out_height, geometry.out_width), weights.size):
+        top, left = y * geometry.step - geometry.pad_y, x * geometry.step - geometry.pad_x
+        window = _window(image, top, left, weights.shape[2:], geometry.border)
+        sources = coefficients.sources
+        planes = window[sources][:, None] if sources is not None else window[None]
+        expected = (weights * planes).sum(axis=(1, 2, 3)) + coefficients.biases
+        wrong = np.flatnonzero(expected != accumulators[:, y, x])
+        if wrong.size:
+            channel = int(wrong[0])
+            yield Finding(
+                f"sum of channel {channel}, row {y}, column {x}",
+                f"{expected[channel]} after descriptor and coefficients",
+                f"{accumulators[channel, y, x]}",
+                blame=Blame.EMULATOR,
+                evidence="a plain sum over the same numbers gives another result",
+            )
+            return
+
+
+def _window(image: Bytes, top: int, left: int, size: tuple[int, ...], border: int) -> Whole:
+    height, width = size
+    window = np.full((image.shape[0], height, width), border, np.int64)
+    y0, y1 = max(top, 0), min(top + height, image.shape[1])
+    x0, x1 = max(left, 0), min(left + width, image.shape[2])
+    if y0 < y1 and x0 < x1:
+        window[:, y0 - top : y1 - top, x0 - left : x1 - left] = image[:, y0:y1, x0:x1]
+    return window
+
+
+def _places(size: tuple[int, int], macs: int) -> list[tuple[int, int]]:
+    """Corners, middle and two more of a plane, as many as the time allows (always one)."""
+    height, width = size
+    wanted = [
+        (0, 0), (height - 1, width - 1), (height // 2, width // 2), (0, width - 1), (height - 1, 0),
+        (height // 3, width * 2 // 3), (min(1, height - 1), min(1, width - 1)),
+    ]  # fmt: skip
+    return list(dict.fromkeys(wanted))[: max(1, _MOST_MACS // max(macs, 1))]
+
+
+def _size(tensor: model.Tensor | None) -> tuple[int, int]:
+    """Rows and columns of a tensor (1, rows, columns, channels); 1 x 1 of others."""
+    if tensor is None or len(tensor.shape) != 4:
+        return 1, 1
+    return tensor.shape[1], tensor.shape[2]
+
+
+def _submission(
+    field: str, expected: str, found: str, evidence: str = "recomputed from the model"
+) -> Finding:
+    return Finding(field, expected, found, blame=Blame.SUBMISSION, evidence=evidence)
+
+
+def _named(finding: Finding, operation: Operation) -> Finding:
+    return replace(finding, operation=operation.name)
