@@ -79,11 +79,33 @@ def _ended(error: BspError, *, as_json: bool) -> Exit:
 # --- boards ----------------------------------------------------------------------------------
 
 
-@task(help={"json": _JSON})
-def boards(_: Context, json: bool = False) -> None:
-    """List the board profiles. Example: ./inv boards."""
-    from bsp import describe
+@task(
+    help={
+        "scan": "look into kernel trees: every board with an NPU that a free driver (nearly) knows",
+        "kernel": f"which, may be repeated (default: the distribution's); {_KERNEL}",
+        "fresh": "scan again, also where the answer is cached",
+        "json": _JSON,
+    },
+    iterable=["kernel"],
+)
+def boards(
+    _: Context,
+    scan: bool = False,
+    kernel: list[str] | None = None,
+    fresh: bool = False,
+    json: bool = False,
+) -> None:
+    """List the board profiles, or what kernels have. Example: ./inv boards --scan --kernel 7.3."""
     from bsp.base.output import print_json, print_text
+
+    if scan:
+        from bsp.scan import show
+        from bsp.scan.scan import scan_all
+
+        scans = scan_all(kernel or (), fresh=fresh)
+        print_json(show.as_json(scans)) if json else print_text(show.text(scans))
+        return
+    from bsp import describe
 
     rows = describe.all_boards()
     if json:
@@ -112,6 +134,7 @@ def board(_: Context, name: str, json: bool = False) -> None:
         "board": _BOARD,
         "kernel": _KERNEL,
         "base-dtb": "start from this DTB in place of the kernel's source",
+        "npu-rate": "run the NPU's clocks at this rate, such as 500MHz",
         "overlay": "keep the changes beside the DTB as a .dtbo too",
         "output": "folder for the result (default: build/BOARD/KERNEL)",
         "dry-run": "say what would be built; write nothing",
@@ -123,6 +146,7 @@ def build_dts(
     board: str,
     kernel: str = "",
     base_dtb: str = "",
+    npu_rate: str = "",
     overlay: bool = False,
     output: str = "",
     dry_run: bool = False,
@@ -133,6 +157,7 @@ def build_dts(
 
     from bsp.base.output import print_json, print_text
     from bsp.dts import build
+    from bsp.dts.rate import parse_rate
     from bsp.profile import load_board
 
     profile = load_board(board)
@@ -146,6 +171,7 @@ def build_dts(
         kernel=kernel or None,
         base_dtb=base,
         target_dir=Path(output) if output else build.default_target(profile, kernel or None, base),
+        npu_rate_hz=parse_rate(npu_rate) if npu_rate else None,
         keep_overlay=overlay,
         dry_run=dry_run,
     )
@@ -637,6 +663,7 @@ def list_virtual(_: Context, json: bool = False) -> None:
         "kernel": _KERNEL,
         "dtb": "boot this DTB instead of building one",
         "npu-disabled": "build it with the NPU switched off (it must then stay unbound)",
+        "npu-rate": "build the device tree with the NPU at this rate, such as 500MHz",
         "timeout": "seconds until the kernel must have answered",
         "json": _JSON,
     }
@@ -647,6 +674,7 @@ def boot_dts(
     kernel: str = "",
     dtb: str = "",
     npu_disabled: bool = False,
+    npu_rate: str = "",
     timeout: float = 180.0,
     json: bool = False,
 ) -> None:
@@ -654,6 +682,7 @@ def boot_dts(
     from pathlib import Path
 
     from bsp.base.output import print_json, print_text
+    from bsp.dts.rate import parse_rate
     from bsp.profile import load_board
     from images.virtual import boot_dts as booting
 
@@ -662,6 +691,7 @@ def boot_dts(
         kernel=kernel or None,
         dtb=Path(dtb) if dtb else None,
         npu_disabled=npu_disabled,
+        npu_rate_hz=parse_rate(npu_rate) if npu_rate else None,
         timeout_s=timeout,
     )
     print_json(result.as_json()) if json else print_text(result.text())

@@ -10,8 +10,9 @@ from __future__ import annotations
 import functools
 import re
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -27,6 +28,19 @@ PositiveInt = Annotated[int, Meta(gt=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 NodePath = Annotated[str, Meta(pattern=r"^/")]
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+Series = Annotated[str, Meta(pattern=r"^[0-9]+\.[0-9]+$")]
+
+# What a kernel series does with a board's NPU, as a board's file states it and the scan finds it.
+# The last two are worth a deployment; the others say what is missing.
+Expectation = Literal[
+    "no board",  # the kernel has no device tree for this board
+    "no node",  # it has, but without an NPU
+    "no driver",  # there is a node that no driver of this kernel takes
+    "not recognised",  # the driver takes the node, and does not know the NPU behind it
+    "supply missing",  # the node lacks what only the board's own device tree can add
+    "enable",  # works once the node is switched on (and rates are set)
+    "works",  # works as it is
+]
 
 
 class _Record(Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,10 +70,12 @@ class Clock(_Record, frozen=True, kw_only=True):
         cell: its number at the provider, as ``assigned-clocks`` names it.
         symbol: what ``header`` (below ``include/dt-bindings``) calls that number.
         parents: what its multiplexer can choose from.
+        parent_cell: the parent that the tree is to choose, by its number; None leaves the tree's own.
         pinned: the kernel does not switch the multiplexer to reach a rate: only the parent that the
             tree's ``assigned-clock-parents`` choose counts.
         max_divider: the largest integer divider behind the multiplexer.
         least_hz: the lowest rate that upstream device trees give it; below, the doctor calls it wrong.
+        firmware: firmware sets its rate, so that the kernel's source does not say what it reaches.
         source: kernel file that the facts come from.
     """
 
@@ -69,9 +85,11 @@ class Clock(_Record, frozen=True, kw_only=True):
     symbol: str
     header: str
     parents: tuple[Parent, ...] = ()
+    parent_cell: int | None = None
     pinned: bool = False
     max_divider: PositiveInt = 1
     least_hz: PositiveInt | None = None
+    firmware: bool = False
     source: str = ""
 
     def reachable_hz(self, parent_cell: int | None = None) -> list[int]:
@@ -114,33 +132,73 @@ class KernelNeed(_Record, frozen=True, kw_only=True):
     text: str
 
 
+class Vendor(_Record, frozen=True, kw_only=True):
+    """How a vendor's kernel describes the NPU: recognised, never shipped.
+
+    Attributes:
+        driver: the vendor's kernel module.
+        compatible: strings that its device tree nodes have.
+        devices: device files that it makes.
+    """
+
+    driver: str
+    compatible: Annotated[tuple[str, ...], Meta(min_length=1)]
+    devices: tuple[str, ...] = ()
+
+
 class Npu(_Record, frozen=True, kw_only=True):
     """The NPU of a SoC and what the free driver needs for it.
 
     Attributes:
+        about: what it is, for people who never heard of it.
+        node: its node, or that of its first core.
+        more_nodes: nodes that have to be switched on along with it: further cores, IOMMUs.
         rates_node: node whose ``assigned-clocks`` set the rates, where that is not the NPU's own.
+        rate_clocks: the clocks that ``--npu-rate`` sets.
         requires: properties without which the node is not usable.
-        kernel_since: first kernel series whose driver knows this NPU (``6.8``).
+        identity: None where the driver has no list of identities, or where it is not known.
+        kernel_since: first kernel series whose driver knows this NPU (``6.8``); None: no kernel yet.
         kernel_lacks: what older kernels lack, in words: printed with a refusal.
         kernel_needs: the same as things to look for in a kernel tree.
-        mesa_since: first Mesa series whose Teflon delegate knows this NPU.
+        mesa_since: first Mesa series whose Teflon delegate knows this NPU; None: none yet.
+        dmesg: what the kernel log says when the driver has found it.
+        vendor: how vendors' kernels describe it.
         enabled: whether it is to be switched on; boards may say otherwise.
+    """
+
+    about: str = ""
+    driver: str
+    compatible: str
+    node: NodePath
+    more_nodes: tuple[NodePath, ...] = ()
+    clocks: tuple[Clock, ...]
+    rates_node: NodePath | None = None
+    rate_clocks: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
+    identity: Identity | None = None
+    kernel_since: Series | None = None
+    kernel_lacks: str
+    kernel_needs: tuple[KernelNeed, ...] = ()
+    mesa_since: str | None = None
+    kernel_symbols: tuple[str, ...] = ()
+    dmesg: tuple[str, ...] = ()
+    vendor: tuple[Vendor, ...] = ()
+    sources: tuple[str, ...] = ()
+    enabled: bool = True
+
+
+class Nodeless(_Record, frozen=True, kw_only=True):
+    """An NPU that a driver knows by its identity, and that no kernel's device tree describes yet.
+
+    Attributes:
+        compatible: what its node would have; any node of the chip that has it is the NPU.
+        source: kernel file that the identity comes from.
     """
 
     driver: str
     compatible: str
-    node: NodePath
-    clocks: tuple[Clock, ...]
-    rates_node: NodePath | None = None
-    requires: tuple[str, ...] = ()
     identity: Identity
-    kernel_since: Annotated[str, Meta(pattern=r"^[0-9]+\.[0-9]+$")]
-    kernel_lacks: str
-    kernel_needs: tuple[KernelNeed, ...] = ()
-    mesa_since: str
-    kernel_symbols: tuple[str, ...] = ()
-    sources: tuple[str, ...] = ()
-    enabled: bool = True
+    source: str
 
 
 class NpuSettings(_Record, frozen=True, kw_only=True):
@@ -156,15 +214,24 @@ class NpuSettings(_Record, frozen=True, kw_only=True):
 
 
 class Soc(_Record, frozen=True, kw_only=True):
-    """A system on chip: ``bsp/socs/NAME.toml``."""
+    """A system on chip: ``bsp/socs/NAME.toml``.
+
+    Attributes:
+        compatible: strings that boards with it have in their root's ``compatible``.
+        without_npu: strings of related chips whose device trees have the NPU's node as well, by
+            inheritance, but which have no NPU.
+        dts_directory: folder below ``arch/arm64/boot/dts``.
+    """
 
     format: int
     name: Name
     title: str
     vendor: str
+    compatible: tuple[str, ...] = ()
+    without_npu: tuple[str, ...] = ()
     dts_directory: str | None = None
-    """Folder below ``arch/arm64/boot/dts``."""
     npu: Npu | None = None
+    nodeless: Nodeless | None = None
 
 
 class Boot(_Record, frozen=True, kw_only=True):
@@ -221,6 +288,7 @@ class Board(_Record, frozen=True, kw_only=True):
         dts: file stem below the SoC's folder of device trees; None where the tree comes from QEMU.
         compatible: root ``compatible`` strings, most specific first; the first identifies the board.
         kernel: default kernel: a series, or a source as ``--kernel`` takes it.
+        expect: kernel series to what it does with the NPU, without and with this tool's changes.
     """
 
     format: int
@@ -230,10 +298,16 @@ class Board(_Record, frozen=True, kw_only=True):
     dts: str | None = None
     compatible: Annotated[tuple[str, ...], Meta(min_length=1)]
     kernel: str
+    expect: dict[Series, Expectation] = {}
     boot: Boot | None = None
     npu: NpuSettings = NpuSettings()
     qemu: Qemu | None = None
     userspace: Userspace = Userspace()
+
+
+def soc_names() -> list[str]:
+    """Names of all shipped SoCs, sorted."""
+    return sorted(path.stem for path in SOCS_DIR.glob("*.toml"))
 
 
 def board_names() -> list[str]:
@@ -261,8 +335,35 @@ def read_board(path: Path) -> Board:
     board = _read(path, Board)
     if board.name != path.stem:
         raise UserError(f"{path}: name is {board.name!r}, but the file is {path.name!r}")
+    if board.soc not in soc_names():
+        raise UserError(
+            f"{path}: unknown SoC {board.soc!r}{nearest(board.soc, soc_names())} "
+            f"(there is no {SOCS_DIR / board.soc}.toml)",
+            hint=f"its SoCs are {', '.join(soc_names())}; a new one is a file of its own",
+        )
     load_soc(board.soc)
     return board
+
+
+def by_compatible(names: Iterable[str] | None = None) -> dict[str, Board]:
+    """Return the boards by the string that identifies each: its first ``compatible``.
+
+    Args:
+        names: of the boards; all shipped ones by default.
+
+    Raises:
+        UserError: two boards claim the same string, or a file is broken.
+    """
+    found: dict[str, Board] = {}
+    for board in map(load_board, board_names() if names is None else names):
+        other = found.setdefault(board.compatible[0], board)
+        if other is not board :
+            raise UserError(
+                f"boards {other.name} and {board.name} both claim {board.compatible[0]!r}: a board "
+                "is recognised by the first of its compatible strings",
+                hint=f"correct 'compatible' in {BOARDS_DIR / board.name}.toml, or remove that file",
+            )
+    return found
 
 
 @functools.cache
@@ -274,8 +375,7 @@ def load_soc(name: str) -> Soc:
     """
     path = SOCS_DIR / f"{name}.toml"
     if not path.exists():
-        known = sorted(file.stem for file in SOCS_DIR.glob("*.toml"))
-        raise UserError(f"unknown SoC {name!r}{nearest(name, known)}", hint=f"add {path}")
+        raise UserError(f"unknown SoC {name!r}{nearest(name, soc_names())}", hint=f"add {path}")
     return _read(path, Soc)
 
 

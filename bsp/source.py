@@ -31,11 +31,28 @@ _DTS_PARTS = (
     "arch/arm/boot/dts/*.h",
     "arch/arm/boot/dts/*/*.dtsi",
     "arch/arm/boot/dts/*/*.h",
+    "arch/arm/boot/dts/allwinner",
+    "arch/arm/boot/dts/broadcom",  # the Raspberry Pis of arm64 include those of arm
+    "arch/arm/boot/dts/st",
+    "arch/arm/boot/dts/bcm2*.dts",  # and the same before 6.5, which had no folders there
+    "arch/arm/boot/dts/stm32*.dts",
+    "arch/arm/boot/dts/sun*.dts",
     "arch/riscv/boot/dts/*/*.dtsi",
+    "arch/riscv/boot/dts/*/*.h",
     "include/dt-bindings",
     "include/uapi/linux/input-event-codes.h",  # include/dt-bindings/input links there
     "scripts/dtc/include-prefixes",
+    # what says which NPUs the kernel's drivers know, and which rates its clocks reach
+    "drivers/gpu/drm/etnaviv/etnaviv_gpu.c",
     "drivers/gpu/drm/etnaviv/etnaviv_hwdb.c",
+    "drivers/accel/*/*_drv.c",
+    "drivers/clk/imx/clk-composite-8m.c",
+    "drivers/clk/imx/clk-composite-93.c",
+    "drivers/clk/imx/clk-imx8mp.c",
+    "drivers/clk/imx/clk-imx93.c",
+    "drivers/clk/meson/g12a.c",
+    "drivers/clk/rockchip/clk-rk3588.c",
+    "drivers/clk/sunxi-ng/ccu-sun55i-a523.c",
 )
 
 # What device trees are checked against.
@@ -312,7 +329,6 @@ def _last_line(error: ToolFailedError) -> str:
 
 
 @functools.cache
-def board_sources(tree: Path, directory: str) -> Sequence[str]:
-    """Return the names (without ``.dts``) of the boards in a folder of a kernel tree."""
-    folder = tree / "arch/arm64/boot/dts" / directory
+def board_sources(folder: Path) -> Sequence[str]:
+    """Return the names (without ``.dts``) of the boards in a folder of device tree sources."""
     return sorted(entry.name[:-4] for entry in os.scandir(folder) if entry.name.endswith(".dts"))

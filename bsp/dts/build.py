@@ -17,6 +17,7 @@ from ..profile import Board, Npu, load_soc, npu_of
 from ..source import kernel_tree, label
 from .compile import compile_dts, compiled
 from .need import Change, check_identity, plan_changes, rates
+from .rate import at_rate
 from .overlay import compiled_overlay, merge, overlay_source
 from .support import lacking, verdict
 from .tree import Tree, read_tree
@@ -123,6 +124,7 @@ def build_dts(
     kernel: str | None,
     base_dtb: Path | None,
     target_dir: Path,
+    npu_rate_hz: int | None = None,
     keep_overlay: bool = False,
     dry_run: bool = False,
 ) -> DtsResult:
@@ -133,6 +135,7 @@ def build_dts(
         kernel: kernel source as ``--kernel`` takes it; None for the board's default. With a base DTB
             only the series (``6.12``) of the kernel it is to run with, or None.
         base_dtb: an existing DTB to start from, in place of the kernel's source.
+        npu_rate_hz: what the NPU's clocks are to run at; None leaves what profile and tree say.
         keep_overlay: leave the changes beside the DTB as a ``.dtbo`` too.
         dry_run: say what would be built; write nothing.
 
@@ -172,6 +175,13 @@ def build_dts(
         base = read_tree(blob, what)
         check_identity(base, board, what)
         changes = plan_changes(base, npu, what=what, lacks=lacks or ()) if npu else []
+        if npu_rate_hz is not None:
+            if npu is None or not npu.enabled:
+                raise UserError(
+                    f"board {board.name} has no NPU that could run at a rate", hint="leave out --npu-rate"
+                )
+            npu = at_rate(npu, base, npu_rate_hz, what)
+            changes = plan_changes(base, npu, what=what, lacks=lacks or ())
         after, dtbo = base, None
         if changes:
             blob, after, dtbo = _change(Path(work), built, base, changes, board)

@@ -19,18 +19,20 @@ from ..source import KernelTree, board_sources
 _PREFIXES = "scripts/dtc/include-prefixes"
 
 
-def compile_dts(tree: KernelTree, directory: str, stem: str, target: Path) -> None:
-    """Compile ``arch/arm64/boot/dts/<directory>/<stem>.dts`` of a kernel tree to ``target``.
+def compile_dts(
+    tree: KernelTree, directory: str, stem: str, target: Path, *, arch: str = "arm64"
+) -> None:
+    """Compile ``arch/<arch>/boot/dts/<directory>/<stem>.dts`` of a kernel tree to ``target``.
 
     Raises:
         UserError: the tree has no such board, or its source does not compile.
     """
-    folder = Path("arch/arm64/boot/dts") / directory
+    folder = Path(f"arch/{arch}/boot/dts") / directory
     source = folder / f"{stem}.dts"
     if not (tree.path / source).is_file():
-        known = list(board_sources(tree.path, directory)) if (tree.path / folder).is_dir() else []
+        known = board_sources(tree.path / folder) if (tree.path / folder).is_dir() else []
         raise UserError(
-            f"Linux {tree.release} ({tree.name}) has no {source}{nearest(stem, known)}",
+            f"Linux {tree.release} ({tree.name}) has no {source}{nearest(stem, list(known))}",
             hint="take a kernel that has the board, or give its device tree with --base-dtb",
         )
     makefile = tree.path / folder / "Makefile"

@@ -7,7 +7,8 @@ import struct
 from dataclasses import dataclass
 
 from ..base.errors import UserError
-from ..profile import Board, Clock, Npu
+from ..kernel.distribution import all_series, series_key
+from ..profile import Board, Clock, Npu, Vendor, load_soc
 from .tree import Tree
 
 Value = str | tuple[int, ...]
@@ -54,6 +55,12 @@ def check_identity(tree: Tree, board: Board, what: str) -> None:
             f"the tree says {found}",
             hint="./inv boards lists the boards; --board has to fit the tree",
         )
+    lacking = set(load_soc(board.soc).without_npu) & set(tree.compatible)
+    if lacking:
+        raise UserError(
+            f"{what} is of a relative of board {board.name} whose chip ({', '.join(lacking)}) has no NPU",
+            hint="nothing can be enabled there, although the tree may have the node",
+        )
 
 
 def plan_changes(tree: Tree, npu: Npu, *, what: str, lacks: tuple[str, ...] = ()) -> list[Change]:
@@ -69,26 +76,67 @@ def plan_changes(tree: Tree, npu: Npu, *, what: str, lacks: tuple[str, ...] = ()
         UserError: the tree lacks more than properties, or a rate cannot be reached.
     """
     if npu.compatible not in tree.strings(npu.node, "compatible"):
-        raise UserError(
-            f"{what} has no NPU at {npu.node} (compatible {npu.compatible!r}): enabling it takes "
-            f"more than device tree.\nmissing: {', '.join(lacks) or npu.kernel_lacks}",
-            hint=f"take Linux {npu.kernel_since} or later: --kernel 6.12",
-        )
+        _refuse_without_node(tree, npu, what, lacks)
     missing = [name for name in npu.requires if tree.get(npu.node, name) is None]
     if missing and npu.enabled:
+        supplies = [name for name in missing if name.endswith("-supply")]
         raise UserError(
             f"{what}: node {npu.node} has no {' and no '.join(missing)}",
-            hint=f"take Linux {npu.kernel_since} or later: --kernel 6.12",
+            hint="which regulator feeds the NPU is written in the board's own device tree only; "
+            "its maker or its schematic knows"
+            if supplies == missing
+            else _newer_kernel(npu),
         )
     changes = []
-    enabled = tree.status(npu.node) in ("okay", "ok")
-    if enabled != npu.enabled:
-        before = tree.strings(npu.node, "status")
-        after = "okay" if npu.enabled else "disabled"
-        changes.append(Change(npu.node, "status", before[0] if before else None, after))
+    for node in (npu.node, *npu.more_nodes):
+        if node not in tree.nodes:
+            raise UserError(f"{what} has no node {node}, which the NPU needs", hint=_newer_kernel(npu))
+        enabled = tree.status(node) in ("okay", "ok")
+        if enabled != npu.enabled:
+            before = tree.strings(node, "status")
+            after = "okay" if npu.enabled else "disabled"
+            changes.append(Change(node, "status", before[0] if before else None, after))
     if npu.enabled:
         changes += _rate_changes(tree, npu, what)
     return changes
+
+
+def vendor_of(tree: Tree, npu: Npu) -> tuple[str, Vendor] | None:
+    """Return the node by which a vendor's kernel describes the NPU, and what is known about that.
+
+    None if the tree has no such node. The compatible strings are the profile's ``[[npu.vendor]]``.
+    """
+    for vendor in npu.vendor:
+        for path in tree.nodes:
+            if set(vendor.compatible) & set(tree.strings(path, "compatible")):
+                return path, vendor
+    return None
+
+
+def _refuse_without_node(tree: Tree, npu: Npu, what: str, lacks: tuple[str, ...]) -> None:
+    vendor = vendor_of(tree, npu)
+    if vendor is not None:
+        path, known = vendor
+        raise UserError(
+            f"{what} is for a vendor's kernel: its NPU is {path} ({', '.join(known.compatible)}), "
+            f"for the vendor's driver {known.driver}. The free driver {npu.driver} wants a node "
+            f"{npu.node} with clocks and power domains of the upstream kernel.",
+            hint=_newer_kernel(npu),
+        )
+    raise UserError(
+        f"{what} has no NPU at {npu.node} (compatible {npu.compatible!r}): enabling it takes "
+        f"more than device tree.\nmissing: {', '.join(lacks) or npu.kernel_lacks}",
+        hint=_newer_kernel(npu),
+    )
+
+
+def _newer_kernel(npu: Npu) -> str:
+    """Return the hint for a kernel that is too old: the first packaged one that is not."""
+    since = npu.kernel_since
+    if since is None:
+        return "no kernel so far drives this NPU"
+    fit = [name for name in all_series() if series_key(name)[:2] >= series_key(since)]
+    return f"take Linux {since} or later: --kernel {fit[0] if fit else 'tarball:URL#sha256=...'}"
 
 
 def rates(tree: Tree, npu: Npu) -> list[tuple[str, int | None]]:
@@ -104,6 +152,21 @@ def rates(tree: Tree, npu: Npu) -> list[tuple[str, int | None]]:
         at = assigned.index((clock.cell,)) if (clock.cell,) in assigned else len(asked)
         found.append((clock.name, (asked[at] or None) if at < len(asked) else None))
     return found
+
+
+def assigned_parent(tree: Tree, npu: Npu, clock: Clock, what: str) -> int | None:
+    """Return the number of the parent that the tree chooses for a clock; None if it chooses none.
+
+    Raises:
+        UserError: the tree's lists of clocks are damaged.
+    """
+    node = npu.rates_node or npu.node
+    assigned = _references(tree, node, "assigned-clocks", what)
+    parents = _references(tree, node, "assigned-clock-parents", what)
+    for entry, parent in zip(assigned, parents, strict=False):
+        if entry[1:] == (clock.cell,) and len(parent) > 1:
+            return parent[1]
+    return None
 
 
 def _refuse_unreachable(clock: Clock, rate_hz: int, parent_cell: int | None) -> None:
@@ -125,13 +188,14 @@ def _rate_changes(tree: Tree, npu: Npu, what: str) -> list[Change]:
     if node not in tree.nodes:
         raise UserError(
             f"{what} has no node {node}, where the NPU's clock rates are assigned",
-            hint=f"take Linux {npu.kernel_since} or later: --kernel 6.12",
+            hint=_newer_kernel(npu),
         )
     if tree.get(node, "assigned-clock-rates-u64") is not None:
         raise UserError(f"{what}: {node} assigns 64-bit clock rates, which are not supported")
     assigned = _references(tree, node, "assigned-clocks", what)
     parents = _references(tree, node, "assigned-clock-parents", what)
-    old_assigned, old_rates = list(assigned), tree.cells(node, "assigned-clock-rates")
+    old_assigned, old_parents = list(assigned), list(parents)
+    old_rates = tree.cells(node, "assigned-clock-rates")
     new_rates = list(old_rates)
     for clock in npu.clocks:
         if clock.rate_hz is None:
@@ -140,27 +204,40 @@ def _rate_changes(tree: Tree, npu: Npu, what: str) -> list[Change]:
         if wanted not in assigned:
             assigned.append(wanted)
         at = assigned.index(wanted)
+        if clock.parent_cell is not None:
+            parents += [(0,)] * (at + 1 - len(parents))  # (0,): leave that clock's parent alone
+            parents[at] = (wanted[0], clock.parent_cell)
         parent = parents[at] if at < len(parents) else ()
         _refuse_unreachable(clock, clock.rate_hz, parent[1] if len(parent) > 1 else None)
         new_rates += [0] * (at + 1 - len(new_rates))  # 0: leave that clock alone
         new_rates[at] = clock.rate_hz
     changes = []
-    if assigned != old_assigned:
-        before = tuple(cell for entry in old_assigned for cell in entry)
-        after = tuple(cell for entry in assigned for cell in entry)
-        labels: list[tuple[int, str]] = []
-        index = 0
-        for entry in assigned:
-            label = tree.label_of(tree.by_phandle(entry[0]) or "")
-            if label:
-                labels.append((index, label))
-            index += len(entry)
-        changes.append(Change(node, "assigned-clocks", before or None, after, tuple(labels)))
+    for name, old, new in (
+        ("assigned-clocks", old_assigned, assigned),
+        ("assigned-clock-parents", old_parents, parents),
+    ):
+        if old != new:
+            changes.append(_reference_change(tree, node, name, old, new))
     if new_rates != old_rates:
         changes.append(
             Change(node, "assigned-clock-rates", tuple(old_rates) or None, tuple(new_rates))
         )
     return changes
+
+
+def _reference_change(
+    tree: Tree, node: str, name: str, old: list[tuple[int, ...]], new: list[tuple[int, ...]]
+) -> Change:
+    labels: list[tuple[int, str]] = []
+    index = 0
+    for entry in new:
+        label = tree.label_of(tree.by_phandle(entry[0]) or "")
+        if label:
+            labels.append((index, label))
+        index += len(entry)
+    before = tuple(cell for entry in old for cell in entry)
+    after = tuple(cell for entry in new for cell in entry)
+    return Change(node, name, before or None, after, tuple(labels))
 
 
 def _provider(tree: Tree, npu: Npu, clock: Clock, what: str) -> int:

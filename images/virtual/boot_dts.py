@@ -116,6 +116,7 @@ def boot_dts(
     kernel: str | None = None,
     dtb: Path | None = None,
     npu_disabled: bool = False,
+    npu_rate_hz: int | None = None,
     timeout_s: float = TIMEOUT_S,
 ) -> BootResult:
     """Build the board's device tree (or take ``dtb``), boot it, and compare.
@@ -124,6 +125,7 @@ def boot_dts(
         kernel: source of the device tree, as build-dts takes it. The kernel that boots is the
             distribution's of that series, or of the profile's where the source is no series.
         npu_disabled: build the device tree with the NPU switched off.
+        npu_rate_hz: build it with the NPU's clocks at this rate.
 
     Raises:
         UserError: QEMU has no such SoC, the board has no NPU, or the device tree is another board's.
@@ -138,12 +140,23 @@ def boot_dts(
         raise UserError(
             f"{board.name} has no NPU ({board.soc}): there is nothing that its device tree promises"
         )
+    if dtb is not None and npu_rate_hz is not None:
+        raise UserError(
+            "--npu-rate is for a device tree that is built, --dtb names one that exists",
+            hint="./inv build-dts --base-dtb FILE --npu-rate RATE builds from it",
+        )
     source = kernel or board.kernel
     series = source if source in all_series() else board.kernel
     with tempfile.TemporaryDirectory(prefix="npu-bsp-boot-dts-") as name:
         if dtb is None:
             with step(f"Building the device tree of {board.name}"):
-                file = build_dts(board, kernel=kernel, base_dtb=None, target_dir=Path(name)).dtb
+                file = build_dts(
+                    board,
+                    kernel=kernel,
+                    base_dtb=None,
+                    target_dir=Path(name),
+                    npu_rate_hz=npu_rate_hz,
+                ).dtb
         else:
             file = dtb
         try:

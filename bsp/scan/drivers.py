@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: MIT
+"""What the NPU drivers of a kernel tree know: their match tables and their hardware database."""
+
+from __future__ import annotations
+
+import functools
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from ..profile import Identity
+
+FILE = Path(__file__).with_name("drivers.toml")
+
+# The kernel's wildcard in etnaviv_hwdb.c: ~0U matches any value.
+_ANY = 0xFFFF_FFFF
+
+
+class _Driver(Struct, frozen=True, forbid_unknown_fields=True):
+    match: str
+    database: str | None = None
+    node_names: str | None = None
+
+
+class _File(Struct, frozen=True, forbid_unknown_fields=True):
+    format: int
+    drivers: dict[str, _Driver]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One identity in a hardware database; a value of 0xffffffff matches any."""
+
+    model: int
+    revision: int
+    product_id: int
+    customer_id: int
+    eco_id: int
+    nn_cores: int
+
+    def knows(self, identity: Identity) -> bool:
+        """Whether the driver takes this entry for an NPU, compared as ``etnaviv_hwdb.c`` does."""
+        return (self.model, self.revision) == (identity.model, identity.revision) and all(
+            mine in (_ANY, its)
+            for mine, its in (
+                (self.product_id, identity.product_id),
+                (self.customer_id, identity.customer_id),
+                (self.eco_id, identity.eco_id),
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Driver:
+    """An NPU driver of one kernel tree.
+
+    Attributes:
+        compatible: the strings in its match table; empty if the tree has no such driver.
+        entries: its hardware database; None if it needs none.
+        node_names: regular expression for the names of NPU nodes; None: all that it matches are NPUs.
+    """
+
+    name: str
+    compatible: tuple[str, ...]
+    entries: tuple[Entry, ...] | None
+    node_names: str | None
+
+    def is_npu(self, node_path: str) -> bool:
+        """Whether a node that the driver matches is an NPU, by its name."""
+        name = node_path.rpartition("/")[2].partition("@")[0]
+        return self.node_names is None or re.fullmatch(self.node_names, name) is not None
+
+
+def drivers_of(tree: Path) -> dict[str, Driver]:
+    """Return the NPU drivers of a kernel tree by name; also those that it does not have (yet)."""
+    return {
+        name: Driver(
+            name,
+            compatible_strings(_text(tree / known.match)),
+            database_entries(_text(tree / known.database)) if known.database else None,
+            known.node_names,
+        )
+        for name, known in _known().items()
+    }
+
+
+def driver_files() -> tuple[str, ...]:
+    """Return the files of a kernel tree that :func:`drivers_of` reads."""
+    return tuple(
+        file for known in _known().values() for file in (known.match, known.database) if file
+    )
+
+
+def compatible_strings(source: str) -> tuple[str, ...]:
+    """Return the strings in a driver's ``of_device_id`` table."""
+    return tuple(dict.fromkeys(re.findall(r'\.compatible\s*=\s*"([^"]+)"', source)))
+
+
+def database_entries(source: str) -> tuple[Entry, ...]:
+    """Return the identities in ``etnaviv_hwdb.c``; in older kernels an entry may lack NN cores."""
+    entries = []
+    for block in re.findall(r"\{([^{}]*\.model\s*=[^{}]*)\}", source):
+        numbers = {
+            name: _ANY if "~" in value else int(value.rstrip("UuLl"), 0)
+            for name, value in re.findall(r"\.(\w+)\s*=\s*(~?(?:0[xX])?[0-9a-fA-F]+[uUlL]*)", block)
+        }
+        entries.append(
+            Entry(
+                numbers["model"],
+                numbers.get("revision", _ANY),
+                numbers.get("product_id", 0),
+                numbers.get("customer_id", 0),
+                numbers.get("eco_id", 0),
+                numbers.get("nn_core_count", 0),
+            )
+        )
+    return tuple(entries)
+
+
+@functools.cache
+def _known() -> dict[str, _Driver]:
+    file = msgspec.convert(tomllib.loads(FILE.read_text(encoding="utf-8")), _File)
+    return file.drivers
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""

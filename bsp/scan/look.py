@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: MIT
+"""What one compiled device tree says about NPUs, beside what the kernel's drivers know. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..dts.need import rates
+from ..dts.tree import Tree
+from ..profile import Expectation, Identity, Npu, Soc
+from .drivers import Driver
+
+# The gaps that somebody can be told about, as they stand in the results.
+NO_NODE, NO_DRIVER, UNKNOWN = "no node", "no driver", "not in the hardware database"
+DISABLED, NO_RATES = "node disabled", "rates missing"
+
+
+@dataclass(frozen=True)
+class Row:
+    """An NPU of a board, as one kernel has it.
+
+    Attributes:
+        source: the board's device tree source: ``freescale/imx8mp-evk``.
+        compatible: the root's strings, most specific first.
+        model: the board's name in words.
+        soc: the SoC's profile, where there is one.
+        node: path of the NPU's node (of its first core); None where the tree has none.
+        cores: how many such nodes there are.
+        status: of the node: ``okay``, ``disabled``...
+        clocks: (name, rate in hertz that the tree asks for; None where it asks for none).
+        driver: the free driver for it, whether this kernel has it or not.
+        in_database: whether the driver knows its identity; None where it needs no list, or where
+            it is not there.
+        gap: what is missing, in the order in which one would mend it; empty: it works as it is.
+    """
+
+    source: str
+    compatible: tuple[str, ...]
+    model: str
+    soc: str | None
+    node: str | None
+    cores: int
+    status: str | None
+    clocks: tuple[tuple[str, int | None], ...]
+    driver: str
+    in_database: bool | None
+    gap: tuple[str, ...]
+
+    def expectation(self) -> Expectation:
+        """Return what this kernel does with this board's NPU, in a profile's word."""
+        if NO_NODE in self.gap:
+            return "no node"
+        if NO_DRIVER in self.gap:
+            return "no driver"
+        if UNKNOWN in self.gap:
+            return "not recognised"
+        if any(gap.startswith("no ") for gap in self.gap):
+            return "supply missing"
+        return "enable" if self.gap else "works"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the row as a plain document; the names of its fields are stable."""
+        return {
+            "source": self.source,
+            "compatible": list(self.compatible),
+            "model": self.model,
+            "soc": self.soc,
+            "node": self.node,
+            "cores": self.cores,
+            "status": self.status,
+            "clocks": [{"name": name, "rate_hz": rate_hz} for name, rate_hz in self.clocks],
+            "driver": self.driver,
+            "in_database": self.in_database,
+            "gap": list(self.gap),
+            "expect": self.expectation(),
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Row:
+        """Return the row that :meth:`as_json` wrote."""
+        return cls(
+            source=document["source"],
+            compatible=tuple(document["compatible"]),
+            model=document["model"],
+            soc=document["soc"],
+            node=document["node"],
+            cores=document["cores"],
+            status=document["status"],
+            clocks=tuple((clock["name"], clock["rate_hz"]) for clock in document["clocks"]),
+            driver=document["driver"],
+            in_database=document["in_database"],
+            gap=tuple(document["gap"]),
+        )
+
+
+def telling_words(drivers: Iterable[Driver], socs: Iterable[Soc]) -> list[frozenset[str]]:
+    """Return sets of words; a tree without all words of one of them in its source has no NPU for us."""
+    words = [frozenset([f'"{string}"']) for soc in socs for string in soc.compatible]
+    for driver in drivers:
+        for string in driver.compatible:
+            names = [f"{driver.node_names}@"] if driver.node_names else []
+            words.append(frozenset([f'"{string}"', *names]))
+    return words
+
+
+def look(source: str, tree: Tree, drivers: Mapping[str, Driver], socs: Iterable[Soc]) -> Row | None:
+    """Return the NPU that a compiled tree has, or should have; None if the board has none.
+
+    Args:
+        source: what the tree was compiled from.
+        tree: the compiled tree.
+        drivers: the kernel's NPU drivers.
+        socs: the SoCs whose NPUs are known.
+    """
+    root = tree.compatible
+    known = list(socs)
+    if any(string in root for soc in known for string in soc.without_npu):
+        return None
+    soc = next((soc for soc in known if any(string in root for string in soc.compatible)), None)
+    found = _npu_nodes(tree, drivers)
+    if soc is not None and soc.nodeless is not None:
+        return _nodeless(source, tree, soc, drivers)
+    npu = soc.npu if soc else None
+    if npu is not None and npu.compatible in tree.strings(npu.node, "compatible"):
+        nodes = [npu.node, *(path for path, _ in found if path != npu.node)]
+        return _with_node(source, tree, soc, npu, nodes, drivers[npu.driver])
+    if found:
+        path, driver = found[0]
+        return _with_node(source, tree, soc, npu, [path for path, _ in found], driver)
+    if npu is not None and soc is not None:
+        return _without_node(source, tree, soc, drivers[npu.driver], npu.identity)
+    return None
+
+
+def _npu_nodes(tree: Tree, drivers: Mapping[str, Driver]) -> list[tuple[str, Driver]]:
+    strings = {
+        string.encode(): driver for driver in drivers.values() for string in driver.compatible
+    }
+    found = []
+    for path, node in tree.nodes.items():
+        value = node.get("compatible")
+        if value is None:
+            continue
+        driver = next(
+            (strings[part] for part in value.rstrip(b"\0").split(b"\0") if part in strings), None
+        )
+        if driver is not None and driver.is_npu(path):
+            found.append((path, driver))
+    return found
+
+
+def _with_node(
+    source: str, tree: Tree, soc: Soc | None, npu: Npu | None, nodes: list[str], driver: Driver
+) -> Row:
+    node = nodes[0]
+    here = npu if npu is not None and npu.node == node else None
+    clocks = tuple(rates(tree, here)) if here and here.clocks else _own_rates(tree, node)
+    gap = []
+    taken = any(string in driver.compatible for string in tree.strings(node, "compatible"))
+    known = _in_database(driver, here.identity if here else None) if taken else None
+    if not taken:
+        gap.append(NO_DRIVER)
+    elif known is False:
+        gap.append(UNKNOWN)
+    if here:
+        gap += [f"no {name}" for name in here.requires if tree.get(node, name) is None]
+    more = here.more_nodes if here else ()
+    if any(tree.status(path) not in ("okay", "ok") for path in (node, *more)):
+        gap.append(DISABLED)
+    if clocks and not any(rate_hz for _, rate_hz in clocks) and not _all_fixed(tree, node):
+        gap.append(NO_RATES)
+    return _row(
+        source,
+        tree,
+        soc,
+        driver.name,
+        node=node,
+        cores=len(nodes),
+        status=tree.status(node),
+        clocks=clocks,
+        in_database=known,
+        gap=tuple(gap),
+    )
+
+
+def _nodeless(source: str, tree: Tree, soc: Soc, drivers: Mapping[str, Driver]) -> Row:
+    """A chip that no tree describes: once one does, any node that the driver matches is it."""
+    wanted = soc.nodeless
+    assert wanted is not None
+    driver = drivers[wanted.driver]
+    nodes = [path for path in tree.nodes if wanted.compatible in tree.strings(path, "compatible")]
+    if not nodes:
+        return _without_node(source, tree, soc, driver, wanted.identity)
+    known = _in_database(driver, wanted.identity)
+    gap = [UNKNOWN] if known is False else []
+    gap += [] if tree.status(nodes[0]) in ("okay", "ok") else [DISABLED]
+    return _row(
+        source, tree, soc, driver.name, node=nodes[0], cores=1, status=tree.status(nodes[0]),
+        clocks=_own_rates(tree, nodes[0]), in_database=known, gap=tuple(gap),
+    )  # fmt: skip
+
+
+def _without_node(
+    source: str, tree: Tree, soc: Soc, driver: Driver, identity: Identity | None
+) -> Row:
+    known = _in_database(driver, identity) if driver.compatible else None
+    gap = [NO_DRIVER] if not driver.compatible else [UNKNOWN] if known is False else []
+    return _row(source, tree, soc, driver.name, in_database=known, gap=(*gap, NO_NODE))
+
+
+def _row(
+    source: str,
+    tree: Tree,
+    soc: Soc | None,
+    driver: str,
+    *,
+    node: str | None = None,
+    cores: int = 0,
+    status: str | None = None,
+    clocks: tuple[tuple[str, int | None], ...] = (),
+    in_database: bool | None = None,
+    gap: tuple[str, ...],
+) -> Row:
+    return Row(
+        source=source,
+        compatible=tuple(tree.compatible),
+        model=(tree.strings("/", "model") or [""])[0],
+        soc=soc.name if soc else None,
+        node=node,
+        cores=cores,
+        status=status,
+        clocks=clocks,
+        driver=driver,
+        in_database=in_database,
+        gap=gap,
+    )
+
+
+def _in_database(driver: Driver, identity: Identity | None) -> bool | None:
+    """Whether the driver's database has the NPU; an NPU of unknown identity is in none."""
+    if driver.entries is None:
+        return None
+    return identity is not None and any(
+        entry.knows(identity) and entry.nn_cores for entry in driver.entries
+    )
+
+
+def _own_rates(tree: Tree, node: str) -> tuple[tuple[str, int | None], ...]:
+    """Clocks of a node that no profile describes, with the rates that the node itself assigns."""
+    names = tree.strings(node, "clock-names")
+    references = _references(tree, node, "clocks")
+    assigned = _references(tree, node, "assigned-clocks")
+    asked = tree.cells(node, "assigned-clock-rates")
+    found: list[tuple[str, int | None]] = []
+    for index, reference in enumerate(references):
+        at = assigned.index(reference) if reference in assigned else len(asked)
+        name = names[index] if index < len(names) else str(index)
+        found.append((name, (asked[at] or None) if at < len(asked) else None))
+    return tuple(found)
+
+
+def _all_fixed(tree: Tree, node: str) -> bool:
+    providers = [tree.by_phandle(entry[0]) for entry in _references(tree, node, "clocks")]
+    return bool(providers) and all(
+        path is not None and "fixed-clock" in tree.strings(path, "compatible") for path in providers
+    )
+
+
+def _references(tree: Tree, path: str, name: str) -> list[tuple[int, ...]]:
+    """Split a list of clocks; as in ``need.py``, but a scan goes on where a phandle leads nowhere."""
+    words = tree.cells(path, name)
+    found = []
+    while words:
+        provider = tree.by_phandle(words[0])
+        count = (tree.cells(provider, "#clock-cells") or [0])[0] if provider else 0
+        found.append(tuple(words[: 1 + count]))
+        words = words[1 + count :]
+    return found

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: MIT
+"""Scans for people and for machines: kernels side by side, or one kernel with all that was found."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from ..base.output import table
+from ..profile import board_names, load_board, load_soc
+from .look import Row
+from .scan import Scan
+
+_WIDTH = 80
+
+_LEGEND = {
+    "works": "nothing to do, the kernel's own device tree is enough",
+    "disabled": "./inv build-dts enables the node, then it works",
+    "rates": "./inv build-dts sets the clock rates, then it works",
+    "supply?": "the board's device tree does not say what supplies the NPU with power",
+    "unknown": "the driver does not recognise this NPU (its hardware database lacks it)",
+    "no driver": "the device tree has the node, the kernel has no driver for it",
+    "no node": "the kernel's device tree does not have the NPU",
+    "no npu": "the kernel's device tree does not say that this chip has one",
+    "?": "the board's source does not compile on this machine, see below",
+    ".": "the kernel does not have the board",
+}
+
+
+def as_json(scans: Sequence[Scan]) -> dict[str, Any]:
+    """Return all scans as one document; ``profile`` names the board's profile, or is null."""
+    profiles = profiles_by_source()
+    documents = []
+    for scan in scans:
+        document = scan.as_json()
+        for row in document["boards"]:
+            row["profile"] = profiles.get(row["source"])
+        documents.append(document)
+    return {"scans": documents}
+
+
+def profiles_by_source() -> dict[str, str]:
+    """Return the device tree source of each shipped board to the board's name."""
+    found = {}
+    for board in map(load_board, board_names()):
+        if board.dts:
+            found[f"{load_soc(board.soc).dts_directory}/{board.dts}"] = board.name
+    return found
+
+
+def text(scans: Sequence[Scan]) -> str:
+    """Return the scans as a table for 80 columns."""
+    parts = [_side_by_side(scans)] if len(scans) > 1 else [_one(scans[0])]
+    for scan in scans:
+        parts.append(
+            _wrap(
+                f"Linux {scan.release}: {scan.sources} boards, of which {scan.compiled} may have an NPU "
+                f"and were compiled; {len(scan.rows)} have one."
+            )
+        )
+        parts += [_wrap(line) for line in _failures(scan)]
+    return "\n\n".join(parts)
+
+
+def _side_by_side(scans: Sequence[Scan]) -> str:
+    rows = [{row.source: row for row in scan.rows} for scan in scans]
+    words: set[str] = set()
+    parts = []
+    for title, sources in _groups(rows).items():
+        body = []
+        for source in sources:
+            cells = []
+            for scan, mine in zip(scans, rows, strict=True):
+                row = mine.get(source)
+                broken = any(source == other for other, _ in scan.failed)
+                absent = "?" if broken else "no npu" if source in scan.boards else "."
+                word = short(row) if row else absent
+                words.add(word)
+                cells.append(word)
+            body.append([_shortened(source), *cells])
+        header = [title, *(_shortened(f"{scan.kernel}", 14) for scan in scans)]
+        parts.append(table(header, body, width=_WIDTH))
+    return "\n\n".join([*parts, _legend(words)])
+
+
+def _one(scan: Scan) -> str:
+    rows = {row.source: row for row in scan.rows}
+    parts = []
+    for title, sources in _groups([rows]).items():
+        body = []
+        for source in sources:
+            row = rows[source]
+            clocks = ", ".join(f"{name} {hertz(rate)}" for name, rate in row.clocks if rate) or "-"
+            database = {True: "yes", False: "no", None: "-"}[row.in_database]
+            gap = ", ".join(row.gap) or "nothing"
+            body.append([_shortened(source, 34), row.status or "-", database, f"{gap}; {clocks}"])
+        driver = rows[sources[0]].driver
+        node = next((rows[source].node for source in sources if rows[source].node), "no node")
+        header = [title, "status", "known", "gap; clocks"]
+        parts.append(f"{driver}, {node}\n{table(header, body, width=_WIDTH)}")
+    return "\n\n".join(parts)
+
+
+def _failures(scan: Scan) -> list[str]:
+    """Return one line for each reason why boards do not compile."""
+    reasons: dict[str, list[str]] = {}
+    for source, error in scan.failed:
+        said = error.splitlines()[1:] or [error]
+        reasons.setdefault(said[0], []).append(source.rpartition("/")[2])
+    return [
+        f"{', '.join(sources)}: not known, as {'it does' if len(sources) == 1 else 'they do'} not "
+        f"compile on this machine: {reason}"
+        for reason, sources in reasons.items()
+    ]
+
+
+def _groups(rows: Sequence[dict[str, Row]]) -> dict[str, list[str]]:
+    """Return the sources by SoC, each once, sorted."""
+    socs = {source: row.soc or row.driver for mine in rows for source, row in mine.items()}
+    groups: dict[str, list[str]] = {}
+    for source in sorted(socs, key=lambda source: (socs[source], source)):
+        groups.setdefault(socs[source], []).append(source)
+    return groups
+
+
+def short(row: Row) -> str:
+    """Return the gap of a row in a word that fits a column; :data:`_LEGEND` explains it."""
+    if row.expectation() == "enable":
+        return "disabled" if "node disabled" in row.gap else "rates"
+    return {
+        "works": "works",
+        "no node": "no node",
+        "no driver": "no driver",
+        "not recognised": "unknown",
+        "supply missing": "supply?",
+    }[row.expectation()]
+
+
+def hertz(rate_hz: int | None) -> str:
+    """Return a rate as people say it: ``800 MHz``."""
+    return f"{rate_hz / 1e6:g} MHz" if rate_hz else "?"
+
+
+def _legend(words: set[str]) -> str:
+    shown = [(word, meaning) for word, meaning in _LEGEND.items() if word in words]
+    width = max(len(word) for word, _ in shown)
+    return "\n".join(f"  {word.ljust(width)}  {meaning}" for word, meaning in shown)
+
+
+def _shortened(name: str, width: int = 46) -> str:
+    short = name.rpartition("/")[2]
+    return short if len(short) <= width else f"{short[: width - 2]}.."
+
+
+def _wrap(text: str) -> str:
+    return textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
