@@ -9,7 +9,7 @@ from typing import Any
 from .base.output import table
 from .dts.support import series_supports
 from .kernel.distribution import all_series
-from .profile import Board, Npu, board_names, load_board, load_soc, npu_of
+from .profile import Board, Expectation, Npu, board_names, load_board, load_soc, npu_of
 
 _WIDTH = 80
 
@@ -35,55 +35,113 @@ def one_board(name: str) -> dict[str, Any]:
         "compatible": list(board.compatible),
         "dts": f"{soc.dts_directory}/{board.dts}" if board.dts else None,
         "kernel": board.kernel,
-        "kernels": {series: _level(series, npu) for series in all_series()},
+        "kernels": {series: _level(series, board, npu) for series in all_series()},
+        "expect": dict(board.expect),
         "bootloader": bool(board.boot),
         "qemu": board.qemu.machine if board.qemu else None,
         "npu": _npu_document(npu) if npu else None,
     }
 
 
-def _level(series: str, npu: Npu | None) -> str:
-    """Return the support level of a kernel series: ``no npu``, ``off``, ``no driver`` or ``works``."""
+def _level(series: str, board: Board, npu: Npu | None) -> str:
+    """Return the support level of a kernel series in a word or two: ``works``, ``no driver``..."""
     if npu is None:
         return "no npu"
     if not npu.enabled:
         return "off"
+    stated = board.expect.get(series)
+    if stated is not None:
+        return _LEVELS[stated]
+    if npu.kernel_since is None:
+        return "not recognised"
     return "works" if series_supports(series, npu) else "no driver"
 
 
+_LEVELS: dict[Expectation, str] = {
+    "no board": "no board",
+    "no node": "no driver",
+    "no driver": "no driver",
+    "not recognised": "not recognised",
+    "supply missing": "no supply",
+    "enable": "works",
+    "works": "works",
+}
+
+
 def _npu_document(npu: Npu) -> dict[str, Any]:
+    identity = npu.identity
     return {
+        "about": npu.about,
         "node": npu.node,
         "compatible": npu.compatible,
         "driver": npu.driver,
-        "model": f"GC{npu.identity.model:x} r{npu.identity.revision:x}",
-        "product_id": f"{npu.identity.product_id:#x}",
-        "nn_cores": npu.identity.nn_cores,
+        "model": f"GC{identity.model:x} r{identity.revision:x}" if identity else None,
+        "product_id": f"{identity.product_id:#x}" if identity else None,
+        "nn_cores": identity.nn_cores if identity else None,
         "clocks": [{"name": clock.name, "rate_hz": clock.rate_hz} for clock in npu.clocks],
         "kernel_since": npu.kernel_since,
         "kernel_lacks": npu.kernel_lacks,
         "kernel_symbols": list(npu.kernel_symbols),
         "mesa_since": npu.mesa_since,
+        "dmesg": list(npu.dmesg),
+        "vendor": [
+            {"driver": one.driver, "compatible": list(one.compatible), "devices": list(one.devices)}
+            for one in npu.vendor
+        ],
         "sources": list(npu.sources),
     }
 
 
+# In the table, where three columns leave little room.
+_SHORT = {"no board": ".", "not recognised": "unknown", "no driver": "no driver"}
+
+
+# Where names leave less room than this, the table has no titles.
+_LEAST_TITLE = 16
+
+
 def boards_table(rows: list[dict[str, Any]]) -> str:
-    """Return the list of boards as a table for 80 columns."""
+    """Return the list of boards as tables for 80 columns, one for each SoC."""
     series = list(all_series())
-    header = ["BOARD", *(f"LINUX {name}" for name in series), "WHAT"]
-    body = [
-        [row["name"], *(row["kernels"][name] for name in series), f"{row['title']}, {row['soc']}"]
-        for row in rows
-    ]
+    parts = []
+    for soc in dict.fromkeys(row["soc"] for row in rows):
+        mine = [row for row in rows if row["soc"] == soc]
+        header = [mine[0]["soc_title"], *series]
+        body = [
+            [
+                row["name"],
+                *(_SHORT.get(row["kernels"][name], row["kernels"][name]) for name in series),
+            ]
+            for row in mine
+        ]
+        left = _WIDTH - sum(max(map(len, column)) + 2 for column in zip(header, *body, strict=True))
+        if left >= _LEAST_TITLE:
+            header.append("WHAT")
+            body = [
+                [*cells, _cut(row["title"], left)] for cells, row in zip(body, mine, strict=True)
+            ]
+        parts.append(table(header, body, width=_WIDTH))
+    legend = (
+        "works: with what ./inv build-dts adds; no driver: the kernel lacks more than device tree; "
+        "unknown: the driver does not recognise this NPU; .: the kernel has no such board.\n"
+    )
     return (
-        table(header, body, width=_WIDTH) + "\n\n" + "Explain one: ./inv board NAME. "
-        "Other kernels: --kernel tarball:, git: or path:."
+        "\n\n".join(parts)
+        + "\n\n"
+        + _wrap(legend)
+        + "\n\nExplain one: ./inv board NAME. Look into kernels: ./inv boards --scan."
     )
 
 
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 2].rstrip()}.."
+
+
 def board_text(name: str) -> str:
-    """Return one board explained: what its NPU is, and what it takes to use it.
+    """Return one board explained to somebody who has never used an NPU.
+
+    What its NPU is, in what state the kernels leave it, what this tool changes, and what the kernel
+    log says when it works.
 
     Raises:
         UserError: there is no such board.
@@ -94,44 +152,107 @@ def board_text(name: str) -> str:
     if npu is None:
         paragraphs.append(_wrap("This board has no NPU. It is for what runs on any board."))
     else:
-        paragraphs += _npu_paragraphs(npu)
-    paragraphs += _board_paragraphs(board, soc.dts_directory)
+        paragraphs += _npu_paragraphs(board, npu)
+    paragraphs += _board_paragraphs(board, npu, soc.dts_directory)
     return "\n\n".join(paragraphs)
 
 
-def _npu_paragraphs(npu: Npu) -> list[str]:
+def _npu_paragraphs(board: Board, npu: Npu) -> list[str]:
+    about = f" This one is {npu.about}." if npu.about else ""
+    states = _rows([(series, _sentence(series, board, npu)) for series in all_series()])
+    return [
+        _wrap(
+            "WHAT IT IS. An NPU (neural processing unit) is a part of the chip that runs trained "
+            f"neural networks many times faster than its CPU.{about} The free driver in the Linux "
+            f"kernel is called {npu.driver}; Mesa's Teflon hands a TensorFlow Lite model's operations "
+            "to it."
+        ),
+        _wrap(
+            f"WHERE IT IS. A device tree tells the kernel what hardware there is. The NPU is its node "
+            f"{npu.node} ({npu.compatible}){_identity(npu)}. {_clocks(npu)}"
+        ),
+        "YOUR KERNEL, AND WHAT THIS TOOL CHANGES.\n" + states,
+        _wrap(_needs(npu)),
+        *_log_paragraphs(board, npu),
+    ]
+
+
+def _identity(npu: Npu) -> str:
     identity = npu.identity
+    if identity is None:
+        return ""
+    return (
+        f", a Vivante GC{identity.model:x} revision {identity.revision:x} with "
+        f"{identity.nn_cores} NN cores"
+    )
+
+
+def _clocks(npu: Npu) -> str:
     asked = [
         f"{clock.name} at {clock.rate_hz / 1e6:g} MHz" for clock in npu.clocks if clock.rate_hz
     ]
-    clocks = " and ".join(asked) if asked else "whatever rates the kernel's tree asks for"
-    since = _rows([(series, _sentence(series, npu)) for series in all_series()])
+    rates = " and ".join(asked) if asked else "whatever rates the kernel's tree asks for"
+    text = f"It is to run with {rates}{'' if npu.enabled else ', but the profile switches it off'}."
+    if npu.rate_clocks:
+        text += " ./inv build-dts --npu-rate 400MHz sets another rate."
+    return text
+
+
+def _needs(npu: Npu) -> str:
+    symbols = ", ".join(npu.kernel_symbols)
+    if npu.kernel_since is None:
+        return f"WHAT IT NEEDS. It lacks {npu.kernel_lacks}. It would need a kernel with {symbols}."
+    return (
+        f"WHAT IT NEEDS. Linux {npu.kernel_since} or later"
+        + (f" and Mesa {npu.mesa_since} or later" if npu.mesa_since else "")
+        + f". Older kernels lack {npu.kernel_lacks}. The kernel's configuration needs {symbols}."
+    )
+
+
+def _log_paragraphs(board: Board, npu: Npu) -> list[str]:
+    if npu.kernel_since is None or not npu.dmesg:
+        return [
+            _wrap(
+                "WHAT YOU WILL SEE. No network will run on this NPU with the kernels above; models run on "
+                "the CPU. ./inv boards --scan --kernel K says whether a newer kernel knows it."
+            )
+        ]
+    said = "\n".join(
+        textwrap.fill(line, _WIDTH, initial_indent="    ", subsequent_indent="      ")
+        for line in npu.dmesg
+    )
+    devices = "/dev/dri/renderD128" if npu.driver == "etnaviv" else "/dev/accel/accel0"
     return [
-        _wrap(
-            f"The NPU is a Vivante GC{identity.model:x} revision {identity.revision:x} with "
-            f"{identity.nn_cores} NN cores, driven by {npu.driver}. Its device tree node is "
-            f"{npu.node} ({npu.compatible}); it is to run with {clocks}"
-            f"{'' if npu.enabled else ', but the profile switches it off'}."
-        ),
-        _wrap(
-            f"It takes Linux {npu.kernel_since} or later and Mesa {npu.mesa_since} or later. "
-            f"Older kernels lack {npu.kernel_lacks}. The kernel's configuration needs "
-            f"{', '.join(npu.kernel_symbols)}."
-        ),
-        "Kernels of the distribution:\n" + since,
+        _wrap(f"WHAT YOU WILL SEE. When it works, `dmesg | grep {npu.driver}` on the board says:")
+        + f"\n{said}\n"
+        + _wrap(
+            f"and there is {devices} (or a higher number). Then run ./inv smoke-test label_image --host "
+            "NAME, which proves that the NPU computes, and computes right."
+        )
     ]
 
 
-def _sentence(series: str, npu: Npu) -> str:
-    level = _level(series, npu)
+def _sentence(series: str, board: Board, npu: Npu) -> str:
+    if not npu.enabled:
+        return "switched off by the profile"
+    stated = board.expect.get(series)
+    if stated is None:
+        works = npu.kernel_since is not None and series_supports(series, npu)
+        stated = "enable" if works else "not recognised"
+    since = f"; take Linux {npu.kernel_since} or later" if npu.kernel_since else ""
     return {
-        "works": "works; ./inv build-dts adds what this kernel's device tree lacks",
-        "no driver": "the driver does not know this NPU: device tree alone will not help",
-        "off": "switched off by the profile",
-    }[level]
+        "no board": "does not have this board: no device tree to start from",
+        "no node": f"does not describe the NPU, so device tree alone will not help{since}",
+        "no driver": f"describes the NPU, but has no driver for it{since}",
+        "not recognised": f"{npu.driver} does not recognise this NPU: switching it on does not help",
+        "supply missing": "does not say what supplies the NPU with power, and this tool does not guess",
+        "enable": "leaves the NPU switched off; ./inv build-dts adds what is missing, mostly "
+        'status = "okay", and nothing else; then it works',
+        "works": "has the NPU switched on; ./inv build-dts passes the device tree on as it is",
+    }[stated]
 
 
-def _board_paragraphs(board: Board, directory: str | None) -> list[str]:
+def _board_paragraphs(board: Board, npu: Npu | None, directory: str | None) -> list[str]:
     rows = [("compatible", ", ".join(board.compatible)), ("kernel", f"{board.kernel} by default")]
     if board.dts:
         rows.append(("source", f"arch/arm64/boot/dts/{directory}/{board.dts}.dts"))
@@ -140,7 +261,11 @@ def _board_paragraphs(board: Board, directory: str | None) -> list[str]:
     if board.boot:
         rows.append(("deploy", f"FAT boot partition at {board.boot.fat_mount}"))
     else:
-        rows.append(("deploy", "not possible: kernel and device tree are handed to QEMU"))
+        rows.append(("deploy", "not described: the board's file has no [boot] section"))
+    for vendor in npu.vendor if npu else ():
+        strings = " or ".join(f'"{string}"' for string in vendor.compatible)
+        text = f"a tree with a node {strings} is for the vendor's kernel, which has {vendor.driver}"
+        rows.append(("vendor", text))
     if board.qemu:
         rows.append(("QEMU", f"-M {board.qemu.machine}: ./inv virtual.up --board {board.name}"))
     return [_rows(rows)]

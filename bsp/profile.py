@@ -357,7 +357,7 @@ def by_compatible(names: Iterable[str] | None = None) -> dict[str, Board]:
     found: dict[str, Board] = {}
     for board in map(load_board, board_names() if names is None else names):
         other = found.setdefault(board.compatible[0], board)
-        if other is not board :
+        if other is not board:
             raise UserError(
                 f"boards {other.name} and {board.name} both claim {board.compatible[0]!r}: a board "
                 "is recognised by the first of its compatible strings",

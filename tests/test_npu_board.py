@@ -39,6 +39,7 @@ def test_profile_and_identity_agree(name: str) -> None:
     assert described is not None
     real = load_identity(board.qemu.npu)
     expected = described.identity
+    assert expected is not None
     assert (expected.model, expected.revision) == (real.model, real.revision)
     assert (expected.product_id, expected.customer_id) == (real.product_id, real.customer_id)
     assert (expected.eco_id, expected.nn_cores) == (real.eco_id, real.nn_cores)

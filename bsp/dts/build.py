@@ -17,8 +17,8 @@ from ..profile import Board, Npu, load_soc, npu_of
 from ..source import kernel_tree, label
 from .compile import compile_dts, compiled
 from .need import Change, check_identity, plan_changes, rates
-from .rate import at_rate
 from .overlay import compiled_overlay, merge, overlay_source
+from .rate import at_rate
 from .support import lacking, verdict
 from .tree import Tree, read_tree
 from .verify import diff_text, verify
@@ -178,7 +178,8 @@ def build_dts(
         if npu_rate_hz is not None:
             if npu is None or not npu.enabled:
                 raise UserError(
-                    f"board {board.name} has no NPU that could run at a rate", hint="leave out --npu-rate"
+                    f"board {board.name} has no NPU that could run at a rate",
+                    hint="leave out --npu-rate",
                 )
             npu = at_rate(npu, base, npu_rate_hz, what)
             changes = plan_changes(base, npu, what=what, lacks=lacks or ())

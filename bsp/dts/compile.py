@@ -52,7 +52,8 @@ def compile_dts(
         raise UserError(
             f"{source} of Linux {tree.release} ({tree.name}) does not compile:\n"
             + "\n".join(said.decode(errors="replace").strip().splitlines()[:8]),
-            hint="the first of these lines names the place",
+            hint="the first of these lines names the place; sources of newer kernels may need a "
+            "newer dtc than this machine's (Debian 13 has 1.7)",
         )
 
 

@@ -90,7 +90,9 @@ def plan_changes(tree: Tree, npu: Npu, *, what: str, lacks: tuple[str, ...] = ()
     changes = []
     for node in (npu.node, *npu.more_nodes):
         if node not in tree.nodes:
-            raise UserError(f"{what} has no node {node}, which the NPU needs", hint=_newer_kernel(npu))
+            raise UserError(
+                f"{what} has no node {node}, which the NPU needs", hint=_newer_kernel(npu)
+            )
         enabled = tree.status(node) in ("okay", "ok")
         if enabled != npu.enabled:
             before = tree.strings(node, "status")
@@ -144,7 +146,7 @@ def rates(tree: Tree, npu: Npu) -> list[tuple[str, int | None]]:
     node = npu.rates_node or npu.node
     asked = tree.cells(node, "assigned-clock-rates")
     try:
-        assigned = [entry[1:] for entry in _references(tree, node, "assigned-clocks", npu.node)]
+        assigned = [entry[1:] for entry in references(tree, node, "assigned-clocks", npu.node)]
     except UserError:
         assigned = []
     found: list[tuple[str, int | None]] = []
@@ -161,8 +163,8 @@ def assigned_parent(tree: Tree, npu: Npu, clock: Clock, what: str) -> int | None
         UserError: the tree's lists of clocks are damaged.
     """
     node = npu.rates_node or npu.node
-    assigned = _references(tree, node, "assigned-clocks", what)
-    parents = _references(tree, node, "assigned-clock-parents", what)
+    assigned = references(tree, node, "assigned-clocks", what)
+    parents = references(tree, node, "assigned-clock-parents", what)
     for entry, parent in zip(assigned, parents, strict=False):
         if entry[1:] == (clock.cell,) and len(parent) > 1:
             return parent[1]
@@ -192,8 +194,8 @@ def _rate_changes(tree: Tree, npu: Npu, what: str) -> list[Change]:
         )
     if tree.get(node, "assigned-clock-rates-u64") is not None:
         raise UserError(f"{what}: {node} assigns 64-bit clock rates, which are not supported")
-    assigned = _references(tree, node, "assigned-clocks", what)
-    parents = _references(tree, node, "assigned-clock-parents", what)
+    assigned = references(tree, node, "assigned-clocks", what)
+    parents = references(tree, node, "assigned-clock-parents", what)
     old_assigned, old_parents = list(assigned), list(parents)
     old_rates = tree.cells(node, "assigned-clock-rates")
     new_rates = list(old_rates)
@@ -243,30 +245,38 @@ def _reference_change(
 def _provider(tree: Tree, npu: Npu, clock: Clock, what: str) -> int:
     """Return the phandle of the clock controller, from the NPU's own ``clocks``."""
     names = tree.strings(npu.node, "clock-names")
-    references = _references(tree, npu.node, "clocks", what)
-    if clock.name not in names or names.index(clock.name) >= len(references):
+    taken = references(tree, npu.node, "clocks", what)
+    if clock.name not in names or names.index(clock.name) >= len(taken):
         raise UserError(
             f"{what}: node {npu.node} has no clock {clock.name!r} "
             f"(clock-names: {', '.join(names) or 'none'})",
             hint="the profile's [[npu.clocks]] and the tree have to agree",
         )
-    return references[names.index(clock.name)][0]
+    return taken[names.index(clock.name)][0]
 
 
-def _references(tree: Tree, path: str, name: str, what: str) -> list[tuple[int, ...]]:
-    """Split a list of clocks into (phandle, arguments...), by each provider's ``#clock-cells``."""
+def references(tree: Tree, path: str, name: str, what: str | None = None) -> list[tuple[int, ...]]:
+    """Split a list of clocks into (phandle, arguments...), by each provider's ``#clock-cells``.
+
+    Args:
+        what: what the tree is, for the error; None goes on where a phandle leads nowhere, as if that
+            provider took no arguments.
+
+    Raises:
+        UserError: a phandle leads nowhere.
+    """
     words = tree.cells(path, name)
     found: list[tuple[int, ...]] = []
-    while words:
-        provider = tree.by_phandle(words[0])
-        if words[0] == 0:
-            count = 0  # an empty place
-        elif provider is None:
-            raise UserError(
-                f"{what}: {name} of {path} names phandle {words[0]:#x}, which no node has"
-            )
-        else:
+    at = 0
+    while at < len(words):
+        provider = tree.by_phandle(words[at])
+        count = 0  # of arguments; an empty place (phandle 0) has none
+        if provider is not None and words[at] != 0:
             count = (tree.cells(provider, "#clock-cells") or [0])[0]
-        found.append(tuple(words[: 1 + count]))
-        words = words[1 + count :]
+        elif words[at] != 0 and what is not None:
+            raise UserError(
+                f"{what}: {name} of {path} names phandle {words[at]:#x}, which no node has"
+            )
+        found.append(tuple(words[at : at + 1 + count]))
+        at += 1 + count
     return found

@@ -13,6 +13,9 @@ from ..base.process import run
 from .compile import tool_key
 from .need import Change
 
+# Each takes milliseconds; a base that was made to keep a program busy is given up.
+_TIMEOUT_S = 30
+
 
 def overlay_source(changes: Sequence[Change], compatible: str) -> str:
     """Return the overlay's source (``.dtso``).
@@ -46,11 +49,12 @@ def compiled_overlay(source: str) -> Path:
     key = hashlib.sha256(f"{tool_key('dtc')}\n{source}".encode()).hexdigest()[:32]
 
     def make(target: Path) -> None:
-        run(["dtc", "-q", "-I", "dts", "-O", "dtb", "-o", target, "-"], stdin=source.encode())
+        run(["dtc", "-q", "-I", "dts", "-O", "dtb", "-o", target, "-"],
+            stdin=source.encode(), timeout_s=_TIMEOUT_S)  # fmt: skip
 
     return make_once(folder / f"{key}.dtbo", make)
 
 
 def merge(base: Path, overlay: Path, target: Path) -> None:
     """Apply an overlay to a DTB on the host."""
-    run(["fdtoverlay", "-i", base, "-o", target, overlay])
+    run(["fdtoverlay", "-i", base, "-o", target, overlay], timeout_s=_TIMEOUT_S)

@@ -95,9 +95,7 @@ def _choices(clock: Clock, present: int | None) -> list[tuple[int, int | None]]:
         if clock.pinned and parent.cell is None:
             continue  # the tree cannot name it, so the kernel would not switch to it
         for divider in range(1, clock.max_divider + 1):
-            found.setdefault(
-                parent.rate_hz // divider, parent.cell if clock.pinned else None
-            )
+            found.setdefault(parent.rate_hz // divider, parent.cell if clock.pinned else None)
     return sorted(found.items(), reverse=True)
 
 

@@ -28,7 +28,8 @@ def lacking(tree: Path, npu: Npu) -> tuple[str, ...]:
 
 def series_supports(series: str, npu: Npu) -> bool:
     """Whether a kernel series (``6.12``) is new enough for the NPU."""
-    return series_key(series)[:2] >= series_key(npu.kernel_since)
+    since = npu.kernel_since
+    return since is not None and series_key(series)[:2] >= series_key(since)
 
 
 def verdict(
@@ -46,7 +47,9 @@ def verdict(
         return False, f"{load_soc(board.soc).title} has no NPU"
     if not npu.enabled:
         return False, "the profile switches the NPU off"
-    mesa = f"Mesa {npu.mesa_since} or later"
+    if npu.kernel_since is None:
+        return False, f"{npu.driver} does not recognise this NPU: it lacks {npu.kernel_lacks}"
+    mesa = f"Mesa {npu.mesa_since} or later" if npu.mesa_since else "a newer Mesa than there is"
     if lacks:
         return False, f"{npu.driver} of this kernel will not work: it lacks {', '.join(lacks)}"
     if lacks is not None:

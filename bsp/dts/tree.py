@@ -21,6 +21,14 @@ _HEADER = struct.Struct(">10I")
 _WORD = struct.Struct(">I")
 _TWO_WORDS = struct.Struct(">II")
 
+# What a damaged or hostile file may cost. The kernel takes no more than 2 MiB (MAX_FDT_SIZE in
+# arch/arm64/include/asm/boot.h) and no deeper nesting than 64 (FDT_MAX_DEPTH in drivers/of/fdt.c); names
+# have 31 characters by the specification, and twice that in real trees.
+_MAX_BYTES = 2 << 20
+_MAX_DEPTH = 64
+_MAX_NAME = 255
+_MAX_PATH = 1023
+
 
 @dataclass(frozen=True)
 class Tree:
@@ -63,9 +71,12 @@ class Tree:
 
     def label_of(self, path: str) -> str | None:
         """Return a label of a node, where the tree was compiled with ``-@``."""
-        wanted = path.encode() + b"\0"
+        return self._labels.get(path.encode() + b"\0")
+
+    @functools.cached_property
+    def _labels(self) -> dict[bytes, str]:
         symbols = self.nodes.get("/__symbols__", {})
-        return next((label for label, value in symbols.items() if value == wanted), None)
+        return {value: label for label, value in reversed(list(symbols.items()))}
 
 
 def strings(value: bytes) -> list[str]:
@@ -100,8 +111,13 @@ def read_tree(blob: bytes, name: str) -> Tree:
         raise UserError(
             f"{name} is truncated: {len(blob)} of {size_bytes} bytes", hint="copy the file again"
         )
+    if size_bytes > _MAX_BYTES:
+        raise UserError(
+            f"{name} says that it has {size_bytes} bytes; the kernel takes at most {_MAX_BYTES}",
+            hint="this is no device tree of a board, or a damaged one",
+        )
     try:
-        return Tree(_read_nodes(blob, structure, names))
+        return Tree(_read_nodes(blob[:size_bytes], structure, names))
     except (struct.error, IndexError, ValueError, TypeError) as error:
         raise UserError(f"{name} is a damaged device tree blob: {error}") from error
 
@@ -120,17 +136,20 @@ def _read_nodes(blob: bytes, position: int, names_start: int) -> dict[str, dict[
             name = names.get(name_offset)
             if name is None:
                 start = names_start + name_offset
-                name = names[name_offset] = blob[start : find(0, start)].decode()
+                end = find(0, start, start + _MAX_NAME + 1)
+                name = names[name_offset] = blob[start:end].decode()
             start = position + 12
             if start + length > len(blob):
                 raise ValueError(f"property {name} of {path} ends behind the file")
             node[name] = blob[start : start + length]
             position = (start + length + 3) & ~3
         elif token == _BEGIN_NODE:
-            end = find(0, position + 4)
+            end = find(0, position + 4, position + 4 + _MAX_NAME + 1)
             parents.append((path, node))
             name = blob[position + 4 : end].decode()
             path = f"{path.rstrip('/')}/{name}"
+            if len(parents) > _MAX_DEPTH or len(path) > _MAX_PATH:
+                raise ValueError(f"nodes are nested too deep at {path[:60]}...")
             node = nodes[path] = {}
             position = (end + 4) & ~3
         elif token == _END_NODE:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..dts.need import rates
+from ..dts.need import rates, references
 from ..dts.tree import Tree
 from ..profile import Expectation, Identity, Npu, Soc
 from .drivers import Driver
@@ -127,8 +127,7 @@ def look(source: str, tree: Tree, drivers: Mapping[str, Driver], socs: Iterable[
         nodes = [npu.node, *(path for path, _ in found if path != npu.node)]
         return _with_node(source, tree, soc, npu, nodes, drivers[npu.driver])
     if found:
-        path, driver = found[0]
-        return _with_node(source, tree, soc, npu, [path for path, _ in found], driver)
+        return _with_node(source, tree, soc, npu, [path for path, _ in found], found[0][1])
     if npu is not None and soc is not None:
         return _without_node(source, tree, soc, drivers[npu.driver], npu.identity)
     return None
@@ -250,11 +249,11 @@ def _in_database(driver: Driver, identity: Identity | None) -> bool | None:
 def _own_rates(tree: Tree, node: str) -> tuple[tuple[str, int | None], ...]:
     """Clocks of a node that no profile describes, with the rates that the node itself assigns."""
     names = tree.strings(node, "clock-names")
-    references = _references(tree, node, "clocks")
-    assigned = _references(tree, node, "assigned-clocks")
+    taken = references(tree, node, "clocks")
+    assigned = references(tree, node, "assigned-clocks")
     asked = tree.cells(node, "assigned-clock-rates")
     found: list[tuple[str, int | None]] = []
-    for index, reference in enumerate(references):
+    for index, reference in enumerate(taken):
         at = assigned.index(reference) if reference in assigned else len(asked)
         name = names[index] if index < len(names) else str(index)
         found.append((name, (asked[at] or None) if at < len(asked) else None))
@@ -262,19 +261,7 @@ def _own_rates(tree: Tree, node: str) -> tuple[tuple[str, int | None], ...]:
 
 
 def _all_fixed(tree: Tree, node: str) -> bool:
-    providers = [tree.by_phandle(entry[0]) for entry in _references(tree, node, "clocks")]
+    providers = [tree.by_phandle(entry[0]) for entry in references(tree, node, "clocks")]
     return bool(providers) and all(
         path is not None and "fixed-clock" in tree.strings(path, "compatible") for path in providers
     )
-
-
-def _references(tree: Tree, path: str, name: str) -> list[tuple[int, ...]]:
-    """Split a list of clocks; as in ``need.py``, but a scan goes on where a phandle leads nowhere."""
-    words = tree.cells(path, name)
-    found = []
-    while words:
-        provider = tree.by_phandle(words[0])
-        count = (tree.cells(provider, "#clock-cells") or [0])[0] if provider else 0
-        found.append(tuple(words[: 1 + count]))
-        words = words[1 + count :]
-    return found

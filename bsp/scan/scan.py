@@ -101,7 +101,9 @@ def scan(kernel: str, *, fresh: bool = False, limit: Sequence[str] = ()) -> Scan
     return result
 
 
-def telling_sources(tree: KernelTree, limit: Sequence[str] = ()) -> tuple[list[Source], list[Source]]:
+def telling_sources(
+    tree: KernelTree, limit: Sequence[str] = ()
+) -> tuple[list[Source], list[Source]]:
     """Return (all boards of a tree, those that may have an NPU and have to be compiled)."""
     every = [source for source in all_sources(tree.path) if not limit or source.name in limit]
     words = telling_words(drivers_of(tree.path).values(), known_socs())

@@ -28,6 +28,9 @@ _LEGEND = {
 }
 
 
+_LONGEST_WORD = max(map(len, _LEGEND))
+
+
 def as_json(scans: Sequence[Scan]) -> dict[str, Any]:
     """Return all scans as one document; ``profile`` names the board's profile, or is null."""
     profiles = profiles_by_source()
@@ -67,6 +70,8 @@ def _side_by_side(scans: Sequence[Scan]) -> str:
     rows = [{row.source: row for row in scan.rows} for scan in scans]
     words: set[str] = set()
     parts = []
+    labels = [_shortened(scan.kernel, 12) for scan in scans]
+    left = _WIDTH - sum(max(len(label), _LONGEST_WORD) + 2 for label in labels)
     for title, sources in _groups(rows).items():
         body = []
         for source in sources:
@@ -78,8 +83,8 @@ def _side_by_side(scans: Sequence[Scan]) -> str:
                 word = short(row) if row else absent
                 words.add(word)
                 cells.append(word)
-            body.append([_shortened(source), *cells])
-        header = [title, *(_shortened(f"{scan.kernel}", 14) for scan in scans)]
+            body.append([_shortened(source, max(left, 20)), *cells])
+        header = [title, *labels]
         parts.append(table(header, body, width=_WIDTH))
     return "\n\n".join([*parts, _legend(words)])
 
@@ -148,7 +153,7 @@ def _legend(words: set[str]) -> str:
     return "\n".join(f"  {word.ljust(width)}  {meaning}" for word, meaning in shown)
 
 
-def _shortened(name: str, width: int = 46) -> str:
+def _shortened(name: str, width: int) -> str:
     short = name.rpartition("/")[2]
     return short if len(short) <= width else f"{short[: width - 2]}.."
 

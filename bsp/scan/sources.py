@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-_INCLUDE = re.compile(rb'^[ \t]*(?:#[ \t]*include[ \t]+|/include/[ \t]+)([^\s]+)', re.M)
+_INCLUDE = re.compile(rb"^[ \t]*(?:#[ \t]*include[ \t]+|/include/[ \t]+)([^\s]+)", re.M)
 
 
 @dataclass(frozen=True)

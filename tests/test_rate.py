@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: MIT
+"""--npu-rate: which clocks get it, from which parent, and what is refused."""
+
+from __future__ import annotations
+
+import struct
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bsp.base.errors import UserError
+from bsp.dts.need import plan_changes, rates
+from bsp.dts.rate import at_rate, parse_rate
+from bsp.dts.tree import Tree
+from bsp.profile import Npu, load_board, npu_of
+
+MHZ = 1_000_000
+
+
+def words(*values: int) -> bytes:
+    return struct.pack(f">{len(values)}I", *values)
+
+
+def the_npu(board: str) -> Npu:
+    found = npu_of(load_board(board))
+    assert found is not None
+    return found
+
+
+def imx8mp(core_mhz: int = 800, core_parent: int = 56) -> Tree:
+    npu = the_npu("imx8mp-evk")
+    return Tree(
+        {
+            "/": {},
+            "/clk": {"phandle": words(2), "#clock-cells": words(1)},
+            npu.node: {
+                "compatible": b"vivante,gc\0",
+                "clocks": words(2, 267, 2, 267, 2, 105, 2, 106),
+                "clock-names": b"core\0shader\0bus\0reg\0",
+                "power-domains": words(7),
+            },
+            str(npu.rates_node): {
+                "assigned-clocks": words(2, 306, 2, 105, 2, 106),
+                "assigned-clock-parents": words(2, core_parent, 2, 56, 2, 56),
+                "assigned-clock-rates": words(core_mhz * MHZ, 800 * MHZ, 300 * MHZ),
+            },
+        }
+    )
+
+
+def planned(tree: Tree, asked_hz: int) -> dict[str, object]:
+    npu = at_rate(the_npu("imx8mp-evk"), tree, asked_hz, "it")
+    return {change.property: change.after for change in plan_changes(tree, npu, what="it")}
+
+
+@pytest.mark.parametrize(
+    ("text", "hertz"),
+    [("500MHz", 500 * MHZ), ("0.8 GHz", 800 * MHZ), ("400000000", 400 * MHZ), ("12khz", 12_000)],
+)
+def test_rates_are_read(text: str, hertz: int) -> None:
+    assert parse_rate(text) == hertz
+
+
+@pytest.mark.parametrize("text", ["", "fast", "500 MB", "-1MHz", "0", "1e9", "5..0MHz"])
+def test_what_is_no_rate_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="no clock rate"):
+        parse_rate(text)
+
+
+def test_a_rate_of_the_present_parent_changes_the_rates_only() -> None:
+    assert planned(imx8mp(), 400 * MHZ) == {
+        "assigned-clock-rates": (400 * MHZ, 400 * MHZ, 300 * MHZ)
+    }
+
+
+def test_a_rate_of_another_parent_changes_the_parents_too() -> None:
+    assert planned(imx8mp(), 500 * MHZ) == {
+        "assigned-clock-parents": (2, 65, 2, 65, 2, 56),
+        "assigned-clock-rates": (500 * MHZ, 500 * MHZ, 300 * MHZ),
+    }
+
+
+def test_the_bus_stays_within_its_own_limit() -> None:
+    # 7.3's overdrive: core 1 GHz from another parent; the bus is at its 800 MHz.
+    assert planned(imx8mp(core_mhz=1000, core_parent=65), 1000 * MHZ) == {}
+
+
+def test_a_rate_near_one_that_can_be_had_means_that_one() -> None:
+    rates_hz = planned(imx8mp(), 333 * MHZ)["assigned-clock-rates"]
+    assert rates_hz == (333_333_333, 333_333_333, 300 * MHZ)
+
+
+def test_what_is_above_the_limit_or_between_the_rates_is_refused_with_those_that_are_not() -> None:
+    with pytest.raises(UserError, match="asks for 800 MHz") as caught:
+        planned(imx8mp(), 1000 * MHZ)
+    assert "reachable, for example: 800, 500, 400" in caught.value.message
+    assert "clk-imx8mp.c" in caught.value.hint
+    with pytest.raises(UserError, match="no parent clock reaches that"):
+        planned(imx8mp(), 700 * MHZ)
+
+
+def test_a_clock_of_the_firmware_is_refused() -> None:
+    npu = the_npu("rk3588-rock-5b")
+    with pytest.raises(UserError, match=r"cannot be set.*firmware"):
+        at_rate(npu, Tree({"/": {}}), 500 * MHZ, "it")
+
+
+def test_parents_are_added_where_the_tree_has_none() -> None:
+    tree = imx8mp()
+    nodes = {path: dict(node) for path, node in tree.nodes.items()}
+    node = nodes[str(the_npu("imx8mp-evk").rates_node)]
+    del node["assigned-clock-parents"]
+    node["assigned-clocks"] = words(2, 7, 2, 306, 2, 105)
+    node["assigned-clock-rates"] = words(1, 800 * MHZ, 800 * MHZ)
+    changes = planned(Tree(nodes), 500 * MHZ)
+    assert changes["assigned-clock-parents"] == (0, 2, 65, 2, 65)
+    assert changes["assigned-clock-rates"] == (1, 500 * MHZ, 500 * MHZ)
+
+
+@given(st.integers(min_value=1, max_value=2000 * MHZ))
+def test_whatever_is_asked_is_refused_or_reached_within_limits(asked_hz: int) -> None:
+    tree, npu = imx8mp(), the_npu("imx8mp-evk")
+    try:
+        wanted = at_rate(npu, tree, asked_hz, "it")
+    except UserError:
+        return
+    nodes = {path: dict(node) for path, node in tree.nodes.items()}
+    for change in plan_changes(tree, wanted, what="it"):
+        nodes[change.path][change.property] = change.after_bytes()
+    after = dict(rates(Tree(nodes), npu))
+    core, bus = after["core"], after["bus"]
+    assert core is not None
+    assert bus is not None
+    assert abs(core - asked_hz) <= max(1, asked_hz / 500)
+    assert bus <= core <= 800 * MHZ
+    # Asked again, nothing is left to do.
+    again = at_rate(npu, Tree(nodes), core, "it")
+    assert plan_changes(Tree(nodes), again, what="it") == []
+    assert msgspec.structs.replace(again, clocks=npu.clocks) == npu
