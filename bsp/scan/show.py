@@ -18,12 +18,12 @@ _LEGEND = {
     "works": "nothing to do, the kernel's own device tree is enough",
     "disabled": "./inv build-dts enables the node, then it works",
     "rates": "./inv build-dts sets the clock rates, then it works",
-    "supply?": "the board's device tree does not say what supplies the NPU with power",
-    "unknown": "the driver does not recognise this NPU (its hardware database lacks it)",
-    "no driver": "the device tree has the node, the kernel has no driver for it",
-    "no node": "the kernel's device tree does not have the NPU",
-    "no npu": "the kernel's device tree does not say that this chip has one",
-    "?": "the board's source does not compile on this machine, see below",
+    "supply?": "the device tree does not say what supplies the NPU with power",
+    "unknown": "the driver does not recognise this NPU (it is not in its database)",
+    "no driver": "the device tree has the NPU, the kernel has no driver for it",
+    "no node": "the device tree does not have the NPU",
+    "no npu": "nothing in the device tree says that this chip has one",
+    "?": "the source does not compile on this machine, see below",
     ".": "the kernel does not have the board",
 }
 
