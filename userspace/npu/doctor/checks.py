@@ -101,8 +101,15 @@ def _kernel(patient: Patient) -> tuple[str, str, str, str]:
     found = f"Linux {patient.facts.kernel}"
     if patient.npu is None or match is None:
         return unknown(found, "a kernel that knows the NPU")
-    expected = f"Linux {patient.npu.kernel_since} or later"
-    if series_key(match[0])[:2] < series_key(patient.npu.kernel_since):
+    since = patient.npu.kernel_since
+    if since is None:
+        return broken(
+            f"{found} lacks {patient.npu.kernel_lacks}",
+            "a kernel that knows the NPU",
+            "./inv boards --scan",
+        )
+    expected = f"Linux {since} or later"
+    if series_key(match[0])[:2] < series_key(since):
         return broken(
             f"{found} lacks {patient.npu.kernel_lacks}", expected, f"{patient.deploy} --kernel 6.12"
         )
@@ -160,7 +167,8 @@ def _probe(patient: Patient) -> tuple[str, str, str, str]:
     name = device.name if device else "npu"
     about = [line for line in facts.log if f"{name}: " in line or " npu: " in line]
     said = [line for line in about if "model: GC" in line]
-    expected = f"etnaviv bound to {name}: model: GC{npu.identity.model:x}" if npu else "a model"
+    model = f"GC{npu.identity.model:x}" if npu and npu.identity else "GC..."
+    expected = f"etnaviv bound to {name}: model: {model}" if npu else "a model"
     failed = [line for line in about if _FAILED.search(line)]
     see = patient.there("dmesg | grep -i etnaviv")
     if failed and not (said and about.index(failed[-1]) < about.index(said[-1])):
