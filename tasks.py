@@ -795,6 +795,40 @@ def build_kernel(
 
 @task(
     help={
+        "points": "how many states of the disk to judge",
+        "boot": "how many of them to boot really (half a minute each, on an idle machine)",
+        "broken": "deploy in a way that is broken on purpose: no-fsync, switch-first",
+        "seed": "another seed samples other states",
+        "recording": "folder: keep the recording there, or judge the one that is there again",
+        "json": _JSON,
+    }
+)
+def crash_test(
+    _: Context,
+    points: int = 10_000,
+    boot: int = 4,
+    broken: str = "",
+    seed: int = 1,
+    recording: str = "",
+    json: bool = False,
+) -> None:
+    """Cut the power at each write of a deployment. Example: ./inv crash-test --points 10000."""
+    from pathlib import Path
+
+    from bsp.base.output import print_json, print_text
+    from images.crash import harness
+
+    report = harness.crash_test(
+        points=points, boot=boot, broken=broken, seed=seed,
+        keep=Path(recording) if recording else None,
+    )  # fmt: skip
+    print_json(report.document()) if json else print_text(report.text())
+    if report.unbootable:
+        raise Exit(code=4)
+
+
+@task(
+    help={
         "fast": "only the fast tier (under 2 minutes)",
         "full": "the long tests too: real kernel builds, whole sweeps (hours)",
         "select": "only tests whose names match (pytest -k)",
@@ -840,6 +874,7 @@ namespace = Collection(
     build_userspace,
     bundle,
     check_dts,
+    crash_test,
     deploy,
     doctor,
     history,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,6 +106,8 @@ class Target:
         recovery_s: how long it may then take to come back with the old generation.
         root: prefix of all paths on the board; for the tests.
         reboot: command that reboots the board, run there.
+        additions: code added to modules of the agent, by their names; for the power-cut test, which
+            deploys with agents that are broken on purpose.
     """
 
     host: Host
@@ -114,6 +116,7 @@ class Target:
     accept_new_key: bool = False
     root: str = ""
     reboot: tuple[str, ...] = ("systemctl", "reboot")
+    additions: Mapping[str, str] = field(default_factory=dict)
 
 
 def deploy(
@@ -205,7 +208,9 @@ def _session(target: Target, *, accept_new_key: bool | None = None) -> Iterator[
     accept = target.accept_new_key if accept_new_key is None else accept_new_key
     with (
         connect(target.host, timeout_s=_CONNECT_S, accept_new_key=accept) as connection,
-        Agent(connection, root=target.root, timeout_s=_ANSWER_S) as agent,
+        Agent(
+            connection, root=target.root, timeout_s=_ANSWER_S, additions=target.additions
+        ) as agent,
     ):
         yield agent
 

@@ -18,7 +18,7 @@ import socket
 import struct
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +69,19 @@ class BoardRefusedError(InfrastructureError):
 class Agent:
     """The agent on a board, through one channel; a context manager."""
 
-    def __init__(self, connection: Connection, *, root: str, timeout_s: float) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        root: str,
+        timeout_s: float,
+        additions: Mapping[str, str] | None = None,
+    ) -> None:
         """Start the agent; it is read and compiled over there while this side goes on.
 
         Args:
             root: prefix of all paths on the board; for the tests.
+            additions: see ``Target.additions``.
         """
         self._connection = connection
         self._root = root
@@ -81,7 +89,11 @@ class Agent:
         self._far = _is_far(connection)
         self._process: Process = connection.start([*_PYTHON, _START])
         folder = slots.ONBOARD_DIR
-        modules = [(name, (folder / f"{name}.py").read_text()) for name in ONBOARD_MODULES]
+        added = additions or {}
+        modules = [
+            (name, (folder / f"{name}.py").read_text() + added.get(name, ""))
+            for name in ONBOARD_MODULES
+        ]
         source = json.dumps(modules).encode()
         self._write(b"%d\n%s" % (len(source), source))
         self.codecs: tuple[str, ...] = ()

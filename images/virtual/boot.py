@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import shutil
 import socket
 import sys
@@ -20,12 +21,13 @@ from images.disk import MIB, Disk
 from . import launch
 from .emulator import u_boot
 from .instance import Instance, Record, start_ticks
-from .machine import DirectBoot, Machine, qemu_of
+from .machine import WRITE_LOG, DirectBoot, Machine, qemu_of
 
 _POLL_S = 0.5
 _GREETING_S = 5.0
 _PORT_ATTEMPTS = 5
 _FREE_MIB = 512
+_WRITE_LOG_BYTES = 1 << 36  # sparse: room for all that a test may write
 
 
 def start(
@@ -36,8 +38,12 @@ def start(
     port: int | None,
     kernel: str,
     record: Path | None = None,
+    log_writes: bool = False,
 ) -> Host:
     """Start QEMU for a board on a copy of its disk; register it as a host.
+
+    Args:
+        log_writes: have QEMU write down each write to the disk.
 
     Raises:
         InfrastructureError: there is no room, or QEMU did not start.
@@ -52,6 +58,9 @@ def start(
             hint="make room, or set NPU_BSP_STATE to another folder",
         )
     launch.overlay(disk.image, folder / "disk.qcow2")
+    if log_writes:
+        (folder / WRITE_LOG).touch()
+        os.truncate(folder / WRITE_LOG, _WRITE_LOG_BYTES)
     shutil.copyfile(disk.identity_file, folder / "id_ed25519")
     (folder / "id_ed25519").chmod(0o600)
     if qemu_of(board).bootloader:
@@ -63,7 +72,12 @@ def start(
     for attempt in range(_PORT_ATTEMPTS):
         ssh_port = port or launch.free_port()
         machine = Machine(
-            board, first, disk=folder / "disk.qcow2", ssh_port=ssh_port, record=record
+            board,
+            first,
+            disk=folder / "disk.qcow2",
+            ssh_port=ssh_port,
+            log_writes=log_writes,
+            record=record,
         )
         try:
             launch.start(machine, folder)

@@ -16,6 +16,7 @@ from . import npu
 QMP_SOCKET = "qmp.sock"
 PID_FILE = "qemu.pid"
 CONSOLE_LOG = "console.log"
+WRITE_LOG = "writes.log"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Machine:
         start: what is loaded first: U-Boot's file, or kernel and DTB.
         disk: qcow2 image; None for a machine without one.
         ssh_port: port on 127.0.0.1 that leads to the board's SSH server; None for no network.
+        log_writes: write down each write to the disk, in WRITE_LOG (see images/crash/writelog.py).
         devices: more of QEMU's options.
         record: file that gets a trace of the virtual NPU's jobs.
     """
@@ -44,6 +46,7 @@ class Machine:
     start: Path | DirectBoot
     disk: Path | None = None
     ssh_port: int | None = None
+    log_writes: bool = False
     devices: Sequence[str] = ()
     record: Path | None = None
 
@@ -91,9 +94,7 @@ def arguments(machine: Machine) -> list[str]:
     else:
         words += ["-bios", str(machine.start)]
     if machine.disk:
-        # cache=unsafe: a virtual board's disk need not survive a power cut of the *host*.
-        drive = f"file={machine.disk},format=qcow2,cache=unsafe,discard=unmap"
-        words += ["-drive", f"{drive},{qemu.disk}"]
+        words += ["-drive", f"{_drive(machine)},{qemu.disk}"]
     if machine.ssh_port is not None:
         forward = f"hostfwd=tcp:127.0.0.1:{machine.ssh_port}-:22"
         words += ["-nic", qemu.nic.replace("{hostfwd}", forward)]
@@ -105,3 +106,14 @@ def arguments(machine: Machine) -> list[str]:
     words += ["-qmp", f"unix:{QMP_SOCKET},server=on,wait=off"]
     words += machine.devices
     return [*words, "-daemonize", "-pidfile", PID_FILE]
+
+
+def _drive(machine: Machine) -> str:
+    """The disk as ``-drive`` takes it. A virtual board's disk need not survive a power cut of the host."""
+    if not machine.log_writes:
+        return f"file={machine.disk},format=qcow2,cache=unsafe,discard=unmap"
+    return (
+        "driver=blklogwrites,cache=writeback,log-super-update-interval=1,"
+        f"log.driver=file,log.filename={WRITE_LOG},log.cache.no-flush=on,file.driver=qcow2,"
+        f"file.file.driver=file,file.file.filename={machine.disk},file.file.cache.no-flush=on"
+    )

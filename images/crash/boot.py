@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: MIT
+"""What the boot script (images/deploy/boot.cmd) finds on the FAT boot partition, read with mtools.
+
+The script's choice is made here again, by the same rules: the good generation by the first whole copy, a
+trial before it; of these the first one of which everything can be loaded. The script does not hash what it
+loads: whether that is what was sent is the question.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from bsp.base.process import run
+from images.deploy import state
+from images.deploy.slots import FAT_FOLDER
+
+from .medium import BLOCK_BYTES, Blocks, Partition
+
+_PARTS = ("npu_kernel", "npu_initrd", "npu_dtb")
+_CLUSTERS = re.compile(r"<(\d+)(?:-(\d+))?>")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the next boot does.
+
+    Attributes:
+        slot: ``trial``, ``good`` or ``previous``; ``""`` if nothing can be booted.
+        problem: what is wrong on this partition; ``""`` if nothing is.
+        after_trial: what boots when the trial falls.
+    """
+
+    slot: str
+    generation: str
+    problem: str
+    after_trial: str = ""
+
+
+class BootPartition:
+    """The boot partition of a disk."""
+
+    def __init__(self, partition: Partition) -> None:
+        self._partition = partition
+        self._hashed: dict[tuple[str, ...], tuple[int, str]] = {}
+        head = partition.read(0)
+        self._sector_bytes = int.from_bytes(head[11:13], "little")
+        self._cluster_bytes = head[13] * self._sector_bytes
+        reserved = int.from_bytes(head[14:16], "little")
+        fat_sectors = int.from_bytes(head[36:40], "little")
+        self._data_at = (reserved + head[16] * fat_sectors) * self._sector_bytes
+
+    def choice(self) -> Choice:
+        """Decide as the boot script does, and check what it would load."""
+        good = state.choose_good(self._read("good.env"), self._read("good-copy.env"))
+        if good is None:
+            return Choice("", "", "neither good.env nor good-copy.env is whole")
+        trial = state.parse_trial(self._read("trial.env"))
+        fallback = self._first([("good", good.good), ("previous", good.previous)])
+        if not fallback.slot or fallback.problem or trial is None:
+            return fallback
+        tried = self._first([("trial", trial)])
+        if not tried.slot:
+            return fallback  # the script goes on with the good one
+        return Choice("trial", trial, tried.problem, fallback.generation)
+
+    def _first(self, candidates: list[tuple[str, str | None]]) -> Choice:
+        for slot, generation in candidates:
+            if generation is None:
+                continue
+            values = state.parse_args(self._read(f"{generation}/args.env"))
+            if values is None:
+                continue
+            paths = [values.get(name, "") for name in _PARTS]
+            hashes = [self._sha256(path) for path in paths]
+            if not all(hashes):
+                continue  # `load` fails
+            for path, found in zip(paths, hashes, strict=True):
+                if not found.startswith(path.rpartition("/")[2]):
+                    return Choice(slot, generation, f"{path} has other content than sent")
+            return Choice(slot, generation, "")
+        return Choice("", "", "the boot script finds nothing that it can load")
+
+    def _read(self, name: str) -> bytes:
+        """A file in our folder; nothing if it cannot be read."""
+        return self._cat(f"/{FAT_FOLDER}/{name}")
+
+    def _cat(self, path: str) -> bytes:
+        done = run(
+            ["mcopy", "-i", self._partition.path, f"::{path}", "-"],
+            check=False,
+            env={"MTOOLS_SKIP_CHECK": "1"},
+        )
+        return done.stdout if done.exit_code == 0 else b""
+
+    def _sha256(self, path: str) -> str:
+        """Hash of a file; ``""`` if it cannot be read. Read again only if it moved or was written to."""
+        where = run(["mshowfat", "-i", self._partition.path, f"::{path}"], check=False).text
+        size = run(["mdir", "-i", self._partition.path, f"::{path}"], check=False).text
+        blocks = self._blocks(where)
+        if not len(blocks):
+            return ""
+        newest = self._partition.newest(blocks)
+        known = self._hashed.get((where, size))
+        if known is not None and known[0] >= newest:
+            return known[1]
+        content = self._cat(path)
+        found = hashlib.sha256(content).hexdigest() if content else ""
+        self._hashed[where, size] = (newest, found)
+        return found
+
+    def _blocks(self, shown: str) -> Blocks:
+        """The blocks under a file's clusters, as ``mshowfat`` lists them."""
+        spans = []
+        for first, last in _CLUSTERS.findall(shown):
+            begin = self._data_at + (int(first) - 2) * self._cluster_bytes
+            end = self._data_at + (int(last or first) - 1) * self._cluster_bytes
+            spans.append(np.arange(begin // BLOCK_BYTES, (end + BLOCK_BYTES - 1) // BLOCK_BYTES))
+        return np.concatenate(spans) if spans else np.array([], dtype=np.int64)

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: MIT
+"""Really boots a virtual board from a disk in the state of a point, up to an answer over SSH."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from pathlib import Path
+
+from bsp.base.errors import BspError, InfrastructureError
+from bsp.base.process import run
+from bsp.board import inventory, ssh
+from bsp.profile import Board
+from images.disk import Disk
+from images.virtual.boot import start, wait_until_up
+from images.virtual.instance import Instance
+
+from .points import Point, materialise
+from .writelog import WriteLog
+
+
+def boot_problem(
+    board: Board, disk: Disk, log: Path, point: Point, folder: Path, *, timeout_s: float
+) -> str:
+    """Boot a point; return what went wrong, or ``""``.
+
+    The board has to answer over SSH, from a generation, with its modules in place.
+    """
+    image = folder / "point.img"
+    image.unlink(missing_ok=True)
+    run(["cp", "--sparse=always", disk.image, image])
+    image.chmod(0o644)
+    with WriteLog(log) as writes:
+        materialise(writes, point, image)
+    instance = Instance(f"crash-boot-{os.getpid()}")
+    changed = dataclasses.replace(disk, image=image)
+    try:
+        host = start(instance, board, changed, port=None, kernel=board.kernel)
+        deadline = time.monotonic() + timeout_s
+        wait_until_up(instance, host, deadline=deadline, timeout_s=timeout_s)
+        with ssh.connect(host, timeout_s=60) as connection:
+            said = connection.run(
+                ["sh", "-c", "readlink /run/npu-bsp/current && modprobe -n -v loop"], check=False,
+                timeout_s=60,
+            )  # fmt: skip
+        if said.exit_code != 0:
+            return f"it answers, but not from a whole generation: {said.stderr.decode().strip()}"
+        return ""
+    except InfrastructureError as error:
+        return error.message
+    except BspError as error:
+        return f"{error.message} {error.hint}"
+    finally:
+        instance.kill()
+        inventory.unregister(instance.name)
+        instance.forget()
+        image.unlink(missing_ok=True)

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: MIT
+"""One run of the power-cut test: record, judge each point, boot some, say what was found."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bsp.base.errors import ValidationError
+from bsp.base.output import table
+from bsp.base.progress import step
+from bsp.profile import Board, load_board
+
+from .booted import boot_problem
+from .points import Point, Tally, judge_points, plan
+from .record import BOARD, Recording, recording
+from .variants import additions
+from .writelog import WriteLog
+
+_MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
+_NEEDED_BYTES = 3 << 30
+_BOOT_S = 600.0
+
+
+@dataclass
+class Report:
+    """What a run found; ``document()`` is its JSON."""
+
+    variant: str
+    tally: Tally
+    writes: int
+    phases: list[dict[str, Any]]
+    seconds: float = 0.0
+    seed: int = 0
+    booted: int = 0
+    boot_failures: list[tuple[Point, str]] = field(default_factory=list)
+
+    @property
+    def unbootable(self) -> int:
+        """Points that do not boot, by verdict or by trying."""
+        return self.tally.unbootable + len(self.boot_failures)
+
+    def document(self) -> dict[str, Any]:
+        """The report as others may rely on it."""
+        failures = [*self.tally.failures, *self.boot_failures]
+        return {
+            "points": sum(self.tally.kinds.values()),
+            "booted": self.booted,
+            "unbootable": self.unbootable,
+            "seconds": round(self.seconds, 1),
+            "broken": self.variant or None,
+            "writes": self.writes,
+            "kinds": dict(self.tally.kinds),
+            "slots": dict(self.tally.slots),
+            "evaluated": self.tally.evaluated,
+            "writes_outside": self.tally.outside,
+            "phases": self.phases,
+            "seed": self.seed,
+            "failures": [{"point": str(point), "why": why} for point, why in failures],
+        }
+
+    def text(self) -> str:
+        """The report as a person reads it."""
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.tally.kinds.items()))
+        slots = ", ".join(f"{count} {slot}" for slot, count in sorted(self.tally.slots.items()))
+        lines = [
+            f"{sum(self.tally.kinds.values())} states after a power cut ({kinds}), from "
+            f"{self.writes} writes",
+            f"they boot: {slots or 'none'}",
+            f"really booted to SSH: {self.booted}",
+            f"unbootable: {self.unbootable}",
+        ]
+        failures = [*self.tally.failures, *self.boot_failures]
+        if failures:
+            rows = [[str(point), why] for point, why in failures[:8]]
+            lines += ["", table(["state", "why"], rows)]
+        return "\n".join(lines)
+
+    def raise_for(self) -> None:
+        """Raise the error that the report is.
+
+        Raises:
+            ValidationError: a state does not boot.
+        """
+        if self.unbootable:
+            raise ValidationError(
+                f"{self.unbootable} of {sum(self.tally.kinds.values())} states do not boot",
+                hint="--broken was caught" if self.variant else "the states are listed above",
+            )
+
+
+def crash_test(
+    *, points: int, boot: int, broken: str = "", seed: int = 1, keep: Path | None = None
+) -> Report:
+    """Run the power-cut test on the virtual board.
+
+    Args:
+        points: how many states to judge; all prefixes of the record come first.
+        boot: how many of them to boot really.
+        broken: a variant of images/crash/variants.py.
+        keep: folder for the recording; one that is there is used again.
+
+    Raises:
+        UserError: no such variant, or a tool is missing.
+        InfrastructureError: the recording could not be made.
+    """
+    added = additions(broken)
+    started = time.monotonic()
+    board = load_board(BOARD)
+    with tempfile.TemporaryDirectory(prefix="npu-bsp-crash-", dir=_fast_folder()) as name:
+        work = Path(name)
+        made = recording(board, keep or work / "recording", variant=broken, additions=added)
+        with WriteLog(made.log) as log:
+            count = len(log.writes)
+            chosen = plan(log.writes, points, seed)
+        tally = _judged(made, chosen, work)
+        phases = [
+            {"name": each.name, "requests": each.requests, "outcome": each.outcome}
+            for each in made.facts.phases
+        ]
+        report = Report(broken, tally, count, phases, seed=seed)
+        _boot(board, made, chosen, work, report, boot)
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def _fast_folder() -> Path | None:
+    """Memory, if there is enough: the tools of ext4 flush what they write."""
+    try:
+        return _MEMORY if shutil.disk_usage(_MEMORY).free > _NEEDED_BYTES else None
+    except OSError:
+        return None
+
+
+def _judged(made: Recording, points: list[Point], work: Path) -> Tally:
+    """Judge the points, on all cores: each takes a stretch of the record."""
+    jobs = max(1, min(os.cpu_count() or 1, len(points) // 200 + 1))
+    size = -(-len(points) // jobs)
+    tally = Tally()
+    with (
+        step(f"Judging {len(points)} states"),
+        ProcessPoolExecutor(jobs) as pool,
+    ):
+        parts = [
+            pool.submit(_part, made.log, made.disk.image, work / f"part-{number}", stretch)
+            for number, stretch in enumerate(
+                points[first : first + size] for first in range(0, len(points), size)
+            )
+        ]
+        for part in parts:
+            tally.merge(part.result())
+    return tally
+
+
+def _part(log: Path, image: Path, folder: Path, points: list[Point]) -> Tally:
+    folder.mkdir()
+    tally = Tally()
+    judge_points(log, image, folder, points, tally, lambda: None)
+    shutil.rmtree(folder)
+    return tally
+
+
+def _boot(
+    board: Board, made: Recording, points: list[Point], work: Path, report: Report, count: int
+) -> None:
+    chance = random.Random(report.seed)  # noqa: S311 - reproducible, not secret
+    chosen = sorted(chance.sample(points, min(count, len(points))), key=lambda each: each.prefix)
+    for number, point in enumerate(chosen, 1):
+        with step(f"Booting state {number} of {len(chosen)}: {point}"):
+            problem = boot_problem(board, made.disk, made.log, point, work, timeout_s=_BOOT_S)
+        report.booted += not problem
+        if problem:
+            report.boot_failures.append((point, problem))

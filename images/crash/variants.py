@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: MIT
+"""Deployments that are broken on purpose, to see that the power-cut test catches them.
+
+Each is code that is added to modules of the board's agent (images/deploy/onboard/) as it is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bsp.base.errors import UserError
+
+# No file and no file system is flushed any more, before or after anything.
+_NO_FSYNC = """
+os.fsync = lambda handle: None
+def flush_filesystem(path): pass
+"""
+
+# The new generation is made the good one before its content is sent.
+_SWITCH_FIRST = """
+_whole_stage = stage
+def stage(board, request, frames):
+    name = request["generation"]
+    text = f"npu_good={name}\\nnpu_previous=none\\nnpu_good_end={name}.none\\n"
+    for file in ("good-copy.env", "good.env"):
+        write_sector(os.path.join(board.own, file), text.encode().ljust(SECTOR_BYTES, b"\\n"))
+    flush_filesystem(board.fat)
+    return _whole_stage(board, request, frames)
+"""
+
+VARIANTS: Mapping[str, Mapping[str, str]] = {
+    "no-fsync": {"files": _NO_FSYNC},
+    "switch-first": {"agent": _SWITCH_FIRST},
+}
+
+
+def additions(variant: str) -> Mapping[str, str]:
+    """The code of a variant; none for ``""``.
+
+    Raises:
+        UserError: there is no such variant.
+    """
+    if not variant:
+        return {}
+    try:
+        return VARIANTS[variant]
+    except KeyError:
+        raise UserError(
+            f"there is no broken variant {variant!r}", hint=f"--broken {' | '.join(VARIANTS)}"
+        ) from None
