@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from bsp.board import inventory
+from bsp.board import inventory, ssh
 from bsp.board.inventory import Host
+from bsp.profile import load_board
+from images.deploy.deploy import Result
 
 
 @dataclass(frozen=True)
@@ -24,28 +26,69 @@ class StartedBoard:
 
 
 @pytest.fixture(scope="session")
-def started_board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartedBoard]:
+def boards_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The state folder (``NPU_BSP_STATE``) that the virtual boards of this session share."""
+    folder = tmp_path_factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NPU_BSP_STATE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def started_board(boards_state: Path) -> Iterator[StartedBoard]:
     """The virtual board of this session, with what is known about its start."""
     from images.virtual import boards
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NPU_BSP_STATE", str(tmp_path_factory.mktemp("state")))
-        load_before = os.getloadavg()[0]
-        started = boards.up("virtual")
-        try:
-            yield StartedBoard(inventory.resolve("virtual"), started["seconds"], load_before)
-        finally:
-            boards.down("virtual")
+    load_before = os.getloadavg()[0]
+    started = boards.up("virtual")
+    try:
+        yield StartedBoard(inventory.resolve("virtual"), started["seconds"], load_before)
+    finally:
+        boards.down("virtual")
 
 
 @pytest.fixture(scope="session")
 def virtual_board(started_board: StartedBoard) -> Host:
     """One virtual board for all slow tests of a session: booted through U-Boot, answers over SSH.
 
-    It has a state folder of its own (``NPU_BSP_STATE``), so that the user's virtual boards are left alone.
+    Its state folder is the session's, so that the user's virtual boards are left alone.
     Tests may deploy to it and reset it, and leave it answering.
     """
     return started_board.host
+
+
+@dataclass(frozen=True)
+class NpuBoard:
+    """A virtual board with an NPU that a deployment switched on; and what it was like before."""
+
+    host: Host
+    status_at_birth: str
+    dmesg_at_birth: str
+    result: Result
+
+
+@pytest.fixture(scope="session")
+def npu_board(boards_state: Path) -> Iterator[NpuBoard]:
+    """One virtual board with an emulated NPU for all slow tests of a session, our generation running.
+
+    Tests leave it answering, with its NPU on.
+    """
+    from images.assemble import bundle_for
+    from images.deploy.deploy import Target, deploy
+    from images.virtual import boards
+
+    name = "virtual-a311d"
+    boards.up(name)
+    try:
+        host = inventory.resolve(name)
+        with ssh.connect(host, timeout_s=60) as connection:
+            node = "/proc/device-tree/npu@10000000/status"
+            born = connection.run(["cat", node], timeout_s=60).text
+            dmesg = connection.run(["dmesg"], timeout_s=60).text
+        result = deploy(Target(host), bundle=bundle_for(load_board(name)), board=None)
+        yield NpuBoard(host, born, dmesg, result)
+    finally:
+        boards.down(name)
 
 
 @pytest.fixture

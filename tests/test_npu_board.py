@@ -7,14 +7,13 @@ The tests share one board and run in order, each from where the one before left 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bsp.board import inventory, ssh
+from bsp.board import ssh
 from bsp.board.inventory import Host
 from bsp.dts.tree import read_tree
 from bsp.profile import board_names, load_board, npu_of
@@ -22,6 +21,8 @@ from images.virtual import npu
 from images.virtual.base_dtb import base_dtb
 from images.virtual.machine import Machine, arguments
 from userspace.npu.virtual.identity import load_identity
+
+from .conftest import NpuBoard
 
 NAME = "virtual-a311d"
 TROUBLE = Path(__file__).parent / "onboard" / "npu_trouble.py"
@@ -83,7 +84,7 @@ def test_the_board_is_born_with_its_npu_switched_off(name: str) -> None:
 
 
 def test_a_server_that_nobody_needs_is_dismissed(tmp_path: Path) -> None:
-    from tests.vfio_client import wait_until
+    from .vfio_client import wait_until
 
     npu.start(load_board(NAME), tmp_path)
     assert (tmp_path / npu.SOCKET).exists()
@@ -96,17 +97,9 @@ def test_a_server_that_nobody_needs_is_dismissed(tmp_path: Path) -> None:
 # --- a real kernel, a real delegate
 
 
-@pytest.fixture(scope="module")
-def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    from images.virtual import boards
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NPU_BSP_STATE", str(tmp_path_factory.mktemp("state")))
-        boards.up(NAME)
-        try:
-            yield inventory.resolve(NAME)
-        finally:
-            boards.down(NAME)
+@pytest.fixture
+def board(npu_board: NpuBoard) -> Host:
+    return npu_board.host
 
 
 def said(host: Host, *command: str) -> str:
@@ -117,24 +110,20 @@ def said(host: Host, *command: str) -> str:
 @pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.timeout(600)
-def test_without_our_device_tree_there_is_no_npu(board: Host) -> None:
-    assert said(board, "cat", "/proc/device-tree/npu@10000000/status") == "disabled\0"
-    assert "etnaviv" not in said(board, "dmesg")
+def test_without_our_device_tree_there_is_no_npu(npu_board: NpuBoard) -> None:
+    assert npu_board.status_at_birth == "disabled\0"
+    assert "etnaviv" not in npu_board.dmesg_at_birth
 
 
 @pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.timeout(600)
-def test_deploy_switches_it_on(board: Host) -> None:
-    from images.assemble import bundle_for
-    from images.deploy.deploy import Target, deploy
-
-    result = deploy(Target(board), bundle=bundle_for(load_board(NAME)), board=None)
-    assert result.outcome == "confirmed", result
-    log = said(board, "dmesg")
+def test_deploy_switches_it_on(npu_board: NpuBoard) -> None:
+    assert npu_board.result.outcome == "confirmed", npu_board.result
+    log = said(npu_board.host, "dmesg")
     assert "model: GC8000, revision: 7120" in log
     assert "etnaviv has been instantiated on a NPU" in log
-    assert "renderD128" in said(board, "ls", "/dev/dri")
+    assert "renderD128" in said(npu_board.host, "ls", "/dev/dri")
 
 
 def smoke(host: Host) -> dict[str, Any]:
