@@ -852,6 +852,44 @@ def lint(context: Context) -> None:
     _tool(context, "mypy")
 
 
+@task(
+    help={
+        "name": "which one: a file of bench/ (all are listed without it)",
+        "rounds": "how often to repeat (default: the measurement's own)",
+        "json": _JSON,
+    },
+    positional=["name"],
+)
+def bench(context: Context, name: str = "", rounds: int = 0, json: bool = False) -> None:
+    """Measure how fast it is, against its peers. Example: ./inv bench startup."""
+    from pathlib import Path
+
+    from bsp.base.errors import UserError
+    from bsp.base.output import print_json, print_text
+
+    files = sorted((Path(__file__).parent / "bench").glob("[!_]*.py"))
+    known = [file.stem for file in files if "def main(" in file.read_text()]
+    if not name:
+        print_json(known) if json else print_text("\n".join(known))
+        return
+    if name not in known:
+        raise UserError(f"there is no measurement {name!r}", hint=f"one of: {', '.join(known)}")
+    flags = [*(["--rounds", str(rounds)] if rounds else []), *(["--json"] if json else [])]
+    _tool(context, f"bench.{name}", *flags)
+
+
+@task(help={"check": "write nothing; fail if something would change", "json": _JSON})
+def docs(_: Context, check: bool = False, json: bool = False) -> None:
+    """Write docs/commands.md from the commands, and check all links. Example: ./inv docs."""
+    from bsp.base.output import print_json, print_text
+    from docs import make
+
+    written = make.make(namespace, check=check)
+    print_json({"written": written}) if json else print_text(
+        f"written: {', '.join(written)}" if written else "everything is up to date"
+    )
+
+
 def _tool(context: Context, module: str, *arguments: str) -> None:
     """Run a developer's tool of our virtual environment in the project folder."""
     import shlex
@@ -865,6 +903,7 @@ def _tool(context: Context, module: str, *arguments: str) -> None:
 
 
 namespace = Collection(
+    bench,
     board,
     boards,
     boot_dts,
@@ -878,6 +917,7 @@ namespace = Collection(
     deploy,
     doctor,
     history,
+    docs,
     lint,
     rollback,
     smoke_test,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,11 @@ from bsp.board import inventory, ssh
 from bsp.board.inventory import Host
 from bsp.profile import load_board
 from images.deploy.deploy import Result
+
+# Where the tests were started in the background of a script, Ctrl-C is ignored, and would be in all that
+# they start: some of them press it.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)

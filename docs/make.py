@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: MIT
+"""What of the documentation is made by a program: the page of all commands, and the check of its links."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bsp.base.cache import write_atomically
+from bsp.base.errors import ValidationError
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = ROOT / "docs/commands.md"
+
+_HEAD = """\
+# All commands
+
+Made from the commands themselves by `./inv docs`; `./inv --help TASK` says the same.
+How to name boards is in [hosts.md](hosts.md), what exit codes mean in the [README](../README.md).
+"""
+_WIDTH = 100
+_LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#([^)\s]*))?\)")
+_CODE = re.compile(r"^```.*?^```|^ {4}.*$|`[^`\n]*`", re.DOTALL | re.MULTILINE)
+
+
+def make(namespace: Any, *, check: bool) -> list[str]:
+    """Write docs/commands.md, if it is not as the commands say, and check all links.
+
+    Args:
+        namespace: the root collection of tasks.
+        check: write nothing; a page that would change is an error.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        ValidationError: a link leads nowhere, or with ``check`` the page is out of date.
+    """
+    wanted = commands_page(namespace)
+    stale = not COMMANDS.exists() or COMMANDS.read_text() != wanted
+    if stale and check:
+        raise ValidationError(
+            "docs/commands.md is not what the commands say", hint="./inv docs writes it anew"
+        )
+    if stale:
+        write_atomically(COMMANDS, wanted.encode())
+    broken = list(broken_links(ROOT))
+    if broken:
+        raise ValidationError("links that lead nowhere:\n" + "\n".join(broken))
+    return [str(COMMANDS.relative_to(ROOT))] if stale else []
+
+
+def commands_page(namespace: Any) -> str:
+    """The page of all commands, in Markdown."""
+    parts = [_HEAD]
+    for name in sorted(namespace.task_names):
+        task = namespace[name]
+        said = " ".join((task.__doc__ or "").split())
+        what, _, example = said.partition(" Example: ")
+        parts.append(f"## {name}\n\n{textwrap.fill(what, _WIDTH)}\n")
+        if example:
+            parts.append(f"    {example.rstrip('.')}\n")
+        rows = [_argument(argument, example) for argument in arguments(task)]
+        if rows:
+            parts.append("| flag | what it is |\n|---|---|\n" + "\n".join(rows) + "\n")
+    return "\n".join(parts)
+
+
+def arguments(task: Any) -> list[Any]:
+    """The arguments of a task; asking Invoke itself takes their help texts away from the task."""
+    kept = dict(task.help)
+    try:
+        return list(task.get_arguments())
+    finally:
+        task.help = kept
+
+
+def _argument(argument: Any, example: str) -> str:
+    name = max((name.replace("_", "-") for name in argument.names), key=len)
+    # Invoke takes what has no default without its flag too; the example says which of the two we mean.
+    bare = argument.positional and f"--{name}" not in example
+    flag = name if bare else f"--{name}" if argument.kind is bool else f"--{name} X"
+    default = argument.default
+    shown = f" (default: {default})" if default not in (None, "", False, [], ()) else ""
+    text = (argument.help or "").replace("|", "\\|")
+    return f"| `{flag}` | {text}{shown} |"
+
+
+def broken_links(root: Path) -> Iterator[str]:
+    """Relative links in the Markdown files that lead to no file, or to no heading of it."""
+    pages = [*root.glob("*.md"), *root.glob("docs/**/*.md"), *root.glob("bench/*.md")]
+    for page in sorted(pages):
+        for target, heading in _LINK.findall(_CODE.sub("", page.read_text())):
+            if re.match(r"[a-z]+:", target):
+                continue
+            path = (page.parent / target).resolve()
+            where = f"{page.relative_to(root)}: {target}"
+            if not path.exists():
+                yield where
+            elif heading and heading not in _headings(path):
+                yield f"{where}#{heading}"
+
+
+def _headings(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in titles}
