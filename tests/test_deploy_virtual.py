@@ -121,6 +121,50 @@ def test_a_kernel_that_hangs_is_reset_by_power(
     assert status(Target(virtual_board))["running"] == bundle.generation
 
 
+# Fails the local file systems on trials only, which ends in emergency mode: no network, no SSH server.
+EMERGENCY = """\
+[Unit]
+ConditionKernelCommandLine=npu_bsp.slot=trial
+DefaultDependencies=no
+Before=local-fs.target
+[Service]
+Type=oneshot
+ExecStart=/bin/false
+[Install]
+RequiredBy=local-fs.target
+"""
+
+
+@pytest.mark.full
+def test_a_trial_in_emergency_mode_goes_back_by_itself(
+    virtual_board: Host, bundle: Bundle, tmp_path: Path
+) -> None:
+    """Without a power command: only the watcher on the board can help."""
+    board = load_board("virtual")
+    kernel = prebuilt_kernel(board.kernel)
+    parts = Parts(
+        board=board,
+        kernel=kernel,
+        initrd=bundle.path / "boot/initrd",
+        dtb=bundle.path / "boot/board.dtb",
+        userspace=None,
+        cmdline=f"{bundle.manifest.cmdline} npu_bsp.deadline=60",
+    )
+    unit = "/etc/systemd/system/emergency-test.service"
+    with ssh.connect(virtual_board) as connection:
+        connection.run(["tee", unit], stdin=EMERGENCY.encode())
+        connection.run(["systemctl", "enable", "emergency-test.service"])
+    before = status(Target(virtual_board))["running"]
+    target = Target(replace(virtual_board, power=()), timeout_s=600)
+    result = deploy(target, bundle=assemble(parts, tmp_path / "emergency"), board=None)
+    assert result.outcome == "rolled-back", result
+    assert "emergency" in console(virtual_board).lower()
+    assert status(Target(virtual_board))["running"] == before
+    with ssh.connect(virtual_board) as connection:
+        connection.run(["systemctl", "disable", "emergency-test.service"])
+        connection.run(["rm", unit])
+
+
 def test_rollback_to_the_factory_generation(
     virtual_board: Host, factory: str, bundle: Bundle
 ) -> None:

@@ -62,7 +62,7 @@ ONBOARD_FILES = (
 )
 ONBOARD_LINKS = {
     "etc/systemd/system/sysinit.target.wants/npu-bsp-activate.service": "../npu-bsp-activate.service",
-    "etc/systemd/system/multi-user.target.wants/npu-bsp-trial.service": "../npu-bsp-trial.service",
+    "etc/systemd/system/sysinit.target.wants/npu-bsp-trial.service": "../npu-bsp-trial.service",
 }
 """What ``systemctl enable`` would make."""
 
