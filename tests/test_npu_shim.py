@@ -40,6 +40,7 @@ from userspace.npu.tflite_file import (
 )
 from userspace.npu.virtual import host, server, session, shim
 from userspace.npu.virtual.identity import load_identity
+from userspace.npu.virtual.replay import replay
 from userspace.npu.virtual.server import MAGIC, Server
 
 PAGE = 4096
@@ -308,6 +309,12 @@ def test_npu_is_checked_before_anything_is_fetched() -> None:
         smoke_test("label_image", Request(), npu="virtual:a311d", userspace="/somewhere")
     with pytest.raises(UserError, match="for a virtual NPU"):
         smoke_test("label_image", Request(), exact=True)
+    with pytest.raises(UserError, match="--strict is for a virtual NPU"):
+        smoke_test("label_image", Request(), strict=True)
+    with pytest.raises(UserError, match="--record is for a virtual NPU"):
+        smoke_test("label_image", Request(), record=Path("t.npu"))
+    with pytest.raises(UserError, match="no folder /none to record into"):
+        smoke_test("label_image", Request(), npu="virtual:a311d", record=Path("/none/t.npu"))
 
 
 def test_a_fault_fails_the_row_that_mesa_passes() -> None:
@@ -322,6 +329,11 @@ def test_a_fault_fails_the_row_that_mesa_passes() -> None:
     document = {"results": [dict(row)], "verdict": "pass"}
     host.add_to_document(document, "a311d", "hw", emulator)
     assert document["results"][0]["reason"] == "no job came to the virtual NPU"  # type: ignore[index]
+    report[0] |= {"nn_jobs": 3, "blamed": ["job 1: bias"]}
+    for strict, verdict in ((False, "pass"), (True, "fail")):
+        document = {"results": [dict(row)], "verdict": "pass"}
+        host.add_to_document(document, "a311d", "hw", emulator, strict=strict)
+        assert document["verdict"] == verdict
 
 
 # --- Mesa's own delegate
@@ -445,13 +457,23 @@ def test_poison_shows_reads_of_what_was_never_written(
     picture.write_bytes(encode_bmp(noise))
     found = []
     for poison in (0, 0xA5):
-        with host.virtual_host(npu, exact_for=model, poison=poison) as there:
+        trace = tmp_path / f"{poison}.npu"
+        with host.virtual_host(
+            npu, exact_for=model, poison=poison, audit_for=model, record=trace
+        ) as there:
             arguments = ["--model", str(model), "--image", str(picture), "--delegate", "teflon"]
             facts = there.machine.run_runner([*arguments, "--runs", "1"], timeout_s=300)
         assert "error" not in facts["results"][0], facts
         (seen,) = there.emulator.report
         assert seen["nn_jobs"] > 0
         found.append(there.emulator.faults)
+        blamed = there.emulator.blamed
+        assert bool(blamed) == bool(there.emulator.faults)
+        assert all("bias of the ADD" in each and "[submission" in each for each in blamed)
+        again = replay(trace, model=model)
+        assert again.differences == []
+        assert [str(each) for each in again.blamed] == blamed
+        assert again.header.software["mesa-teflon-delegate"]
     assert found[0] == []
     assert bool(found[1]) == faults_when_poisoned
     assert all("operation 2 (ADD) NN" in fault for fault in found[1])

@@ -9,6 +9,7 @@ from typing import Any
 from bsp.base.output import table
 
 _WIDTH = 80
+_MOST_FINDINGS = 8
 _HEADER = ("delegate", "result", "median", "p95", "first", "operations", "top class, or why")
 
 
@@ -26,6 +27,8 @@ def text_of(document: dict[str, Any]) -> str:
     for note in filter(None, notes):
         lines += textwrap.wrap(f"note: {note}", _WIDTH)
     lines += ["", table(_HEADER, [_row(result) for result in document["results"]]), ""]
+    for finding in document.get("npu", {}).get("findings", [])[:_MOST_FINDINGS]:
+        lines += textwrap.wrap(f"finding: {finding}", _WIDTH, subsequent_indent="  ")
     lines.append(f"times in ms; verdict: {document['verdict']}")
     return "\n".join(lines)
 
