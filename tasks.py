@@ -382,30 +382,69 @@ def history(_: Context, host: str = "", check: bool = False, json: bool = False)
 @task(
     help={
         "board": _BOARD,
-        "kernel": "series of the distribution's kernel (default: the profile's)",
+        "kernel": "series of the distribution's kernel, or build:ID (default: the profile's)",
         "dtb": "use this DTB as it is, in place of the one that build-dts makes",
         "output": "put the bundle there (default: the cache)",
+        "key": "sign with this private key (default: yours, made on first use)",
+        "verify": "check this bundle instead: manifest, signature, every byte",
+        "sign": "sign this bundle instead",
+        "reproduce": "make it twice, apart in folder and time, and compare",
         "json": _JSON,
     }
 )
 def bundle(
-    _: Context, board: str, kernel: str = "", dtb: str = "", output: str = "", json: bool = False
+    _: Context,
+    board: str = "",
+    kernel: str = "",
+    dtb: str = "",
+    output: str = "",
+    key: str = "",
+    verify: str = "",
+    sign: str = "",
+    reproduce: bool = False,
+    json: bool = False,
 ) -> None:
     """Make what deploy sends: kernel, device tree, userspace. Example: ./inv bundle --board vim3."""
-    from pathlib import Path
+    from bsp.base.output import print_json, print_text
+    from images import bundle_command as command
 
+    if verify or sign:
+        found = command.verify(verify) if verify else command.sign(sign, key)
+    elif reproduce:
+        found = command.reproduce(board, kernel=kernel, dtb=dtb, key=key)
+    else:
+        found = command.make(board, kernel=kernel, dtb=dtb, output=output, key=key)
+    print_json(found.document) if json else print_text(found.text)
+
+
+@task(
+    help={
+        "board": _BOARD,
+        "kernel": "series of the distribution's kernel (default: the profile's)",
+        "update": "take what is newest now, and show what changed",
+        "file": "lock file (default: build/BOARD.lock.json)",
+        "dry-run": "show what would be written",
+        "json": _JSON,
+    }
+)
+def lock(
+    _: Context,
+    board: str,
+    kernel: str = "",
+    update: bool = False,
+    file: str = "",
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Write down every input of a bundle, exactly. Example: ./inv lock --board vim3."""
     from bsp.base.output import print_json, print_text
     from bsp.profile import load_board
-    from images.assemble import bundle_for
-    from images.deploy import show
+    from images import lock as locks
 
-    made = bundle_for(
-        load_board(board),
-        kernel=kernel or None,
-        dtb=Path(dtb) if dtb else None,
-        output=Path(output) if output else None,
+    found = locks.lock(
+        load_board(board), kernel=kernel or None, file=file, update=update, dry_run=dry_run
     )
-    print_json(show.bundle_document(made)) if json else print_text(show.bundle_text(made))
+    print_json(found.document()) if json else print_text(found.text())
 
 
 @task(
@@ -417,6 +456,7 @@ def bundle(
         "dtb": "deploy this DTB as it is, in place of the one that build-dts makes",
         "timeout": "seconds that the board may take to come back from a reboot",
         "accept-new-key": "on first contact, trust the host's key without asking",
+        "allow-downgrade": "an older kernel than the running one is meant",
         "dry-run": "show the plan; change nothing",
         "json": _JSON,
     }
@@ -430,6 +470,7 @@ def deploy(
     dtb: str = "",
     timeout: int = 180,
     accept_new_key: bool = False,
+    allow_downgrade: bool = False,
     dry_run: bool = False,
     json: bool = False,
 ) -> None:
@@ -445,6 +486,7 @@ def deploy(
         dtb=dtb,
         timeout_s=timeout,
         accept_new_key=accept_new_key,
+        allow_downgrade=allow_downgrade,
         dry_run=dry_run,
     )
     show.print_result(result, as_json=json)
@@ -919,6 +961,7 @@ namespace = Collection(
     history,
     docs,
     lint,
+    lock,
     rollback,
     smoke_test,
     status,

@@ -20,7 +20,7 @@ from bsp.kernel.built import is_build, kernel_named
 from bsp.kernel.prebuilt import PrebuiltKernel
 from bsp.profile import Board
 from images import bundle as bundles
-from images import initrd
+from images import initrd, lock, sbom, sign
 from images.bundle import Bundle, Parts
 from images.deploy.confirm import read_tree
 from userspace.payload import Payload, build_payload
@@ -28,6 +28,8 @@ from userspace.payload import Payload, build_payload
 # A change in any of these makes another bundle of the same inputs.
 _SOURCES = (
     Path(bundles.__file__),
+    Path(sbom.__file__),
+    Path(__file__),
     *sorted(Path(initrd.__file__).parent.glob("[!_]*")),
     Path(initrd.__file__),
 )
@@ -41,8 +43,9 @@ def bundle_for(
     dtb: Path | None = None,
     userspace: bool = True,
     output: Path | None = None,
+    key: Path | None = None,
 ) -> Bundle:
-    """Return the bundle of a board.
+    """Return the bundle of a board, signed.
 
     Args:
         kernel: series of the distribution's kernel (``6.12``), or one that was built here
@@ -50,6 +53,7 @@ def bundle_for(
         dtb: a DTB to use as it is, in place of the one that build-dts makes.
         userspace: whether the NPU's userspace is part of it.
         output: a folder, not there yet, that gets a copy.
+        key: private key to sign with; None for the user's own.
 
     Raises:
         UserError: the kernel is no series, the DTB is another board's, the profile has no ``[boot]``.
@@ -69,15 +73,19 @@ def bundle_for(
             hint="--kernel 6.12, or --kernel build:ID after ./inv build-kernel",
         )
     given = _checked(board, dtb) if dtb else None
-    prebuilt = kernel_named(series)
-    with tempfile.TemporaryDirectory(prefix="npu-bsp-bundle-") as work:
-        blob = given or _dtb(board, prebuilt, series, Path(work))
-        payload = build_payload(distribution=board.userspace.distribution) if userspace else None
-        bundle = _cached(board, prebuilt, blob, payload)
+    with lock.followed(board):
+        prebuilt = kernel_named(series)
+        with tempfile.TemporaryDirectory(prefix="npu-bsp-bundle-") as work:
+            blob = given or _dtb(board, prebuilt, series, Path(work))
+            payload = (
+                build_payload(distribution=board.userspace.distribution) if userspace else None
+            )
+            bundle = _cached(board, prebuilt, blob, payload)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(bundle.path, output, symlinks=True)
         bundle = bundles.load(output)
+    sign.sign(bundle, key)
     return bundle
 
 
@@ -148,13 +156,57 @@ def _cached(board: Board, kernel: PrebuiltKernel, dtb: bytes, payload: Payload |
                     dtb=file,
                     userspace=payload.folder if payload else None,
                     cmdline=board.boot.cmdline,
-                    inputs={"userspace": payload.folder.name} if payload else {},
+                    inputs=_inputs(payload),
+                    sbom=sbom.document(board.name, _parts(kernel, payload)),
                 ),
                 target,
             )
         _drop_old(folder)
 
     return bundles.load(make_once(folder / f"{board.name}-{digest.hexdigest()[:16]}", make))
+
+
+def _inputs(payload: Payload | None) -> dict[str, str]:
+    """Names and versions of all that a bundle is made of, beside its kernel."""
+    found = {"busybox-static": initrd.busybox_version()}
+    if payload is not None:
+        found["userspace"] = payload.folder.name
+        found.update(
+            {str(part["name"]): str(part["version"]) for part in payload.manifest["parts"]}
+        )
+    return found
+
+
+def _parts(kernel: PrebuiltKernel, payload: Payload | None) -> list[sbom.Part]:
+    ours = kernel.package.startswith("npu-bsp-")
+    parts = [
+        sbom.Part(
+            "linux" if ours else kernel.package,
+            kernel.release if ours else kernel.version,
+            "generic" if ours else "deb",
+            "GPL-2.0-only WITH Linux-syscall-note",
+            source=f"built from {kernel.package}" if ours else "Debian source package linux",
+        ),
+        sbom.Part(
+            "busybox-static",
+            initrd.busybox_version(),
+            "deb",
+            "GPL-2.0-only",
+            source="Debian source package busybox; in boot/initrd",
+        ),
+    ]
+    for part in payload.manifest["parts"] if payload else []:
+        parts.append(
+            sbom.Part(
+                str(part["name"]),
+                str(part["version"]),
+                "pypi" if part["kind"] == "wheel" else "deb",
+                str(part["licence"]),
+                str(part.get("sha256", "")),
+                f"userspace/, {part['kind']} {part['file']}",
+            )
+        )
+    return parts
 
 
 def _drop_old(folder: Path) -> None:

@@ -2,6 +2,8 @@
 """Bundles: what one generation on a board consists of, as a folder with one manifest.
 
     manifest.json                           what is in it, with the SHA-256 of each file
+    manifest.json.sig                       who made it: see sign.py
+    sbom.spdx.json                          versions, licences and sources of its parts: see sbom.py
     boot/{kernel,initrd,board.dtb}          what the boot loader loads
     modules/RELEASE/...                     appears on the board as /lib/modules/RELEASE
     userspace/...                           appears on the board as /run/npu-bsp/current/userspace
@@ -38,6 +40,8 @@ DTB_MAX_BYTES = 2 << 20
 
 # Kernel options that every generation has: without them a trial that panics would stay down.
 _REQUIRED_OPTIONS = {"panic": "10"}
+# Not listed: the manifest itself, and what is said of it.
+_ABOUT = ("manifest.json", "manifest.json.sig")
 _BOOT_PARTS = ("boot/kernel", "boot/initrd", "boot/board.dtb")
 # modprobe finds nothing without it.
 _MODULE_INDEX = "modules.dep"
@@ -106,6 +110,7 @@ class Parts:
         kernel: image and modules; ``kernel.dtbs`` is not used.
         cmdline: kernel command line; None takes the running one of the board.
         inputs: more names and versions for the manifest.
+        sbom: its SPDX document; empty for none.
     """
 
     board: Board
@@ -115,6 +120,7 @@ class Parts:
     userspace: Path | None
     cmdline: str | None
     inputs: Mapping[str, str] = field(default_factory=dict)
+    sbom: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -171,6 +177,8 @@ def assemble(parts: Parts, target: Path) -> Bundle:
                 (target / "modules" / release / name).unlink(missing_ok=True)
             if parts.userspace:
                 _place_tree(parts.userspace, target / "userspace")
+            if parts.sbom:
+                (target / "sbom.spdx.json").write_bytes(parts.sbom)
             manifest = describe(
                 target,
                 board=parts.board.name,
@@ -324,7 +332,7 @@ def _entries(folder: Path) -> Iterator[Entry]:
             status = path.lstat()
             if stat.S_ISLNK(status.st_mode):
                 yield Entry(relative, link=str(path.readlink()), mode=0o777)
-            elif relative != "manifest.json":
+            elif relative not in _ABOUT:
                 # Only "executable or not" is kept: the rest depends on the umask of the build.
                 mode = 0o755 if status.st_mode & 0o111 else 0o644
                 yield Entry(relative, sha256_of(path), status.st_size, mode)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import pins
 from .cache import cache_dir, lock, make_once, write_atomically
 from .errors import InfrastructureError, UserError
 from .process import Completed, ToolFailedError, run
@@ -68,7 +69,7 @@ class Archive:
         Raises:
             UserError: the archive has no such package.
         """
-        self._refresh()
+        self._refresh(f"version {package}")
 
         def ask() -> list[str]:
             for line in self._apt("apt-cache", "policy", package).text.splitlines():
@@ -81,12 +82,13 @@ class Archive:
 
     def download(self, packages: Sequence[str], *, with_dependencies: bool = False) -> list[Path]:
         """Return the .deb files of ``packages`` (and of all that they depend on), verified by apt."""
-        self._refresh()
         with lock(self.folder / "download.lock"):
             if with_dependencies:
                 command = ["apt-get", "install", "--yes", "--no-install-recommends"]
             else:
                 command = ["apt-get", "download"]
+            question = f"{' '.join(command)} {' '.join(packages)}"
+            self._refresh(question)
 
             def plan() -> list[str]:
                 # apt leaves out what its archive folder holds already: show it an empty one.
@@ -95,17 +97,49 @@ class Archive:
                 # Each line: 'address' file-name size hash
                 return [line.split()[1] for line in planned.splitlines() if line.startswith("'")]
 
-            names = self._answer(f"{' '.join(command)} {' '.join(packages)}", plan)
+            names = self._answer(question, plan)
             archives = self.folder / "archives"
             missing = [name for name in names if not (archives / name).exists()]
             if missing:
                 with step(f"Fetching {_these(packages)} from Debian {self.suite}") as now:
                     now.note(f"{len(missing)} of {len(names)} packages")
-                    if with_dependencies:
+                    if self._pinned(question):
+                        self._fetch_pinned(missing)
+                    elif with_dependencies:
                         self._apt(*command, "--download-only", *packages)
                     else:
                         self._apt(*command, *packages, cwd=archives)
-            return [archives / name for name in names]
+            found = [archives / name for name in names]
+            chosen = pins.current()
+            if chosen is not None:
+                for file in found:
+                    chosen.check(file)
+            return found
+
+    def _pinned(self, question: str) -> bool:
+        """Whether a lock file answers a question."""
+        chosen = pins.current()
+        return chosen is not None and chosen.knows(self._full(question))
+
+    def _full(self, question: str) -> str:
+        return f"{self.suite} {self.architecture}: {question}"
+
+    def _fetch_pinned(self, names: Sequence[str]) -> None:
+        """Fetch packages in exactly the versions that their files' names say.
+
+        Raises:
+            UserError: the mirror no longer has one.
+        """
+        chosen = pins.current()
+        assert chosen is not None
+        self._refresh("")  # where they are is only in the lists
+        for name in names:
+            package, version, _ = name.removesuffix(".deb").split("_")
+            wanted = f"{package}={version.replace('%3a', ':')}"
+            try:
+                self._apt("apt-get", "download", wanted, cwd=self.folder / "archives")
+            except ToolFailedError as error:
+                raise chosen.gone(name) from error
 
     def unpacked(self, packages: Sequence[str], *, with_dependencies: bool = False) -> Path:
         """Return a cached folder that holds the files of ``packages``, unpacked, not configured."""
@@ -129,6 +163,12 @@ class Archive:
 
         A start of apt costs half a second; a task that finds everything cached is to start none.
         """
+        chosen = pins.current()
+        if chosen is not None:
+            return chosen.answer(self._full(question), lambda: self._asked(question, ask))
+        return self._asked(question, ask)
+
+    def _asked(self, question: str, ask: Callable[[], list[str]]) -> list[str]:
         memory = self.folder / "answers.json"
         state = str((self.folder / "updated").stat().st_mtime_ns)
         try:
@@ -141,14 +181,24 @@ class Archive:
             write_atomically(memory, json.dumps({"lists": state, "answers": known}).encode())
         return [str(line) for line in known[question]]
 
-    def _refresh(self) -> None:
-        """Fetch the package lists, at most once a day; without a network the last ones serve."""
+    def _refresh(self, question: str = "") -> None:
+        """Fetch the package lists, at most once a day; without a network the last ones serve.
+
+        Args:
+            question: what they are needed for; a lock file may answer it without them.
+        """
+        chosen = pins.current()
+        if question and self._pinned(question):
+            return
+        fresh_since = time.time() - _LISTS_FRESH_S
+        if chosen is not None and chosen.recording:
+            fresh_since = max(fresh_since, chosen.fresh_since)
         stamp = self.folder / "updated"
         with lock(self.folder / "lists.lock"):
             configuration = self._configuration().encode()
             current = self.folder / "apt.conf"
             same = current.exists() and current.read_bytes() == configuration
-            if same and stamp.exists() and time.time() - stamp.stat().st_mtime < _LISTS_FRESH_S:
+            if same and stamp.exists() and stamp.stat().st_mtime > fresh_since:
                 return
             for name in ("lists/partial", "archives/partial", "sources.list.d", "preferences.d"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)

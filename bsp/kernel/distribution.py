@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from ..base import pins
 from ..base.cache import cache_dir, write_atomically
 from ..base.errors import UserError, nearest
 
@@ -86,11 +87,23 @@ def packaged(series: str, *, image: bool) -> tuple[str, str, str]:
         UserError: the distribution has no such series, or its archive no such package.
         InfrastructureError: the archive cannot be read.
     """
+    series_named(series)
+    chosen = pins.current()
+    if chosen is not None:
+        question = f"kernel {series} {'image' if image else 'source'}"
+        suite, package, version = chosen.answer(question, lambda: list(_asked(series, image=image)))
+        return suite, package, version
+    return _asked(series, image=image)
+
+
+def _asked(series: str, *, image: bool) -> tuple[str, str, str]:
     known = series_named(series)
+    chosen = pins.current()
+    fresh_since = max(time.time() - _ANSWER_FRESH_S, chosen.fresh_since if chosen else 0)
     memory = cache_dir() / "kernels" / f"{series}-{'image' if image else 'source'}.json"
     try:
         remembered = json.loads(memory.read_bytes())
-        fresh = time.time() - memory.stat().st_mtime < _ANSWER_FRESH_S
+        fresh = memory.stat().st_mtime > fresh_since
         if fresh and remembered["suite"] == known.suite:
             return remembered["suite"], remembered["package"], remembered["version"]
     except (OSError, ValueError, KeyError, TypeError):

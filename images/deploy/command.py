@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from bsp.base.errors import UserError
+from bsp.base.progress import step
 from bsp.board.inventory import resolve
 from bsp.profile import Board, load_board
+from images import bundle as bundles
+from images import sign
 from images.bundle import Bundle
 
 from .deploy import Result, Target, deploy
@@ -23,6 +27,7 @@ def deploy_to(
     timeout_s: float = 180,
     accept_new_key: bool = False,
     dry_run: bool = False,
+    allow_downgrade: bool = False,
 ) -> Result:
     """Deploy to the host of that name; empty strings are flags that were not given.
 
@@ -38,6 +43,13 @@ def deploy_to(
         raise UserError(f"--timeout is {timeout_s:g}, expected seconds above 0")
     if dtb and not Path(dtb).is_file():
         raise UserError(f"there is no file {dtb}", hint="--dtb wants a compiled device tree")
+    given = None
+    if bundle:
+        given = bundles.load(Path(bundle))
+        sign.check_signature(given)
+        bundles.check(given)
+        with step("Reading the bundle"):
+            sign.check_content(given)
     target = Target(resolve(host), timeout_s=timeout_s, accept_new_key=accept_new_key)
 
     def make(profile: Board) -> Bundle:
@@ -47,8 +59,27 @@ def deploy_to(
 
     return deploy(
         target,
-        bundle=Path(bundle) if bundle else None,
+        bundle=given,
         board=load_board(board) if board else None,
         make_bundle=make,
         dry_run=dry_run,
+        on_downgrade=None if allow_downgrade else ask_downgrade,
     )
+
+
+def ask_downgrade(what: str) -> None:
+    """Ask on a terminal whether an older kernel is meant; refuse where nobody can answer.
+
+    Raises:
+        UserError: nobody said yes.
+    """
+    refusal = UserError(
+        f"{what}; nothing was changed",
+        hint="--allow-downgrade if you mean it; rollback needs no flag",
+    )
+    if not sys.stdin.isatty():
+        raise refusal
+    sys.stderr.write(f"{what}. Go on? [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise refusal

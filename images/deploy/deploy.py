@@ -126,12 +126,14 @@ def deploy(
     board: Board | None,
     make_bundle: BundleMaker | None = None,
     dry_run: bool = False,
+    on_downgrade: Callable[[str], None] | None = None,
 ) -> Result:
     """Bring a bundle onto a board, boot it on trial, and confirm it or have the old one back.
 
     Args:
         bundle: or the folder that it is in; None has ``make_bundle`` make it for the board.
         board: profile; None: the bundle's, the host record's, or the one whose ``compatible`` it has.
+        on_downgrade: called before an older kernel than the running one is sent; raises to stop.
 
     Raises:
         UserError: another board, no room, no boot script, wrong host key...; nothing was changed.
@@ -167,6 +169,11 @@ def deploy(
         if not result.plan.steps:
             result.outcome = "unchanged"
             return result
+        if on_downgrade and planning.is_downgrade(facts.release, bundle.manifest.kernel_release):
+            on_downgrade(
+                f"kernel {bundle.manifest.kernel_release} is older than {facts.release}, which runs on "
+                f"{host.name}"
+            )
         progress.say(str(result.plan))
         prepare(agent, result.plan, bundle, facts, result)
         _arm(agent, result.plan, target)

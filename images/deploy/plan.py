@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -172,6 +173,13 @@ def check_identity(facts: Facts, compatible: tuple[str, ...], *, host: str, what
             f"{f' ({facts.model})' if facts.model else ''}",
             hint="check --host and --board; nothing was written",
         )
+
+
+def is_downgrade(running: str, wanted: str) -> bool:
+    """Whether a kernel release is older than the one that runs: by its numbers, not by who built it."""
+    versions = [re.match(r"\d+(?:\.\d+)*", release) for release in (wanted, running)]
+    new, old = ([int(part) for part in found[0].split(".")] if found else [] for found in versions)
+    return new < old
 
 
 def check_layout(facts: Facts, *, host: str, fat_mount: str) -> state.Good:

@@ -26,15 +26,17 @@ import msgspec
 
 from bsp.base.cache import state_dir, write_atomically
 from bsp.base.errors import InfrastructureError, UserError
+from bsp.base.progress import say
 from bsp.board.ssh import Connection, ConnectionLostError, Process
 from images import bundle as bundles
+from images import sign
 from images.bundle import Bundle, Manifest
 
 from . import slots
 from .onboard import frames
 from .plan import Facts, Send
 
-ONBOARD_MODULES = ("frames", "files", "board", "stage", "agent")
+ONBOARD_MODULES = ("frames", "files", "board", "signature", "stage", "agent")
 
 # Makes the modules of onboard/ a package in memory, then runs it. -I -S: none of the board's settings and
 # installed packages, which take a slow board longer to look for than all of this.
@@ -185,6 +187,7 @@ class Agent:
             "send": frames.ranges(sorted(step.indexes)),
             "args": args.decode(),
             **_onboard(facts),
+            **_signature(bundle),
         }
         indexes = list(step.indexes)
         folder = str(bundle.path)
@@ -203,7 +206,12 @@ class Agent:
                 self._answer(5)  # if the agent gave up (a full disk, a damaged file), it says why
                 raise
             progress.wire_bytes += stream.wire_bytes
-            indexes = frames.from_ranges(self._answer(max(self._timeout_s, 300))["need"])
+            answer = self._answer(max(self._timeout_s, 300))
+            indexes = frames.from_ranges(answer["need"])
+            if answer.get("pinned"):
+                say(
+                    f"{self._connection.host.name} takes only bundles of this machine's signers from now on"
+                )
             if not indexes:
                 remember(bundle.generation, content)
                 return
@@ -240,7 +248,15 @@ class Agent:
                 f"{self._connection.host.name} is full: {answer['error']}",
                 hint="remove what does not belong there; what it runs is untouched",
             )
-        raise BoardRefusedError(f"{self._connection.host.name}: {answer['error']}")
+        name = self._connection.host.name
+        if str(answer["error"]).startswith("signature: "):
+            raise UserError(
+                f"{name} refused the bundle; nothing was changed there: {answer['error'][11:]}",
+                hint="./inv bundle --sign DIR signs a bundle of your own. To have the board trust your "
+                f"key, from a machine that it lets in: ssh {name} 'cat >> /{sign.BOARD_SIGNERS}' "
+                f"< {sign.allowed_signers_file()}",
+            )
+        raise BoardRefusedError(f"{name}: {answer['error']}")
 
 
 class Progress:
@@ -374,6 +390,15 @@ def _onboard(facts: Facts) -> dict[str, Any]:
         if facts.onboard.get(file.target) != hashlib.sha256(file.source.read_bytes()).hexdigest()
     ]
     return {"onboard": lacking, "onboard_links": slots.ONBOARD_LINKS}
+
+
+def _signature(bundle: Bundle) -> dict[str, str]:
+    """The signature of a bundle that has one, and whom a board without signers is to trust."""
+    try:
+        signature = (bundle.path / sign.SIGNATURE).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    return {"signature": signature, "signers": sign.trust_root()}
 
 
 def _is_far(connection: Connection) -> bool:

@@ -23,6 +23,7 @@ from bsp.base.process import run
 from bsp.base.progress import step
 from bsp.kernel.prebuilt import PrebuiltKernel
 from bsp.profile import Board
+from images import sign
 from images.bundle import Bundle, Parts, assemble
 from images.deploy.slots import lay_out
 from images.initrd import ROOT_INIT, build_initrd
@@ -112,7 +113,8 @@ def boot_settings(board: Board) -> tuple[str, tuple[str, ...]]:
 def _key(board: Board, kernel: PrebuiltKernel, dtb: Path, rootfs: Rootfs) -> str:
     digest = hashlib.sha256()
     cmdline, modules = boot_settings(board)
-    for text in (rootfs.key, kernel.package, kernel.version, cmdline, *modules):
+    texts = (rootfs.key, kernel.package, kernel.version, cmdline, sign.trust_root(), *modules)
+    for text in texts:
         digest.update(text.encode() + b"\0")
     digest.update(msgspec.json.encode([board.name, board.compatible]))
     digest.update(dtb.read_bytes())
@@ -178,6 +180,9 @@ def _extra_files(board: Board, extra: Path) -> None:
     for name in ("etc/.updated", "var/.updated"):
         (extra / name).parent.mkdir(exist_ok=True)
         (extra / name).touch()
+    signers = extra / sign.BOARD_SIGNERS
+    signers.parent.mkdir(parents=True)
+    signers.write_text(sign.trust_root(), encoding="utf-8")
     units = extra / "etc/systemd/system"
     for line in (HERE / "units.txt").read_text().splitlines():
         words = line.split("#")[0].split()

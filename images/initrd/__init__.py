@@ -33,6 +33,11 @@ _PROGRAMS = (
 )  # fmt: skip
 
 
+def busybox_version() -> str:
+    """Return the version of the busybox that initial RAM disks have."""
+    return Archive("trixie", "arm64").version("busybox-static")
+
+
 def build_initrd(
     kernel: PrebuiltKernel, modules: Sequence[str], *, init: Path, target: Path
 ) -> Path:

@@ -25,6 +25,8 @@ from .files import (
     write_whole,
 )
 from .frames import Frames, RefusedError, from_ranges, ranges
+from .signature import check as check_signature
+from .signature import keep as keep_signature
 
 TYPE_CHECKING = False  # see frames.py
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ def stage(board: Board, request: Record, frames: Frames) -> Record:
     """Build a generation; or answer with the files that are lacking after all, to be sent again."""
     generation = request["generation"]
     content = _receive_manifest(board, request, frames)
+    check_signature(board, content, request)
     entries: list[Entry] = json.loads(content)["files"]
     folder = f"{board.store}/{generation}{PARTIAL}"
     os.makedirs(folder, exist_ok=True)
@@ -57,8 +60,9 @@ def stage(board: Board, request: Record, frames: Frames) -> Record:
         lacking = _place_present(board, entries, lacking, folder, here)
     if lacking:
         return {"need": ranges(lacking)}
+    pinned = keep_signature(board, folder, request)
     _finish(board, request, folder)
-    return {"need": []}
+    return {"need": [], "pinned": pinned}
 
 
 def _like(entry: Entry) -> tuple[str, int]:

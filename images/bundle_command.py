@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: MIT
+"""``bundle`` as it is typed: made, verified, signed or made twice; a document and a text each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bsp.base.errors import UserError
+from bsp.base.progress import step
+from bsp.profile import Board, load_board
+from images import bundle as bundles
+from images import sign as signing
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is printed."""
+
+    document: dict[str, Any]
+    text: str
+
+
+def make(board: str, *, kernel: str, dtb: str, output: str, key: str) -> Found:
+    """Make a board's bundle.
+
+    Raises:
+        UserError: no board is named, or as ``bundle_for``.
+    """
+    from images.assemble import bundle_for
+    from images.deploy import show
+
+    made = bundle_for(
+        _profile(board),
+        kernel=kernel or None,
+        dtb=Path(dtb) if dtb else None,
+        output=Path(output) if output else None,
+        key=Path(key) if key else None,
+    )
+    return Found(show.bundle_document(made), show.bundle_text(made))
+
+
+def verify(folder: str) -> Found:
+    """Check a bundle: every byte of it.
+
+    Raises:
+        UserError: something is not as it was signed.
+    """
+    with step("Reading the bundle"):
+        found = signing.verify(Path(folder))
+    manifest = found.manifest
+    document = {
+        "path": str(found.path),
+        "verified": True,
+        "format": manifest.format,
+        "generation": manifest.generation,
+        "build_id": manifest.generation,
+        "board": manifest.board,
+        "files": len(manifest.files),
+        "bytes_total": manifest.total_bytes,
+        "inputs": manifest.inputs,
+    }
+    text = (
+        f"generation {manifest.generation} for {manifest.board}: signed by who is trusted here, "
+        f"{len(manifest.files)} files, {manifest.total_bytes / 1e6:.0f} MB, all as they were signed"
+    )
+    return Found(document, text)
+
+
+def sign(folder: str, key: str) -> Found:
+    """Sign a bundle, after every file of it was compared with its manifest.
+
+    Raises:
+        UserError: it is not whole, or there is no such key.
+    """
+    found = bundles.load(Path(folder))
+    signing.check_content(found)
+    path = signing.sign(found, Path(key) if key else None)
+    document = {"path": str(found.path), "generation": found.generation, "signature": str(path)}
+    return Found(document, f"generation {found.generation} signed: {path}")
+
+
+def reproduce(board: str, *, kernel: str, dtb: str, key: str) -> Found:
+    """Make a bundle twice and compare.
+
+    Raises:
+        ValidationError: the two differ.
+    """
+    from images.reproduce import reproduce as make_twice
+
+    flags = {"--board": _profile(board).name, "--kernel": kernel, "--key": key}
+    words = [word for flag, value in flags.items() if value for word in (flag, value)]
+    if dtb:
+        words += ["--dtb", str(Path(dtb).absolute())]
+    found = make_twice(words)
+    text = (
+        f"identical: generation {found['generation']}, {found['files']} files, "
+        f"{found['bytes_total'] / 1e6:.0f} MB"
+    )
+    return Found({"board": board, **found}, text)
+
+
+def _profile(board: str) -> Board:
+    if not board:
+        raise UserError("which board? --board is missing", hint="./inv boards lists them")
+    return load_board(board)

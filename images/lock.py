@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: MIT
+"""Lock files: every input of a board's bundle, by version and SHA-256; builds follow one that is there."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bsp.base import pins
+from bsp.base.apt import Archive
+from bsp.base.cache import write_atomically
+from bsp.base.download import sha256_of
+from bsp.base.errors import UserError
+from bsp.base.output import table
+from bsp.base.progress import say, step
+from bsp.kernel.distribution import packaged, series_named
+from bsp.profile import Board
+from userspace.payload import plan_payload
+
+FORMAT = 1
+_PROJECT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Locked:
+    """What ``lock`` found.
+
+    Attributes:
+        content: the lock file.
+        changes: (what, before, now); empty for a new file.
+    """
+
+    path: Path
+    content: dict[str, Any]
+    changes: tuple[tuple[str, str, str], ...] = ()
+    written: bool = False
+    notes: tuple[str, ...] = field(default=())
+
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "file": str(self.path),
+            "written": self.written,
+            "board": self.content["board"],
+            "kernel": self.content["kernel"],
+            "inputs": self.content["inputs"],
+            "changes": [
+                {"input": what, "before": before, "now": now} for what, before, now in self.changes
+            ],
+        }
+
+    def text(self) -> str:
+        """For people."""
+        inputs = self.content["inputs"]
+        rows = [[each["kind"], each["name"], each["version"]] for each in inputs]
+        if self.changes:
+            rows = [[what, before or "-", now or "-"] for what, before, now in self.changes]
+            shown = table(["changed", "before", "now"], rows)
+        elif self.notes:
+            shown = "\n".join(self.notes)
+        else:
+            shown = table(["kind", "input", "version"], rows)
+        return f"{shown}\n{len(inputs)} inputs, {self.path}"
+
+
+def default_file(board: Board) -> Path:
+    """Where the lock file of a board is looked for."""
+    return _PROJECT / "build" / f"{board.name}.lock.json"
+
+
+def lock(
+    board: Board, *, kernel: str | None, file: str = "", update: bool = False, dry_run: bool = False
+) -> Locked:
+    """Write the lock file of a board; one that is there stays as it is unless ``update``.
+
+    Raises:
+        UserError: the kernel is no series of the distribution; the file is not readable.
+        InfrastructureError: an input cannot be fetched.
+    """
+    path = Path(file) if file else default_file(board)
+    before = read(path) if path.exists() else None
+    if before is not None and not update:
+        note = "the lock file is there already; --update renews it, and shows what changes"
+        return Locked(path, before, notes=(note,))
+    series = kernel or (before or {}).get("kernel") or board.kernel
+    series_named(series)
+    with step("Reading and hashing the inputs"):
+        content = _content(board, series, fresh=update)
+    changes = _changes(before, content) if before is not None else ()
+    if before is not None and not changes:
+        return Locked(path, before, notes=("nothing has changed",))
+    if not dry_run:
+        write_atomically(path, json.dumps(content, indent=1).encode() + b"\n")
+    return Locked(path, content, tuple(changes), written=not dry_run)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a lock file.
+
+    Raises:
+        UserError: it is none, or of another format.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_bytes())
+        if content["format"] != FORMAT:
+            raise UserError(
+                f"{path}: format is {content['format']}, this version reads {FORMAT}",
+                hint="./inv lock --board B --update writes it anew",
+            )
+        for name in ("board", "kernel", "inputs", "answers", "files"):
+            content[name]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is no lock file: {error}", hint=f"rm {path}; ./inv lock --board B writes one"
+        ) from error
+    return content
+
+
+@contextmanager
+def followed(board: Board, file: Path | None = None) -> Iterator[Path | None]:
+    """Build from exactly what the board's lock file names, if there is one.
+
+    Raises:
+        UserError: it is of another board, or names wheels that this version does not use.
+    """
+    path = file or default_file(board)
+    if pins.current() is not None or not path.exists():
+        yield None
+        return
+    content = read(path)
+    if content["board"] != board.name:
+        raise UserError(f"{path} is the lock file of {content['board']}, not of {board.name}")
+    say(f"following {path}")
+    for each in content["inputs"]:
+        if (
+            each["kind"] in ("wheel list", "model list")
+            and sha256_of(_PROJECT / each["name"]) != each["sha256"]
+        ):
+            raise UserError(
+                f"{path} was written with another {each['name']}",
+                hint=f"./inv lock --board {board.name} --update",
+            )
+    with pins.using(pins.Pins(where=str(path), answers=content["answers"], files=content["files"])):
+        yield path
+
+
+def _content(board: Board, series: str, *, fresh: bool) -> dict[str, Any]:
+    recorder = pins.recorder(fresh=fresh)
+    with pins.using(recorder):
+        suite, package, _ = packaged(series, image=True)
+        release = package.removeprefix("linux-image-")
+        parts = [part.format(release=release) for part in series_named(series).parts]
+        Archive(suite, "arm64").download([package, *parts])
+        if board.dts is not None:
+            source_suite, source, _ = packaged(series, image=False)
+            Archive(source_suite, "arm64").download([source])
+        busybox = Archive("trixie", "arm64")
+        busybox.version("busybox-static")
+        busybox.download(["busybox-static"])
+        plan = plan_payload(board.userspace.distribution)
+    inputs = [_deb(name, sha256) for name, sha256 in sorted(recorder.files.items())]
+    inputs += _wheels(plan.requirements)
+    lists = {"wheel list": plan.requirements, "model list": _PROJECT / "userspace/npu/models.toml"}
+    for kind, file in lists.items():
+        name = str(file.relative_to(_PROJECT))
+        inputs.append({"kind": kind, "name": name, "version": "", "sha256": sha256_of(file)})
+    inputs += _models()
+    return {
+        "format": FORMAT,
+        "board": board.name,
+        "kernel": series,
+        "inputs": inputs,
+        "answers": dict(sorted(recorder.answers.items())),
+        "files": dict(sorted(recorder.files.items())),
+    }
+
+
+def _deb(name: str, sha256: str) -> dict[str, Any]:
+    package, version, _ = name.removesuffix(".deb").split("_")
+    return {
+        "kind": "source" if package.startswith("linux-source") else "package",
+        "name": package,
+        "version": version.replace("%3a", ":"),
+        "sha256": sha256,
+    }
+
+
+def _wheels(requirements: Path) -> list[dict[str, Any]]:
+    text = requirements.read_text(encoding="utf-8").replace("\\\n", " ")
+    found = []
+    for line in text.splitlines():
+        match = re.match(r"([\w.-]+)==([\w.]+)", line)
+        if match:
+            hashes = re.findall(r"--hash=sha256:([0-9a-f]{64})", line)
+            found.append(
+                {
+                    "kind": "wheel",
+                    "name": match.group(1),
+                    "version": match.group(2),
+                    "sha256_any": hashes,
+                }
+            )
+    return found
+
+
+def _models() -> list[dict[str, Any]]:
+    """Models are known by their content alone; a board gets them for a smoke test, not in its bundle."""
+    from userspace.npu.models import catalogue
+
+    return [
+        {"kind": entry.kind, "name": entry.name, "version": "", "sha256": sha256}
+        for entry in catalogue().files
+        if (sha256 := entry.sha256 or entry.archive_sha256)
+    ]
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """What changed: (kind and name, version before, version now)."""
+
+    def by_name(content: dict[str, Any]) -> dict[str, tuple[str, str]]:
+        found = {}
+        for each in content["inputs"]:
+            sha256 = each.get("sha256") or " ".join(each.get("sha256_any", ()))
+            # Models are listed once for each content that goes by their name.
+            content_name = sha256[:8] if each["kind"] in ("model", "image") else ""
+            name = f"{each['kind']} {each['name']} {content_name}".strip()
+            found[name] = (str(each["version"]), sha256)
+        return found
+
+    old, new = by_name(before), by_name(now)
+    found = []
+    for name in sorted({*old, *new}):
+        one, other = old.get(name), new.get(name)
+        if one != other:
+            shown = [f"{each[0]} ({each[1][:8]})".strip() if each else "" for each in (one, other)]
+            found.append((name, shown[0], shown[1]))
+    if before["kernel"] != now["kernel"]:
+        found.insert(0, ("kernel series", before["kernel"], now["kernel"]))
+    return found
