@@ -36,7 +36,8 @@ def built_kernel(where: str) -> PrebuiltKernel:
     """
     folder = Path(where).expanduser().absolute()
     if not folder.is_dir():
-        found = sorted((cache_dir() / "kernels/built").glob(f"*-{where}*")) if where else []
+        every = (cache_dir() / "kernels/built").glob(f"*-{where}*") if where else []
+        found = sorted(path for path in every if path.is_dir())
         if len(found) != 1 or "/" in where:
             raise UserError(
                 f"build:{where} names no kernel that was built here",

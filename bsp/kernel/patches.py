@@ -128,14 +128,14 @@ def apply_all(tree: Path, patches: Sequence[Patch]) -> list[Patch]:
                     hint="it was made for another kernel: rebase it (git rebase, then git format-patch), "
                     f"or correct the kernels that {patch.series}/series.toml names",
                 )
-            run([*_command(tree, patch.path), "--forward", "--no-backup-if-mismatch"])
+            run([*_command(tree, patch.path), "--no-backup-if-mismatch"])
         applied.append(patch)
     return applied
 
 
 def failure(tree: Path, patch: Path) -> str:
     """Return which hunk of which file does not apply, and where; empty if all do."""
-    done = run([*_command(tree, patch), "--forward", "--dry-run"], check=False)
+    done = run([*_command(tree, patch), "--dry-run"], check=False)
     if done.exit_code == 0:
         return ""
     said = done.stdout.decode(errors="replace") + done.stderr.decode(errors="replace")
@@ -159,10 +159,10 @@ def failure(tree: Path, patch: Path) -> str:
 
 
 def _takes(tree: Path, patch: Path, *, reverse: bool) -> bool:
-    words = [*_command(tree, patch), "--dry-run", "--reverse" if reverse else "--forward"]
+    words = [*_command(tree, patch), "--dry-run", *(["--reverse"] if reverse else [])]
     return run(words, check=False).exit_code == 0
 
 
 def _command(tree: Path, patch: Path) -> list[str | Path]:
-    return ["patch", "--strip=1", "--fuzz=0", "--batch", "--reject-file=-",
+    return ["patch", "--strip=1", "--fuzz=0", "--force", "--reject-file=-",
             "--directory", tree, "--input", patch.absolute()]  # fmt: skip
