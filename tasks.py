@@ -267,6 +267,8 @@ def build_userspace(
         "budget": "seconds of measured runs of each delegate, at most",
         "timeout": "seconds after which a delegate counts as hanging",
         "userspace": "folder of a payload on the host (default: the deployed one)",
+        "report": "write an HTML page there, with history and doctor; .json and .xml beside it",
+        "junit": "write the results as JUnit XML there",
         "accept-new-key": "trust the host at first contact without asking",
         "json": _JSON,
     },
@@ -288,6 +290,8 @@ def smoke_test(
     budget: float = 20.0,
     timeout: float = 300.0,
     userspace: str = "",
+    report: str = "",
+    junit: str = "",
     accept_new_key: bool = False,
     json: bool = False,
 ) -> None:
@@ -296,10 +300,12 @@ def smoke_test(
 
     from bsp.base.output import print_json, print_text
     from bsp.board.inventory import resolve
-    from userspace.npu import smoke
+    from userspace.npu import report_files, smoke
     from userspace.npu.label_image import Request
     from userspace.npu.report import text_of
 
+    wanted = report_files.Wanted.of(report, junit)
+    where = resolve(host) if host else None
     document = smoke.smoke_test(
         test,
         Request(
@@ -311,7 +317,7 @@ def smoke_test(
             budget_s=budget,
             timeout_s=timeout,
         ),
-        host=resolve(host) if host else None,
+        host=where,
         userspace=userspace or None,
         accept_new_key=accept_new_key,
         npu=npu or None,
@@ -319,6 +325,7 @@ def smoke_test(
         strict=strict,
         record=Path(record) if record else None,
     )
+    report_files.after_run(document, where, wanted)
     print_json(document) if json else print_text(text_of(document))
     if document["verdict"] != "pass":
         raise Exit(code=4)
@@ -355,6 +362,39 @@ def doctor(
     print_json(found) if json else print_text(examination.text(found))
     if found["first_broken"]:
         raise Exit(code=4)
+
+
+@task(
+    help={
+        "host": f"{_HOST}; this machine if left out",
+        "output": "HTML file; .json and .xml (JUnit) go beside it (default: build/report-HOST.html)",
+        "no-doctor": "do not ask the host how it is",
+        "accept-new-key": "trust the host at first contact without asking",
+        "json": _JSON,
+    }
+)
+def report(
+    _: Context,
+    host: str = "",
+    output: str = "",
+    no_doctor: bool = False,
+    accept_new_key: bool = False,
+    json: bool = False,
+) -> None:
+    """Write what is known of a host as one HTML page. Example: ./inv report --host vim3."""
+    from pathlib import Path
+
+    from bsp.base.output import print_json, print_text
+    from bsp.board.inventory import resolve
+    from userspace.npu import report_files
+
+    made = report_files.report(
+        resolve(host) if host else None,
+        Path(output) if output else None,
+        ask_doctor=not no_doctor,
+        accept_new_key=accept_new_key,
+    )
+    print_json(made) if json else print_text(report_files.text(made))
 
 
 @task(
@@ -962,6 +1002,7 @@ namespace = Collection(
     docs,
     lint,
     lock,
+    report,
     rollback,
     smoke_test,
     status,

@@ -157,16 +157,16 @@ def test_few_runs_have_no_verdict() -> None:
 
 def test_the_document_says_what_else_changed() -> None:
     for number in range(12):
-        build = "new" if number > 8 else "old"
+        build = "new" if number > 9 else "old"
         history.append(
-            "desk", entry(8.0 if number > 8 else 5.0 + number % 2 / 50, generation=build, load=0.1)
+            "desk", entry(8.0 if number > 9 else 5.0 + number % 2 / 50, generation=build, load=0.1)
         )
     history.append("desk", entry(8.0, generation="newer", load=3.0))
     found = regression.document(history.need("desk"))
     assert found["verdict"] == "slower"
     (series,) = found["series"]
     assert (series["delegate"], series["runs"], series["latest_ms"]) == ("teflon", 13, 8.0)
-    assert series["changed"] == ["generation new -> newer", "load 3, at most 0.1 before"]
+    assert series["changed"] == ["generation old -> newer", "load 3, at most 0.1 before"]
     text = regression.text(found)
     assert max(map(len, text.splitlines())) <= 80
     assert "slower" in text

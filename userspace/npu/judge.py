@@ -176,6 +176,7 @@ def _judge_row(
     result |= {
         "top": top_classes(values, labels),
         "latency_ms": latency(row["runs_ms"]),
+        "delegated_nodes": row.get("delegated_nodes"),
         "runs_ms": [round(run_ms, 3) for run_ms in row["runs_ms"]],
         "first_ms": round(row["first_ms"], 3),
         "prepare_ms": round(row["prepare_ms"], 3),

@@ -9,7 +9,7 @@ from typing import Any
 from bsp.base.errors import UserError, nearest
 from bsp.base.progress import step
 
-from . import models
+from . import models, operations
 from .delegates import implied, rows
 from .judge import Expected, judge, verdict
 from .machine import Machine
@@ -101,12 +101,13 @@ def smoke_test(
         "board": board,
         "host": host or "this machine",
         "model": _described(inputs.model),
-        "image": _described(inputs.image),
+        "image": {**_described(inputs.image), "path": str(inputs.image.path)},
         "note": inputs.note,
         "expected": answer.source if answer else None,
         "runtime": facts["runtime"],
         "machine": {key: facts[key] for key in ("machine", "kernel", "python", "numpy", "threads")},
         "npu_devices": facts["npu_devices"],
+        "operations": operations.described(inputs.model.path),
         "results": results,
         "verdict": verdict(results),
     }

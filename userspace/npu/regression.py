@@ -132,7 +132,7 @@ def document(history: History) -> dict[str, Any]:
     for (test, model, delegate, _), points in series_of(history).items():
         verdict = judge_series([point["ms"] for point in points])
         newest = points[-1]
-        earlier = points[-1 - BASELINE_RUNS : -1]
+        earlier = points[-verdict.runs - BASELINE_RUNS : -verdict.runs]
         series.append(
             {
                 "test": test,

@@ -194,8 +194,8 @@ def count_operations(model: bytes) -> int:
     return int(count)
 
 
-def count_delegated(interpreter: Any, total_ops: int) -> int | None:
-    """Return how many of the model's operators are replaced by delegates; None: this runtime cannot tell.
+def delegated_nodes(interpreter: Any, total_ops: int) -> list[int] | None:
+    """Return which of the model's operators delegates replaced; None: this runtime cannot tell.
 
     The runtime lists the nodes of the model and, behind them, one for each graph that a delegate took. What
     such a node stands for lies between its outputs and its inputs.
@@ -220,7 +220,7 @@ def count_delegated(interpreter: Any, total_ops: int) -> int | None:
                 continue
             taken.add(number)
             open_ends += [int(source) for source in nodes[number]["inputs"]]
-    return len(taken)
+    return sorted(taken)
 
 
 # --- one delegate, in a process of its own ---------------------------------------------------
@@ -267,7 +267,7 @@ def run_delegate(module: Any, job: argparse.Namespace, model: bytes, pixels: Any
     except (ValueError, RuntimeError) as error:
         raise StageError("model", str(error).strip() or repr(error)) from error
     prepare_ms = (time.perf_counter() - start) * 1000
-    delegated_ops = count_delegated(interpreter, count_operations(model))
+    taken = delegated_nodes(interpreter, count_operations(model))
 
     source = interpreter.get_input_details()[0]
     _, height, width, _ = (int(size) for size in source["shape"])
@@ -292,7 +292,8 @@ def run_delegate(module: Any, job: argparse.Namespace, model: bytes, pixels: Any
     output = interpreter.get_tensor(sink["index"])
     scale, zero_point = sink["quantization"]
     return {
-        "delegated_ops": delegated_ops,
+        "delegated_ops": None if taken is None else len(taken),
+        "delegated_nodes": taken,
         "prepare_ms": prepare_ms,
         "first_ms": first_ms,
         "runs_ms": runs_ms,

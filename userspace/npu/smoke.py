@@ -12,7 +12,7 @@ from bsp.board.inventory import Host
 from bsp.board.ssh import connect
 from bsp.profile import load_board
 
-from . import history, label_image, models
+from . import history, label_image, models, report_files
 from .conditions import after, conditions
 from .delegates import rows
 from .machine import DEPLOYED_USERSPACE, BoardMachine, ThisMachine
@@ -97,6 +97,7 @@ def _remembered(document: dict[str, Any], found: dict[str, Any]) -> dict[str, An
     """Add a run and its conditions to the host's history."""
     document["conditions"] = found
     history.append(document["host"], history.entry_of(document, found))
+    report_files.remember(document)
     return document
 
 

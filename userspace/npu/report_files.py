@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: MIT
+"""Makes a report of a host and writes it: HTML, JSON and JUnit XML beside each other."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bsp.base.cache import write_atomically
+from bsp.base.errors import BspError, UserError
+from bsp.base.progress import say
+from bsp.board.inventory import Host
+
+from . import history, regression, report_html
+from .doctor import doctor as examination
+from .report_junit import junit
+
+FORMAT = 1
+
+
+def remember(document: dict[str, Any]) -> None:
+    """Keep a smoke test's whole document as the newest of its host, for reports made later."""
+    content = json.dumps(document, default=str).encode()
+    write_atomically(_newest_file(document["host"]), content)
+
+
+def newest(host: str) -> dict[str, Any] | None:
+    """Return the newest document of a host; None if there is none that can be read."""
+    try:
+        found: dict[str, Any] = json.loads(_newest_file(host).read_bytes())
+        found["results"], found["model"]["name"], found["image"]["name"], found["machine"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found
+
+
+def report(
+    host: Host | None,
+    output: Path | None = None,
+    *,
+    ask_doctor: bool = True,
+    accept_new_key: bool = False,
+) -> dict[str, Any]:
+    """Write a report of what is known of a host: its newest smoke test, its history, the doctor's findings.
+
+    Returns:
+        ``host``, ``html``, ``json``, ``junit`` (paths), ``verdict``.
+
+    Raises:
+        UserError: nothing was measured there yet, or the folder is not there.
+    """
+    name = host.name if host else history.THIS_MACHINE
+    smoke = newest(name)
+    if smoke is None:
+        history.need(name)
+    findings, note = None, "Not asked."
+    if ask_doctor:
+        findings, note = _findings(host, accept_new_key)
+    target = output or Path("build") / f"report-{history.file_of(name).stem.replace(' ', '-')}.html"
+    if output is None:
+        target.parent.mkdir(exist_ok=True)
+    return write(name, target, smoke=smoke, findings=findings, note=note)
+
+
+def _findings(host: Host | None, accept_new_key: bool) -> tuple[dict[str, Any] | None, str]:
+    try:
+        return examination.doctor(host, accept_new_key=accept_new_key), ""
+    except BspError as error:
+        say(f"the report has no doctor's findings: {error.message.splitlines()[0]}")
+        return None, f"Could not be asked: {error.message.splitlines()[0]}"
+
+
+def write(
+    name: str,
+    target: Path,
+    *,
+    smoke: dict[str, Any] | None,
+    findings: dict[str, Any] | None,
+    note: str = "",
+) -> dict[str, Any]:
+    """Write the three files; as ``report``."""
+    _check_folder(target, "--output")
+    past = history.read(name)
+    judged = regression.document(past) if past.entries else None
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    page = report_html.page(
+        smoke,
+        judged,
+        _medians(past),
+        findings,
+        doctor_note=note,
+        picture=_picture(smoke),
+        made=now,
+    )
+    whole = {"format": FORMAT, "smoke_test": smoke, "history": judged, "doctor": findings}
+    files = {
+        "html": (target, page),
+        "json": (target.with_suffix(".json"), json.dumps(whole, indent=2, default=str) + "\n"),
+        "junit": (target.with_suffix(".xml"), junit(smoke, judged, findings)),
+    }
+    for path, content in files.values():
+        write_atomically(path, content.encode())
+    words = [(smoke or {}).get("verdict"), (findings or {}).get("verdict")]
+    return {
+        "host": name,
+        **{kind: str(path) for kind, (path, _) in files.items()},
+        "verdict": "fail" if {"fail", "broken"} & set(words) else (smoke or {}).get("verdict"),
+    }
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Files that a smoke test is to leave: an HTML report, JUnit XML."""
+
+    report: Path | None
+    junit: Path | None
+
+    @staticmethod
+    def of(report: str, junit: str) -> Wanted:
+        """Return them from the command line's words; empty: not wanted.
+
+        Raises:
+            UserError: a folder is not there (said before the test runs, not after).
+        """
+        wanted = Wanted(Path(report) if report else None, Path(junit) if junit else None)
+        for flag, path in (("--report", wanted.report), ("--junit", wanted.junit)):
+            if path is not None:
+                _check_folder(path, flag)
+        return wanted
+
+
+def after_run(document: dict[str, Any], host: Host | None, wanted: Wanted) -> None:
+    """Write what is wanted of a smoke test that ran."""
+    if wanted.report:
+        emulated = "npu" in document
+        findings, note = (None, "An emulated NPU.") if emulated else _findings(host, False)
+        made = write(document["host"], wanted.report, smoke=document, findings=findings, note=note)
+        say(f"report: {made['html']}, {made['json']}, {made['junit']}")
+    if wanted.junit:
+        write_atomically(wanted.junit, junit(document, None, None).encode())
+
+
+def _check_folder(path: Path, flag: str) -> None:
+    folder = path.absolute().parent
+    if not folder.is_dir() or path.is_dir():
+        raise UserError(
+            f"{flag} {path}: there is no folder {folder}"
+            if not folder.is_dir()
+            else f"{flag} {path} is a folder, expected a file",
+            hint=f"{flag} FILE",
+        )
+
+
+def text(made: dict[str, Any]) -> str:
+    """Say what was written."""
+    return f"{made['host']}: {made['verdict']}\n{made['html']}\n{made['json']}\n{made['junit']}"
+
+
+def _medians(past: history.History) -> dict[str, list[float]]:
+    # In the order of regression.document, whose series the numbers belong to.
+    return {
+        f"{test} {model} {delegate} {number}": [point["ms"] for point in points]
+        for number, ((test, model, delegate, _), points) in enumerate(
+            regression.series_of(past).items()
+        )
+    }
+
+
+def _picture(smoke: dict[str, Any] | None) -> bytes | None:
+    path = (smoke or {}).get("image", {}).get("path")
+    try:
+        return report_html.png_of(Path(path).read_bytes()) if path else None
+    except OSError:
+        return None
+
+
+def _newest_file(host: str) -> Path:
+    return history.file_of(host).with_suffix(".newest.json")

@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: MIT
+"""One self-contained HTML page of a host: table, distributions, history, picture, operations, doctor.
+
+No script, no network: pictures and plots are in the page. Everything that came from a board is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import report_svg
+from .judge import TOP
+from .preprocess import ImageError, decode_bmp
+
+_STYLE = Path(__file__).parent / "report.css"
+_PICTURE_PIXELS = 480
+_CPU = ("cpu", "cpu-reference")
+_TIMES = "\N{MULTIPLICATION SIGN}"
+
+
+def page(
+    smoke: dict[str, Any] | None,
+    history: dict[str, Any] | None,
+    medians: dict[str, list[float]],
+    doctor: dict[str, Any] | None,
+    *,
+    doctor_note: str,
+    picture: bytes | None,
+    made: str,
+) -> str:
+    """Return the page.
+
+    Args:
+        smoke: newest document of a smoke test; None: there is none.
+        history: ``regression.document``.
+        medians: for each series of it (``test model delegate``), all medians in ms, oldest first.
+        doctor: the doctor's document; None: not asked, and ``doctor_note`` says why.
+        picture: the input picture as BMP.
+        made: when the page was made, in words.
+    """
+    named = smoke or history or doctor or {}
+    host = str(named.get("host", "?"))
+    body = [_head(host, smoke, history, doctor, made)]
+    if smoke:
+        body += [_results(smoke), _plots_and_picture(smoke, picture)]
+    body += [_history(history, medians), _doctor(doctor, doctor_note)]
+    if smoke:
+        body += [_operations(smoke), _versions(smoke)]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>NPU report: {escape(host)}</title>\n"
+        f"<style>\n{_STYLE.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n"
+        + "\n".join(filter(None, body))
+        + "\n</body>\n</html>\n"
+    )
+
+
+def badge(word: str) -> str:
+    """Return a word as a coloured badge; the word itself says it, too."""
+    return f'<span class="badge {escape(word.split()[-1])}">{escape(word)}</span>'
+
+
+def _head(
+    host: str,
+    smoke: dict[str, Any] | None,
+    history: dict[str, Any] | None,
+    doctor: dict[str, Any] | None,
+    made: str,
+) -> str:
+    words = []
+    if smoke:
+        words.append(f"smoke test {badge(smoke['verdict'])}")
+    if doctor:
+        words.append(f"doctor {badge(doctor['verdict'])}")
+    if history and history["series"]:
+        words.append(f"speed {badge(history['verdict'])}")
+    board = (smoke or {}).get("board") or (doctor or {}).get("board")
+    lines = [f"<header><h1>NPU report: {escape(host)}</h1>", f"<p>{' &ensp; '.join(words)}</p>"]
+    about = [f"board {board}" if board else "", made]
+    if smoke:
+        about.insert(1, f"{smoke['test']} with {smoke['model']['name']}")
+    lines.append(f'<p class="soft">{escape(" · ".join(filter(None, about)))}</p>')
+    if smoke and smoke.get("note"):
+        lines.append(f"<p>Note: {escape(smoke['note'])}</p>")
+    if smoke and "npu" in smoke:
+        lines.append("<p>Note: an emulated NPU; its times say nothing about a board.</p>")
+    return "".join([*lines, "</header>"])
+
+
+def _results(smoke: dict[str, Any]) -> str:
+    cpu = next(
+        (
+            row["latency_ms"]["median"]
+            for row in smoke["results"]
+            if row["delegate"] == "cpu" and row["latency_ms"]
+        ),
+        None,
+    )
+    rows = []
+    for row in smoke["results"]:
+        times = row["latency_ms"]
+        cells = [
+            f'<td class="head word">{escape(row["delegate"])}</td>',
+            f'<td class="word">{badge(row["status"])}</td>',
+        ]
+        for title, value in (
+            ("median", times and times["median"]),
+            ("p95", times and times["p95"]),
+            ("first run", row["first_ms"]),
+        ):
+            shown = report_svg.milliseconds(value) if value is not None else ""
+            cells.append(f'<td class="n" data-t="{title}, ms">{shown}</td>')
+        ratio = f"{cpu / times['median']:.2f}{_TIMES}" if times and cpu and times["median"] else ""
+        cells.append(f'<td class="n" data-t="against cpu">{ratio}</td>')
+        operations = ""
+        if row["delegated_ops"] is not None:
+            operations = f"{row['delegated_ops']} of {row['total_ops']}"
+            operations += f" ({row['driver']})" if row["driver"] else ""
+        cells.append(f'<td class="took" data-t="operations">{escape(operations)}</td>')
+        best = row["top"][0] if row.get("top") else None
+        said = ""
+        if best:
+            said = f"{best['score']:.3f} {best['index']} {best['label']}".rstrip()
+        difference = row.get("max_abs_diff")
+        off = f"at most {difference:.3f} off the reference" if difference else ""
+        why = "; ".join(filter(None, [row["reason"], off]))
+        cells.append(
+            f'<td class="wide">{escape(said)}'
+            + (f'<div class="why">{escape(why)}</div>' if why else "")
+            + "</td>"
+        )
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    titles = (
+        "delegate",
+        "",
+        "median",
+        "p95",
+        "first run",
+        "against cpu",
+        "operations",
+        "top class",
+    )
+    numeric = {"median", "p95", "first run", "against cpu"}
+    heads = "".join(
+        f'<th class="n">{title}</th>' if title in numeric else f"<th>{title}</th>"
+        for title in titles
+    )
+    return (
+        f'<h2>Results</h2><table class="cards"><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>"
+        '<p class="soft small">Times in ms. "Against cpu": how many times as fast as the best CPU '
+        "path. The first run compiles, and is not in the median.</p>"
+    )
+
+
+def _plots_and_picture(smoke: dict[str, Any], picture: bytes | None) -> str:
+    plot = report_svg.distributions(
+        [
+            (row["delegate"], row.get("runs_ms") or [], row["first_ms"])
+            for row in smoke["results"]
+            if row["latency_ms"]
+        ]
+    )
+    left = (
+        f'<figure class="card">{plot}<figcaption>Each dot is a run, the box the middle half, the line '
+        "the median, the ring the first run.</figcaption></figure>"
+        if plot
+        else ""
+    )
+    shown = [row for row in smoke["results"] if row.get("top")]
+    chosen = next(
+        (row for row in shown if row["delegate"] not in _CPU), shown[0] if shown else None
+    )
+    labels = "".join(
+        f'<div class="label"><span>{escape(str(each["label"] or each["index"]))}</span>'
+        f"<span>{each['score']:.3f}</span>"
+        f'<div class="bar"><i style="width:{min(max(each["score"], 0), 1):.1%}"></i></div></div>'
+        for each in (chosen["top"][:TOP] if chosen else [])
+    )
+    image = ""
+    if picture:
+        data = base64.b64encode(picture).decode()
+        name = escape(smoke["image"]["name"])
+        image = f'<div class="picture"><img alt="{name}" src="data:image/png;base64,{data}"></div>'
+    right = ""
+    if image or labels:
+        who = escape(chosen["delegate"]) if chosen else "nobody"
+        right = (
+            f'<figure class="card"><div class="seen">{image}<div>{labels}</div></div>'
+            f"<figcaption>{escape(smoke['image']['name'])}, as {who} sees it</figcaption></figure>"
+        )
+    if not left and not right:
+        return ""
+    return f'<h2>Latency and answer</h2><div class="pair">{left}{right}</div>'
+
+
+def _history(history: dict[str, Any] | None, medians: dict[str, list[float]]) -> str:
+    if not history or not history["series"]:
+        return '<h2>History</h2><p class="soft">No earlier runs.</p>'
+    figures = []
+    for number, each in enumerate(history["series"]):
+        key = f"{each['test']} {each['model']} {each['delegate']} {number}"
+        plot = report_svg.series(
+            each["delegate"],
+            medians.get(key, []),
+            baseline=each["baseline_ms"] or each["latest_ms"],
+            spread=each["spread"] or 0.005,
+            kind=number,
+        )
+        changed = f" Changed: {escape('; '.join(each['changed']))}." if each["changed"] else ""
+        figures.append(
+            f'<figure class="card">{plot}<figcaption>{badge(each["verdict"])} '
+            f"{escape(each['model'])}: {escape(each['text'])}.{changed}</figcaption></figure>"
+        )
+    runs = "1 run" if history["entries"] == 1 else f"{history['entries']} runs"
+    torn = f", {history['torn']} lines could not be read" if history["torn"] else ""
+    return (
+        f'<h2>History</h2><p class="soft small">{runs} of smoke tests{torn}. The band '
+        "is two standard deviations of single runs around the ten runs before.</p>"
+        f'<div class="pair">{"".join(figures)}</div>'
+    )
+
+
+def _doctor(doctor: dict[str, Any] | None, note: str) -> str:
+    if doctor is None:
+        return f'<h2>Doctor</h2><p class="soft">{escape(note or "Not asked.")}</p>'
+    lines = ["<h2>Doctor</h2>"]
+    if doctor["first_broken"]:
+        lines.append(
+            f"<p>First broken link: <b>{escape(doctor['first_broken'])}</b>. Next: "
+            f"<code>{escape(doctor['next'])}</code></p>"
+        )
+    rows = "".join(
+        f'<tr><td class="word">{escape(check["name"])}</td><td class="word">{badge(check["status"])}</td>'
+        f"<td>{escape(check['found'])}</td><td>{escape(check['expected'])}</td></tr>"
+        for check in doctor["checks"]
+    )
+    lines.append(
+        '<table class="checks"><thead><tr><th>check</th><th></th><th>found</th><th>expected</th></tr>'
+        f"</thead><tbody>{rows}</tbody></table>"
+    )
+    return "".join(lines)
+
+
+def _operations(smoke: dict[str, Any]) -> str:
+    operations = smoke.get("operations") or []
+    if not operations:
+        return ""
+    ran = [
+        row
+        for row in smoke["results"]
+        if row["delegate"] not in _CPU and row.get("delegated_nodes") is not None
+    ]
+    parts = [f"<h2>Who ran what</h2>{_summary(operations, ran)}"]
+    row = ran[0] if ran else None
+    taken = set(row["delegated_nodes"]) if row else set()
+    name = row["delegate"].rpartition("/")[2][:12] if row else ""
+    items = []
+    for each in operations:
+        by = (
+            f'<span class="by npu">{escape(name)}</span>'
+            if each["index"] in taken
+            else '<span class="by">CPU</span>'
+        )
+        shape = _TIMES.join(map(str, each["output"]))
+        items.append(
+            f"<li><span>{each['index']}</span><b>{escape(each['name'])}</b><span>{shape}</span>{by}</li>"
+        )
+    return "".join([*parts, f'<ol class="ops">{"".join(items)}</ol>'])
+
+
+def _summary(operations: list[dict[str, Any]], ran: list[dict[str, Any]]) -> str:
+    if not ran:
+        return (
+            '<p class="soft small">No delegate ran, or the runtime cannot tell: all operations are '
+            "the CPU's.</p>"
+        )
+    row = ran[0]
+    left = [each["name"] for each in operations if each["index"] not in set(row["delegated_nodes"])]
+    kinds = ", ".join(f"{name} {_TIMES}{left.count(name)}" for name in dict.fromkeys(left))
+    return (
+        f'<p class="soft small">{escape(row["delegate"])} took {len(row["delegated_nodes"])} of '
+        f"{len(operations)} operations; the CPU kept {escape(kinds) or 'none'}. Read from the TFLite "
+        "runtime's graph.</p>"
+    )
+
+
+def _versions(smoke: dict[str, Any]) -> str:
+    machine, found = smoke["machine"], smoke.get("conditions") or {}
+    clocks = found.get("npu_clocks_hz") or {}
+    rows = [
+        ("kernel", machine.get("kernel")),
+        ("Mesa", found.get("mesa")),
+        ("runtime", smoke.get("runtime")),
+        ("Python, numpy", f"{machine.get('python')}, {machine.get('numpy')}"),
+        ("machine", f"{machine.get('machine')}, {machine.get('threads')} threads"),
+        ("generation", found.get("generation")),
+        ("NPU clocks", ", ".join(f"{name} {hz / 1e6:g} MHz" for name, hz in clocks.items())),
+        ("CPU", " ".join(filter(None, [found.get("governor"), _mhz(found.get("cpu_mhz"))]))),
+        ("temperature", f"{found['temperature_c']:.1f} °C" if "temperature_c" in found else ""),
+        ("load before", f"{found['load']:g}" if "load" in found else ""),
+        ("model", f"{smoke['model']['name']}, SHA-256 {smoke['model']['sha256']}"),
+        ("picture", f"{smoke['image']['name']}, SHA-256 {smoke['image']['sha256']}"),
+        ("answer on file", smoke.get("expected")),
+    ]
+    items = "".join(
+        f"<dt>{name}</dt><dd>{escape(str(value))}</dd>" for name, value in rows if value
+    )
+    return f"<h2>Versions and conditions</h2><dl>{items}</dl>"
+
+
+def _mhz(value: int | None) -> str:
+    return f"{value} MHz" if value else ""
+
+
+def png_of(bmp: bytes) -> bytes | None:
+    """Return a picture, scaled down to at most 480 pixels, as PNG; None if it is no picture."""
+    try:
+        pixels = decode_bmp(bmp)
+    except ImageError:
+        return None
+    step = -(-max(pixels.shape[:2]) // _PICTURE_PIXELS)
+    height, width = pixels.shape[0] // step * step, pixels.shape[1] // step * step
+    if step > 1:  # the mean of each square
+        blocks = pixels[:height, :width].reshape(height // step, step, width // step, step, 3)
+        pixels = blocks.mean(axis=(1, 3)).round().astype(np.uint8)
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 8, 2, 0, 0, 0)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows, 9))
+        + chunk(b"IEND", b"")
+    )
