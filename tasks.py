@@ -416,6 +416,46 @@ def history(_: Context, host: str = "", check: bool = False, json: bool = False)
         raise Exit(code=4)
 
 
+@task(
+    help={
+        "package": "a mesa-teflon-delegate .deb file for arm64",
+        "suite": "Debian suite in place of a file: trixie, trixie-backports, sid...",
+        "against": "version, suite or file that is known to be good: what changed?",
+        "npu": "virtual:a311d, virtual:imx8mp or all",
+        "quick": "about 60 generated models and one MobileNet in place of hundreds and three",
+        "timeout": "seconds for one model",
+        "json": _JSON,
+    }
+)
+def gate_mesa(
+    _: Context,
+    package: str = "",
+    suite: str = "",
+    against: str = "",
+    npu: str = "all",
+    quick: bool = False,
+    timeout: float = 180.0,
+    json: bool = False,
+) -> None:
+    """Judge Mesa's delegate on virtual NPUs. Example: ./inv gate-mesa --suite sid --against 25.0.7."""
+    from bsp.base.output import print_json, print_text
+    from userspace.npu.virtual.gate import mesa
+
+    document = mesa.gate(
+        mesa.Request(
+            package=package,
+            suite=suite,
+            against=against,
+            npu=npu,
+            quick=quick,
+            timeout_s=timeout,
+        )
+    )
+    print_json(document) if json else print_text(mesa.text_of(document))
+    if document["verdict"] != "good":
+        raise Exit(code=4)
+
+
 # --- bundles and boards ----------------------------------------------------------------------
 
 
@@ -1005,6 +1045,7 @@ namespace = Collection(
     report,
     rollback,
     smoke_test,
+    gate_mesa,
     status,
     test,
 )

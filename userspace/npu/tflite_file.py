@@ -210,7 +210,9 @@ def write_model(
         ("offset", 3, builder.CreateString(description)),
         ("offset", 4, writer.offsets(buffers)),
     ]
-    builder.Finish(writer.table(model_fields), file_identifier=_IDENTIFIER)
+    table = writer.table(model_fields)
+    builder.minalign = 16  # also where a model has no data
+    builder.Finish(table, file_identifier=_IDENTIFIER)
     return _aligned(builder)
 
 

@@ -37,7 +37,7 @@ _TRACED_PARTS = ("mesa-teflon-delegate", "ai-edge-litert")
 _QEMU_SUITE = "trixie"
 _QEMU_MEMBER = "./usr/bin/qemu-aarch64"
 # `-cpu max` has pointer authentication, whose emulation makes Python six times slower.
-_CPU = "cortex-a53"
+CPU = "cortex-a53"
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def client_machine(environment: dict[str, str]) -> ThisMachine:
     userspace = payload.build_payload(distribution=DISTRIBUTION).folder
     root = arm64_root()
     # A crash of the client is a result; its memory image is not wanted.
-    command: list[str | Path] = ["prlimit", "--core=0", qemu_user(), "-cpu", _CPU, "-L", root]
+    command: list[str | Path] = ["prlimit", "--core=0", qemu_user(), "-cpu", CPU, "-L", root]
     for key, value in {**environment, "LD_PRELOAD": str(shim.build("aarch64"))}.items():
         command += ["-E", f"{key}={value}"]
     command.append(root / "usr/bin/python3")

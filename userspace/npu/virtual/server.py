@@ -81,6 +81,7 @@ class Report:
         findings: odd things that could be run, as text.
         blamed: those of them that somebody is to blame for.
         job_list: the first jobs (at most ``KEPT_JOBS``).
+        ended: the client has gone.
     """
 
     submits: int = 0
@@ -92,6 +93,7 @@ class Report:
     findings: list[str] = field(default_factory=list)
     blamed: list[str] = field(default_factory=list)
     job_list: list[dict[str, Any]] = field(default_factory=list)
+    ended: bool = False
 
     def add(self, job: JobRecord) -> None:
         """Count a job."""
@@ -140,6 +142,12 @@ class Server:
         path.chmod(0o600)
         self._socket.listen(MAX_CLIENTS)
 
+    @property
+    def reports(self) -> list[Report]:
+        """What the clients did so far, in the order in which they came."""
+        with self._lock:
+            return list(self._reports)
+
     def serve(self) -> None:
         """Take clients until ``close``."""
         while True:
@@ -180,6 +188,7 @@ class Server:
             traceback.print_exc()
             report.faults.append(f"the emulator failed: {error!r}")
         finally:
+            report.ended = True
             self._places.release()
             self._write_report()
 

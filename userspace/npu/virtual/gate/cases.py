@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: MIT
+"""What a sweep runs: one-operation models by kind, as records from which ``build`` makes files."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+PLAIN, RELU, RELU6 = "none", "relu", "relu6"
+PADDED, VALID = "same", "valid"
+NOISE, PHOTO = "noise", "photo"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One generated model; sizes in pixels and channels.
+
+    Attributes:
+        operation: ``conv``, ``depthwise``, ``add``, ``residual`` (two convolutions and their ADD),
+            ``fully-connected``, ``concatenation``, ``split``, ``pad``, ``relu``, ``abs``, ``logistic``.
+        channels: of the input; outputs: of a convolution (a fully connected layer's neurons).
+        parts: tensors that are joined, or that a SPLIT makes.
+        pads: before and after: rows, columns, channels.
+        zero_points: of input, weights, output, 0 to 255; the file of an int8 model has 128 less.
+        sparse: part of the weights that are at their zero point, 0 to 1.
+        scales: input, and what the output's scale is multiplied with.
+    """
+
+    operation: str
+    height: int = 8
+    width: int = 8
+    channels: int = 8
+    outputs: int = 8
+    kernel: int = 1
+    stride: int = 1
+    padding: str = PADDED
+    activation: str = PLAIN
+    dtype: str = "uint8"
+    parts: int = 2
+    pads: tuple[int, int, int, int, int, int] = (1, 1, 1, 1, 0, 0)
+    zero_points: tuple[int, int, int] = (120, 128, 110)
+    sparse: float = 0.0
+    scales: tuple[float, float] = (0.02, 1.0)
+    source: str = NOISE
+
+    @property
+    def kind(self) -> str:
+        """Name of the kind that a verdict is given for."""
+        name = {"conv": "convolution", "residual": "add of convolutions"}.get(
+            self.operation, self.operation
+        )
+        if self.operation in ("conv", "depthwise"):
+            name += f" {'1x1' if self.kernel == 1 else 'kxk'}"
+            name += f" stride {self.stride}" if self.stride > 1 else ""
+            if self.kernel == 1 and self.activation == RELU6:
+                name += " relu6"  # other coefficients in some versions
+            if self.kernel > 1 and self.height > self.width:
+                name += " portrait"
+        return name
+
+    @property
+    def name(self) -> str:
+        """A unique short name: a report's key, and a file's name."""
+        size = f"{self.height}x{self.width}x{self.channels}"
+        words = [self.operation, size]
+        if self.operation in ("conv", "depthwise", "fully-connected", "residual"):
+            words[-1] += f"-{self.outputs}"
+        if self.operation in ("conv", "depthwise"):
+            words += [f"k{self.kernel}s{self.stride}", self.padding]
+        if self.activation != PLAIN:
+            words.append(self.activation)
+        if self.operation in ("concatenation", "split"):
+            words.append(f"{self.parts}")
+        if self.operation == "pad":
+            words.append(".".join(str(each) for each in self.pads))
+        words.append(".".join(str(each) for each in self.zero_points))
+        if self.sparse:
+            words.append(f"sparse{self.sparse:g}")
+        if self.scales != (0.02, 1.0):
+            words.append("scale" + ".".join(f"{each:g}" for each in self.scales))
+        return "_".join([*words, self.dtype, self.source])
+
+
+def sweep(*, quick: bool) -> list[Case]:
+    """Return the cases of a sweep, the same ones each time; ``quick``: about 60 in place of hundreds."""
+    cases = dict.fromkeys(_chosen())
+    if not quick:
+        cases.update(dict.fromkeys(_random(random.Random(20260101), 320)))  # noqa: S311
+    return list(cases)
+
+
+def _chosen() -> Iterator[Case]:
+    """Cases that each stand for something: known faults, borders of formats, and plain ones."""
+    conv = Case("conv", 16, 24, 16, 16)
+    for channels, outputs in ((16, 16), (7, 8), (3, 20), (96, 24), (1, 8)):
+        yield replace(conv, channels=channels, outputs=outputs)
+    for channels, outputs in ((16, 16), (7, 8), (24, 33)):
+        yield replace(conv, channels=channels, outputs=outputs, activation=RELU6)
+    yield replace(conv, activation=RELU, source=PHOTO)
+    yield replace(conv, stride=2)
+    kernel = replace(conv, kernel=3, height=15, width=19)
+    yield kernel
+    yield replace(kernel, source=PHOTO, channels=3)
+    yield replace(kernel, padding=VALID, activation=RELU6)
+    yield replace(kernel, kernel=5, channels=4, sparse=0.8)
+    yield replace(kernel, kernel=2, padding=VALID)
+    yield replace(kernel, zero_points=(0, 255, 0))
+    yield replace(kernel, zero_points=(255, 0, 255))
+    yield replace(kernel, channels=1, outputs=1)
+    yield replace(kernel, height=1, width=7, padding=PADDED)
+    yield from (
+        replace(kernel, stride=2, height=16, width=16, channels=3),
+        replace(kernel, stride=2, padding=VALID),
+        replace(kernel, stride=2, kernel=5, height=24, width=40, channels=3),
+        replace(kernel, stride=2, kernel=2, height=8, width=8, padding=VALID),
+        replace(kernel, stride=2, source=PHOTO, channels=3, activation=RELU6),
+    )
+    yield replace(kernel, height=20, width=12)
+    yield replace(kernel, height=20, width=12, stride=2)
+    depthwise = Case("depthwise", 16, 16, 16, 16, kernel=3)
+    yield depthwise
+    yield replace(depthwise, activation=RELU6, source=PHOTO)
+    yield replace(depthwise, channels=3, outputs=3)
+    yield replace(depthwise, channels=40, outputs=40, kernel=5)
+    yield replace(depthwise, height=20, width=12)
+    yield replace(depthwise, stride=2)
+    yield replace(depthwise, stride=2, height=17, width=17)
+    yield replace(depthwise, stride=2, height=7, width=7, channels=24, outputs=24)
+    add = Case("add", 8, 8, 16, zero_points=(110, 90, 100))
+    for operation in ("add", "residual"):
+        yield replace(add, operation=operation)
+        yield replace(add, operation=operation, zero_points=(110, 110, 100), scales=(0.05, 1.0))
+        yield replace(add, operation=operation, height=5, width=7, channels=9)
+        yield replace(add, operation=operation, channels=64, zero_points=(0, 255, 128))
+    connected = Case("fully-connected", 1, 1, 64, 10)
+    yield connected
+    yield replace(connected, channels=384, outputs=40, sparse=0.5)
+    yield replace(connected, channels=15, outputs=8)
+    for parts in (2, 3):
+        yield Case("concatenation", 8, 8, 8, parts=parts)
+        yield Case("split", 8, 8, 24, parts=parts)
+    yield Case("pad", 8, 8, 8)
+    yield Case("pad", 8, 8, 8, pads=(0, 1, 0, 1, 0, 0))
+    yield Case("pad", 6, 10, 4, pads=(2, 3, 1, 4, 0, 0))
+    yield Case("pad", 6, 10, 8, pads=(0, 0, 0, 0, 1, 1))
+    for operation in ("relu", "abs", "logistic"):
+        dtype = "int8" if operation == "abs" else "uint8"
+        yield Case(operation, 8, 8, 8, dtype=dtype)
+        yield Case(operation, 20, 70, 3, dtype=dtype, zero_points=(100, 0, 30), source=PHOTO)
+        if operation == "logistic":
+            yield Case(operation, 16, 16, 16, dtype=dtype, scales=(0.09, 1.0))
+    for case in (conv, kernel, depthwise, add, connected, Case("relu")):
+        yield replace(case, dtype="int8")
+
+
+def _random(rng: random.Random, count: int) -> Iterator[Case]:
+    """Cases over the ranges that Teflon states it takes, from a fixed seed."""
+    for _ in range(count):
+        operation = rng.choices(
+            ["conv", "depthwise", "add", "residual", "fully-connected"], [50, 22, 8, 8, 6]
+        )[0]
+        kernel = rng.choice([1, 1, 2, 3, 3, 3, 4, 5]) if operation == "conv" else rng.choice([3, 5])
+        low = kernel + 1
+        width = rng.choice([low, rng.randint(low, 24), rng.randint(low, 80)])
+        height = rng.choice([width, width, rng.randint(low, 40)])
+        channels = rng.choice([1, 2, 3, rng.randint(4, 40), rng.randint(4, 300)])
+        while height * width * channels > 60_000:
+            channels = max(1, channels // 2)
+        outputs = rng.choice([1, rng.randint(2, 24), rng.randint(2, 300)])
+        if operation == "depthwise":
+            outputs = channels
+        if operation == "fully-connected":
+            height = width = 1
+        stride = rng.choice([1, 1, 2]) if operation in ("conv", "depthwise") else 1
+        extreme = rng.random() < 0.2
+        zero_points = [
+            rng.choice([0, 1, 254, 255]) if extreme else rng.randint(20, 235) for _ in range(3)
+        ]
+        activation = rng.choice([PLAIN, RELU, RELU6])
+        dtype = rng.choice(["uint8", "uint8", "int8"])
+        # TFLite's int8 kernels take only weights around 0.
+        weight_zero_point = 128 if dtype == "int8" else zero_points[1]
+        out_zero_point = zero_points[2] if activation == PLAIN else zero_points[2] // 3
+        yield Case(
+            operation,
+            height,
+            width,
+            channels,
+            outputs,
+            kernel=kernel if operation in ("conv", "depthwise") else 1,
+            stride=stride,
+            padding=rng.choice([PADDED, VALID]),
+            activation=activation if operation in ("conv", "depthwise") else PLAIN,
+            dtype=dtype,
+            zero_points=(zero_points[0], weight_zero_point, out_zero_point),
+            sparse=rng.choice([0.0, 0.0, 0.6, 0.97]),
+            scales=(
+                0.0005 if activation == RELU6 else rng.choice([0.0005, 0.02, 0.9]),
+                rng.choice([0.7, 1.0, 1.6]),
+            ),
+            source=rng.choice([NOISE, PHOTO]),
+        )

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: MIT
+"""Runs many models with the delegate, each in a forked process of its own: crashes and hangs are results.
+
+Started once, under qemu-user, by ``sweep``: imports take seconds there, a fork takes none. It needs only
+the standard library, numpy and a TFLite runtime, whose folder is the first argument; the second is
+libteflon.so. Each line of standard input is a request, each line of standard output its answer, as JSON.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+LOG_BYTES = 20_000
+
+
+def run_model(module: Any, library: str, request: dict[str, Any]) -> dict[str, Any]:
+    """Run one model; return what part of it was delegated, and write its outputs to a file."""
+    import numpy
+
+    os.environ.update(request["environment"])
+    resolver = module.OpResolverType
+    delegate = module.load_delegate(library)
+    interpreter = module.Interpreter(
+        model_path=request["model"],
+        experimental_delegates=[delegate],
+        experimental_op_resolver_type=getattr(resolver, request["resolver"]),
+        num_threads=1,
+    )
+    interpreter.allocate_tensors()
+    nodes = [node["op_name"] for node in interpreter._get_ops_details()]
+    with numpy.load(request["inputs"]) as inputs:
+        for number, details in enumerate(interpreter.get_input_details()):
+            interpreter.set_tensor(details["index"], inputs[f"arr_{number}"])
+    started = time.perf_counter()
+    interpreter.invoke()
+    seconds = time.perf_counter() - started
+    outputs = [interpreter.get_tensor(each["index"]) for each in interpreter.get_output_details()]
+    numpy.savez(request["outputs"], *outputs)
+    return {
+        "status": "ran",
+        "partitions": sum("delegate" in name.lower() for name in nodes),
+        "seconds": seconds,
+    }
+
+
+def in_child(module: Any, library: str, request: dict[str, Any]) -> dict[str, Any]:
+    """Run ``run_model`` in a forked process, however it ends."""
+    timeout_s = float(request["timeout_s"])
+    with tempfile.TemporaryFile() as log, tempfile.TemporaryFile() as answer:
+        child = os.fork()
+        if child == 0:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+            signal.setitimer(signal.ITIMER_REAL, timeout_s)
+            code = 1
+            try:
+                try:
+                    result = run_model(module, library, request)
+                except Exception as error:
+                    result = {"status": "error", "message": str(error).strip() or repr(error)}
+                os.write(answer.fileno(), json.dumps(result).encode())
+                code = 0
+            finally:
+                os._exit(code)
+        _, status = os.waitpid(child, 0)
+        answer.seek(0)
+        content = answer.read()
+        size = log.seek(0, os.SEEK_END)
+        log.seek(max(0, size - LOG_BYTES))
+        text = log.read().decode(errors="replace")
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        if number == signal.SIGALRM:
+            facts = {"status": "hangs", "message": f"did not end within {timeout_s:g} s"}
+        else:
+            facts = {"status": "crashes", "message": signal.Signals(number).name}
+    elif content:
+        facts = json.loads(content)
+    else:
+        facts = {"status": "crashes", "message": f"ended with status {os.WEXITSTATUS(status)}"}
+    return {**facts, "log": text}
+
+
+def main() -> int:
+    """Serve requests until standard input ends."""
+    site, library = sys.argv[1:3]
+    sys.path.insert(0, site)
+    import importlib
+
+    import numpy  # noqa: F401 - before the first fork
+
+    for name in ("ai_edge_litert", "tflite_runtime"):
+        if (Path(site) / name).is_dir():
+            module = importlib.import_module(f"{name}.interpreter")
+            break
+    else:
+        raise ImportError(f"no TFLite runtime in {site}")
+    ctypes.CDLL(library)  # also before the first fork: relocations are done once
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    for line in sys.stdin:
+        sys.stdout.write(json.dumps(in_child(module, library, json.loads(line))) + "\n")
+        sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

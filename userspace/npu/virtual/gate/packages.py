@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: MIT
+"""Unpacked arm64 systems with a delegate of any version: Debian's suites, or one package file.
+
+Each has the Python that the wheels are for (from the payload's distribution), and of every package the
+newer one of that distribution's and the delegate's: a library runs what was built against an older one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from bsp.base.apt import Archive
+from bsp.base.cache import cache_dir, make_once
+from bsp.base.download import sha256_of
+from bsp.base.errors import UserError
+from bsp.base.process import ToolFailedError, run
+from bsp.base.progress import step
+
+from ....payload import ARCHITECTURE, catalogue
+from ..host import DISTRIBUTION
+
+SUITES = ("bookworm-backports", "trixie", "trixie-backports", "sid")
+"""Suites that are known to have the delegate, oldest version first."""
+_PYTHON = ("python3", "base-files", "libstdc++6")
+_NEWEST_SUITE = SUITES[-1]
+
+
+@dataclass(frozen=True)
+class Delegate:
+    """A version of the delegate, ready to run.
+
+    Attributes:
+        version: of the package.
+        origin: suite or file that it came from.
+        library: path of libteflon.so inside the root, as the client sees it.
+    """
+
+    version: str
+    origin: str
+    root: Path
+    library: str
+
+    @property
+    def upstream(self) -> str:
+        """Mesa's own version: ``25.0.7``."""
+        return re.sub(r"^\d+:", "", self.version).partition("-")[0]
+
+
+def find_delegate(text: str) -> Delegate:
+    """Return the delegate that ``text`` names: a .deb file, a suite, or a version that a suite has.
+
+    Raises:
+        UserError: it names none of them, or the file is no package of the delegate.
+        InfrastructureError: packages cannot be had.
+    """
+    if text.endswith(".deb") or "/" in text:
+        return from_file(Path(text))
+    if re.fullmatch(r"\d+\.\d+.*", text):
+        return from_version(text)
+    return from_suite(text)
+
+
+def from_suite(suite: str) -> Delegate:
+    """Return the delegate of a Debian suite.
+
+    Raises:
+        UserError: there is no such suite, or it has no delegate.
+        InfrastructureError: packages cannot be had.
+    """
+    if not re.fullmatch(r"[a-z]+(-[a-z]+)*", suite):
+        raise UserError(f"{suite!r} is no suite", hint=f"known: {', '.join(SUITES)}")
+    package = catalogue().delegate.package
+    archive = Archive(suite, ARCHITECTURE)
+    version = archive.version(package)
+    debs = archive.download(
+        [package, *catalogue().delegate.library_packages], with_dependencies=True
+    )
+    return _assembled(debs, version, suite)
+
+
+def from_version(version: str) -> Delegate:
+    """Return the delegate of the first suite that has a version of Mesa.
+
+    Raises:
+        UserError: no suite has it.
+    """
+    package = catalogue().delegate.package
+    found = {}
+    for suite in SUITES:
+        found[suite] = Archive(suite, ARCHITECTURE).version(package)
+        if found[suite] == version or found[suite].partition("-")[0] == version:
+            return from_suite(suite)
+    there = ", ".join(f"{number} ({suite})" for suite, number in found.items())
+    raise UserError(f"no suite has Mesa {version}", hint=f"there are: {there}; or name a .deb file")
+
+
+def from_file(path: Path) -> Delegate:
+    """Return the delegate in a package file; what it depends on comes from Debian.
+
+    Raises:
+        UserError: there is no such file, or it is no arm64 package with the delegate.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    wanted = catalogue().delegate
+    try:
+        said = run(["dpkg-deb", "--field", path, "Architecture", "Version", "Depends"]).text
+        listing = run(["dpkg-deb", "--contents", path]).text
+    except ToolFailedError as error:
+        raise UserError(f"{path} is no Debian package:\n{error.message}") from error
+    fields = dict(line.split(": ", 1) for line in said.splitlines() if ": " in line)
+    if fields.get("Architecture") != ARCHITECTURE:
+        raise UserError(
+            f"{path} is for {fields.get('Architecture')}, not for {ARCHITECTURE}",
+            hint=f"build or fetch the package {wanted.package} for {ARCHITECTURE}",
+        )
+    if wanted.library not in listing:
+        raise UserError(f"{path} has no {wanted.library}", hint=f"name a {wanted.package} package")
+    suite, names = _suite_for(fields.get("Depends", ""))
+    debs = Archive(suite, ARCHITECTURE).download(
+        [*names, *wanted.library_packages], with_dependencies=True
+    )
+    return _assembled([*debs, path.absolute()], fields["Version"], str(path))
+
+
+def _suite_for(depends: str) -> tuple[str, list[str]]:
+    """Return a suite that has what a package depends on, and the names; the usual one if it does."""
+    names, suite = [], DISTRIBUTION
+    usual = Archive(DISTRIBUTION, ARCHITECTURE)
+    for part in depends.split(","):
+        match = re.match(r"\s*([a-z0-9][a-z0-9.+-]+)(?::\w+)?\s*(?:\(>=\s*([^)\s]+)\))?", part)
+        if not match:
+            continue
+        names.append(match[1])
+        if match[2] and _is_newer(match[2], usual.version(match[1])):
+            suite = _NEWEST_SUITE
+    return suite, names
+
+
+def _assembled(debs: list[Path], version: str, origin: str) -> Delegate:
+    base = Archive(DISTRIBUTION, ARCHITECTURE).download(_PYTHON, with_dependencies=True)
+    chosen: dict[str, Path] = {}
+    for deb in [*base, *debs]:
+        name, number = _identity(deb)
+        if name not in chosen or _is_newer(number, _identity(chosen[name])[1]):
+            chosen[name] = deb
+    own = debs[-1] if origin.endswith(".deb") else None
+    if own:
+        chosen[catalogue().delegate.package] = own
+    described = [f"{deb.name} {sha256_of(deb) if deb == own else ''}" for deb in chosen.values()]
+    key = hashlib.sha256("\n".join(sorted(described)).encode()).hexdigest()[:16]
+
+    def make(target: Path) -> None:
+        with step(f"Unpacking a system with Mesa {version}"):
+            target.mkdir()
+            for deb in chosen.values():
+                run(["dpkg-deb", "--extract", deb, target])
+
+    folder = cache_dir() / "packages"
+    folder.mkdir(parents=True, exist_ok=True)
+    root = make_once(folder / f"teflon-{ARCHITECTURE}-{key}", make)
+    return Delegate(version, origin, root, "/" + catalogue().delegate.library)
+
+
+def _identity(deb: Path) -> tuple[str, str]:
+    """Return name and version of a package file as apt names it, or as the file says."""
+    parts = deb.stem.split("_")
+    if len(parts) == 3:
+        return parts[0], parts[1].replace("%3a", ":")
+    said = run(["dpkg-deb", "--showformat", "${Package}\n${Version}", "--show", deb]).text
+    name, _, version = said.partition("\n")
+    return name, version
+
+
+def _is_newer(version: str, than: str) -> bool:
+    compared = run(["dpkg", "--compare-versions", version, "gt", than], check=False)
+    return compared.exit_code == 0

@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: MIT
+"""Runs cases with one version of the delegate on virtual NPUs, and judges each of them.
+
+One client under qemu-user takes all cases; the engine runs in this process. A case's right answer is what
+TFLite's portable kernels compute here. New buffers are filled with a poison byte first: what is right then
+hangs on no byte that the driver never wrote; what is wrong is run again with the kernel's zeros.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import json
+import os
+import select
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bsp.base.errors import InfrastructureError
+
+from .... import payload
+from .. import shim
+from ..exact import operations
+from ..host import CPU, DISTRIBUTION, qemu_user
+from ..identity import load_identity
+from ..server import Report, Server
+from .build import Built
+from .packages import Delegate
+from .witness import Witness
+
+GOOD, WRONG, REFUSED, CRASHES, HANGS = "good", "wrong", "refused", "crashes", "hangs"
+POISON = 0xA5
+_CLIENT = Path(__file__).with_name("client.py")
+_START_TIMEOUT_S = 120.0
+_MORE_S = 30.0
+_END_TIMEOUT_S = 10.0
+
+# Who is to blame for a fault, by what the fault says.
+_BY_FAULT = (
+    ("(word ", "not understood", "a field has a value that this emulator does not know"),
+    ("state: expected", "not understood", "a state that this emulator does not know is written"),
+    ("FE opcode", "not understood", "a command that this emulator does not know"),
+    ("GPU address", "submission", "a job reaches outside the buffers of its submit"),
+    ("buffer flags", "submission", "a job uses a buffer against the submit's flags"),
+    ("the emulator failed", "emulator", "the emulator itself failed"),
+    ("post_multiplier", "submission", "the descriptor's scale is not the model's"),
+    ("zero points and channels", "submission", "a descriptor fits no operation of the model"),
+    ("sums of the ADD", "submission", "weights and bias in the stream are not those of the sum"),
+    ("kernels an output channel", "submission", "the stream does not fit the descriptor"),
+    ("coefficient", "submission", "the stream does not fit the descriptor"),
+    ("kernels_per_core", "submission", "the stream does not fit the descriptor"),
+    ("written once", "submission", "a job writes a byte twice"),
+)
+
+
+@dataclass
+class Outcome:
+    """What became of one case on one NPU.
+
+    Attributes:
+        status: ``good`` (no value differs from TFLite's), ``wrong``, ``refused`` (the CPU did it),
+            ``crashes``, ``hangs``.
+        different: values that differ, of ``values``; largest: by how much at most.
+        hardware_error: as ``Witness.hardware_error``.
+        blame: for what is not good: ``submission``, ``emulator``, ``not understood`` or ``unknown``.
+        note: what is odd about a good one.
+    """
+
+    npu: str
+    name: str
+    kind: str
+    status: str
+    different: int = 0
+    values: int = 0
+    largest: int = 0
+    hardware_error: int = 0
+    jobs: int = 0
+    seconds: float = 0.0
+    blame: str = ""
+    evidence: str = ""
+    note: str = ""
+    faults: list[str] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return asdict(self)
+
+
+@dataclass
+class _Attempt:
+    answer: dict[str, Any]
+    outputs: list[NDArray[Any]]
+    report: Report
+    witness: Witness
+
+
+@contextlib.contextmanager
+def runner(delegate: Delegate, *, timeout_s: float = 120.0) -> Iterator[Runner]:
+    """Provide a started client for a block.
+
+    Raises:
+        InfrastructureError: it does not start, or packages cannot be had.
+    """
+    site = payload.build_payload(distribution=DISTRIBUTION).folder / "site"
+    command: list[str | Path] = ["prlimit", "--core=0", qemu_user(), "-cpu", CPU]
+    command += ["-L", delegate.root, "-E", f"LD_PRELOAD={shim.build('aarch64')}"]
+    command += [
+        delegate.root / "usr/bin/python3",
+        _CLIENT,
+        site,
+        delegate.root / delegate.library[1:],
+    ]
+    with (
+        tempfile.TemporaryDirectory(prefix="npu-bsp-gate-") as folder,
+        (Path(folder) / "log").open("w+b") as log,
+        subprocess.Popen(
+            [str(word) for word in command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+            start_new_session=True,
+        ) as process,
+    ):
+        made = Runner(process, Path(folder), timeout_s)
+        try:
+            made.start()
+            yield made
+        finally:
+            process.kill()
+
+
+class Runner:
+    """A client that takes models; ``runner`` makes it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], folder: Path, timeout_s: float) -> None:
+        self._process = process
+        self._folder = folder
+        self._timeout_s = timeout_s
+        self._number = 0
+
+    def start(self) -> None:
+        """Wait until the client takes requests."""
+        if self._line(_START_TIMEOUT_S) != b"ready\n":
+            said = (self._folder / "log").read_text(encoding="utf-8", errors="replace")
+            raise InfrastructureError(f"the arm64 client did not start: {said.strip()[-2000:]}")
+
+    def run(self, built: Built, npu: str, expected: list[NDArray[Any]]) -> Outcome:
+        """Run a case on one NPU, and judge it."""
+        name, kind = built.case.name, built.case.kind
+        path = self._folder / "case.tflite"
+        path.write_bytes(built.model)
+        return self.run_file(path, list(built.inputs), npu, expected, name, kind, built)
+
+    def run_file(
+        self,
+        path: Path,
+        inputs: list[NDArray[Any]],
+        npu: str,
+        expected: list[NDArray[Any]],
+        name: str,
+        kind: str,
+        built: Built | None = None,
+    ) -> Outcome:
+        """Run a model from a file on one NPU, and judge it by ``expected``."""
+        outcome = Outcome(npu, name, kind, WRONG)
+        attempt = self._attempt(path, inputs, npu, built, POISON)
+        _judge(outcome, attempt, expected)
+        if outcome.status in (WRONG, CRASHES, HANGS):
+            poisoned = outcome
+            outcome = Outcome(npu, name, kind, WRONG)
+            _judge(outcome, self._attempt(path, inputs, npu, built, 0), expected)
+            if outcome.status == GOOD:
+                outcome.note = (
+                    "right only because new buffers hold zeros: with other bytes in them "
+                    + (poisoned.faults[0] if poisoned.faults else f"it is {poisoned.status}")
+                )
+        return outcome
+
+    def _attempt(
+        self, path: Path, inputs: list[NDArray[Any]], npu: str, built: Built | None, poison: int
+    ) -> _Attempt:
+        identity = load_identity(npu)
+        witness = Witness(operations(path), identity.nn_generation, built)
+        self._number += 1
+        place = self._folder / f"{self._number}.sock"
+        given, taken = self._folder / "inputs.npz", self._folder / "outputs.npz"
+        np.savez(given, *inputs)
+        taken.unlink(missing_ok=True)
+        server = Server(place, identity, requantisation=lambda: witness)
+        threading.Thread(target=server.serve, daemon=True).start()
+        request = {
+            "model": str(path),
+            "inputs": str(given),
+            "outputs": str(taken),
+            "timeout_s": self._timeout_s,
+            "resolver": "BUILTIN_WITHOUT_DEFAULT_DELEGATES",
+            "environment": {
+                "NPU_SHIM_SOCKET": str(place),
+                "NPU_SHIM_POISON": str(poison),
+                "NPU_SHIM_TIMEOUT_S": str(round(self._timeout_s)),
+                "NPU_SHIM_MEMORY_MIB": "1024",
+            },
+        }
+        with closing(server):
+            answer = self._ask(request)
+            deadline = time.monotonic() + _END_TIMEOUT_S
+            while time.monotonic() < deadline:
+                if all(report.ended for report in server.reports):
+                    break
+                time.sleep(0.002)
+            reports = server.reports
+        place.unlink(missing_ok=True)
+        outputs: list[NDArray[Any]] = []
+        if taken.exists():
+            with np.load(taken) as file:
+                outputs = [file[f"arr_{number}"] for number in range(len(file.files))]
+        return _Attempt(answer, outputs, reports[-1] if reports else Report(), witness)
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps(request).encode() + b"\n")
+        self._process.stdin.flush()
+        line = self._line(self._timeout_s + _MORE_S)
+        if not line:
+            log = (self._folder / "log").read_text(encoding="utf-8", errors="replace")
+            raise InfrastructureError(f"the arm64 client ended: {log.strip()[-2000:]}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _line(self, timeout_s: float) -> bytes:
+        assert self._process.stdout
+        ready, _, _ = select.select([self._process.stdout], [], [], timeout_s)
+        if not ready:
+            raise InfrastructureError(f"the arm64 client did not answer within {timeout_s:g} s")
+        return self._process.stdout.readline()
+
+
+def reference(model: bytes, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Return a model's outputs from TFLite's portable kernels, on this machine.
+
+    Raises:
+        ValueError: TFLite does not take the model.
+    """
+    module = tflite_runtime()
+    interpreter = module.Interpreter(
+        model_content=model, experimental_op_resolver_type=module.OpResolverType.BUILTIN_REF
+    )
+    try:
+        interpreter.allocate_tensors()
+        for details, pixels in zip(interpreter.get_input_details(), inputs, strict=True):
+            interpreter.set_tensor(details["index"], pixels)
+        interpreter.invoke()
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+    return [interpreter.get_tensor(each["index"]) for each in interpreter.get_output_details()]
+
+
+def tflite_runtime() -> Any:
+    """Return the interpreter module of this Python.
+
+    Raises:
+        InfrastructureError: there is none.
+    """
+    for name in ("tflite_runtime", "ai_edge_litert"):
+        if importlib.util.find_spec(name):
+            return importlib.import_module(f"{name}.interpreter")
+    raise InfrastructureError(
+        "no TFLite runtime in this Python", hint="./inv sets it up; run the task through it"
+    )
+
+
+def _judge(outcome: Outcome, attempt: _Attempt, expected: list[NDArray[Any]]) -> None:
+    answer, report, witness = attempt.answer, attempt.report, attempt.witness
+    outcome.faults = list(report.faults)
+    outcome.findings = list(report.findings)
+    outcome.jobs = report.nn_jobs + report.tp_jobs
+    outcome.seconds = float(answer.get("seconds", 0.0))
+    outcome.hardware_error = witness.hardware_error
+    outcome.values = sum(each.size for each in expected)
+    if answer["status"] in (CRASHES, HANGS, "error"):
+        outcome.status = HANGS if answer["status"] == HANGS else CRASHES
+        when = f"after {outcome.jobs} jobs" if outcome.jobs else "before it submitted any job"
+        outcome.blame = "submission" if not outcome.faults else ""
+        last = [line for line in answer["log"].strip().splitlines() if "ssert" in line]
+        said = f": {last[-1].strip()}" if last else ""
+        outcome.evidence = f"the delegate's process: {answer['message']}, {when}{said}"
+        return
+    if not answer["partitions"]:
+        outcome.status = REFUSED
+        return
+    for found, right in zip(attempt.outputs, expected, strict=True):
+        difference = np.abs(found.astype(np.int32) - right.astype(np.int32))
+        outcome.different += int((difference != 0).sum())
+        outcome.largest = max(outcome.largest, int(difference.max(initial=0)))
+    if not outcome.faults and not outcome.different:
+        outcome.status = GOOD
+        if outcome.findings:
+            outcome.note = outcome.findings[0]
+        elif witness.contradictions:
+            outcome.note = witness.contradictions[0]
+        return
+    outcome.status = WRONG
+    outcome.blame, outcome.evidence = _blame(outcome, witness)
+
+
+def _blame(outcome: Outcome, witness: Witness) -> tuple[str, str]:
+    """Return who is to blame for wrong values, and on what evidence."""
+    for fault in outcome.faults:
+        for text, blame, meaning in _BY_FAULT:
+            if text in fault:
+                return blame, f"{meaning}: {fault}"
+    if outcome.findings:
+        return "submission", outcome.findings[0]
+    if witness.contradictions:
+        return "submission", "; ".join(witness.contradictions)
+    if outcome.faults:
+        return "unknown", outcome.faults[0]
+    if not outcome.jobs:
+        return "unknown", "no job came to the NPU"
+    return "unknown", "every job could be run, and nothing in them contradicts the model by itself"

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: MIT
+"""Exact mode that also says why a generated model comes out wrong: what of the submission contradicts it.
+
+Asked at each NN job of a single convolution: are the pixels that the job reads the model's input, is the
+border where TFLite has it, and do the sums follow from the model's own weights and biases?
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..coefficients import Coefficients
+from ..convolution import accumulate
+from ..exact import ExactMode, Operation
+from ..memory import Bytes
+from ..nn import NnJob
+from ..requant import Accumulators, Pixels, hardware
+from .build import Built
+from .cases import PADDED
+
+
+class Witness(ExactMode):
+    """A ``Requantisation`` for one client that runs one case.
+
+    Attributes:
+        contradictions: how the submission contradicts the model, in words.
+        hardware_error: largest difference between predicted silicon and TFLite, in steps of the output.
+    """
+
+    def __init__(self, known: list[Operation], generation: int, built: Built | None) -> None:
+        super().__init__(known, generation)
+        self._built = built if built and built.case.operation in ("conv", "depthwise") else None
+        self.contradictions: list[str] = []
+        self.hardware_error = 0
+
+    def output(self, job: NnJob, image: Bytes, accumulators: Accumulators) -> Pixels:
+        """As ``ExactMode``, and look at the job."""
+        if self._built:
+            self._look(self._built, job, image, accumulators)
+        exact = super().output(job, image, accumulators)
+        predicted = hardware(accumulators, job.scale, job.out_zero_point, job.low)
+        error = int(np.abs(predicted.astype(np.int16) - exact).max())
+        self.hardware_error = max(self.hardware_error, error)
+        return exact
+
+    def _look(self, built: Built, job: NnJob, image: Bytes, accumulators: Accumulators) -> None:
+        case = built.case
+        if (job.shape.height, job.shape.width) != (case.kernel, case.kernel):
+            return  # a strided or 1x1 kernel that was folded or padded: not comparable like this
+        wanted = np.moveaxis(unsigned(built.inputs[0])[0], -1, 0)
+        if job.in_row < job.in_width or job.in_plane < job.in_row * (job.in_height - 1):
+            self._say(f"rows of {job.in_width} pixels stand {job.in_row} bytes apart")
+        if image.shape != wanted.shape:
+            self._say(
+                f"the job's input is {'x'.join(map(str, image.shape))} (channels x height x width), "
+                f"the model's {'x'.join(map(str, wanted.shape))}"
+            )
+        elif (image != wanted).any():
+            self._say(
+                "the job does not read the model's input: rows are "
+                f"{job.in_row} bytes apart and planes {job.in_plane}; "
+                f"{int((image != wanted).sum())} of {wanted.size} pixels differ"
+            )
+        geometry = job.geometry
+        for axis, size, out, pad in (
+            ("y", case.height, geometry.out_height, geometry.pad_y),
+            ("x", case.width, geometry.out_width, geometry.pad_x),
+        ):
+            expected = 0
+            if case.padding == PADDED:
+                expected = max((out - 1) * case.stride + case.kernel - size, 0) // 2
+            if pad != expected:
+                self._say(
+                    f"in_image_{axis}_offset asks for {pad} pixels of border before the image, "
+                    f"TFLite pads {expected}"
+                )
+        sums = accumulate(image, model_coefficients(built, job), geometry)
+        if sums.shape == accumulators.shape and (sums != accumulators).any():
+            wrong = (sums != accumulators).any(axis=(1, 2))
+            self._say(
+                f"the coefficients are not the model's: {int(wrong.sum())} of {wrong.size} "
+                "output channels have other sums on the job's own input"
+            )
+
+    def _say(self, text: str) -> None:
+        if text not in self.contradictions:
+            self.contradictions.append(text)
+
+
+def unsigned(values: NDArray[np.generic]) -> Bytes:
+    """Return bytes as the NPU sees them: int8 moved by 128."""
+    return (
+        values.view(np.uint8) ^ np.uint8(0x80)
+        if values.dtype == np.int8
+        else values.astype(np.uint8)
+    )
+
+
+def model_coefficients(built: Built, job: NnJob) -> Coefficients:
+    """Return what a convolution's coefficients must be for raw pixels, from the model alone."""
+    source, weights, bias = built.tensors[:3]
+    assert weights.data is not None
+    assert bias.data is not None
+    signed = weights.data.astype(np.float32) - weights.zero_point
+    if built.case.operation == "depthwise":
+        signed = np.moveaxis(signed, -1, 0).transpose(0, 1, 2, 3)
+        sources: NDArray[np.intp] | None = np.arange(signed.shape[0])
+    else:
+        signed = np.moveaxis(signed, -1, 1)
+        sources = None
+    zero_point = source.zero_point + (128 if built.case.dtype == "int8" else 0)
+    sums = signed.sum(axis=(1, 2, 3), dtype=np.float64).astype(np.int64)
+    biases = bias.data.astype(np.int64) - zero_point * sums
+    largest = int(np.abs(signed).sum(axis=(1, 2, 3), dtype=np.float64).max())
+    return Coefficients(np.ascontiguousarray(signed), sources, biases, largest, 0, "", "")
