@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -314,7 +316,10 @@ def test_doors_carry_out_their_own_states() -> None:
 
 
 def tp_bench(
-    source: NDArray[np.uint8], size: int, fields: dict[str, int]
+    source: NDArray[np.uint8],
+    size: int,
+    fields: dict[str, int],
+    table: NDArray[np.uint8] | None = None,
 ) -> tuple[Engine, NDArray[np.uint8]]:
     output = np.full(size, 0xA5, np.uint8)
     values = {
@@ -329,6 +334,7 @@ def tp_bench(
             Buffer(0x400000, Access.READ, descriptor),
             Buffer(0x1000000, Access.READ, np.ascontiguousarray(source).reshape(-1)),
             Buffer(0x2000000, Access.WRITE, output),
+            Buffer(0x3000000, Access.READ, np.zeros(0, np.uint8) if table is None else table),
         ]
     )
     return Engine(load_identity("a311d"), memory), output
@@ -430,11 +436,95 @@ def test_tp_refuses_to_write_a_byte_twice() -> None:
     assert (output == 0xA5).all()
 
 
-def test_tp_look_up_tables_are_refused_by_name() -> None:
+def fp21(value: float) -> int:
+    """A float of 21 bits: sign, 5 bits of exponent with bias 15, 15 of mantissa."""
+    if value == 0:
+        return 0
+    fraction, exponent = math.frexp(abs(value))
+    mantissa = round((2 * fraction - 1) * (1 << 15))
+    return (value < 0) << 20 | (exponent + 14) << 15 | mantissa
+
+
+def looked_up(
+    pixels: NDArray[np.uint8], function: Callable[[float], float], scale: float, zero_point: int
+) -> NDArray[np.uint8]:
+    """Run a look-up job over pixels with zero point 100, as Mesa 26 writes them."""
+    table = np.zeros(1024, np.uint32)
+    for index in range(1024):
+        exponent, mantissa = index >> 4 & 31, index & 15
+        magnitude = (1 + mantissa / 16) * 2.0 ** (exponent - 15) if exponent else 0.0
+        value = function(-magnitude if index >> 9 else magnitude)
+        table[index] = fp21(value)
+    planes, rows, columns = pixels.shape
+    bits = int(np.float32(scale).view(np.uint32))
+    shift = 127 - (bits >> 23) & 0x7F
+    fields = {
+        "in_image_x_size": columns, "in_image_y_size": rows, "in_image_z_size": planes,
+        "in_image_stride": columns, "in_image_slice": rows * columns,
+        "in_window_x_end": columns - 1, "in_window_y_end": rows - 1,
+        "in_tile_x_size": 64, "in_tile_x_inc": 64, "in_tile_y_size": 16, "in_tile_y_inc": 16,
+        "alu_pwl_enable": 1, "alu_load_pwl_lut": 1, "alu_load_pwl_lut_global_mem": 1,
+        "alu_load_pwl_lut_address": 0x3000000, "alu_pwl_sign_support": 1,
+        "alu_output_post_multiplier": bits >> 8 & 0x7FFF,
+        "alu_output_postshift": shift & 31, "alu_output_postshift_5_6": shift >> 5,
+        "out_loop_1_reset": 1, "out_loop_2_reset": 1,
+        "out_loop_1_count": 0, "out_loop_2_count": 0,
+        "out_loop_3_count": -(-columns // 64), "out_loop_4_count": -(-rows // 16),
+        "out_loop_1_inc": 1, "out_loop_2_inc": columns, "out_loop_3_inc": 64,
+        "out_loop_4_inc": 16 * columns, "out_loop_6_inc": rows * columns,
+        "in_zp": 100, "out_zp": zero_point,
+    }  # fmt: skip
+    engine, output = tp_bench(pixels, pixels.size, fields, table.view(np.uint8))
+    engine.submit(TP_COMMANDS)
+    return output.reshape(pixels.shape)
+
+
+@pytest.mark.parametrize(
+    ("function", "scale", "zero_point", "allowed"),
+    [
+        (lambda value: max(value, 0.0), 1.0, 3, 0),
+        (lambda value: max(value, 0.0), 0.7, 0, 1),
+        (abs, 1.0, 10, 0),
+        (lambda value: 1 / (1 + math.exp(min(-value * 0.05, 700))), 256.0, 0, 1),
+    ],
+    ids=["relu", "relu-scaled", "abs", "logistic"],
+)
+def test_tp_looks_values_up(
+    function: Callable[[float], float], scale: float, zero_point: int, allowed: int
+) -> None:
+    pixels = np.random.default_rng(4).integers(0, 256, (3, 18, 70)).astype(np.uint8)
+    found = looked_up(pixels, function, scale, zero_point)
+    reals = np.vectorize(function)(pixels.astype(float) - 100) * scale + zero_point
+    expected = np.clip(np.floor(reals + 0.5), 0, 255)
+    assert int(np.abs(found - expected).max()) <= allowed
+
+
+def test_tp_look_ups_of_another_form_are_refused_by_name() -> None:
     fields = transposed(3, 4, 5, (0, 0)) | {"alu_pwl_enable": 1}
     engine, _ = tp_bench(np.zeros((3, 4, 5), np.uint8), 60, fields)
-    with pytest.raises(FaultError, match="alu_pwl_enable"):
+    with pytest.raises(FaultError, match="alu_load_pwl_lut of a look-up job"):
         engine.submit(TP_COMMANDS)
+    fields = transposed(3, 4, 5, (0, 0)) | {"alu_output_post_multiplier": 5}
+    engine, _ = tp_bench(np.zeros((3, 4, 5), np.uint8), 60, fields)
+    with pytest.raises(FaultError, match="alu_output_post_multiplier without"):
+        engine.submit(TP_COMMANDS)
+
+
+def test_tp_adds_planes_of_border() -> None:
+    source = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    fields = {
+        "in_image_x_size": 4, "in_image_y_size": 3, "in_image_z_size": 2,
+        "in_image_stride": 4, "in_image_slice": 12, "in_window_x_end": 3, "in_window_y_end": 2,
+        "in_tile_x_size": 4, "in_tile_x_inc": 4, "in_tile_y_size": 3, "in_tile_y_inc": 3,
+        "in_window_z_start_overfetch": 1, "in_window_z_end_overfetch": 2,
+        "out_loop_1_inc": 1, "out_loop_1_count": 4, "out_loop_2_inc": 4, "out_loop_2_count": 3,
+        "out_loop_6_inc": 12, "in_zp": 7, "out_zp": 7,
+    }  # fmt: skip
+    engine, output = tp_bench(source, 60, fields)
+    engine.submit(TP_COMMANDS)
+    expected = np.full((5, 3, 4), 7, np.uint8)
+    expected[1:3] = source
+    assert (output.reshape(5, 3, 4) == expected).all()
 
 
 # --- garbage

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from . import frontend, huffman, nn, requant, tp, zero_runs
+from . import frontend, huffman, lookup, nn, requant, tp, zero_runs
 from .coefficients import CoefficientCache, Coefficients
 from .convolution import accumulate
 from .faults import FaultError, Finding
@@ -24,6 +24,7 @@ from .identity import Identity
 from .memory import Access, Bytes, Memory
 from .nn import NnJob
 from .requant import Accumulators, Pixels
+from .tp import TpJob
 
 ADDRESS_MASK = ~0x1F
 """Low 5 bits of PS_NN_INST_ADDR and PS_TP_INST_ADDR are a sequence number, not part of the address."""
@@ -48,6 +49,14 @@ class Requantisation(Protocol):
         """
         ...
 
+    def table(self, job: TpJob, predicted: Bytes) -> Bytes:
+        """Return the output for each of the 256 pixel values of a TP job with a look-up table.
+
+        Args:
+            predicted: what the job's own table, multiplier and shift make of them.
+        """
+        ...
+
 
 class HardwareMode:
     """Outputs as silicon is predicted to compute them, from the descriptor alone."""
@@ -59,6 +68,10 @@ class HardwareMode:
     def output(self, job: NnJob, image: Bytes, accumulators: Accumulators) -> Pixels:
         """Return rounded, clamped outputs."""
         return requant.hardware(accumulators, job.scale, job.out_zero_point, job.low)
+
+    def table(self, job: TpJob, predicted: Bytes) -> Bytes:
+        """Return the table as it is."""
+        return predicted
 
 
 @dataclass(frozen=True)
@@ -221,7 +234,10 @@ class Engine:
     def _run_tp(self, number: int, address: int) -> JobRecord:
         started = time.perf_counter()
         job = tp.parse(self._words(address, tp.LAYOUT.size_words))
-        tp.run(job, self.memory)
+        table = None
+        if job.lookup:
+            table = self.requantisation.table(job, lookup.byte_table(job.lookup, self.memory))
+        tp.run(job, self.memory, table=table)
         return JobRecord(number, "TP", address, job.describe(), "", time.perf_counter() - started)
 
     def _coefficients(self, job: NnJob) -> Coefficients:

@@ -19,9 +19,10 @@ from .faults import FaultError
 from .memory import Bytes
 from .nn import NnJob
 from .requant import Accumulators, AddScales, Pixels, Scale
+from .tp import TpJob
 
 MAX_ADD_ERROR = 1
-"""An ADD's weights have 8 bits: its outputs may be off by this much from TFLite's."""
+"""An ADD's weights have 8 bits, a look-up interpolates: outputs may be off by this much from TFLite's."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Operation:
         real: what accumulators are multiplied with (TFLite's GetQuantizedConvolutionMultipler).
         mesa_real: the same in float32, as Mesa computes it.
         add: for an ADD, its scales.
+        table: for RELU, ABS and LOGISTIC, TFLite's output for each pixel value; such an operation is no
+            NN job.
     """
 
     index: int
@@ -44,10 +47,13 @@ class Operation:
     real: float
     mesa_real: float
     add: AddScales | None = None
+    table: Bytes | None = None
 
 
 def operations(path: Path) -> list[Operation]:
-    """Return the operations of a model that Teflon can hand to the NPU's NN unit, in order.
+    """Return the operations of a model that Teflon can hand to the NPU, in order.
+
+    Those that only move bytes (PAD, SPLIT, CONCATENATION) are left out.
 
     Raises:
         UserError: the file is no model.
@@ -58,6 +64,8 @@ def operations(path: Path) -> list[Operation]:
             made = _addition(operator)
         elif operator.kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
             made = _convolution(operator)
+        elif operator.kind in ("RELU", "ABS", "LOGISTIC"):
+            made = _lookup(operator)
         else:
             made = None
         if made:
@@ -82,7 +90,8 @@ class ExactMode:
     """
 
     def __init__(self, known: list[Operation], generation: int) -> None:
-        self._operations = known
+        self._operations = [operation for operation in known if operation.table is None]
+        self._lookups = [operation for operation in known if operation.table is not None]
         self._generation = generation
         self._next = 0
         self.current: Operation | None = None
@@ -114,11 +123,20 @@ class ExactMode:
                 f"{expected.multiplier} >> {expected.shift}",
                 f"{job.scale.multiplier} >> {job.scale.shift}",
             )
+        for candidate in self._operations:
+            if job.shape.out_channels == candidate.out_channels and candidate.add is None:
+                raise FaultError(
+                    f"zero points of {candidate.name}",
+                    f"input {candidate.in_zero_point}, weights {candidate.weight_zero_point}, "
+                    f"output {candidate.out_zero_point}",
+                    f"input {job.geometry.border}, weights {job.shape.zero_point}, "
+                    f"output {job.out_zero_point}",
+                )
         raise FaultError(
             "zero points and channels",
             "those of an operation of the model",
             f"input {job.geometry.border}, weights {job.shape.zero_point}, output "
-            f"{job.out_zero_point}, {job.shape.out_channels} channels",
+            f"{job.out_zero_point}, {job.describe()}",
         )
 
     def output(self, job: NnJob, image: Bytes, accumulators: Accumulators) -> Pixels:
@@ -139,24 +157,67 @@ class ExactMode:
             raise FaultError(
                 "sums of the ADD (weights and bias)",
                 f"within {MAX_ADD_ERROR} of TFLite's",
-                f"off by up to {error}",
+                f"off by up to {error}{_constant(accumulators, job.scale, halves, operation.add)}",
             )
         return exact
 
+    def table(self, job: TpJob, predicted: Bytes) -> Bytes:
+        """Return TFLite's table for the operation that a look-up job belongs to.
+
+        Raises:
+            FaultError: no operation of the model fits, or the job's table means something else.
+        """
+        best: tuple[int, Operation] | None = None
+        for operation in self._lookups:
+            fits = (operation.in_zero_point, operation.out_zero_point)
+            if fits != (job.in_zero_point, job.out_zero_point):
+                continue
+            assert operation.table is not None
+            error = int(np.abs(predicted.astype(np.int16) - operation.table).max())
+            if best is None or error < best[0]:
+                best = (error, operation)
+        if best is None:
+            raise FaultError(
+                "zero points of a look-up job",
+                "those of an operation of the model",
+                f"input {job.in_zero_point}, output {job.out_zero_point}",
+            )
+        error, operation = best
+        assert operation.table is not None
+        if error > MAX_ADD_ERROR:
+            wrong = int(np.abs(predicted.astype(np.int16) - operation.table).argmax())
+            raise FaultError(
+                f"look-up table of {operation.name}",
+                f"within {MAX_ADD_ERROR} of TFLite's: {operation.table[wrong]} for pixel {wrong}",
+                f"{predicted[wrong]}",
+            )
+        return operation.table
+
     def _fits(self, operation: Operation, job: NnJob) -> bool:
         if operation.add:
-            # v7: two planes, one output; v8: as many outputs as the tensors have channels.
-            channels = (1, 2) if self._generation < 8 else (operation.out_channels,) * 2
-            inputs = channels[1] if self._generation < 8 else 2 * channels[1]
-            return (job.shape.out_channels, job.shape.in_channels) == (channels[0], inputs) and (
-                job.out_zero_point == operation.out_zero_point
-            )
+            # However the convolution is shaped (v7: two planes, one output; v8: 1x1, in Mesa 26 several
+            # rows high), it reads both tensors, one after the other, and writes one of that size.
+            geometry, shape = job.geometry, job.shape
+            read = shape.in_channels * job.in_height * job.in_width
+            written = shape.out_channels * geometry.out_height * geometry.out_width
+            return read == 2 * written and job.out_zero_point == operation.out_zero_point
         return (
             job.shape.out_channels == operation.out_channels
             and job.geometry.border == operation.in_zero_point
             and job.shape.zero_point == operation.weight_zero_point
             and job.out_zero_point == operation.out_zero_point
         )
+
+
+def _constant(accumulators: Accumulators, scale: Scale, halves: Bytes, scales: AddScales) -> str:
+    """Say so if sums are wrong by one and the same number: then it is the bias."""
+    first = (halves[0].astype(np.float64) - scales.first_zero_point) * scales.first
+    second = (halves[1].astype(np.float64) - scales.second_zero_point) * scales.second
+    apart = accumulators * scale.real - (first + second) / scales.output
+    if float(np.ptp(apart)) > 2 * MAX_ADD_ERROR:
+        return ""
+    steps = float(apart.mean())
+    return f", all by {steps:.1f} steps: the bias is off by {round(steps / scale.real)}"
 
 
 def _convolution(operator: model.Operator) -> Operation | None:
@@ -204,6 +265,35 @@ def _addition(operator: model.Operator) -> Operation | None:
             output.scales[0],
             output.zero_point,
         ),
+    )
+
+
+def _lookup(operator: model.Operator) -> Operation | None:
+    source = _per_tensor(operator.inputs[0])
+    output = _per_tensor(operator.outputs[0])
+    if not (source and output):
+        return None
+    values = np.arange(256, dtype=np.int64) - source.zero_point
+    if operator.kind == "LOGISTIC":
+        reals = values.astype(np.float32) * np.float32(source.scales[0])
+        sigmoid = 1.0 / (1.0 + np.exp(-reals.astype(np.float64)))
+        table = np.floor(sigmoid / output.scales[0] + 0.5).astype(np.int64) + output.zero_point
+        low = 0
+    else:
+        values = np.abs(values) if operator.kind == "ABS" else np.maximum(values, 0)
+        real = float(np.float32(source.scales[0])) / float(np.float32(output.scales[0]))
+        table = requant.multiply(values, *requant.quantize_multiplier(real)) + output.zero_point
+        low = output.zero_point if operator.kind == "RELU" else 0
+    return Operation(
+        index=operator.index,
+        name=operator.name,
+        out_channels=output.shape[-1],
+        in_zero_point=source.zero_point,
+        weight_zero_point=0,
+        out_zero_point=output.zero_point,
+        real=0.0,
+        mesa_real=0.0,
+        table=np.clip(table, low, 255).astype(np.uint8),
     )
 
 

@@ -18,7 +18,16 @@ from numpy.typing import NDArray
 from bsp.base.errors import UserError
 
 # enum BuiltinOperator
-KINDS = {0: "ADD", 2: "CONCATENATION", 3: "CONV_2D", 4: "DEPTHWISE_CONV_2D", 9: "FULLY_CONNECTED"}
+KINDS = {
+    0: "ADD",
+    2: "CONCATENATION",
+    3: "CONV_2D",
+    4: "DEPTHWISE_CONV_2D",
+    9: "FULLY_CONNECTED",
+    14: "LOGISTIC",
+    19: "RELU",
+    101: "ABS",
+}
 # enum TensorType
 _SIGNED = 9
 _BYTES = {3: False, _SIGNED: True}

@@ -3,7 +3,9 @@
 
 Fields and widths: ``struct etna_tp_params`` in Mesa 25.0.7
 src/gallium/drivers/etnaviv/etnaviv_ml_tp.c; values that are fixed: set_default_tp_config there. A window
-of the input is scanned tile by tile; seven nested counters give the output addresses.
+of the input is scanned tile by tile; seven nested counters give the output addresses. Jobs of Mesa 26 with
+a look-up table (create_pwl_lut_config) have tiles that the window's edges cut off: there, counts of 0 mean
+as many as the tile has; general PAD (create_pad_config) adds planes before and after.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from numpy.typing import NDArray
 
 from .descriptor import Field, Layout, Words
 from .faults import FaultError
-from .memory import Access, Memory
+from .lookup import Lookup
+from .memory import Access, Bytes, Memory
 
 _NONE = (0,)
 _ON = (1,)
@@ -48,18 +51,18 @@ LAYOUT = Layout(
         Field("alu_vert_proc_count", 6, _NONE),
         Field("alu_vert_proc_stride", 1, _NONE),
         Field("alu_nms_enable", 1, _NONE),
-        Field("alu_pwl_enable", 1, _NONE),
+        Field("alu_pwl_enable", 1, _FLAG),
         Field("alu_mult_enable", 1, _NONE),
         Field("alu_f2i_enable", 1, _ON),
-        Field("alu_load_pwl_lut", 1, _NONE),
-        Field("alu_load_pwl_lut_global_mem", 1, _NONE),
+        Field("alu_load_pwl_lut", 1, _FLAG),
+        Field("alu_load_pwl_lut_global_mem", 1, _FLAG),
         Field("in_tile_list_address", 32, _NONE),
         Field("in_tile_x_size", 16),
         Field("in_tile_y_size", 16),
         Field("in_tile_x_inc", 16),
         Field("in_tile_y_inc", 16),
         Field("in_image_base_address", 32),
-        Field("alu_load_pwl_lut_address", 32, _NONE),
+        Field("alu_load_pwl_lut_address", 32),
         Field("out_tile_skip_at_border", 1, _NONE),
         Field("out_image_global_mem", 1, _ON),
         Field("out_loop_1_reset", 1, _FLAG),
@@ -68,15 +71,15 @@ LAYOUT = Layout(
         Field("out_brick_mode", 1, _NONE),
         Field("alu_z_filter_mode", 1, _NONE),
         Field("unused3", 1, _NONE),
-        Field("in_window_z_start_overfetch", 2, _NONE),
+        Field("in_window_z_start_overfetch", 2),
         Field("unused4", 1, _NONE),
-        Field("in_window_z_end_overfetch", 2, _NONE),
+        Field("in_window_z_end_overfetch", 2),
         Field("unused5", 1, _NONE),
         Field("alu_square_preshift", 4, _NONE),
         Field("in_image_data_type", 3, _NONE),
         Field("out_image_data_type", 3, _NONE),
         Field("unused6", 4, _NONE),
-        Field("alu_pwl_sign_support", 1, _NONE),
+        Field("alu_pwl_sign_support", 1, _FLAG),
         Field("alu_relu_enable", 1, _NONE),
         Field("no_flush", 1),
         Field("last", 1),
@@ -98,12 +101,12 @@ LAYOUT = Layout(
         Field("flat_rounding_mode", 2, _ON),
         Field("integer_rounding_mode", 2, _ON),
         Field("alu_input_preshift", 5, _NONE),
-        Field("alu_output_postshift", 5, _NONE),
+        Field("alu_output_postshift", 5),
         Field("alu_reorder_bits_used", 4, _NONE),
         Field("alu_reorder_loop_2_mode", 1, _NONE),
         Field("unused7", 4, _NONE),
         Field("in_image_border_mode", 2, _NONE),
-        Field("alu_output_postshift_5_6", 2, _NONE),
+        Field("alu_output_postshift_5_6", 2),
         Field("unused8", 4, _NONE),
         Field("in_image_circular_buf_size", 32, _NONE),
         Field("in_image_circular_buf_end_address_plus_1", 32, (0x3FFFFFF,)),
@@ -113,7 +116,7 @@ LAYOUT = Layout(
         Field("coef_zp", 8, _NONE),
         Field("in_zp", 8),
         Field("out_zp", 8),
-        Field("alu_output_post_multiplier", 15, _NONE),
+        Field("alu_output_post_multiplier", 15),
         Field("unused9", 9, _NONE),
     )
 )
@@ -134,6 +137,8 @@ class TpJob:
         tile: columns, rows.
         counts: of the loops, innermost first; the last runs as often as there are bytes.
         increments: bytes that each loop adds to the output address, innermost first.
+        extra_planes: planes of border before and after the input's own.
+        lookup: table that pixels go through; None moves them.
     """
 
     address: int
@@ -147,17 +152,20 @@ class TpJob:
     increments: tuple[int, ...]
     in_zero_point: int
     out_zero_point: int
+    extra_planes: tuple[int, int] = (0, 0)
+    lookup: Lookup | None = None
 
     @property
     def bytes_moved(self) -> int:
         """Bytes that the job writes."""
         x0, y0, x1, y1 = self.window
-        return self.size[0] * (x1 - x0 + 1) * (y1 - y0 + 1)
+        return (self.size[0] + sum(self.extra_planes)) * (x1 - x0 + 1) * (y1 - y0 + 1)
 
     def describe(self) -> str:
         """Return the job in a few words, as planes x rows x columns."""
         planes, rows, columns = self.size
-        return f"move {planes}x{rows}x{columns}, window {self.window}, {self.bytes_moved} bytes"
+        doing = "look up" if self.lookup else "move"
+        return f"{doing} {planes}x{rows}x{columns}, window {self.window}, {self.bytes_moved} bytes"
 
 
 def parse(words: Words) -> TpJob:
@@ -167,13 +175,14 @@ def parse(words: Words) -> TpJob:
         FaultError: a field has a value that is not understood or not possible.
     """
     field = LAYOUT.unpack(words)
+    lookup = _lookup_of(field)
     edges = ("x_start", "y_start", "x_end", "y_end")
     x0, y0, x1, y1 = (_signed16(field[f"in_window_{edge}"]) for edge in edges)
     for axis, start, end in (("x", x0, x1), ("y", y0, y1)):
         length, tile = end - start + 1, field[f"in_tile_{axis}_size"]
         if length < 1:
             raise FaultError(f"in_window_{axis}_end", f"at least {start}", str(end))
-        if not tile or length % tile:
+        if not tile or (length % tile and not lookup):
             raise FaultError(f"in_tile_{axis}_size", f"a divisor of {length}", str(tile))
         if field[f"in_tile_{axis}_inc"] != tile:
             raise FaultError(f"in_tile_{axis}_inc", str(tile), str(field[f"in_tile_{axis}_inc"]))
@@ -181,7 +190,8 @@ def parse(words: Words) -> TpJob:
         if not field[f"in_image_{axis}_size"]:
             raise FaultError(f"in_image_{axis}_size", "at least 1", "0")
     for loop in range(_LOOPS - 1):
-        if not field[f"out_loop_{loop}_count"]:
+        # Counts of 0 mean "to the tile's end"; seen in loops 1 and 2 of look-up jobs only.
+        if not field[f"out_loop_{loop}_count"] and not (lookup and loop in (1, 2)):
             raise FaultError(f"out_loop_{loop}_count", "at least 1", "0")
     job = TpJob(
         address=field["in_image_base_address"],
@@ -195,18 +205,88 @@ def parse(words: Words) -> TpJob:
         increments=tuple(field[f"out_loop_{loop}_inc"] for loop in range(_LOOPS)),
         in_zero_point=field["in_zp"],
         out_zero_point=field["out_zp"],
+        extra_planes=(field["in_window_z_start_overfetch"], field["in_window_z_end_overfetch"]),
+        lookup=lookup,
     )
+    if lookup:
+        _check_lookup(job, field)
     if job.bytes_moved > MAX_BYTES:
         raise FaultError("TP job", f"at most {MAX_BYTES} bytes", str(job.bytes_moved))
     return job
 
 
-def run(job: TpJob, memory: Memory) -> None:
+def _lookup_of(field: dict[str, int]) -> Lookup | None:
+    """Return the table that a job uses, None if it only moves."""
+    flags = ("alu_pwl_enable", "alu_load_pwl_lut", "alu_load_pwl_lut_global_mem")
+    scale = (
+        "alu_load_pwl_lut_address",
+        "alu_pwl_sign_support",
+        "alu_output_post_multiplier",
+        "alu_output_postshift",
+        "alu_output_postshift_5_6",
+    )
+    if not any(field[name] for name in flags):
+        for name in scale:
+            if field[name]:
+                raise FaultError(f"{name} without alu_pwl_enable", "0", f"{field[name]:#x}")
+        return None
+    for name in (*flags, "alu_pwl_sign_support"):
+        if not field[name]:
+            raise FaultError(f"{name} of a look-up job", "1", "0")
+    shift = field["alu_output_postshift"] | field["alu_output_postshift_5_6"] << 5
+    return Lookup(
+        address=field["alu_load_pwl_lut_address"],
+        multiplier=(1 << 15) + field["alu_output_post_multiplier"],
+        shift=((shift ^ 0x40) - 0x40) + 15,
+        in_zero_point=field["in_zp"],
+        out_zero_point=field["out_zp"],
+    )
+
+
+def _check_lookup(job: TpJob, field: dict[str, int]) -> None:
+    """Check that a look-up job is of the one form that Mesa writes.
+
+    Raises:
+        FaultError: it is not.
+    """
+    _, rows, columns = job.size
+    tile_x, tile_y = job.tile
+    expected = {
+        "window": ((0, 0, columns - 1, rows - 1), job.window),
+        "z overfetch": ((0, 0), job.extra_planes),
+        "counts of the loops": (
+            (1, 0, 0, -(-columns // tile_x), -(-rows // tile_y), 1),
+            job.counts,
+        ),
+        "increments of the loops": (
+            (0, 1, columns, tile_x, columns * tile_y, 0, columns * rows),
+            job.increments,
+        ),
+        "resets of the loops": (
+            (1, 1, 0),
+            tuple(field[f"out_loop_{loop}_reset"] for loop in (1, 2, 3)),
+        ),
+    }
+    for name, (wanted, found) in expected.items():
+        if wanted != found:
+            raise FaultError(f"{name} of a look-up job", str(wanted), str(found))
+
+
+def run(job: TpJob, memory: Memory, *, table: Bytes | None = None) -> None:
     """Run a job on memory.
+
+    Args:
+        table: output for each pixel value of a look-up job.
 
     Raises:
         FaultError: it reads or writes outside its buffers, or writes a byte more than once.
     """
+    if job.lookup:
+        assert table is not None
+        # Tile by tile, but what is written is the input's order: see ``_check_lookup``.
+        source = _image(job, memory)
+        memory.view(job.out_address, job.bytes_moved, Access.WRITE)[...] = table[source].reshape(-1)
+        return
     counts, increments = _loops(job, job.bytes_moved)
     last = sum((count - 1) * step for count, step in zip(counts, increments, strict=True))
     values = _scan(job, memory)
@@ -222,12 +302,17 @@ def run(job: TpJob, memory: Memory) -> None:
     memory.view(job.out_address, int(places.max()) + 1, Access.WRITE)[places] = values
 
 
-def _scan(job: TpJob, memory: Memory) -> NDArray[np.uint8]:
-    """Return the output bytes in the order in which the window is scanned."""
+def _image(job: TpJob, memory: Memory) -> Bytes:
     planes, rows, columns = job.size
     size_bytes = job.slice_bytes * (planes - 1) + job.stride_bytes * (rows - 1) + columns
     flat = memory.view(job.address, size_bytes, Access.READ)
-    image = np.lib.stride_tricks.as_strided(flat, job.size, (job.slice_bytes, job.stride_bytes, 1))
+    return np.lib.stride_tricks.as_strided(flat, job.size, (job.slice_bytes, job.stride_bytes, 1))
+
+
+def _scan(job: TpJob, memory: Memory) -> NDArray[np.uint8]:
+    """Return the output bytes in the order in which the window is scanned."""
+    planes = job.size[0]
+    image = _image(job, memory)
     x0, y0, x1, y1 = job.window
     inside = image[:, max(y0, 0) : max(y1 + 1, 0), max(x0, 0) : max(x1 + 1, 0)]
     if job.in_zero_point != job.out_zero_point:
@@ -240,6 +325,11 @@ def _scan(job: TpJob, memory: Memory) -> NDArray[np.uint8]:
         top, left = max(-y0, 0), max(-x0, 0)
         window[:, top : top + inside.shape[1], left : left + inside.shape[2]] = inside
         inside = window
+    if any(job.extra_planes):
+        before, after = job.extra_planes
+        grown = np.full((before + planes + after, high, wide), job.out_zero_point, np.uint8)
+        grown[before : before + planes] = inside
+        inside, planes = grown, before + planes + after
     tile_x, tile_y = job.tile
     tiled = inside.reshape(planes, high // tile_y, tile_y, wide // tile_x, tile_x)
     return tiled.transpose(0, 1, 3, 2, 4).flatten()

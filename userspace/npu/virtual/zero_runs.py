@@ -10,7 +10,8 @@ The format is what Mesa 25.0.7 src/gallium/drivers/etnaviv/etnaviv_ml_nn_v7.c wr
 - between the weights stand raw 32-bit words: after a kernel's first weight its bias, after its last the
   byte offset of its output plane. No run crosses them;
 - weights of the kernels of a superblock are interleaved: a plane of each, then the next plane; for 1x1
-  kernels blocks of six planes of each.
+  kernels blocks of six planes of each. Fully connected layers: one kernel after another, in the order of
+  the input's bytes (write_core_sequential).
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from .memory import Access, Bytes, Memory
 BLOCK_PLANES = 6
 HEADER_ALIGN_BYTES = 64
 INTERLEAVED, BLOCKS = "planes interleaved", "blocks of 6 planes"
+SEQUENTIAL = "kernels one after another"
+MAX_CONNECTED_SIDE = 15
 
 
 def stream(memory: Memory, address: int, shape: Shape, nn_cores: int) -> Bytes:
@@ -49,13 +52,18 @@ def decode(data: Bytes, shape: Shape, nn_cores: int, max_run_bits: int) -> Coeff
     """Return the coefficients in a stream.
 
     Where a 1x1 stream does not read as blocks of six, the plain order is tried: Mesa writes it for 1x1
-    kernels that it made of 2x2 kernels with stride 2. ``Coefficients.layout`` tells.
+    kernels that it made of 2x2 kernels with stride 2. Likewise where a kernel as large as its input is no
+    fully connected layer's. ``Coefficients.layout`` tells.
 
     Raises:
         FaultError: the stream is cut off, is no stream, or an output channel is not written once.
     """
     shape.check()
-    expected = BLOCKS if shape.height == shape.width == 1 else INTERLEAVED
+    expected = INTERLEAVED
+    if shape.height == shape.width == 1:
+        expected = BLOCKS
+    elif _is_connected(shape):
+        expected = SEQUENTIAL
     try:
         return _decode(data, shape, nn_cores, max_run_bits, expected, expected)
     except FaultError:
@@ -81,6 +89,19 @@ def tap_order(height: int, width: int, *, raster: bool = False) -> NDArray[np.in
         order += [row * width + column for row in rows for column in range(split)]
         order += [row * width + column for row in rows for column in range(split, width)]
     return np.array(order, np.intp)
+
+
+def _is_connected(shape: Shape) -> bool:
+    """Whether a kernel has the sides that a fully connected layer's gets (create_nn_config)."""
+    if not shape.whole_input:
+        return False
+    rest = shape.planes * shape.height * shape.width
+    sides = []
+    for _ in range(2):
+        side = next(each for each in range(MAX_CONNECTED_SIDE, 0, -1) if rest % each == 0)
+        sides.append(side)
+        rest //= side
+    return sides == [shape.width, shape.height]
 
 
 def _header_bytes(nn_cores: int) -> int:
@@ -158,6 +179,9 @@ def _superblock(reader: _Reader, shape: Shape, kernels: int, layout: str) -> _Su
         last_start = (shape.planes - 1) // BLOCK_PLANES * BLOCK_PLANES
         last = shape.planes - last_start
         before_last = last_start * kernels
+    elif layout == SEQUENTIAL:
+        first = last = shape.planes * taps
+        before_last = 0
     else:
         first = last = taps
         before_last = (shape.planes - 1) * kernels * taps
@@ -173,6 +197,8 @@ def _superblock(reader: _Reader, shape: Shape, kernels: int, layout: str) -> _Su
         body = values[:cut].reshape(whole, kernels, BLOCK_PLANES).transpose(1, 0, 2)
         tail = values[cut:].reshape(kernels, -1)
         planes = np.concatenate([body.reshape(kernels, -1), tail], axis=1)
+    elif layout == SEQUENTIAL:
+        planes = values
     else:
         raster = shape.planes == 1 and not shape.wide_input
         order = tap_order(shape.height, shape.width, raster=raster)

@@ -41,6 +41,7 @@ from .witness import Witness
 
 GOOD, WRONG, REFUSED, CRASHES, HANGS = "good", "wrong", "refused", "crashes", "hangs"
 POISON = 0xA5
+_TWO_ORDERS = "coefficient order"
 _CLIENT = Path(__file__).with_name("client.py")
 _START_TIMEOUT_S = 120.0
 _MORE_S = 30.0
@@ -55,7 +56,9 @@ _BY_FAULT = (
     ("buffer flags", "submission", "a job uses a buffer against the submit's flags"),
     ("the emulator failed", "emulator", "the emulator itself failed"),
     ("post_multiplier", "submission", "the descriptor's scale is not the model's"),
-    ("zero points and channels", "submission", "a descriptor fits no operation of the model"),
+    ("zero points of", "submission", "the descriptor's zero points are not the model's"),
+    ("zero points and channels", "not understood", "a job fits no operation of the model"),
+    ("look-up table of", "submission", "the table in memory is not the operation's"),
     ("sums of the ADD", "submission", "weights and bias in the stream are not those of the sum"),
     ("kernels an output channel", "submission", "the stream does not fit the descriptor"),
     ("coefficient", "submission", "the stream does not fit the descriptor"),
@@ -305,15 +308,30 @@ def _judge(outcome: Outcome, attempt: _Attempt, expected: list[NDArray[Any]]) ->
         difference = np.abs(found.astype(np.int32) - right.astype(np.int32))
         outcome.different += int((difference != 0).sum())
         outcome.largest = max(outcome.largest, int(difference.max(initial=0)))
-    if not outcome.faults and not outcome.different:
+    order = next((each for each in outcome.findings if _TWO_ORDERS in each), "")
+    if not outcome.faults and not outcome.different and not order:
         outcome.status = GOOD
-        if outcome.findings:
-            outcome.note = outcome.findings[0]
-        elif witness.contradictions:
-            outcome.note = witness.contradictions[0]
+        notes = [*outcome.findings, *witness.contradictions]
+        outcome.note = notes[0] if notes else ""
         return
     outcome.status = WRONG
     outcome.blame, outcome.evidence = _blame(outcome, witness)
+    if order and not outcome.faults and not outcome.different:
+        outcome.evidence = f"two orders under one descriptor, silicon reads one: {order}"
+    elif not outcome.faults:
+        for found, right in zip(attempt.outputs, expected, strict=True):
+            if found.ndim == 4 and np.array_equal(_channels_first(found), right):
+                outcome.blame = "submission"
+                outcome.evidence = (
+                    "the output has the right values, but channel by channel: the job that brings "
+                    "them into TFLite's order is missing"
+                )
+
+
+def _channels_first(found: NDArray[Any]) -> NDArray[Any]:
+    """Return what an output would be if its bytes stood channel by channel."""
+    batch, height, width, channels = found.shape
+    return np.moveaxis(found.reshape(batch, channels, height, width), 1, -1)
 
 
 def _blame(outcome: Outcome, witness: Witness) -> tuple[str, str]:
@@ -329,5 +347,5 @@ def _blame(outcome: Outcome, witness: Witness) -> tuple[str, str]:
     if outcome.faults:
         return "unknown", outcome.faults[0]
     if not outcome.jobs:
-        return "unknown", "no job came to the NPU"
+        return "submission", "the delegate took the operation, and submitted no job for it"
     return "unknown", "every job could be run, and nothing in them contradicts the model by itself"

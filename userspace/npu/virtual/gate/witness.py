@@ -30,13 +30,15 @@ class Witness(ExactMode):
 
     def __init__(self, known: list[Operation], generation: int, built: Built | None) -> None:
         super().__init__(known, generation)
-        self._built = built if built and built.case.operation in ("conv", "depthwise") else None
+        self._built = built
         self.contradictions: list[str] = []
         self.hardware_error = 0
 
     def output(self, job: NnJob, image: Bytes, accumulators: Accumulators) -> Pixels:
         """As ``ExactMode``, and look at the job."""
-        if self._built:
+        if self._built and self._built.case.operation == "add":
+            self._operands(self._built, image)
+        elif self._built and self._built.case.operation in ("conv", "depthwise"):
             self._look(self._built, job, image, accumulators)
         exact = super().output(job, image, accumulators)
         predicted = hardware(accumulators, job.scale, job.out_zero_point, job.low)
@@ -78,10 +80,33 @@ class Witness(ExactMode):
         sums = accumulate(image, model_coefficients(built, job), geometry)
         if sums.shape == accumulators.shape and (sums != accumulators).any():
             wrong = (sums != accumulators).any(axis=(1, 2))
-            self._say(
+            text = (
                 f"the coefficients are not the model's: {int(wrong.sum())} of {wrong.size} "
                 "output channels have other sums on the job's own input"
             )
+            if case.dtype == "int8":
+                unmoved = accumulate(image, model_coefficients(built, job, moved=False), geometry)
+                if (unmoved == accumulators).all():
+                    text += "; they are its int8 bytes, without the 128 that the zero point has got"
+            self._say(text)
+
+    def _operands(self, built: Built, image: Bytes) -> None:
+        """Look whether an ADD's job reads the graph's two inputs, in one order of channels."""
+        given = [np.sort(unsigned(pixels), axis=None) for pixels in built.inputs]
+        halves = np.ascontiguousarray(image).reshape(2, -1)
+        for number, half in enumerate(halves):
+            found = np.sort(half)
+            if not any(np.array_equal(found, wanted) for wanted in given):
+                values, counts = np.unique(half, return_counts=True)
+                often = int(counts.argmax())
+                self._say(
+                    f"operand {number} of the ADD's job holds neither of the graph's inputs: "
+                    f"{int(counts[often])} of {half.size} bytes are {int(values[often]):#04x}"
+                )
+        orders = {_order(half, [unsigned(each) for each in built.inputs]) for half in halves}
+        if len(orders - {""}) > 1:
+            both = " and ".join(sorted(orders))
+            self._say(f"the operands of the ADD's job stand in two orders: {both}")
 
     def _say(self, text: str) -> None:
         if text not in self.contradictions:
@@ -97,12 +122,28 @@ def unsigned(values: NDArray[np.generic]) -> Bytes:
     )
 
 
-def model_coefficients(built: Built, job: NnJob) -> Coefficients:
-    """Return what a convolution's coefficients must be for raw pixels, from the model alone."""
+def _order(half: Bytes, given: list[Bytes]) -> str:
+    """Return in what order a graph's input stands in an operand, "" if in none of the two."""
+    for pixels in given:
+        if np.array_equal(half, pixels.reshape(-1)):
+            return "channels last"
+        if np.array_equal(half, np.moveaxis(pixels[0], -1, 0).reshape(-1)):
+            return "channels first"
+    return ""
+
+
+def model_coefficients(built: Built, job: NnJob, *, moved: bool = True) -> Coefficients:
+    """Return what a convolution's coefficients must be for raw pixels, from the model alone.
+
+    ``moved`` False: as they come out if the weights' int8 bytes are taken for unsigned ones.
+    """
     source, weights, bias = built.tensors[:3]
     assert weights.data is not None
     assert bias.data is not None
-    signed = weights.data.astype(np.float32) - weights.zero_point
+    raw = weights.data.astype(np.int64)
+    signed = (
+        raw - weights.zero_point if moved else (raw & 0xFF) - weights.zero_point - 128
+    ).astype(np.float32)
     if built.case.operation == "depthwise":
         signed = np.moveaxis(signed, -1, 0).transpose(0, 1, 2, 3)
         sources: NDArray[np.intp] | None = np.arange(signed.shape[0])
