@@ -113,8 +113,7 @@ section manifest
 grep -m 1 '"python"' "$payload/manifest.json" 2>/dev/null
 grep -A 1 '"name": "mesa-teflon-delegate"' "$payload/manifest.json" 2>/dev/null
 section libraries
-for library in "$payload/lib/libteflon.so" /usr/lib/teflon/libteflon.so \
-    /usr/lib/*-linux-gnu/libteflon.so; do
+for library in "$payload/lib/libteflon.so" /usr/lib/teflon/libteflon.so; do
     [ -f "$library" ] && echo "$library"
 done
 section payload

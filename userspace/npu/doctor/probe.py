@@ -90,7 +90,8 @@ def main() -> dict[str, Any]:
     found: dict[str, Any] = {"python": ".".join(map(str, sys.version_info[:3]))}
     runner = load_runner()
     found["devices"] = runner.npu_devices() if OPEN_NODE else None
-    library = runner.parse_delegate("teflon")[1]
+    places = (PAYLOAD + "/lib/libteflon.so", "/usr/lib/teflon/libteflon.so")
+    library = next((place for place in places if Path(place).is_file()), None)
     found["library"] = library
     if library:
         found["mesa"] = mesa_version(library)
