@@ -259,7 +259,9 @@ def build_userspace(
         "exact": "with --npu: compute exactly as TFLite, not as silicon is predicted to",
         "strict": "with --npu: poison new memory; what the model contradicts fails the row",
         "record": "with --npu: record what comes to the NPU to this file (npu.show, npu.replay)",
-        "delegate": "all, cpu, cpu-reference, teflon, or PATH[:key=value;key=value]",
+        "delegate": "all, cpu, cpu-reference, teflon, opencl, tim-vx, or PATH[:key=value;key=value]; "
+        "several with commas, or several times",
+        "env": "NAME=VALUE for the delegates, as RUSTICL_ENABLE=etnaviv; several times",
         "model": "name of a known model, or a .tflite file",
         "image": "name of a known image, or a BMP file",
         "runs": "measured runs of each delegate, at most",
@@ -273,6 +275,7 @@ def build_userspace(
         "json": _JSON,
     },
     positional=["test"],
+    iterable=["delegate", "env"],
 )
 def smoke_test(
     _: Context,
@@ -282,7 +285,8 @@ def smoke_test(
     exact: bool = False,
     strict: bool = False,
     record: str = "",
-    delegate: str = "all",
+    delegate: list[str] | None = None,
+    env: list[str] | None = None,
     model: str = "",
     image: str = "",
     runs: int = 50,
@@ -301,7 +305,7 @@ def smoke_test(
     from bsp.base.output import print_json, print_text
     from bsp.board.inventory import resolve
     from userspace.npu import report_files, smoke
-    from userspace.npu.label_image import Request
+    from userspace.npu.label_image import Request, environment_of
     from userspace.npu.report import text_of
 
     wanted = report_files.Wanted.of(report, junit)
@@ -309,7 +313,8 @@ def smoke_test(
     document = smoke.smoke_test(
         test,
         Request(
-            delegate=delegate,
+            delegate=",".join(delegate or ["all"]),
+            environment=environment_of(env or []),
             model=model or None,
             image=image or None,
             runs=runs,

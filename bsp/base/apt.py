@@ -17,6 +17,7 @@ from pathlib import Path
 
 from . import pins
 from .cache import cache_dir, lock, make_once, write_atomically
+from .download import download
 from .errors import InfrastructureError, UserError
 from .process import Completed, ToolFailedError, run
 from .progress import say, step
@@ -33,15 +34,18 @@ class Archive:
         suite: ``trixie``, ``trixie-backports``, ``bookworm``...; a backports suite brings its base
             suite along, and wins over it.
         architecture: Debian's name: ``amd64``, ``arm64``, ``all``.
+        sources: also read the lists of source packages (8 MB more), for ``source``.
     """
 
     suite: str
     architecture: str
+    sources: bool = False
 
     @property
     def folder(self) -> Path:
         """The private apt folder."""
-        return cache_dir() / "apt" / f"{self.suite}-{self.architecture}"
+        name = f"{self.suite}-{self.architecture}{'-sources' if self.sources else ''}"
+        return cache_dir() / "apt" / name
 
     def newest(self, pattern: str) -> str:
         """Return the name of the newest package that matches a regular expression.
@@ -158,6 +162,30 @@ class Archive:
         folder.mkdir(parents=True, exist_ok=True)
         return make_once(folder / f"{packages[0]}-{self.architecture}-{key}", make)
 
+    def source(self, package: str) -> list[Path]:
+        """Return the tarballs of a source package, by the hashes that apt vouches for; needs ``sources``.
+
+        The .dsc is left out: its content is what the archive's signed list says already, and some mirrors
+        have none.
+        """
+        self._refresh()
+
+        def plan() -> list[str]:
+            command = ("apt-get", "source", "--print-uris", "--only-source", package)
+            # Each line: 'address' file-name size SHA256:hash
+            lines = [line.split() for line in self._apt(*command).text.splitlines()]
+            return [
+                f"{words[0].strip(quote)} {words[3].removeprefix('SHA256:')}"
+                for words in lines
+                if len(words) == 4 and words[3].startswith("SHA256:") and ".tar." in words[1]
+            ]
+
+        quote = "'"
+        found = [line.split() for line in self._answer(f"tarballs of {package}", plan)]
+        if not found:
+            raise UserError(f"Debian {self.suite} has no source package {package!r}")
+        return [download(address, sha256) for address, sha256 in found]
+
     def _answer(self, question: str, ask: Callable[[], list[str]]) -> list[str]:
         """Return what apt answers, remembered as long as the package lists stay as they are.
 
@@ -224,7 +252,10 @@ class Archive:
         suites = [base_suite] if not extra else [base_suite, self.suite]
         mirror = debian_mirror()
         signed_by = f"signed-by={_KEYRING}" if _KEYRING.exists() else ""
-        return "".join(f"deb [{signed_by}] {mirror} {suite} main\n" for suite in suites)
+        kinds = ("deb", "deb-src") if self.sources else ("deb",)
+        return "".join(
+            f"{kind} [{signed_by}] {mirror} {suite} main\n" for suite in suites for kind in kinds
+        )
 
     def _configuration(self) -> str:
         folder = self.folder

@@ -36,7 +36,7 @@ def test_the_small_model_on_this_machine() -> None:
     document = quick()
     assert document["verdict"] == "pass"
     rows = {result["delegate"]: result for result in document["results"]}
-    assert list(rows) == ["cpu", "cpu-reference", "teflon"]
+    assert list(rows) == ["cpu", "cpu-reference", "teflon", "opencl", "tim-vx"]
     for name in ("cpu", "cpu-reference"):
         assert rows[name]["status"] == "pass", rows[name]
         assert rows[name]["top"][0]["label"] == "seven"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from userspace.npu import models, tiny_model
-from userspace.npu.runner import count_operations, delegated_nodes, load_runtime
+from userspace.npu.runner import count_operations, delegated, load_runtime
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_its_operators_are_counted_without_a_runtime(model: bytes) -> None:
         model_content=model, experimental_op_resolver_type=module.OpResolverType.BUILTIN_REF
     )
     assert count_operations(model) == 7
-    assert delegated_nodes(interpreter, 7) == []
+    assert delegated(interpreter, 7)["delegated_nodes"] == []
 
 
 @pytest.mark.slow

@@ -3,46 +3,76 @@
 
 from __future__ import annotations
 
+import re
+
 from bsp.base.errors import UserError, nearest
 
+ALL = "all"
 CPU = "cpu"
 REFERENCE = "cpu-reference"
 TEFLON = "teflon"
-_WORDS = {
-    "all": (CPU, REFERENCE, TEFLON),
-    CPU: (CPU, REFERENCE),
-    REFERENCE: (REFERENCE,),
-    TEFLON: (REFERENCE, TEFLON),
-}
+OPENCL = "opencl"
+TIM_VX = "tim-vx"
+# In the order of the table: what everything is compared with comes first.
+NAMES = (CPU, REFERENCE, TEFLON, OPENCL, TIM_VX)
+# Delegates that take options behind a colon.
+_NAMED = (TEFLON, OPENCL, TIM_VX)
 
 
 def rows(choice: str) -> tuple[str, ...]:
-    """Return the delegates to run: ``all``, ``cpu``, ``teflon``, or ``PATH[:key=value;key=value]``.
+    """Return the delegates to run, for a list of names and paths with commas between them.
 
-    ``cpu`` is the best path that the CPU has (XNNPACK, threads). ``cpu-reference`` is the portable
-    kernels, whose numbers are the same on every machine: the others are compared with it.
+    A part is ``all``, one of ``NAMES``, or ``PATH``; behind teflon, opencl, tim-vx and a path may stand
+    options: ``PATH:key=value;key=value``. ``cpu`` is the best path that the CPU has (XNNPACK, threads);
+    ``cpu-reference`` is the portable kernels, whose numbers are the same on every machine: the others are
+    compared with it, so it always runs.
 
     Raises:
-        UserError: the word is none of these, or the options are no key=value pairs.
+        UserError: a word is none of these, or the options are no key=value pairs.
     """
-    if choice in _WORDS:
-        return _WORDS[choice]
-    path, _, options = choice.partition(":")
-    if "/" not in path:
+    found: list[str] = []
+    for part in _parts(choice):
+        if part == ALL:
+            found += NAMES
+            continue
+        _check(part)
+        found.append(part)
+    found.append(REFERENCE)
+    wanted = set(found)
+    known = [name for name in NAMES if name in wanted]
+    first = [name for name in known if name in (CPU, REFERENCE)]
+    return tuple(dict.fromkeys([*first, *known, *found]))
+
+
+def implied(choice: str) -> tuple[str, ...]:
+    """Return the rows that run only so that the others can be compared with them."""
+    asked = _parts(choice)
+    return () if {ALL, CPU, REFERENCE} & set(asked) else (REFERENCE,)
+
+
+def _parts(choice: str) -> list[str]:
+    """Split at the commas that end a part; one within an option's value does not."""
+    words = "|".join(map(re.escape, (ALL, *NAMES)))
+    parts = re.split(rf",(?=\s*(?:(?:{words})(?:[:,]|\s*$)|[^,;=:]*/|[\w.-]+(?:,|$)))", choice)
+    parts = [part.strip() for part in parts]
+    if not any(parts):
+        raise UserError("--delegate is empty", hint=f"one of {ALL}, {', '.join(NAMES)}, or a path")
+    return list(filter(None, parts))
+
+
+def _check(part: str) -> None:
+    name, colon, options = part.partition(":")
+    if "/" not in name and name not in (NAMES if not colon else _NAMED):
+        if name in NAMES:
+            raise UserError(f"the delegate {name} takes no options, found {options!r}")
         raise UserError(
-            f"unknown delegate {choice!r}{nearest(choice, list(_WORDS))}",
-            hint="one of all, cpu, cpu-reference, teflon, or the path of a delegate's library "
+            f"unknown delegate {name!r}{nearest(name, [ALL, *NAMES])}",
+            hint=f"one of {ALL}, {', '.join(NAMES)}, or the path of a delegate's library "
             "with its options: /usr/lib/libvx_delegate.so:device_id=0",
         )
     for word in filter(None, options.split(";")):
         if "=" not in word:
             raise UserError(
-                f"the option {word!r} of the delegate {path} is not key=value",
-                hint=f"--delegate '{path}:key=value;key=value'",
+                f"the option {word!r} of the delegate {name} is not key=value",
+                hint=f"--delegate '{name}:key=value;key=value'",
             )
-    return (REFERENCE, choice)
-
-
-def implied(choice: str) -> tuple[str, ...]:
-    """Return the rows that run only so that the others can be compared with them."""
-    return () if choice in ("all", CPU, REFERENCE) else (REFERENCE,)

@@ -19,6 +19,10 @@ _DRIVER = re.compile(r"^Teflon delegate: loaded (\S+) driver$", re.MULTILINE)
 _COMPILING = re.compile(r"^teflon: compiling graph: (\d+) tensors (\d+) operations$", re.MULTILINE)
 _COMPILED = re.compile(r"^teflon: compiled graph, took (\d+) ms$", re.MULTILINE)
 _INVOKED = re.compile(r"^teflon: invoked graph, took (\d+) ms$", re.MULTILINE)
+# userspace/npu/opencl/adapter.cc, and what TFLite's delegates/gpu/delegate.cc says when it starts.
+_OPENCL_DEVICE = re.compile(r"^npu-bsp opencl: device (.*?) \| (.*?) \| (.*)$", re.MULTILINE)
+_OPENCL_COUNT = re.compile(r"^npu-bsp opencl: (\d+) platforms, (\d+) devices$", re.MULTILINE)
+_OPENCL_MISSING = re.compile(r"^npu-bsp opencl: (libOpenCL\.so cannot be loaded)$", re.MULTILINE)
 # src/util/log.c: mesa_loge; seen when the kernel refuses a job.
 _ERROR = re.compile(r"^MESA: error: (.*)$", re.MULTILINE)
 # " 12  DWCONV v3  supported   in: 5(u8) 7(u8) 8(i32) out: 9(u8)"
@@ -51,6 +55,32 @@ class Delegation:
     def operations(self) -> int:
         """Operations in graphs that were compiled to the end."""
         return sum(self.graphs[: len(self.compiled_ms)])
+
+
+@dataclass(frozen=True)
+class OpenCl:
+    """What the adapter of the OpenCL delegate found.
+
+    Attributes:
+        problem: why there is no device; empty where there is one.
+        devices: (platform, device, driver's version) of each GPU.
+    """
+
+    problem: str
+    devices: tuple[tuple[str, str, str], ...]
+
+
+def parse_opencl(log: str) -> OpenCl | None:
+    """Return what the OpenCL delegate found; None where the log is another delegate's."""
+    log = log.replace("\r\n", "\n")
+    missing, count = _OPENCL_MISSING.search(log), _OPENCL_COUNT.search(log)
+    if missing:
+        return OpenCl(missing.group(1), ())
+    if count is None:
+        return None
+    devices = tuple(_OPENCL_DEVICE.findall(log))
+    problem = "" if devices else f"{count.group(1)} OpenCL platforms, none with a GPU"
+    return OpenCl(problem, devices)
 
 
 def parse_log(log: str) -> Delegation:

@@ -12,14 +12,16 @@ from __future__ import annotations
 import base64
 import statistics
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .delegation import parse_log
+from .delegation import parse_log, parse_opencl
+from .kernel_log import out_of_memory, troubles
+from .prediction import Prediction
 
 TOP = 5
 # label_image.cc and get_top_n.h: what it prints, and what is too small to print.
@@ -27,8 +29,31 @@ THRESHOLD = 0.001
 # Kernels round differently: seen 0.76-0.81 for one class of one model on CPU, GPU and NPU paths.
 MAX_ABS_DIFF = 0.1
 NO_DEVICE = "no NPU device"
+NO_OPENCL = "no OpenCL device"
+# How many operations are named where too few were taken.
+_NAMED_OPERATIONS = 4
 _REFERENCE = "cpu-reference"
 _CPU = ("cpu", _REFERENCE)
+# Delegates that a board need not have, and how to come by them.
+_OTHERS = {
+    "opencl": " (./inv build-delegate opencl makes it)",
+    "tim-vx": " (the vendor's; it is not ours to give)",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A published latency of a board's SoC.
+
+    Attributes:
+        delegate: row that it belongs to.
+        median_ms: milliseconds an inference.
+        source: where it was published.
+    """
+
+    delegate: str
+    median_ms: float
+    source: str
 
 
 @dataclass(frozen=True)
@@ -109,6 +134,8 @@ def judge(
     expected: Expected | None,
     *,
     min_delegated_share: float,
+    predictions: Mapping[str, Prediction] | None = None,
+    published: Sequence[Figure] = (),
 ) -> list[dict[str, Any]]:
     """Return one result a delegate, as in the command line's contract.
 
@@ -116,6 +143,8 @@ def judge(
         facts: the runner's document.
         expected: the answer on file; None where there is none, so that only the reference counts.
         min_delegated_share: share of the model's operations that a delegate must take, 0..1.
+        predictions: delegate -> what it was expected to take.
+        published: figures for this board and model.
     """
     reference = next(
         (
@@ -125,10 +154,38 @@ def judge(
         ),
         None,
     )
-    return [
-        _judge_row(row, facts, labels, expected, reference, min_delegated_share)
+    results = [
+        _judge_row(
+            row,
+            facts,
+            labels,
+            expected,
+            reference,
+            min_delegated_share,
+            (predictions or {}).get(row["delegate"]),
+        )
         for row in facts["results"]
     ]
+    _compare_speed(results, published)
+    return results
+
+
+def _compare_speed(results: Sequence[dict[str, Any]], published: Sequence[Figure]) -> None:
+    """Put ratios of the medians into results: above 1 is slower than what it is compared with."""
+    medians = {row["delegate"]: row["latency_ms"]["median"] for row in results if row["latency_ms"]}
+    for row in results:
+        name = row["delegate"].partition(":")[0]
+        median, on_cpu = medians.get(row["delegate"]), medians.get("cpu")
+        row["ratio_to_cpu"] = round(median / on_cpu, 4) if median and on_cpu else None
+        row["published"] = [
+            {
+                "median_ms": figure.median_ms,
+                "source": figure.source,
+                "ratio": round(median / figure.median_ms, 4) if median else None,
+            }
+            for figure in published
+            if figure.delegate == name
+        ]
 
 
 def verdict(results: Sequence[dict[str, Any]]) -> str:
@@ -149,9 +206,12 @@ def _judge_row(
     expected: Expected | None,
     reference: NDArray[np.float64] | None,
     min_delegated_share: float,
+    prediction: Prediction | None,
 ) -> dict[str, Any]:
     on_cpu = row["delegate"] in _CPU
     log = parse_log(row.get("log", ""))
+    opencl = parse_opencl(row.get("log", ""))
+    kernel = row.get("kernel_log")
     result: dict[str, Any] = {
         "delegate": row["delegate"],
         "status": "fail",
@@ -162,14 +222,30 @@ def _judge_row(
         "prepare_ms": None,
         "delegated_ops": None if on_cpu else _operations(row),
         "total_ops": facts["total_ops"],
-        "driver": log.driver,
+        "partitions": None if on_cpu else _partitions(row),
+        "predicted_ops": len(prediction.taken) if prediction else None,
+        "not_delegated": [] if on_cpu else _not_taken(row, prediction),
+        "driver": opencl.devices[0][1] if opencl and opencl.devices else log.driver,
         "library": row.get("library"),
         "max_abs_diff": None,
+        "ratio_to_cpu": None,
+        "published": [],
+        "environment": row.get("environment", {}),
+        "versions": {
+            "kernel": facts.get("kernel"),
+            "mesa": opencl.devices[0][2] if opencl and opencl.devices else row.get("mesa"),
+            "runtime": facts.get("runtime"),
+        },
+        "signal": row.get("signal"),
+        "kernel_log": None if kernel is None else troubles(kernel),
     }
     if "error" in row:
         result["status"], result["reason"] = _why_not(row, facts)
+        if result["kernel_log"]:
+            result["status"] = "fail"
+            result["reason"] += f"; {_kernel_said(result['kernel_log'])}"
         if not log.graphs:
-            result["delegated_ops"] = None  # it came to nothing
+            result["delegated_ops"] = result["partitions"] = None  # it came to nothing
         return result
 
     values = scores(row["output"])
@@ -184,8 +260,9 @@ def _judge_row(
     if reference is not None and reference.shape == values.shape:
         result["max_abs_diff"] = round(float(np.max(np.abs(values - reference))), 6)
     problems = [
+        _kernel_said(result["kernel_log"]) if result["kernel_log"] else "",
         lifeless(row["output"]),
-        "" if on_cpu else _not_delegated(row, facts["total_ops"], min_delegated_share),
+        "" if on_cpu else _not_delegated(row, facts["total_ops"], min_delegated_share, prediction),
         _unlike_reference(row, values, reference, labels),
         _unlike_expected(values, labels, expected),
     ]
@@ -199,6 +276,15 @@ def _why_not(row: dict[str, Any], facts: dict[str, Any]) -> tuple[str, str]:
     stage, message = row["error"]["stage"], row["error"]["message"]
     if row["delegate"] in _CPU:
         return "fail", message
+    killed = out_of_memory(row.get("kernel_log") or [])
+    if stage == "crash" and killed:
+        return "fail", f"{message}, out of memory; the kernel says: {killed}"
+    name = row["delegate"].partition(":")[0]
+    opencl = parse_opencl(row.get("log", ""))
+    if opencl and opencl.problem and stage == "delegate":
+        return "skip", f"{NO_OPENCL}: {opencl.problem}"
+    if name in _OTHERS and stage == "library":
+        return "skip", f"{message}{_OTHERS[name]}"
     devices = facts["npu_devices"]
     usable = [device for device in devices if any(core["npu"] for core in device["cores"])]
     log = parse_log(row.get("log", ""))
@@ -251,7 +337,51 @@ def _operations(row: dict[str, Any]) -> int | None:
     return min(counts, default=None)
 
 
-def _not_delegated(row: dict[str, Any], total_ops: int, min_share: float) -> str:
+def _partitions(row: dict[str, Any]) -> int | None:
+    """Graphs that the delegate made of what it took: from the runtime, or its own log."""
+    if row.get("partitions") is not None:
+        return int(row["partitions"])
+    log = parse_log(row.get("log", ""))
+    return len(log.compiled_ms) if log.driver else None
+
+
+def _not_taken(row: dict[str, Any], prediction: Prediction | None) -> list[dict[str, Any]]:
+    """Operations that stayed on the CPU, with the reason where the rules know one."""
+    return [
+        {**each, "why": prediction.why(each["index"]) if prediction else ""}
+        for each in row.get("on_cpu") or []
+    ]
+
+
+def _kernel_said(lines: Sequence[str]) -> str:
+    more = f" (and {len(lines) - 2} more)" if len(lines) > 2 else ""
+    return f"the kernel reports: {'; '.join(lines[:2])}{more}"
+
+
+def _refusals(row: dict[str, Any], prediction: Prediction | None) -> str:
+    """Name the operations that were not taken, with their reasons, the same ones together."""
+    refused = parse_log(row["log"]).unsupported
+    if refused:
+        return ", ".join(f"{name} x{count}" for name, count in refused)
+    together: dict[tuple[str, str], list[int]] = {}
+    for each in _not_taken(row, prediction):
+        together.setdefault((each["op"], each["why"]), []).append(each["index"])
+    named = [
+        f"{op} {'x' + str(len(places)) if len(places) > 1 else 'at ' + str(places[0])}"
+        + (f" ({why})" if why else "")
+        for (op, why), places in sorted(together.items(), key=lambda item: -len(item[1]))
+    ]
+    more = (
+        f" and {len(named) - _NAMED_OPERATIONS} kinds more"
+        if len(named) > _NAMED_OPERATIONS
+        else ""
+    )
+    return ", ".join(named[:_NAMED_OPERATIONS]) + more
+
+
+def _not_delegated(
+    row: dict[str, Any], total_ops: int, min_share: float, prediction: Prediction | None
+) -> str:
     log = parse_log(row["log"])
     operations = _operations(row)
     if log.errors:
@@ -262,14 +392,22 @@ def _not_delegated(row: dict[str, Any], total_ops: int, min_share: float) -> str
     if operations is None:
         return f"{who} does not say what it took, and this runtime cannot tell"
     if not operations:
-        return f"{who} took no operation: the model ran on the CPU"
+        refused = _refusals(row, prediction) if prediction else ""
+        return f"{who} took no operation: the model ran on the CPU" + (
+            f"; refused: {refused}" if refused else ""
+        )
     if log.driver and not log.invocations:
         return f"{who} compiled {operations} operations and ran none"
     if operations < min_share * total_ops:
-        refused = ", ".join(f"{name} x{count}" for name, count in log.unsupported)
+        refused = _refusals(row, prediction)
         return (
             f"only {operations} of {total_ops} operations were delegated, expected at least "
             f"{min_share:.0%}" + (f"; refused: {refused}" if refused else "")
+        )
+    if prediction and operations < len(prediction.taken):
+        return (
+            f"only {operations} operations were delegated, {len(prediction.taken)} were predicted "
+            f"({prediction.source})"
         )
     return ""
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +13,11 @@ from bsp.base.progress import step
 
 from . import models, operations
 from .delegates import implied, rows
-from .judge import Expected, judge, verdict
+from .delegation import parse_log
+from .graph import read_graph
+from .judge import Expected, Figure, judge, verdict
 from .machine import Machine
+from .prediction import Prediction, predict, rules_for
 
 NAME = "label_image"
 TESTS = (NAME,)
@@ -31,6 +36,7 @@ class Request:
         budget_s: time for the measured runs of a row, at most; at least one run is made.
         threads: CPU threads; None: all cores.
         timeout_s: a row that takes longer is a failure.
+        environment: variables and values that the delegates get.
     """
 
     delegate: str = "all"
@@ -40,6 +46,7 @@ class Request:
     budget_s: float = 20.0
     threads: int | None = None
     timeout_s: float = 300.0
+    environment: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("runs", "threads", "budget_s", "timeout_s"):
@@ -47,6 +54,18 @@ class Request:
             if value is not None and value <= 0:
                 flag = name.removesuffix("_s")
                 raise UserError(f"--{flag} is {value}, it has to be more than 0")
+
+
+def environment_of(words: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return ``NAME=VALUE`` words as pairs.
+
+    Raises:
+        UserError: one has another form.
+    """
+    for word in words:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*=.*", word, re.DOTALL):
+            raise UserError(f"--env takes NAME=VALUE, found {word!r}")
+    return tuple((name, value) for name, _, value in (word.partition("=") for word in words))
 
 
 def check_name(test: str) -> None:
@@ -66,6 +85,8 @@ def smoke_test(
     board: str | None = None,
     min_delegated_share: float = DEFAULT_MIN_DELEGATED_SHARE,
     inputs: models.Inputs | None = None,
+    opencl: str | None = None,
+    published: Sequence[tuple[str, Figure]] = (),
 ) -> dict[str, Any]:
     """Run the test and return the document of the command line's contract.
 
@@ -73,6 +94,8 @@ def smoke_test(
         host, board: names for the document.
         min_delegated_share: the profile's; share of operations that a delegate must take, 0..1.
         inputs: model and image, where they are chosen already.
+        opencl: folder on the machine that has the OpenCL delegate.
+        published: (model's name, figure) of the board's SoC.
 
     Raises:
         UserError: unknown delegate, model or image; a file that is no model or no BMP.
@@ -87,13 +110,24 @@ def smoke_test(
     arguments += ["--timeout", f"{request.timeout_s:g}"]
     if request.threads:
         arguments += ["--threads", str(request.threads)]
+    for name, value in request.environment:
+        arguments += ["--env", f"{name}={value}"]
+    if opencl:
+        arguments += ["--opencl", opencl]
     with step(f"Running {inputs.model.name} with {', '.join(names)}"):
         facts = machine.run_runner(
             arguments, timeout_s=_START_UP_S + request.timeout_s * len(names)
         )
     answer = models.answers().get((inputs.model.sha256, inputs.image.sha256))
     expected = Expected(answer.top, answer.tolerance) if answer else None
-    results = judge(facts, inputs.labels, expected, min_delegated_share=min_delegated_share)
+    results = judge(
+        facts,
+        inputs.labels,
+        expected,
+        min_delegated_share=min_delegated_share,
+        predictions=_predictions(facts, inputs.model.path.read_bytes()),
+        published=[figure for model, figure in published if model == inputs.model.name],
+    )
     for result in results:
         result["implied"] = result["delegate"] in implied(request.delegate)
     return {
@@ -105,12 +139,24 @@ def smoke_test(
         "note": inputs.note,
         "expected": answer.source if answer else None,
         "runtime": facts["runtime"],
+        "runner_seconds": facts["seconds"],
         "machine": {key: facts[key] for key in ("machine", "kernel", "python", "numpy", "threads")},
         "npu_devices": facts["npu_devices"],
         "operations": operations.described(inputs.model.path),
         "results": results,
         "verdict": verdict(results),
     }
+
+
+def _predictions(facts: dict[str, Any], model: bytes) -> dict[str, Prediction]:
+    """Return what Teflon was to take, where driver and Mesa version are known."""
+    found = {}
+    for row in facts["results"]:
+        driver = parse_log(row.get("log", "")).driver
+        rules = rules_for(driver, row["mesa"]) if driver and row.get("mesa") else None
+        if rules:
+            found[row["delegate"]] = predict(read_graph(model), rules)
+    return found
 
 
 def _described(file: models.File) -> dict[str, str]:

@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import ctypes
 import fcntl
 import hashlib
 import json
 import os
 import platform
+import re
 import signal
 import struct
 import sys
@@ -33,10 +35,28 @@ from pathlib import Path
 from typing import Any
 
 FORMAT = 1
+STARTED_S = time.monotonic()
 HERE = Path(__file__).absolute().parent
 ROOT = HERE.parent
 IS_PAYLOAD = HERE.name == "bin" and (ROOT / "site").is_dir()
-TEFLON_PLACES = (ROOT / "lib" / "libteflon.so", Path("/usr/lib/teflon/libteflon.so"))
+_SYSTEM = ("/usr/lib", "/usr/lib/aarch64-linux-gnu", "/usr/local/lib", "/usr/lib64")
+# Where the delegates that have a name are looked for; {opencl} is --opencl.
+PLACES = {
+    "teflon": (str(ROOT / "lib" / "libteflon.so"), "/usr/lib/teflon/libteflon.so"),
+    "opencl": (
+        "{opencl}/lib/libopencl_delegate.so",
+        str(ROOT / "opencl/lib/libopencl_delegate.so"),
+    ),
+    "tim-vx": tuple(f"{folder}/libvx_delegate.so" for folder in _SYSTEM),
+}
+# Without this node the vendor's driver is not loaded, and his libraries end the process.
+DEVICES = {"tim-vx": "/dev/galcore"}
+# What says in the environment how drivers and delegates behave: recorded with each row.
+WATCHED = (
+    "LD_LIBRARY_PATH", "LD_PRELOAD", "LIBGL_DRIVERS_PATH", "RUSTICL_ENABLE", "RUSTICL_DEVICE_TYPE",
+    "RUSTICL_FEATURES", "OCL_ICD_VENDORS", "OCL_ICD_FILENAMES", "SMALLER_SOFTMAX", "TEFLON_DEBUG",
+    "ETNA_MESA_DEBUG", "MESA_LOADER_DRIVER_OVERRIDE", "VIVANTE_SDK_DIR", "OMP_NUM_THREADS",
+)  # fmt: skip
 RUNTIMES = ("ai_edge_litert", "tflite_runtime")
 
 # Its latency is nobody's figure of merit.
@@ -46,6 +66,9 @@ REFERENCE_RUNS = 3
 PROBE_TIMEOUT_S = 10.0
 # After which a process that was told to end counts as stuck in the kernel.
 GRACE_S = 5.0
+
+# What is kept of the kernel's log of one row (lines).
+KERNEL_LOG_LINES = 200
 
 # What the processes of the delegates may print, at most, before it is cut (bytes).
 LOG_LIMIT_BYTES = 1 << 20
@@ -137,6 +160,56 @@ def npu_devices() -> list[dict[str, Any]]:
     return found
 
 
+class KernelLog:
+    """The kernel's messages since this was made; ``read`` returns None where they may not be read."""
+
+    def __init__(self) -> None:
+        self._handle = -1
+        try:
+            self._handle = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            os.lseek(self._handle, 0, os.SEEK_END)
+        except OSError:
+            self.close()
+
+    def read(self) -> list[str] | None:
+        """Return the messages so far, oldest first, and close.
+
+        A record is ``priority,number,microseconds,flags;text`` (Linux Documentation/ABI/testing/dev-kmsg).
+        """
+        if self._handle < 0:
+            return None
+        lines: list[str] = []
+        while True:
+            try:
+                record = os.read(self._handle, 8192).decode(errors="replace")
+            except BlockingIOError:
+                break
+            except BrokenPipeError:  # overwritten before it was read
+                lines.append("(messages were lost)")
+                continue
+            except OSError:
+                break
+            lines.append(record.partition(";")[2].partition("\n")[0])
+        self.close()
+        return lines[-KERNEL_LOG_LINES:]
+
+    def close(self) -> None:
+        """Close the log, if it is open."""
+        if self._handle >= 0:
+            os.close(self._handle)
+        self._handle = -1
+
+
+def mesa_version(library: str | None) -> str | None:
+    """Return the version that is compiled into one of Mesa's libraries, as ``25.0.7-2``."""
+    try:
+        content = Path(library or "").read_bytes()
+    except OSError:
+        return None
+    found = re.search(rb"\0(\d{2}\.\d\.\d{1,2}(?:[-+~.\w]{0,40}))\0", content)
+    return found.group(1).decode() if found else None
+
+
 def look_into(node: str, accel: bool) -> dict[str, Any]:
     """Open a device node, and list the cores behind it."""
     try:
@@ -194,8 +267,10 @@ def count_operations(model: bytes) -> int:
     return int(count)
 
 
-def delegated_nodes(interpreter: Any, total_ops: int) -> list[int] | None:
-    """Return which of the model's operators delegates replaced; None: this runtime cannot tell.
+def delegated(interpreter: Any, total_ops: int) -> dict[str, Any]:
+    """Return which operators the delegates did not take, and in how many graphs they took the others.
+
+    ``delegated_ops`` is None where this runtime cannot tell.
 
     The runtime lists the nodes of the model and, behind them, one for each graph that a delegate took. What
     such a node stands for lies between its outputs and its inputs.
@@ -203,7 +278,7 @@ def delegated_nodes(interpreter: Any, total_ops: int) -> list[int] | None:
     try:
         nodes = interpreter._get_ops_details()
     except AttributeError:
-        return None
+        return {"delegated_ops": None, "delegated_nodes": None, "partitions": None, "on_cpu": []}
     makers = {
         int(tensor): number
         for number, node in enumerate(nodes[:total_ops])
@@ -220,24 +295,69 @@ def delegated_nodes(interpreter: Any, total_ops: int) -> list[int] | None:
                 continue
             taken.add(number)
             open_ends += [int(source) for source in nodes[number]["inputs"]]
-    return sorted(taken)
+    return {
+        "delegated_ops": len(taken),
+        "delegated_nodes": sorted(taken),
+        "partitions": len(nodes) - total_ops,
+        "on_cpu": [
+            {"index": number, "op": str(nodes[number]["op_name"])}
+            for number in range(total_ops)
+            if number not in taken
+        ],
+    }
+
+
+# --- the environment -------------------------------------------------------------------------
+
+
+def set_environment(asked: dict[str, str], opencl: str | None) -> None:
+    """Set variables before anything is loaded; starts this program anew if the linker has to see them.
+
+    A folder of our own with rusticl in it comes behind what was asked for.
+    """
+    before = os.environ.get("LD_LIBRARY_PATH", "")
+    os.environ.update(asked)
+    paths = os.environ.get("LD_LIBRARY_PATH", "").split(":")
+    mesa = Path(opencl or "/nowhere") / "mesa"
+    if mesa.is_dir():
+        paths.append(str(mesa / "lib"))
+        os.environ.setdefault("OCL_ICD_VENDORS", str(mesa / "rusticl.icd"))
+    wanted = ":".join(dict.fromkeys(path for path in paths if path))
+    if wanted != before:
+        os.environ["LD_LIBRARY_PATH"] = wanted
+        os.execv(sys.executable, [sys.executable, *sys.argv])  # noqa: S606
 
 
 # --- one delegate, in a process of its own ---------------------------------------------------
 
 
-def parse_delegate(text: str) -> tuple[str, str | None, dict[str, str]]:
-    """Split ``PATH:key=value;key=value`` into kind, library and options."""
+def parse_delegate(text: str, opencl: str | None) -> tuple[str, str | None, dict[str, str]]:
+    """Split ``NAME:key=value;key=value`` or ``PATH:...`` into kind, library and options."""
     if text in ("cpu", "cpu-reference"):
         return text, None, {}
-    if text == "teflon":
-        library = next((str(place) for place in TEFLON_PLACES if place.exists()), None)
-        return "external", library, {}
-    library, _, rest = text.partition(":")
+    name, _, rest = text.partition(":")
     words = [word for word in rest.split(";") if word]
     if any("=" not in word for word in words):
         raise StageError("arguments", f"delegate options are key=value;key=value, not {rest!r}")
-    return "external", library, {key: value for key, _, value in (w.partition("=") for w in words)}
+    options = {key: value for key, _, value in (word.partition("=") for word in words)}
+    if name not in PLACES:
+        return "external", name, options
+    places = [place.replace("{opencl}", opencl or "/nowhere") for place in PLACES[name]]
+    return "external", next((place for place in places if Path(place).exists()), None), options
+
+
+def not_there(name: str, library: str | None) -> str:
+    """Say what a delegate lacks before it can be loaded; "" if nothing."""
+    kind = name.partition(":")[0]
+    if library is None:
+        wanted = PLACES[kind][-1].rpartition("/")[2]
+        return f"{wanted} is not there"
+    if not Path(library).exists():
+        return f"{library} is not there"
+    node = DEVICES.get(kind)
+    if node and not Path(node).exists():
+        return f"{node} is not there: the vendor's kernel driver is not loaded"
+    return ""
 
 
 def run_delegate(module: Any, job: argparse.Namespace, model: bytes, pixels: Any,
@@ -246,7 +366,7 @@ def run_delegate(module: Any, job: argparse.Namespace, model: bytes, pixels: Any
     import numpy
     import preprocess  # type: ignore[import-not-found]
 
-    kind, library, options = parse_delegate(delegate)
+    kind, library, options = parse_delegate(delegate, job.opencl)
     arguments: dict[str, Any] = {"model_content": model, "num_threads": job.threads}
     resolver = module.OpResolverType
     if kind == "cpu-reference":
@@ -267,7 +387,7 @@ def run_delegate(module: Any, job: argparse.Namespace, model: bytes, pixels: Any
     except (ValueError, RuntimeError) as error:
         raise StageError("model", str(error).strip() or repr(error)) from error
     prepare_ms = (time.perf_counter() - start) * 1000
-    taken = delegated_nodes(interpreter, count_operations(model))
+    taken = delegated(interpreter, count_operations(model))
 
     source = interpreter.get_input_details()[0]
     _, height, width, _ = (int(size) for size in source["shape"])
@@ -292,8 +412,7 @@ def run_delegate(module: Any, job: argparse.Namespace, model: bytes, pixels: Any
     output = interpreter.get_tensor(sink["index"])
     scale, zero_point = sink["quantization"]
     return {
-        "delegated_ops": None if taken is None else len(taken),
-        "delegated_nodes": taken,
+        **taken,
         "prepare_ms": prepare_ms,
         "first_ms": first_ms,
         "runs_ms": runs_ms,
@@ -321,6 +440,7 @@ def in_child(work: Any, timeout_s: float) -> dict[str, Any]:
         if child == 0:
             code = 1
             try:
+                be_first_to_go()
                 os.dup2(log.fileno(), 1)
                 os.dup2(log.fileno(), 2)
                 signal.setitimer(signal.ITIMER_REAL, timeout_s)  # ends us inside C code, too
@@ -351,12 +471,28 @@ def in_child(work: Any, timeout_s: float) -> dict[str, Any]:
         facts = {"error": {"stage": "time", "message": f"did not end within {timeout_s:g} s"}}
     elif os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
-        name = signal.Signals(number).name
-        facts = {"error": {"stage": "crash", "message": f"crashed with {name}"}, "signal": number}
+        name = signal_name(number)
+        # Nobody but the kernel, short of memory, and an administrator sends it.
+        said = f"was killed with {name}" if number == signal.SIGKILL else f"crashed with {name}"
+        facts = {"error": {"stage": "crash", "message": said}, "signal": number}
     else:
         facts = {"error": {"stage": "crash", "message": f"ended with status {status}"}}
     facts["log"] = text
     return facts
+
+
+def be_first_to_go() -> None:
+    """Have the kernel end this process, not the board's others, when memory runs out."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+
+
+def signal_name(number: int) -> str:
+    """Return ``SIGSEGV`` for 11; real-time signals have no names of their own."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def wait_for(child: int, timeout_s: float) -> int | None:
@@ -394,11 +530,17 @@ def run(job: argparse.Namespace) -> dict[str, Any]:
     results = []
     for delegate in job.delegate:
         sys.stderr.write(f"running {delegate}\n")
-        kind, library, _ = parse_delegate(delegate)
-        facts: dict[str, Any] = {"delegate": delegate, "library": library}
-        if kind == "external" and (library is None or not Path(library).exists()):
-            message = f"{library or 'libteflon.so'} is not there"
-            facts |= {"error": {"stage": "library", "message": message}, "log": ""}
+        kind, library, _ = parse_delegate(delegate, job.opencl)
+        facts: dict[str, Any] = {
+            "delegate": delegate,
+            "library": library,
+            "environment": {name: os.environ[name] for name in WATCHED if name in os.environ},
+            "mesa": mesa_version(library) if delegate == "teflon" else None,
+        }
+        missing = not_there(delegate, library) if kind == "external" else ""
+        kernel_log = KernelLog()
+        if missing:
+            facts |= {"error": {"stage": "library", "message": missing}, "log": ""}
         elif delegate == "teflon" and unsafe:
             # It would open the node again, which may hang for good by now.
             facts |= {"error": {"stage": "device", "message": unsafe[0]}, "log": ""}
@@ -406,6 +548,7 @@ def run(job: argparse.Namespace) -> dict[str, Any]:
             facts |= in_child(
                 lambda name=delegate: run_delegate(module, job, model, pixels, name), job.timeout
             )
+        facts["kernel_log"] = kernel_log.read()
         results.append(facts)
     return {
         "format": FORMAT,
@@ -420,6 +563,8 @@ def run(job: argparse.Namespace) -> dict[str, Any]:
         "total_ops": operations,
         "npu_devices": devices,
         "results": results,
+        # From this program's start; what the rows took is in them.
+        "seconds": time.monotonic() - STARTED_S,
     }
 
 
@@ -429,12 +574,21 @@ def main() -> int:
     parser.add_argument("--model", required=True, help=".tflite file")
     parser.add_argument("--image", required=True, help="BMP file")
     parser.add_argument("--delegate", action="append", required=True,
-                        help="cpu, cpu-reference, teflon or PATH[:key=value;...]; repeatable")  # fmt: skip
+                        help="cpu, cpu-reference, teflon, opencl, tim-vx or PATH, with "
+                        "[:key=value;...]; repeatable")  # fmt: skip
+    parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE",
+                        help="set in the environment of all delegates; repeatable")  # fmt: skip
+    parser.add_argument(
+        "--opencl", help="folder with lib/libopencl_delegate.so, and mesa/ if it has one"
+    )
     parser.add_argument("--runs", type=int, default=50, help="measured runs at most")
     parser.add_argument("--budget", type=float, default=20, help="seconds of measured runs")
     parser.add_argument("--timeout", type=float, default=300, help="seconds for one delegate")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads")
     job = parser.parse_args()
+    if any("=" not in word for word in job.env):
+        parser.error("--env takes NAME=VALUE")
+    set_environment(dict(word.split("=", 1) for word in job.env), job.opencl)
     # Mesa src/gallium/frontends/teflon: the delegate then says what it took; read before it loads.
     os.environ.setdefault("TEFLON_DEBUG", "verbose")
     try:

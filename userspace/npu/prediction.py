@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: MIT
+"""Predicts which operations of a model a delegate will take: ``rules.toml``, applied to the model's graph.
+
+Pure, and made on the host before anything is deployed. ``judge.py`` compares it with what was taken.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import struct
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from .graph import Operation, Tensor
+
+_RULES = Path(__file__).parent / "rules.toml"
+_RANGE_ENDS = {"uint8": 255, "int8": 127}
+
+
+class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one driver takes in a range of Mesa series: operation -> names of conditions."""
+
+    driver: str
+    since: str
+    before: str
+    source: str
+    operations: dict[str, tuple[str, ...]]
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    format: int
+    rules: tuple[Rules, ...]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a delegate is expected to do with a model.
+
+    Attributes:
+        taken: indices of the operations that it takes.
+        refused: (index, operation, why) of the others.
+        source: where the rules come from.
+    """
+
+    taken: tuple[int, ...]
+    refused: tuple[tuple[int, str, str], ...]
+    source: str
+
+    def why(self, index: int) -> str:
+        """Return why an operation is refused; "" where it is not."""
+        return next((why for number, _, why in self.refused if number == index), "")
+
+
+@functools.cache
+def all_rules() -> tuple[Rules, ...]:
+    """Return what is known, checked."""
+    rules = msgspec.convert(tomllib.loads(_RULES.read_text(encoding="utf-8")), _File).rules
+    for each in rules:
+        for names in each.operations.values():
+            for name in names:
+                if name not in _CONDITIONS:
+                    raise ValueError(f"{_RULES}: unknown condition {name!r}")
+    return rules
+
+
+def rules_for(driver: str, mesa: str) -> Rules | None:
+    """Return the rules for a driver in a Mesa version (``25.0.7-2``); None where none are known."""
+    version = _series(mesa)
+    for each in all_rules():
+        if each.driver == driver and _series(each.since) <= version < _series(each.before):
+            return each
+    return None
+
+
+def predict(graph: Sequence[Operation], rules: Rules) -> Prediction:
+    """Return which operations of a graph are taken under rules, and why the others are not."""
+    taken, refused = [], []
+    for operation in graph:
+        why = _why_not(operation, rules)
+        if why:
+            refused.append((operation.index, operation.kind, why))
+        else:
+            taken.append(operation.index)
+    return Prediction(tuple(taken), tuple(refused), rules.source)
+
+
+def _series(version: str) -> tuple[int, ...]:
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
+
+
+def _why_not(operation: Operation, rules: Rules) -> str:
+    conditions = rules.operations.get(operation.kind)
+    if conditions is None:
+        return f"the {rules.driver} driver has no {operation.kind}"
+    for name in conditions:
+        why = _CONDITIONS[name](operation)
+        if why:
+            return why
+    return ""
+
+
+def _per_tensor(operation: Operation) -> str:
+    """Input, weights, bias and output are quantised, each with one scale."""
+    for what, tensor in zip(
+        ("input", "weights", "bias", "output"),
+        (*(*operation.inputs, None, None, None)[:3], operation.outputs[0]),
+        strict=True,
+    ):
+        if tensor is None:
+            return f"it has no {what}"
+        if not tensor.scales:
+            return f"its {what} is not quantised ({tensor.dtype})"
+        if len(tensor.scales) != 1 or len(tensor.zero_points) != 1:
+            return f"its {what} is quantised per axis"
+    return ""
+
+
+def _activation(operation: Operation) -> str:
+    """No fused activation, RELU, or RELU6 where the output cannot be more than 6 anyhow."""
+    if operation.activation in ("NONE", "RELU"):
+        return ""
+    if operation.activation != "RELU6":
+        return f"its fused activation is {operation.activation}"
+    output = operation.outputs[0]
+    end = _RANGE_ENDS.get(output.dtype) if output else None
+    if output is None or end is None:
+        return f"its output is {output.dtype if output else 'missing'}, with a fused RELU6"
+    for scale, zero_point in zip(output.scales, output.zero_points, strict=True):
+        # In float32, as the C code has it.
+        highest = _float32(_float32(end - zero_point) * _float32(scale))
+        if highest > 6.0:
+            return f"its output reaches {highest:.4g}, beyond its fused RELU6"
+    return ""
+
+
+def _float32(value: float) -> float:
+    return float(struct.unpack("<f", struct.pack("<f", value))[0])
+
+
+def _no_dilation(operation: Operation) -> str:
+    if operation.version >= 2 and operation.dilation != (1, 1):
+        return f"it is dilated, {operation.dilation[0]} x {operation.dilation[1]}"
+    return ""
+
+
+def _computed_inputs(operation: Operation) -> str:
+    """Neither of two inputs is a constant."""
+    for tensor in operation.inputs[:2]:
+        if tensor is None or tensor.data is not None:
+            return "one of its inputs is a constant"
+    return ""
+
+
+def _last_axis(operation: Operation) -> str:
+    return (
+        "" if operation.axis in (3, -1) else f"it works along axis {operation.axis}, not the last"
+    )
+
+
+def _equal_channels(operation: Operation) -> str:
+    channels = {tensor.shape[-1] for tensor in operation.inputs if tensor and tensor.shape}
+    return "" if len(channels) == 1 else "its inputs differ in their number of channels"
+
+
+def _one_pixel(operation: Operation) -> str:
+    """It pads one pixel on each of the four sides."""
+    amounts: Tensor | None = operation.inputs[1] if len(operation.inputs) > 1 else None
+    data = amounts.data if amounts else None
+    if not data or len(data) != 32:
+        return "it pads other than four dimensions by constants"
+    found = struct.unpack("<8i", data)
+    if found != (0, 0, 1, 1, 1, 1, 0, 0):
+        return f"it pads {found[2]}, {found[3]} rows and {found[4]}, {found[5]} columns, not 1 each"
+    return ""
+
+
+_CONDITIONS: dict[str, Callable[[Operation], str]] = {
+    "per-tensor": _per_tensor,
+    "activation": _activation,
+    "no-dilation": _no_dilation,
+    "computed-inputs": _computed_inputs,
+    "last-axis": _last_axis,
+    "equal-channels": _equal_channels,
+    "one-pixel": _one_pixel,
+}
