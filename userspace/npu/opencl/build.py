@@ -268,7 +268,8 @@ def makefile(source: Path, headers: Sequence[Path], root: Path) -> str:
     parts = {name: sources_of(part, source) for name, part in
              (("DELEGATE", known.delegate), ("LABEL_IMAGE", known.label_image))}  # fmt: skip
     include = " ".join(f"-I{folder}" for folder in
-                       [headers[0] / "usr/include", source, headers[1] / "usr/include"])  # fmt: skip
+                       [headers[0] / "usr/include", source, headers[1] / "usr/include",
+                        headers[1] / "usr/include/gemmlowp"])  # fmt: skip
     # The libraries were linked with a newer C library than the cross compiler has.
     link = "-Wl,--allow-shlib-undefined -Wl,--as-needed -Wl,--disable-new-dtags"
     libraries = [root / machine / f"{name}*" for name in known.linked]
