@@ -257,6 +257,8 @@ class Qemu(_Record, frozen=True, kw_only=True):
         disk: where the disk sits: options of QEMU's ``-drive``.
         nic: QEMU's network device; ``{hostfwd}`` is replaced.
         serial_index: which UART is the console.
+        uarts: the nodes of the machine's UARTs, in its order; then the machine can also be other
+            boards with the same SoC, whose console may be another one.
         npu: identity of the virtual NPU beside the machine (``userspace/npu/virtual/identities``); None
             for a machine without one.
     """
@@ -269,6 +271,7 @@ class Qemu(_Record, frozen=True, kw_only=True):
     disk: str = "if=virtio"
     nic: str
     serial_index: int = 0
+    uarts: tuple[str, ...] = ()
     npu: Name | None = None
     cmdline: str
     initrd_modules: tuple[str, ...] = ()

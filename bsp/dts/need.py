@@ -267,16 +267,17 @@ def references(tree: Tree, path: str, name: str, what: str | None = None) -> lis
     """
     words = tree.cells(path, name)
     found: list[tuple[int, ...]] = []
+    counts = {0: 0}  # of each provider's arguments; an empty place (phandle 0) has none
     at = 0
     while at < len(words):
-        provider = tree.by_phandle(words[at])
-        count = 0  # of arguments; an empty place (phandle 0) has none
-        if provider is not None and words[at] != 0:
-            count = (tree.cells(provider, "#clock-cells") or [0])[0]
-        elif words[at] != 0 and what is not None:
-            raise UserError(
-                f"{what}: {name} of {path} names phandle {words[at]:#x}, which no node has"
-            )
-        found.append(tuple(words[at : at + 1 + count]))
-        at += 1 + count
+        phandle = words[at]
+        if phandle not in counts:
+            provider = tree.by_phandle(phandle)
+            if provider is None and what is not None:
+                raise UserError(
+                    f"{what}: {name} of {path} names phandle {phandle:#x}, which no node has"
+                )
+            counts[phandle] = (tree.cells(provider or "", "#clock-cells") or [0])[0]
+        found.append(tuple(words[at : at + 1 + counts[phandle]]))
+        at += 1 + counts[phandle]
     return found

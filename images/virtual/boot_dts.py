@@ -26,8 +26,8 @@ from bsp.kernel.distribution import all_series
 from bsp.kernel.prebuilt import prebuilt_kernel
 from bsp.profile import Board, Npu, npu_of
 
-from .machine import qemu_of
 from .probe import TIMEOUT_S, Report, probe
+from .same_soc import on_machine, qemu_of_soc
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def boot_dts(
         UserError: QEMU has no such SoC, the board has no NPU, or the device tree is another board's.
         ValidationError: the kernel did not come up with it.
     """
-    qemu = qemu_of(board)
+    qemu = qemu_of_soc(board)
     if npu_disabled:
         settings = msgspec.structs.replace(board.npu, enabled=False)
         board = msgspec.structs.replace(board, npu=settings)
@@ -169,7 +169,7 @@ def boot_dts(
         with step(f"Booting it on QEMU's {qemu.machine}") as now:
             now.note(f"Linux {prebuilt.release}")
             started = time.monotonic()
-            report = probe(board, prebuilt, file, timeout_s=timeout_s)
+            report = probe(on_machine(board, qemu, tree), prebuilt, file, timeout_s=timeout_s)
             seconds = time.monotonic() - started
     promised = npu.node in tree.nodes and tree.status(npu.node) in ("okay", "ok")
     clocks = compare_clocks(tree, npu, report.clocks)
