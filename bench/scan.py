@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """How long a scan takes, against bare ``cpp | dtc`` of the very same files on the same cores.
 
-    .venv/bin/python -m bench.scan [--rounds N] [--json]
+.venv/bin/python -m bench.scan [--rounds N] [--json]
 """
 
 from __future__ import annotations
