@@ -131,8 +131,10 @@ def board(_: Context, name: str, json: bool = False) -> None:
 
 @task(
     help={
-        "board": _BOARD,
+        "board": f"{_BOARD}; with --from-host: the one that the host says it is",
         "kernel": _KERNEL,
+        "from-host": f"start from the tree that this board runs: {_HOST}",
+        "accept-new-key": "on first contact, trust the host's key without asking",
         "base-dtb": "start from this DTB in place of the kernel's source",
         "npu-rate": "run the NPU's clocks at this rate, such as 500MHz",
         "overlay": "keep the changes beside the DTB as a .dtbo too",
@@ -143,8 +145,10 @@ def board(_: Context, name: str, json: bool = False) -> None:
 )
 def build_dts(
     _: Context,
-    board: str,
+    board: str = "",
     kernel: str = "",
+    from_host: str = "",
+    accept_new_key: bool = False,
     base_dtb: str = "",
     npu_rate: str = "",
     overlay: bool = False,
@@ -155,10 +159,34 @@ def build_dts(
     """Build a board's device tree, with what its NPU lacks. Example: ./inv build-dts --board vim3."""
     from pathlib import Path
 
+    from bsp.base.errors import UserError
     from bsp.base.output import print_json, print_text
     from bsp.dts import build
     from bsp.dts.rate import parse_rate
     from bsp.profile import load_board
+
+    if from_host:
+        from bsp.board.in_place import build_from_host
+
+        if kernel or base_dtb:
+            raise UserError(
+                "--from-host brings its own kernel and tree",
+                hint="leave --kernel and --base-dtb out",
+            )
+        here = build_from_host(
+            from_host,
+            board=board,
+            output=output,
+            keep_overlay=overlay,
+            accept_new_key=accept_new_key,
+            dry_run=dry_run,
+        )
+        print_json(here.as_json()) if json else print_text(here.text())
+        return
+    if not board:
+        raise UserError(
+            "--board is missing", hint="./inv boards lists the boards; or --from-host HOST"
+        )
 
     profile = load_board(board)
     base = Path(base_dtb) if base_dtb else None
@@ -539,6 +567,8 @@ def lock(
         "board": f"{_BOARD}; default: the one that the host says it is",
         "kernel": "series of the distribution's kernel (default: the profile's)",
         "dtb": "deploy this DTB as it is, in place of the one that build-dts makes",
+        "dtb-only": "only another device tree, with the kernel that the board runs: --dtb, or the running "
+        "one with what its NPU lacks",
         "timeout": "seconds that the board may take to come back from a reboot",
         "accept-new-key": "on first contact, trust the host's key without asking",
         "allow-downgrade": "an older kernel than the running one is meant",
@@ -553,6 +583,7 @@ def deploy(
     board: str = "",
     kernel: str = "",
     dtb: str = "",
+    dtb_only: bool = False,
     timeout: int = 180,
     accept_new_key: bool = False,
     allow_downgrade: bool = False,
@@ -569,6 +600,7 @@ def deploy(
         board=board,
         kernel=kernel,
         dtb=dtb,
+        dtb_only=dtb_only,
         timeout_s=timeout,
         accept_new_key=accept_new_key,
         allow_downgrade=allow_downgrade,

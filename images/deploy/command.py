@@ -24,6 +24,7 @@ def deploy_to(
     board: str = "",
     kernel: str = "",
     dtb: str = "",
+    dtb_only: bool = False,
     timeout_s: float = 180,
     accept_new_key: bool = False,
     dry_run: bool = False,
@@ -51,6 +52,20 @@ def deploy_to(
         with step("Reading the bundle"):
             sign.check_content(given)
     target = Target(resolve(host), timeout_s=timeout_s, accept_new_key=accept_new_key)
+    if dtb_only:
+        if bundle or kernel:
+            raise UserError(
+                "--dtb-only keeps the kernel that the board runs",
+                hint="leave --bundle and --kernel out",
+            )
+        from .in_place import deploy_dtb
+
+        return deploy_dtb(
+            target,
+            board=load_board(board) if board else None,
+            dtb=Path(dtb) if dtb else None,
+            dry_run=dry_run,
+        )
 
     def make(profile: Board) -> Bundle:
         from images.assemble import bundle_for  # late: a given bundle needs none of this

@@ -140,27 +140,27 @@ def deploy(
         InfrastructureError: the connection broke before the reboot; the board is as it was.
     """
     host = target.host
-    with _session(target) as agent:
+    with session(target) as agent:
         # While the agent starts over there:
         if isinstance(bundle, Path):
             bundle = bundles.load(bundle)
         if board is None:
-            board = _profile(bundle.manifest.board if bundle else host.board)
+            board = profile_named(bundle.manifest.board if bundle else host.board)
         if board is not None:
-            _refuse_without_boot(host, board)
+            refuse_without_boot(host, board)
         if bundle is None and board is not None and make_bundle is not None:
             bundle = make_bundle(board)
-        fat_mount = board.boot.fat_mount if board and board.boot else _FAT_MOUNT
+        fat_mount = fat_mount_of(board)
         generation = bundle.generation if bundle else None
         facts = agent.open(generation, fat_mount=fat_mount, lock=not dry_run)
         if bundle is None:
             board = _board_of(facts, host)
-            _refuse_without_boot(host, board)
+            refuse_without_boot(host, board)
             assert make_bundle is not None
             assert board.boot
             bundle, fat_mount = make_bundle(board), board.boot.fat_mount
             facts = agent.open(bundle.generation, fat_mount=fat_mount, lock=False)
-        result = _planned(target, agent, facts, bundle, board, fat_mount)
+        result = planned(target, agent, facts, bundle, board, fat_mount)
         assert result.plan
         if result.plan.send:
             bundles.check(bundle)
@@ -176,11 +176,11 @@ def deploy(
             )
         progress.say(str(result.plan))
         prepare(agent, result.plan, bundle, facts, result)
-        _arm(agent, result.plan, target)
-    return _decide(target, result, facts, fat_mount)
+        arm(agent, result.plan, target)
+    return decide(target, result, facts, fat_mount)
 
 
-def _planned(
+def planned(
     target: Target, agent: Agent, facts: Facts, bundle: Bundle, board: Board | None, fat_mount: str
 ) -> Result:
     """Everything that only asks: is it the board, does it boot through us, what is to be done."""
@@ -188,7 +188,7 @@ def _planned(
     _check_board_name(board, manifest)
     what = f"the bundle {bundle.generation}"
     planning.check_identity(facts, manifest.compatible, host=host.name, what=what)
-    _check_serial(host, facts)
+    check_serial(host, facts)
     good = planning.check_layout(facts, host=host.name, fat_mount=fat_mount)
     present = facts.generations.get(bundle.generation) == ()
     known = {} if present else {each.generation: each for each in each_known(agent, facts)}
@@ -210,7 +210,7 @@ def _planned(
 
 
 @contextmanager
-def _session(target: Target, *, accept_new_key: bool | None = None) -> Iterator[Agent]:
+def session(target: Target, *, accept_new_key: bool | None = None) -> Iterator[Agent]:
     """A new connection to the board, with the agent running at its end."""
     accept = target.accept_new_key if accept_new_key is None else accept_new_key
     with (
@@ -230,25 +230,25 @@ def rollback(target: Target, *, dry_run: bool = False) -> Result:
     """
     host = target.host
     fat_mount = _fat_mount_of(host)
-    with _session(target) as agent:
+    with session(target) as agent:
         facts = agent.open(None, fat_mount=fat_mount, lock=not dry_run)
         good = planning.check_layout(facts, host=host.name, fat_mount=fat_mount)
-        _check_serial(host, facts)
+        check_serial(host, facts)
         plan = planning.plan_rollback(facts, good, host=host.name)
         manifest = agent.manifest(plan.generation)
         result = Result(host.name, manifest.board, facts.running, plan.generation, plan=plan)
         if dry_run:
             return result
         progress.say(str(plan))
-        _arm(agent, plan, target)
-    return _decide(target, result, facts, fat_mount)
+        arm(agent, plan, target)
+    return decide(target, result, facts, fat_mount)
 
 
 def status(target: Target) -> dict[str, Any]:
     """What runs on a board, what boots next, and whether the running device tree is the one sent."""
     host = target.host
     fat_mount = _fat_mount_of(host)
-    with _session(target) as agent:
+    with session(target) as agent:
         facts = agent.open(None, fat_mount=fat_mount, lock=False)
         running: Manifest | None = None
         if facts.running in facts.generations and facts.running is not None:
@@ -299,17 +299,18 @@ def prepare(agent: Agent, plan: Plan, bundle: Bundle, facts: Facts, result: Resu
                 )
 
 
-def _arm(agent: Agent, plan: Plan, target: Target) -> None:
+def arm(agent: Agent, plan: Plan, target: Target) -> None:
+    """Have the plan's generation tried at the next boot, and reboot; nothing if the plan has no trial."""
     if not any(isinstance(step, Try) for step in plan.steps):
         return
-    sector = _base64(state.render_trial(plan.generation))
+    sector = in_base64(state.render_trial(plan.generation))
     agent.ask(
         {"do": "arm", "generation": plan.generation, "sector": sector, "reboot": target.reboot},
         timeout_s=_ANSWER_S,
     )
 
 
-def _decide(target: Target, result: Result, facts: Facts, fat_mount: str) -> Result:
+def decide(target: Target, result: Result, facts: Facts, fat_mount: str) -> Result:
     """From the reboot on: every way out ends in an outcome."""
     assert result.plan
     host = target.host
@@ -351,7 +352,7 @@ def _confirm(
     try:
         with (
             result.step("Confirming over a new session"),
-            _session(target, accept_new_key=False) as agent,
+            session(target, accept_new_key=False) as agent,
         ):
             facts = agent.open(confirm.generation, fat_mount=fat_mount, lock=True)
             release = agent.manifest(confirm.generation).kernel_release
@@ -360,7 +361,7 @@ def _confirm(
             result.running_dtb_matches = not trial.tree_problems(verified["dtb"], verified["fdt"])
             if not found:
                 good = state.Good(confirm.generation, confirm.previous)
-                sector = _base64(state.render_good(good))
+                sector = in_base64(state.render_good(good))
                 agent.ask({"do": "commit", "generation": confirm.generation, "sector": sector})
                 keep = [good.good, *filter(None, [good.previous])]
                 agent.ask({"do": "discard", "keep": keep, "resume": confirm.generation})
@@ -389,7 +390,7 @@ def _rescue(target: Target, result: Result, boot_id: str, fat_mount: str) -> tri
     host = target.host
     now = trial.probe(host, timeout_s=5, root=target.root)
     if now is not None and now.boot_id == boot_id:
-        with _session(target, accept_new_key=False) as agent:
+        with session(target, accept_new_key=False) as agent:
             agent.open(None, fat_mount=fat_mount, lock=False)
             agent.ask({"do": "disarm"})
         _rolled_back(result, now.generation, f"it did not reboot within {target.timeout_s:g} s")
@@ -434,7 +435,7 @@ def _unknown(result: Result, host: Host) -> Result:
     return result
 
 
-def _refuse_without_boot(host: Host, board: Board) -> None:
+def refuse_without_boot(host: Host, board: Board) -> None:
     """Refuse boards whose kernel and device tree do not come from a boot partition.
 
     Raises:
@@ -460,13 +461,19 @@ def _fat_mount_of(host: Host) -> str:
     if host.board is None:
         return _FAT_MOUNT
     board = load_board(host.board)
-    _refuse_without_boot(host, board)
+    refuse_without_boot(host, board)
     assert board.boot
     return board.boot.fat_mount
 
 
-def _profile(name: str | None) -> Board | None:
+def profile_named(name: str | None) -> Board | None:
+    """The profile of that name; None if there is none."""
     return load_board(name) if name is not None and name in board_names() else None
+
+
+def fat_mount_of(board: Board | None) -> str:
+    """Where a board's boot partition is mounted; Debian's place for a board that is not known yet."""
+    return board.boot.fat_mount if board and board.boot else _FAT_MOUNT
 
 
 def _board_of(facts: Facts, host: Host) -> Board:
@@ -488,7 +495,7 @@ def _check_board_name(board: Board | None, manifest: Manifest) -> None:
         )
 
 
-def _check_serial(host: Host, facts: Facts) -> None:
+def check_serial(host: Host, facts: Facts) -> None:
     """Refuse a machine that is not the one that had this name before, as far as it has a serial number.
 
     Raises:
@@ -520,7 +527,8 @@ def _cmdline(manifest: Manifest, facts: Facts) -> str:
     )
 
 
-def _base64(data: bytes) -> str:
+def in_base64(data: bytes) -> str:
+    """Bytes as they go into a request to the agent."""
     import base64
 
     return base64.b64encode(data).decode()

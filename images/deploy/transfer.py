@@ -85,7 +85,7 @@ class Agent:
             root: prefix of all paths on the board; for the tests.
             additions: see ``Target.additions``.
         """
-        self._connection = connection
+        self.connection = connection
         self._root = root
         self._timeout_s = timeout_s
         self._far = _is_far(connection)
@@ -233,11 +233,11 @@ class Agent:
             said = completed.stderr.decode(errors="replace").strip()
             if completed.exit_code == 127:
                 raise UserError(
-                    f"{self._connection.host.name} has no python3, which a deployment needs",
+                    f"{self.connection.host.name} has no python3, which a deployment needs",
                     hint="on the board: apt-get install python3-minimal",
                 )
             raise BoardRefusedError(
-                f"the agent on {self._connection.host.name} ended with code "
+                f"the agent on {self.connection.host.name} ended with code "
                 f"{completed.exit_code}: {said[-600:]}"
             )
         answer: dict[str, Any] = json.loads(line)
@@ -245,10 +245,10 @@ class Agent:
             return answer
         if answer.get("errno") in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
-                f"{self._connection.host.name} is full: {answer['error']}",
+                f"{self.connection.host.name} is full: {answer['error']}",
                 hint="remove what does not belong there; what it runs is untouched",
             )
-        name = self._connection.host.name
+        name = self.connection.host.name
         if str(answer["error"]).startswith("signature: "):
             raise UserError(
                 f"{name} refused the bundle; nothing was changed there: {answer['error'][11:]}",

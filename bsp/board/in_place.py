@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: MIT
+"""Build on what a board runs: its own device tree, its kernel, and the least that the NPU lacks."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..base.progress import step
+from ..dts.build import DtsResult, build_dts
+from ..dts.running import without_boot
+from ..dts.tree import read_tree
+from ..profile import Board, npu_of
+from .facts import KernelFacts, read_fdt, read_kernel
+from .identify import identify
+from .ssh import Connection
+
+
+@dataclass(frozen=True)
+class InPlace:
+    """A device tree made for one running board.
+
+    Attributes:
+        board: the profile that it turned out to have.
+        kernel: what its kernel has for the NPU; None for a board without one.
+    """
+
+    host: str
+    board: Board
+    built: DtsResult
+    kernel: KernelFacts | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the document of ``build-dts``, with what the board said."""
+        facts = self.kernel.as_json() if self.kernel else None
+        return {**self.built.as_json(), "host": self.host, "kernel_facts": facts}
+
+    def text(self) -> str:
+        """Return the result for people."""
+        lines = [self.built.text()]
+        if not self.built.dry_run:
+            lines.append(f"try it   ./inv deploy --host {self.host} --dtb-only")
+        return "\n".join(lines)
+
+
+def build_in_place(
+    connection: Connection,
+    *,
+    board: Board | None = None,
+    target_dir: Path | None = None,
+    keep_overlay: bool = False,
+    dry_run: bool = False,
+    root: str = "",
+) -> InPlace:
+    """Build the device tree of the board at the other end from the one that it runs.
+
+    Args:
+        board: its profile; None: the one whose ``compatible`` its tree has.
+        target_dir: folder for the DTB; None: ``build/BOARD/running-HOST`` in the project.
+        root: prefix of all paths on the board; for the tests.
+
+    Raises:
+        UserError: no profile is for it, its tree cannot be read, or lacks more than properties.
+    """
+    host = connection.host.name
+    what = f"the running device tree of {host}"
+    with step(f"Asking {host} for its device tree and kernel"):
+        blob = without_boot(read_fdt(connection, root=root), what)
+        if board is None:
+            board = identify(read_tree(blob, what).compatible, what=host)
+        npu = npu_of(board)
+        kernel = read_kernel(connection, npu, root=root) if npu else None
+    if target_dir is None:
+        target_dir = Path(__file__).parents[2] / "build" / board.name / f"running-{host}"
+    with tempfile.TemporaryDirectory(prefix="npu-bsp-running-") as work:
+        base = Path(work) / what
+        base.write_bytes(blob)
+        built = build_dts(
+            board,
+            kernel=None,
+            base_dtb=base,
+            target_dir=target_dir,
+            keep_overlay=keep_overlay,
+            dry_run=dry_run,
+        )
+    report = built.npu
+    if npu is not None and kernel is not None and npu.enabled:
+        supported, why = kernel.verdict(npu, host=host)
+        report = replace(report, supported=supported, why=why)
+    release = kernel.release if kernel else None
+    built = replace(built, kernel=release, origin=what, npu=report)
+    return InPlace(host, board, built, kernel)
+
+
+def build_from_host(
+    name: str,
+    *,
+    board: str = "",
+    output: str = "",
+    keep_overlay: bool = False,
+    accept_new_key: bool = False,
+    dry_run: bool = False,
+) -> InPlace:
+    """As :func:`build_in_place`, for the host of that name; empty strings are flags not given."""
+    from ..profile import load_board
+    from .inventory import resolve
+    from .ssh import connect
+
+    host = resolve(name)
+    chosen = board or host.board
+    with connect(host, accept_new_key=accept_new_key) as connection:
+        return build_in_place(
+            connection,
+            board=load_board(chosen) if chosen else None,
+            target_dir=Path(output) if output else None,
+            keep_overlay=keep_overlay,
+            dry_run=dry_run,
+        )

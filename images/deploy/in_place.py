@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: MIT
+"""A device tree alone, on trial with the kernel that the board runs: everything else stays where it is."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from bsp.base import progress
+from bsp.base.errors import UserError
+from bsp.board.identify import identify
+from bsp.board.in_place import build_in_place
+from bsp.dts.need import check_identity
+from bsp.dts.tree import read_tree
+from bsp.profile import Board
+from images import bundle as bundles
+from images.bundle import Bundle, Entry, Manifest
+
+from . import plan as planning
+from .deploy import (
+    Result,
+    Target,
+    arm,
+    check_serial,
+    decide,
+    fat_mount_of,
+    planned,
+    prepare,
+    profile_named,
+    refuse_without_boot,
+    session,
+)
+from .plan import Facts
+from .transfer import Agent
+
+DTB = "boot/board.dtb"
+
+
+def deploy_dtb(
+    target: Target, *, board: Board | None, dtb: Path | None, dry_run: bool = False
+) -> Result:
+    """Boot the running generation once with another device tree, and confirm it or have the old one back.
+
+    Args:
+        board: profile; None: the host record's, or the one whose ``compatible`` the board has.
+        dtb: the device tree; None: the running one with what the NPU lacks.
+
+    Raises:
+        UserError: another board, no way back there, or a kernel that has no driver for the NPU.
+        InfrastructureError: the connection broke before the reboot; the board is as it was.
+    """
+    host = target.host
+    with tempfile.TemporaryDirectory(prefix="npu-bsp-dtb-") as folder, session(target) as agent:
+        board = board or profile_named(host.board)
+        facts = agent.open(None, fat_mount=fat_mount_of(board), lock=not dry_run)
+        board = board or identify(facts.compatible, what=host.name)
+        refuse_without_boot(host, board)
+        fat_mount = fat_mount_of(board)
+        facts = agent.open(None, fat_mount=fat_mount, lock=False)
+        check_serial(host, facts)
+        planning.check_layout(facts, host=host.name, fat_mount=fat_mount)
+        running = _running(agent, facts, host.name)
+        blob = _given(dtb, board) if dtb else _built(agent, board, Path(folder), target)
+        if blob is None:
+            return Result(
+                host.name, board.name, facts.running, running.generation, outcome="unchanged"
+            )
+        bundle = with_dtb(running, blob, Path(folder) / "bundle")
+        facts = agent.open(bundle.generation, fat_mount=fat_mount, lock=False)
+        result = planned(target, agent, facts, bundle, board, fat_mount)
+        assert result.plan
+        _refuse_damaged(result, running, host.name)
+        if dry_run:
+            return result
+        if not result.plan.steps:
+            result.outcome = "unchanged"
+            return result
+        progress.say(str(result.plan))
+        prepare(agent, result.plan, bundle, facts, result)
+        arm(agent, result.plan, target)
+    return decide(target, result, facts, fat_mount)
+
+
+def _given(dtb: Path, board: Board) -> bytes:
+    blob = dtb.read_bytes()
+    check_identity(read_tree(blob, str(dtb)), board, str(dtb))
+    return blob
+
+
+def with_dtb(running: Manifest, blob: bytes, folder: Path) -> Bundle:
+    """Return a bundle of all that a generation has, with another DTB; only that is in the folder."""
+    import hashlib
+
+    if len(blob) > bundles.DTB_MAX_BYTES:
+        raise UserError(
+            f"the device tree has {len(blob)} bytes; arm64 kernels take {bundles.DTB_MAX_BYTES} at most"
+        )
+    entry = Entry(DTB, hashlib.sha256(blob).hexdigest(), len(blob))
+    files = tuple(entry if each.path == DTB else each for each in running.files)
+    manifest = msgspec.structs.replace(
+        running, files=files, inputs={**running.inputs, "device-tree": "changed in place"}
+    )
+    manifest = msgspec.structs.replace(manifest, generation=bundles.generation_of(manifest))
+    (folder / "boot").mkdir(parents=True)
+    (folder / DTB).write_bytes(blob)
+    (folder / "manifest.json").write_bytes(bundles.encode(manifest))
+    return Bundle(folder, manifest)
+
+
+def _running(agent: Agent, facts: Facts, host: str) -> Manifest:
+    """The manifest of the generation that runs.
+
+    Raises:
+        UserError: none runs.
+    """
+    if facts.running is None or facts.running not in facts.generations:
+        raise UserError(
+            f"{host} runs something that is no generation, so there is nothing to give another tree to",
+            hint="reboot it into its good generation, or take it over: ./inv deploy --adopt",
+        )
+    return agent.manifest(facts.running)
+
+
+def _built(agent: Agent, board: Board, folder: Path, target: Target) -> bytes | None:
+    """The running tree with what the NPU lacks; None where it lacks nothing.
+
+    Raises:
+        UserError: the kernel that runs there has no driver for the NPU.
+    """
+    made = build_in_place(
+        agent.connection, board=board, target_dir=folder / "dts", root=target.root
+    )
+    progress.say(made.built.text())
+    if made.kernel is None:
+        raise UserError(
+            f"{board.name} has no NPU: there is nothing to switch on",
+            hint="give a device tree of your own: --dtb F --dtb-only",
+        )
+    if not made.built.npu.supported:
+        raise UserError(
+            f"a device tree alone does not help: {made.built.npu.why}",
+            hint=f"./inv deploy --host {target.host.name} brings a kernel along",
+        )
+    return made.built.dtb.read_bytes() if made.built.changes else None
+
+
+def _refuse_damaged(result: Result, running: Manifest, host: str) -> None:
+    send = result.plan.send if result.plan else None
+    lacking = [running.files[index].path for index in send.indexes] if send else []
+    if lacking and lacking != [DTB]:
+        raise UserError(
+            f"the generation that {host} runs is damaged: it lacks {', '.join(lacking[:3])}",
+            hint=f"./inv deploy --host {host} brings a whole one",
+        )
