@@ -569,6 +569,8 @@ def lock(
         "dtb": "deploy this DTB as it is, in place of the one that build-dts makes",
         "dtb-only": "only another device tree, with the kernel that the board runs: --dtb, or the running "
         "one with what its NPU lacks",
+        "adopt": "take over a board that boots in another way: what it runs becomes its first generation",
+        "undo": "give a board that was taken over back to what booted it before",
         "timeout": "seconds that the board may take to come back from a reboot",
         "accept-new-key": "on first contact, trust the host's key without asking",
         "allow-downgrade": "an older kernel than the running one is meant",
@@ -584,6 +586,8 @@ def deploy(
     kernel: str = "",
     dtb: str = "",
     dtb_only: bool = False,
+    adopt: bool = False,
+    undo: bool = False,
     timeout: int = 180,
     accept_new_key: bool = False,
     allow_downgrade: bool = False,
@@ -592,8 +596,12 @@ def deploy(
 ) -> None:
     """Bring a bundle onto a board, with a way back. Example: ./inv deploy --host vim3."""
     from images.deploy import show
-    from images.deploy.command import deploy_to
+    from images.deploy.command import deploy_to, give_back
 
+    if undo:
+        given = give_back(host, accept_new_key=accept_new_key, dry_run=dry_run)
+        show.print_given_back(given, as_json=json)
+        return
     result = deploy_to(
         host,
         bundle=bundle,
@@ -601,6 +609,7 @@ def deploy(
         kernel=kernel,
         dtb=dtb,
         dtb_only=dtb_only,
+        adopt=adopt,
         timeout_s=timeout,
         accept_new_key=accept_new_key,
         allow_downgrade=allow_downgrade,

@@ -262,6 +262,20 @@ def describe(
     return msgspec.structs.replace(manifest, generation=generation_of(manifest))
 
 
+def only_described(manifest: Manifest, files: Mapping[str, bytes], folder: Path) -> Bundle:
+    """Return a bundle of which only some files are in ``folder``: the board has the others already.
+
+    Args:
+        manifest: its generation is worked out here.
+        files: path to content of those that are here.
+    """
+    manifest = msgspec.structs.replace(manifest, generation=generation_of(manifest))
+    for path, content in files.items():
+        write_atomically(folder / path, content)
+    write_atomically(folder / "manifest.json", encode(manifest))
+    return Bundle(folder, manifest)
+
+
 def generation_of(manifest: Manifest) -> str:
     """Return the generation: a hash over all of the manifest, but the generation itself."""
     nameless = msgspec.structs.replace(manifest, generation="")

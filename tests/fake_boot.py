@@ -40,12 +40,18 @@ def boot(root: Path, *, trial_allowed: bool = True) -> str:
     fat = root / "boot/firmware"
     own = fat / "npu-bsp"
     how = (root / "behaviour").read_text()
-    trial = state.parse_trial((own / "trial.env").read_bytes())
-    good = state.choose_good((own / "good.env").read_bytes(), (own / "good-copy.env").read_bytes())
-    assert good
+    if (fat / "extlinux/extlinux.conf").exists() or b"npu-bsp" not in _read(fat / "boot.scr"):
+        return boot_old_way(root)
+    trial = state.parse_trial(_read(own / "trial.env"))
+    good = state.choose_good(_read(own / "good.env"), _read(own / "good-copy.env"))
     (own / "trial.env").write_bytes(state.SPENT)
     slot = "trial" if trial and trial_allowed else "good"
-    generation = trial if slot == "trial" and trial else good.good
+    if slot == "good" and good is None:  # boot.cmd falls back on what it keeps
+        kept = [fat / "extlinux/before-npu-bsp.conf", fat / "boot-before-npu-bsp.scr"]
+        assert any(path.exists() for path in kept), "nothing boots this board"
+        return boot_old_way(root)
+    assert slot == "trial" or good
+    generation = trial if slot == "trial" and trial else good.good if good else ""
     if slot == "trial" and how == "panic":
         return boot(root, trial_allowed=False)
     arguments = state.parse_args((own / generation / "args.env").read_bytes())
@@ -68,9 +74,23 @@ def boot(root: Path, *, trial_allowed: bool = True) -> str:
     if not (slot == "trial" and how == "no-activate"):
         (root / "run/npu-bsp/current").symlink_to(store)
     modules = root / "lib/modules" / manifest["kernel_release"]
-    modules.unlink(missing_ok=True)
-    modules.symlink_to(store / "modules" / manifest["kernel_release"])
+    if (store / "modules").exists():
+        modules.unlink(missing_ok=True)
+        modules.symlink_to(store / "modules" / manifest["kernel_release"])
     return slot
+
+
+def boot_old_way(root: Path) -> str:
+    """What extlinux or a distribution's boot script does with the kernel in /boot."""
+    (root / "sys/firmware/fdt").write_bytes((root / "boot/old.dtb").read_bytes())
+    (root / "proc/cmdline").write_text("root=LABEL=old console=ttyAMA0 BOOT_IMAGE=/vmlinuz\n")
+    (root / "proc/sys/kernel/random/boot_id").write_text(f"{uuid.uuid4()}\n")
+    shutil.rmtree(root / "run/npu-bsp", ignore_errors=True)
+    return "old"
+
+
+def _read(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
 
 
 def main() -> None:

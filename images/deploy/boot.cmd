@@ -9,12 +9,17 @@
 # Needed of U-Boot: env import -t, test -e, load, fatwrite, booti. All are in distributions' default builds.
 # A variable list after `env import` imports these and nothing else, so a corrupt file cannot set others.
 
+setenv npu_old_args "${bootargs}"
 setenv npu_part "${devtype} ${devnum}:${distro_bootpart}"
 # The state is read to where the kernel goes later: memory that is free until then.
 setenv npu_buffer ${kernel_addr_r}
 # Boards that hand their own device tree on (QEMU) leave fdt_addr_r unset: take 4 MiB below the RAM disk
 # (a DTB has 2 MiB at most).
-if test -z "${fdt_addr_r}"; then setexpr fdt_addr_r ${ramdisk_addr_r} - 400000; fi
+setenv npu_own_fdt no
+if test -z "${fdt_addr_r}"; then
+  setenv npu_own_fdt yes
+  setexpr fdt_addr_r ${ramdisk_addr_r} - 400000
+fi
 
 # --- which one is good? Two copies; a torn one lacks its last line, or that line does not match.
 setenv npu_good none
@@ -87,3 +92,19 @@ for npu_generation in ${npu_try} ${npu_good} ${npu_previous}; do
   if test "${npu_slot}" = good; then setenv npu_slot previous; else setenv npu_slot good; fi
 done
 echo "npu-bsp: no generation could be booted; going on with the next boot method"
+
+# --- a board that was taken over: what booted it before, under the names that onboard/adopt.py gave it.
+setenv bootargs "${npu_old_args}"
+if test "${npu_own_fdt}" = yes; then setenv fdt_addr_r; fi
+for npu_file in /extlinux /boot/extlinux; do
+  if test -e ${npu_part} ${npu_file}/before-npu-bsp.conf; then
+    echo "npu-bsp: falling back on ${npu_file}/before-npu-bsp.conf"
+    sysboot ${npu_part} any ${scriptaddr} ${npu_file}/before-npu-bsp.conf
+  fi
+done
+for npu_file in boot-before-npu-bsp.scr.uimg boot-before-npu-bsp.scr; do
+  if test -e ${npu_part} /${npu_file}; then
+    echo "npu-bsp: falling back on ${npu_file}"
+    if load ${npu_part} ${scriptaddr} /${npu_file}; then source ${scriptaddr}; fi
+  fi
+done

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from bsp.base.errors import UserError
 from bsp.base.progress import step
@@ -25,6 +26,7 @@ def deploy_to(
     kernel: str = "",
     dtb: str = "",
     dtb_only: bool = False,
+    adopt: bool = False,
     timeout_s: float = 180,
     accept_new_key: bool = False,
     dry_run: bool = False,
@@ -52,6 +54,15 @@ def deploy_to(
         with step("Reading the bundle"):
             sign.check_content(given)
     target = Target(resolve(host), timeout_s=timeout_s, accept_new_key=accept_new_key)
+    if adopt:
+        if bundle or kernel or dtb or dtb_only:
+            raise UserError(
+                "--adopt makes what the board runs its first generation, and nothing else",
+                hint="deploy afterwards: the same command without --adopt",
+            )
+        from .adopt import adopt as take_over
+
+        return take_over(target, board=load_board(board) if board else None, dry_run=dry_run)
     if dtb_only:
         if bundle or kernel:
             raise UserError(
@@ -98,3 +109,17 @@ def ask_downgrade(what: str) -> None:
     sys.stderr.flush()
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise refusal
+
+
+def give_back(host: str, *, accept_new_key: bool = False, dry_run: bool = False) -> dict[str, Any]:
+    """Undo ``--adopt``; return what was done as a document.
+
+    Raises:
+        UserError: the board was not taken over.
+    """
+    from .adopt import undo
+
+    target = Target(resolve(host), accept_new_key=accept_new_key)
+    returned = undo(target, dry_run=dry_run)
+    outcome = "planned" if dry_run else "given-back"
+    return {"host": target.host.name, "outcome": outcome, "returned": returned}

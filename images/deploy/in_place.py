@@ -102,11 +102,7 @@ def with_dtb(running: Manifest, blob: bytes, folder: Path) -> Bundle:
     manifest = msgspec.structs.replace(
         running, files=files, inputs={**running.inputs, "device-tree": "changed in place"}
     )
-    manifest = msgspec.structs.replace(manifest, generation=bundles.generation_of(manifest))
-    (folder / "boot").mkdir(parents=True)
-    (folder / DTB).write_bytes(blob)
-    (folder / "manifest.json").write_bytes(bundles.encode(manifest))
-    return Bundle(folder, manifest)
+    return bundles.only_described(manifest, {DTB: blob}, folder)
 
 
 def _running(agent: Agent, facts: Facts, host: str) -> Manifest:

@@ -19,7 +19,7 @@ from images.bundle import Manifest
 from . import slots, state
 
 _BLOCK_BYTES = 4096
-_FAT_RESERVE_BYTES = 1 << 20
+FAT_RESERVE_BYTES = 1 << 20
 _ROOT_RESERVE_BYTES = 16 << 20
 
 
@@ -40,6 +40,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
             generation left whole.
         fdt: the running device tree; only where the running generation is the wanted one, or none is.
         dtb: the one that was sent for it.
+        rivals: what U-Boot takes before our boot script.
+        adopted: the board was taken over, and what booted it before is kept.
     """
 
     compatible: tuple[str, ...]
@@ -63,6 +65,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     onboard: dict[str, str]
     fdt: str | None
     dtb: str | None
+    rivals: tuple[str, ...] = ()
+    adopted: bool = False
 
     @property
     def good(self) -> state.Good | None:
@@ -113,6 +117,17 @@ class Send:
 
 
 @dataclass(frozen=True)
+class TakeOver:
+    """Make our boot script the one that boots; what booted the board so far becomes its fallback."""
+
+    kept: tuple[str, ...]
+
+    def __str__(self) -> str:
+        kept = ", ".join(self.kept) or "what boots it now, elsewhere on its disk"
+        return f"install npu-bsp's boot script; kept as its fallback: {kept}"
+
+
+@dataclass(frozen=True)
 class Try:
     """Boot a generation once."""
 
@@ -137,7 +152,7 @@ class Confirm:
         )
 
 
-Step = Discard | Send | Try | Confirm
+Step = Discard | Send | TakeOver | Try | Confirm
 
 
 @dataclass(frozen=True)
@@ -188,7 +203,10 @@ def check_layout(facts: Facts, *, host: str, fat_mount: str) -> state.Good:
     Raises:
         UserError: the boot partition is not there, not ours, or not writable.
     """
-    hint = "docs/deploy.md says how a board is prepared once"
+    hint = (
+        f"./inv deploy --host {host} --adopt takes a board over that boots in another way, with a way "
+        "back (docs/in-place.md)"
+    )
     if not facts.fat_mounted:
         raise UserError(f"{host} has no boot partition mounted at {fat_mount}", hint=hint)
     good = facts.good
@@ -203,13 +221,28 @@ def check_layout(facts: Facts, *, host: str, fat_mount: str) -> state.Good:
             "and device tree cannot be replaced there with a way back",
             hint=hint,
         )
+    if facts.rivals:
+        raise UserError(
+            f"{fat_mount} on {host} has {' and '.join(facts.rivals)} (of a kernel update?), which U-Boot "
+            "takes before npu-bsp's boot script: what is deployed would not boot",
+            hint=hint,
+        )
+    check_writable(facts, host=host, fat_mount=fat_mount)
+    return good
+
+
+def check_writable(facts: Facts, *, host: str, fat_mount: str) -> None:
+    """Refuse a board whose file systems cannot be written to.
+
+    Raises:
+        UserError: one cannot.
+    """
     for place, path in (("fat", fat_mount), ("root", "/var/lib")):
         if not facts.writable[place]:
             raise UserError(
                 f"{path} on {host} is mounted read-only, or the SSH user may not write there",
                 hint="log in as root; after a file system error: fsck, then reboot the board",
             )
-    return good
 
 
 def plan_deploy(
@@ -309,7 +342,7 @@ def _coming(manifest: Manifest, send: list[int], sha256: str) -> bool:
 
 def _check_space(manifest: Manifest, step: Step, facts: Facts, *, host: str) -> None:
     assert isinstance(step, Send)
-    need = {"fat": _FAT_RESERVE_BYTES, "root": _ROOT_RESERVE_BYTES}
+    need = {"fat": FAT_RESERVE_BYTES, "root": _ROOT_RESERVE_BYTES}
     files = {"fat": 0, "root": len(manifest.files) // 8}  # folders of the hard-linked tree
     for index in step.indexes:
         entry = manifest.files[index]

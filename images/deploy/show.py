@@ -40,10 +40,25 @@ def result_text(result: Result) -> str:
     return "\n".join(lines)
 
 
+def print_given_back(document: dict[str, Any], *, as_json: bool) -> None:
+    """Print what undoing a take-over did."""
+    if as_json:
+        print_json(document)
+        return
+    host, back = document["host"], ", ".join(document["returned"]) or "nothing else"
+    if document["outcome"] == "planned":
+        print_text(f"{host}: would boot as before npu-bsp took it over")
+    else:
+        print_text(
+            f"{host}: from its next boot on it boots as before (restored: {back})\n"
+            "  /npu-bsp on its boot partition and /var/lib/npu-bsp may be removed after that"
+        )
+
+
 def status_text(found: dict[str, Any]) -> str:
     """What runs on a board, as aligned lines."""
     if not found["boots_through_npu_bsp"]:
-        first = "does not boot through npu-bsp (docs/deploy.md says how it is prepared)"
+        first = "does not boot through npu-bsp (./inv deploy --adopt takes it over)"
     elif found["running"] is None:
         first = "booted something that is no generation"
     else:

@@ -36,7 +36,11 @@ from . import slots
 from .onboard import frames
 from .plan import Facts, Send
 
-ONBOARD_MODULES = ("frames", "files", "board", "signature", "stage", "agent")
+<<<<<<< HEAD
+ONBOARD_MODULES = ("frames", "files", "board", "signature", "stage", "adopt", "agent")
+=======
+ONBOARD_MODULES = ("frames", "files", "board", "stage", "adopt", "agent")
+>>>>>>> 548c802 (deploy --adopt: take over boards that boot by extlinux or a script of their own, with a way back)
 
 # Makes the modules of onboard/ a package in memory, then runs it. -I -S: none of the board's settings and
 # installed packages, which take a slow board longer to look for than all of this.
@@ -210,7 +214,7 @@ class Agent:
             indexes = frames.from_ranges(answer["need"])
             if answer.get("pinned"):
                 say(
-                    f"{self._connection.host.name} takes only bundles of this machine's signers from now on"
+                    f"{self.connection.host.name} takes only bundles of this machine's signers from now on"
                 )
             if not indexes:
                 remember(bundle.generation, content)

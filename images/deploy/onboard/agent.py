@@ -14,6 +14,7 @@ import json
 import os
 import zlib
 
+from .adopt import give_back, survey, take_in, take_over
 from .board import Board
 from .files import SECTOR_BYTES, flush_filesystem, on_fat, sha256_of, write_sector
 from .frames import Frames, RefusedError
@@ -59,6 +60,14 @@ def _answer(board: Board, request: Record, frames: Frames) -> Record:
         return stage(board, request, frames)
     if what == "discard":
         return discard(board, request)
+    if what == "survey":
+        return survey(board)
+    if what == "take-in":
+        return take_in(board)
+    if what == "take-over":
+        return take_over(board, request)
+    if what == "give-back":
+        return give_back(board)
     if what == "arm":
         return _arm(board, request)
     if what == "disarm":

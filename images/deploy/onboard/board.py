@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 _STORE = "var/lib/npu-bsp/generations"
 _NO_LIMIT = 1 << 31
+TAKEN_OVER = "taken-over"
+"""Marks a partition whose board booted in another way before; see adopt.py."""
+RIVALS = ("extlinux/extlinux.conf", "boot/extlinux/extlinux.conf", "boot.scr.uimg")
+"""What U-Boot takes before our boot.scr (include/config_distro_bootcmd.h: boot_extlinux, boot_scripts)."""
 
 
 class Board:
@@ -107,6 +111,8 @@ class Board:
                 for name in ("good", "good-copy", "trial")
             },
             "boot_script": b"npu-bsp" in read(f"{self.fat}/boot.scr"),
+            "rivals": [name for name in RIVALS if os.path.exists(f"{self.fat}/{name}")],
+            "adopted": os.path.exists(f"{self.own}/{TAKEN_OVER}"),
             "fat_mounted": bool(self.root) or os.path.ismount(self.fat),
             "writable": {
                 "fat": os.access(self.fat, os.W_OK),

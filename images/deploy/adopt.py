@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: MIT
+"""Takes a board over that was not made by us: what it runs becomes its first good generation.
+
+Kernel and RAM disk are copied on the board, the device tree is the running one, the command line too. Our
+boot script then boots that once, on trial. As long as there is no good generation the script falls back on
+what booted the board before, so that whatever goes wrong, the next reset ends in the old system.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import tempfile
+from pathlib import Path
+
+from bsp.base import progress
+from bsp.base.errors import UserError
+from bsp.board.facts import read_fdt
+from bsp.board.identify import identify
+from bsp.dts.running import without_boot
+from bsp.profile import Board
+from images import bundle as bundles
+from images.bundle import Bundle, Entry, Manifest
+
+from . import plan as planning
+from . import slots, state
+from .deploy import (
+    Result,
+    Target,
+    arm,
+    check_serial,
+    decide,
+    fat_mount_of,
+    prepare,
+    profile_named,
+    refuse_without_boot,
+    session,
+)
+from .in_place import DTB
+from .plan import Confirm, Facts, Plan, Send, TakeOver, Try
+from .transfer import Agent, each_known
+
+_ANSWER_S = 600.0  # copying a kernel and a RAM disk to a slow card
+
+
+def adopt(target: Target, *, board: Board | None, dry_run: bool = False) -> Result:
+    """Make a board boot what it runs as a generation, or leave it as it was.
+
+    Args:
+        board: profile; None: the host record's, or the one whose ``compatible`` the board has.
+
+    Raises:
+        UserError: it cannot be done there with a way back; nothing was changed.
+    """
+    host = target.host
+    with tempfile.TemporaryDirectory(prefix="npu-bsp-adopt-") as folder, session(target) as agent:
+        board = board or profile_named(host.board)
+        facts = agent.open(None, fat_mount=fat_mount_of(board), lock=not dry_run)
+        board = board or identify(facts.compatible, what=host.name)
+        refuse_without_boot(host, board)
+        fat_mount = fat_mount_of(board)
+        facts = agent.open(None, fat_mount=fat_mount, lock=False)
+        what = f"the profile {board.name}"
+        planning.check_identity(facts, board.compatible, host=host.name, what=what)
+        check_serial(host, facts)
+        result = Result(host.name, board.name, facts.running, facts.running or "")
+        if facts.boot_script and facts.good and not facts.rivals:
+            result.outcome, result.to = "unchanged", facts.good.good
+            return result
+        found = agent.ask({"do": "survey"})
+        _refuse(facts, found, host.name, fat_mount)
+        kept = (*found["rivals"], *(["boot.scr"] if found["script"] else []))
+        if dry_run:
+            result.to = "what runs"
+            take_in = Send("", (0, 1, 2), found["size_bytes"], None, ())
+            steps = (take_in, TakeOver(kept), Try("of it"), Confirm("of it", None))
+            result.plan = Plan("what runs", facts.running, steps)
+            return result
+        with result.step("Copying kernel and RAM disk to the boot partition, on the board"):
+            entries = agent.ask({"do": "take-in"}, timeout_s=_ANSWER_S)["entries"]
+        blob = without_boot(read_fdt(agent.connection, root=target.root), host.name)
+        bundle = _bundle(board, facts, [Entry(**each) for each in entries], blob, Path(folder))
+        result.to = bundle.generation
+        result.bytes_total = bundle.manifest.total_bytes
+        facts = agent.open(bundle.generation, fat_mount=fat_mount, lock=False)
+        result.plan = _plan(agent, facts, bundle, kept, host.name)
+        progress.say(str(result.plan))
+        prepare(agent, result.plan, bundle, facts, result)
+        script = slots.compile_boot_script(Path(folder) / "boot.scr").read_bytes()
+        with result.step("Installing the boot script"):
+            agent.ask({"do": "take-over", "script": base64.b64encode(script).decode()})
+        arm(agent, result.plan, target)
+    decide(target, result, facts, fat_mount)
+    if result.outcome == "rolled-back":
+        undo(target, fat_mount=fat_mount)
+        result.hint = (
+            "what booted the board before boots it again, and npu-bsp's boot script is gone"
+        )
+    return result
+
+
+def undo(target: Target, *, fat_mount: str | None = None, dry_run: bool = False) -> list[str]:
+    """Have a board that was taken over boot in its old way again, from the next boot on.
+
+    Returns:
+        The names of the files that are back.
+
+    Raises:
+        UserError: the board was not taken over.
+    """
+    if fat_mount is None:
+        fat_mount = fat_mount_of(profile_named(target.host.board))
+    with session(target, accept_new_key=target.accept_new_key) as agent:
+        facts = agent.open(None, fat_mount=fat_mount, lock=not dry_run)
+        if not facts.adopted:
+            raise UserError(
+                f"{target.host.name} was not taken over by npu-bsp: there is nothing to give back",
+                hint=f"./inv status --host {target.host.name}",
+            )
+        if dry_run:
+            return []
+        return list(agent.ask({"do": "give-back"})["returned"])
+
+
+def _refuse(facts: Facts, found: dict[str, object], host: str, fat_mount: str) -> None:
+    """Refuse boards that cannot be taken over with a way back.
+
+    Raises:
+        UserError: says what is missing, and what to do.
+    """
+    mounts = found["fat_mounts"]
+    others = ", ".join(map(str, mounts)) if isinstance(mounts, list) else ""
+    if not facts.fat_mounted or found["kind"] != "vfat":
+        state_of = "nothing is mounted there" if not facts.fat_mounted else f"it is {found['kind']}"
+        raise UserError(
+            f"{host} has no FAT partition at {fat_mount} ({state_of}). A trial boot is marked as spent by "
+            "U-Boot, which can write to FAT only: without it a device tree that hangs would be tried "
+            "again and again",
+            hint=(
+                f"FAT is mounted at {others}: say so with boot.fat_mount in the profile"
+                if others
+                else "make a FAT partition that U-Boot looks at first, mount it there; or start from an "
+                "image: ./inv build-image; or take the DTB of ./inv build-dts --from-host, by hand"
+            ),
+        )
+    planning.check_writable(facts, host=host, fat_mount=fat_mount)
+    for what, name in (("kernel", "vmlinuz"), ("initrd", "initrd.img")):
+        if not found[what]:
+            raise UserError(
+                f"{host} runs Linux {found['release']}, and /boot has no {name}-{found['release']}: what "
+                "runs cannot be made a generation",
+                hint=f"./inv bundle makes a whole one; docs/deploy.md says how it gets there. {host} is "
+                "as it was",
+            )
+    need = int(str(found["size_bytes"])) + planning.FAT_RESERVE_BYTES + bundles.DTB_MAX_BYTES
+    if facts.space["fat"].bytes < need:
+        raise UserError(
+            f"the boot partition {fat_mount} of {host} has room for "
+            f"{facts.space['fat'].bytes / 1e6:.0f} MB; kernel and RAM disk take {need / 1e6:.0f} MB",
+            hint="remove old kernels there (apt autoremove), or use a larger partition",
+        )
+
+
+def _bundle(board: Board, facts: Facts, entries: list[Entry], blob: bytes, folder: Path) -> Bundle:
+    """What runs as a bundle; of its files only the device tree is here, the others are on the board."""
+    dtb = Entry(DTB, hashlib.sha256(blob).hexdigest(), len(blob))
+    manifest = Manifest(
+        format=bundles.FORMAT,
+        generation="",
+        board=board.name,
+        compatible=board.compatible,
+        kernel_release=facts.release,
+        cmdline=None,
+        files=tuple(sorted([*entries, dtb], key=lambda entry: entry.path)),
+        inputs={"kernel": f"{facts.release}, the system's own"},
+    )
+    return bundles.only_described(manifest, {DTB: blob}, folder / "bundle")
+
+
+def _plan(agent: Agent, facts: Facts, bundle: Bundle, kept: tuple[str, ...], host: str) -> Plan:
+    good = facts.good or state.Good(bundle.generation)
+    known = {each.generation: each for each in each_known(agent, facts)}
+    planned = planning.plan_deploy(bundle.manifest, facts, good, known, host=host)
+    before = facts.good.good if facts.good and facts.good.good != bundle.generation else None
+    # What was just copied would count as left over; nothing is removed before there is a generation.
+    steps = [step for step in planned.steps if isinstance(step, Send)]
+    trial = (TakeOver(kept), Try(bundle.generation), Confirm(bundle.generation, before))
+    return Plan(bundle.generation, facts.running, (*steps, *trial))

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: MIT
+"""Taking over boards that boot by extlinux or by a script of their own; boards made of folders.
+
+The fallback in boot.cmd is tested in a real U-Boot (test_boot_script.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bsp.base.errors import UserError
+from bsp.base.process import run
+from images import bundle as bundles
+from images.deploy import in_place, slots, trial
+from images.deploy.adopt import adopt, undo
+from images.deploy.deploy import status
+from images.deploy.onboard.adopt import plain_image, take_over
+from images.deploy.onboard.board import Board as OnBoard
+from images.deploy.onboard.frames import RefusedError
+
+from . import local_sshd
+from .fake_board import RELEASE, FakeBoard, make_bundle
+from .fake_boot import boot_old_way, compile_dtb, tree_source
+
+pytestmark = [
+    pytest.mark.skipif(
+        local_sshd.find_sshd() is None, reason="sshd is not installed (openssh-server)"
+    ),
+    pytest.mark.skipif(shutil.which("dtc") is None, reason="dtc is not installed"),
+    pytest.mark.skipif(
+        shutil.which("mkimage") is None, reason="mkimage is not installed (u-boot-tools)"
+    ),
+]
+
+KERNEL = (
+    struct.pack("<IIQQQQQQ4sI", 0, 0, 0, 0, 0, 0, 0, 0, b"ARM\x64", 0)
+    + f"Linux version {RELEASE} (somebody)".encode()
+)
+OLD_SCRIPT = b"a boot script of flash-kernel"
+
+
+@pytest.fixture(autouse=True)
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NPU_BSP_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("NPU_BSP_INVENTORY", str(tmp_path / "inventory.toml"))
+    monkeypatch.setenv("NPU_BSP_SSH_CONFIG", str(tmp_path / "ssh_config"))
+    monkeypatch.setattr(trial, "_POLL_S", 0.05)
+
+
+@pytest.fixture(scope="module")
+def factory(tmp_path_factory: pytest.TempPathFactory) -> bundles.Bundle:
+    return make_bundle(tmp_path_factory.mktemp("factory") / "factory")
+
+
+@pytest.fixture(params=["extlinux", "boot.scr"])
+def stock(request: pytest.FixtureRequest, factory: bundles.Bundle) -> Iterator[FakeBoard]:
+    """A board that knows nothing of us, with its kernel in /boot and a FAT partition that boots it."""
+    in_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=in_memory, prefix="npu-bsp-test-") as folder:
+        fake = FakeBoard(Path(folder), factory)
+        make_stock(fake, request.param)
+        try:
+            yield fake
+        finally:
+            fake.close()
+
+
+def make_stock(fake: FakeBoard, way: str) -> None:
+    root, fat = fake.root, fake.fat
+    for path in (fat / "npu-bsp", root / "var/lib/npu-bsp", root / "run/npu-bsp"):
+        shutil.rmtree(path)
+    (fat / "boot.scr").unlink()
+    if way == "extlinux":
+        (fat / "extlinux").mkdir()
+        (fat / "extlinux/extlinux.conf").write_text("default l0\n")
+    else:
+        (fat / "boot.scr").write_bytes(OLD_SCRIPT)
+    modules = root / "lib/modules" / RELEASE
+    modules.unlink()
+    modules.mkdir()
+    (root / f"boot/vmlinuz-{RELEASE}").write_bytes(KERNEL)
+    (root / f"boot/initrd.img-{RELEASE}").write_bytes(b"ram disk")
+    (root / "proc/mounts").write_text(f"/dev/sda1 {Path('/boot/firmware')} vfat rw 0 0\n")
+    compile_dtb(tree_source(), root / "boot/old.dtb")
+    assert boot_old_way(root) == "old"
+
+
+def boot_files(fake: FakeBoard) -> dict[str, bytes]:
+    """What U-Boot finds on the partition, our own folder left out."""
+    return {
+        str(path.relative_to(fake.fat)): path.read_bytes()
+        for path in sorted(fake.fat.rglob("*"))
+        if path.is_file() and path.relative_to(fake.fat).parts[0] != "npu-bsp"
+    }
+
+
+def test_what_runs_becomes_the_good_generation_and_is_given_back(
+    stock: FakeBoard, tmp_path: Path
+) -> None:
+    before = boot_files(stock)
+    planned = adopt(stock.target(), board=None, dry_run=True)
+    assert planned.outcome == "planned"
+    assert "install npu-bsp's boot script" in str(planned.plan)
+    assert boot_files(stock) == before
+    assert not (stock.fat / "npu-bsp").exists()
+
+    result = adopt(stock.target(), board=None)
+    assert result.outcome == "confirmed", result.problem
+    assert result.before is None
+    assert result.running_dtb_matches
+    cmdline = (stock.root / "proc/cmdline").read_text()
+    assert "root=LABEL=old console=ttyAMA0 panic=10" in cmdline
+    assert "BOOT_IMAGE" not in cmdline
+    good = stock.good()
+    assert good is not None
+    assert good.good == result.to
+    assert status(stock.target())["boots_through_npu_bsp"]
+    assert adopt(stock.target(), board=None).outcome == "unchanged"
+
+    # The same kernel, another tree: what taking over is for.
+    dtb = compile_dtb(tree_source(extra='status = "okay";'), tmp_path / "new.dtb")
+    tried = in_place.deploy_dtb(stock.target(), board=None, dtb=dtb)
+    assert tried.outcome == "confirmed", tried.problem
+    assert tried.sent.sent_files == 1
+
+    returned = undo(stock.target())
+    assert boot_files(stock) == before
+    assert set(returned) <= set(before)
+    with pytest.raises(UserError, match="was not taken over"):
+        undo(stock.target())
+
+
+@pytest.mark.parametrize("behaviour", ["panic", "hang", "other-tree"])
+def test_a_take_over_that_fails_leaves_the_board_as_it_was(
+    stock: FakeBoard, behaviour: str
+) -> None:
+    before = boot_files(stock)
+    stock.behave(behaviour)
+    result = adopt(stock.target(timeout_s=2), board=None)
+    assert result.outcome == "rolled-back", result
+    assert "the old system runs" in result.problem
+    assert boot_files(stock) == before
+    assert "npu_bsp" not in (stock.root / "proc/cmdline").read_text()
+
+
+def test_a_kernel_update_that_takes_the_boot_back_is_noticed(stock: FakeBoard) -> None:
+    assert adopt(stock.target(), board=None).outcome == "confirmed"
+    folder = stock.fat / "extlinux"
+    folder.mkdir(exist_ok=True)
+    (folder / "extlinux.conf").write_text("default new\n")
+    with pytest.raises(UserError, match=r"extlinux\.conf .*which U-Boot takes before"):
+        in_place.deploy_dtb(stock.target(), board=None, dtb=stock.root / "boot/old.dtb")
+    assert adopt(stock.target(), board=None).outcome == "confirmed"
+
+
+def test_what_cannot_be_taken_over_is_refused(stock: FakeBoard) -> None:
+    before = boot_files(stock)
+    kernel = stock.root / f"boot/vmlinuz-{RELEASE}"
+    kernel.rename(kernel.with_name("vmlinuz"))
+    with pytest.raises(UserError, match=f"/boot has no vmlinuz-{RELEASE}"):
+        adopt(stock.target(), board=None)
+    kernel.with_name("vmlinuz").rename(kernel)
+    (stock.root / "proc/mounts").write_text("/dev/sda1 /boot/firmware ext4 rw 0 0\n")
+    with pytest.raises(UserError, match=r"no FAT partition at /boot/firmware \(it is ext4\)"):
+        adopt(stock.target(), board=None)
+    with pytest.raises(UserError, match="does not boot through npu-bsp") as error:
+        in_place.deploy_dtb(stock.target(), board=None, dtb=stock.root / "boot/old.dtb")
+    assert "--adopt" in error.value.hint
+    assert boot_files(stock) == before
+
+
+def test_another_kernel_under_the_right_name_is_refused(stock: FakeBoard) -> None:
+    from images.deploy.transfer import BoardRefusedError
+
+    other = KERNEL.replace(RELEASE.encode(), b"5.10.1-other")
+    (stock.root / f"boot/vmlinuz-{RELEASE}").write_bytes(other)
+    before = boot_files(stock)
+    with pytest.raises(BoardRefusedError, match="is not the kernel that runs"):
+        adopt(stock.target(), board=None)
+    assert boot_files(stock) == before
+
+
+class CutError(Exception):
+    """The power is gone."""
+
+
+@pytest.mark.parametrize("stop", range(1, 8))
+def test_a_power_cut_at_any_step_leaves_a_board_that_boots(
+    stock: FakeBoard, stop: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each change to the partition is one of these calls; the power goes before the STOPth of them."""
+    from images.deploy.onboard import adopt as onboard
+
+    calls = 0
+
+    def counted(real: object) -> object:
+        def call(*words: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls >= stop:
+                raise CutError
+            assert callable(real)
+            return real(*words)
+
+        return call
+
+    for module, name in ((onboard, "write_whole"), (os, "rename")):
+        monkeypatch.setattr(module, name, counted(getattr(module, name)))
+    script = slots.compile_boot_script(stock.folder / "boot.scr").read_bytes()
+    import base64
+
+    request = {"script": base64.b64encode(script).decode()}
+    with contextlib.suppress(CutError):
+        take_over(OnBoard(str(stock.root), "/boot/firmware"), request)
+    monkeypatch.undo()
+    from .fake_boot import boot
+
+    assert boot(stock.root) == "old"
+
+
+def test_kernels_are_unpacked_as_booti_wants_them() -> None:
+    assert plain_image(KERNEL) == KERNEL
+    packed = gzip.compress(KERNEL)
+    assert plain_image(packed) == KERNEL
+    head = b"MZ\0\0zimg" + struct.pack("<2I", 64, len(packed)) + bytes(8) + b"gzip\0\0\0\0"
+    assert plain_image(head.ljust(64, b"\0") + packed + b"signature") == KERNEL
+    with pytest.raises(RefusedError, match="cannot undo"):
+        plain_image(head.replace(b"gzip", b"zstd").ljust(64, b"\0") + packed)
+    with pytest.raises(RefusedError, match="no arm64 Image"):
+        plain_image(b"\x7fELF" + bytes(100))
+
+
+def test_activate_leaves_the_systems_own_modules_alone(tmp_path: Path) -> None:
+    generation = "0" * 12
+    (tmp_path / "proc/sys/kernel").mkdir(parents=True)
+    (tmp_path / "proc/cmdline").write_text(f"npu_bsp.generation={generation}")
+    (tmp_path / "proc/sys/kernel/osrelease").write_text("6.12.1")
+    (tmp_path / slots.STORE / generation).mkdir(parents=True)
+    said = run([slots.ONBOARD_DIR / "activate", tmp_path]).text
+    assert "with its own modules" in said
+    assert (tmp_path / "run/npu-bsp/current").readlink().name == generation
+
+
+def test_names_of_what_is_kept_are_those_that_the_boot_script_knows() -> None:
+    from images.deploy.onboard import adopt as onboard
+
+    text = slots.BOOT_CMD.read_text()
+    for name in (*onboard.RENAMED.values(), onboard.OLD_SCRIPT):
+        assert name.rpartition("/")[2] in text
