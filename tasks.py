@@ -177,6 +177,7 @@ def build_dts(
             from_host,
             board=board,
             output=output,
+            npu_rate_hz=parse_rate(npu_rate) if npu_rate else None,
             keep_overlay=overlay,
             accept_new_key=accept_new_key,
             dry_run=dry_run,

@@ -57,6 +57,8 @@ class Disk:
         default_factory=lambda: {OLD: kernel(_LIVES), NEW: kernel(_LIVES), OLDER: kernel(_LIVES)}
     )
     without: tuple[str, ...] = ()
+    kept: dict[str, bytes] = field(default_factory=dict)
+    """What booted the board before it was taken over: path on the partition to content."""
 
     def write(self, folder: Path, dtb: Path) -> Path:
         tree = folder / "fat"
@@ -82,6 +84,9 @@ class Disk:
             )
         for name in self.without:
             (own / name).unlink()
+        for name, content in self.kept.items():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            (tree / name).write_bytes(content)
         image = folder / "disk.img"
         with image.open("wb") as file:
             file.truncate(_DISK_BYTES)
@@ -196,3 +201,53 @@ def test_the_script_picks(case: str, suite: str, tmp_path: Path, dtb: Path) -> N
     assert booted.slots == expected, booted.console
     if disk.trial not in (None, state.SPENT):
         assert booted.trial == state.SPENT, "the trial was not spent"
+
+
+# --- a board that was taken over: until it has a good generation, the old way is one reset away
+
+OLD_WAY = {
+    "old-kernel": kernel(_LIVES),
+    "old-initrd": b"initrd" * 100,
+    "extlinux/before-npu-bsp.conf": b"default l0\nlabel l0\n kernel /old-kernel\n initrd /old-initrd\n"
+    b" append root=LABEL=old\n",
+}
+
+
+def old_script(folder: Path) -> bytes:
+    """A distribution's boot script: it takes the names that U-Boot's standard boot gives it."""
+    lines = (
+        'echo "old script on ${devtype} ${devnum}:${distro_bootpart}, bootargs ${bootargs}"\n'
+        "load ${devtype} ${devnum}:${distro_bootpart} ${kernel_addr_r} /old-kernel\n"
+        "booti ${kernel_addr_r} - ${fdtcontroladdr}\n"
+    )
+    (folder / "old.cmd").write_text(lines)
+    target = folder / "old.scr"
+    run(["mkimage", "-A", "arm64", "-T", "script", "-d", folder / "old.cmd", target])
+    return target.read_bytes()
+
+
+# Debian's 2025.01 has no sysboot, its 2023.01 has it: two ways back to extlinux.
+@pytest.mark.parametrize(
+    ("way", "suite"), [("extlinux", "trixie"), ("script", "trixie"), ("extlinux", "bookworm")]
+)
+def test_a_first_trial_that_falls_ends_in_the_old_way(
+    way: str, suite: str, tmp_path: Path, dtb: Path
+) -> None:
+    kept = dict(OLD_WAY)
+    if way == "script":
+        del kept["extlinux/before-npu-bsp.conf"]
+        kept["boot-before-npu-bsp.scr"] = old_script(tmp_path)
+    disk = Disk(
+        good=state.SPENT,
+        copy=state.SPENT,
+        trial=TRIAL,
+        kernels={NEW: kernel(_PANICS)},
+        kept=kept,
+    )
+    booted = boot(disk, tmp_path, dtb, firmware(suite))
+    assert booted.slots == [("trial", NEW)], booted.console
+    assert booted.trial == state.SPENT
+    assert "npu-bsp: falling back on" in booted.console
+    assert booted.console.count("Starting kernel") == 2
+    if way == "script":
+        assert "old script on virtio 0:1, bootargs \n" in booted.console.replace("\r", "")

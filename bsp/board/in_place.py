@@ -50,6 +50,7 @@ def build_in_place(
     *,
     board: Board | None = None,
     target_dir: Path | None = None,
+    npu_rate_hz: int | None = None,
     keep_overlay: bool = False,
     dry_run: bool = False,
     root: str = "",
@@ -59,6 +60,7 @@ def build_in_place(
     Args:
         board: its profile; None: the one whose ``compatible`` its tree has.
         target_dir: folder for the DTB; None: ``build/BOARD/running-HOST`` in the project.
+        npu_rate_hz: as for ``build_dts``.
         root: prefix of all paths on the board; for the tests.
 
     Raises:
@@ -82,6 +84,7 @@ def build_in_place(
             kernel=None,
             base_dtb=base,
             target_dir=target_dir,
+            npu_rate_hz=npu_rate_hz,
             keep_overlay=keep_overlay,
             dry_run=dry_run,
         )
@@ -99,6 +102,7 @@ def build_from_host(
     *,
     board: str = "",
     output: str = "",
+    npu_rate_hz: int | None = None,
     keep_overlay: bool = False,
     accept_new_key: bool = False,
     dry_run: bool = False,
@@ -115,6 +119,7 @@ def build_from_host(
             connection,
             board=load_board(chosen) if chosen else None,
             target_dir=Path(output) if output else None,
+            npu_rate_hz=npu_rate_hz,
             keep_overlay=keep_overlay,
             dry_run=dry_run,
         )

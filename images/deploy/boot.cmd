@@ -96,10 +96,19 @@ echo "npu-bsp: no generation could be booted; going on with the next boot method
 # --- a board that was taken over: what booted it before, under the names that onboard/adopt.py gave it.
 setenv bootargs "${npu_old_args}"
 if test "${npu_own_fdt}" = yes; then setenv fdt_addr_r; fi
-for npu_file in /extlinux /boot/extlinux; do
-  if test -e ${npu_part} ${npu_file}/before-npu-bsp.conf; then
-    echo "npu-bsp: falling back on ${npu_file}/before-npu-bsp.conf"
-    sysboot ${npu_part} any ${scriptaddr} ${npu_file}/before-npu-bsp.conf
+for npu_folder in /extlinux /boot/extlinux; do
+  if load ${npu_part} ${npu_buffer} ${npu_folder}/before-npu-bsp.conf; then
+    echo "npu-bsp: falling back on ${npu_folder}/before-npu-bsp.conf"
+    setenv npu_size ${filesize}
+    sysboot ${npu_part} any ${scriptaddr} ${npu_folder}/before-npu-bsp.conf
+    # Only comes back where U-Boot has no sysboot, or it failed: give the file its old name, and start again.
+    setenv filesize 0
+    load ${npu_part} ${npu_buffer} ${npu_folder}/extlinux.conf
+    if test "${filesize}" != "${npu_size}"; then
+      if load ${npu_part} ${npu_buffer} ${npu_folder}/before-npu-bsp.conf; then
+        if fatwrite ${npu_part} ${npu_buffer} ${npu_folder}/extlinux.conf ${filesize}; then reset; fi
+      fi
+    fi
   fi
 done
 for npu_file in boot-before-npu-bsp.scr.uimg boot-before-npu-bsp.scr; do
