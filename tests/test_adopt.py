@@ -12,7 +12,7 @@ import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,8 @@ from images import bundle as bundles
 from images.deploy import in_place, slots, trial
 from images.deploy.adopt import adopt, undo
 from images.deploy.deploy import status
-from images.deploy.onboard.adopt import plain_image, take_over
+from images.deploy.onboard import adopt as onboard
+from images.deploy.onboard.adopt import plain_image
 from images.deploy.onboard.board import Board as OnBoard
 from images.deploy.onboard.frames import RefusedError
 
@@ -79,11 +80,7 @@ def make_stock(fake: FakeBoard, way: str) -> None:
     for path in (fat / "npu-bsp", root / "var/lib/npu-bsp", root / "run/npu-bsp"):
         shutil.rmtree(path)
     (fat / "boot.scr").unlink()
-    if way == "extlinux":
-        (fat / "extlinux").mkdir()
-        (fat / "extlinux/extlinux.conf").write_text("default l0\n")
-    else:
-        (fat / "boot.scr").write_bytes(OLD_SCRIPT)
+    boot_with(fat, way)
     modules = root / "lib/modules" / RELEASE
     modules.unlink()
     modules.mkdir()
@@ -94,12 +91,29 @@ def make_stock(fake: FakeBoard, way: str) -> None:
     assert boot_old_way(root) == "old"
 
 
+def boot_with(fat: Path, way: str) -> None:
+    """What a distribution puts on a partition that U-Boot boots."""
+    if way == "extlinux":
+        (fat / "extlinux").mkdir()
+        (fat / "extlinux/extlinux.conf").write_text("default l0\n")
+    else:
+        (fat / "boot.scr").write_bytes(OLD_SCRIPT)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
 def boot_files(fake: FakeBoard) -> dict[str, bytes]:
     """What U-Boot finds on the partition, our own folder left out."""
     return {
-        str(path.relative_to(fake.fat)): path.read_bytes()
-        for path in sorted(fake.fat.rglob("*"))
-        if path.is_file() and path.relative_to(fake.fat).parts[0] != "npu-bsp"
+        name: content
+        for name, content in files_of(fake.fat).items()
+        if not name.startswith("npu-bsp/")
     }
 
 
@@ -139,6 +153,7 @@ def test_what_runs_becomes_the_good_generation_and_is_given_back(
         undo(stock.target())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("behaviour", ["panic", "hang", "other-tree"])
 def test_a_take_over_that_fails_leaves_the_board_as_it_was(
     stock: FakeBoard, behaviour: str
@@ -152,6 +167,7 @@ def test_a_take_over_that_fails_leaves_the_board_as_it_was(
     assert "npu_bsp" not in (stock.root / "proc/cmdline").read_text()
 
 
+@pytest.mark.slow
 def test_a_kernel_update_that_takes_the_boot_back_is_noticed(stock: FakeBoard) -> None:
     assert adopt(stock.target(), board=None).outcome == "confirmed"
     folder = stock.fat / "extlinux"
@@ -178,6 +194,7 @@ def test_what_cannot_be_taken_over_is_refused(stock: FakeBoard) -> None:
     assert boot_files(stock) == before
 
 
+@pytest.mark.slow
 def test_another_kernel_under_the_right_name_is_refused(stock: FakeBoard) -> None:
     from images.deploy.transfer import BoardRefusedError
 
@@ -193,38 +210,51 @@ class CutError(Exception):
     """The power is gone."""
 
 
-@pytest.mark.parametrize("stop", range(1, 8))
+@pytest.mark.parametrize("way", ["extlinux", "boot.scr"])
 def test_a_power_cut_at_any_step_leaves_a_board_that_boots(
-    stock: FakeBoard, stop: int, monkeypatch: pytest.MonkeyPatch
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each change to the partition is one of these calls; the power goes before the STOPth of them."""
-    from images.deploy.onboard import adopt as onboard
-
-    calls = 0
-
-    def counted(real: object) -> object:
-        def call(*words: object) -> object:
-            nonlocal calls
-            calls += 1
-            if calls >= stop:
-                raise CutError
-            assert callable(real)
-            return real(*words)
-
-        return call
-
-    for module, name in ((onboard, "write_whole"), (os, "rename")):
-        monkeypatch.setattr(module, name, counted(getattr(module, name)))
-    script = slots.compile_boot_script(stock.folder / "boot.scr").read_bytes()
     import base64
 
-    request = {"script": base64.b64encode(script).decode()}
-    with contextlib.suppress(CutError):
-        take_over(OnBoard(str(stock.root), "/boot/firmware"), request)
-    monkeypatch.undo()
     from .fake_boot import boot
 
-    assert boot(stock.root) == "old"
+    script = slots.compile_boot_script(tmp_path / "boot.scr").read_bytes()
+    request = {"script": base64.b64encode(script).decode()}
+    for stop in range(1, 9):
+        root = tmp_path / str(stop)
+        fat = root / "boot/firmware"
+        (root / "proc/sys/kernel/random").mkdir(parents=True)
+        (root / "sys/firmware").mkdir(parents=True)
+        fat.mkdir(parents=True)
+        boot_with(fat, way)
+        (root / "behaviour").write_text("ok")
+        (root / "boot/old.dtb").write_bytes(b"tree")
+        before = files_of(fat)
+        calls = 0
+
+        def counted(real: Callable[..., object], last: int = stop) -> Callable[..., object]:
+            def call(*words: object) -> object:
+                nonlocal calls
+                calls += 1
+                if calls >= last:
+                    raise CutError
+                return real(*words)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            patch.setattr(onboard, "write_whole", counted(onboard.write_whole))
+            patch.setattr(os, "rename", counted(os.rename))
+            with contextlib.suppress(CutError):
+                onboard.take_over(OnBoard(str(root), "/boot/firmware"), request)
+        assert boot(root) == "old", stop
+        if calls > 1:  # our mark is there: undoing brings everything back
+            onboard.give_back(OnBoard(str(root), "/boot/firmware"))
+            assert {
+                name: each for name, each in files_of(fat).items() if "npu-bsp" not in name
+            } == before
+    assert calls < stop, "the last round was not cut"
 
 
 def test_kernels_are_unpacked_as_booti_wants_them() -> None:
@@ -251,8 +281,6 @@ def test_activate_leaves_the_systems_own_modules_alone(tmp_path: Path) -> None:
 
 
 def test_names_of_what_is_kept_are_those_that_the_boot_script_knows() -> None:
-    from images.deploy.onboard import adopt as onboard
-
     text = slots.BOOT_CMD.read_text()
     for name in (*onboard.RENAMED.values(), onboard.OLD_SCRIPT):
         assert name.rpartition("/")[2] in text

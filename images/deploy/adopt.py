@@ -20,6 +20,7 @@ from bsp.board.identify import identify
 from bsp.dts.running import without_boot
 from bsp.profile import Board
 from images import bundle as bundles
+from images import sign
 from images.bundle import Bundle, Entry, Manifest
 
 from . import plan as planning
@@ -174,7 +175,9 @@ def _bundle(board: Board, facts: Facts, entries: list[Entry], blob: bytes, folde
         files=tuple(sorted([*entries, dtb], key=lambda entry: entry.path)),
         inputs={"kernel": f"{facts.release}, the system's own"},
     )
-    return bundles.only_described(manifest, {DTB: blob}, folder / "bundle")
+    bundle = bundles.only_described(manifest, {DTB: blob}, folder / "bundle")
+    sign.sign(bundle)
+    return bundle
 
 
 def _plan(agent: Agent, facts: Facts, bundle: Bundle, kept: tuple[str, ...], host: str) -> Plan:

@@ -16,6 +16,7 @@ from bsp.dts.need import check_identity
 from bsp.dts.tree import read_tree
 from bsp.profile import Board
 from images import bundle as bundles
+from images import sign
 from images.bundle import Bundle, Entry, Manifest
 
 from . import plan as planning
@@ -102,7 +103,9 @@ def with_dtb(running: Manifest, blob: bytes, folder: Path) -> Bundle:
     manifest = msgspec.structs.replace(
         running, files=files, inputs={**running.inputs, "device-tree": "changed in place"}
     )
-    return bundles.only_described(manifest, {DTB: blob}, folder)
+    bundle = bundles.only_described(manifest, {DTB: blob}, folder)
+    sign.sign(bundle)
+    return bundle
 
 
 def _running(agent: Agent, facts: Facts, host: str) -> Manifest:

@@ -36,11 +36,7 @@ from . import slots
 from .onboard import frames
 from .plan import Facts, Send
 
-<<<<<<< HEAD
 ONBOARD_MODULES = ("frames", "files", "board", "signature", "stage", "adopt", "agent")
-=======
-ONBOARD_MODULES = ("frames", "files", "board", "stage", "adopt", "agent")
->>>>>>> 548c802 (deploy --adopt: take over boards that boot by extlinux or a script of their own, with a way back)
 
 # Makes the modules of onboard/ a package in memory, then runs it. -I -S: none of the board's settings and
 # installed packages, which take a slow board longer to look for than all of this.
