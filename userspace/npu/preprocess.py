@@ -78,6 +78,25 @@ def encode_bmp(pixels: NDArray[np.uint8]) -> bytes:
     return header + rows.tobytes()
 
 
+def views(pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """Return fixed crops and flips of a picture: a small set of inputs, the same everywhere.
+
+    The mirrored picture, its middle, four corners of it, and the middle and one corner mirrored; crops have
+    seven eighths of the sides (the middle three quarters).
+    """
+    height, width = pixels.shape[:2]
+
+    def cut(eighths: int, down: int, right: int) -> NDArray[np.uint8]:
+        """``eighths`` of each side; ``down`` and ``right`` are 0 (start), 1 (middle), 2 (end)."""
+        tall, wide = max(height * eighths // 8, 1), max(width * eighths // 8, 1)
+        top, left = (height - tall) * down // 2, (width - wide) * right // 2
+        return pixels[top : top + tall, left : left + wide]
+
+    middle, corners = cut(6, 1, 1), [cut(7, down, right) for down in (0, 2) for right in (0, 2)]
+    found = [pixels[:, ::-1], middle, *corners, middle[:, ::-1], corners[0][:, ::-1]]
+    return [np.ascontiguousarray(view) for view in found]
+
+
 def fuses_multiply_add() -> bool:
     """Whether label_image, compiled for this machine, fuses multiply and add (64-bit Arm does)."""
     return platform.machine() in ("aarch64", "arm64")
