@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Accuracy over a set of inputs: how often a delegate has the same top class as the portable kernels.
 
-One picture proves little: it may be right by luck, or wrong by a hair. The set is made of the picture itself
-(``preprocess.views``: mirrored, and cut in fixed ways), so that it needs no data set and is the same everywhere.
-Pure: the runner's records in, figures out.
+One picture proves little: it may be right by luck, or wrong by a hair. The set is made of the picture
+itself (``preprocess.views``: mirrored, and cut in fixed ways): it needs no data set, and is the same
+everywhere. Pure: the runner's records in, figures out.
 """
 
 from __future__ import annotations
@@ -12,6 +12,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .judge import scores
+
+_REFERENCE = "cpu-reference"
 
 # Of the views that have a clear answer, at least so many have to be answered alike.
 LEAST_SHARE = 0.75
@@ -54,3 +58,34 @@ def problem(figures: dict[str, Any] | None) -> str:
         f"another top class than the reference on {figures['clear']} of {figures['inputs']} crops and "
         "flips of the picture"
     )
+
+
+def add(facts: dict[str, Any], results: list[dict[str, Any]], *, tolerance: float) -> None:
+    """Put ``agreement`` into each result; one that clearly disagrees with the reference fails.
+
+    Args:
+        facts: the runner's document, whose rows are in the order of ``results``.
+    """
+    seen = [_views(row) for row in facts["results"]]
+    reference = next(
+        (
+            views
+            for row, views in zip(facts["results"], seen, strict=True)
+            if row["delegate"] == _REFERENCE
+        ),
+        [],
+    )
+    for result, views in zip(results, seen, strict=True):
+        if result["delegate"] == _REFERENCE:
+            continue
+        result["agreement"] = agreement(views, reference, tolerance=tolerance)
+        if wrong := problem(result["agreement"]):
+            result["status"] = "fail"
+            result["reason"] = "; ".join(filter(None, [result["reason"], wrong]))
+
+
+def _views(row: dict[str, Any]) -> list[NDArray[np.float64]]:
+    # Runners of older payloads make none.
+    return [
+        scores({"dtype": row["output"]["dtype"], "data": data}) for data in row.get("views") or []
+    ]

@@ -11,17 +11,19 @@ from typing import Any
 from bsp.base.errors import UserError, nearest
 from bsp.base.progress import step
 
-from . import models, operations
+from . import accuracy, models, operations
 from .delegates import implied, rows
 from .delegation import parse_log
 from .graph import read_graph
-from .judge import Expected, Figure, judge, verdict
+from .judge import MAX_ABS_DIFF, Expected, Figure, judge, verdict
 from .machine import Machine
 from .prediction import Prediction, predict, rules_for
 
 NAME = "label_image"
 TESTS = (NAME,)
 DEFAULT_MIN_DELEGATED_SHARE = 0.5
+# As many as the runner makes unless it is told otherwise.
+DEFAULT_VIEWS = 8
 # Start of Python and numpy on the slowest machine that is meant: an emulated one, nothing compiled yet.
 _START_UP_S = 120
 
@@ -33,6 +35,7 @@ class Request:
     Attributes:
         delegate: as ``--delegate`` takes it.
         runs: measured runs at most, a row.
+        views: crops and flips of the picture that run for the accuracy figure, at most.
         budget_s: time for the measured runs of a row, at most; at least one run is made.
         threads: CPU threads; None: all cores.
         timeout_s: a row that takes longer is a failure.
@@ -44,6 +47,7 @@ class Request:
     image: str | None = None
     runs: int = 50
     budget_s: float = 20.0
+    views: int = DEFAULT_VIEWS
     threads: int | None = None
     timeout_s: float = 300.0
     environment: tuple[tuple[str, str], ...] = ()
@@ -54,6 +58,8 @@ class Request:
             if value is not None and value <= 0:
                 flag = name.removesuffix("_s")
                 raise UserError(f"--{flag} is {value}, it has to be more than 0")
+        if self.views < 0:
+            raise UserError(f"--views is {self.views}, it has to be 0 or more")
 
 
 def environment_of(words: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -108,6 +114,8 @@ def smoke_test(
         arguments += ["--delegate", name]
     arguments += ["--runs", str(request.runs), "--budget", f"{request.budget_s:g}"]
     arguments += ["--timeout", f"{request.timeout_s:g}"]
+    if request.views != DEFAULT_VIEWS:
+        arguments += ["--views", str(request.views)]
     if request.threads:
         arguments += ["--threads", str(request.threads)]
     for name, value in request.environment:
@@ -128,6 +136,7 @@ def smoke_test(
         predictions=_predictions(facts, inputs.model.path.read_bytes()),
         published=[figure for model, figure in published if model == inputs.model.name],
     )
+    accuracy.add(facts, results, tolerance=MAX_ABS_DIFF)
     for result in results:
         result["implied"] = result["delegate"] in implied(request.delegate)
     return {

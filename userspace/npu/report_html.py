@@ -130,8 +130,14 @@ def _results(smoke: dict[str, Any]) -> str:
         if best:
             said = f"{best['score']:.3f} {best['index']} {best['label']}".rstrip()
         difference = row.get("max_abs_diff")
+        agreed = row.get("agreement")
+        alike = (
+            f"same top class on {agreed['same']} of {agreed['inputs']} crops and flips"
+            if agreed
+            else ""
+        )
         off = f"at most {difference:.3f} off the reference" if difference else ""
-        why = "; ".join(filter(None, [row["reason"], off]))
+        why = "; ".join(filter(None, [row["reason"], off, alike]))
         cells.append(
             f'<td class="wide">{escape(said)}'
             + (f'<div class="why">{escape(why)}</div>' if why else "")

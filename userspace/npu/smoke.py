@@ -21,6 +21,7 @@ _CONNECT_TIMEOUT_S = 30
 _VIRTUAL_RUNS = 3
 _POISON = 0xA5
 _VIRTUAL_BUDGET_S = 3.0
+_VIRTUAL_VIEWS = 2
 
 
 def smoke_test(
@@ -113,6 +114,7 @@ def _on_virtual_npu(
         request,
         runs=min(request.runs, _VIRTUAL_RUNS),
         budget_s=min(request.budget_s, _VIRTUAL_BUDGET_S),
+        views=min(request.views, _VIRTUAL_VIEWS),
     )
     exact_for = inputs.model.path if exact else None
     if record and not record.absolute().parent.is_dir():

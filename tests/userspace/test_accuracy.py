@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: MIT
+"""Agreement over a set of inputs: the views, the figures, and the small model on this machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from userspace.npu import accuracy, label_image, tiny_model
+from userspace.npu.label_image import Request
+from userspace.npu.machine import ThisMachine
+from userspace.npu.preprocess import views
+
+
+def one_hot(index: int, lead: float = 0.9) -> Any:
+    scores = np.full(4, 0.01)
+    scores[index] = lead
+    return scores
+
+
+def test_views_are_fixed_crops_and_flips() -> None:
+    picture = np.arange(40 * 24 * 3, dtype=np.int64).astype(np.uint8).reshape(40, 24, 3)
+    found = views(picture)
+    assert len(found) == 8
+    assert [view.shape[:2] for view in found[:3]] == [(40, 24), (30, 18), (35, 21)]
+    assert np.array_equal(found[0][:, ::-1], picture)
+    assert np.array_equal(found[5], picture[5:, 3:])
+    assert all(np.array_equal(one, two) for one, two in zip(found, views(picture), strict=True))
+    assert {view.shape for view in views(picture[:1, :1])} == {(1, 1, 3)}
+
+
+def test_agreement() -> None:
+    reference = [one_hot(0), one_hot(1), one_hot(2, 0.05), one_hot(3)]
+    found = [one_hot(0), one_hot(2), one_hot(1, 0.05)]  # one fewer: it ran out of time
+    figures = accuracy.agreement(found, reference, tolerance=0.1)
+    assert figures == {"inputs": 3, "same": 1, "top1": 0.3333, "clear": 1}
+    assert "on 1 of 3" in accuracy.problem(figures)
+    assert accuracy.agreement([], reference, tolerance=0.1) is None
+    assert accuracy.problem(None) == ""
+    assert accuracy.problem(accuracy.agreement(reference, reference, tolerance=0.1)) == ""
+
+
+def test_a_row_that_is_right_on_one_picture_alone_fails() -> None:
+    import base64
+    import zlib
+
+    def packed(index: int) -> str:
+        values = (one_hot(index) * 255).astype(np.uint8)
+        return base64.b64encode(zlib.compress(values.tobytes())).decode()
+
+    def row(name: str, classes: list[int]) -> dict[str, Any]:
+        return {"delegate": name, "output": {"dtype": "uint8"}, "views": [*map(packed, classes)]}
+
+    facts = {"results": [row("cpu-reference", [0, 1, 2, 3]), row("x", [0, 0, 0, 0])]}
+    results = [
+        {"delegate": name, "status": "pass", "reason": ""} for name in ("cpu-reference", "x")
+    ]
+    accuracy.add(facts, results, tolerance=0.1)
+    assert results[0] == {"delegate": "cpu-reference", "status": "pass", "reason": ""}
+    assert results[1]["status"] == "fail"
+    assert "3 of 4 crops" in results[1]["reason"]
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_the_small_model_agrees_with_itself(count: int) -> None:
+    request = Request(delegate="cpu", model=tiny_model.NAME, runs=1, views=count)
+    document = label_image.smoke_test(ThisMachine(), request)
+    row = next(row for row in document["results"] if row["delegate"] == "cpu")
+    assert row["status"] == "pass", row["reason"]
+    expected = {"inputs": 3, "same": 3, "top1": 1.0, "clear": 0} if count else None
+    assert row["agreement"] == expected
