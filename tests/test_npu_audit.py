@@ -79,7 +79,8 @@ def test_a_right_submission_has_no_finding(generation: int, kernel: int, tmp_pat
         ("bias", "bias", "in channel 4"),
         ("weight", "weights", "as in the model"),
         ("scale", "post_multiplier and post_shift of operation 0 (CONV_2D)", ">>"),
-        ("zero point", "zero points and channels", "those of an operation"),
+        ("zero point", "zero points of operation 0 (CONV_2D)", "output 99"),
+        ("channels", "zero points and channels", "those of an operation"),
         ("in_image_x_size", "sum of channel", "after the model"),
     ],
 )
@@ -97,6 +98,8 @@ def test_what_is_wrong_is_named(
         change["mantissa"] = job.mantissa ^ 1
     elif wrong == "zero point":
         change["out_zero_point"] = 98
+    elif wrong == "channels":
+        change["weights"], change["biases"] = job.weights[:8], job.biases[:8]
     else:
         if kernel == 1:
             pytest.skip("a 1x1 kernel sees no border")
@@ -104,9 +107,9 @@ def test_what_is_wrong_is_named(
         field, expected = "in_image_y_offset", "-1"
     found = audited(replace(job, **change), path)
     assert any(each.field.startswith(field) and expected in each.expected for each in found), found
-    blamed = Blame.NOT_UNDERSTOOD if wrong == "zero point" else Blame.SUBMISSION
+    blamed = Blame.NOT_UNDERSTOOD if wrong == "channels" else Blame.SUBMISSION
     assert {each.blame for each in found} == {blamed}
-    if wrong != "scale" and blamed is Blame.SUBMISSION:
+    if wrong not in ("scale", "zero point") and blamed is Blame.SUBMISSION:
         assert all(each.operation == "operation 0 (CONV_2D)" for each in found)
         assert "[submission: " in str(found[0])
 

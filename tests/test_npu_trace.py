@@ -23,6 +23,8 @@ from tests.npu_jobs import load_state
 from tests.test_npu_engine import convolution
 from userspace.npu.virtual import nn, recorder, trace
 from userspace.npu.virtual import show as showing
+from userspace.npu.virtual.exact import Operation
+from userspace.npu.virtual.identity import load_identity
 from userspace.npu.virtual.memory import Access, Buffer
 from userspace.npu.virtual.replay import replay
 from userspace.npu.virtual.trace import TraceError
@@ -290,3 +292,17 @@ def test_mutated_traces(tmp_path: Path) -> None:
 @pytest.mark.timeout(3600)
 def test_ten_thousand_mutated_traces(tmp_path: Path) -> None:
     fuzz(tmp_path, 10_000, seed=int(os.environ.get("NPU_BSP_SEED", "2")))
+
+
+def test_tables_of_the_model_are_kept(tmp_path: Path) -> None:
+    """In exact mode a trace has the model's scales and look-up tables."""
+    table = np.arange(256, dtype=np.uint8)[::-1]
+    known = Operation(0, "operation 0 (RELU)", 3, 1, 2, 3, 0.5, 0.25, table=table)
+    path = tmp_path / "t"
+    recorder.begin(path, load_identity("a311d"), door="shim", operations=[known]).close()
+    header = trace.header_of(trace.read(path), path)
+    assert header.mode == "exact"
+    (found,) = header.operations
+    assert found.table is not None
+    assert found.table.tolist() == table.tolist()
+    assert (found.name, found.real) == (known.name, 0.5)

@@ -35,7 +35,7 @@ class JobShown:
 
     Attributes:
         number: in the whole trace, from 0.
-        kind: ``conv``, ``depthwise`` or ``move``.
+        kind: ``conv``, ``depthwise``, ``move`` or ``look up``.
         macs: multiplications that the hardware is asked for; useful_macs: without those with planes
             that a depthwise convolution written as a dense one leaves at the zero point.
         weights: number of weights; stored_bytes: of the coefficient stream that holds them.
@@ -213,7 +213,7 @@ class _JobReader:
                 planes, rows, columns = moved.size
                 x0, y0, x1, y1 = moved.window
                 shown |= {
-                    "kind": "move",
+                    "kind": "look up" if moved.lookup else "move",
                     "what": f"{planes}x{rows}x{columns} -> {planes}x{y1 - y0 + 1}x{x1 - x0 + 1}",
                     "read_bytes": size_bytes + min(moved.bytes_moved, planes * rows * columns),
                     "written_bytes": moved.bytes_moved,

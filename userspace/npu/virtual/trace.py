@@ -16,15 +16,17 @@ import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO, Annotated, Any
 
 import msgspec
+import numpy as np
 from msgspec import Meta, Struct
 
 from bsp.base.errors import InfrastructureError, UserError
 
 from .exact import Operation
 from .identity import Identity
+from .memory import Bytes
 
 MAGIC = b"NPUTRACE"
 FORMAT = 1
@@ -111,8 +113,24 @@ class End(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="en
 
 Record = Header | Submit | Job | End
 
-_encoder = msgspec.msgpack.Encoder()
-_decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record, strict=True)
+_TABLE_BYTES = 256
+
+
+def _from_array(value: Any) -> bytes:
+    """A table of an operation as bytes."""
+    return bytes(np.asarray(value, np.uint8))
+
+
+def _to_array(_: type, value: Any) -> Bytes:
+    if not isinstance(value, bytes) or len(value) != _TABLE_BYTES:
+        raise ValueError(f"a table of {_TABLE_BYTES} bytes expected")
+    return np.frombuffer(value, np.uint8)
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_from_array)
+_decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(
+    Record, strict=True, dec_hook=_to_array
+)
 
 
 def packed(record: Record) -> bytes:
