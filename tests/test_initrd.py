@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import lzma
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -117,7 +118,11 @@ def test_order_respects_every_dependency(
 @pytest.mark.skipif(shutil.which("cpio") is None, reason="cpio is not installed")
 def test_contents_are_right_and_reproducible(kernel: PrebuiltKernel, tmp_path: Path) -> None:
     one = build_initrd(kernel, ["ext4", "virtio_pci"], init=ROOT_INIT, target=tmp_path / "one")
-    two = build_initrd(kernel, ["ext4", "virtio_pci"], init=ROOT_INIT, target=tmp_path / "two")
+    before = os.umask(0o077)
+    try:
+        two = build_initrd(kernel, ["ext4", "virtio_pci"], init=ROOT_INIT, target=tmp_path / "two")
+    finally:
+        os.umask(before)
     assert one.read_bytes() == two.read_bytes()
     out = tmp_path / "out"
     out.mkdir()

@@ -130,9 +130,10 @@ def _place(source: Path, target: Path, *, mode: int) -> None:
 
 def _pack(tree: Path, target: Path) -> None:
     names = ["."]
+    tree.chmod(0o755)
     for path in sorted(tree.rglob("*")):
-        if path.is_dir() and not path.is_symlink():
-            path.chmod(0o755)
+        if not path.is_symlink():  # whatever the umask was
+            path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
         names.append(str(path.relative_to(tree)))
     for name in reversed(names):
         os.utime(tree / name, (0, 0), follow_symlinks=False)
