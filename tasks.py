@@ -722,6 +722,72 @@ def show(_: Context, file: str, job: int = -1, json: bool = False) -> None:
     print_json(found.as_json()) if json else print_text(shown_text(found, fields=job >= 0))
 
 
+# --- disk images -----------------------------------------------------------------------------
+
+
+@task(
+    help={
+        "board": _BOARD,
+        "bundle": "folder that the task bundle made (default: one is made for the board)",
+        "kernel": "series of the distribution's kernel (default: the profile's)",
+        "distribution": "trixie or bookworm (default: the profile's)",
+        "package": "Debian package to install besides; may be given several times",
+        "hostname": "name of the board (default: npu-BOARD)",
+        "ssh-key": "public key that may log in as root (default: your usual one)",
+        "host-key": "the board's own private key, so that it survives flashing (ed25519)",
+        "bootloader": "file for the SoC's boot ROM, where the board has none elsewhere",
+        "size": "size of the disk: 4G, 3800M",
+        "output": "the image (default: build/images/BOARD.img)",
+        "dry-run": "say what would be built; write nothing",
+        "json": _JSON,
+    },
+    iterable=["package"],
+)
+def build_image(
+    _: Context,
+    board: str,
+    bundle: str = "",
+    kernel: str = "",
+    distribution: str = "",
+    package: Any = (),
+    hostname: str = "",
+    ssh_key: str = "",
+    host_key: str = "",
+    bootloader: str = "",
+    size: str = "4G",
+    output: str = "",
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Build a bootable disk image. Example: ./inv build-image --board vim3 --ssh-key ~/.ssh/id.pub."""
+    from pathlib import Path
+
+    from bsp.base.output import print_json, print_text
+    from bsp.profile import load_board
+    from images import image, image_report
+
+    def path(name: str) -> Path | None:
+        return Path(name).expanduser() if name else None
+
+    made = image.build_image(
+        image.Request(
+            board=load_board(board),
+            bundle=path(bundle),
+            kernel=kernel or None,
+            distribution=distribution or None,
+            packages=tuple(package),
+            hostname=hostname or None,
+            ssh_key=path(ssh_key),
+            host_key=path(host_key),
+            bootloader=path(bootloader),
+            size=size,
+            output=path(output),
+        ),
+        dry_run=dry_run,
+    )
+    print_json(made.as_json()) if json else print_text(image_report.text_of(made))
+
+
 # --- virtual boards --------------------------------------------------------------------------
 
 
@@ -735,6 +801,9 @@ _VIRTUAL = "name of the virtual board (default: the board's)"
         "port": "port on 127.0.0.1 for SSH (default: a free one)",
         "kernel": "series of the distribution's kernel (default: the profile's)",
         "dtb": "device tree, for boards that QEMU starts without a bootloader",
+        "disk": "boot from a copy of this image (of build-image, or a flashed one)",
+        "identity": "private key that logs in to --disk (default: the image's)",
+        "extra-disk": "a second disk: FILE, or FILE:SIZE to make it; written to",
         "record": "record what its NPU does to this file (npu.show, npu.replay)",
         "timeout": "seconds until it has to answer over SSH",
         "dry-run": "say what would be done",
@@ -747,6 +816,9 @@ def up(
     name: str = "",
     port: int = 0,
     kernel: str = "",
+    disk: str = "",
+    identity: str = "",
+    extra_disk: str = "",
     dtb: str = "",
     record: str = "",
     timeout: float = 300.0,
@@ -768,6 +840,9 @@ def up(
         board,
         name=name or None,
         port=port or None,
+        disk=Path(disk) if disk else None,
+        identity=Path(identity) if identity else None,
+        extra_disk=extra_disk or None,
         kernel=kernel or None,
         dtb=Path(dtb) if dtb else None,
         record=Path(record) if record else None,
@@ -943,6 +1018,7 @@ def build_kernel(
     json: bool = False,
 ) -> None:
     """Patch, configure, check and cross-build a kernel. Example: ./inv build-kernel --board vim3."""
+    build_image,
     from bsp.base.output import print_json, print_text
     from bsp.kernel import command
     from bsp.profile import load_board

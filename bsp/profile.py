@@ -213,6 +213,37 @@ class NpuSettings(_Record, frozen=True, kw_only=True):
     rates_hz: dict[str, PositiveInt] = {}
 
 
+class BootloaderPiece(_Record, frozen=True, kw_only=True):
+    """A stretch of the bootloader's file, and where on a disk it lies.
+
+    Attributes:
+        offset_bytes: where on the disk.
+        skip_bytes: how much of the file is left out before it.
+        length_bytes: how much of the file is taken; None for the rest.
+    """
+
+    offset_bytes: Annotated[int, Meta(ge=0)]
+    skip_bytes: Annotated[int, Meta(ge=0)] = 0
+    length_bytes: PositiveInt | None = None
+
+
+class Bootloader(_Record, frozen=True, kw_only=True):
+    """Where the SoC's boot ROM looks for the bootloader on a disk, and who provides it.
+
+    Attributes:
+        file: name that its build gives it.
+        table: partition table that leaves the bootloader's sectors alone.
+        needs: what it is made of, where it cannot be shipped.
+        source: document that the offsets come from.
+    """
+
+    file: str
+    pieces: Annotated[tuple[BootloaderPiece, ...], Meta(min_length=1)]
+    table: Literal["gpt", "dos"] = "gpt"
+    needs: str
+    source: str
+
+
 class Soc(_Record, frozen=True, kw_only=True):
     """A system on chip: ``bsp/socs/NAME.toml``.
 
@@ -221,6 +252,8 @@ class Soc(_Record, frozen=True, kw_only=True):
         without_npu: strings of related chips whose device trees have the NPU's node as well, by
             inheritance, but which have no NPU.
         dts_directory: folder below ``arch/arm64/boot/dts``.
+        console: serial console as the kernel's command line names it (``ttyAML0,115200n8``).
+        bootloader: None where the machine brings it itself.
     """
 
     format: int
@@ -230,6 +263,8 @@ class Soc(_Record, frozen=True, kw_only=True):
     compatible: tuple[str, ...] = ()
     without_npu: tuple[str, ...] = ()
     dts_directory: str | None = None
+    console: str | None = None
+    bootloader: Bootloader | None = None
     npu: Npu | None = None
     nodeless: Nodeless | None = None
 

@@ -284,6 +284,29 @@ Dir::Cache::Archives "{folder}/archives";
         return run(argv, env=environment, cwd=cwd, timeout_s=1800)
 
 
+def unpacked_program(root: Path, program: str) -> list[str]:
+    """Return the start of a command line that runs a program of unpacked packages.
+
+    It is started through the dynamic linker that lies beside it, so that it finds its own C library
+    whatever this machine has.
+
+    Args:
+        root: what ``Archive.unpacked`` returned, with the program's dependencies.
+        program: its path there (``usr/bin/qemu-img``).
+
+    Raises:
+        InfrastructureError: it is not complete.
+    """
+    linkers = sorted(root.glob("usr/lib/*-linux-gnu*/ld-linux*.so.*"))
+    path = root / program
+    if not linkers or not path.exists():
+        raise InfrastructureError(
+            f"what was unpacked is not complete: no {program} or no dynamic linker in {root}",
+            hint=f"rm -r {root} and run the same command again",
+        )
+    return [str(linkers[0]), "--library-path", str(linkers[0].parent), str(path)]
+
+
 def debian_mirror() -> str:
     """Return the address of the Debian mirror that this host is set up with.
 

@@ -24,7 +24,6 @@ PACKAGE_OF_TOOL = {
     "depmod": "kmod",
     "dpkg-deb": "dpkg",
     "dtc": "device-tree-compiler",
-    "fakeroot": "fakeroot",
     "fdtoverlay": "device-tree-compiler",
     "git": "git",
     "mcopy": "mtools",

@@ -98,16 +98,22 @@ def compile_boot_script(target: Path) -> Path:
     return target
 
 
-def lay_out(bundle: Bundle, fat_root: Path, rootfs_root: Path) -> None:
+def lay_out(
+    bundle: Bundle, fat_root: Path, rootfs_root: Path, *, cmdline: str | None = None
+) -> None:
     """Put a bundle as the good generation into two folders: the FAT partition's and the root's.
 
     The folders may hold other things already; a factory disk is made of them.
+
+    Args:
+        cmdline: kernel command line in place of the bundle's own.
 
     Raises:
         ValueError: the bundle takes its command line from a running board; there is none here.
     """
     manifest = bundle.manifest
-    if manifest.cmdline is None:
+    cmdline = cmdline or manifest.cmdline
+    if cmdline is None:
         raise ValueError(f"{bundle.path}: a factory generation needs a kernel command line")
     compile_boot_script(fat_root / "boot.scr")
     own = fat_root / FAT_FOLDER
@@ -117,7 +123,7 @@ def lay_out(bundle: Bundle, fat_root: Path, rootfs_root: Path) -> None:
     (own / "good-copy.env").write_bytes(good)
     (own / "trial.env").write_bytes(state.SPENT)
     (own / bundle.generation).mkdir(exist_ok=True)
-    (own / bundle.generation / "args.env").write_bytes(args_env(manifest, manifest.cmdline))
+    (own / bundle.generation / "args.env").write_bytes(args_env(manifest, cmdline))
 
     generation = rootfs_root / STORE / bundle.generation
     generation.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,6 @@ overlay. Its SSH keys are made here, with it: one for the board, one that logs i
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tempfile
 import uuid
@@ -25,27 +24,22 @@ from bsp.kernel.prebuilt import PrebuiltKernel
 from bsp.profile import Board
 from images import sign
 from images.bundle import Bundle, Parts, assemble
-from images.deploy.slots import lay_out
+from images.deploy.slots import MTIME_S, lay_out
 from images.initrd import ROOT_INIT, build_initrd
 from images.rootfs import Rootfs, root_tar
+
+from .filesystems import fill_fat, fill_root
+from .layout import MIB, Layout, make_empty
+from .tree import Tree
 
 HERE = Path(__file__).parent
 IMAGES = HERE.parent
 
-MIB = 1 << 20
 SIZE_BYTES = 4096 * MIB
 """A power of two: SD cards are, and QEMU insists on it."""
 FAT_START_BYTES = 1 * MIB
 FAT_SIZE_BYTES = 512 * MIB
 ROOT_START_BYTES = FAT_START_BYTES + FAT_SIZE_BYTES
-_GPT_END_BYTES = 1 * MIB
-
-FAT_LABEL = "NPU-BOOT"
-ROOT_LABEL = "npu-root"
-
-# Partition types of the UEFI and Discoverable Partitions specifications.
-_TYPE_BASIC_DATA = "EBD0A0A2-B9E5-4433-87C0-68B6B72699C7"
-_TYPE_ROOT_ARM64 = "B921B045-1DF0-41C3-AF44-4C6F280D3FAE"
 
 # A change in any of these makes another disk.
 _SOURCES = (
@@ -152,11 +146,11 @@ def _make(board: Board, kernel: PrebuiltKernel, dtb: Path, rootfs: Rootfs, targe
         lay_out(bundle, fat, extra)
         _keys(target, extra)
         image = target / "disk.img"
-        with image.open("wb") as file:
-            file.truncate(SIZE_BYTES)
-        _partition(image)
-        _fill_fat(image, fat)
-        _fill_root(image, rootfs, extra, workspace)
+        layout = Layout(SIZE_BYTES, FAT_START_BYTES, FAT_SIZE_BYTES, seed=uuid.uuid4())
+        tree = Tree(rootfs.tar, extra, kept_time_s=MTIME_S)
+        make_empty(image, layout)
+        fill_fat(image, layout, fat, epoch_s=tree.epoch_s)
+        fill_root(image, layout, tree)
         _keep_boot_files(bundle, target)
     image.chmod(0o444)
 
@@ -183,8 +177,13 @@ def _extra_files(board: Board, extra: Path) -> None:
     signers = extra / sign.BOARD_SIGNERS
     signers.parent.mkdir(parents=True)
     signers.write_text(sign.trust_root(), encoding="utf-8")
+    enable_units(HERE / "units.txt", extra)
+
+
+def enable_units(listed: Path, extra: Path) -> None:
+    """Do in a folder what ``systemctl enable`` and ``mask`` would do: one unit a line, as in units.txt."""
     units = extra / "etc/systemd/system"
-    for line in (HERE / "units.txt").read_text().splitlines():
+    for line in listed.read_text().splitlines():
         words = line.split("#")[0].split()
         if not words:
             continue
@@ -208,38 +207,6 @@ def _keys(target: Path, extra: Path) -> None:
     (extra / "root").chmod(0o700)
     shutil.copyfile(target / "id_ed25519.pub", authorized)
     authorized.chmod(0o600)
-
-
-def _partition(image: Path) -> None:
-    sector_bytes = 512
-    fat_start, fat_size = FAT_START_BYTES // sector_bytes, FAT_SIZE_BYTES // sector_bytes
-    # U-Boot looks for boot scripts on partitions with the legacy-boot attribute first.
-    script = f"""\
-label: gpt
-start={fat_start}, size={fat_size}, type={_TYPE_BASIC_DATA}, name=boot, attrs=LegacyBIOSBootable
-start={ROOT_START_BYTES // sector_bytes}, type={_TYPE_ROOT_ARM64}, name=root
-"""
-    run(["sfdisk", "--quiet", image], stdin=script.encode())
-
-
-def _fill_fat(image: Path, tree: Path) -> None:
-    at = f"{image}@@{FAT_START_BYTES}"
-    sectors = str(FAT_SIZE_BYTES // 512)
-    run(["mformat", "-i", at, "-F", "-v", FAT_LABEL, "-T", sectors, "-h", "64", "-s", "32", "::"])
-    names = sorted(str(path) for path in tree.iterdir())
-    run(["mcopy", "-i", at, "-s", "-Q", *names, "::"])
-
-
-def _fill_root(image: Path, rootfs: Rootfs, extra: Path, workspace: Path) -> None:
-    size_kib = (SIZE_BYTES - ROOT_START_BYTES - _GPT_END_BYTES) // 1024
-    command: list[str | Path] = [
-        "sh", HERE / "make_root.sh", rootfs.tar, extra, image, str(ROOT_START_BYTES), str(size_kib),
-        workspace,
-    ]  # fmt: skip
-    if os.geteuid() != 0:
-        command = ["fakeroot", "--", *command]
-    # mke2fs is in /usr/sbin, which is not on everybody's PATH.
-    run(command, env={"PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"})
 
 
 def _keep_boot_files(bundle: Bundle, target: Path) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,20 +50,32 @@ class Rootfs:
     key: str
 
 
-def root_tar(distribution: str = "trixie") -> Rootfs:
+def root_tar(distribution: str = "trixie", more: Sequence[str] = ()) -> Rootfs:
     """Return the root file system of a Debian suite, made on first use (about two minutes), cached.
 
+    Args:
+        more: packages besides ``PACKAGES``, with what they depend on.
+
     Raises:
-        UserError: arm64 programs cannot be run here, and we may not set that up.
+        UserError: the suite has no such package; arm64 programs cannot be run here, and we may not
+            set that up.
         InfrastructureError: a package cannot be fetched or configured.
     """
-    debs = Archive(distribution, ARCHITECTURE).download(list(PACKAGES), with_dependencies=True)
+    archive = Archive(distribution, ARCHITECTURE)
+    for package in more:
+        archive.version(package)  # apt's own words for a name that it does not know fill a page
+    wanted = sorted(set(more))
+    debs = archive.download([*PACKAGES, *wanted], with_dependencies=True)
     digest = hashlib.sha256((HERE / "install.sh").read_bytes())
     for deb in debs:
         digest.update(deb.name.encode() + b"\n")
     key = digest.hexdigest()[:16]
     folder = cache_dir() / "rootfs"
     folder.mkdir(parents=True, exist_ok=True)
+    prefix = f"{distribution}-{ARCHITECTURE}"
+    if wanted:
+        chosen = hashlib.sha256("\n".join(wanted).encode()).hexdigest()[:8]
+        prefix = f"chosen-{chosen}-{prefix}"
 
     def make(target: Path) -> None:
         enable_foreign_programs()
@@ -70,11 +83,11 @@ def root_tar(distribution: str = "trixie") -> Rootfs:
             now.note(f"{len(debs)} packages")
             _install(debs, distribution, target)
         # Debian has moved on: an older one is of no use, the newest may be in use right now.
-        found = folder.glob(f"{distribution}-{ARCHITECTURE}-*.tar")
+        found = folder.glob(f"{prefix}-*.tar")
         for old in sorted(found, key=lambda path: path.stat().st_mtime)[:-1]:
             remove(old)
 
-    return Rootfs(make_once(folder / f"{distribution}-{ARCHITECTURE}-{key}.tar", make), key)
+    return Rootfs(make_once(folder / f"{prefix}-{key}.tar", make), key)
 
 
 def _install(debs: list[Path], distribution: str, target: Path) -> None:
@@ -100,17 +113,31 @@ def _install(debs: list[Path], distribution: str, target: Path) -> None:
                     *isolation, "mmdebstrap", f"--mode={mode}", f"--architectures={ARCHITECTURE}",
                     "--variant=custom", "--format=tar", "--quiet",
                     "--skip=update,check/signed-by,output/dev",
-                    '--setup-hook=mkdir -p "$1/proc" "$1/sys"',
+                    f'--setup-hook=mkdir -p "$1/proc" "$1/sys"; {_merge_usr(distribution)}',
                     f'--customize-hook=sh {shared}/install.sh "$1" {shared}',
                     distribution, "-", f"deb {debian_mirror()} {distribution} main",
                 ],
                 stdout=file,
-                env={"TMPDIR": str(workspace)},
+                # Folders of packages that still name /bin go through the links (see _merge_usr).
+                env={"TMPDIR": str(workspace), "TAR_OPTIONS": "--keep-directory-symlink"},
                 timeout_s=3600,
                 hint="NPU_BSP_CACHE must have 1 GB free"
                 if mode == "root"
                 else "this needs user namespaces (subuid and subgid entries for you); or run it as root",
             )  # fmt: skip
+
+
+def _merge_usr(distribution: str) -> str:
+    """Shell that makes /bin and its like links into /usr, where no package of the suite does.
+
+    From trixie on base-files has them; before, that was usrmerge's doing.
+    """
+    if distribution != "bookworm":
+        return ":"
+    return (
+        'mkdir -p "$1/usr/bin" "$1/usr/sbin" "$1/usr/lib"; '
+        'for name in bin sbin lib; do ln -s "usr/$name" "$1/$name"; done'
+    )
 
 
 def enable_foreign_programs() -> None:

@@ -21,6 +21,7 @@ from images.disk import build_disk
 from . import launch
 from .base_dtb import base_dtb
 from .boot import start, wait_until_up
+from .disks import own_disk, prepare_extra
 from .instance import Instance, Record, instances, start_ticks
 from .machine import machine_arguments, qemu_of
 
@@ -36,6 +37,9 @@ def up(
     kernel: str | None = None,
     dtb: Path | None = None,
     record: Path | None = None,
+    disk: Path | None = None,
+    identity: Path | None = None,
+    extra_disk: str | None = None,
     timeout_s: float = UP_TIMEOUT_S,
 ) -> dict[str, Any]:
     """Start a virtual board and wait until it answers over SSH; if it runs already, say so.
@@ -46,6 +50,10 @@ def up(
         kernel: series of the distribution's kernel (default: the profile's), or ``build:ID``.
         dtb: device tree, for boards without a bootloader (default: built by build-dts).
         record: file that gets a trace of the virtual NPU's jobs, when the board is taken down.
+        disk: an image to boot from, which stays as it is: the board writes to a copy. Default: a disk
+            that is made for it.
+        identity: private key that logs in to ``disk`` (default: the one of its description).
+        extra_disk: a second disk, ``FILE`` or ``FILE:SIZE``; the board writes to the file itself.
         timeout_s: how long starting may take, without building the disk.
 
     Returns:
@@ -65,6 +73,8 @@ def up(
         )
     if record is not None:
         record = _trace_file(record, board)
+    own = own_disk(disk, identity, board) if disk else None
+    extra = prepare_extra(extra_disk) if extra_disk else None
     instance = Instance(name or board.name)
     with lock(instance.lock):
         known = instance.record()
@@ -73,6 +83,11 @@ def up(
                 raise UserError(
                     f"{instance.name} runs already, and is not recorded",
                     hint=f"./inv virtual.down --name {instance.name}",
+                )
+            if own or extra:
+                raise UserError(
+                    f"{instance.name} runs already, with the disks that it was started with",
+                    hint=f"./inv virtual.down --name {instance.name}, or --name OTHER",
                 )
             return _already(instance, known, board, port)
         if known:
@@ -85,10 +100,18 @@ def up(
             )
         series = kernel or board.kernel
         prebuilt = kernel_named(series)
-        disk = build_disk(board, prebuilt, dtb or _default_dtb(board, prebuilt, series))
+        chosen = own or build_disk(board, prebuilt, dtb or _default_dtb(board, prebuilt, series))
         started = time.monotonic()
         try:
-            host = start(instance, board, disk, port=port, kernel=prebuilt.release, record=record)
+            host = start(
+                instance,
+                board,
+                chosen,
+                port=port,
+                kernel=prebuilt.release,
+                record=record,
+                extra_disk=extra,
+            )
             with step(f"Booting {instance.name}"):
                 wait_until_up(instance, host, deadline=started + timeout_s, timeout_s=timeout_s)
         except BaseException:

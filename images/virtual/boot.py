@@ -11,14 +11,16 @@ import sys
 import time
 from pathlib import Path
 
-from bsp.base.cache import state_dir
+from bsp.base.cache import state_dir, write_atomically
 from bsp.base.errors import InfrastructureError
 from bsp.board import inventory, ssh
 from bsp.board.inventory import Host
 from bsp.profile import Board
-from images.disk import MIB, Disk
+from images.disk import Disk
+from images.disk.layout import MIB
 
 from . import launch
+from .disks import key_on_console
 from .emulator import u_boot
 from .instance import Instance, Record, start_ticks
 from .machine import WRITE_LOG, DirectBoot, Machine, qemu_of
@@ -39,11 +41,13 @@ def start(
     kernel: str,
     record: Path | None = None,
     log_writes: bool = False,
+    extra_disk: Path | None = None,
 ) -> Host:
     """Start QEMU for a board on a copy of its disk; register it as a host.
 
     Args:
         log_writes: have QEMU write down each write to the disk.
+        extra_disk: a second disk, which the board writes to itself.
 
     Raises:
         InfrastructureError: there is no room, or QEMU did not start.
@@ -75,6 +79,7 @@ def start(
             board,
             first,
             disk=folder / "disk.qcow2",
+            extra_disk=extra_disk,
             ssh_port=ssh_port,
             log_writes=log_writes,
             record=record,
@@ -116,7 +121,8 @@ def start(
         board=board.name,
         console_log=instance.console_log,
     )
-    (folder / "known_hosts").write_text(f"{host.key_name} {disk.host_key}\n")
+    if disk.host_key:
+        (folder / "known_hosts").write_text(f"{host.key_name} {disk.host_key}\n")
     inventory.register(host)
     return host
 
@@ -146,7 +152,7 @@ def wait_until_up(instance: Instance, host: Host, *, deadline: float, timeout_s:
                 f"{instance.last_console_lines()}"
             )
         # QEMU accepts connections from the start; the greeting is the board's.
-        if _greets(host.address, host.port):
+        if _greets(host.address, host.port) and _key_is_known(instance, host):
             with ssh.wait_until_up(host, timeout_s=max(deadline - time.monotonic(), 1)):
                 return
         time.sleep(_POLL_S)
@@ -155,6 +161,17 @@ def wait_until_up(instance: Instance, host: Host, *, deadline: float, timeout_s:
         f"{instance.last_console_lines()}",
         hint=f"--timeout SECONDS on a slow or busy machine; the whole console: {instance.kept_log}",
     )
+
+
+def _key_is_known(instance: Instance, host: Host) -> bool:
+    """Whether the board's host key is known; a key that it made itself is read from its console."""
+    assert host.known_hosts
+    if not host.known_hosts.exists():
+        key = key_on_console(instance.console_log)
+        if key is None:
+            return False
+        write_atomically(host.known_hosts, f"{host.key_name} {key}\n".encode())
+    return True
 
 
 def _greets(address: str, port: int) -> bool:

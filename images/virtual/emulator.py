@@ -11,8 +11,8 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
-from bsp.base.apt import Archive
-from bsp.base.errors import InfrastructureError, UserError
+from bsp.base.apt import Archive, unpacked_program
+from bsp.base.errors import UserError
 from bsp.base.process import run
 
 # The first suite with -M imx8mp-evk and vfio-user-pci in one QEMU (11.1).
@@ -34,14 +34,7 @@ class Emulator:
 
     def command(self, program: str) -> list[str]:
         """The start of a command line that runs ``program`` (``qemu-system-aarch64``, ``qemu-img``)."""
-        linkers = sorted(self.root.glob("usr/lib/*-linux-gnu*/ld-linux*.so.*"))
-        path = self.root / "usr/bin" / program
-        if not linkers or not path.exists():
-            raise InfrastructureError(
-                f"the unpacked QEMU is not complete: no {program} or no dynamic linker in {self.root}",
-                hint=f"rm -r {self.root} and run the same command again",
-            )
-        return [str(linkers[0]), "--library-path", str(linkers[0].parent), str(path)]
+        return unpacked_program(self.root, f"usr/bin/{program}")
 
     @property
     def data(self) -> Path:

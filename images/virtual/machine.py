@@ -36,6 +36,7 @@ class Machine:
     Attributes:
         start: what is loaded first: U-Boot's file, or kernel and DTB.
         disk: qcow2 image; None for a machine without one.
+        extra_disk: raw image that the board sees as a second disk (virtio).
         ssh_port: port on 127.0.0.1 that leads to the board's SSH server; None for no network.
         log_writes: write down each write to the disk, in WRITE_LOG (see images/crash/writelog.py).
         devices: more of QEMU's options.
@@ -45,6 +46,7 @@ class Machine:
     board: Board
     start: Path | DirectBoot
     disk: Path | None = None
+    extra_disk: Path | None = None
     ssh_port: int | None = None
     log_writes: bool = False
     devices: Sequence[str] = ()
@@ -95,6 +97,9 @@ def arguments(machine: Machine) -> list[str]:
         words += ["-bios", str(machine.start)]
     if machine.disk:
         words += ["-drive", f"{_drive(machine)},{qemu.disk}"]
+    if machine.extra_disk:
+        name = str(machine.extra_disk).replace(",", ",,")
+        words += ["-drive", f"file={name},format=raw,cache=writeback,discard=unmap,if=virtio"]
     if machine.ssh_port is not None:
         forward = f"hostfwd=tcp:127.0.0.1:{machine.ssh_port}-:22"
         words += ["-nic", qemu.nic.replace("{hostfwd}", forward)]

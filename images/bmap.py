@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: MIT
+"""Block maps: which blocks of a disk image have to be written, and what they hash to.
+
+The file is bmaptool's format 2.0 (``IMAGE.bmap``), so that bmaptool can be used with our images and our
+flash with others'. A block belongs to the map if the file system of the host has stored it: tools write
+what has to be on the disk, also zeros, and leave holes where it does not matter what is there.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bsp.base.cache import write_atomically
+from bsp.base.errors import UserError
+
+BLOCK_BYTES = 4096
+RANGE_BLOCKS = 1024
+"""Ranges that we write have 4 MiB at most: so much is hashed at once."""
+_READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Range:
+    """Blocks ``first`` to ``last``, both included; ``sha256`` is None where the map has no hash."""
+
+    first: int
+    last: int
+    sha256: str | None = None
+
+    @property
+    def blocks(self) -> int:
+        """How many there are."""
+        return self.last - self.first + 1
+
+
+@dataclass(frozen=True)
+class Map:
+    """A block map.
+
+    Attributes:
+        image_bytes: size of the whole image.
+        ranges: in order, without overlaps.
+    """
+
+    image_bytes: int
+    ranges: tuple[Range, ...]
+
+    @property
+    def mapped_bytes(self) -> int:
+        """How much has to be written; the last block may be a part of one."""
+        total = sum(each.blocks for each in self.ranges) * BLOCK_BYTES
+        over = -self.image_bytes % BLOCK_BYTES
+        ends = self.ranges and self.ranges[-1].last == (self.image_bytes - 1) // BLOCK_BYTES
+        return total - (over if ends else 0)
+
+    def span(self, each: Range) -> tuple[int, int]:
+        """Where a range begins and ends, in bytes of the image."""
+        return each.first * BLOCK_BYTES, min((each.last + 1) * BLOCK_BYTES, self.image_bytes)
+
+
+def map_file(image: Path) -> Path:
+    """Where the map of an image lies."""
+    return image.with_name(f"{image.name}.bmap")
+
+
+def stored(image: Path) -> Map:
+    """Return the map of what the file system has stored of a sparse file, without hashes."""
+    size = image.stat().st_size
+    ranges: list[Range] = []
+    with image.open("rb") as file:
+        for start, end in _extents(file.fileno(), size):
+            first, last = start // BLOCK_BYTES, (end - 1) // BLOCK_BYTES
+            if ranges and first <= ranges[-1].last + 1:
+                ranges[-1] = Range(ranges[-1].first, max(last, ranges[-1].last))
+            else:
+                ranges.append(Range(first, last))
+    return Map(size, tuple(ranges))
+
+
+def with_blocks(found: Map, first: int, last: int) -> Map:
+    """Return a map that holds these blocks too."""
+    merged: list[Range] = []
+    for each in sorted([*found.ranges, Range(first, last)], key=lambda each: each.first):
+        if merged and each.first <= merged[-1].last + 1:
+            merged[-1] = Range(merged[-1].first, max(merged[-1].last, each.last))
+        else:
+            merged.append(Range(each.first, each.last))
+    return Map(found.image_bytes, tuple(merged))
+
+
+def hashed(image: Path, found: Map, *, progress: Callable[[int], object] = lambda _: None) -> Map:
+    """Return the map with a hash for each range, of 4 MiB at most."""
+    ranges = []
+    done = 0
+    with image.open("rb") as file:
+        for each in found.ranges:
+            for first in range(each.first, each.last + 1, RANGE_BLOCKS):
+                part = Range(first, min(first + RANGE_BLOCKS - 1, each.last))
+                start, end = found.span(part)
+                ranges.append(Range(part.first, part.last, _sha256(file.fileno(), start, end)))
+                done += end - start
+                progress(done)
+    return Map(found.image_bytes, tuple(ranges))
+
+
+def write(target: Path, made: Map) -> None:
+    """Write a map in bmaptool's format."""
+    lines = [
+        '<?xml version="1.0" ?>',
+        '<bmap version="2.0">',
+        f"    <ImageSize> {made.image_bytes} </ImageSize>",
+        f"    <BlockSize> {BLOCK_BYTES} </BlockSize>",
+        f"    <BlocksCount> {-(-made.image_bytes // BLOCK_BYTES)} </BlocksCount>",
+        f"    <MappedBlocksCount> {sum(each.blocks for each in made.ranges)} </MappedBlocksCount>",
+        "    <ChecksumType> sha256 </ChecksumType>",
+        f"    <BmapFileChecksum> {'0' * 64} </BmapFileChecksum>",
+        "    <BlockMap>",
+        *(
+            f'        <Range chksum="{each.sha256}"> {_numbers(each)} </Range>'
+            for each in made.ranges
+        ),
+        "    </BlockMap>",
+        "</bmap>",
+    ]
+    text = "\n".join(lines) + "\n"
+    # The hash of the file, with zeros where the hash stands.
+    own = hashlib.sha256(text.encode()).hexdigest()
+    write_atomically(target, text.replace("0" * 64, own, 1).encode())
+
+
+def read(path: Path) -> Map:
+    """Read a block map.
+
+    Raises:
+        UserError: it is none, or it is damaged.
+    """
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the block map {path}: {error}") from error
+    again = f"remove {path} (all that the image file holds is written then), or make it again"
+    # Five numbers and a list: no XML reader of ours, so nothing to be fooled with.
+    size, block, own = (
+        _field(text, path, name) for name in ("ImageSize", "BlockSize", "BmapFileChecksum")
+    )
+    kind = _field(text, path, "ChecksumType")
+    if kind != "sha256" or int(block) != BLOCK_BYTES:
+        raise UserError(
+            f"{path}: blocks of {block} bytes with {kind}; this version reads blocks of "
+            f"{BLOCK_BYTES} bytes with sha256",
+            hint=again,
+        )
+    if hashlib.sha256(text.replace(own, "0" * 64, 1).encode()).hexdigest() != own:
+        raise UserError(f"{path} is damaged: it is not what its own checksum says", hint=again)
+    ranges = []
+    for checksum, first, last in re.findall(
+        r"<Range(?:\s+chksum=\"([0-9a-f]{64})\")?>\s*(\d+)(?:-(\d+))?\s*</Range>", text
+    ):
+        ranges.append(Range(int(first), int(last or first), checksum or None))
+    blocks = -(-int(size) // BLOCK_BYTES)
+    before = -1
+    for each in ranges:
+        if not before < each.first <= each.last < blocks:
+            raise UserError(f"{path}: blocks {_numbers(each)} are out of order or behind the end")
+        before = each.last
+    return Map(int(size), tuple(ranges))
+
+
+def _field(text: str, path: Path, name: str) -> str:
+    found = re.search(rf"<{name}>\s*(\w+)\s*</{name}>", text)
+    if not found or (name.endswith("Size") and not found[1].isdigit()):
+        raise UserError(f"{path} is no block map: it has no {name}", hint=f"rm {path}")
+    return found[1]
+
+
+def _numbers(each: Range) -> str:
+    return str(each.first) if each.first == each.last else f"{each.first}-{each.last}"
+
+
+def _extents(handle: int, size: int) -> Iterator[tuple[int, int]]:
+    at = 0
+    while at < size:
+        try:
+            start = os.lseek(handle, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return  # nothing but a hole
+            raise
+        at = os.lseek(handle, start, os.SEEK_HOLE)
+        yield start, at
+
+
+def _sha256(handle: int, start: int, end: int) -> str:
+    digest = hashlib.sha256()
+    while start < end:
+        data = os.pread(handle, min(_READ_BYTES, end - start), start)
+        if not data:
+            break
+        digest.update(data)
+        start += len(data)
+    return digest.hexdigest()

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: MIT
+"""A root file system as a stream: the tar file of a Debian, with a folder of files laid over it.
+
+What differs from one making of the same Debian to the next (its logs, its caches, times after the
+packages' own) is left out or cut back, so that the same packages give the same stream.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tarfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+from bsp.base.errors import InfrastructureError
+
+# Made when the packages are configured, and made again on the board where it is needed.
+_LEFT_OUT = frozenset({
+    "etc/machine-id", "var/lib/dbus/machine-id", "var/lib/systemd/random-seed",
+    "var/cache/ldconfig/aux-cache",
+})  # fmt: skip
+_EMPTIED = ("dev/", "var/log/", "tmp/", "run/")
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A root file system that is to be.
+
+    Attributes:
+        tar: its files, with owners and permissions.
+        over: folder whose files replace and add to them; they belong to root.
+        kept_time_s: a file of ``over`` with this time keeps it; all others carry ``epoch_s``.
+    """
+
+    tar: Path
+    over: Path
+    kept_time_s: int
+
+    @cached_property
+    def epoch_s(self) -> int:
+        """No file is younger: $SOURCE_DATE_EPOCH, or when the newest package was made."""
+        chosen = os.environ.get("SOURCE_DATE_EPOCH", "")
+        if chosen.isdigit():
+            return int(chosen)
+        # Programs come out of packages as they are; other files may be made when these are configured.
+        with self._open() as base:
+            times = [
+                int(member.mtime)
+                for member in base
+                if member.isreg() and _name(member.name).startswith("usr/bin/")
+            ]
+        return max(times, default=self.kept_time_s)
+
+    def write_tar(self, sink: BinaryIO) -> None:
+        """Write all files as one tar stream, folders before what is in them."""
+        over = dict(self._over())
+        folders = {""}
+        with (
+            self._open() as base,
+            tarfile.open(
+                fileobj=sink, mode="w|", format=tarfile.PAX_FORMAT, bufsize=1 << 20
+            ) as target,
+        ):
+            for member in base:
+                name = _name(member.name)
+                if name in _LEFT_OUT or (name.startswith(_EMPTIED) and not member.isdir()):
+                    continue
+                if name.startswith("dev/"):
+                    continue
+                self._parents(target, name, folders)
+                if member.isdir():
+                    folders.add(name)
+                elif name in over:
+                    continue
+                member.mtime = min(int(member.mtime), self.epoch_s)
+                member.pax_headers = {
+                    key: value for key, value in member.pax_headers.items() if "time" not in key
+                }
+                target.addfile(member, base.extractfile(member) if member.isreg() else None)
+            for name, path in over.items():
+                if name not in folders:
+                    self._parents(target, name, folders)
+                    self._add(target, name, path)
+                    if path.is_dir() and not path.is_symlink():
+                        folders.add(name)
+
+    def _open(self) -> tarfile.TarFile:
+        try:
+            return tarfile.open(self.tar)
+        except (OSError, tarfile.TarError) as error:
+            raise InfrastructureError(
+                f"cannot read the root file system {self.tar}: {error}",
+                hint="remove it; it is made again",
+            ) from error
+
+    def _over(self) -> list[tuple[str, Path]]:
+        """Files and folders to lay over, by their path below the root; folders first."""
+        found = []
+        for root, folders, files in os.walk(self.over):
+            folders.sort()
+            for name in sorted([*folders, *files]):
+                path = Path(root) / name
+                found.append((path.relative_to(self.over).as_posix(), path))
+        return found
+
+    def _parents(self, target: tarfile.TarFile, name: str, folders: set[str]) -> None:
+        """Write the folders that a file lies in, where nothing has brought them: mke2fs wants them."""
+        parts = name.split("/")[:-1]
+        for depth in range(1, len(parts) + 1):
+            folder = "/".join(parts[:depth])
+            if folder not in folders:
+                folders.add(folder)
+                info = tarfile.TarInfo(f"./{folder}")
+                info.type, info.mode, info.mtime = tarfile.DIRTYPE, 0o755, self.epoch_s
+                if (path := self.over / folder).is_dir():
+                    self._add(target, folder, path)
+                else:
+                    target.addfile(info)
+
+    def _add(self, target: tarfile.TarFile, name: str, path: Path) -> None:
+        status = path.lstat()
+        info = tarfile.TarInfo(f"./{name}")
+        kept = int(status.st_mtime) == self.kept_time_s
+        info.mtime = self.kept_time_s if kept else self.epoch_s
+        # Two bits count: whether it can be executed, whether others may read it. The rest is the umask.
+        private = not status.st_mode & 0o077
+        if stat.S_ISLNK(status.st_mode):
+            info.type, info.linkname, info.mode = tarfile.SYMTYPE, str(path.readlink()), 0o777
+            target.addfile(info)
+        elif stat.S_ISDIR(status.st_mode):
+            info.type, info.mode = tarfile.DIRTYPE, 0o700 if private else 0o755
+            target.addfile(info)
+        else:
+            executable = bool(status.st_mode & 0o100)
+            info.mode = (
+                (0o700 if executable else 0o600) if private else 0o755 if executable else 0o644
+            )
+            info.size = status.st_size
+            with path.open("rb") as file:
+                target.addfile(info, file)
+
+
+def _name(name: str) -> str:
+    return name.removeprefix("./").rstrip("/")

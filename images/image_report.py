@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: MIT
+"""What is printed about an image, made or planned."""
+
+from __future__ import annotations
+
+from bsp.base.output import table
+
+from . import bmap
+from .image import Image, description_file
+
+
+def text_of(image: Image) -> str:
+    """Say what an image is (or would be), where it lies, and what to type next."""
+    found = image.description
+    mib = 1 << 20
+    rows = [("0", "-", found.table.upper() + " partition table", "")]
+    loader = found.bootloader
+    if loader["included"]:
+        rows += [(str(at), "-", "bootloader", loader["file"]) for at in loader["offsets_bytes"]]
+    contents = {
+        "boot": f"boot script, generation {found.generation or 'of a bundle made for it'}",
+        "root": f"Debian {found.distribution}, {found.hostname}",
+    }
+    for part in found.partitions:
+        size = f"{part['size_bytes'] // mib} MiB"
+        rows.append(
+            (
+                str(part["start_bytes"]),
+                size,
+                f"{part['name']} ({part['type']})",
+                contents[part["name"]],
+            )
+        )
+    lines = [table(("at byte", "size", "what", "holds"), rows), ""]
+    lines.append(f"logs in:    root, with {found.ssh_key}; no password")
+    key = found.host_key or "made by the board at its first boot, printed on its console"
+    lines.append(f"host key:   {key}")
+    lines.append(f"cmdline:    {found.cmdline}")
+    if loader.get("needs"):
+        lines.append(f"bootloader: not in the image. Unless the board has one: --bootloader with\n"
+                     f"            {loader['needs']}")  # fmt: skip
+    if not image.made:
+        return "\n".join([f"would build {image.path}, {found.size_bytes // mib} MiB", "", *lines])
+    size = f"{found.size_bytes // mib} MiB, {(found.mapped_bytes or 0) // mib} of them to write"
+    head = [
+        f"{image.path}: {size}",
+        f"beside it: {bmap.map_file(image.path).name}, {description_file(image.path).name}",
+        "",
+    ]
+    return "\n".join(
+        [*head, *lines, f"write it:   ./inv flash --device DEVICE --image {image.path}"]
+    )

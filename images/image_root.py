@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: MIT
+"""What an image lays over Debian: names, keys, network, mounts. There is no password anywhere."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from bsp.base.cache import lock, state_dir
+from bsp.base.errors import UserError
+from bsp.base.process import run
+
+from .disk import enable_units
+from .disk.layout import Layout
+
+FILES = Path(__file__).parent / "image_files"
+UNITS = Path(__file__).parent / "image_units.txt"
+
+PACKAGES = ("systemd-resolved", "systemd-timesyncd")
+"""Besides what virtual boards have: names on the network, and the time where there is no clock."""
+
+_HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_PUBLIC_KEY = re.compile(r"(ssh-(ed25519|rsa)|ecdsa-sha2-\S+|sk-\S+) [A-Za-z0-9+/]+=*( .*)?")
+_USUAL_KEYS = ("id_ed25519.pub", "id_ecdsa.pub", "id_rsa.pub")
+
+
+@dataclass(frozen=True)
+class Access:
+    """How one gets onto the board.
+
+    Attributes:
+        keys: public keys that may log in as root, one a line.
+        source: file that they come from.
+        host_key: the board's private key, baked in; None has the board make its own at first boot.
+    """
+
+    keys: str
+    source: Path
+    host_key: Path | None = None
+
+    def host_public(self) -> str | None:
+        """The board's public key: ``ssh-ed25519 AAAA...``."""
+        return _public_of(self.host_key) if self.host_key else None
+
+
+def read_access(ssh_key: Path | None, host_key: Path | None) -> Access:
+    """Return how one gets onto the board: with the given key, one's usual one, or one made for boards.
+
+    Raises:
+        UserError: a file is not there, or is not the key that it should be.
+    """
+    source = ssh_key or _usual_key() or _own_key()
+    try:
+        lines = [
+            line.strip()
+            for line in source.read_text().splitlines()
+            if line.strip() and not line.startswith("#")
+        ]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the SSH key {source}: {error}") from error
+    if lines and lines[0].startswith("-----BEGIN"):
+        raise UserError(
+            f"{source} is a private key; what goes onto the board is the public one",
+            hint=f"--ssh-key {source}.pub",
+        )
+    wrong = [line for line in lines if not _PUBLIC_KEY.fullmatch(line)]
+    if wrong or not lines:
+        found = f"{wrong[0][:40]!r}" if wrong else "nothing"
+        raise UserError(
+            f"{source}: expected public SSH keys, one a line, found {found}",
+            hint="ssh-keygen -t ed25519 makes one; its public half ends in .pub",
+        )
+    if host_key is not None:
+        public = _public_of(host_key)
+        if not public.startswith("ssh-ed25519 "):
+            raise UserError(
+                f"{host_key} is a key of type {public.split()[0]}, expected ssh-ed25519",
+                hint=f"ssh-keygen -t ed25519 -N '' -f {host_key}",
+            )
+    return Access("\n".join(lines) + "\n", source, host_key)
+
+
+def check_host_name(name: str) -> str:
+    """Return a host name.
+
+    Raises:
+        UserError: it is none (RFC 1123, one label).
+    """
+    if not _HOST_NAME.fullmatch(name):
+        raise UserError(
+            f"{name!r} is no host name", hint="letters a-z, digits and dashes, 63 at most"
+        )
+    return name
+
+
+def make_root(
+    target: Path, layout: Layout, *, hostname: str, access: Access, fat_mount: str
+) -> None:
+    """Put the files into a folder that does not exist yet."""
+    shutil.copytree(FILES, target)
+    etc = target / "etc"
+    (etc / "hostname").write_text(f"{hostname}\n")
+    (etc / "hosts").write_text(f"127.0.0.1 localhost {hostname}\n::1 localhost\n")
+    # Empty: the board makes its own and keeps it, without taking this for a first boot that asks things.
+    (etc / "machine-id").write_text("")
+    (etc / "resolv.conf").symlink_to("/run/systemd/resolve/stub-resolv.conf")
+    # Neither the root nor the boot file system of another disk in the same board.
+    (etc / "fstab").write_text(
+        f"UUID={layout.root_uuid}  /  ext4  rw,relatime  0  1\n"
+        f"UUID={layout.fat_uuid}  {fat_mount}  vfat  "
+        "rw,flush,umask=077,x-systemd.after=npu-bsp-activate.service  0  0\n"
+    )
+    (target / fat_mount.lstrip("/")).mkdir(parents=True)
+    for name in ("etc/.updated", "var/.updated"):  # nothing has to be brought up to date at boot
+        (target / name).parent.mkdir(exist_ok=True)
+        (target / name).touch()
+    enable_units(UNITS, target)
+    wanted = etc / "systemd/system/multi-user.target.wants"
+    (wanted / "npu-bsp-host-key.service").symlink_to("../npu-bsp-host-key.service")
+    authorized = target / "root/.ssh/authorized_keys"
+    authorized.parent.mkdir(parents=True)
+    for folder in (target / "root", authorized.parent):
+        folder.chmod(0o700)
+    authorized.write_text(access.keys)
+    authorized.chmod(0o600)
+    if access.host_key:
+        private = etc / "ssh/ssh_host_ed25519_key"
+        shutil.copyfile(access.host_key, private)
+        private.chmod(0o600)
+        private.with_name(private.name + ".pub").write_text(f"{access.host_public()}\n")
+
+
+def _usual_key() -> Path | None:
+    files = (Path.home() / ".ssh" / name for name in _USUAL_KEYS)
+    return next((file for file in files if file.is_file()), None)
+
+
+def _own_key() -> Path:
+    """A key for boards, made once on a machine whose user has none."""
+    key = state_dir() / "ssh" / "id_ed25519"
+    with lock(key.with_name("id_ed25519.lock")):
+        if not key.with_name("id_ed25519.pub").exists():
+            key.unlink(missing_ok=True)
+            run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "npu-bsp", "-f", key])
+    return key.with_name("id_ed25519.pub")
+
+
+def _public_of(private: Path) -> str:
+    if not private.is_file():
+        raise UserError(
+            f"there is no host key {private}",
+            hint=f"ssh-keygen -t ed25519 -N '' -f {private}",
+        )
+    done = run(["ssh-keygen", "-y", "-P", "", "-f", private], check=False)
+    if done.exit_code != 0:
+        raise UserError(
+            f"{private} is no private SSH key without a passphrase: "
+            f"{done.stderr.decode(errors='replace').strip().splitlines()[-1:]}",
+            hint="a board has nobody to type a passphrase: ssh-keygen -p -N '' -f FILE",
+        )
+    return " ".join(done.text.split()[:2])
