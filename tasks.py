@@ -788,6 +788,57 @@ def build_image(
     print_json(made.as_json()) if json else print_text(image_report.text_of(made))
 
 
+@task(
+    help={
+        "device": "block device to write to: /dev/mmcblk1, /dev/sdb",
+        "image": "disk image (of build-image, or another; IMAGE.bmap beside it is used)",
+        "host": f"where the device is: {_HOST}; this machine if left out",
+        "board": "refuse if the host is not this board (default: what the image says)",
+        "any-device": "also devices that cannot be taken out of this machine, and plain files",
+        "timeout": "seconds that the board may take to answer",
+        "accept-new-key": "on first contact, trust the host's key without asking",
+        "yes": "do not ask before overwriting the device",
+        "dry-run": "say what would be written where; write nothing",
+        "json": _JSON,
+    }
+)
+def flash(
+    _: Context,
+    device: str,
+    image: str,
+    host: str = "",
+    board: str = "",
+    any_device: bool = False,
+    timeout: float = 60.0,
+    accept_new_key: bool = False,
+    yes: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Write an image to storage. Example: ./inv flash --host vim3 --device /dev/mmcblk1 --image F."""
+    from pathlib import Path
+
+    from bsp.base.output import print_json, print_text
+    from bsp.board.inventory import resolve
+    from bsp.profile import load_board
+    from images.flash import command, show
+
+    result = command.flash(
+        command.Request(
+            device=device,
+            image=Path(image).expanduser(),
+            host=resolve(host) if host else None,
+            board=load_board(board) if board else None,
+            any_device=any_device,
+            accept_new_key=accept_new_key,
+            timeout_s=timeout,
+        ),
+        dry_run=dry_run,
+        yes=yes,
+    )
+    print_json(result.as_json()) if json else print_text(show.result_text(result))
+
+
 # --- virtual boards --------------------------------------------------------------------------
 
 
@@ -1018,7 +1069,6 @@ def build_kernel(
     json: bool = False,
 ) -> None:
     """Patch, configure, check and cross-build a kernel. Example: ./inv build-kernel --board vim3."""
-    build_image,
     from bsp.base.output import print_json, print_text
     from bsp.kernel import command
     from bsp.profile import load_board
@@ -1157,6 +1207,7 @@ namespace = Collection(
     boot_dts,
     bringup,
     build_dts,
+    build_image,
     build_kernel,
     build_userspace,
     bundle,
@@ -1164,6 +1215,7 @@ namespace = Collection(
     crash_test,
     deploy,
     doctor,
+    flash,
     history,
     docs,
     lint,

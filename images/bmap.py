@@ -20,8 +20,8 @@ from bsp.base.cache import write_atomically
 from bsp.base.errors import UserError
 
 BLOCK_BYTES = 4096
-RANGE_BLOCKS = 1024
-"""Ranges that we write have 4 MiB at most: so much is hashed at once."""
+RANGE_BLOCKS = 256
+"""Ranges that we write have 1 MiB at most: flash hashes, sends and resumes by them."""
 _READ_BYTES = 1 << 20
 
 
@@ -95,7 +95,7 @@ def with_blocks(found: Map, first: int, last: int) -> Map:
 
 
 def hashed(image: Path, found: Map, *, progress: Callable[[int], object] = lambda _: None) -> Map:
-    """Return the map with a hash for each range, of 4 MiB at most."""
+    """Return the map with a hash for each range, of 1 MiB at most."""
     ranges = []
     done = 0
     with image.open("rb") as file:

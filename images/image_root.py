@@ -110,7 +110,8 @@ def make_root(
     (etc / "fstab").write_text(
         f"UUID={layout.root_uuid}  /  ext4  rw,relatime  0  1\n"
         f"UUID={layout.fat_uuid}  {fat_mount}  vfat  "
-        "rw,flush,umask=077,x-systemd.after=npu-bsp-activate.service  0  0\n"
+        "rw,flush,umask=077,nofail,x-systemd.device-timeout=300s,"
+        "x-systemd.after=npu-bsp-activate.service  0  0\n"
     )
     (target / fat_mount.lstrip("/")).mkdir(parents=True)
     for name in ("etc/.updated", "var/.updated"):  # nothing has to be brought up to date at boot

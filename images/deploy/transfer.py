@@ -40,8 +40,8 @@ ONBOARD_MODULES = ("frames", "files", "board", "signature", "stage", "adopt", "a
 
 # Makes the modules of onboard/ a package in memory, then runs it. -I -S: none of the board's settings and
 # installed packages, which take a slow board longer to look for than all of this.
-_PYTHON = ("python3", "-I", "-S", "-c")
-_START = """\
+PYTHON = ("python3", "-I", "-S", "-c")
+START = """\
 import json,sys,types
 i=open(0,"rb",1<<18,closefd=False)
 p=types.ModuleType("onboard")
@@ -89,7 +89,7 @@ class Agent:
         self._root = root
         self._timeout_s = timeout_s
         self._far = _is_far(connection)
-        self._process: Process = connection.start([*_PYTHON, _START])
+        self._process: Process = connection.start([*PYTHON, START])
         folder = slots.ONBOARD_DIR
         added = additions or {}
         modules = [

@@ -22,6 +22,7 @@ _LEFT_OUT = frozenset({
     "etc/machine-id", "var/lib/dbus/machine-id", "var/lib/systemd/random-seed",
     "var/cache/ldconfig/aux-cache",
 })  # fmt: skip
+_MOUNT_POINTS = ("dev", "proc", "run", "sys")
 _EMPTIED = ("dev/", "var/log/", "tmp/", "run/")
 
 
@@ -80,6 +81,8 @@ class Tree:
                     key: value for key, value in member.pax_headers.items() if "time" not in key
                 }
                 target.addfile(member, base.extractfile(member) if member.isreg() else None)
+            for name in _MOUNT_POINTS:
+                self._parents(target, f"{name}/", folders)
             for name, path in over.items():
                 if name not in folders:
                     self._parents(target, name, folders)

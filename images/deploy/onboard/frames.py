@@ -25,8 +25,10 @@ class Zstd:
 
     kind = b"Z"
 
-    def __init__(self) -> None:
+    def __init__(self, level: int = _LEVEL) -> None:
         import ctypes
+
+        self._level = level
 
         self._lib = ctypes.CDLL("libzstd.so.1")
         sized: list[Any] = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t]
@@ -39,7 +41,7 @@ class Zstd:
 
     def compress(self, data: bytes) -> bytes:
         """Return ``data``, one chunk at most, as one zstd frame."""
-        size = self._lib.ZSTD_compress(self._room, _BOUND_BYTES, data, len(data), _LEVEL)
+        size = self._lib.ZSTD_compress(self._room, _BOUND_BYTES, data, len(data), self._level)
         if self._lib.ZSTD_isError(size):
             raise ValueError("zstd cannot compress")
         return self._string_at(self._room, size)

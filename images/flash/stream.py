@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: MIT
+"""The host's half of a flash: one channel, over which the writer (onboard/) is sent, asked and fed.
+
+Reading, hashing and compressing run in threads ahead of the link; all three leave the interpreter's lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from bsp.base.errors import InfrastructureError, UserError
+from bsp.board.ssh import Connection, ConnectionLostError, Process
+from images import bmap
+from images.bmap import Map
+from images.deploy import slots
+from images.deploy.onboard.frames import CHUNK_BYTES, Zstd
+from images.deploy.transfer import PYTHON, START
+
+from .onboard import writer
+from .onboard.writer import HEADER
+
+_ONBOARD = Path(__file__).parent / "onboard"
+_AHEAD = 6
+_LEVEL = 1  # the link and the card are slower than it; level 3 costs twice the time for 5 % less
+_WORTH_IT = 0.95
+_ZEROS = bytes(CHUNK_BYTES)
+
+
+class RefusedError(InfrastructureError):
+    """The writer could not do what it was asked to."""
+
+
+class VanishedError(InfrastructureError):
+    """The device is not there any more."""
+
+
+class Link(Protocol):
+    """Bytes to and from the writer."""
+
+    def write(self, data: bytes) -> None:
+        """Send."""
+
+    def read_line(self, timeout_s: float) -> bytes:
+        """Return the next line; empty when the writer has ended."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+class SshLink:
+    """The writer runs on a board."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._process: Process = connection.start([*PYTHON, START])
+        self._name = connection.host.name
+        modules = [
+            ("frames", (slots.ONBOARD_DIR / "frames.py").read_text()),
+            ("writer", (_ONBOARD / "writer.py").read_text()),
+        ]
+        source = json.dumps(modules).encode()
+        self.write(b"%d\n%s" % (len(source), source))
+
+    def write(self, data: bytes) -> None:
+        """As ``Link``."""
+        self._process.write(data, timeout_s=300)
+
+    def read_line(self, timeout_s: float) -> bytes:
+        """As ``Link``."""
+        line = self._process.read_line(timeout_s=timeout_s)
+        if not line:
+            completed = self._process.wait(timeout_s=5)
+            if completed.exit_code == 127:
+                raise UserError(
+                    f"{self._name} has no python3, which a flash needs",
+                    hint="on the board: apt-get install python3-minimal",
+                )
+            said = completed.stderr.decode(errors="replace").strip()
+            if said:
+                raise RefusedError(f"the writer on {self._name} ended: {said[-600:]}")
+        return line
+
+    def close(self) -> None:
+        """As ``Link``."""
+        self._process.close()
+
+
+class LocalLink:
+    """The writer runs here, in a thread."""
+
+    def __init__(self) -> None:
+        there, here = os.pipe()
+        back, answers = os.pipe()
+        self._requests = os.fdopen(here, "wb", buffering=0)
+        self._answers = os.fdopen(back, "rb")
+
+        def serve() -> None:
+            with os.fdopen(there, "rb") as source, os.fdopen(answers, "wb") as sink:
+                writer.Writer(source, sink).serve()
+
+        self._thread = threading.Thread(target=serve, daemon=True)
+        self._thread.start()
+
+    def write(self, data: bytes) -> None:
+        """As ``Link``."""
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[self._requests.write(view) :]
+        except OSError as error:
+            raise ConnectionLostError(f"the writer ended: {error}") from error
+
+    def read_line(self, timeout_s: float) -> bytes:
+        """As ``Link``."""
+        return self._answers.readline().rstrip(b"\n")
+
+    def close(self) -> None:
+        """As ``Link``."""
+        self._requests.close()
+        self._thread.join(timeout=60)
+        self._answers.close()
+
+
+@dataclass
+class Sent:
+    """What a flash has moved so far, over all its connections."""
+
+    wire_bytes: int = 0
+    chunks: int = 0
+
+
+class Session:
+    """One connection's worth of a flash; a context manager."""
+
+    def __init__(self, link: Link, *, root: str, timeout_s: float) -> None:
+        self._link = link
+        self._root = root
+        self._timeout_s = timeout_s
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._link.close()
+
+    def open(self, device: str, *, image: str, token: str, lock: bool) -> dict[str, Any]:
+        """Ask what the device is, and how far a flash of this image got there.
+
+        Raises:
+            RefusedError: there is no such device, or another flash is writing to it.
+        """
+        return self._ask(
+            {"do": "open", "root": self._root, "device": device, "image": image, "token": token,
+             "lock": lock}
+        )  # fmt: skip
+
+    def send(
+        self,
+        image: Path,
+        found: Map,
+        indexes: Iterable[int],
+        *,
+        done: int,
+        compress: bool,
+        sent: Sent,
+        digests: dict[int, bytes],
+        progress: Callable[[int], object],
+    ) -> dict[str, Any]:
+        """Send chunks, those before ``done`` as their hashes only; return what the writer found.
+
+        Args:
+            digests: gets the hash of each chunk.
+            progress: called with the number of bytes that were read back and found whole.
+
+        Raises:
+            UserError: the image is not what its map says.
+            VanishedError: the device is gone.
+            RefusedError: the writer gave up for another reason.
+            ConnectionLostError: the link broke.
+        """
+        ranges = [[each.first, each.last] for each in found.ranges]
+        chunks = chunks_of(found)
+        expected = _expected(found)
+        self._write_line(
+            {"do": "write", "ranges": ranges, "image_bytes": found.image_bytes, "done": done}
+        )
+        answers = _Answers(self._link, progress)
+        try:
+            for index, kind, digest, data in _prepared(image, chunks, indexes, done, compress):
+                if index in expected and expected[index] != digest:
+                    start, length = chunks[index]
+                    raise UserError(
+                        f"{image} is not what its block map says, at bytes {start}-{start + length - 1}",
+                        hint="it is damaged, or was written to since: build it again",
+                    )
+                digests[index] = digest
+                frame = HEADER.pack(kind, index, len(data), digest) + data
+                self._link.write(frame)
+                sent.wire_bytes += len(frame)
+                sent.chunks += kind != b"H"
+                if answers.ended:
+                    break
+            else:
+                self._link.write(HEADER.pack(b"E", 0, 0, bytes(32)))
+        except ConnectionLostError:
+            answer = answers.wait(10)  # if the writer gave up, it says why
+            if answer is None:
+                raise
+            return self._checked(answer)
+        answer = answers.wait(max(self._timeout_s, 600))
+        if answer is None:
+            raise ConnectionLostError("the writer ended without an answer")
+        return self._checked(answer)
+
+    def done(self) -> dict[str, Any]:
+        """Tell the writer that all is well."""
+        return self._ask({"do": "done"})
+
+    def _write_line(self, request: dict[str, Any]) -> None:
+        self._link.write(json.dumps(request).encode() + b"\n")
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        self._write_line(request)
+        line = self._link.read_line(self._timeout_s)
+        if not line:
+            raise ConnectionLostError("the writer ended without an answer")
+        return self._checked(json.loads(line))
+
+    def _checked(self, answer: dict[str, Any]) -> dict[str, Any]:
+        if answer.pop("ok"):
+            return answer
+        if answer.get("gone"):
+            raise VanishedError(answer["error"])
+        raise RefusedError(answer["error"])
+
+
+class _Answers:
+    """Reads what the writer says while frames go out, in a thread."""
+
+    def __init__(self, link: Link, progress: Callable[[int], object]) -> None:
+        self._link = link
+        self._progress = progress
+        self._answer: dict[str, Any] | None = None
+        self._last = threading.Event()
+        self.ended = False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            while line := self._link.read_line(3600):
+                said = json.loads(line)
+                if "progress" not in said:
+                    self._answer = said
+                    return
+                self._progress(said["progress"])
+        except (InfrastructureError, OSError, ValueError):
+            return
+        finally:
+            self.ended = True
+
+    def wait(self, timeout_s: float) -> dict[str, Any] | None:
+        """The last answer; None if the link broke before it came."""
+        self._thread.join(timeout_s)
+        return self._answer
+
+
+def chunks_of(found: Map) -> list[tuple[int, int]]:
+    """Offset and length of each chunk."""
+    ranges = [[each.first, each.last] for each in found.ranges]
+    return writer.chunks_of(ranges, found.image_bytes)
+
+
+def _expected(found: Map) -> dict[int, bytes]:
+    """Hashes of the chunks that are whole ranges of the map; the others are looked at beforehand."""
+    per_chunk = CHUNK_BYTES // bmap.BLOCK_BYTES
+    hashes: dict[int, bytes] = {}
+    index = 0
+    for each in found.ranges:
+        count = -(-each.blocks // per_chunk)
+        if count == 1 and each.sha256:
+            hashes[index] = bytes.fromhex(each.sha256)
+        index += count
+    return hashes
+
+
+def _prepared(
+    image: Path, chunks: list[tuple[int, int]], indexes: Iterable[int], done: int, compress: bool
+) -> Iterator[tuple[int, bytes, bytes, bytes]]:
+    """Index, kind, hash and content of each chunk to send, in order, some of them ahead."""
+    local = threading.local()
+    handle = os.open(image, os.O_RDONLY)
+
+    def prepare(index: int) -> tuple[int, bytes, bytes, bytes]:
+        start, length = chunks[index]
+        data = os.pread(handle, length, start)
+        if len(data) != length:
+            raise UserError(f"{image} became shorter while it was sent", hint="build it again")
+        digest = hashlib.sha256(data).digest()
+        if index < done:
+            return index, b"H", digest, b""
+        if data == _ZEROS[:length]:
+            return index, b"0", digest, b""
+        if compress:
+            if not hasattr(local, "zstd"):
+                local.zstd = Zstd(_LEVEL)
+            small = local.zstd.compress(data)
+            if len(small) < _WORTH_IT * length:
+                return index, b"Z", digest, small
+        return index, b"R", digest, data
+
+    pending: deque[Future[tuple[int, bytes, bytes, bytes]]] = deque()
+    pool = ThreadPoolExecutor(2)
+    try:
+        for index in indexes:
+            pending.append(pool.submit(prepare, index))
+            if len(pending) >= _AHEAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        os.close(handle)
