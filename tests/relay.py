@@ -16,16 +16,21 @@ class Relay:
         self,
         target_port: int,
         *,
-        cut_after_bytes: int | None = None,
+        cut_after_bytes: int | tuple[int, ...] | None = None,
         bytes_per_s: float | None = None,
     ) -> None:
         self._target_port = target_port
-        self._cut_after_bytes = cut_after_bytes
+        # One: from then on nothing passes. Several: it is cut at each of these totals, and passes new
+        # connections on in between and afterwards.
+        self._stays_cut = isinstance(cut_after_bytes, int)
+        cuts = (cut_after_bytes,) if isinstance(cut_after_bytes, int) else cut_after_bytes
+        self._cuts = list(cuts or ())
         self._bytes_per_s = bytes_per_s
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._server.getsockname()[1])
         self.passed_bytes = 0
         self.was_cut = False
+        self.cuts = 0
         self._pairs: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -51,12 +56,12 @@ class Relay:
                 if counted:
                     if self._bytes_per_s:
                         time.sleep(len(data) / self._bytes_per_s)
-                    if (
-                        self._cut_after_bytes is not None
-                        and self.passed_bytes + len(data) > self._cut_after_bytes
-                    ):
-                        sink.sendall(data[: max(self._cut_after_bytes - self.passed_bytes, 0)])
+                    if self._cuts and self.passed_bytes + len(data) > self._cuts[0]:
+                        sink.sendall(data[: max(self._cuts[0] - self.passed_bytes, 0)])
                         self.was_cut = True
+                        self.cuts += 1
+                        if not self._stays_cut:
+                            del self._cuts[0]
                         self._cut()
                         return
                     self.passed_bytes += len(data)

@@ -99,7 +99,12 @@ def compile_boot_script(target: Path) -> Path:
 
 
 def lay_out(
-    bundle: Bundle, fat_root: Path, rootfs_root: Path, *, cmdline: str | None = None
+    bundle: Bundle,
+    fat_root: Path,
+    rootfs_root: Path,
+    *,
+    cmdline: str | None = None,
+    link: bool = False,
 ) -> None:
     """Put a bundle as the good generation into two folders: the FAT partition's and the root's.
 
@@ -107,6 +112,8 @@ def lay_out(
 
     Args:
         cmdline: kernel command line in place of the bundle's own.
+        link: hard-link the bundle's files where that can be done, with the times that they have there:
+            for folders that are only read, to make a disk of them.
 
     Raises:
         ValueError: the bundle takes its command line from a running board; there is none here.
@@ -127,23 +134,38 @@ def lay_out(
 
     generation = rootfs_root / STORE / bundle.generation
     generation.mkdir(parents=True, exist_ok=True)
+    made: set[Path] = set()
     for entry in manifest.files:
         source = bundle.file(entry)
         if on_fat(entry):
             target = fat_root / fat_path(entry.sha256).lstrip("/")
             if not target.exists():
-                shutil.copyfile(source, target)
+                _place(source, target, link)
             continue
         target = generation / entry.path
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.parent not in made:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            made.add(target.parent)
         if entry.link is not None:
             target.symlink_to(entry.link)
-        else:
-            shutil.copyfile(source, target)
+        elif not _place(source, target, link):
             target.chmod(entry.mode)
             os.utime(target, (MTIME_S, MTIME_S))
     shutil.copyfile(bundle.path / "manifest.json", generation / "manifest.json")
     install_onboard(rootfs_root)
+
+
+def _place(source: Path, target: Path, link: bool) -> bool:
+    """Link or copy a file; return whether it was linked."""
+    if link:
+        try:
+            os.link(source, target)
+        except OSError:
+            pass  # another file system
+        else:
+            return True
+    shutil.copyfile(source, target)
+    return False
 
 
 def install_onboard(rootfs_root: Path) -> None:

@@ -22,6 +22,9 @@ _LEFT_OUT = frozenset({
     "etc/machine-id", "var/lib/dbus/machine-id", "var/lib/systemd/random-seed",
     "var/cache/ldconfig/aux-cache",
 })  # fmt: skip
+_PRIVATE = frozenset({
+    "root", "root/.ssh", "root/.ssh/authorized_keys", "etc/ssh/ssh_host_ed25519_key",
+})  # fmt: skip
 _MOUNT_POINTS = ("dev", "proc", "run", "sys")
 _EMPTIED = ("dev/", "var/log/", "tmp/", "run/")
 
@@ -33,27 +36,31 @@ class Tree:
     Attributes:
         tar: its files, with owners and permissions.
         over: folder whose files replace and add to them; they belong to root.
-        kept_time_s: a file of ``over`` with this time keeps it; all others carry ``epoch_s``.
+        generations: folder of ``over`` (a path below it) whose files carry ``generations_time_s``; all
+            others of ``over`` carry ``epoch_s``.
     """
 
     tar: Path
     over: Path
-    kept_time_s: int
+    generations: str
+    generations_time_s: int
 
     @cached_property
     def epoch_s(self) -> int:
         """No file is younger: $SOURCE_DATE_EPOCH, or when the newest package was made."""
         chosen = os.environ.get("SOURCE_DATE_EPOCH", "")
         if chosen.isdigit():
-            return int(chosen)
-        # Programs come out of packages as they are; other files may be made when these are configured.
-        with self._open() as base:
-            times = [
-                int(member.mtime)
-                for member in base
-                if member.isreg() and _name(member.name).startswith("usr/bin/")
-            ]
-        return max(times, default=self.kept_time_s)
+            times = [int(chosen)]
+        else:
+            # Programs come out of packages as they are; others may be made when these are configured.
+            with self._open() as base:
+                times = [
+                    int(member.mtime)
+                    for member in base
+                    if member.isreg() and _name(member.name).startswith("usr/bin/")
+                ]
+        # mke2fs cuts all times back to it.
+        return max([*times, self.generations_time_s])
 
     def write_tar(self, sink: BinaryIO) -> None:
         """Write all files as one tar stream, folders before what is in them."""
@@ -126,10 +133,10 @@ class Tree:
     def _add(self, target: tarfile.TarFile, name: str, path: Path) -> None:
         status = path.lstat()
         info = tarfile.TarInfo(f"./{name}")
-        kept = int(status.st_mtime) == self.kept_time_s
-        info.mtime = self.kept_time_s if kept else self.epoch_s
-        # Two bits count: whether it can be executed, whether others may read it. The rest is the umask.
-        private = not status.st_mode & 0o077
+        kept = name.startswith(f"{self.generations}/")
+        info.mtime = self.generations_time_s if kept else self.epoch_s
+        # One bit counts: whether it can be executed. The rest is the umask of whoever made the folder.
+        private = name in _PRIVATE
         if stat.S_ISLNK(status.st_mode):
             info.type, info.linkname, info.mode = tarfile.SYMTYPE, str(path.readlink()), 0o777
             target.addfile(info)

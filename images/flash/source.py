@@ -4,27 +4,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 from bsp.base.errors import UserError
-from bsp.base.process import run
 from bsp.base.progress import step
 from images import bmap
 from images.bmap import Map
 from images.deploy.onboard.frames import CHUNK_BYTES
 from images.image import Description, read_description
 
+_SECTOR_BYTES = 512
 _PACKED = {
     b"\x1f\x8b": "gunzip -k",
     b"\xfd7": "unxz -k",
     b"\x28\xb5": "unzstd",
     b"BZ": "bunzip2 -k",
 }
-_GPT_COPY_SECTORS = (
-    33  # UEFI specification, 5.3.1: the second copy lies behind the last usable sector
-)
 
 
 @dataclass(frozen=True)
@@ -106,18 +103,21 @@ def _check_long_ranges(image: Path, found: Map) -> None:
 
 
 def _check_table(image: Path, size: int) -> None:
-    """Refuse an image that is shorter than its own partition table says."""
-    done = run(["sfdisk", "--json", image], check=False)
-    try:
-        table = json.loads(done.text)["partitiontable"]
-    except (ValueError, KeyError):
-        return  # no partition table: nothing says how long it should be
-    sector = int(table.get("sectorsize", 512))
-    ends = [int(each["start"]) + int(each["size"]) for each in table.get("partitions", [])]
-    if table.get("label") == "gpt" and "lastlba" in table:
-        ends.append(int(table["lastlba"]) + 1 + _GPT_COPY_SECTORS)
-    if ends and max(ends) * sector > size:
+    """Refuse an image that is shorter than its own partition table says (GPT or MBR)."""
+    with image.open("rb") as file:
+        head = file.read(2 * _SECTOR_BYTES)
+    mbr, gpt = head[:_SECTOR_BYTES], head[_SECTOR_BYTES:]
+    ends = [0]
+    if gpt[:8] == b"EFI PART":
+        ends.append(int.from_bytes(gpt[32:40], "little") + 1)  # where its second copy lies
+    elif mbr[510:] == b"\x55\xaa":
+        for at in range(446, 510, 16):
+            start, count = struct.unpack_from("<II", mbr, at + 8)
+            if mbr[at + 4] and mbr[at] in (0, 0x80):
+                ends.append(start + count)
+    if max(ends) * _SECTOR_BYTES > size:
         raise UserError(
-            f"{image} is truncated: its partition table wants {max(ends) * sector} bytes, found {size}",
+            f"{image} is truncated: its partition table wants {max(ends) * _SECTOR_BYTES} bytes, "
+            f"found {size}",
             hint="copy it again, or build it again",
         )

@@ -1,0 +1,369 @@
+# SPDX-License-Identifier: MIT
+"""Flash: plain files for devices, a real SSH server, a link that is cut; what is refused."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from bsp.base.errors import InfrastructureError, UserError
+from bsp.board.inventory import Host
+from bsp.profile import load_board
+from images import bmap
+from images.flash import plan
+from images.flash.command import Request, flash
+from images.flash.source import read_source
+from images.image import Description, description_file
+
+from . import local_sshd
+from .relay import Relay
+
+MIB = 1 << 20
+needs_sshd = pytest.mark.skipif(local_sshd.find_sshd() is None, reason="not installed: sshd")
+
+
+def _make_image(folder: Path, *, mib: int = 24) -> Path:
+    """A sparse image: noise, text, zeros that count, holes; its end is no multiple of a chunk."""
+    image = folder / "disk.img"
+    noise = random.Random(1)
+    with image.open("wb") as file:
+        for at in range(0, mib, 4):
+            file.seek(at * MIB)
+            file.write(noise.randbytes(MIB) + b"text " * 100_000)
+        file.seek(2 * MIB)
+        file.write(bytes(MIB))
+        file.truncate(mib * MIB + 512)
+    bmap.write(bmap.map_file(image), bmap.hashed(image, bmap.stored(image)))
+    return image
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _make_image(tmp_path_factory.mktemp("image"))
+
+
+@pytest.fixture
+def device(tmp_path: Path, image: Path) -> Path:
+    """A file in place of a device, full of somebody's old data."""
+    path = tmp_path / "device"
+    path.write_bytes(b"\xa5" * (image.stat().st_size + 4096))
+    return path
+
+
+def _request(image: Path, device: Path, tmp_path: Path, host: Host | None = None) -> Request:
+    return Request(str(device), image, host=host, any_device=True, root=str(tmp_path))
+
+
+def _holds(device: Path, image: Path) -> None:
+    """Mapped blocks are the image's, all others are as they were."""
+    there, own = device.read_bytes(), image.read_bytes()
+    expected = bytearray(b"\xa5" * len(there))
+    found = bmap.read(bmap.map_file(image))
+    for each in found.ranges:
+        start, end = found.span(each)
+        expected[start:end] = own[start:end]
+    assert there == bytes(expected)
+
+
+@pytest.fixture(scope="module")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[local_sshd.LocalSshd]:
+    server = local_sshd.start(tmp_path_factory.mktemp("sshd"))
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def test_a_local_device_gets_the_mapped_blocks_and_nothing_else(
+    image: Path, device: Path, tmp_path: Path
+) -> None:
+    planned = flash(_request(image, device, tmp_path), dry_run=True)
+    assert planned.outcome == "planned"
+    assert device.read_bytes() == b"\xa5" * device.stat().st_size
+    result = flash(_request(image, device, tmp_path), yes=True)
+    _holds(device, image)
+    assert result.verified_bytes == planned.plan["mapped_bytes"]
+    assert not (tmp_path / "var/lib/npu-bsp/flash/device.json").exists()
+
+
+@needs_sshd
+def test_a_flash_goes_on_where_the_link_was_cut(
+    image: Path, device: Path, tmp_path: Path, sshd: local_sshd.LocalSshd
+) -> None:
+    with Relay(sshd.port, cut_after_bytes=(3 * MIB, 5 * MIB)) as relay:
+        known = tmp_path / "known_hosts"
+        key = (sshd.folder / "known_hosts").read_text().split(" ", 1)[1]
+        known.write_text(f"[127.0.0.1]:{relay.port} {key}")
+        host = replace(sshd.host, port=relay.port, known_hosts=known)
+        result = flash(_request(image, device, tmp_path, host), yes=True)
+        assert relay.cuts == 2
+    _holds(device, image)
+    assert result.reconnects == 2
+    assert result.verified_bytes == result.plan["mapped_bytes"]
+    # What had arrived and passed was not sent again: far less than two more times the whole.
+    assert result.chunks_sent < result.chunks + 8
+
+
+@needs_sshd
+def test_another_run_goes_on_where_an_earlier_one_was_ended(
+    image: Path, device: Path, tmp_path: Path, sshd: local_sshd.LocalSshd, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("images.flash.command.RETRY_S", 0.0)
+    with Relay(sshd.port, cut_after_bytes=4 * MIB) as relay:
+        known = tmp_path / "known_hosts"
+        key = (sshd.folder / "known_hosts").read_text().split(" ", 1)[1]
+        known.write_text(f"[127.0.0.1]:{relay.port} {key}")
+        host = replace(sshd.host, port=relay.port, known_hosts=known)
+        with pytest.raises(InfrastructureError, match="went away"):
+            flash(_request(image, device, tmp_path, host), yes=True)
+    state = tmp_path / "var/lib/npu-bsp/flash/device.json"
+    deadline = time.monotonic() + 5
+    while not state.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    kept = json.loads(state.read_text())["chunks"]
+    assert kept > 0
+    result = flash(_request(image, device, tmp_path, sshd.host), yes=True)
+    assert result.chunks_sent == result.chunks - kept
+    _holds(device, image)
+
+
+def test_what_was_changed_since_an_interrupted_flash_is_written_again(
+    image: Path, device: Path, tmp_path: Path
+) -> None:
+    result = flash(_request(image, device, tmp_path), yes=True)
+    from images.flash.onboard.writer import Device
+
+    with device.open("r+b") as file:
+        file.seek(100)
+        file.write(b"somebody")
+    state = tmp_path / "var/lib/npu-bsp/flash/device.json"
+    identity = Device("", str(device)).identity()
+    state.write_text(
+        json.dumps({"image": read_source(image).identity, "device": identity, "chunks": 5})
+    )
+    again = flash(_request(image, device, tmp_path), yes=True)
+    assert again.chunks_sent == result.chunks - 5 + 1
+    _holds(device, image)
+
+
+def test_a_second_flash_at_the_same_time_is_refused(
+    image: Path, device: Path, tmp_path: Path
+) -> None:
+    from images.flash.stream import LocalLink, Session
+
+    with Session(LocalLink(), root=str(tmp_path), timeout_s=10) as session:
+        session.open(str(device), image="other", token="other", lock=True)
+        before = device.read_bytes()
+        with pytest.raises(UserError, match="another flash is writing"):
+            flash(_request(image, device, tmp_path), yes=True)
+        assert device.read_bytes() == before
+    flash(_request(image, device, tmp_path), yes=True)
+
+
+def test_an_image_that_is_not_what_its_map_says_is_refused(device: Path, tmp_path: Path) -> None:
+    image = _make_image(tmp_path, mib=8)
+    with image.open("r+b") as file:
+        file.seek(4 * MIB + 10)
+        file.write(b"!")
+    with pytest.raises(UserError, match=f"at bytes {4 * MIB}-"):
+        flash(_request(image, device, tmp_path), yes=True)
+    with image.open("r+b") as file:
+        file.truncate(7 * MIB)
+    with pytest.raises(UserError, match="truncated"):
+        flash(_request(image, device, tmp_path), yes=True)
+    bmap.map_file(image).unlink()
+    image.write_bytes(b"\x1f\x8b" + bytes(100))
+    with pytest.raises(UserError, match="compressed"):
+        flash(_request(image, device, tmp_path), yes=True)
+
+
+def test_a_truncated_image_without_a_map_is_found_by_its_partition_table(
+    device: Path, tmp_path: Path
+) -> None:
+    import uuid
+
+    from images.disk.layout import Layout, make_empty
+
+    image = tmp_path / "gpt.img"
+    make_empty(image, Layout(64 * MIB, MIB, 8 * MIB, seed=uuid.uuid4()))
+    read_source(image)
+    with image.open("r+b") as file:
+        file.truncate(40 * MIB)
+    with pytest.raises(UserError, match="truncated"):
+        read_source(image)
+
+
+def test_nothing_is_overwritten_without_being_asked_for(
+    image: Path, device: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="no terminal") as raised:
+        flash(_request(image, device, tmp_path))
+    assert "--yes" in raised.value.hint
+    with pytest.raises(UserError, match="no block device"):
+        flash(replace(_request(image, device, tmp_path), any_device=False), yes=True)
+    with pytest.raises(UserError, match="no device"):
+        flash(_request(image, tmp_path / "nothing", tmp_path), yes=True)
+    with device.open("r+b") as file:
+        file.truncate(MIB)
+    with pytest.raises(UserError, match="too small"):
+        flash(_request(image, device, tmp_path), yes=True)
+
+
+def test_a_device_that_fails_is_one_error(image: Path, device: Path, tmp_path: Path) -> None:
+    """A file that cannot grow stands for a device that takes no more: the write itself fails."""
+    import resource
+
+    device.write_bytes(b"")
+    with device.open("r+b") as file:
+        file.truncate(image.stat().st_size + 4096)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    import signal
+
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6 * MIB, hard))
+    try:
+        with pytest.raises(InfrastructureError, match="cannot be written to") as raised:
+            flash(_request(image, device, tmp_path), yes=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, old)
+    assert len(raised.value.message.splitlines()) == 1
+
+
+def test_a_device_that_vanishes_is_one_error(image: Path, device: Path, tmp_path: Path) -> None:
+    """It answers ``open``, and is gone when the writing begins."""
+    from images.flash.stream import LocalLink, Sent, Session, VanishedError, chunks_of
+
+    source = read_source(image)
+    with Session(LocalLink(), root=str(tmp_path), timeout_s=10) as session:
+        session.open(str(device), image="x", token="x", lock=True)
+        device.unlink()
+        with pytest.raises(VanishedError):
+            session.send(
+                image, source.map, range(len(chunks_of(source.map))), done=0, compress=False,
+                sent=Sent(), digests={}, progress=lambda _: None,
+            )  # fmt: skip
+
+
+def _facts(**device: Any) -> dict[str, Any]:
+    usual = {
+        "path": "/dev/sdx", "is_block": True, "is_partition": False, "size_bytes": 1 << 40,
+        "read_only": False, "removable": True, "model": "Card", "partitions": [], "mounted": [],
+        "holds_root": False, "swap": False, "holders": [],
+    }  # fmt: skip
+    return {
+        "device": {**usual, **device},
+        "board": {"compatible": ["khadas,vim3", "amlogic,a311d"], "model": "VIM3"},
+        "done_chunks": 0,
+    }
+
+
+def _wish(image: Path, **changes: Any) -> plan.Wish:
+    found = bmap.read(bmap.map_file(image))
+    return replace(plan.Wish("/dev/sdx", None, found, None, None, False), **changes)
+
+
+@pytest.mark.parametrize(
+    ("device", "problem"),
+    [
+        ({"holds_root": True, "mounted": ["/"]}, "root file system"),
+        ({"mounted": ["/media/a", "/media/b"]}, "mounted: /media/a, /media/b"),
+        ({"swap": True}, "swap"),
+        ({"holders": ["dm-0"]}, "dm-0"),
+        ({"read_only": True}, "read-only"),
+        ({"is_partition": True}, "partition"),
+        ({"removable": False}, "cannot be taken out"),
+        ({"size_bytes": MIB}, "too small"),
+    ],
+)
+def test_a_device_that_must_not_be_written_to_is_refused(
+    image: Path, device: dict[str, Any], problem: str
+) -> None:
+    plan.check(_wish(image), _facts())
+    with pytest.raises(UserError, match=problem):
+        plan.check(_wish(image), _facts(**device))
+    # What is in use stays refused, whatever was asked for.
+    if "removable" not in device:
+        with pytest.raises(UserError, match=problem):
+            plan.check(_wish(image, any_device=True), _facts(**device))
+
+
+def test_the_wrong_board_is_refused(image: Path) -> None:
+    vim3, virtual = load_board("vim3"), load_board("virtual")
+    plan.check(_wish(image, host="h", board=vim3), _facts())
+    with pytest.raises(UserError, match="expected linux,dummy-virt, h is khadas,vim3"):
+        plan.check(_wish(image, host="h", board=virtual), _facts())
+
+
+@needs_sshd
+def test_the_board_is_compared_with_what_the_image_is_for(
+    image: Path, device: Path, tmp_path: Path, sshd: local_sshd.LocalSshd
+) -> None:
+    own = tmp_path / "own.img"
+    own.write_bytes(image.read_bytes())
+    fields = {field.name: "" for field in msgspec.structs.fields(Description)}
+    description = Description(
+        **{  # type: ignore[arg-type]
+            **fields,
+            "format": 1,
+            "board": "vim3",
+            "compatible": ("khadas,vim3",),
+            "packages": (),
+            "host_key": None,
+            "identity_file": None,
+            "bootloader": {},
+            "partitions": (),
+            "size_bytes": own.stat().st_size,
+            "mapped_bytes": None,
+            "sha256": None,
+        }
+    )
+    description_file(own).write_bytes(msgspec.json.encode(description))
+    folder = tmp_path / "proc/device-tree"
+    folder.mkdir(parents=True)
+    (folder / "compatible").write_bytes(b"linux,dummy-virt\0")
+    before = device.read_bytes()
+    with pytest.raises(UserError, match="expected khadas,vim3, local is linux,dummy-virt"):
+        flash(_request(own, device, tmp_path, sshd.host), yes=True)
+    assert device.read_bytes() == before
+    (folder / "compatible").write_bytes(b"khadas,vim3\0amlogic,a311d\0")
+    flash(_request(own, device, tmp_path, sshd.host), yes=True)
+
+
+def test_ctrl_c_leaves_a_state_to_go_on_from(image: Path, device: Path, tmp_path: Path) -> None:
+    """The link ends in the middle: what was found whole is kept."""
+    from images.flash.stream import LocalLink, Sent, Session, chunks_of
+
+    source = read_source(image)
+    with Session(LocalLink(), root=str(tmp_path), timeout_s=10) as session:
+        session.open(str(device), image=source.identity, token="x", lock=True)
+        stop = threading.Event()
+
+        class StoppedError(Exception):
+            pass
+
+        def indexes() -> Iterator[int]:
+            for index in range(len(chunks_of(source.map))):
+                if index == 9:
+                    stop.set()
+                    raise StoppedError
+                yield index
+
+        with pytest.raises(StoppedError):
+            session.send(
+                image, source.map, indexes(), done=0, compress=False, sent=Sent(), digests={},
+                progress=lambda _: None,
+            )  # fmt: skip
+    result = flash(_request(image, device, tmp_path), yes=True)
+    assert stop.is_set()
+    assert 0 < result.chunks_sent < result.chunks
+    _holds(device, image)
