@@ -26,7 +26,7 @@ from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.progress import step
 from bsp.profile import Board, Boot, Bootloader, load_soc
 
-from . import bmap
+from . import bmap, sign
 from . import bundle as bundles
 from .bundle import Bundle, with_required_options
 from .deploy.slots import MTIME_S, STORE, lay_out
@@ -325,21 +325,14 @@ def _cmdline(board: Board, layout: Layout) -> str:
 
 def _given_bundle(board: Board, folder: Path) -> Bundle:
     bundle = bundles.load(folder)
-    bundles.check(bundle)
     if bundle.manifest.board != board.name:
         raise UserError(
             f"{folder} is a bundle for {bundle.manifest.board}, the image is to be for {board.name}",
             hint=f"--board {bundle.manifest.board}, or another --bundle",
         )
+    sign.check_signature(bundle)
     with step("Reading the bundle"):
-        for entry in bundle.manifest.files:
-            if entry.link is None:
-                with bundle.file(entry).open("rb") as file:
-                    if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
-                        raise UserError(
-                            f"{folder}: {entry.path} is not what the manifest says",
-                            hint="make the bundle again",
-                        )
+        sign.check_content(bundle)
     return bundle
 
 
@@ -356,7 +349,14 @@ def _layout(size_bytes: int, loader: _Loader, seed: uuid.UUID) -> Layout:
 def _seed(
     rootfs: Rootfs, bundle: Bundle, access: Access, loader: _Loader, *rest: object
 ) -> uuid.UUID:
-    words = [rootfs.key, bundle.generation, access.keys, access.host_public(), *rest]
+    words: list[object] = [
+        rootfs.key,
+        bundle.generation,
+        access.keys,
+        access.host_public(),
+        sign.trust_root(),
+    ]
+    words += rest
     words.append(hashlib.sha256(loader.content).hexdigest())
     return uuid.uuid5(_NAMESPACE, "\0".join(map(str, words)))
 

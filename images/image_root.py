@@ -12,6 +12,7 @@ from bsp.base.cache import lock, state_dir
 from bsp.base.errors import UserError
 from bsp.base.process import run
 
+from . import sign
 from .disk import enable_units
 from .disk.layout import Layout
 
@@ -118,6 +119,9 @@ def make_root(
         (target / name).parent.mkdir(exist_ok=True)
         (target / name).touch()
     enable_units(UNITS, target)
+    signers = target / sign.BOARD_SIGNERS
+    signers.parent.mkdir(parents=True, exist_ok=True)
+    signers.write_text(sign.trust_root(), encoding="utf-8")
     wanted = etc / "systemd/system/multi-user.target.wants"
     (wanted / "npu-bsp-host-key.service").symlink_to("../npu-bsp-host-key.service")
     authorized = target / "root/.ssh/authorized_keys"

@@ -17,7 +17,7 @@ import pytest
 import images.image
 from bsp.base.errors import UserError
 from bsp.profile import load_board
-from images import bmap
+from images import bmap, sign
 from images.bundle import Bundle
 from images.image import FIRST_PARTITION_BYTES, Image, Request, build_image, read_description
 from images.rootfs import Rootfs
@@ -55,6 +55,8 @@ def request_(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Request]:
         _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "somebody", "-f", folder / name)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(images.image, "root_tar", lambda *_: Rootfs(tar, "tiny"))
+        patch.setenv("NPU_BSP_CONFIG", str(folder / "config"))
+        sign.sign(bundle)
         yield Request(
             board=load_board("virtual"),
             bundle=bundle.path,
@@ -101,6 +103,7 @@ def test_an_image_holds_what_was_asked_for(image: Image, request_: Request, tmp_
     for private in ("/etc/ssh/ssh_host_ed25519_key", "/root/.ssh/authorized_keys"):
         assert re.search(r"Mode:\s+0600", _debug(path, f"stat {private}"))
     assert re.search(r"Mode:\s+0700", _debug(path, "stat /root/.ssh"))
+    assert _debug(path, "cat /etc/npu-bsp/allowed-signers") == sign.trust_root()
     assert "PasswordAuthentication no" in _debug(path, "cat /etc/ssh/sshd_config.d/npu-bsp.conf")
     assert "manifest.json" in _debug(path, f"ls /var/lib/npu-bsp/generations/{generation}")
     # As the virtual boards' disks: files of a generation carry its time, and others' owners are kept.
@@ -145,6 +148,7 @@ def test_the_bootloader_lies_where_the_soc_wants_it(
     bundle: Bundle = make_bundle(
         tmp_path / "bundle", compatible=board.compatible[0], board=board, cmdline=None
     )
+    sign.sign(bundle)
     loader = tmp_path / "loader.bin"
     content = os.urandom(300_000)
     loader.write_bytes(content)
@@ -198,5 +202,8 @@ def test_what_cannot_be_built_is_refused(request_: Request, tmp_path: Path) -> N
     shutil.copytree(request_.bundle, damaged, symlinks=True)
     dtb = damaged / "boot/board.dtb"
     dtb.write_bytes(dtb.read_bytes()[:-1] + b"!")
-    with pytest.raises(UserError, match="not what the manifest says"):
+    with pytest.raises(UserError, match="not as the manifest says"):
+        build_image(replace(request_, bundle=damaged), dry_run=True)
+    (damaged / sign.SIGNATURE).unlink()
+    with pytest.raises(UserError, match="not signed"):
         build_image(replace(request_, bundle=damaged), dry_run=True)
