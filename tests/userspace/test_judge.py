@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from userspace.npu import judge
 from userspace.npu.judge import Expected
+from userspace.npu.prediction import Prediction
 from userspace.npu.report import text_of
 
 LABELS = ("background", "tench", "goldfish", "shark")
@@ -142,6 +143,79 @@ def test_rows_that_did_not_run(
     assert said in result["reason"]
     assert result["top"] == []
     assert result["latency_ms"] is None
+
+
+HUNG = "etnaviv-gpu ff100000.npu: recover hung GPU!"
+FAULT = "etnaviv-gpu ff100000.npu: MMU fault status 0x00000002"
+
+
+def test_a_hang_that_mesa_did_not_report_fails_the_row_and_is_quoted() -> None:
+    quiet = ["usb 1-1: new device", "etnaviv-gpu ff100000.npu: model: GC8000, revision: 7120"]
+    assert judged(teflon(kernel_log=quiet))["status"] == "pass"
+    assert judged(teflon(kernel_log=quiet))["kernel_log"] == []
+    assert judged(teflon(kernel_log=None))["kernel_log"] is None
+    result = judged(teflon(kernel_log=[*quiet, HUNG, FAULT, HUNG]))
+    assert result["status"] == "fail"
+    assert result["reason"] == f"the kernel reports: {HUNG}; {FAULT}"
+
+
+def test_a_process_that_the_kernel_ended_for_its_memory() -> None:
+    line = "Out of memory: Killed process 412 (python3) total-vm:1048576kB"
+    result = judged(error("crash", "was killed with SIGKILL", signal=9, kernel_log=[line]))
+    assert (result["status"], result["signal"]) == ("fail", 9)
+    assert f"out of memory; the kernel says: {line}" in result["reason"]
+
+
+def test_fewer_operations_than_predicted_fail_with_what_was_refused() -> None:
+    prediction = Prediction(tuple(range(28)), ((29, "RESHAPE", "the driver has none"),), "a file")
+    facts = {
+        "results": [row("cpu-reference"), teflon(delegated_ops=20, log=LOG.replace("28 op", "20 op"))],
+        "total_ops": 31, "npu_devices": [NPU],
+    }  # fmt: skip
+    result = judge.judge(
+        facts, LABELS, None, min_delegated_share=0.5, predictions={"teflon": prediction}
+    )[-1]
+    assert result["predicted_ops"] == 28
+    assert "only 20 operations were delegated, 28 were predicted (a file)" in result["reason"]
+    facts["results"][-1] = teflon(
+        delegated_ops=12, log=LOG.replace("28 op", "12 op"), on_cpu=[{"index": 29, "op": "RESHAPE"}]
+    )
+    result = judge.judge(
+        facts, LABELS, None, min_delegated_share=0.5, predictions={"teflon": prediction}
+    )[-1]
+    assert "refused: RESHAPE at 29 (the driver has none)" in result["reason"]
+
+
+def test_ratios_to_the_cpu_and_to_what_was_published() -> None:
+    facts = {
+        "results": [row("cpu", runs_ms=[10.0]), row("cpu-reference"), teflon()],
+        "total_ops": 31, "npu_devices": [NPU],
+    }  # fmt: skip
+    figures = [judge.Figure("teflon", 4.0, "a page"), judge.Figure("tim-vx", 1.0, "a page")]
+    results = judge.judge(facts, LABELS, None, min_delegated_share=0.5, published=figures)
+    assert [result["ratio_to_cpu"] for result in results] == [1.0, 0.2, 0.2]
+    assert results[2]["published"] == [{"median_ms": 4.0, "source": "a page", "ratio": 0.5}]
+    assert results[0]["published"] == []
+
+
+OPENCL_LOG = """\
+npu-bsp opencl: device rusticl | llvmpipe (LLVM 19.1.7, 128 bits) | 25.0.7-2
+npu-bsp opencl: 1 platforms, 1 devices
+"""
+
+
+def test_opencl_rows() -> None:
+    good = judged(row("opencl", delegated_ops=31, partitions=1, log=OPENCL_LOG), devices=[])
+    assert (good["status"], good["driver"]) == ("pass", "llvmpipe (LLVM 19.1.7, 128 bits)")
+    assert good["versions"]["mesa"] == "25.0.7-2"
+    for log, said in [
+        ("npu-bsp opencl: 1 platforms, 0 devices\n", "no OpenCL device: 1 OpenCL platforms"),
+        ("npu-bsp opencl: libOpenCL.so cannot be loaded\n", "no OpenCL device: libOpenCL.so"),
+    ]:
+        failed = row("opencl", error={"stage": "delegate", "message": "x"}, log=log)
+        result = judged({**failed, "log": log}, devices=[])
+        assert result["status"] == "skip"
+        assert said in result["reason"]
 
 
 def test_without_a_reference_nothing_passes() -> None:

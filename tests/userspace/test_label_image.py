@@ -119,7 +119,10 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("abort", "crashed with SIGABRT"),
         ("refuse", "does not load: I will not"),
         ("hang", "did not end within 1.5 s"),
+        ("killed", "was killed with SIGKILL"),
         ("nothing", "took no operation: the model ran on the CPU"),
+        ("wrong;value=-1", "top class is 6 six, cpu-reference says 7 seven"),
+        ("wrong;value=0", "the output is all"),
     ],
 )
 def test_a_broken_delegate_is_a_row_that_fails_and_no_more(
@@ -131,6 +134,33 @@ def test_a_broken_delegate_is_a_row_that_fails_and_no_more(
     assert row["status"] == "fail"
     assert said in row["reason"]
     assert document["verdict"] == "fail"
+    assert row["signal"] == {"segfault": 11, "abort": 6, "killed": 9}.get(how)
+
+
+def test_a_delegate_that_computes_wrongly_took_what_it_says(broken: Path) -> None:
+    row = quick(delegate=f"{broken}:how=wrong;value=-1")["results"][1]
+    assert (row["delegated_ops"], row["total_ops"], row["partitions"]) == (4, 7, 2)
+    assert [each["op"] for each in row["not_delegated"]] == [
+        "AVERAGE_POOL_2D",
+        "RESHAPE",
+        "SOFTMAX",
+    ]
+    assert row["max_abs_diff"] > 0.1
+
+
+def test_several_delegates_and_their_environment(broken: Path) -> None:
+    """A library that takes nothing, beside one that has no vendor's driver; variables reach the runner."""
+    environment = label_image.environment_of(["SMALLER_SOFTMAX=1", "RUSTICL_ENABLE=a,b"])
+    document = quick(delegate=f"cpu,{broken}:how=nothing,tim-vx", environment=environment)
+    rows = {row["delegate"].partition(":")[0]: row for row in document["results"]}
+    assert list(rows) == ["cpu", "cpu-reference", "tim-vx", str(broken)]
+    assert rows["cpu"]["ratio_to_cpu"] == 1
+    assert rows[str(broken)]["environment"]["RUSTICL_ENABLE"] == "a,b"
+    assert rows[str(broken)]["environment"]["SMALLER_SOFTMAX"] == "1"
+    assert rows["tim-vx"]["status"] == "skip"
+    assert rows["cpu"]["versions"]["runtime"] == document["runtime"]
+    with pytest.raises(UserError, match="--env takes NAME=VALUE"):
+        label_image.environment_of(["1=2"])
 
 
 def test_a_library_that_is_none(tmp_path: Path) -> None:

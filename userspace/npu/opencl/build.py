@@ -73,6 +73,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     opencl_headers: str
     library_package: str
     linked: tuple[str, ...]
+    include: tuple[str, ...]
+    include_after: tuple[str, ...]
     base_libraries: tuple[str, ...]
     flags: tuple[str, ...]
     delegate: Part
@@ -267,9 +269,15 @@ def makefile(source: Path, headers: Sequence[Path], root: Path) -> str:
     machine = "usr/lib/aarch64-linux-gnu"
     parts = {name: sources_of(part, source) for name, part in
              (("DELEGATE", known.delegate), ("LABEL_IMAGE", known.label_image))}  # fmt: skip
-    include = " ".join(f"-I{folder}" for folder in
-                       [headers[0] / "usr/include", source, headers[1] / "usr/include",
-                        headers[1] / "usr/include/gemmlowp"])  # fmt: skip
+    system = headers[1] / "usr/include"
+    folders = [
+        headers[0] / "usr/include",
+        source,
+        system,
+        *(system / each for each in known.include),
+    ]
+    include = " ".join(f"-I{folder}" for folder in folders)
+    include += "".join(f" -idirafter {source / each}" for each in known.include_after)
     # The libraries were linked with a newer C library than the cross compiler has.
     link = "-Wl,--allow-shlib-undefined -Wl,--as-needed -Wl,--disable-new-dtags"
     libraries = [root / machine / f"{name}*" for name in known.linked]

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: MIT
+"""What the rules say of models whose answer is known, and of models that are made to be refused."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bsp.base.errors import UserError
+from userspace.npu import models
+from userspace.npu.delegates import rows
+from userspace.npu.graph import read_graph
+from userspace.npu.prediction import all_rules, predict, rules_for
+from userspace.npu.tflite_file import NO_ACTIVATION, Tensor, conv, softmax, write_model
+
+MESA = "25.0.7-2+deb13u1"
+assets = pytest.mark.skipif(
+    "NPU_BSP_ASSETS" not in os.environ, reason="needs the real models: set NPU_BSP_ASSETS"
+)
+
+
+def convolution(**changes: Any) -> bytes:
+    """A model of one convolution and a softmax; ``changes`` are of the output, or ``activation``."""
+    activation = changes.pop("activation", NO_ACTIVATION)
+    output = {"scale": 0.05, "zero_point": 0, "dtype": "uint8"} | changes
+    tensors = [
+        Tensor("in", (1, 4, 4, 1), "uint8", 0.1, 128),
+        Tensor("w", (1, 1, 1, 1), "uint8", 0.1, 128, np.full((1, 1, 1, 1), 129)),
+        Tensor("b", (1,), "int32", 0.01, 0, np.zeros(1)),
+        Tensor("out", (1, 4, 4, 1), **output),
+        Tensor("end", (1, 4, 4, 1), "uint8", 1 / 256, 0),
+    ]
+    operators = [conv((0, 1, 2), 3, stride=1, activation=activation), softmax(3, 4)]
+    return write_model(tensors, operators, inputs=[0], outputs=[4], description="one convolution")
+
+
+def refused(model: bytes, driver: str = "etnaviv", mesa: str = MESA) -> list[tuple[int, str, str]]:
+    rules = rules_for(driver, mesa)
+    assert rules
+    return list(predict(read_graph(model), rules).refused)
+
+
+RELU6, TANH = 3, 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({}, ""),
+        ({"activation": 1}, ""),
+        ({"activation": TANH}, "its fused activation is TANH"),
+        ({"activation": RELU6, "scale": 6 / 255}, ""),
+        ({"activation": RELU6}, "its output reaches 12.75, beyond its fused RELU6"),
+        ({"scale": 0.0, "dtype": "float32"}, "its output is not quantised (float32)"),
+    ],
+)
+def test_a_convolution(changes: dict[str, Any], why: str) -> None:
+    found = refused(convolution(**changes))
+    softmax_too = (1, "SOFTMAX", "the etnaviv driver has no SOFTMAX")
+    assert found == [*([(0, "CONV_2D", why)] if why else []), softmax_too]
+
+
+def test_a_rule_that_came_later() -> None:
+    dilated_or_not = convolution(activation=TANH)
+    assert len(refused(dilated_or_not, mesa="24.2.8")) == 1
+    assert len(refused(dilated_or_not, mesa="24.3.0")) == 2
+
+
+def test_what_is_not_known_is_not_predicted() -> None:
+    assert rules_for("etnaviv", "26.1.6-1") is None
+    assert rules_for("rocket", MESA) is None
+    assert rules_for("etnaviv", "no version") is None
+    assert all(rules.source for rules in all_rules())
+
+
+@assets
+@pytest.mark.parametrize(
+    ("name", "taken", "all_of_them"),
+    [("mobilenet_v1_1.0_224_quant", 28, 31), ("mobilenet_v1_0.25_128_quant", 28, 31)],
+)
+def test_mobilenets_as_the_real_delegate_takes_them(
+    name: str, taken: int, all_of_them: int
+) -> None:
+    """28 of 31 is what the logs of the real libteflon.so 25.0.7 in tests/userspace/data say."""
+    graph = read_graph(models.find(name, "model").path.read_bytes())
+    rules = rules_for("etnaviv", MESA)
+    assert rules
+    assert (len(predict(graph, rules).taken), len(graph)) == (taken, all_of_them)
+
+
+@given(st.integers(8, 900), st.binary(min_size=1, max_size=8))
+def test_a_broken_model_is_the_users_matter(place: int, junk: bytes) -> None:
+    good = convolution()
+    broken = good[:place] + junk + good[place + len(junk) :]
+    for model in (broken, good[:place]):
+        with contextlib.suppress(UserError):
+            read_graph(model)
+
+
+def test_lists_of_delegates() -> None:
+    everything = ("cpu", "cpu-reference", "teflon", "opencl", "tim-vx")
+    assert rows("all") == rows("opencl,all") == everything
+    assert rows("opencl") == ("cpu-reference", "opencl")
+    assert rows("/a.so:x=1,2;y=3,/b.so,teflon") == (
+        "cpu-reference", "teflon", "/a.so:x=1,2;y=3", "/b.so",
+    )  # fmt: skip
+    for bad in ("", "cpu:threads=2", "telfon", "teflon:x"):
+        with pytest.raises(UserError):
+            rows(bad)
