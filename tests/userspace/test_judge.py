@@ -168,7 +168,7 @@ def test_a_process_that_the_kernel_ended_for_its_memory() -> None:
 
 def test_fewer_operations_than_predicted_fail_with_what_was_refused() -> None:
     prediction = Prediction(tuple(range(28)), ((29, "RESHAPE", "the driver has none"),), "a file")
-    facts = {
+    facts: dict[str, Any] = {
         "results": [row("cpu-reference"), teflon(delegated_ops=20, log=LOG.replace("28 op", "20 op"))],
         "total_ops": 31, "npu_devices": [NPU],
     }  # fmt: skip

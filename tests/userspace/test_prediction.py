@@ -28,7 +28,7 @@ assets = pytest.mark.skipif(
 def convolution(**changes: Any) -> bytes:
     """A model of one convolution and a softmax; ``changes`` are of the output, or ``activation``."""
     activation = changes.pop("activation", NO_ACTIVATION)
-    output = {"scale": 0.05, "zero_point": 0, "dtype": "uint8"} | changes
+    output: dict[str, Any] = {"scale": 0.05, "zero_point": 0, "dtype": "uint8"} | changes
     tensors = [
         Tensor("in", (1, 4, 4, 1), "uint8", 0.1, 128),
         Tensor("w", (1, 1, 1, 1), "uint8", 0.1, 128, np.full((1, 1, 1, 1), 129)),
