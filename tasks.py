@@ -455,6 +455,27 @@ def history(_: Context, host: str = "", check: bool = False, json: bool = False)
 
 @task(
     help={
+        "kernel": "series of the distribution's kernel, or build:ID (default: the profile's)",
+        "board": "virtual-a311d, virtual-imx8mp or all",
+        "invokes": "inferences on each board",
+        "json": _JSON,
+    }
+)
+def gate_kernel(
+    _: Context, kernel: str = "", board: str = "all", invokes: int = 1000, json: bool = False
+) -> None:
+    """Judge a kernel's NPU driver on virtual boards. Example: ./inv gate-kernel --kernel 6.12."""
+    from bsp.base.output import print_json, print_text
+    from images.virtual import gate_kernel as gate
+
+    document = gate.gate(gate.plan(kernel, board, invokes))
+    print_json(document) if json else print_text(gate.text_of(document))
+    if document["verdict"] != "good":
+        raise Exit(code=4)
+
+
+@task(
+    help={
         "package": "a mesa-teflon-delegate .deb file for arm64",
         "suite": "Debian suite in place of a file: trixie, trixie-backports, sid...",
         "against": "version, suite or file that is known to be good: what changed?",
@@ -1223,6 +1244,7 @@ namespace = Collection(
     report,
     rollback,
     smoke_test,
+    gate_kernel,
     gate_mesa,
     status,
     test,

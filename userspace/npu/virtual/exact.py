@@ -226,6 +226,11 @@ def _convolution(operator: model.Operator) -> Operation | None:
     if not (source and weights and output):
         return None
     product = np.float32(source.scales[0]) * np.float32(weights.scales[0])
+    # TFLite kernel_util.cc: GetQuantizedConvolutionMultipler multiplies the scales in single precision;
+    # int8 convolutions take PopulateConvolutionQuantizationParams, which does so in double.
+    wide = float(product)
+    if weights.is_signed and operator.kind != "FULLY_CONNECTED":
+        wide = float(np.float32(source.scales[0])) * float(np.float32(weights.scales[0]))
     return Operation(
         index=operator.index,
         name=operator.name,
@@ -233,7 +238,7 @@ def _convolution(operator: model.Operator) -> Operation | None:
         in_zero_point=source.zero_point,
         weight_zero_point=weights.zero_point,
         out_zero_point=output.zero_point,
-        real=float(product) / float(np.float32(output.scales[0])),
+        real=wide / float(np.float32(output.scales[0])),
         mesa_real=float(np.float32(product / np.float32(output.scales[0]))),
     )
 

@@ -77,7 +77,7 @@ class Witness(ExactMode):
                     f"in_image_{axis}_offset asks for {pad} pixels of border before the image, "
                     f"TFLite pads {expected}"
                 )
-        sums = accumulate(image, model_coefficients(built, job), geometry)
+        sums = accumulate(image, model_coefficients(built), geometry)
         if sums.shape == accumulators.shape and (sums != accumulators).any():
             wrong = (sums != accumulators).any(axis=(1, 2))
             text = (
@@ -85,7 +85,7 @@ class Witness(ExactMode):
                 "output channels have other sums on the job's own input"
             )
             if case.dtype == "int8":
-                unmoved = accumulate(image, model_coefficients(built, job, moved=False), geometry)
+                unmoved = accumulate(image, model_coefficients(built, moved=False), geometry)
                 if (unmoved == accumulators).all():
                     text += "; they are its int8 bytes, without the 128 that the zero point has got"
             self._say(text)
@@ -132,7 +132,7 @@ def _order(half: Bytes, given: list[Bytes]) -> str:
     return ""
 
 
-def model_coefficients(built: Built, job: NnJob, *, moved: bool = True) -> Coefficients:
+def model_coefficients(built: Built, *, moved: bool = True) -> Coefficients:
     """Return what a convolution's coefficients must be for raw pixels, from the model alone.
 
     ``moved`` False: as they come out if the weights' int8 bytes are taken for unsigned ones.

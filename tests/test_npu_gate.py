@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: MIT
+"""The gates: generated models against plain TFLite, verdicts, and both gates in a reduced form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bsp.base.errors import UserError
+from images.virtual import gate_kernel
+from userspace.npu.virtual import requant
+from userspace.npu.virtual.convolution import Geometry, accumulate
+from userspace.npu.virtual.exact import operations
+from userspace.npu.virtual.gate import mesa, packages, sweep
+from userspace.npu.virtual.gate.build import build
+from userspace.npu.virtual.gate.cases import PADDED, Case
+from userspace.npu.virtual.gate.cases import sweep as cases
+from userspace.npu.virtual.gate.witness import model_coefficients, unsigned
+
+from .conftest import NpuBoard
+
+FULL = cases(quick=False)
+
+
+def test_a_sweep_is_hundreds_of_different_models() -> None:
+    quick = cases(quick=True)
+    assert 50 <= len(quick) <= 80
+    assert len(FULL) >= 300
+    assert FULL[: len(quick)] == quick
+    assert len({case.name for case in FULL}) == len(FULL)
+    assert cases(quick=False) == FULL
+    kinds = {case.kind for case in quick}
+    for wanted in ("convolution 1x1 relu6", "convolution kxk stride 2", "depthwise kxk portrait"):
+        assert wanted in kinds
+    for wanted in ("add", "split", "pad", "fully-connected", "relu", "abs", "logistic"):
+        assert wanted in kinds
+    assert max(case.channels for case in FULL) > 250
+    assert {case.dtype for case in FULL} == {"uint8", "int8"}
+
+
+def tflite_by_hand(case: Case, model: Path) -> np.ndarray[Any, Any]:
+    """A convolution computed with the engine's arithmetic from the model alone, no NPU in between."""
+    built = build(case)
+    image = np.moveaxis(unsigned(built.inputs[0])[0], -1, 0)
+    _, height, width, _ = built.tensors[3].shape
+    pads = [0, 0]
+    if case.padding == PADDED:
+        pads = [
+            max((out - 1) * case.stride + case.kernel - size, 0) // 2
+            for out, size in ((height, case.height), (width, case.width))
+        ]
+    model.write_bytes(built.model)
+    (operation,) = operations(model)
+    geometry = Geometry(height, width, case.stride, pads[0], pads[1], operation.in_zero_point)
+    coefficients = model_coefficients(built)
+    accumulators = accumulate(np.ascontiguousarray(image), coefficients, geometry)
+    low = 0 if case.activation == "none" else operation.out_zero_point
+    found = requant.tflite(accumulators, operation.real, operation.out_zero_point, low)
+    return np.moveaxis(found, 0, -1)[None]
+
+
+@pytest.mark.parametrize("operation", ["conv", "depthwise"])
+def test_arithmetic_is_tflites(operation: str, tmp_path: Path) -> None:
+    """Every shape, stride, padding and quantisation of the sweep: no value differs."""
+    chosen = [case for case in FULL if case.operation == operation]
+    assert len(chosen) > 50
+    for case in chosen[::3]:
+        built = build(case)
+        (expected,) = sweep.reference(built.model, list(built.inputs))
+        found = tflite_by_hand(case, tmp_path / "m.tflite")
+        assert np.array_equal(found, unsigned(expected)), case.name
+
+
+def test_look_up_tables_are_tflites(tmp_path: Path) -> None:
+    chosen = [case for case in FULL if case.operation in ("relu", "abs", "logistic")]
+    assert len(chosen) >= 7
+    for case in chosen:
+        built = build(case)
+        (expected,) = sweep.reference(built.model, list(built.inputs))
+        (tmp_path / "m.tflite").write_bytes(built.model)
+        (operation,) = operations(tmp_path / "m.tflite")
+        assert operation.table is not None
+        found = operation.table[unsigned(built.inputs[0])]
+        assert np.array_equal(found, unsigned(expected)), case.name
+
+
+# --- verdicts
+
+
+def outcome(name: str, status: str, *, npu: str = "a311d", kind: str = "add") -> dict[str, Any]:
+    blame = "" if status in ("good", "refused") else "submission"
+    return sweep.Outcome(npu, name, kind, status, blame=blame, evidence=blame).as_json()
+
+
+def test_the_worst_case_decides_a_kind() -> None:
+    found = mesa.kinds_of(
+        [
+            outcome("a", "good"),
+            outcome("b", "wrong"),
+            outcome("c", "good", kind="pad"),
+            outcome("d", "refused", kind="relu"),
+            outcome("e", "wrong", kind="split"),
+            outcome("f", "crashes", kind="split"),
+            outcome("a", "good", npu="imx8mp"),
+        ]
+    )
+    verdicts = {(kind["npu"], kind["kind"]): kind["verdict"] for kind in found}
+    assert verdicts == {
+        ("virtual:a311d", "add"): "wrong",
+        ("virtual:a311d", "pad"): "good",
+        ("virtual:a311d", "relu"): "refused",
+        ("virtual:a311d", "split"): "crashes",
+        ("virtual:imx8mp", "add"): "good",
+    }
+    add = found[0]
+    assert (add["good"], add["wrong"], add["examples"]) == (1, 1, ["b"])
+
+
+def test_what_changed_between_two_versions() -> None:
+    before = [outcome("a", "good"), outcome("b", "wrong"), outcome("c", "refused")]
+    before += [outcome("d", "crashes"), outcome("e", "good"), outcome("f", "good")]
+    after = [outcome("a", "wrong"), outcome("b", "good"), outcome("c", "good")]
+    after += [outcome("d", "wrong"), outcome("e", "refused"), outcome("f", "good")]
+    changes = {change["name"]: change["change"] for change in mesa.changes_of(before, after)}
+    assert changes == {
+        "a": "worse",
+        "b": "better",
+        "c": "newly delegated",
+        "d": "better",
+        "e": "no longer delegated",
+    }
+
+
+def test_what_is_no_package_is_said(tmp_path: Path) -> None:
+    broken = tmp_path / "x.deb"
+    broken.write_bytes(b"no package")
+    with pytest.raises(UserError, match="no Debian package"):
+        packages.find_delegate(str(broken))
+    with pytest.raises(UserError, match="there is no file"):
+        packages.find_delegate(str(tmp_path / "none.deb"))
+    with pytest.raises(UserError, match="is no suite"):
+        packages.find_delegate("Not A Suite")
+    with pytest.raises(UserError, match="one of --package and --suite"):
+        mesa.gate(mesa.Request())
+    with pytest.raises(UserError, match="one of --package and --suite"):
+        mesa.gate(mesa.Request(package=str(broken), suite="sid"))
+    with pytest.raises(UserError, match="did you mean"):
+        mesa.gate(mesa.Request(suite="trixie", npu="virtual:a311"))
+
+
+def test_complaints_of_a_kernel() -> None:
+    log = """\
+[    3.1] etnaviv-gpu 10000000.npu: model: GC8000, revision: 7120
+[    3.2] [drm] Initialized etnaviv 1.4.0 for etnaviv on minor 0
+[   40.0] etnaviv-gpu 10000000.npu: recover hung GPU!
+[   41.0] etnaviv-gpu 10000000.npu: MMU fault status 0x00000001
+[   42.0] WARNING: CPU: 0 PID: 77 at drivers/gpu/drm/etnaviv/etnaviv_sched.c:1
+[   43.0] random: crng init done
+"""
+    found = gate_kernel.complaints(log)
+    assert [line.split("]")[0] for line in found] == ["[   40.0", "[   41.0", "[   42.0"]
+    with pytest.raises(UserError, match="no virtual board with an NPU"):
+        gate_kernel.plan("", "vim3", 10)
+    with pytest.raises(UserError, match="at least 1"):
+        gate_kernel.plan("", "all", 0)
+
+
+# --- Mesa's own delegate, a real kernel
+
+
+def ran(chosen: list[Case], npu: str) -> dict[str, sweep.Outcome]:
+    delegate = packages.from_suite("trixie")
+    found = {}
+    with sweep.runner(delegate) as runner:
+        for case in chosen:
+            built = build(case)
+            expected = sweep.reference(built.model, list(built.inputs))
+            found[case.name] = runner.run(built, npu, expected)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("npu", ["a311d", "imx8mp"])
+def test_a_small_sweep(npu: str) -> None:
+    """One process takes them all, also after a crash; what is wrong has a reason."""
+    good = [
+        Case("conv", 9, 12, 7, 9, kernel=3, source="photo"),
+        Case("conv", 8, 8, 12, 8, activation="relu6", zero_points=(120, 128, 0)),
+        Case("depthwise", 8, 8, 8, 8, kernel=3, stride=2),
+        Case("residual", 6, 6, 8, zero_points=(110, 90, 100)),
+        Case("fully-connected", 1, 1, 384, 40),
+        Case("pad", 8, 8, 8),
+    ]
+    wrong = Case("depthwise", 17, 17, 8, 8, kernel=3, stride=2)
+    three = Case("depthwise", 8, 8, 3, 3, kernel=3)
+    refused = Case("relu", 8, 8, 8)
+    found = ran([three, wrong, refused, *good], npu)
+    for case in good:
+        assert found[case.name].status == "good", found[case.name]
+        assert found[case.name].hardware_error <= 1
+    assert found[refused.name].status == "refused"
+    bad = found[wrong.name]
+    assert (bad.status, bad.blame) == ("wrong", "submission")
+    assert "in_image_y_offset asks for 0 pixels of border" in bad.evidence
+    assert found[three.name].status == ("crashes" if npu == "imx8mp" else "good")
+
+
+@pytest.mark.full
+@pytest.mark.network
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("npu", ["a311d", "imx8mp"])
+def test_hundreds_of_models_exactly(npu: str) -> None:
+    """Whatever Mesa hands to the NPU rightly comes out as TFLite's; nothing is not understood."""
+    for name, found in ran(FULL, npu).items():
+        assert found.blame not in ("emulator", "not understood"), (name, found)
+        assert found.status != "good" or found.hardware_error <= 1, (name, found)
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.timeout(600)
+def test_a_kernel_on_the_sessions_board(npu_board: NpuBoard) -> None:
+    row = gate_kernel.examine("virtual-a311d", npu_board.host, 4)
+    assert row["problems"] == []
+    assert [run["status"] for run in row["runs"]] == ["pass"] * 3
+    assert row["invokes"] >= 4
