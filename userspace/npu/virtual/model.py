@@ -141,7 +141,6 @@ def _tensor(table: _Table, contents: list[bytes]) -> Tensor:
         is_bytes=kind in _BYTES,
         scales=tuple(scales),
         zero_point=zero_point + (128 if kind == _SIGNED else 0),
-        is_signed=kind == _SIGNED,
         content=contents[table.number(2, "Uint32")],
         is_signed=kind == _SIGNED,
     )
