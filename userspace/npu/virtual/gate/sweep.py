@@ -31,7 +31,9 @@ from bsp.base.errors import InfrastructureError
 
 from .... import payload
 from .. import shim
+from ..audit import ModelAudit
 from ..exact import operations
+from ..finding import Blame
 from ..host import CPU, DISTRIBUTION, qemu_user
 from ..identity import load_identity
 from ..server import Report, Server
@@ -41,7 +43,7 @@ from .witness import Witness
 
 GOOD, WRONG, REFUSED, CRASHES, HANGS = "good", "wrong", "refused", "crashes", "hangs"
 POISON = 0xA5
-_TWO_ORDERS = "coefficient order"
+_TWO_ORDERS = "coefficient order:"
 _CLIENT = Path(__file__).with_name("client.py")
 _START_TIMEOUT_S = 120.0
 _MORE_S = 30.0
@@ -202,7 +204,12 @@ class Runner:
         given, taken = self._folder / "inputs.npz", self._folder / "outputs.npz"
         np.savez(given, *inputs)
         taken.unlink(missing_ok=True)
-        server = Server(place, identity, requantisation=lambda: witness)
+        server = Server(
+            place,
+            identity,
+            requantisation=lambda: witness,
+            audit=lambda: ModelAudit(path, identity.nn_generation),
+        )
         threading.Thread(target=server.serve, daemon=True).start()
         request = {
             "model": str(path),
@@ -340,10 +347,15 @@ def _blame(outcome: Outcome, witness: Witness) -> tuple[str, str]:
         for text, blame, meaning in _BY_FAULT:
             if text in fault:
                 return blame, f"{meaning}: {fault}"
-    if outcome.findings:
-        return "submission", outcome.findings[0]
     if witness.contradictions:
         return "submission", "; ".join(witness.contradictions)
+    # The audit says of each of its findings whose fault it is: the gravest first.
+    for blame in (Blame.EMULATOR, Blame.SUBMISSION, Blame.NOT_UNDERSTOOD):
+        for finding in outcome.findings:
+            if f"[{blame.value}" in finding:
+                return blame.value, finding
+    if outcome.findings:
+        return "submission", outcome.findings[0]
     if outcome.faults:
         return "unknown", outcome.faults[0]
     if not outcome.jobs:
