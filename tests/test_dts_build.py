@@ -24,6 +24,7 @@ from bsp.base.errors import InfrastructureError, UserError
 from bsp.dts.build import DtsResult, build_dts, default_target
 from bsp.dts.compile import compile_dts, has_symbols
 from bsp.dts.need import Change
+from bsp.dts.newer_dtc import needs_newer_dtc
 from bsp.dts.tree import Tree, read_tree
 from bsp.dts.verify import diff_text, verify
 from bsp.kernel.prebuilt import prebuilt_kernel
@@ -249,6 +250,41 @@ def test_source_that_does_not_compile_names_the_place(vim3: Board, tmp_path: Pat
     file.write_text('#include "absent.dtsi"\n')
     with pytest.raises(UserError, match=r"absent\.dtsi"):
         build(vim3, tmp_path, tree)
+
+
+def test_a_profile_that_names_what_the_tree_lacks(
+    vim3: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bsp import profile
+
+    tree = make_kernel(tmp_path / "linux", release="6.12")
+    text = (profile.SOCS_DIR / "a311d.toml").read_text()
+    monkeypatch.setattr(profile, "SOCS_DIR", tmp_path)
+    for change, by, expected in [
+        ('node = "/npu@ff100000"', 'node = "/npu@ff200000"', "has no NPU at /npu@ff200000"),
+        ('node = "/npu@ff100000"', 'node = "/npu@ff100000"\nmore_nodes = ["/iommu@1"]',
+         "has no node /iommu@1, which the NPU needs"),
+        ('name = "core"', 'name = "kernel"', "has no clock 'kernel' \\(clock-names: core, bus\\)"),
+    ]:  # fmt: skip
+        (tmp_path / "a311d.toml").write_text(
+            text.replace(change, by, 1).replace(
+                "rate_hz = 800_000_000\n", "rate_hz = 400_000_000\n"
+            )
+        )
+        profile.load_soc.cache_clear()
+        with pytest.raises(UserError, match=expected) as caught:
+            build(vim3, tmp_path, tree)
+        assert caught.value.exit_code == 2
+    profile.load_soc.cache_clear()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_reference_by_label_and_path_needs_a_newer_dtc(tmp_path: Path) -> None:
+    (tmp_path / "x.dtsi").write_text("/ { };\n/delete-node/ &{table/opp-1};\n&{/path} { };\n")
+    assert needs_newer_dtc(tmp_path, "Error: x.dtsi:2.15-16 syntax error\nFATAL ERROR")
+    for said in ("x.dtsi:1.1-2 syntax error", "x.dtsi:3.1-2 syntax error", "x.dtsi:9.1 syntax error",
+                 "y.dtsi:2.1-2 syntax error", "x.dtsi:2.1-2 is wrong"):  # fmt: skip
+        assert not needs_newer_dtc(tmp_path, f"Error: {said}")
 
 
 @pytest.mark.parametrize("tool", ["cpp", "dtc", "fdtoverlay"])

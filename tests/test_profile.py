@@ -152,6 +152,22 @@ def test_support_levels_of_the_vim3() -> None:
     assert set(describe.one_board("virtual")["kernels"].values()) == {"no npu"}
 
 
+def test_a_board_is_explained_to_somebody_new_to_it() -> None:
+    text = " ".join(describe.board_text("vim3").split())
+    assert "An NPU (neural processing unit) is" in text
+    assert "6.1 does not describe the NPU" in text
+    assert "6.12 leaves the NPU switched off; ./inv build-dts adds what is missing" in text
+    assert "7.3 has the NPU switched on" in text
+    assert "etnaviv-gpu ff100000.npu: model: GC8000, revision: 7120" in text
+    honest = " ".join(describe.board_text("vim3l").split())
+    assert "etnaviv does not recognise this NPU" in honest
+    assert "No network will run on this NPU" in honest
+    assert describe.one_board("vim3l")["kernels"]["7.3"] == "not recognised"
+    other = " ".join(describe.board_text("imx93-11x11-evk").split())
+    assert "dmesg | grep ethosu" in other
+    assert "/dev/accel/accel0" in other
+
+
 def test_series_are_ordered_by_number() -> None:
     assert sorted(["6.12", "6.8", "7.3", "6.1"], key=series_key) == ["6.1", "6.8", "6.12", "7.3"]
     with pytest.raises(UserError, match="no kernel series"):

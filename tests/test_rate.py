@@ -139,3 +139,38 @@ def test_whatever_is_asked_is_refused_or_reached_within_limits(asked_hz: int) ->
     again = at_rate(npu, Tree(nodes), core, "it")
     assert plan_changes(Tree(nodes), again, what="it") == []
     assert msgspec.structs.replace(again, clocks=npu.clocks) == npu
+
+
+# --- the console of a board that QEMU does not have ----------------------------------------------
+
+
+def test_the_console_comes_out_where_the_boards_tree_says() -> None:
+    from images.virtual.same_soc import on_machine, qemu_of_soc
+
+    board = load_board("imx8mp-verdin-wifi-dahlia")
+    qemu = qemu_of_soc(board)
+    assert qemu == load_board("imx8mp-evk").qemu
+    uart = "/soc@0/bus@30800000/serial@30880000"
+    for said in (b"serial0:115200n8\0", uart.encode() + b"\0"):
+        tree = Tree(
+            {
+                "/": {},
+                "/chosen": {"stdout-path": said},
+                "/aliases": {"serial0": uart.encode() + b"\0"},
+            }
+        )
+        there = on_machine(board, qemu, tree).qemu
+        assert there is not None
+        assert there.serial_index == 2  # UART3, the machine's third
+        assert there.cmdline.split()[0] == "console=ttymxc0"
+    # A tree that names none: as on the machine's own board.
+    there = on_machine(board, qemu, Tree({"/": {}})).qemu
+    assert there is not None
+    assert there.serial_index == qemu.serial_index
+
+
+def test_a_soc_that_qemu_does_not_have_is_refused() -> None:
+    from images.virtual.same_soc import qemu_of_soc
+
+    with pytest.raises(UserError, match="no machine with the SoC of rk3588-rock-5b"):
+        qemu_of_soc(load_board("rk3588-rock-5b"))

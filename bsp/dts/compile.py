@@ -15,6 +15,7 @@ from ..base.cache import cache_dir, make_once
 from ..base.errors import UserError, nearest
 from ..base.process import Completed, require_tool, run
 from ..source import KernelTree, board_sources
+from .newer_dtc import needs_newer_dtc, newer_dtc
 
 _PREFIXES = "scripts/dtc/include-prefixes"
 
@@ -39,13 +40,19 @@ def compile_dts(
     rules = makefile.read_text(encoding="utf-8", errors="replace") if makefile.exists() else ""
     # cpp's messages are bounded, as nobody reads them before dtc has ended.
     symbols = ["-@"] if has_symbols(rules, stem) else []
-    first, second = _piped(
-        ["cpp", "-w", "-fmax-errors=20", "-nostdinc", "-I", _PREFIXES, "-undef", "-D__DTS__",
-         "-x", "assembler-with-cpp", source],
-        ["dtc", "-q", *symbols, "-b", "0", "-i", folder, "-i", _PREFIXES,
-         "-I", "dts", "-O", "dtb", "-o", target, "-"],
-        tree.path,
-    )  # fmt: skip
+    preprocess: list[str | Path] = [
+        "cpp", "-w", "-fmax-errors=20", "-nostdinc", "-I", _PREFIXES, "-undef", "-D__DTS__",
+        "-x", "assembler-with-cpp", source,
+    ]  # fmt: skip
+    arguments: list[str | Path] = [
+        "-q", *symbols, "-b", "0", "-i", folder, "-i", _PREFIXES,
+        "-I", "dts", "-O", "dtb", "-o", target, "-",
+    ]  # fmt: skip
+    first, second = _piped(preprocess, ["dtc", *arguments], tree.path)
+    if second.exit_code and needs_newer_dtc(tree.path, second.stderr.decode(errors="replace")):
+        newer = newer_dtc()
+        if newer:
+            first, second = _piped(preprocess, [*newer, *arguments], tree.path)
     if first.exit_code or second.exit_code:
         # Each may have failed for want of the other; the one that says something has the reason.
         said = (first.stderr if first.exit_code else b"") or second.stderr

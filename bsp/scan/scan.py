@@ -168,7 +168,7 @@ def _key(tree: KernelTree) -> str:
         for part in ("arch", "include", "scripts", *driver_files()):
             digest.update(_state(tree.path / part).encode())
     digest.update(tool_key("cpp", "dtc").encode())
-    own = [*Path(__file__).parent.iterdir(), Path(__file__).parents[1] / "dts/need.py"]
+    own = [*Path(__file__).parent.iterdir(), *(Path(__file__).parents[1] / "dts").glob("*.py")]
     for file in sorted([*own, *SOCS_DIR.glob("*.toml")]):
         if file.is_file():
             digest.update(file.name.encode() + file.read_bytes())
