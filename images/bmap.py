@@ -12,7 +12,8 @@ import errno
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,18 +95,20 @@ def with_blocks(found: Map, first: int, last: int) -> Map:
     return Map(found.image_bytes, tuple(merged))
 
 
-def hashed(image: Path, found: Map, *, progress: Callable[[int], object] = lambda _: None) -> Map:
+def hashed(image: Path, found: Map) -> Map:
     """Return the map with a hash for each range, of 1 MiB at most."""
-    ranges = []
-    done = 0
-    with image.open("rb") as file:
-        for each in found.ranges:
-            for first in range(each.first, each.last + 1, RANGE_BLOCKS):
-                part = Range(first, min(first + RANGE_BLOCKS - 1, each.last))
-                start, end = found.span(part)
-                ranges.append(Range(part.first, part.last, _sha256(file.fileno(), start, end)))
-                done += end - start
-                progress(done)
+    parts = [
+        Range(first, min(first + RANGE_BLOCKS - 1, each.last))
+        for each in found.ranges
+        for first in range(each.first, each.last + 1, RANGE_BLOCKS)
+    ]
+    with image.open("rb") as file, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        handle = file.fileno()
+        digests = pool.map(lambda part: _sha256(handle, *found.span(part)), parts)
+        ranges = [
+            Range(part.first, part.last, digest)
+            for part, digest in zip(parts, digests, strict=True)
+        ]
     return Map(found.image_bytes, tuple(ranges))
 
 

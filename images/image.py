@@ -29,7 +29,7 @@ from bsp.profile import Board, Boot, Bootloader, load_soc
 from . import bmap, sign
 from . import bundle as bundles
 from .bundle import Bundle, with_required_options
-from .deploy.slots import MTIME_S, STORE, lay_out
+from .deploy.slots import generation_files, lay_out
 from .disk.filesystems import fill_fat, fill_root, journal_blocks
 from .disk.layout import MIB, Layout, make_empty
 from .disk.tree import Tree
@@ -385,8 +385,8 @@ def _make(
         fat, over = workspace / "fat", workspace / "over"
         fat.mkdir()
         make_root(over, layout, hostname=description.hostname, access=access, fat_mount=fat_mount)
-        lay_out(bundle, fat, over, cmdline=description.cmdline, link=True)
-        tree = Tree(rootfs.tar, over, STORE, MTIME_S)
+        lay_out(bundle, fat, over, cmdline=description.cmdline, whole=False)
+        tree = Tree(rootfs.tar, over, tuple(generation_files(bundle)))
         image = workspace / "disk.img"
         make_empty(image, layout)
         with image.open("r+b") as file:

@@ -104,7 +104,7 @@ def lay_out(
     rootfs_root: Path,
     *,
     cmdline: str | None = None,
-    link: bool = False,
+    whole: bool = True,
 ) -> None:
     """Put a bundle as the good generation into two folders: the FAT partition's and the root's.
 
@@ -112,8 +112,8 @@ def lay_out(
 
     Args:
         cmdline: kernel command line in place of the bundle's own.
-        link: hard-link the bundle's files where that can be done, with the times that they have there:
-            for folders that are only read, to make a disk of them.
+        whole: with the files of the generation's folder; who makes a disk of it takes these from
+            ``generation_files``.
 
     Raises:
         ValueError: the bundle takes its command line from a running board; there is none here.
@@ -132,40 +132,41 @@ def lay_out(
     (own / bundle.generation).mkdir(exist_ok=True)
     (own / bundle.generation / "args.env").write_bytes(args_env(manifest, cmdline))
 
-    generation = rootfs_root / STORE / bundle.generation
-    generation.mkdir(parents=True, exist_ok=True)
-    made: set[Path] = set()
-    for entry in manifest.files:
-        source = bundle.file(entry)
-        if on_fat(entry):
-            target = fat_root / fat_path(entry.sha256).lstrip("/")
-            if not target.exists():
-                _place(source, target, link)
-            continue
-        target = generation / entry.path
-        if target.parent not in made:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            made.add(target.parent)
-        if entry.link is not None:
-            target.symlink_to(entry.link)
-        elif not _place(source, target, link):
-            target.chmod(entry.mode)
+    for entry in boot_entries(manifest):
+        target = fat_root / fat_path(entry.sha256).lstrip("/")
+        if not target.exists():
+            shutil.copyfile(bundle.file(entry), target)
+    for file in generation_files(bundle) if whole else ():
+        target = rootfs_root / file.target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if file.link is not None:
+            target.symlink_to(file.link)
+        else:
+            shutil.copyfile(file.source, target)
+            target.chmod(file.mode)
             os.utime(target, (MTIME_S, MTIME_S))
-    shutil.copyfile(bundle.path / "manifest.json", generation / "manifest.json")
     install_onboard(rootfs_root)
 
 
-def _place(source: Path, target: Path, link: bool) -> bool:
-    """Link or copy a file; return whether it was linked."""
-    if link:
-        try:
-            os.link(source, target)
-        except OSError:
-            pass  # another file system
-        else:
-            return True
-    shutil.copyfile(source, target)
-    return False
+@dataclass(frozen=True)
+class GenerationFile:
+    """A file of a generation's folder: where it comes from and where it goes (below the root)."""
+
+    source: Path
+    target: str
+    mode: int
+    link: str | None = None
+
+
+def generation_files(bundle: Bundle) -> Iterator[GenerationFile]:
+    """What a generation consists of outside the FAT partition, by path."""
+    folder = f"{STORE}/{bundle.generation}"
+    yield GenerationFile(bundle.path / "manifest.json", f"{folder}/manifest.json", 0o644)
+    for entry in bundle.manifest.files:
+        if not on_fat(entry):
+            yield GenerationFile(
+                bundle.file(entry), f"{folder}/{entry.path}", entry.mode, entry.link
+            )
 
 
 def install_onboard(rootfs_root: Path) -> None:

@@ -24,7 +24,7 @@ from bsp.kernel.prebuilt import PrebuiltKernel
 from bsp.profile import Board
 from images import sign
 from images.bundle import Bundle, Parts, assemble
-from images.deploy.slots import MTIME_S, STORE, lay_out
+from images.deploy.slots import generation_files, lay_out
 from images.initrd import ROOT_INIT, build_initrd
 from images.rootfs import Rootfs, root_tar
 
@@ -143,11 +143,11 @@ def _make(board: Board, kernel: PrebuiltKernel, dtb: Path, rootfs: Rootfs, targe
         fat, extra = workspace / "fat", workspace / "extra"
         fat.mkdir()
         _extra_files(board, extra)
-        lay_out(bundle, fat, extra, link=True)
+        lay_out(bundle, fat, extra, whole=False)
         _keys(target, extra)
         image = target / "disk.img"
         layout = Layout(SIZE_BYTES, FAT_START_BYTES, FAT_SIZE_BYTES, seed=uuid.uuid4())
-        tree = Tree(rootfs.tar, extra, STORE, MTIME_S)
+        tree = Tree(rootfs.tar, extra, tuple(generation_files(bundle)))
         make_empty(image, layout)
         fill_fat(image, layout, fat, epoch_s=tree.epoch_s)
         fill_root(image, layout, tree)

@@ -7,6 +7,7 @@ packages' own) is left out or cut back, so that the same packages give the same 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import tarfile
@@ -15,7 +16,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
+from bsp.base.cache import write_atomically
 from bsp.base.errors import InfrastructureError
+from images.deploy.slots import MTIME_S, GenerationFile
 
 # Made when the packages are configured, and made again on the board where it is needed.
 _LEFT_OUT = frozenset({
@@ -36,31 +39,37 @@ class Tree:
     Attributes:
         tar: its files, with owners and permissions.
         over: folder whose files replace and add to them; they belong to root.
-        generations: folder of ``over`` (a path below it) whose files carry ``generations_time_s``; all
-            others of ``over`` carry ``epoch_s``.
+        added: files of a generation; they carry a time of their own (``slots.MTIME_S``).
     """
 
     tar: Path
     over: Path
-    generations: str
-    generations_time_s: int
+    added: tuple[GenerationFile, ...] = ()
 
     @cached_property
     def epoch_s(self) -> int:
-        """No file is younger: $SOURCE_DATE_EPOCH, or when the newest package was made."""
+        """No file is younger: $SOURCE_DATE_EPOCH, or when the newest package was made.
+
+        Never before the generations' time: mke2fs cuts all times back to it.
+        """
         chosen = os.environ.get("SOURCE_DATE_EPOCH", "")
         if chosen.isdigit():
-            times = [int(chosen)]
-        else:
-            # Programs come out of packages as they are; others may be made when these are configured.
-            with self._open() as base:
-                times = [
-                    int(member.mtime)
-                    for member in base
-                    if member.isreg() and _name(member.name).startswith("usr/bin/")
-                ]
-        # mke2fs cuts all times back to it.
-        return max([*times, self.generations_time_s])
+            return max(int(chosen), MTIME_S)
+        known = self.tar.with_name(f".{self.tar.name}.epoch")
+        with contextlib.suppress(OSError, ValueError):
+            if known.stat().st_mtime >= self.tar.stat().st_mtime:
+                return int(known.read_text())
+        # Programs come out of packages as they are; others may be made when these are configured.
+        with self._open() as base:
+            times = [
+                int(member.mtime)
+                for member in base
+                if member.isreg() and _name(member.name).startswith("usr/bin/")
+            ]
+        found = max([*times, MTIME_S])
+        with contextlib.suppress(OSError):
+            write_atomically(known, str(found).encode())
+        return found
 
     def write_tar(self, sink: BinaryIO) -> None:
         """Write all files as one tar stream, folders before what is in them."""
@@ -69,9 +78,13 @@ class Tree:
         with (
             self._open() as base,
             tarfile.open(
-                fileobj=sink, mode="w|", format=tarfile.PAX_FORMAT, bufsize=1 << 20
+                fileobj=sink,
+                mode="w|",
+                format=tarfile.PAX_FORMAT,
+                bufsize=1 << 20,
             ) as target,
         ):
+            target.copybufsize = 1 << 20  # type: ignore[attr-defined] # 16 KiB otherwise
             for member in base:
                 name = _name(member.name)
                 if name in _LEFT_OUT or (name.startswith(_EMPTIED) and not member.isdir()):
@@ -96,6 +109,17 @@ class Tree:
                     self._add(target, name, path)
                     if path.is_dir() and not path.is_symlink():
                         folders.add(name)
+            for file in self.added:
+                self._parents(target, file.target, folders)
+                info = tarfile.TarInfo(f"./{file.target}")
+                info.mtime = MTIME_S
+                if file.link is not None:
+                    info.type, info.linkname, info.mode = tarfile.SYMTYPE, file.link, 0o777
+                    target.addfile(info)
+                    continue
+                with open(file.source, "rb") as content:  # thousands of files
+                    info.mode, info.size = file.mode, os.fstat(content.fileno()).st_size
+                    target.addfile(info, content)
 
     def _open(self) -> tarfile.TarFile:
         try:
@@ -133,8 +157,7 @@ class Tree:
     def _add(self, target: tarfile.TarFile, name: str, path: Path) -> None:
         status = path.lstat()
         info = tarfile.TarInfo(f"./{name}")
-        kept = name.startswith(f"{self.generations}/")
-        info.mtime = self.generations_time_s if kept else self.epoch_s
+        info.mtime = self.epoch_s
         # One bit counts: whether it can be executed. The rest is the umask of whoever made the folder.
         private = name in _PRIVATE
         if stat.S_ISLNK(status.st_mode):

@@ -45,6 +45,7 @@ _SILENCE_S = 120
 _BLKGETSIZE64 = 0x80081272  # linux/fs.h
 _BLKRRPART = 0x125F
 _ZEROS = bytes(CHUNK_BYTES)
+_LOST = (5, 6, 19, 121)  # EIO, ENXIO, ENODEV, EREMOTEIO
 
 
 class Device:
@@ -172,8 +173,15 @@ class Writer:
                 pass  # the host is gone; what is to be kept is kept on this side
 
     def _after(self, error: Exception) -> Record:
-        gone = self._device is not None and not os.path.exists(self._device.path)
-        return {"errno": getattr(error, "errno", None), "gone": gone}
+        """Whether the device is still there; its name goes a moment after its last sector."""
+        number = getattr(error, "errno", None)
+        gone = False
+        for _ in range(20 if number in _LOST else 1):
+            gone = self._device is not None and not os.path.exists(self._device.path)
+            if gone:
+                break
+            time.sleep(0.1)
+        return {"errno": number, "gone": gone}
 
     def _answer(self, request: Record) -> Record:
         if request["do"] == "open":
