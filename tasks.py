@@ -282,7 +282,7 @@ def build_userspace(
 
 @task(
     help={
-        "test": "label_image",
+        "test": "label_image, or detect: a model that finds objects",
         "host": f"{_HOST}; this machine if left out",
         "npu": "virtual:a311d or virtual:imx8mp: this machine, with an emulated NPU",
         "exact": "with --npu: compute exactly as TFLite, not as silicon is predicted to",

@@ -73,7 +73,11 @@ def known(tmp_path: Path, served: tuple[Path, str], monkeypatch: pytest.MonkeyPa
                url="http://127.0.0.1:9/gone.tflite"),
     ]  # fmt: skip
     listed = Catalogue(
-        format=1, default_model="dead-link", default_image="image.bmp", files=tuple(files)
+        format=1,
+        default_model="dead-link",
+        default_image="image.bmp",
+        default_detector="dead-link",
+        files=tuple(files),
     )
     monkeypatch.setattr(models, "catalogue", lambda: listed)
     monkeypatch.setenv("NPU_BSP_CACHE", str(tmp_path / "cache"))

@@ -11,7 +11,7 @@ from typing import Any
 from bsp.base.errors import UserError, nearest
 from bsp.base.progress import step
 
-from . import accuracy, models, operations
+from . import accuracy, detect, models, operations
 from .delegates import implied, rows
 from .delegation import parse_log
 from .graph import read_graph
@@ -20,7 +20,7 @@ from .machine import Machine
 from .prediction import Prediction, predict, rules_for
 
 NAME = "label_image"
-TESTS = (NAME,)
+TESTS = (NAME, detect.NAME)
 DEFAULT_MIN_DELEGATED_SHARE = 0.5
 # As many as the runner makes unless it is told otherwise.
 DEFAULT_VIEWS = 8
@@ -40,6 +40,7 @@ class Request:
         threads: CPU threads; None: all cores.
         timeout_s: a row that takes longer is a failure.
         environment: variables and values that the delegates get.
+        test: ``label_image``, or ``detect``, whose models find objects.
     """
 
     delegate: str = "all"
@@ -51,6 +52,7 @@ class Request:
     threads: int | None = None
     timeout_s: float = 300.0
     environment: tuple[tuple[str, str], ...] = ()
+    test: str = NAME
 
     def __post_init__(self) -> None:
         for name in ("runs", "threads", "budget_s", "timeout_s"):
@@ -60,6 +62,13 @@ class Request:
                 raise UserError(f"--{flag} is {value}, it has to be more than 0")
         if self.views < 0:
             raise UserError(f"--views is {self.views}, it has to be 0 or more")
+
+
+def choose(request: Request) -> models.Inputs:
+    """Return the model, image and labels that a request means; raises as ``models.choose``."""
+    if request.test == detect.NAME:
+        return models.choose_detector(request.model, request.image)
+    return models.choose(request.model, request.image)
 
 
 def environment_of(words: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -108,7 +117,7 @@ def smoke_test(
         InfrastructureError: the machine cannot run it.
     """
     names = rows(request.delegate)
-    inputs = inputs or models.choose(request.model, request.image)
+    inputs = inputs or choose(request)
     arguments = ["--model", machine.place(inputs.model), "--image", machine.place(inputs.image)]
     for name in names:
         arguments += ["--delegate", name]
@@ -126,6 +135,7 @@ def smoke_test(
         facts = machine.run_runner(
             arguments, timeout_s=_START_UP_S + request.timeout_s * len(names)
         )
+    found = detect.read(facts, inputs.labels) if request.test == detect.NAME else None
     answer = models.answers().get((inputs.model.sha256, inputs.image.sha256))
     expected = Expected(answer.top, answer.tolerance) if answer else None
     results = judge(
@@ -136,11 +146,14 @@ def smoke_test(
         predictions=_predictions(facts, inputs.model.path.read_bytes()),
         published=[figure for model, figure in published if model == inputs.model.name],
     )
-    accuracy.add(facts, results, tolerance=MAX_ABS_DIFF)
+    if found is not None:
+        detect.add(found, results, inputs.labels, tolerance=MAX_ABS_DIFF)
+    else:
+        accuracy.add(facts, results, tolerance=MAX_ABS_DIFF)
     for result in results:
         result["implied"] = result["delegate"] in implied(request.delegate)
     return {
-        "test": NAME,
+        "test": request.test,
         "board": board,
         "host": host or "this machine",
         "model": _described(inputs.model),

@@ -23,7 +23,7 @@ from bsp.base.download import download, sha256_of
 from bsp.base.errors import InfrastructureError, UserError, nearest
 from bsp.base.progress import say, step
 
-from . import tiny_model
+from . import tiny_detector, tiny_model
 
 CATALOGUE = Path(__file__).parent / "models.toml"
 EXPECTED = Path(__file__).parent / "expected.toml"
@@ -57,6 +57,7 @@ class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     format: int
     default_model: str
     default_image: str
+    default_detector: str
     files: tuple[Listed, ...]
 
     def names(self, kind: str) -> list[str]:
@@ -158,6 +159,56 @@ def choose(model: str | None, image: str | None) -> Inputs:
     return Inputs(chosen, picture, tiny_model.LABELS if is_tiny else _labels_of(chosen), note)
 
 
+def choose_detector(model: str | None, image: str | None) -> Inputs:
+    """Return the detector, image and labels to run; as ``choose``."""
+    note = ""
+    if model is None:
+        wanted = catalogue().default_detector
+        try:
+            chosen = find(wanted, "model")
+        except InfrastructureError as error:
+            note = (
+                f"{wanted} cannot be had here; this is the project's own detector-shaped model "
+                f"{tiny_detector.NAME} instead (set {_ASSETS_VARIABLE}, or connect to the internet)"
+            )
+            say(f"{error.message}; using {tiny_detector.NAME}")
+            chosen = squares()
+    else:
+        chosen = _made(model) or find(model, "model")
+    own = chosen.name == tiny_detector.NAME
+    if image is None:
+        picture = (
+            squares_image() if _made(chosen.name) else find(catalogue().default_image, "image")
+        )
+    else:
+        picture = find(image, "image")
+    return Inputs(chosen, picture, tiny_detector.LABELS if own else _labels_of(chosen), note)
+
+
+def _made(name: str) -> File | None:
+    """One of the project's own models; None if it is not one."""
+    makers = {tiny_detector.NAME: squares, tiny_model.NAME: tiny}
+    return makers[name]() if name in makers else None
+
+
+def squares() -> File:
+    """Return the project's own detector-shaped model."""
+    return _own(f"{tiny_detector.NAME}.tflite", tiny_detector.build(), tiny_detector.NAME)
+
+
+def squares_image() -> File:
+    """Return its own image: three squares."""
+    name = f"{tiny_detector.NAME}.bmp"
+    return _own(name, tiny_detector.sample_bmp(), name)
+
+
+def _own(file: str, content: bytes, name: str) -> File:
+    path = cache_dir() / "models" / file
+    if not path.exists() or path.read_bytes() != content:
+        write_atomically(path, content)
+    return File(name, path, sha256_of(path), "made by userspace/npu/tiny_detector.py")
+
+
 def find(name: str, kind: str) -> File:
     """Return a file by its name in the catalogue, or by its path.
 
@@ -224,7 +275,7 @@ def _own_file(name: str, kind: str, known: list[str]) -> File:
     if path.is_file():
         return File(path.name, path.absolute(), sha256_of(path), "given on the command line")
     if kind == "model":
-        known = [*known, tiny_model.NAME]
+        known = [*known, tiny_model.NAME, tiny_detector.NAME]
     return _no_such(name, kind, known)
 
 

@@ -413,7 +413,8 @@ def run_delegate(module: Any, job: argparse.Namespace, model: bytes, pixels: Any
         runs_ms.append((time.perf_counter() - start) * 1000)
 
     sink = interpreter.get_output_details()[0]
-    output = interpreter.get_tensor(sink["index"])
+    output = described(interpreter, sink)
+    others = [described(interpreter, detail) for detail in interpreter.get_output_details()[1:]]
     views = []
     deadline = time.perf_counter() + job.budget
     for view in preprocess.views(pixels)[: job.views]:
@@ -422,7 +423,6 @@ def run_delegate(module: Any, job: argparse.Namespace, model: bytes, pixels: Any
         interpreter.set_tensor(source["index"], prepared(view)[None])
         interpreter.invoke()
         views.append(packed(interpreter.get_tensor(sink["index"])))
-    scale, zero_point = sink["quantization"]
     return {
         **taken,
         "prepare_ms": prepare_ms,
@@ -433,14 +433,22 @@ def run_delegate(module: Any, job: argparse.Namespace, model: bytes, pixels: Any
             "dtype": image.dtype.name,
             "sha256": hashlib.sha256(image.tobytes()).hexdigest(),
         },
-        "output": {
-            "shape": [int(size) for size in output.shape],
-            "dtype": output.dtype.name,
-            "scale": float(scale),
-            "zero_point": int(zero_point),
-            "data": packed(output),
-        },
+        "output": output,
+        "other_outputs": others,
         "views": views,
+    }
+
+
+def described(interpreter: Any, detail: dict[str, Any]) -> dict[str, Any]:
+    """Return an output with its values, and what they mean."""
+    values = interpreter.get_tensor(detail["index"])
+    scale, zero_point = detail["quantization"]
+    return {
+        "shape": [int(size) for size in values.shape],
+        "dtype": values.dtype.name,
+        "scale": float(scale),
+        "zero_point": int(zero_point),
+        "data": packed(values),
     }
 
 

@@ -12,7 +12,7 @@ from bsp.board.inventory import Host
 from bsp.board.ssh import connect
 from bsp.profile import load_board
 
-from . import history, label_image, models, report_files
+from . import history, label_image, report_files
 from .conditions import after, conditions
 from .delegates import rows
 from .machine import DEPLOYED_USERSPACE, BoardMachine, ThisMachine
@@ -52,6 +52,7 @@ def smoke_test(
         InfrastructureError: the host cannot be reached, or the runner does not work there.
     """
     label_image.check_name(test)
+    request = replace(request, test=test)
     rows(request.delegate)
     if npu is not None:
         if host is not None or userspace is not None:
@@ -75,7 +76,7 @@ def smoke_test(
         return _remembered(document, after(before, None))
     profile = load_board(host.board) if host.board else None
     # Before the connection, so that what is missing here is said at once.
-    inputs = models.choose(request.model, request.image)
+    inputs = label_image.choose(request)
     with connect(host, timeout_s=_CONNECT_TIMEOUT_S, accept_new_key=accept_new_key) as connection:
         machine = BoardMachine(
             connection, name=host.name, userspace=userspace or DEPLOYED_USERSPACE
@@ -108,7 +109,7 @@ def _on_virtual_npu(
     from .virtual import host as virtual
 
     name = virtual.npu_name(npu)
-    inputs = models.choose(request.model, request.image)
+    inputs = label_image.choose(request)
     # Times under emulation say nothing: a few runs, to see that they agree.
     request = replace(
         request,

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: MIT
+"""The detect smoke test: does a delegate find the same objects in the same places as the CPU?
+
+The rules of label_image judge each class's best score, as a detector gives it for the whole picture. On top
+come the boxes, and a look at every output: SSD models were reported to give zeros through delegates
+whose jobs had all succeeded. Pure, but for what it writes into the runner's document.
+"""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from bsp.base.errors import UserError
+
+from .detections import THRESHOLD, Detection, class_scores, detections, differences
+from .judge import lifeless
+
+NAME = "detect"
+_REFERENCE = "cpu-reference"
+_SHOWN = 10
+# Classes of a model whose labels are not known.
+_CLASSES = 91
+
+
+def read(facts: dict[str, Any], labels: Sequence[str]) -> list[tuple[list[Detection], str]]:
+    """Read each row's objects, and put the classes' best scores in place of its output.
+
+    Returns:
+        For each row: its objects, and what is wrong with its outputs ("" if nothing).
+
+    Raises:
+        UserError: the model is no detector that is known.
+    """
+    found: list[tuple[list[Detection], str]] = []
+    for row in facts["results"]:
+        if "output" not in row:
+            found.append(([], ""))
+            continue
+        outputs = [row["output"], *row.get("other_outputs", [])]
+        objects = detections(outputs)
+        if objects is None:
+            shapes = ", ".join("x".join(map(str, output["shape"])) for output in outputs)
+            raise UserError(
+                f"the model's outputs ({shapes}) are not those of a detector that is known: boxes, "
+                "classes, scores and count",
+                hint="./inv smoke-test label_image --model FILE runs classifiers",
+            )
+        # A count is one number, and of one object all may be equal.
+        dead = [lifeless(output) for output in outputs if max(output["shape"], default=0) > 1]
+        objects = [each for each in objects if each.score >= THRESHOLD]
+        found.append((objects, next(filter(None, dead), "")))
+        scores = class_scores(objects, max(len(labels), 2) if labels else _CLASSES)
+        row["output"] = {
+            "shape": [len(scores)],
+            "dtype": "float32",
+            "scale": 0.0,
+            "zero_point": 0,
+            "data": base64.b64encode(zlib.compress(scores.tobytes())).decode(),
+        }
+    return found
+
+
+def add(
+    found: Sequence[tuple[list[Detection], str]],
+    results: list[dict[str, Any]],
+    labels: Sequence[str],
+    *,
+    tolerance: float,
+) -> None:
+    """Put ``detections`` into each result; one whose boxes are not the reference's fails."""
+    reference = next(
+        (
+            objects
+            for (objects, _), result in zip(found, results, strict=True)
+            if result["delegate"] == _REFERENCE
+        ),
+        [],
+    )
+    for (objects, dead), result in zip(found, results, strict=True):
+        if result["latency_ms"] is None:
+            continue
+        result["detections"] = [
+            asdict(each) | {"label": labels[each.index] if each.index < len(labels) else ""}
+            for each in objects[:_SHOWN]
+        ]
+        problems = [f"one of the outputs: {dead}"] if dead else []
+        if result["delegate"] != _REFERENCE:
+            problems += differences(objects, reference, tolerance=tolerance)[:3]
+        if problems:
+            result["status"] = "fail"
+            result["reason"] = "; ".join(filter(None, [result["reason"], *problems]))
