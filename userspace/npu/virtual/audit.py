@@ -48,6 +48,7 @@ class ModelAudit:
         self._generation = generation
         self._operators = {each.index: each for each in model.operators(path)}
         self._match = ExactMode(operations(path), generation)
+        self._said: set[tuple[str, str]] = set()
         self._layouts: dict[tuple[object, ...], tuple[str, str]] = {}
         self.jobs = 0
 
@@ -56,7 +57,10 @@ class ModelAudit:
     ) -> Iterator[Finding]:
         """Return what is wrong with a job."""
         self.jobs += 1
-        yield from _own_sums(job, image, coefficients, accumulators)
+        wrong_here = list(_own_sums(job, image, coefficients, accumulators))
+        yield from wrong_here
+        if wrong_here:
+            return  # what else differs says nothing about the submission
         try:
             self._match.operation(job)
         except FaultError as error:
@@ -73,7 +77,10 @@ class ModelAudit:
         operation = self._match.current
         assert operation is not None
         for finding in self._against(operation, job, image, coefficients, accumulators):
-            yield _named(finding, operation)
+            # Once a model, not once an inference.
+            if (operation.name, finding.field) not in self._said:
+                self._said.add((operation.name, finding.field))
+                yield replace(finding, operation=operation.name)
         yield from self._same_layout(operation, job, coefficients)
 
     def _against(
@@ -220,7 +227,16 @@ def _geometry(
     ):
         found = f"{geometry.out_height} x {geometry.out_width}"
         yield _submission("out_image size", f"{target[0]} x {target[1]}", found)
-    if image.shape[1:] != source or job.shape.height == 1:
+    kernel = (job.shape.height, job.shape.width)
+    if kernel == (1, 1):
+        return  # then a plane is as good as a row
+    if image.shape[1:] != source:
+        if image.shape[1:] == source[::-1] and kernel == weights.shape[2:]:
+            yield _submission(
+                "in_image_x_size, in_image_y_size",
+                f"{source[1]}, {source[0]} (with rows of as many bytes)",
+                f"{source[0]}, {source[1]}",
+            )
         return
     if image.shape[0] > 1 and (job.in_row, job.in_plane) != (source[1], source[0] * source[1]):
         yield _submission(
@@ -347,7 +363,3 @@ def _submission(
     field: str, expected: str, found: str, evidence: str = "recomputed from the model"
 ) -> Finding:
     return Finding(field, expected, found, blame=Blame.SUBMISSION, evidence=evidence)
-
-
-def _named(finding: Finding, operation: Operation) -> Finding:
-    return replace(finding, operation=operation.name)

@@ -171,8 +171,11 @@ class Engine:
             self._job("TP", value & ADDRESS_MASK, self._run_tp)
 
     def note(self, finding: Finding) -> None:
-        """Keep a finding, unless there are very many or it is there already."""
-        if len(self.findings) < self.MAX_FINDINGS and finding not in self.findings:
+        """Keep a finding, unless there are very many or the same job had it before."""
+        if len(self.findings) >= self.MAX_FINDINGS:
+            return
+        mine = replace(finding, job=None)
+        if not any(replace(each, job=None) == mine for each in self.findings):
             self.findings.append(finding)
 
     def _job(self, unit: str, address: int, run: Callable[[int, int], JobRecord]) -> None:
