@@ -35,6 +35,8 @@ FORMAT = 1
 LARGE_MODEL = "mobilenet_v1_0.25_128_quant"
 _LARGE_SHARE = 20  # one invoke of so many is the larger model's
 _STATE = "NPU_BSP_STATE"
+# Emulated boards boot in a minute on an idle machine, and in many on a busy one.
+_BOOT_TIMEOUT_S = 900.0
 
 # What a kernel says when something is wrong. Linux: kernel/panic.c, lib/bug.c, kernel/hung_task.c,
 # kernel/rcu/tree_stall.h, mm/kasan; drivers/gpu/drm/etnaviv/etnaviv_{gpu,sched,mmu,dump}.c.
@@ -89,7 +91,9 @@ def gate(wanted: Plan) -> dict[str, Any]:
     for name in wanted.boards:
         with _started(name) as host, step(f"Deploying the kernel to {name}"):
             result = deploy(
-                Target(host), bundle=bundle_for(load_board(name), kernel=wanted.kernel), board=None
+                Target(host, timeout_s=_BOOT_TIMEOUT_S, recovery_s=_BOOT_TIMEOUT_S),
+                bundle=bundle_for(load_board(name), kernel=wanted.kernel),
+                board=None,
             )
             if result.outcome not in ("confirmed", "unchanged"):
                 problem = f"the deployment was not confirmed: {result.outcome}: {result.problem}"
@@ -203,7 +207,7 @@ def _started(name: str) -> Iterator[Host]:
     with tempfile.TemporaryDirectory(prefix="npu-bsp-gate-") as folder:
         os.environ[_STATE] = folder
         try:
-            boards.up(name)
+            boards.up(name, timeout_s=_BOOT_TIMEOUT_S)
             try:
                 yield inventory.resolve(name)
             finally:
