@@ -114,16 +114,76 @@ def boards(
         print_text(describe.boards_table(rows))
 
 
-@task(help={"name": _BOARD, "json": _JSON}, positional=["name"])
-def board(_: Context, name: str, json: bool = False) -> None:
+@task(
+    help={
+        "name": f"{_BOARD}, or a profile's file: ./mine.toml",
+        "check": "say what its profile still lacks",
+        "json": _JSON,
+    },
+    positional=["name"],
+)
+def board(_: Context, name: str, check: bool = False, json: bool = False) -> None:
     """Explain one board and its NPU. Example: ./inv board vim3."""
     from bsp import describe
     from bsp.base.output import print_json, print_text
 
-    if json:
+    if check:
+        from bsp.new_board import check_board, missing_text
+
+        found, lacks = check_board(name)
+        document = {"board": found.name, "missing": [each.__dict__ for each in lacks]}
+        print_json(document) if json else print_text(missing_text(found.name, lacks))
+        if lacks:
+            raise Exit(code=4)
+    elif json:
         print_json(describe.one_board(name))
     else:
         print_text(describe.board_text(name))
+
+
+@task(
+    help={
+        "name": "what to call it: small letters, digits, hyphens",
+        "like": f"a board that it resembles: {_BOARD}",
+        "from-host": f"fill it in from this running board: {_HOST}",
+        "from-dtb": "fill it in from this device tree (a vendor's, too)",
+        "kernel": f"its default kernel, whose source is searched for the board; {_KERNEL}",
+        "output": "folder or file for the profile (default: ~/.config/npu-bsp/boards)",
+        "accept-new-key": "on first contact, trust the host's key without asking",
+        "dry-run": "show the profile; write nothing",
+        "json": _JSON,
+    },
+    positional=["name"],
+)
+def new_board(
+    _: Context,
+    name: str,
+    like: str = "",
+    from_host: str = "",
+    from_dtb: str = "",
+    kernel: str = "",
+    output: str = "",
+    accept_new_key: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Write a new board's profile. Example: ./inv new-board mine --from-dtb mine.dtb."""
+    from pathlib import Path
+
+    from bsp import new_board as making
+    from bsp.base.errors import UserError
+    from bsp.base.output import print_json, print_text
+
+    if from_host and from_dtb:
+        raise UserError("--from-host and --from-dtb are two sources", hint="leave one of them out")
+    if from_host:
+        source = making.source_of_host(from_host, accept_new_key=accept_new_key)
+    elif from_dtb:
+        source = making.source_of_dtb(Path(from_dtb))
+    else:
+        source = making.Source("")
+    made = making.new_board(name, source, like=like, kernel=kernel, output=output, dry_run=dry_run)
+    print_json(made.as_json()) if json else print_text(made.report())
 
 
 # --- device trees ----------------------------------------------------------------------------
@@ -1240,6 +1300,7 @@ namespace = Collection(
     history,
     docs,
     lint,
+    new_board,
     lock,
     report,
     rollback,

@@ -8,6 +8,7 @@ A board is ``bsp/boards/NAME.toml``, its SoC ``bsp/socs/NAME.toml``; code never 
 from __future__ import annotations
 
 import functools
+import os
 import re
 import tomllib
 from collections.abc import Iterable
@@ -323,7 +324,8 @@ class Board(_Record, frozen=True, kw_only=True):
     """A board: ``bsp/boards/NAME.toml``.
 
     Attributes:
-        dts: file stem below the SoC's folder of device trees; None where the tree comes from QEMU.
+        dts: file stem below the SoC's folder of device trees; None where no kernel source has the board.
+        dtb: its device tree, where ``dts`` is None: a file beside the profile. None: it comes from QEMU.
         compatible: root ``compatible`` strings, most specific first; the first identifies the board.
         kernel: default kernel: a series, or a source as ``--kernel`` takes it.
         expect: kernel series to what it does with the NPU, without and with this tool's changes.
@@ -334,6 +336,7 @@ class Board(_Record, frozen=True, kw_only=True):
     title: str
     soc: Name
     dts: str | None = None
+    dtb: str | None = None
     compatible: Annotated[tuple[str, ...], Meta(min_length=1)]
     kernel: str
     expect: dict[Series, Expectation] = {}
@@ -348,23 +351,44 @@ def soc_names() -> list[str]:
     return sorted(path.stem for path in SOCS_DIR.glob("*.toml"))
 
 
+def user_boards_dir() -> Path:
+    """The user's own profiles: ``boards`` in ``$NPU_BSP_CONFIG``, or in ``~/.config/npu-bsp``."""
+    own = os.environ.get("NPU_BSP_CONFIG")
+    xdg = os.environ.get("XDG_CONFIG_HOME")
+    base = Path(own) if own else (Path(xdg) if xdg else Path.home() / ".config") / "npu-bsp"
+    return base.absolute() / "boards"
+
+
 def board_names() -> list[str]:
-    """Names of all shipped boards, sorted."""
-    return sorted(path.stem for path in BOARDS_DIR.glob("*.toml"))
+    """Names of all boards, shipped and the user's own, sorted."""
+    folders = (BOARDS_DIR, user_boards_dir())
+    return sorted({path.stem for folder in folders for path in folder.glob("*.toml")})
+
+
+def board_file(name: str) -> Path:
+    """Return the file of a board: a shipped one, else one of the user's own, else the file so named.
+
+    Raises:
+        UserError: there is no such board.
+    """
+    if name.endswith(".toml"):
+        return Path(name).absolute()
+    for folder in (BOARDS_DIR, user_boards_dir()):
+        if re.fullmatch(r"[\w.-]+", name) and (folder / f"{name}.toml").is_file():
+            return folder / f"{name}.toml"
+    raise UserError(
+        f"unknown board {name!r}{nearest(name, board_names())}",
+        hint="./inv boards lists the boards",
+    )
 
 
 def load_board(name: str) -> Board:
-    """Return the profile of a shipped board.
+    """Return the profile of a board: by its name, or by the name of its file (``./mine.toml``).
 
     Raises:
         UserError: there is no such board, or its file is broken.
     """
-    known = board_names()
-    if name not in known:
-        raise UserError(
-            f"unknown board {name!r}{nearest(name, known)}", hint="./inv boards lists the boards"
-        )
-    return read_board(BOARDS_DIR / f"{name}.toml")
+    return read_board(board_file(name))
 
 
 @functools.cache
@@ -380,6 +404,8 @@ def read_board(path: Path) -> Board:
             hint=f"its SoCs are {', '.join(soc_names())}; a new one is a file of its own",
         )
     load_soc(board.soc)
+    if board.dtb is not None:
+        board = msgspec.structs.replace(board, dtb=str(path.parent / board.dtb))
     return board
 
 

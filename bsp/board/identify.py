@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..base.errors import UserError
-from ..profile import Board, board_names, load_board
+from ..profile import Board, by_compatible, load_soc, soc_names
 
 
 def identify(compatible: Sequence[str], *, what: str) -> Board:
@@ -18,7 +18,7 @@ def identify(compatible: Sequence[str], *, what: str) -> Board:
     Raises:
         UserError: no profile is for it.
     """
-    known = {board.compatible[0]: board for board in map(load_board, board_names())}
+    known = by_compatible()
     for word in compatible:
         if word in known:
             return known[word]
@@ -33,12 +33,12 @@ def identify(compatible: Sequence[str], *, what: str) -> Board:
 
 
 def soc_of(compatible: Sequence[str]) -> str | None:
-    """Return the SoC that the most specific known ``compatible`` string belongs to; None: none does."""
-    known: dict[str, set[str]] = {}
-    for board in map(load_board, board_names()):
-        for word in board.compatible[1:]:
-            known.setdefault(word, set()).add(board.soc)
+    """Return the SoC with an NPU that the first known ``compatible`` string is of; None: none is known."""
+    socs = [load_soc(name) for name in soc_names()]
     for word in compatible:
-        if len(known.get(word, ())) == 1:
-            return next(iter(known[word]))
+        for soc in socs:
+            if word in soc.without_npu:
+                return None
+            if word in soc.compatible:
+                return soc.name
     return None

@@ -18,7 +18,7 @@ from .machine import machine_arguments, qemu_of
 
 
 def base_dtb(board: Board) -> Path:
-    """Return the device tree that QEMU describes the board's machine with, cached.
+    """Return the device tree that QEMU describes the board's machine with, cached; or the profile's own.
 
     Started with the same firmware as the board: without it QEMU describes a GPIO controller that the
     machine then does not have. Random seeds are left out, so that the same machine gives the same bytes.
@@ -28,6 +28,8 @@ def base_dtb(board: Board) -> Path:
         UserError: QEMU has no such machine.
         InfrastructureError: QEMU failed.
     """
+    if board.dtb is not None:
+        return Path(board.dtb)
     qemu = qemu_of(board)
     qemu_version = emulator().version
     words = machine_arguments(board, dtb_randomness=False)

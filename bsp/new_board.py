@@ -1,0 +1,501 @@
+# SPDX-License-Identifier: MIT
+"""A new board's profile, filled in from a device tree, a running board or a board like it.
+
+What could not be found is in the file as a comment that begins with MISSING; ``missing`` lists these, and
+what else keeps a profile from being complete.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .base.cache import write_atomically
+from .base.errors import UserError
+from .base.output import table
+from .board.identify import soc_of
+from .dts.compile import compile_dts
+from .dts.need import vendor_of
+from .dts.running import without_boot
+from .dts.tree import Tree, read_tree
+from .profile import (
+    FORMAT,
+    Board,
+    Boot,
+    board_file,
+    board_names,
+    by_compatible,
+    load_board,
+    load_soc,
+    npu_of,
+    read_board,
+    soc_names,
+    user_boards_dir,
+)
+from .source import kernel_tree
+
+DEFAULT_KERNEL = "6.12"
+_MARK = "# MISSING: "
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+_FAT_MOUNTS = ("/boot/firmware", "/boot/efi", "/boot")
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Something that a profile lacks.
+
+    Attributes:
+        key: where in the file it belongs.
+        why: what cannot be done without it.
+        next: what to do about it.
+    """
+
+    key: str
+    why: str
+    next: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a profile is filled in from.
+
+    Attributes:
+        tree: the board's device tree; None where there is only a board like it.
+        blob: the same as a file.
+        what: what it is, for errors and comments.
+        fat_mounts: where the running board has FAT file systems mounted; None if it was not asked.
+        modules: modules that the running board reaches its root file system by; None if it was not asked.
+    """
+
+    what: str
+    tree: Tree | None = None
+    blob: bytes = b""
+    fat_mounts: tuple[str, ...] | None = None
+    modules: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class NewBoard:
+    """A profile that was made.
+
+    Attributes:
+        file: the profile; not written in a dry run.
+        notes: what was found on the way that its owner should know.
+    """
+
+    file: Path
+    text: str
+    board: Board
+    missing: tuple[Missing, ...]
+    notes: tuple[str, ...]
+    dry_run: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the document that ``--json`` prints."""
+        return {
+            "board": self.board.name,
+            "file": str(self.file),
+            "soc": self.board.soc,
+            "dts": self.board.dts,
+            "dtb": self.board.dtb,
+            "compatible": list(self.board.compatible),
+            "missing": [each.__dict__ for each in self.missing],
+            "notes": list(self.notes),
+            "dry_run": self.dry_run,
+        }
+
+    def report(self) -> str:
+        """Return the result for people."""
+        where = f"{self.file}{' (dry run: not written)' if self.dry_run else ''}"
+        lines = [f"{self.board.name}: {where}", "", self.text.rstrip()]
+        lines += ["", *(f"note: {note}" for note in self.notes)] if self.notes else []
+        return "\n".join([*lines, "", missing_text(self.board.name, self.missing)])
+
+
+def new_board(
+    name: str,
+    source: Source,
+    *,
+    like: str = "",
+    kernel: str = "",
+    output: str = "",
+    dry_run: bool = False,
+) -> NewBoard:
+    """Write a profile; all of it or nothing.
+
+    Args:
+        like: a board that it resembles: what the source does not tell is taken from there.
+        kernel: its default kernel, whose source is searched for the board; empty: the one of ``like``, or
+            6.12.
+        output: the file (``NAME.toml``) or a folder for it; the user's folder of profiles by default.
+
+    Raises:
+        UserError: the name is taken or none, the SoC is not known, or the file exists.
+    """
+    if not _NAME.fullmatch(name):
+        raise UserError(
+            f"{name!r} is no name for a board: small letters, digits and hyphens",
+            hint="./inv new-board my-board ...",
+        )
+    if name in board_names():
+        raise UserError(
+            f"there is a board {name} already: {board_file(name)}", hint="take another name"
+        )
+    model = load_board(like) if like else None
+    if source.tree is None and model is None:
+        raise UserError(
+            "nothing to fill a profile in from",
+            hint="--from-dtb FILE, --from-host HOST or --like B",
+        )
+    file = _file(name, output)
+    if file.exists():
+        raise UserError(f"{file} exists already", hint="take another name, or --output")
+    text, notes, beside = _text(name, source, model, kernel)
+    with tempfile.TemporaryDirectory(prefix="npu-bsp-board-") as folder:
+        # What is written must be what can be read: the same file, read where nobody minds.
+        trial = Path(folder) / file.name
+        trial.write_text(text, encoding="utf-8")
+        if beside:
+            trial.with_suffix(".dtb").write_bytes(beside)
+        board = read_board(trial)
+        lacks = missing(board, text)
+        if board.dtb:
+            import msgspec
+
+            board = msgspec.structs.replace(board, dtb=str(file.with_suffix(".dtb")))
+    if not dry_run:
+        try:
+            if beside:
+                write_atomically(file.with_suffix(".dtb"), beside)
+            write_atomically(file, text.encode())
+        except OSError as error:
+            raise UserError(
+                f"cannot write {file}: {error.strerror}", hint="--output takes another folder"
+            ) from error
+    return NewBoard(file, text, board, tuple(lacks), tuple(notes), dry_run)
+
+
+def _file(name: str, output: str) -> Path:
+    if not output:
+        return user_boards_dir() / f"{name}.toml"
+    path = Path(output).absolute()
+    if path.suffix == ".toml" and path.stem != name:
+        raise UserError(
+            f"a profile's file is called like the board: expected {name}.toml, found {path.name}",
+            hint=f"--output {path.parent}",
+        )
+    return path if path.suffix == ".toml" else path / f"{name}.toml"
+
+
+def source_of_dtb(path: Path) -> Source:
+    """Return what a DTB tells.
+
+    Raises:
+        UserError: it cannot be read, or is no device tree.
+    """
+    try:
+        blob = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}: {error.strerror}", hint="--from-dtb takes a DTB file"
+        ) from error
+    return Source(path.name, read_tree(blob, str(path)), blob)
+
+
+def source_of_host(host: str, *, accept_new_key: bool = False, root: str = "") -> Source:
+    """Return what a running board tells, over SSH; nothing is changed there.
+
+    Raises:
+        UserError: as ``connect``, or its tree cannot be read.
+    """
+    from .board.facts import read_fdt
+    from .board.inventory import resolve
+    from .board.ssh import connect
+
+    with connect(resolve(host), accept_new_key=accept_new_key) as connection:
+        blob = without_boot(read_fdt(connection, root=root), host)
+        mounts = connection.run(["cat", f"{root}/proc/mounts"], check=False).text
+        loaded = connection.run(["cat", f"{root}/proc/modules"], check=False).text
+    return Source(
+        f"the running tree of {host}",
+        read_tree(blob, host),
+        blob,
+        parse_fat_mounts(mounts),
+        parse_root_modules(mounts, loaded),
+    )
+
+
+def parse_fat_mounts(mounts: str) -> tuple[str, ...]:
+    """Return where FAT file systems are mounted, from ``/proc/mounts``: likely boot partitions first."""
+    words = [line.split() for line in mounts.splitlines()]
+    found = {each[1] for each in words if len(each) > 2 and each[2] == "vfat"}
+    return tuple(sorted(found, key=lambda path: (path not in _FAT_MOUNTS, path)))
+
+
+# Drivers of storage have no common mark in /proc/modules; these are of the SoCs that have an NPU.
+_STORAGE = re.compile(
+    r"(meson_gx_mmc|sdhci_\w+|mmc_block|dw_mmc\w*|sunxi_mmc|nvme|virtio_(blk|pci|mmio)|ufs\w*)$"
+)
+
+
+def parse_root_modules(mounts: str, loaded: str) -> tuple[str, ...]:
+    """Return modules for the initial RAM disk: loaded storage drivers and the root's file system."""
+    names = [line.split()[0] for line in loaded.splitlines() if line]
+    kinds = [line.split()[2] for line in mounts.splitlines() if line.split()[1:2] == ["/"]]
+    wanted = [name for name in reversed(names) if _STORAGE.match(name)]
+    return tuple(dict.fromkeys([*wanted, *(kind for kind in kinds if kind in names)]))
+
+
+# --- the file
+
+
+def _text(
+    name: str, source: Source, like: Board | None, kernel: str
+) -> tuple[str, list[str], bytes]:
+    """Return the profile, what its owner should know, and the DTB that belongs beside it, if any."""
+    tree = source.tree
+    kernel = kernel or (like.kernel if like else DEFAULT_KERNEL)
+    notes: list[str] = []
+    if tree is None:
+        assert like is not None
+        soc, compatible, dts, title = like.soc, like.compatible, None, f"{like.title}, a relative"
+    else:
+        soc, compatible = _soc(tree, source.what, like), tuple(tree.compatible)
+        claimed = by_compatible().get(compatible[0])
+        if claimed:
+            raise UserError(
+                f"{source.what} is of {claimed.title}, which has a profile: {claimed.name}",
+                hint=f"./inv board {claimed.name}",
+            )
+        title = (tree.strings("/", "model") or [name])[0]
+        dts = _upstream(soc, tree, kernel)
+    beside = source.blob if tree is not None and dts is None else b""
+    if tree is not None:
+        notes += _npu_notes(soc, tree)
+    origins = " and ".join(
+        [*filter(None, [source.what]), *([f"the board {like.name}"] if like else [])]
+    )
+    lines = [
+        "# SPDX-License-Identifier: MIT",
+        f"# Made from {origins}.",
+        f"format = {FORMAT}",
+        f"name = {_string(name)}",
+        f"title = {_string(title)}",
+        f"soc = {_string(soc)}",
+    ]
+    if dts:
+        lines.append(f"dts = {_string(dts)}")
+    elif beside:
+        lines.append(
+            f"dtb = {_string(f'{name}.dtb')}  # no board file upstream: its own device tree"
+        )
+    else:
+        lines.append(
+            f'{_MARK}dts: the file below the SoC\'s device trees, or dtb = "FILE" beside this one'
+        )
+    if tree is None:
+        lines.append(f"{_MARK}compatible: the first string has to be this board's own")
+        own = [f"unknown,{name}", *compatible[1:]]
+        lines.append(f"compatible = {json.dumps(own)}")
+    else:
+        lines.append(f"compatible = {json.dumps(list(compatible))}")
+    lines.append(f"kernel = {_string(kernel)}")
+    said = _expected(soc, dts, kernel) if dts else None
+    if said:
+        lines += ["", "[expect]", f"{_string(kernel_tree(kernel).series)} = {_string(said)}"]
+    return "\n".join([*lines, "", *_boot_lines(soc, source, like)]) + "\n", notes, beside
+
+
+def _soc(tree: Tree, what: str, like: Board | None) -> str:
+    found = soc_of(tree.compatible)
+    if found and like and found != like.soc:
+        raise UserError(
+            f"{what} has the SoC {found}, the board {like.name} has {like.soc}",
+            hint="leave --like out, or name a board with the same SoC",
+        )
+    if found:
+        return found
+    if like:
+        return like.soc
+    raise UserError(
+        f"{what} says that it is {', '.join(tree.compatible) or 'nothing'}: no SoC with an NPU that a free "
+        "driver knows",
+        hint=f"known SoCs: {', '.join(soc_names())}; --like B takes the SoC of another board",
+    )
+
+
+def _upstream(soc: str, tree: Tree, kernel: str) -> str | None:
+    """The kernel's source of a board: the file whose tree has the same first ``compatible`` string."""
+    directory = load_soc(soc).dts_directory
+    if directory is None or not tree.compatible:
+        return None
+    linux = kernel_tree(kernel)
+    folder = linux.path / "arch/arm64/boot/dts" / directory
+    word = f'"{tree.compatible[0]}"'
+    for file in sorted(folder.glob("*.dts")):
+        if word in file.read_text(encoding="utf-8", errors="replace"):
+            with tempfile.TemporaryDirectory(prefix="npu-bsp-board-") as work:
+                target = Path(work) / "board.dtb"
+                compile_dts(linux, directory, file.stem, target)
+                if read_tree(target.read_bytes(), file.name).compatible == tree.compatible:
+                    return file.stem
+    return None
+
+
+def _expected(soc: str, dts: str, kernel: str) -> str | None:
+    from .scan.scan import scan
+
+    rows = scan(kernel, limit=[f"{load_soc(soc).dts_directory}/{dts}"]).rows
+    return rows[0].expectation() if rows else None
+
+
+def _npu_notes(soc: str, tree: Tree) -> list[str]:
+    npu = load_soc(soc).npu
+    if npu is None:
+        return [f"{load_soc(soc).title} has no NPU that a kernel describes yet"]
+    notes = []
+    vendor = vendor_of(tree, npu)
+    if vendor:
+        path, known = vendor
+        notes.append(
+            f"its tree is for a vendor's kernel: {path} ({', '.join(known.compatible)}) is for the driver "
+            f"{known.driver}. {npu.driver} wants an upstream kernel's tree: --from-dtb one of those"
+        )
+    if npu.compatible in tree.strings(npu.node, "compatible"):
+        notes.append(f"the NPU is {npu.node}, {tree.status(npu.node)}")
+        lacks = [name for name in npu.requires if tree.get(npu.node, name) is None]
+        notes += [f"{npu.node} has no {each}, which {npu.driver} needs" for each in lacks]
+    else:
+        notes.append(
+            f"the tree has no node {npu.node} ({npu.compatible}): build-dts will refuse it"
+        )
+    return notes
+
+
+def _boot_lines(soc: str, source: Source, like: Board | None) -> list[str]:
+    """The table ``[boot]``: from the running board, else from boards that are like it."""
+    mount = source.fat_mounts[0] if source.fat_mounts else None
+    if mount is None and source.fat_mounts is None and like and like.boot:
+        mount = like.boot.fat_mount
+    modules: Sequence[str] = source.modules or ()
+    origin = "loaded on the running board"
+    if not modules:
+        modules, origin = _modules_like(soc, like)
+    lines = ["[boot]"]
+    if mount:
+        lines.append(f"fat_mount = {_string(mount)}")
+    else:
+        none = "the running board has no FAT file system mounted" if source.fat_mounts == () else ""
+        lines.append(
+            f"{_MARK}boot.fat_mount: where the board mounts its FAT boot partition{none and '; '}{none}"
+        )
+        lines.append('fat_mount = "/boot/firmware"')
+    if modules:
+        lines.append(f"initrd_modules = {json.dumps(list(modules))}  # {origin}")
+    else:
+        lines.append(f"{_MARK}boot.initrd_modules: the drivers of the storage that the root is on")
+        lines.append("initrd_modules = []")
+    return lines
+
+
+def _modules_like(soc: str, like: Board | None) -> tuple[Sequence[str], str]:
+    boards = (
+        [like] if like else [each for each in map(load_board, board_names()) if each.soc == soc]
+    )
+    for board in boards:
+        for table_ in (board.boot, board.qemu):
+            if table_ is not None and table_.initrd_modules:
+                return table_.initrd_modules, f"as {board.name} has them"
+    return (), ""
+
+
+def _string(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+# --- what a profile lacks
+
+
+def missing(board: Board, text: str = "") -> list[Missing]:
+    """Return what keeps a profile from being complete, in the order of the file.
+
+    Args:
+        text: the profile as it is written, for the marks in it.
+    """
+    found = [
+        Missing(key, why, "fill it in, and remove the line that says MISSING")
+        for key, _, why in (
+            line.strip().removeprefix(_MARK).partition(": ")
+            for line in text.splitlines()
+            if line.strip().startswith(_MARK)
+        )
+    ]
+    marked = {each.key for each in found}
+    checks = [
+        Missing("dts", "no device tree to build on", "name its source (dts), or a file (dtb)")
+        if board.dts is None and board.dtb is None and board.qemu is None
+        else None,
+        Missing("boot", "nothing can be deployed", 'add [boot] with fat_mount = "..."')
+        if board.boot is None and board.qemu is None
+        else None,
+        Missing(
+            "boot.initrd_modules",
+            "a deployed kernel may not reach its root file system",
+            "name the storage drivers (lsmod on the board)",
+        )
+        if isinstance(board.boot, Boot) and not board.boot.initrd_modules
+        else None,
+        *_npu_missing(board),
+    ]
+    return found + [each for each in checks if each is not None and each.key not in marked]
+
+
+def _npu_missing(board: Board) -> list[Missing]:
+    npu = npu_of(board)
+    if npu is None:
+        return [Missing("soc", f"{board.soc} has no NPU", "take the SoC that the board has")]
+    if board.dtb is None:
+        return []
+    file = Path(board.dtb)
+    if not file.is_file():
+        return [Missing("dtb", f"there is no file {file}", "put the board's device tree there")]
+    tree = read_tree(file.read_bytes(), file.name)
+    if npu.compatible not in tree.strings(npu.node, "compatible"):
+        return [
+            Missing(
+                "dtb",
+                f"{file.name} has no node {npu.node} ({npu.compatible})",
+                f"take a device tree of Linux {npu.kernel_since or 'some later release'} or later",
+            )
+        ]
+    return [
+        Missing("dtb", f"{npu.node} in {file.name} has no {name}", "add it to the device tree")
+        for name in npu.requires
+        if tree.get(npu.node, name) is None
+    ]
+
+
+def check_board(name: str) -> tuple[Board, list[Missing]]:
+    """Return a board and what its profile lacks.
+
+    Raises:
+        UserError: there is no such board, or its file is broken.
+    """
+    file = board_file(name)
+    return load_board(name), missing(load_board(name), file.read_text(encoding="utf-8"))
+
+
+def missing_text(name: str, lacks: Sequence[Missing]) -> str:
+    """Return what a profile lacks as a table for 80 columns."""
+    if not lacks:
+        return f"nothing is missing in the profile of {name}"
+    rows = [[each.key, f"{each.why}. {each.next[0].upper()}{each.next[1:]}."] for each in lacks]
+    return table(
+        ["STILL MISSING", "WHAT AND WHY"], rows, width=min(80, shutil.get_terminal_size().columns)
+    )
