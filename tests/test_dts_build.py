@@ -495,6 +495,7 @@ BOARDS_OF_MAKE = [
     ("amlogic", "meson-g12b-a311d-khadas-vim3"),
     ("amlogic", "meson-sm1-khadas-vim3l"),
     ("freescale", "imx8mp-evk"),
+    ("freescale", "imx8mp-venice-gw74xx"),
     ("freescale", "imx8mm-evk"),  # no composite's base: without symbols
 ]
 

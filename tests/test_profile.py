@@ -102,6 +102,22 @@ def test_a_shipped_board_builds_on_its_default_kernel(name: str, tmp_path: Path)
         assert theirs == ours.nodes
 
 
+@pytest.mark.full
+@pytest.mark.network
+@pytest.mark.parametrize("name", [name for name in BOARDS if load_board(name).expect])
+def test_every_kernel_does_to_a_board_what_its_profile_states(name: str, tmp_path: Path) -> None:
+    board = load_board(name)
+    for kernel, stated in board.expect.items():
+        if stated in ("no board", "no node", "supply missing"):
+            with pytest.raises(UserError):
+                build_dts(board, kernel=kernel, base_dtb=None, target_dir=tmp_path)
+            continue
+        result = build_dts(board, kernel=kernel, base_dtb=None, target_dir=tmp_path)
+        if stated != "not recognised":  # there it may be switched on, in vain
+            assert bool(result.changes) == (stated == "enable")
+        assert result.npu.supported == (stated in ("enable", "works"))
+
+
 @pytest.mark.network
 @pytest.mark.parametrize("name", [name for name in SOCS if load_soc(name).npu])
 def test_the_facts_of_a_soc_are_those_of_the_kernel(name: str) -> None:

@@ -22,7 +22,7 @@ from bsp.board import inventory, ssh
 from bsp.board.inventory import Host
 from bsp.dts.clocks import ClockRate, compare_clocks, parse_clk_summary
 from bsp.dts.tree import Tree, read_tree
-from bsp.profile import Board, NpuSettings, board_names, load_board, npu_of
+from bsp.profile import Board, board_names, load_board, npu_of
 from images.disk import Disk
 from images.virtual import boards, launch
 from images.virtual.base_dtb import base_dtb
@@ -480,11 +480,10 @@ def test_a_disabled_npu_is_not_bound() -> None:
 
 @pytest.mark.slow
 @pytest.mark.network
-def test_a_rate_of_the_profile_is_the_rate_of_the_clock() -> None:
-    board = msgspec.structs.replace(
-        load_board(EVK), npu=NpuSettings(rates_hz={"core": 400_000_000})
-    )
-    result = boot_dts(board)
+def test_another_board_of_the_soc_boots_with_its_npu_at_the_rate_that_is_asked_for() -> None:
+    board = load_board("imx8mp-venice-gw74xx")  # its console is another UART than the EVK's
+    result = boot_dts(board, npu_rate_hz=500_000_000)
     assert result.problems == ()
-    core = next(each for each in result.clocks if each.name == "core")
-    assert (core.asked_hz, core.rate_hz) == (400_000_000, 400_000_000)
+    assert "Venice GW74xx" in result.report.model
+    rates = {each.name: (each.asked_hz, each.rate_hz) for each in result.clocks}
+    assert rates["core"] == rates["bus"] == (500_000_000, 500_000_000)

@@ -96,14 +96,18 @@ def _one(scan: Scan) -> str:
         body = []
         for source in sources:
             row = rows[source]
-            clocks = ", ".join(f"{name} {hertz(rate)}" for name, rate in row.clocks if rate) or "-"
+            asked = any(rate_hz for _, rate_hz in row.clocks)
+            clocks = "/".join(f"{rate_hz / 1e6:g}" if rate_hz else "-" for _, rate_hz in row.clocks)
             database = {True: "yes", False: "no", None: "-"}[row.in_database]
-            gap = ", ".join(row.gap) or "nothing"
-            body.append([_shortened(source, 34), row.status or "-", database, f"{gap}; {clocks}"])
+            gap = ", ".join(row.gap) or "no gap"
+            found = f"{gap}; {clocks}" if asked else gap
+            body.append([_shortened(source, 31), row.status or "-", database, found])
         driver = rows[sources[0]].driver
         node = next((rows[source].node for source in sources if rows[source].node), "no node")
-        header = [title, "status", "known", "gap; clocks"]
-        parts.append(f"{driver}, {node}\n{table(header, body, width=_WIDTH)}")
+        names = next((rows[source].clocks for source in sources if rows[source].clocks), ())
+        about = f"{driver}, {node}, clocks {'/'.join(name for name, _ in names)}"
+        header = [title, "status", "known", "gap; clocks in MHz"]
+        parts.append(f"{about if names else driver}\n{table(header, body, width=_WIDTH)}")
     return "\n\n".join(parts)
 
 
@@ -140,11 +144,6 @@ def short(row: Row) -> str:
         "not recognised": "unknown",
         "supply missing": "supply?",
     }[row.expectation()]
-
-
-def hertz(rate_hz: int | None) -> str:
-    """Return a rate as people say it: ``800 MHz``."""
-    return f"{rate_hz / 1e6:g} MHz" if rate_hz else "?"
 
 
 def _legend(words: set[str]) -> str:
