@@ -574,6 +574,32 @@ def gate_mesa(
         raise Exit(code=4)
 
 
+@task(
+    name="build-delegate",
+    help={
+        "name": "opencl",
+        "jobs": "compilers at once (default: one a core)",
+        "dry-run": "only say what would be built, and whether it is there",
+        "json": _JSON,
+    },
+    positional=["name"],
+)
+def build_delegate(
+    _: Context, name: str, jobs: int = 0, dry_run: bool = False, json: bool = False
+) -> None:
+    """Build a delegate that is packaged nowhere. Example: ./inv build-delegate opencl."""
+    from bsp.base.output import print_json, print_text
+    from userspace.npu.opencl import build
+
+    build.check_name(name)
+    if dry_run:
+        planned = build.plan()
+        print_json(planned) if json else print_text(build.plan_text(planned))
+        return
+    made = build.build(jobs=jobs or None)
+    print_json(made.as_json()) if json else print_text(made.text())
+
+
 # --- bundles and boards ----------------------------------------------------------------------
 
 
@@ -1306,6 +1332,7 @@ namespace = Collection(
     rollback,
     smoke_test,
     gate_kernel,
+    build_delegate,
     gate_mesa,
     status,
     test,

@@ -245,6 +245,22 @@ class Bootloader(_Record, frozen=True, kw_only=True):
     source: str
 
 
+class Published(_Record, frozen=True, kw_only=True):
+    """A latency that was published for a SoC: something to compare one's own board with.
+
+    Attributes:
+        model: name of the model, as in ``userspace/npu/models.toml``.
+        delegate: row of the smoke test that ran it.
+        median_ms: milliseconds an inference.
+        source: who published it, and of which state of the software.
+    """
+
+    model: str
+    delegate: str
+    median_ms: Annotated[float, Meta(gt=0)]
+    source: str
+
+
 class Soc(_Record, frozen=True, kw_only=True):
     """A system on chip: ``bsp/socs/NAME.toml``.
 
@@ -268,6 +284,7 @@ class Soc(_Record, frozen=True, kw_only=True):
     bootloader: Bootloader | None = None
     npu: Npu | None = None
     nodeless: Nodeless | None = None
+    published: tuple[Published, ...] = ()
 
 
 class Boot(_Record, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from .errors import InfrastructureError, UserError
 
 # Debian package that holds each tool we may miss; the launcher installs them all.
 PACKAGE_OF_TOOL = {
+    "aarch64-linux-gnu-g++": "g++-aarch64-linux-gnu",
     "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
     "apt-get": "apt",
     "cpio": "cpio",

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import sys
+import tarfile
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,6 +48,29 @@ echo "$1  $part" | sha256sum -c --status || exit 8
 chmod 644 "$part"
 sync "$part"
 mv "$part" "$2/$1"
+sync "$2"
+"""
+
+
+# $1: name, $2: folder. Prints the folder to use; exit code 0 when the folder of that name is there.
+_LOOK_FOR_FOLDER = """\
+folder=$2
+if ! mkdir -p "$folder" 2>/dev/null || ! test -w "$folder"; then
+    folder=${XDG_CACHE_HOME:-$HOME/.cache}/npu-bsp
+    mkdir -p "$folder" || exit 1
+fi
+echo "$folder"
+test -d "$folder/$1" || exit 7
+"""
+# $1: name, $2: folder; a tar archive comes on standard input.
+_STORE_FOLDER = """\
+set -e
+part=$(mktemp -d "$2/.$1.XXXXXX")
+trap 'rm -rf "$part"' EXIT
+tar -x -f - -C "$part"
+chmod 755 "$part"
+sync
+mv -T "$part" "$2/$1"
 sync "$2"
 """
 
@@ -140,6 +165,32 @@ class BoardMachine:
                     timeout_s=_SEND_TIMEOUT_S,
                 )
         return f"{folder}/{file.sha256}"
+
+    def place_folder(self, folder: Path) -> str:
+        """Send a folder whose name tells its content, if the board lacks it; return its path there."""
+        look = self._connection.run(
+            ["sh", "-c", _LOOK_FOR_FOLDER, "sh", folder.name, self._cache],
+            timeout_s=_SHORT_TIMEOUT_S,
+            check=False,
+        )
+        parent = look.text.strip()
+        if look.exit_code not in (0, 7) or not parent:
+            raise InfrastructureError(
+                f"{self._name} has no place to put {folder.name} into: "
+                f"{look.stderr.decode(errors='replace').strip()}"
+            )
+        if look.exit_code == 7:
+            packed = BytesIO()
+            with tarfile.open(fileobj=packed, mode="w") as archive:
+                archive.add(folder, arcname=".")
+            content = packed.getvalue()
+            with step(f"Sending {folder.name} ({len(content) / 1e6:.1f} MB)"):
+                self._connection.run(
+                    ["sh", "-c", _STORE_FOLDER, "sh", folder.name, parent],
+                    stdin=content,
+                    timeout_s=_SEND_TIMEOUT_S,
+                )
+        return f"{parent}/{folder.name}"
 
     def run_runner(self, arguments: Sequence[str], *, timeout_s: float) -> dict[str, Any]:
         """As in ``Machine``."""

@@ -10,11 +10,12 @@ from typing import Any
 from bsp.base.errors import UserError
 from bsp.board.inventory import Host
 from bsp.board.ssh import connect
-from bsp.profile import load_board
+from bsp.profile import Board, load_board, load_soc
 
 from . import history, label_image, report_files
 from .conditions import after, conditions
-from .delegates import rows
+from .delegates import OPENCL, rows
+from .judge import Figure
 from .machine import DEPLOYED_USERSPACE, BoardMachine, ThisMachine
 
 _CONNECT_TIMEOUT_S = 30
@@ -82,6 +83,9 @@ def smoke_test(
             connection, name=host.name, userspace=userspace or DEPLOYED_USERSPACE
         )
         before = conditions(connection)
+        opencl = _opencl_on(machine, request)
+        if opencl and profile and profile.qemu:
+            request = _with_llvmpipe(request)
         document = label_image.smoke_test(
             machine,
             request,
@@ -91,8 +95,42 @@ def smoke_test(
             if profile
             else label_image.DEFAULT_MIN_DELEGATED_SHARE,
             inputs=inputs,
+            opencl=opencl,
+            published=_published(profile),
         )
         return _remembered(document, after(before, connection))
+
+
+def _opencl_on(machine: BoardMachine, request: label_image.Request) -> str | None:
+    """Return the folder of the OpenCL delegate on a board, sent if it was built and is asked for."""
+    if not any(name.partition(":")[0] == OPENCL for name in rows(request.delegate)):
+        return None
+    from .opencl import build
+
+    made = build.built()
+    return machine.place_folder(made.folder) if made else None
+
+
+def _with_llvmpipe(request: label_image.Request) -> label_image.Request:
+    """Have an emulated board's OpenCL run on the CPU, unless the user says which driver is to.
+
+    Mesa docs/rusticl.rst: no driver is enabled by itself; llvmpipe calls itself a CPU, TFLite wants a GPU.
+    """
+    asked = dict(request.environment)
+    if "RUSTICL_ENABLE" in asked:
+        return request
+    asked |= {"RUSTICL_ENABLE": "llvmpipe", "RUSTICL_DEVICE_TYPE": "gpu"}
+    return replace(request, environment=tuple(asked.items()))
+
+
+def _published(profile: Board | None) -> list[tuple[str, Figure]]:
+    """Return the published figures of a board's SoC; an emulated board has none to be compared with."""
+    if profile is None or profile.qemu:
+        return []
+    return [
+        (each.model, Figure(each.delegate, each.median_ms, each.source))
+        for each in load_soc(profile.soc).published
+    ]
 
 
 def _remembered(document: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:

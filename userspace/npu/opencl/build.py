@@ -22,6 +22,7 @@ import os
 import re
 import shutil
 import tomllib
+import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ from bsp.base.cache import cache_dir, lock, make_once
 from bsp.base.download import sha256_of
 from bsp.base.errors import InfrastructureError, UserError, nearest
 from bsp.base.output import table
-from bsp.base.process import run
+from bsp.base.process import require_tool, run
 from bsp.base.progress import step
 
 from ...elf import needed_libraries
@@ -133,6 +134,16 @@ def plan() -> dict[str, Any]:
     }
 
 
+def plan_text(planned: dict[str, Any]) -> str:
+    """Return ``plan`` for people."""
+    there = "is built already" if planned["built"] else "is not built yet: about 15 minutes"
+    return (
+        f"{planned['name']} delegate from {planned['source']} of Debian {planned['suite']}, "
+        f"{planned['architecture']}: {there}\n{planned['path']}\n"
+        f"packages: {', '.join(planned['packages'])}"
+    )
+
+
 def built() -> Built | None:
     """Return the delegate, if it was built already."""
     folder = _folder()
@@ -151,6 +162,8 @@ def build(*, jobs: int | None = None) -> Built:
     """
     folder = _folder()
     folder.parent.mkdir(parents=True, exist_ok=True)
+    if not folder.exists():
+        require_tool(_COMPILER)
 
     def make(target: Path) -> None:
         _build(target, jobs or os.cpu_count() or 1)
@@ -211,7 +224,7 @@ def _build(target: Path, jobs: int) -> None:
     manifest = {
         "format": FORMAT,
         "name": NAME,
-        "source": source.name,
+        "source": urllib.parse.unquote(source.name.rpartition("-")[0]),
         "architecture": known.architecture,
         "runs_on": list(known.runs_on),
         "files": {
