@@ -63,6 +63,7 @@ def test_a_healthy_board() -> None:
 @pytest.mark.parametrize(
     ("name", "first", "found", "command"),
     [
+        ("disabled", "status", "disabled", "./inv deploy --host desk"),
         ("blacklisted", "module", "blacklisted", "modprobe etnaviv"),
         ("node-mode", "permissions", "mode 600", "chgrp render"),
         ("no-library", "library", "has none", "./inv deploy --host desk"),

@@ -143,6 +143,18 @@ def test_the_page_has_everything_and_needs_nothing(tmp_path: Path) -> None:
     assert result["verdict"] == "fail"
 
 
+def test_objects_are_drawn_over_the_picture(tmp_path: Path) -> None:
+    document = smoke(tmp_path)
+    box = [0.1, 0.2, 0.6, 1.4]  # boxes may reach over the edge
+    document["results"][1]["detections"] = [
+        {"index": 7, "label": "seven", "score": 0.9, "box": box}
+    ]
+    report_files.write("desk", tmp_path / "r.html", smoke=document, findings=None)
+    text = (tmp_path / "r.html").read_text()
+    Page(text)
+    assert '<rect class="object k0" x="200" y="100" width="800" height="500"/>' in text
+
+
 def test_json_and_junit_beside_it(tmp_path: Path) -> None:
     result, _ = made(tmp_path)
     whole = json.loads(Path(result["json"]).read_text())

@@ -195,7 +195,10 @@ def _plots_and_picture(smoke: dict[str, Any], picture: bytes | None) -> str:
     if picture:
         data = base64.b64encode(picture).decode()
         name = escape(smoke["image"]["name"])
-        image = f'<div class="picture"><img alt="{name}" src="data:image/png;base64,{data}"></div>'
+        image = (
+            f'<div class="picture"><img alt="{name}" src="data:image/png;base64,{data}">'
+            f"{_boxes(chosen or {})}</div>"
+        )
     right = ""
     if image or labels:
         who = escape(chosen["delegate"]) if chosen else "nobody"
@@ -206,6 +209,21 @@ def _plots_and_picture(smoke: dict[str, Any], picture: bytes | None) -> str:
     if not left and not right:
         return ""
     return f'<h2>Latency and answer</h2><div class="pair">{left}{right}</div>'
+
+
+def _boxes(row: dict[str, Any]) -> str:
+    """What a detector found, drawn over the picture: shares of its sides are units."""
+    found = row.get("detections") or []
+    if not found:
+        return ""
+    parts = ['<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" aria-hidden="true">']
+    for number, each in enumerate(found):
+        top, left, bottom, right = (1000 * min(max(side, 0.0), 1.0) for side in each["box"])
+        parts.append(
+            f'<rect class="object k{number % 6}" x="{left:.0f}" y="{top:.0f}" '
+            f'width="{right - left:.0f}" height="{bottom - top:.0f}"/>'
+        )
+    return "".join([*parts, "</svg>"])
 
 
 def _history(history: dict[str, Any] | None, medians: dict[str, list[float]]) -> str:
