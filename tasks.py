@@ -106,7 +106,13 @@ def boards(
         print_json(show.as_json(scans)) if json else print_text(show.text(scans))
         return
     from bsp import describe
+    from bsp.base.errors import UserError
 
+    if kernel or fresh:
+        raise UserError(
+            "--kernel and --fresh are for looking into kernels",
+            hint="./inv boards --scan --kernel 7.3",
+        )
     rows = describe.all_boards()
     if json:
         print_json(rows)

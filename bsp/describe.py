@@ -9,13 +9,27 @@ from typing import Any
 from .base.output import table
 from .dts.support import series_supports
 from .kernel.distribution import all_series
-from .profile import Board, Expectation, Npu, board_names, load_board, load_soc, npu_of
+from .profile import (
+    Board,
+    Expectation,
+    Npu,
+    board_names,
+    by_compatible,
+    load_board,
+    load_soc,
+    npu_of,
+)
 
 _WIDTH = 80
 
 
 def all_boards() -> list[dict[str, Any]]:
-    """Return every shipped board as a plain document, sorted by name."""
+    """Return every board as a plain document, sorted by name.
+
+    Raises:
+        UserError: a profile is broken, or two claim one compatible string.
+    """
+    by_compatible()
     return [one_board(name) for name in board_names()]
 
 

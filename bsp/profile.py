@@ -442,7 +442,7 @@ def by_compatible(names: Iterable[str] | None = None) -> dict[str, Board]:
             raise UserError(
                 f"boards {other.name} and {board.name} both claim {board.compatible[0]!r}: a board "
                 "is recognised by the first of its compatible strings",
-                hint=f"correct 'compatible' in {BOARDS_DIR / board.name}.toml, or remove that file",
+                hint=f"correct 'compatible' in {board_file(board.name)}, or remove that file",
             )
     return found
 

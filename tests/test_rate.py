@@ -103,7 +103,7 @@ def test_what_is_above_the_limit_or_between_the_rates_is_refused_with_those_that
 
 def test_a_clock_of_the_firmware_is_refused() -> None:
     npu = the_npu("rk3588-rock-5b")
-    with pytest.raises(UserError, match=r"cannot be set.*firmware"):
+    with pytest.raises(UserError, match="firmware sets it"):
         at_rate(npu, Tree({"/": {}}), 500 * MHZ, "it")
 
 

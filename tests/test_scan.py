@@ -11,14 +11,16 @@ import pytest
 
 from bsp import profile
 from bsp.base.errors import UserError
+from bsp.base.progress import step
 from bsp.dts.tree import Tree
 from bsp.kernel.distribution import all_series
 from bsp.profile import board_names, by_compatible, load_board, load_soc
 from bsp.scan import show
 from bsp.scan.drivers import compatible_strings, database_entries, drivers_of
 from bsp.scan.look import look, telling_words
-from bsp.scan.scan import known_socs, scan
+from bsp.scan.scan import known_socs, look_at, scan, telling_sources
 from bsp.scan.sources import Closures, all_sources
+from bsp.source import kernel_tree
 
 from .kernel_tree import make_kernel
 
@@ -86,6 +88,19 @@ def test_a_second_scan_comes_from_the_cache() -> None:
     started = time.process_time()
     assert scan("6.12") == first
     assert time.process_time() - started < 2
+
+
+@pytest.mark.full
+@pytest.mark.network
+def test_what_is_not_compiled_has_no_npu() -> None:
+    tree = kernel_tree("6.12")
+    every, telling = telling_sources(tree)
+    others = [source for source in every if source not in set(telling)]
+    assert len(others) > 1000
+    with step("Compiling what a scan leaves out") as now:
+        result = look_at(tree, (every, others), now)
+    assert result.rows == ()
+    assert result.failed == ()
 
 
 # --- a small tree --------------------------------------------------------------------------------

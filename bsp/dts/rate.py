@@ -52,9 +52,12 @@ def at_rate(npu: Npu, tree: Tree, rate_hz: int, what: str) -> Npu:
     """
     chosen = [clock for clock in npu.clocks if clock.name in npu.rate_clocks]
     if not chosen:
-        set_by = next((clock.source for clock in npu.clocks if clock.firmware), "")
+        firmware = any(clock.firmware for clock in npu.clocks)
+        why = (
+            "the board's firmware sets it" if firmware else "its profile has no facts on its clocks"
+        )
         raise UserError(
-            f"the rate of this NPU cannot be set: {set_by or 'its profile has no facts on its clocks'}",
+            f"the rate of this NPU cannot be set by a device tree: {why}",
             hint="leave out --npu-rate",
         )
     asked = dict(rates(tree, npu))

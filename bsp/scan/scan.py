@@ -95,7 +95,8 @@ def scan(kernel: str, *, fresh: bool = False, limit: Sequence[str] = ()) -> Scan
             pass  # never scanned, or the file is damaged: look
     with step(f"Scanning the device trees of Linux {tree.release}") as now:
         result = look_at(tree, telling_sources(tree, limit), now)
-    if not limit:
+    # Where most fail, it is this machine (a full disk, a broken tool), not the source.
+    if not limit and 2 * len(result.failed) <= result.compiled:
         document = {**result.as_json(), "all": sorted(result.boards)}
         write_atomically(memory, json.dumps(document).encode())
     return result
