@@ -19,7 +19,7 @@ from typing import Any
 from .base.cache import write_atomically
 from .base.errors import UserError
 from .base.output import table
-from .board.identify import soc_of
+from .board.identify import soc_of, vendor_words
 from .dts.compile import compile_dts
 from .dts.need import vendor_of
 from .dts.running import without_boot
@@ -170,15 +170,27 @@ def new_board(
 
             board = msgspec.structs.replace(board, dtb=str(file.with_suffix(".dtb")))
     if not dry_run:
-        try:
-            if beside:
-                write_atomically(file.with_suffix(".dtb"), beside)
-            write_atomically(file, text.encode())
-        except OSError as error:
+        _write(file, text, beside)
+    return NewBoard(file, text, board, tuple(lacks), tuple(notes), dry_run)
+
+
+def _write(file: Path, text: str, beside: bytes) -> None:
+    """Write the profile, and the DTB first that it names; if one fails there is neither."""
+    dtb = file.with_suffix(".dtb")
+    if beside and dtb.exists():
+        raise UserError(f"{dtb} exists already", hint="take another name, or --output")
+    try:
+        if beside:
+            write_atomically(dtb, beside)
+        write_atomically(file, text.encode())
+    except BaseException as error:
+        if beside:
+            dtb.unlink(missing_ok=True)
+        if isinstance(error, OSError):
             raise UserError(
                 f"cannot write {file}: {error.strerror}", hint="--output takes another folder"
             ) from error
-    return NewBoard(file, text, board, tuple(lacks), tuple(notes), dry_run)
+        raise
 
 
 def _file(name: str, output: str) -> Path:
@@ -323,8 +335,10 @@ def _soc(tree: Tree, what: str, like: Board | None) -> str:
         return found
     if like:
         return like.soc
+    vendor = vendor_words(tree)
     raise UserError(
-        f"{what} says that it is {', '.join(tree.compatible) or 'nothing'}: no SoC with an NPU that a free "
+        (f"{what} is of a vendor's kernel: {vendor}. It says" if vendor else f"{what} says")
+        + f" that it is {', '.join(tree.compatible) or 'nothing'}: no SoC with an NPU that a free "
         "driver knows",
         hint=f"known SoCs: {', '.join(soc_names())}; --like B takes the SoC of another board",
     )

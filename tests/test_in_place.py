@@ -225,6 +225,15 @@ def test_the_running_tree_gets_what_it_lacks(
         pytest.raises(UserError, match="acme,one, x, which no profile is for"),
     ):
         build_in_place(connection, root=str(root))
+    vendor = other.replace("clock {", 'galcore { compatible = "amlogic, galcore"; }; clock {')
+    compile_dtb(vendor, root / "sys/firmware/fdt")
+    with (
+        connect(server.host) as connection,
+        pytest.raises(
+            UserError, match=r"runs a vendor's kernel: its node /galcore is for .* galcore"
+        ),
+    ):
+        build_in_place(connection, root=str(root))
     (root / "sys/firmware/fdt").unlink()
     with connect(server.host) as connection, pytest.raises(UserError, match="cannot read"):
         build_in_place(connection, root=str(root))

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..base.errors import UserError
+from ..dts.need import vendor_of
+from ..dts.tree import Tree
 from ..profile import Board, by_compatible, load_soc, soc_names
 
 
@@ -42,3 +44,14 @@ def soc_of(compatible: Sequence[str]) -> str | None:
             if word in soc.compatible:
                 return soc.name
     return None
+
+
+def vendor_words(tree: Tree) -> str:
+    """Say which vendor's driver a tree is for, by the nodes that only such kernels have; else nothing."""
+    for name in soc_names():
+        npu = load_soc(name).npu
+        found = vendor_of(tree, npu) if npu else None
+        if found:
+            path, vendor = found
+            return f"its node {path} is for the vendor's NPU driver {vendor.driver}"
+    return ""

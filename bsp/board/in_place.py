@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..base.errors import UserError
 from ..base.progress import step
 from ..dts.build import DtsResult, build_dts
 from ..dts.running import without_boot
-from ..dts.tree import read_tree
+from ..dts.tree import Tree, read_tree
 from ..profile import Board, npu_of
 from .facts import KernelFacts, read_fdt, read_kernel
-from .identify import identify
+from .identify import identify, vendor_words
 from .ssh import Connection
 
 
@@ -71,7 +72,7 @@ def build_in_place(
     with step(f"Asking {host} for its device tree and kernel"):
         blob = without_boot(read_fdt(connection, root=root), what)
         if board is None:
-            board = identify(read_tree(blob, what).compatible, what=host)
+            board = _identified(read_tree(blob, what), host)
         npu = npu_of(board)
         kernel = read_kernel(connection, npu, root=root) if npu else None
     if target_dir is None:
@@ -95,6 +96,20 @@ def build_in_place(
     release = kernel.release if kernel else None
     built = replace(built, kernel=release, origin=what, npu=report)
     return InPlace(host, board, built, kernel)
+
+
+def _identified(tree: Tree, host: str) -> Board:
+    try:
+        return identify(tree.compatible, what=host)
+    except UserError as error:
+        vendor = vendor_words(tree)
+        if not vendor:
+            raise
+        raise UserError(
+            f"{host} runs a vendor's kernel: {vendor}, which the free driver cannot share the NPU with. "
+            f"{error.message}",
+            hint="boot it with a kernel of the distribution first; a device tree alone does not help here",
+        ) from error
 
 
 def build_from_host(
