@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import textwrap
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -184,11 +185,13 @@ def text_of(document: dict[str, Any]) -> str:
     for kind in document["kinds"]:
         if kind["verdict"] in _WORST:
             lines += ["", f"{kind['npu']} {kind['kind']}: {kind['verdict']}"]
-            lines += [f"  {evidence}" for evidence in kind["evidence"][:2]]
-            lines.append(f"  seen with: {', '.join(kind['examples'][:2])}")
+            for evidence in kind["evidence"][:2]:
+                lines += _wrapped(evidence)
+            lines += _wrapped(f"seen with: {', '.join(kind['examples'][:2])}")
         elif kind["notes"]:
             lines += ["", f"{kind['npu']} {kind['kind']}: good, but"]
-            lines += [f"  {note}" for note in kind["notes"][:1]]
+            for note in kind["notes"][:1]:
+                lines += _wrapped(note)
     if "against" in document:
         against = document["against"]
         lines += ["", f"Against Mesa {against['package']['version']}:"]
@@ -210,6 +213,12 @@ def text_of(document: dict[str, Any]) -> str:
         "refused: the delegate leaves it to the CPU, which is right but slow.",
     ]
     return "\n".join(lines)
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(
+        text, 80, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
+    )
 
 
 def _described(delegate: Delegate) -> dict[str, str]:

@@ -333,6 +333,12 @@ def _judge(outcome: Outcome, attempt: _Attempt, expected: list[NDArray[Any]]) ->
                     "the output has the right values, but channel by channel: the job that brings "
                     "them into TFLite's order is missing"
                 )
+            elif found.ndim == 4 and np.array_equal(found, _channels_first(right)):
+                outcome.blame = "submission"
+                outcome.evidence = (
+                    "the output has the right values in a wrong order: a job took them for channel "
+                    "by channel, and they were in TFLite's order already"
+                )
 
 
 def _channels_first(found: NDArray[Any]) -> NDArray[Any]:
