@@ -114,24 +114,28 @@ def resize_bilinear(
     """
     low_y, high_y, part_y = _positions(height, pixels.shape[0])
     low_x, high_x, part_x = _positions(width, pixels.shape[1])
-    part_y, part_x = part_y[:, None, None], part_x[None, :, None]
+    channels = pixels.shape[2]
+    # Rows of width * channels numbers: numpy is slow where the innermost axis has but three.
+    rows = np.ascontiguousarray(pixels).reshape(pixels.shape[0], -1)
+    channel = np.arange(channels)
+    columns = [(place[:, None] * channels + channel).ravel() for place in (low_x, high_x)]
+    part_x = np.repeat(part_x, channels)
     one = np.float32(1)
-    corners = (
-        (low_y, low_x, (one - part_y) * (one - part_x)),
-        (low_y, high_x, (one - part_y) * part_x),
-        (high_y, low_x, part_y * (one - part_x)),
-        (high_y, high_x, part_y * part_x),
-    )
-    total = np.zeros((height, width, pixels.shape[2]), np.float32)
-    for y, x, weight in corners:
-        source = pixels[y[:, None], x[None, :]]
-        if fused:
-            # 8 by 24 bits is exact in float64, so that only the sum is rounded, to float32.
-            product = source.astype(np.float64) * weight.astype(np.float64)
-            total = (total.astype(np.float64) + product).astype(np.float32)
-        else:
-            total = total + source.astype(np.float32) * weight
-    return total
+    total = np.zeros((height, width * channels), np.float32)
+    for y, share_y in ((low_y, one - part_y), (high_y, part_y)):
+        of_rows = rows[y]
+        for column, share_x in zip(columns, (one - part_x, part_x), strict=True):
+            source = of_rows.take(column, axis=1)
+            weight = np.multiply.outer(share_y, share_x)
+            if fused:
+                # 8 by 24 bits is exact in float64, so that only the sum is rounded, to float32.
+                product = np.multiply(source, weight, dtype=np.float64)
+                product += total
+                total = product.astype(np.float32)
+            else:
+                weight *= source
+                total += weight
+    return total.reshape(height, width, channels)
 
 
 def _positions(
