@@ -23,7 +23,7 @@ from .board.identify import soc_of, vendor_words
 from .dts.compile import compile_dts
 from .dts.need import vendor_of
 from .dts.running import without_boot
-from .dts.tree import Tree, read_tree
+from .dts.tree import Tree, read_blob, read_tree
 from .profile import (
     FORMAT,
     Board,
@@ -211,12 +211,7 @@ def source_of_dtb(path: Path) -> Source:
     Raises:
         UserError: it cannot be read, or is no device tree.
     """
-    try:
-        blob = path.read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"cannot read {path}: {error.strerror}", hint="--from-dtb takes a DTB file"
-        ) from error
+    blob = read_blob(path, flag="--from-dtb")
     return Source(path.name, read_tree(blob, str(path)), blob)
 
 

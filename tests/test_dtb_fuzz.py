@@ -16,7 +16,7 @@ import pytest
 
 from bsp.base.errors import UserError
 from bsp.dts.need import check_identity, plan_changes, rates, vendor_of
-from bsp.dts.tree import read_tree
+from bsp.dts.tree import read_blob, read_tree
 from bsp.profile import load_board, npu_of
 from bsp.scan.drivers import Driver
 from bsp.scan.look import look
@@ -107,7 +107,8 @@ def test_property_names_that_do_not_end() -> None:
 
 def test_absurd_sizes() -> None:
     tiny = node(b"") + words(END_NODE, END)
-    assert "truncated" in refused(blob_of(tiny, total=0xFFFFFFFF))
+    assert "at most" in refused(blob_of(tiny, total=0xFFFFFFFF))
+    assert "truncated" in refused(blob_of(tiny, total=1 << 20))
     huge = blob_of(tiny, total=32 << 20) + bytes(32 << 20)
     assert "the kernel takes at most" in refused(huge)
     wide = node(b"") + words(PROP, 0xFFFFFFF0, 0) + words(END_NODE, END)
@@ -258,3 +259,10 @@ def test_ten_thousand_mutated_blobs_of_real_boards(tmp_path: Path) -> None:
     assert float(slowest_s) < LIMIT_S
     used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     assert used < LIMIT_BYTES
+
+
+def test_a_file_without_end_is_read_in_part() -> None:
+    blob = read_blob(Path("/dev/zero"), flag="--base-dtb")
+    assert "no device tree blob" in refused(blob)
+    with pytest.raises(UserError, match="cannot read"):
+        read_blob(Path("/nowhere/at.dtb"), flag="--base-dtb")

@@ -20,7 +20,7 @@ from .need import Change, check_identity, plan_changes, rates
 from .overlay import compiled_overlay, merge, overlay_source
 from .rate import at_rate
 from .support import lacking, verdict
-from .tree import Tree, read_tree
+from .tree import Tree, read_blob, read_tree
 from .verify import diff_text, verify
 
 
@@ -151,7 +151,7 @@ def build_dts(
         if base_dtb is not None:
             if kernel is not None:
                 series_named(kernel)
-            blob = _read_file(base_dtb)
+            blob = read_blob(base_dtb, flag="--base-dtb")
             series, origin, what = kernel, str(base_dtb), str(base_dtb)
             built.write_bytes(blob)
         else:
@@ -240,15 +240,6 @@ def _report(tree: Tree, npu: Npu | None, supported: bool, why: str) -> NpuReport
     return NpuReport(
         npu.node, tree.status(npu.node), npu.driver, tuple(rates(tree, npu)), supported, why
     )
-
-
-def _read_file(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"cannot read {path}: {error.strerror}", hint="--base-dtb takes a DTB file"
-        ) from error
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -27,7 +27,7 @@ from ..source import BINDINGS, KernelTree, kernel_tree
 from .build import build_dts
 from .compile import compile_dts
 from .need import check_identity
-from .tree import read_tree
+from .tree import read_blob, read_tree
 
 _RUNNER = Path(__file__).with_name("validate_trees.py")
 _EXTRA = "dtschema"
@@ -150,7 +150,7 @@ def check_dts(
             changed, checked = built.dtb, "what build-dts makes"
         else:
             changed, checked = dtb, str(dtb)
-            check_identity(read_tree(_content(dtb), str(dtb)), board, str(dtb))
+            check_identity(read_tree(read_blob(dtb, flag="--dtb"), str(dtb)), board, str(dtb))
         schema, python = _schema(kernel_tree(name, bindings=True))
         before, after = _problems(python, schema, base, changed)
     known = {_key(problem) for problem in before}
@@ -162,15 +162,6 @@ def check_dts(
         problems=tuple(sorted(new.values(), key=_key)),
         ignored=len(known),
     )
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"cannot read {path}: {error.strerror}", hint="--dtb takes a DTB file"
-        ) from error
 
 
 def _schema(tree: KernelTree) -> tuple[Path, Path]:

@@ -12,6 +12,7 @@ import functools
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..base.errors import UserError
 
@@ -89,6 +90,24 @@ def cells(value: bytes) -> list[int]:
     return list(struct.unpack(f">{len(value) // 4}I", value[: len(value) // 4 * 4]))
 
 
+def read_blob(path: Path, *, flag: str) -> bytes:
+    """Return the content of a DTB file that a user names; never more than a device tree can have.
+
+    Args:
+        flag: what the file was named with, for the hint.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}: {error.strerror}", hint=f"{flag} takes a DTB file"
+        ) from error
+
+
 def read_tree(blob: bytes, name: str) -> Tree:
     """Read a device tree blob (DTB).
 
@@ -107,14 +126,14 @@ def read_tree(blob: bytes, name: str) -> Tree:
         )
     header = _HEADER.unpack_from(blob)
     size_bytes, structure, names = header[1], header[2], header[3]
-    if size_bytes > len(blob):
-        raise UserError(
-            f"{name} is truncated: {len(blob)} of {size_bytes} bytes", hint="copy the file again"
-        )
     if size_bytes > _MAX_BYTES:
         raise UserError(
             f"{name} says that it has {size_bytes} bytes; the kernel takes at most {_MAX_BYTES}",
             hint="this is no device tree of a board, or a damaged one",
+        )
+    if size_bytes > len(blob):
+        raise UserError(
+            f"{name} is truncated: {len(blob)} of {size_bytes} bytes", hint="copy the file again"
         )
     try:
         return Tree(_read_nodes(blob[:size_bytes], structure, names))

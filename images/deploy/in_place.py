@@ -13,7 +13,7 @@ from bsp.base.errors import UserError
 from bsp.board.identify import identify
 from bsp.board.in_place import build_in_place
 from bsp.dts.need import check_identity
-from bsp.dts.tree import read_tree
+from bsp.dts.tree import read_blob, read_tree
 from bsp.profile import Board
 from images import bundle as bundles
 from images import sign
@@ -85,7 +85,7 @@ def deploy_dtb(
 
 
 def _given(dtb: Path, board: Board) -> bytes:
-    blob = dtb.read_bytes()
+    blob = read_blob(dtb, flag="--dtb")
     check_identity(read_tree(blob, str(dtb)), board, str(dtb))
     return blob
 

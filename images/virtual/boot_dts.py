@@ -21,7 +21,7 @@ from bsp.base.progress import step
 from bsp.dts.build import build_dts
 from bsp.dts.clocks import ClockResult, compare_clocks, same_rate
 from bsp.dts.need import check_identity
-from bsp.dts.tree import read_tree
+from bsp.dts.tree import read_blob, read_tree
 from bsp.kernel.distribution import all_series
 from bsp.kernel.prebuilt import prebuilt_kernel
 from bsp.profile import Board, Npu, npu_of
@@ -159,10 +159,8 @@ def boot_dts(
                 ).dtb
         else:
             file = dtb
-        try:
-            tree = read_tree(file.read_bytes(), str(dtb or f"the device tree of {board.name}"))
-        except OSError as error:
-            raise UserError(f"cannot read {file}: {error.strerror}", hint="--dtb FILE") from error
+        what = str(dtb or f"the device tree of {board.name}")
+        tree = read_tree(read_blob(file, flag="--dtb"), what)
         if dtb is not None:
             check_identity(tree, board, str(dtb))
         prebuilt = prebuilt_kernel(series)
