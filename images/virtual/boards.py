@@ -73,6 +73,8 @@ def up(
         )
     if record is not None:
         record = _trace_file(record, board)
+    if disk and kernel:
+        raise UserError("--disk brings its own kernel", hint="leave --kernel out")
     own = own_disk(disk, identity, board) if disk else None
     extra = prepare_extra(extra_disk) if extra_disk else None
     instance = Instance(name or board.name)
@@ -98,9 +100,14 @@ def up(
             raise UserError(
                 f"port {port} on 127.0.0.1 is taken", hint="--port N, or leave --port out"
             )
-        series = kernel or board.kernel
-        prebuilt = kernel_named(series)
-        chosen = own or build_disk(board, prebuilt, dtb or _default_dtb(board, prebuilt, series))
+        if own:
+            chosen, release = own
+        else:
+            series = kernel or board.kernel
+            prebuilt = kernel_named(series)
+            release = prebuilt.release
+            tree = dtb or _default_dtb(board, prebuilt, series)
+            chosen = build_disk(board, prebuilt, tree)
         started = time.monotonic()
         try:
             host = start(
@@ -108,7 +115,7 @@ def up(
                 board,
                 chosen,
                 port=port,
-                kernel=prebuilt.release,
+                kernel=release,
                 record=record,
                 extra_disk=extra,
             )

@@ -16,8 +16,8 @@ from .machine import qemu_of
 _HOST_KEY = re.compile(rb"npu-bsp: host key (ssh-ed25519 [A-Za-z0-9+/]+=*)\s")
 
 
-def own_disk(image: Path, identity: Path | None, board: Board) -> Disk:
-    """Return an image of the user's as a disk to boot from.
+def own_disk(image: Path, identity: Path | None, board: Board) -> tuple[Disk, str]:
+    """Return an image of the user's as a disk to boot from, and the kernel that it says it has.
 
     Raises:
         UserError: it is not there, is another board's, or nobody knows a key to log in with.
@@ -44,13 +44,14 @@ def own_disk(image: Path, identity: Path | None, board: Board) -> Disk:
             f"there is no private key to log in to {image} with: {chosen or 'none is known'}",
             hint="--identity FILE",
         )
-    return Disk(
+    disk = Disk(
         image=image.absolute(),
         identity_file=chosen.absolute(),
         host_key=(described.host_key if described else None) or "",
         boot=image.parent,
         cmdline="",
     )
+    return disk, (described.kernel_release if described else None) or "of its disk"
 
 
 def prepare_extra(text: str) -> Path:

@@ -42,8 +42,7 @@ _BATCH_BYTES = 16 << 20
 _QUEUED_BATCHES = 2
 _SILENCE_S = 120
 """So long may the host say nothing in the middle of a stream; then it is gone, whatever TCP believes."""
-_BLKGETSIZE64 = 0x80081272  # linux/fs.h
-_BLKRRPART = 0x125F
+_BLKRRPART = 0x125F  # linux/fs.h
 _ZEROS = bytes(CHUNK_BYTES)
 _LOST = (5, 6, 19, 121)  # EIO, ENXIO, ENODEV, EREMOTEIO
 
