@@ -5,7 +5,6 @@ twice, and boots from there; a device that vanishes in the middle."""
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,9 +78,10 @@ def test_a_device_that_vanishes_while_it_is_written_to(second: Second) -> None:
     device = _run(second.host, "readlink", "-f", "/sys/class/block/vdb/device/..")
     assert "/pci" in device
 
+    begun = "until test -e /var/lib/npu-bsp/flash/vdb.json; do sleep 0.2; done"
+
     def pull() -> None:
-        time.sleep(8)
-        _run(second.host, "sh", "-c", f"echo 1 > {device}/remove")
+        _run(second.host, "timeout", "100", "sh", "-c", f"{begun}; echo 1 > {device}/remove")
 
     puller = threading.Thread(target=pull)
     puller.start()

@@ -182,8 +182,9 @@ class _Work:
                     return
             except VanishedError as error:
                 raise InfrastructureError(
-                    f"{self._request.device} has vanished while it was written to: {error.message}",
-                    hint="plug it in again and run the same command: it starts over where it must",
+                    f"{self._request.device} has vanished while it was written to, after "
+                    f"{self._whole_bytes / 1e6:.0f} MB",
+                    hint="look at the cable or the card; the same command goes on where it stopped",
                 ) from error
             except RefusedError as error:
                 raise InfrastructureError(

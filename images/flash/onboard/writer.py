@@ -44,7 +44,7 @@ _SILENCE_S = 120
 """So long may the host say nothing in the middle of a stream; then it is gone, whatever TCP believes."""
 _BLKRRPART = 0x125F  # linux/fs.h
 _ZEROS = bytes(CHUNK_BYTES)
-_LOST = (5, 6, 19, 121)  # EIO, ENXIO, ENODEV, EREMOTEIO
+_LOST = (5, 6, 19, 28, 121)  # EIO, ENXIO, ENODEV, ENOSPC (of a size that is now 0), EREMOTEIO
 
 
 class Device:
