@@ -258,10 +258,10 @@ def _sentence(series: str, board: Board, npu: Npu) -> str:
         "no board": "does not have this board: no device tree to start from",
         "no node": f"does not describe the NPU, so device tree alone will not help{since}",
         "no driver": f"describes the NPU, but has no driver for it{since}",
-        "not recognised": f"{npu.driver} does not recognise this NPU: switching it on does not help",
+        "not recognised": f"{npu.driver} does not recognise this NPU: switching it on does not help{since}",
         "supply missing": "does not say what supplies the NPU with power, and this tool does not guess",
-        "enable": "leaves the NPU switched off; ./inv build-dts adds what is missing, mostly "
-        'status = "okay", and nothing else; then it works',
+        "enable": "leaves the NPU switched off; ./inv build-dts switches it on "
+        '(status = "okay", and clock rates where the tree has none), nothing else; then it works',
         "works": "has the NPU switched on; ./inv build-dts passes the device tree on as it is",
     }[stated]
 

@@ -172,7 +172,7 @@ def test_a_board_is_explained_to_somebody_new_to_it() -> None:
     text = " ".join(describe.board_text("vim3").split())
     assert "An NPU (neural processing unit) is" in text
     assert "6.1 does not describe the NPU" in text
-    assert "6.12 leaves the NPU switched off; ./inv build-dts adds what is missing" in text
+    assert "6.12 leaves the NPU switched off; ./inv build-dts switches it on" in text
     assert "7.3 has the NPU switched on" in text
     assert "etnaviv-gpu ff100000.npu: model: GC8000, revision: 7120" in text
     honest = " ".join(describe.board_text("vim3l").split())
