@@ -46,9 +46,10 @@ def test_the_model_is_the_same_everywhere() -> None:
 
 
 def test_a_classifier_is_no_detector() -> None:
-    request = Request(test="detect", delegate="cpu-reference", model=tiny_model.NAME, runs=1)
+    facts = {"results": [{"delegate": "cpu", "output": output(np.zeros((1, 10)))}]}
     with pytest.raises(UserError, match="1x10"):
-        smoke_test(ThisMachine(), request)
+        detect.read(facts, ())
+    assert models.choose_detector(tiny_model.NAME, None).model.name == tiny_model.NAME
 
 
 # --- judged without a runtime
