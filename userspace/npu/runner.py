@@ -404,13 +404,8 @@ def run_delegate(module: Any, job: argparse.Namespace, model: bytes, pixels: Any
     start = time.perf_counter()
     interpreter.invoke()
     first_ms = (time.perf_counter() - start) * 1000
-    runs_ms: list[float] = []
-    deadline = time.perf_counter() + job.budget
     most = min(job.runs, REFERENCE_RUNS) if kind == "cpu-reference" else job.runs
-    while len(runs_ms) < most and (not runs_ms or time.perf_counter() < deadline):
-        start = time.perf_counter()
-        interpreter.invoke()
-        runs_ms.append((time.perf_counter() - start) * 1000)
+    runs_ms = timed_runs(interpreter.invoke, most, job.budget)
 
     sink = interpreter.get_output_details()[0]
     output = described(interpreter, sink)
@@ -437,6 +432,17 @@ def run_delegate(module: Any, job: argparse.Namespace, model: bytes, pixels: Any
         "other_outputs": others,
         "views": views,
     }
+
+
+def timed_runs(invoke: Any, most: int, budget_s: float) -> list[float]:
+    """Return the milliseconds of each of up to ``most`` calls within a budget; one is always made."""
+    runs_ms: list[float] = []
+    deadline = time.perf_counter() + budget_s
+    while len(runs_ms) < most and (not runs_ms or time.perf_counter() < deadline):
+        start = time.perf_counter()
+        invoke()
+        runs_ms.append((time.perf_counter() - start) * 1000)
+    return runs_ms
 
 
 def described(interpreter: Any, detail: dict[str, Any]) -> dict[str, Any]:
