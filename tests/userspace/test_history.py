@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from bsp.base.errors import UserError
-from userspace.npu import history, regression
+from userspace.npu import history, regression, smoke
 from userspace.npu.conditions import parse_conditions
 
 pytestmark = pytest.mark.usefixtures("own_state")
@@ -86,6 +87,23 @@ def test_no_history_names_what_there_is() -> None:
     with pytest.raises(UserError, match="did you mean 'desk'") as caught:
         history.need("dsk")
     assert "smoke-test label_image --host dsk" in caught.value.hint
+
+
+def test_a_history_that_cannot_be_written_costs_no_result(
+    own_state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    history.append("desk", entry(5.0))
+    folder = history.folder()
+    history.file_of("desk").unlink()
+    folder.rmdir()
+    folder.write_text("in the way")
+    document: dict[str, Any] = {
+        "host": "desk", "board": None, "test": "label_image", "verdict": "pass", "runtime": "r",
+        "model": {"name": "m", "sha256": ""}, "image": {"name": "i", "sha256": ""}, "machine": {},
+        "results": [],
+    }  # fmt: skip
+    assert smoke._remembered(document, {})["verdict"] == "pass"
+    assert "not in the history" in capsys.readouterr().err
 
 
 # --- the verdict

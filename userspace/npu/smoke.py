@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bsp.base.errors import UserError
+from bsp.base.errors import BspError, UserError
+from bsp.base.progress import say
 from bsp.board.inventory import Host
 from bsp.board.ssh import connect
 from bsp.profile import Board, load_board, load_soc
@@ -134,10 +135,13 @@ def _published(profile: Board | None) -> list[tuple[str, Figure]]:
 
 
 def _remembered(document: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """Add a run and its conditions to the host's history."""
+    """Add a run and its conditions to the host's history; where that fails, the result still counts."""
     document["conditions"] = found
-    history.append(document["host"], history.entry_of(document, found))
-    report_files.remember(document)
+    try:
+        history.append(document["host"], history.entry_of(document, found))
+        report_files.remember(document)
+    except (BspError, OSError) as error:
+        say(f"this run is not in the history: {error}")
     return document
 
 
