@@ -218,6 +218,20 @@ def test_opencl_rows() -> None:
         assert said in result["reason"]
 
 
+def test_a_board_that_has_an_npu_fails_where_none_is_found() -> None:
+    facts = {
+        "results": [row("cpu-reference"), error("crash")],
+        "total_ops": 31,
+        "npu_devices": [MUTE],
+    }
+    for expected, status in ((True, "fail"), (False, "skip")):
+        result = judge.judge(facts, LABELS, None, min_delegated_share=0.5, npu_expected=expected)[
+            -1
+        ]
+        assert result["status"] == status
+    assert judged(error("library"), devices=[NPU])["status"] == "skip"
+
+
 def test_without_a_reference_nothing_passes() -> None:
     facts = {"results": [row("cpu"), row("cpu-reference", error={"stage": "crash", "message": "x"})],
              "total_ops": 31, "npu_devices": []}  # fmt: skip

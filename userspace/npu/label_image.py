@@ -102,6 +102,7 @@ def smoke_test(
     inputs: models.Inputs | None = None,
     opencl: str | None = None,
     published: Sequence[tuple[str, Figure]] = (),
+    npu_expected: bool = False,
 ) -> dict[str, Any]:
     """Run the test and return the document of the command line's contract.
 
@@ -111,6 +112,7 @@ def smoke_test(
         inputs: model and image, where they are chosen already.
         opencl: folder on the machine that has the OpenCL delegate.
         published: (model's name, figure) of the board's SoC.
+        npu_expected: as ``judge`` takes it.
 
     Raises:
         UserError: unknown delegate, model or image; a file that is no model or no BMP.
@@ -145,6 +147,7 @@ def smoke_test(
         min_delegated_share=min_delegated_share,
         predictions=_predictions(facts, inputs.model.path.read_bytes()),
         published=[figure for model, figure in published if model == inputs.model.name],
+        npu_expected=npu_expected,
     )
     if found is not None:
         detect.add(found, results, inputs.labels, tolerance=MAX_ABS_DIFF)

@@ -11,7 +11,7 @@ from bsp.base.errors import BspError, UserError
 from bsp.base.progress import say
 from bsp.board.inventory import Host
 from bsp.board.ssh import connect
-from bsp.profile import Board, load_board, load_soc
+from bsp.profile import Board, load_board, load_soc, npu_of
 
 from . import history, label_image, report_files
 from .conditions import after, conditions
@@ -22,6 +22,7 @@ from .machine import DEPLOYED_USERSPACE, BoardMachine, ThisMachine
 _CONNECT_TIMEOUT_S = 30
 _VIRTUAL_RUNS = 3
 _POISON = 0xA5
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _VIRTUAL_BUDGET_S = 3.0
 _VIRTUAL_VIEWS = 2
 
@@ -85,7 +86,8 @@ def smoke_test(
         )
         before = conditions(connection)
         opencl = _opencl_on(machine, request)
-        if opencl and profile and profile.qemu:
+        emulated = profile is not None and _emulated(host, profile)
+        if opencl and emulated:
             request = _with_llvmpipe(request)
         document = label_image.smoke_test(
             machine,
@@ -97,7 +99,8 @@ def smoke_test(
             else label_image.DEFAULT_MIN_DELEGATED_SHARE,
             inputs=inputs,
             opencl=opencl,
-            published=_published(profile),
+            published=[] if emulated or not profile else _published(profile),
+            npu_expected=profile is not None and _has_npu(profile, emulated=emulated),
         )
         return _remembered(document, after(before, connection))
 
@@ -124,10 +127,21 @@ def _with_llvmpipe(request: label_image.Request) -> label_image.Request:
     return replace(request, environment=tuple(asked.items()))
 
 
-def _published(profile: Board | None) -> list[tuple[str, Figure]]:
-    """Return the published figures of a board's SoC; an emulated board has none to be compared with."""
-    if profile is None or profile.qemu:
-        return []
+def _emulated(host: Host, profile: Board) -> bool:
+    """Whether a host is QEMU's: a profile may stand for a real board and for its emulation."""
+    return profile.qemu is not None and host.address in _LOOPBACK
+
+
+def _has_npu(profile: Board, *, emulated: bool) -> bool:
+    """Whether a board is to have a working NPU: by its profile, or, emulated, by its emulator."""
+    if emulated and not (profile.qemu and profile.qemu.npu):
+        return False
+    npu = npu_of(profile)
+    return npu is not None and npu.enabled
+
+
+def _published(profile: Board) -> list[tuple[str, Figure]]:
+    """Return the published figures of a board's SoC."""
     return [
         (each.model, Figure(each.delegate, each.median_ms, each.source))
         for each in load_soc(profile.soc).published
