@@ -12,8 +12,7 @@ from pathlib import Path
 
 from .measure import Arm, arguments, measure, report
 
-from bsp.base.cache import cache_dir, remove  # isort: skip
-from bsp.base.extra import extra_python  # isort: skip
+from bsp.base.cache import remove  # isort: skip
 from bsp.dts import schema  # isort: skip
 from bsp.dts.build import build_dts  # isort: skip
 from bsp.profile import load_board, load_soc  # isort: skip
@@ -29,8 +28,7 @@ def main() -> None:
     options = arguments("Times check-dts.", rounds=3)
     board = load_board(BOARD)
     schema.check_dts(board, kernel=KERNEL)  # installs dtschema, processes the bindings
-    processed = max((cache_dir() / "schemas").glob("*.json"), key=lambda path: path.stat().st_mtime)
-    python = extra_python("dtschema", module="dtschema", compiled=("pylibfdt",))
+    processed, python = schema.processed_bindings(kernel_tree(KERNEL, bindings=True))
     with tempfile.TemporaryDirectory(prefix="npu-bsp-bench-") as name:
         base = Path(name) / "base.dtb"
         assert board.dts

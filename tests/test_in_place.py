@@ -270,6 +270,7 @@ def test_a_dtb_alone_goes_on_trial(
     assert again.outcome == "unchanged"
 
 
+@pytest.mark.slow
 def test_a_dtb_that_hangs_is_rolled_back(
     board: FakeBoard, factory: bundles.Bundle, tmp_path: Path
 ) -> None:

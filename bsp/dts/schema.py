@@ -151,7 +151,7 @@ def check_dts(
         else:
             changed, checked = dtb, str(dtb)
             check_identity(read_tree(read_blob(dtb, flag="--dtb"), str(dtb)), board, str(dtb))
-        schema, python = _schema(kernel_tree(name, bindings=True))
+        schema, python = processed_bindings(kernel_tree(name, bindings=True))
         before, after = _problems(python, schema, base, changed)
     known = {_key(problem) for problem in before}
     new = {_key(problem): problem for problem in after if _key(problem) not in known}
@@ -164,7 +164,7 @@ def check_dts(
     )
 
 
-def _schema(tree: KernelTree) -> tuple[Path, Path]:
+def processed_bindings(tree: KernelTree) -> tuple[Path, Path]:
     """Return a kernel's processed bindings, and the interpreter that has dtschema.
 
     Raises:
