@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """build-kernel against the bare ``make`` that it runs: a whole build (once), and one with nothing to do.
 
-The whole build takes half an hour of two cores; ``--no-op`` leaves it out, for a kernel that is built already.
+The whole build takes half an hour of two cores; ``--no-op`` leaves it out.
 """
 
 from __future__ import annotations

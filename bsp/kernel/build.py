@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,8 +180,9 @@ def _refuse_dirty(tree: Path) -> None:
 
 def _environment(tree: Path) -> dict[str, str]:
     """What makes two builds of the same source the same bytes."""
+    made = time.gmtime((tree / "Makefile").stat().st_mtime)
     return {
-        "KBUILD_BUILD_TIMESTAMP": f"@{int((tree / 'Makefile').stat().st_mtime)}",
+        "KBUILD_BUILD_TIMESTAMP": time.strftime("%Y-%m-%d %H:%M:%S UTC", made),
         "KBUILD_BUILD_USER": "npu-bsp",
         "KBUILD_BUILD_HOST": "npu-bsp",
         "KBUILD_BUILD_VERSION": "1",
