@@ -13,14 +13,16 @@ from typing import Any
 
 import pytest
 
-from bsp.board import ssh
+from bsp.board import inventory, ssh
 from bsp.board.inventory import Host
 from bsp.dts.tree import read_tree
 from bsp.profile import board_names, load_board, npu_of
 from images.virtual import npu
 from images.virtual.base_dtb import base_dtb
 from images.virtual.machine import Machine, arguments
+from tests.vfio_client import wait_until
 from userspace.npu.virtual.identity import load_identity
+from userspace.npu.virtual.replay import replay
 
 from .conftest import NpuBoard
 
@@ -84,8 +86,6 @@ def test_the_board_is_born_with_its_npu_switched_off(name: str) -> None:
 
 
 def test_a_server_that_nobody_needs_is_dismissed(tmp_path: Path) -> None:
-    from .vfio_client import wait_until
-
     npu.start(load_board(NAME), tmp_path)
     assert (tmp_path / npu.SOCKET).exists()
     npu.dismiss(tmp_path)
@@ -146,6 +146,10 @@ def test_teflon_passes_also_twice_at_once_and_after_a_reload(board: Host) -> Non
     with ThreadPoolExecutor(2) as pool:
         for row in pool.map(smoke, [board, board]):
             assert row["max_abs_diff"] == alone["max_abs_diff"]
+    # The driver suspends the NPU when it has nothing to do, and resumes it for the next job.
+    status = "/sys/bus/platform/devices/10000000.npu/power/runtime_status"
+    wait_until(lambda: said(board, "cat", status).strip() == "suspended", 60)
+    assert smoke(board)["max_abs_diff"] == alone["max_abs_diff"]
     said(board, "modprobe", "-r", "etnaviv")
     said(board, "modprobe", "etnaviv")
     assert smoke(board)["max_abs_diff"] == alone["max_abs_diff"]
@@ -175,3 +179,26 @@ def test_trouble_is_reported_by_the_driver_and_recovered_from(board: Host) -> No
     after = trouble("nothing")
     assert after["signalled"]
     assert not after["log"]
+
+
+@pytest.mark.full
+@pytest.mark.network
+@pytest.mark.timeout(1800)
+def test_what_a_board_did_is_computed_again(own_state: Path, tmp_path: Path) -> None:
+    from images.assemble import bundle_for
+    from images.deploy.deploy import Target, deploy
+    from images.virtual import boards
+
+    trace = tmp_path / "board.npu"
+    boards.up(NAME, record=trace)
+    try:
+        host = inventory.resolve(NAME)
+        deploy(Target(host), bundle=bundle_for(load_board(NAME)), board=None)
+        smoke(host)
+        assert not trace.exists()
+    finally:
+        boards.down(NAME)
+    wait_until(trace.exists, 30)
+    found = replay(trace)
+    assert (found.differences, found.faults) == ([], 0)
+    assert found.nn_jobs > 0
