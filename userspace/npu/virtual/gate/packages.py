@@ -15,7 +15,7 @@ from pathlib import Path
 from bsp.base.apt import Archive
 from bsp.base.cache import cache_dir, make_once
 from bsp.base.download import sha256_of
-from bsp.base.errors import UserError
+from bsp.base.errors import InfrastructureError, UserError, nearest
 from bsp.base.process import ToolFailedError, run
 from bsp.base.progress import step
 
@@ -74,7 +74,15 @@ def from_suite(suite: str) -> Delegate:
         raise UserError(f"{suite!r} is no suite", hint=f"known: {', '.join(SUITES)}")
     package = catalogue().delegate.package
     archive = Archive(suite, ARCHITECTURE)
-    version = archive.version(package)
+    try:
+        version = archive.version(package)
+    except InfrastructureError as error:
+        if suite in SUITES:
+            raise
+        raise UserError(
+            f"Debian's {suite!r} cannot be read{nearest(suite, SUITES)}",
+            hint=f"known: {', '.join(SUITES)}",
+        ) from error
     debs = archive.download(
         [package, *catalogue().delegate.library_packages], with_dependencies=True
     )
@@ -89,7 +97,7 @@ def from_version(version: str) -> Delegate:
     """
     package = catalogue().delegate.package
     found = {}
-    for suite in SUITES:
+    for suite in (DISTRIBUTION, *(suite for suite in SUITES if suite != DISTRIBUTION)):
         found[suite] = Archive(suite, ARCHITECTURE).version(package)
         if found[suite] == version or found[suite].partition("-")[0] == version:
             return from_suite(suite)
