@@ -80,7 +80,7 @@ def from_suite(suite: str) -> Delegate:
         if suite in SUITES:
             raise
         raise UserError(
-            f"Debian's {suite!r} cannot be read{nearest(suite, SUITES)}",
+            f"Debian's {suite!r} cannot be read{nearest(suite, list(SUITES))}",
             hint=f"known: {', '.join(SUITES)}",
         ) from error
     debs = archive.download(
