@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Kernels from source: patched, configured, checked, cross-compiled; one folder under one build id.
 
-The build folder in the cache belongs to a source and a compiler, and ``make`` decides what is stale in
-it. What comes out is copied into a folder that never changes, named by a hash of its content.
+The build folder in the cache belongs to a source, a board and a compiler, and ``make`` decides what is
+stale in it. Two boards do not share one: another configuration recompiles nearly all. What comes out is
+copied into a folder that never changes, named by a hash of its content.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def prepare(request: Request) -> Prepared:
     work = Workspace(
         tree,
         source.release,
-        builds_dir() / f"{key}-{toolchain.kind}",
+        builds_dir() / f"{key}-{request.board.name}-{toolchain.kind}",
         toolchain,
         _environment(tree),
     )
