@@ -27,6 +27,7 @@ PACKAGE_OF_TOOL = {
     "dtc": "device-tree-compiler",
     "fdtoverlay": "device-tree-compiler",
     "git": "git",
+    "ld.lld": "lld",
     "mcopy": "mtools",
     "mformat": "mtools",
     "mke2fs": "e2fsprogs",
