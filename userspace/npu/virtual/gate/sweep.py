@@ -39,7 +39,7 @@ from ..identity import load_identity
 from ..server import Report, Server
 from .build import Built
 from .packages import Delegate
-from .witness import Witness
+from .witness import ORDER_OPEN, Witness
 
 GOOD, WRONG, REFUSED, CRASHES, HANGS = "good", "wrong", "refused", "crashes", "hangs"
 POISON = 0xA5
@@ -353,6 +353,8 @@ def _blame(outcome: Outcome, witness: Witness) -> tuple[str, str]:
         for text, blame, meaning in _BY_FAULT:
             if text in fault:
                 return blame, f"{meaning}: {fault}"
+    if any(ORDER_OPEN in text for text in witness.contradictions):
+        return "not understood", "; ".join(witness.contradictions)
     if witness.contradictions:
         return "submission", "; ".join(witness.contradictions)
     # The audit says of each of its findings whose fault it is: the gravest first.
