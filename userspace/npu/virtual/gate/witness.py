@@ -19,11 +19,10 @@ from ..requant import Accumulators, Pixels, hardware
 from .build import Built
 from .cases import PADDED
 
-
 ORDER_OPEN = (
     "of kernels wider than 3 with one channel generation 7 has two orders under one descriptor"
 )
-"""Mesa's write_core_sequential asks whether a convolution is a depthwise one; a descriptor does not say so."""
+"""Mesa's write_core_sequential asks whether a convolution is depthwise; a descriptor does not say so."""
 _THREE = 3
 
 
