@@ -23,9 +23,10 @@ from tests.npu_jobs import load_state
 from tests.test_npu_engine import convolution
 from userspace.npu.virtual import nn, recorder, trace
 from userspace.npu.virtual import show as showing
+from userspace.npu.virtual.engine import Engine
 from userspace.npu.virtual.exact import Operation
 from userspace.npu.virtual.identity import load_identity
-from userspace.npu.virtual.memory import Access, Buffer
+from userspace.npu.virtual.memory import Access, Buffer, Buffers
 from userspace.npu.virtual.replay import replay
 from userspace.npu.virtual.trace import TraceError
 from userspace.npu.virtual.trace_text import replayed_text, shown_text
@@ -306,3 +307,23 @@ def test_tables_of_the_model_are_kept(tmp_path: Path) -> None:
     assert found.table is not None
     assert found.table.tolist() == table.tolist()
     assert (found.name, found.real) == (known.name, 0.5)
+
+
+def test_a_job_that_a_reset_took_away_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    identity = load_identity("a311d")
+    writer = recorder.begin(path, identity, door="device")
+    watch = recorder.Recorder(writer, 0)
+    buffers, _ = npu_traces.convolution_buffers(convolution(3, 7))
+    memory = watch.watched(Buffers(buffers))
+    engine = Engine(identity, memory, watch=watch)
+    watch.job_begins("NN", 0x400000)
+    for each in buffers:
+        memory.view(each.address, each.data.size, each.access)
+    # No end of it: the next job sees the same memory, and is recorded with all of it.
+    engine.write_state(0x10A0, 0x400000)
+    watch.one_job([(0x10A0, 0x400000)])
+    writer.close()
+    found = replay(path)
+    assert (found.differences, found.nn_jobs) == ([], 1)
+    assert found.bytes_compared == convolution(3, 7).expected().size

@@ -64,6 +64,7 @@ class Recorder:
         self._memory: Memory | None = None
         self._records: list[bytes] = []
         self._before: list[Piece] = []
+        self._undo: list[Piece] = []
         self._targets: list[tuple[int, Bytes]] = []
         self._touched: dict[int, Access] = {}
         self._current: tuple[str, int] | None = None
@@ -105,9 +106,15 @@ class Recorder:
         return _WatchedMemory(memory, self)
 
     def job_begins(self, unit: str, address: int) -> None:
-        """As ``Watch.job_begins``."""
+        """As ``Watch.job_begins``.
+
+        A job before it that did not end (a reset took it away) leaves nothing in the trace: what it
+        has read is forgotten.
+        """
+        for place, content in reversed(self._undo):
+            self._known[place : place + len(content)] = np.frombuffer(content, np.uint8)
         self._current = (unit, address)
-        self._before, self._targets, self._touched = [], [], {}
+        self._before, self._targets, self._touched, self._undo = [], [], {}, []
 
     def job_ends(self, record: JobRecord | None) -> None:
         """A job has run, or (None) stopped at a fault."""
@@ -126,7 +133,7 @@ class Recorder:
             seconds=round(record.seconds, 6) if record else 0.0,
         )
         self._records.append(packed(job))
-        self._before, self._targets = [], []
+        self._before, self._targets, self._undo = [], [], []
 
     def seen(self, address: int, view: Bytes, access: Access) -> None:
         """The job has asked for a view."""
@@ -145,6 +152,7 @@ class Recorder:
         known = self._known[address : address + view.size]
         pieces = []
         for start, end in list(sparse.differing(address, view, known)):
+            self._undo.append((address + start, known[start:end].tobytes()))
             known[start:end] = view[start:end]
             pieces.append((address + start, known[start:end].tobytes()))
         return pieces

@@ -322,6 +322,10 @@ class Session:
         except FaultError as error:
             recorder.end_submit(error)
             raise
+        except Exception as error:
+            recorder.job_ends(None)
+            recorder.end_submit(FaultError("emulator", "a result or a fault", repr(error)))
+            raise
         recorder.end_submit()
 
     def _buffer(self, address: int, offset: int, size_bytes: int, flags: int) -> Buffer:
