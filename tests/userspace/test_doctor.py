@@ -175,6 +175,20 @@ def test_what_the_driver_says(log: str, first: str | None, found: str) -> None:
         assert found in check(document, first)["found"]
 
 
+def test_a_clock_at_the_wrong_rate_in_qemu_s_imx8mp_evk() -> None:
+    """Captured in QEMU, booted with a device tree that asks for 400 MHz.
+
+    Of tree and clocks, what does not concern the NPU was taken out. QEMU has no NPU there: it reads as GC0.
+    """
+    document = judged(captured("evk-clock", fdt=None))
+    assert (document["board"], document["first_broken"]) == ("imx8mp-evk", "clocks")
+    assert check(document, "power-domain")["found"] == "mlmix (on)"
+    assert check(document, "clocks")["found"].startswith("core 400 MHz (npu_root_clk)")
+    assert "core 800 MHz or more" in check(document, "clocks")["expected"]
+    assert "Unknown GPU model" in check(document, "probe")["found"]
+    assert "no clock or no power" in check(document, "identity")["found"]
+
+
 def test_another_npu_than_the_profile_says() -> None:
     text = captured("healthy").replace('"revision": 28960', '"revision": 32770')
     document = judged(text)
@@ -203,6 +217,17 @@ def test_an_ordinary_user_outside_the_group() -> None:
     document = judged(captured("healthy", user="1000\nme users", render_nodes=node))
     assert document["first_broken"] == "permissions"
     assert "usermod -aG render" in document["next"]
+
+
+def test_who_may_not_read_the_whole_tree_still_sees_the_node() -> None:
+    rows = "\n".join(
+        f"/npu@10000000/{name} {value.hex()}"
+        for name, value in (
+            ("compatible", b"vivante,gc\0"), ("status", b"disabled\0"), ("clock-names", b"core\0"),
+        )
+    )  # fmt: skip
+    document = judged(captured("healthy", fdt="", nodes=rows))
+    assert document["first_broken"] == "status"
 
 
 def test_parsers() -> None:
