@@ -19,6 +19,7 @@ from bsp.board import ssh
 from bsp.board.inventory import Host
 from bsp.kernel.prebuilt import prebuilt_kernel
 from bsp.profile import load_board
+from images import sign
 from images.assemble import bundle_for
 from images.bundle import Bundle, Parts, assemble
 from images.deploy.deploy import Target, deploy, rollback, status
@@ -115,6 +116,7 @@ def test_a_kernel_that_hangs_is_reset_by_power(
         cmdline=bundle.manifest.cmdline,
     )
     hanging = assemble(parts, tmp_path / "hanging")
+    sign.sign(hanging)  # the board would not take it otherwise
     result = deploy(Target(virtual_board, timeout_s=40), bundle=hanging, board=None)
     assert result.outcome == "rolled-back", result
     assert "did not answer within 40 s" in result.problem
@@ -156,7 +158,9 @@ def test_a_trial_in_emergency_mode_goes_back_by_itself(
         connection.run(["systemctl", "enable", "emergency-test.service"])
     before = status(Target(virtual_board))["running"]
     target = Target(replace(virtual_board, power=()), timeout_s=600)
-    result = deploy(target, bundle=assemble(parts, tmp_path / "emergency"), board=None)
+    emergency = assemble(parts, tmp_path / "emergency")
+    sign.sign(emergency)
+    result = deploy(target, bundle=emergency, board=None)
     assert result.outcome == "rolled-back", result
     assert "emergency" in console(virtual_board).lower()
     assert status(Target(virtual_board))["running"] == before
