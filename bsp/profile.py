@@ -429,6 +429,8 @@ def read_board(path: Path) -> Board:
 def by_compatible(names: Iterable[str] | None = None) -> dict[str, Board]:
     """Return the boards by the string that identifies each: its first ``compatible``.
 
+    A profile of the user's own wins over a shipped one, which may have come with a later version.
+
     Args:
         names: of the boards; all shipped ones by default.
 
@@ -438,12 +440,16 @@ def by_compatible(names: Iterable[str] | None = None) -> dict[str, Board]:
     found: dict[str, Board] = {}
     for board in map(load_board, board_names() if names is None else names):
         other = found.setdefault(board.compatible[0], board)
-        if other is not board:
+        if other is board:
+            continue
+        own = [each for each in (other, board) if board_file(each.name).parent != BOARDS_DIR]
+        if len(own) != 1:
             raise UserError(
                 f"boards {other.name} and {board.name} both claim {board.compatible[0]!r}: a board "
                 "is recognised by the first of its compatible strings",
                 hint=f"correct 'compatible' in {board_file(board.name)}, or remove that file",
             )
+        found[board.compatible[0]] = own[0]
     return found
 
 

@@ -13,7 +13,14 @@ from bsp import new_board as making
 from bsp.base.errors import UserError
 from bsp.dts.build import build_dts
 from bsp.new_board import Source, check_board, new_board, source_of_dtb
-from bsp.profile import board_names, load_board, read_board, user_boards_dir
+from bsp.profile import (
+    board_file,
+    board_names,
+    by_compatible,
+    load_board,
+    read_board,
+    user_boards_dir,
+)
 from images.virtual.base_dtb import base_dtb
 
 from . import local_sshd
@@ -90,6 +97,16 @@ def test_a_board_that_the_kernel_knows(
     assert made.board.expect == {"6.12": "no driver"}  # the small tree has none
     assert [path.name for path in (tmp_path / "here").iterdir()] == ["acme-two.toml"]
     assert load_board(str(tmp_path / "here/acme-two.toml")).dts == "acme"
+
+
+def test_ones_own_profile_wins_over_a_shipped_one(own_profiles: Path) -> None:
+    own_profiles.mkdir(parents=True)
+    text = board_file("vim3").read_text().replace('name = "vim3"', 'name = "mine"')
+    (own_profiles / "mine.toml").write_text(text)
+    assert by_compatible()["khadas,vim3"].name == "mine"
+    (own_profiles / "other.toml").write_text(text.replace('"mine"', '"other"'))
+    with pytest.raises(UserError, match="mine and other both claim 'khadas,vim3'"):
+        by_compatible(["mine", "other"])
 
 
 def test_like_another_board() -> None:
