@@ -153,6 +153,7 @@ def test_what_is_no_package_is_said(tmp_path: Path) -> None:
 
 def test_complaints_of_a_kernel() -> None:
     log = """\
+[    0.0] Kernel command line: console=ttyAMA0 root=LABEL=npu-root oops=panic
 [    3.1] etnaviv-gpu 10000000.npu: model: GC8000, revision: 7120
 [    3.2] [drm] Initialized etnaviv 1.4.0 for etnaviv on minor 0
 [   40.0] etnaviv-gpu 10000000.npu: recover hung GPU!

@@ -47,7 +47,9 @@ _COMPLAINTS = re.compile(
     re.IGNORECASE,
 )
 # Messages that say what is so, and that etnaviv prints on each virtual board that works.
-_HARMLESS = re.compile(r"deferred probe|no version for|module verification failed", re.IGNORECASE)
+_HARMLESS = re.compile(
+    r"Kernel command line:|deferred probe|no version for|module verification failed", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -89,17 +91,18 @@ def gate(wanted: Plan) -> dict[str, Any]:
     """
     rows = []
     for name in wanted.boards:
-        with _started(name) as host, step(f"Deploying the kernel to {name}"):
-            result = deploy(
-                Target(host, timeout_s=_BOOT_TIMEOUT_S, recovery_s=_BOOT_TIMEOUT_S),
-                bundle=bundle_for(load_board(name), kernel=wanted.kernel),
-                board=None,
-            )
-            if result.outcome not in ("confirmed", "unchanged"):
+        with _started(name) as host:
+            with step(f"Deploying the kernel to {name}"):
+                result = deploy(
+                    Target(host, timeout_s=_BOOT_TIMEOUT_S, recovery_s=_BOOT_TIMEOUT_S),
+                    bundle=bundle_for(load_board(name), kernel=wanted.kernel),
+                    board=None,
+                )
+            if result.outcome in ("confirmed", "unchanged"):
+                rows.append(examine(name, host, wanted.invokes))
+            else:
                 problem = f"the deployment was not confirmed: {result.outcome}: {result.problem}"
                 rows.append(_row(name, "", [], [problem], []))
-                continue
-            rows.append(examine(name, host, wanted.invokes))
     return {
         "format": FORMAT,
         "kernel": wanted.kernel or "the profile's",
