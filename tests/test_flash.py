@@ -95,6 +95,7 @@ def test_a_local_device_gets_the_mapped_blocks_and_nothing_else(
     assert not (tmp_path / "var/lib/npu-bsp/flash/device.json").exists()
 
 
+@pytest.mark.slow
 @needs_sshd
 def test_a_flash_goes_on_where_the_link_was_cut(
     image: Path, device: Path, tmp_path: Path, sshd: local_sshd.LocalSshd
@@ -113,6 +114,7 @@ def test_a_flash_goes_on_where_the_link_was_cut(
     assert result.chunks_sent < result.chunks + 8
 
 
+@pytest.mark.slow
 @needs_sshd
 def test_another_run_goes_on_where_an_earlier_one_was_ended(
     image: Path, device: Path, tmp_path: Path, sshd: local_sshd.LocalSshd, monkeypatch: Any
@@ -304,6 +306,7 @@ def test_the_wrong_board_is_refused(image: Path) -> None:
         plan.check(_wish(image, host="h", board=virtual), _facts())
 
 
+@pytest.mark.slow
 @needs_sshd
 def test_the_board_is_compared_with_what_the_image_is_for(
     image: Path, device: Path, tmp_path: Path, sshd: local_sshd.LocalSshd

@@ -112,6 +112,7 @@ def test_an_image_holds_what_was_asked_for(image: Image, request_: Request, tmp_
     assert re.search(r"User:\s+107", _debug(path, "stat /var/lib/other"))
 
 
+@pytest.mark.slow
 def test_the_same_inputs_give_the_same_bytes(
     image: Image, request_: Request, tmp_path: Path
 ) -> None:
@@ -140,6 +141,7 @@ def test_the_block_map_holds_all_that_is_not_zero_and_the_journal(image: Image) 
     assert found.mapped_bytes > 16 << 20  # zeros of the journal
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vim3", "imx8mp-evk"])
 def test_the_bootloader_lies_where_the_soc_wants_it(
     name: str, request_: Request, tmp_path: Path

@@ -36,6 +36,7 @@ from .stream import (
 RETRY_S = 60.0
 """So long a board may be away before a flash gives up; what is there stays there."""
 _PASSES = 3
+_PAUSE_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,7 @@ class _Work:
                     ) from error
                 result.reconnects += 1
                 say(f"the link broke ({error.message}); trying again")
-                time.sleep(min(1.0, RETRY_S))
+                time.sleep(_PAUSE_S)
 
     def _pass(self, session: Session, facts: dict[str, Any], now: Step, result: Result) -> None:
         done = min(int(facts["done_chunks"]), len(self.chunks))
