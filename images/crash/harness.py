@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import shutil
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
 
@@ -143,26 +145,43 @@ def _judged(made: Recording, points: list[Point], work: Path) -> Tally:
     """Judge the points, on all cores: each takes a stretch of the record."""
     jobs = max(1, min(os.cpu_count() or 1, len(points) // 200 + 1))
     size = -(-len(points) // jobs)
+    stretches = [points[first : first + size] for first in range(0, len(points), size)]
+    done = multiprocessing.Value("l", 0)
     tally = Tally()
     with (
-        step(f"Judging {len(points)} states"),
-        ProcessPoolExecutor(jobs) as pool,
+        step(f"Judging {len(points)} states") as now,
+        ProcessPoolExecutor(jobs, initializer=_share, initargs=(done,)) as pool,
     ):
         parts = [
             pool.submit(_part, made.log, made.disk.image, work / f"part-{number}", stretch)
-            for number, stretch in enumerate(
-                points[first : first + size] for first in range(0, len(points), size)
-            )
+            for number, stretch in enumerate(stretches)
         ]
+        while wait(parts, timeout=0.5).not_done:
+            now.note(f"{done.value} of {len(points)}")
         for part in parts:
             tally.merge(part.result())
+        now.note(f"{tally.evaluated} of them with the tools of ext4")
     return tally
+
+
+_done: Synchronized[int]
+"""How many points all processes have judged; in the processes of a pool."""
+
+
+def _share(done: Synchronized[int]) -> None:
+    global _done
+    _done = done
+
+
+def _count() -> None:
+    with _done.get_lock():
+        _done.value += 1
 
 
 def _part(log: Path, image: Path, folder: Path, points: list[Point]) -> Tally:
     folder.mkdir()
     tally = Tally()
-    judge_points(log, image, folder, points, tally, lambda: None)
+    judge_points(log, image, folder, points, tally, _count)
     shutil.rmtree(folder)
     return tally
 

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from .boot import BootPartition, Choice
 from .medium import BLOCK_BYTES, Medium
@@ -185,12 +184,17 @@ class Judge:
 
 
 def judge_points(
-    log_path: Path, image: Path, folder: Path, points: list[Point], tally: Tally, progress: Any
+    log_path: Path,
+    image: Path,
+    folder: Path,
+    points: list[Point],
+    tally: Tally,
+    judged: Callable[[], None],
 ) -> None:
     """Go through the points, in their order, on a copy of the disk in ``folder``.
 
     Args:
-        progress: called after each point.
+        judged: called after each point.
     """
     with WriteLog(log_path) as log:
         medium = Medium(image, folder)
@@ -215,7 +219,7 @@ def judge_points(
                 for write, size_bytes in extra:
                     judge.touched(write, size_bytes)
                 tally.add(point, slot, problem)
-                progress()
+                judged()
             tally.outside += medium.outside
         finally:
             medium.close()

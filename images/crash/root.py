@@ -28,6 +28,7 @@ from images.deploy.slots import STORE, on_fat
 from .medium import BLOCK_BYTES, Blocks, Partition
 
 _MENDED = 0b011
+_MAPS = 4
 _STAT = re.compile(
     r"^debugfs: stat \"(?P<path>[^\n]*)\"\n(?P<said>.*?)(?=^debugfs: |\Z)", re.DOTALL | re.MULTILINE
 )
@@ -53,10 +54,11 @@ class _File:
 
 @dataclass(frozen=True)
 class _Map:
-    """Where a generation lies: its files, and the blocks of metadata that say so."""
+    """Where a generation lies: its files, all blocks of their contents, and the metadata that says so."""
 
     manifest: Manifest
     files: dict[str, _File]
+    contents: Blocks
     metadata: Blocks
 
 
@@ -75,7 +77,8 @@ class Root:
         self._inode_bytes = _number(r"Inode size:\s+(\d+)", said)
         tables = re.findall(r"Inode table at (\d+)-(\d+)", said)
         self._tables = [int(first) for first, _ in tables]
-        self._maps: dict[str, tuple[bytes, _Map]] = {}
+        self._maps: dict[str, dict[bytes, _Map]] = {}
+        self._whole: dict[int, tuple[_Map, int]] = {}
         self._hashed: dict[tuple[int, ...], tuple[int, str]] = {}
         self.relevant = np.zeros(len(partition.changed), dtype=bool)
         """Blocks on which a verdict may depend: writes to others change none."""
@@ -112,6 +115,17 @@ class Root:
         found = self._map(generation, folder)
         if isinstance(found, str):
             return found
+        newest = self._partition.newest(found.contents)
+        known = self._whole.get(id(found))
+        if known is not None and known[1] >= newest:
+            return ""  # hashed before, and no block of it was written to since
+        problem = self._compare(generation, found)
+        if not problem:
+            self._whole[id(found)] = (found, newest)
+        return problem
+
+    def _compare(self, generation: str, found: _Map) -> str:
+        """Each file with the manifest."""
         for entry in found.manifest.files:
             if on_fat(entry):
                 continue
@@ -134,15 +148,17 @@ class Root:
 
     def _map(self, generation: str, folder: str) -> _Map | str:
         """Where a generation lies: as it was found last, if nothing that says so was changed."""
-        known = self._maps.get(generation)
-        if known is not None and self._digest(known[1].metadata) == known[0]:
-            return known[1]
+        maps = self._maps.setdefault(generation, {})
+        for digest, known in maps.items():
+            if self._digest(known.metadata) == digest:
+                return known
         found = self._look(generation, folder)
         if isinstance(found, _Map):
-            self._maps[generation] = (self._digest(found.metadata), found)
+            while len(maps) >= _MAPS:
+                self._whole.pop(id(maps.pop(next(iter(maps)))), None)
+            maps[self._digest(found.metadata)] = found
             self.relevant[found.metadata] = True
-            for file in found.files.values():
-                self.relevant[file.blocks] = True
+            self.relevant[found.contents] = True
         return found
 
     def _look(self, generation: str, folder: str) -> _Map | str:
@@ -156,7 +172,10 @@ class Root:
         except BspError as error:
             return f"the manifest of generation {generation} is broken: {error.message}"
         paths = {entry.path for entry in manifest.files if not on_fat(entry)}
-        inside = {str(parent) for path in paths for parent in Path(path).parents} - {"."}
+        inside: set[str] = set()
+        for path in paths:
+            while (path := path.rpartition("/")[0]) and path not in inside:
+                inside.add(path)
         above = [str(path) for path in (Path(folder), *Path(folder).parents)]
         names = [*above, *(f"{folder}/{path}" for path in sorted(inside | paths))]
         script = "".join(f'stat "{name}"\n' for name in names)
@@ -186,7 +205,8 @@ class Root:
                 extents,
                 _numbers(extents),
             )
-        return _Map(manifest, files, np.array(sorted(metadata), int))
+        contents = [file.blocks for file in files.values()]
+        return _Map(manifest, files, np.concatenate(contents), np.array(sorted(metadata), int))
 
     def _block_of(self, inode: int) -> int:
         group, number = divmod(inode - 1, self._inodes_per_group)
