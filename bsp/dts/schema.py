@@ -134,7 +134,7 @@ def check_dts(
         work = Path(folder)
         base = work / "base.dtb"
         if base_dtb is not None:
-            base.write_bytes(base_dtb.read_bytes())
+            base.write_bytes(read_blob(base_dtb, flag="--base-dtb"))
         else:
             assert board.dts
             compile_dts(
