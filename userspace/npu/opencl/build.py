@@ -237,7 +237,7 @@ def _build(target: Path, jobs: int) -> None:
 
 
 def source_tree(archive: Archive) -> Path:
-    """Return the unpacked source of TensorFlow (without Debian's patches), as far as the recipe needs it."""
+    """Return TensorFlow's own source (without Debian's patches), as far as the recipe needs it."""
     known = recipe()
     tarballs = archive.source(known.source)
     original = next(path for path in tarballs if ".orig.tar." in path.name)
