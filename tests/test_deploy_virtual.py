@@ -53,9 +53,9 @@ def test_deploy_boots_and_confirms(virtual_board: Host, factory: str, bundle: Bu
     assert result.running_dtb_matches
     assert result.plan
     assert result.plan.send
-    # Kernel, initrd, DTB and modules are those of the factory: only the userspace is new.
+    # Kernel, initrd, DTB and modules are those of the factory: the userspace is new, and what lists it.
     sent = {bundle.manifest.files[index].path.split("/")[0] for index in result.plan.send.indexes}
-    assert sent == {"userspace"}
+    assert sent == {"userspace", "sbom.spdx.json"}
     with ssh.connect(virtual_board) as connection:
         said = connection.run(["cat", "/proc/cmdline"]).text
         assert f"npu_bsp.generation={bundle.generation} npu_bsp.slot=trial oops=panic" in said
