@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,11 @@ import pytest
 from bsp.board import inventory, ssh
 from bsp.board.inventory import Host
 from bsp.profile import load_board
+from images.bundle import Bundle
+from images.deploy import trial
 from images.deploy.deploy import Result
+
+from .fake_board import FakeBoard, make_bundle
 
 # Where the tests were started in the background of a script, Ctrl-C is ignored, and would be in all that
 # they start: some of them press it.
@@ -103,3 +108,30 @@ def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "state"
     monkeypatch.setenv("NPU_BSP_STATE", str(folder))
     return folder
+
+
+@pytest.fixture
+def own_hosts(own_state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """State, inventory and SSH configuration for one test, and no waiting between looks at a board."""
+    monkeypatch.setenv("NPU_BSP_INVENTORY", str(tmp_path / "inventory.toml"))
+    monkeypatch.setenv("NPU_BSP_SSH_CONFIG", str(tmp_path / "ssh_config"))
+    monkeypatch.setattr(trial, "_POLL_S", 0.05)
+
+
+@pytest.fixture(scope="module")
+def factory(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """What the boards that are folders are made with."""
+    return make_bundle(tmp_path_factory.mktemp("factory") / "factory")
+
+
+@pytest.fixture
+def board(factory: Bundle) -> Iterator[FakeBoard]:
+    """A board that is a folder, with a real SSH server."""
+    # In memory where possible: a deployment flushes a lot, and the disk here is not what is tested.
+    in_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=in_memory, prefix="npu-bsp-test-") as folder:
+        fake = FakeBoard(Path(folder), factory)
+        try:
+            yield fake
+        finally:
+            fake.close()

@@ -9,10 +9,13 @@ test_deploy_virtual.py; this is for the many cases that need no kernel.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from bsp.board.inventory import Host
 from bsp.kernel.prebuilt import PrebuiltKernel
@@ -26,6 +29,17 @@ from . import local_sshd
 from .fake_boot import boot, compile_dtb, tree_source
 
 ROOT = Path(__file__).parent.parent
+BOARD_MARKS = [
+    pytest.mark.usefixtures("own_hosts"),
+    pytest.mark.skipif(
+        local_sshd.find_sshd() is None, reason="sshd is not installed (openssh-server)"
+    ),
+    pytest.mark.skipif(shutil.which("dtc") is None, reason="dtc is not installed"),
+    pytest.mark.skipif(
+        shutil.which("mkimage") is None, reason="mkimage is not installed (u-boot-tools)"
+    ),
+]
+"""For a file of tests on such boards."""
 RELEASE = "6.12.1-test"
 BOARD = "virtual"
 

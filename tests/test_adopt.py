@@ -21,7 +21,7 @@ import pytest
 from bsp.base.errors import UserError
 from bsp.base.process import run
 from images import bundle as bundles
-from images.deploy import in_place, slots, trial
+from images.deploy import in_place, slots
 from images.deploy.adopt import adopt, undo
 from images.deploy.deploy import status
 from images.deploy.onboard import adopt as onboard
@@ -30,38 +30,16 @@ from images.deploy.onboard.board import Board as OnBoard
 from images.deploy.onboard.files import write_whole
 from images.deploy.onboard.frames import RefusedError
 
-from . import local_sshd
-from .fake_board import RELEASE, FakeBoard, make_bundle
+from .fake_board import BOARD_MARKS, RELEASE, FakeBoard
 from .fake_boot import boot_old_way, compile_dtb, tree_source
 
-pytestmark = [
-    pytest.mark.skipif(
-        local_sshd.find_sshd() is None, reason="sshd is not installed (openssh-server)"
-    ),
-    pytest.mark.skipif(shutil.which("dtc") is None, reason="dtc is not installed"),
-    pytest.mark.skipif(
-        shutil.which("mkimage") is None, reason="mkimage is not installed (u-boot-tools)"
-    ),
-]
+pytestmark = BOARD_MARKS
 
 KERNEL = (
     struct.pack("<IIQQQQQQ4sI", 0, 0, 0, 0, 0, 0, 0, 0, b"ARM\x64", 0)
     + f"Linux version {RELEASE} (somebody)".encode()
 )
 OLD_SCRIPT = b"a boot script of flash-kernel"
-
-
-@pytest.fixture(autouse=True)
-def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NPU_BSP_STATE", str(tmp_path / "state"))
-    monkeypatch.setenv("NPU_BSP_INVENTORY", str(tmp_path / "inventory.toml"))
-    monkeypatch.setenv("NPU_BSP_SSH_CONFIG", str(tmp_path / "ssh_config"))
-    monkeypatch.setattr(trial, "_POLL_S", 0.05)
-
-
-@pytest.fixture(scope="module")
-def factory(tmp_path_factory: pytest.TempPathFactory) -> bundles.Bundle:
-    return make_bundle(tmp_path_factory.mktemp("factory") / "factory")
 
 
 @pytest.fixture(params=["extlinux", "boot.scr"])

@@ -9,9 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,49 +18,16 @@ from bsp.base.errors import InfrastructureError, UserError
 from bsp.board import ssh
 from bsp.profile import load_board
 from images import bundle as bundles
-from images.deploy import slots, state, trial
+from images.deploy import slots, state
 from images.deploy.deploy import deploy, rollback, status
 from images.deploy.plan import Space
 from images.deploy.transfer import Agent
 
 from . import fake_board, local_sshd
-from .fake_board import FakeBoard, make_bundle
+from .fake_board import BOARD_MARKS, FakeBoard, make_bundle
 from .relay import Relay
 
-pytestmark = [
-    pytest.mark.skipif(
-        local_sshd.find_sshd() is None, reason="sshd is not installed (openssh-server)"
-    ),
-    pytest.mark.skipif(shutil.which("dtc") is None, reason="dtc is not installed"),
-    pytest.mark.skipif(
-        shutil.which("mkimage") is None, reason="mkimage is not installed (u-boot-tools)"
-    ),
-]
-
-
-@pytest.fixture(autouse=True)
-def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NPU_BSP_STATE", str(tmp_path / "state"))
-    monkeypatch.setenv("NPU_BSP_INVENTORY", str(tmp_path / "inventory.toml"))
-    monkeypatch.setenv("NPU_BSP_SSH_CONFIG", str(tmp_path / "ssh_config"))
-    monkeypatch.setattr(trial, "_POLL_S", 0.05)
-
-
-@pytest.fixture(scope="module")
-def factory(tmp_path_factory: pytest.TempPathFactory) -> bundles.Bundle:
-    return make_bundle(tmp_path_factory.mktemp("factory") / "factory")
-
-
-@pytest.fixture
-def board(factory: bundles.Bundle) -> Iterator[FakeBoard]:
-    # In memory where possible: a deployment flushes a lot, and the disk here is not what is tested.
-    in_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=in_memory, prefix="npu-bsp-test-") as folder:
-        fake = FakeBoard(Path(folder), factory)
-        try:
-            yield fake
-        finally:
-            fake.close()
+pytestmark = BOARD_MARKS
 
 
 @pytest.fixture(scope="module")

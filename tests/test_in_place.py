@@ -5,11 +5,8 @@ from __future__ import annotations
 
 import gzip
 import lzma
-import os
-import shutil
 import struct
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,21 +22,13 @@ from bsp.dts.running import encode, without_boot
 from bsp.dts.tree import Tree, read_tree
 from bsp.profile import Npu, load_board, npu_of
 from images import bundle as bundles
-from images.deploy import in_place, trial
+from images.deploy import in_place
 
 from . import local_sshd
-from .fake_board import FakeBoard, make_bundle
+from .fake_board import BOARD_MARKS, FakeBoard
 from .fake_boot import compile_dtb, tree_source
 
-pytestmark = [
-    pytest.mark.skipif(
-        local_sshd.find_sshd() is None, reason="sshd is not installed (openssh-server)"
-    ),
-    pytest.mark.skipif(shutil.which("dtc") is None, reason="dtc is not installed"),
-    pytest.mark.skipif(
-        shutil.which("mkimage") is None, reason="mkimage is not installed (u-boot-tools)"
-    ),
-]
+pytestmark = BOARD_MARKS
 
 RELEASE = "6.12.1-test"
 SOURCE = """/dts-v1/;
@@ -54,14 +43,6 @@ SOURCE = """/dts-v1/;
     npu@10000000 { compatible = "vivante,gc"; reg = <0 0x10000000 0 0x40000>; interrupts = <0 3 4>;
         clocks = <1>, <1>; clock-names = "core", "bus"; status = "disabled"; };
 };"""
-
-
-@pytest.fixture(autouse=True)
-def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NPU_BSP_STATE", str(tmp_path / "state"))
-    monkeypatch.setenv("NPU_BSP_INVENTORY", str(tmp_path / "inventory.toml"))
-    monkeypatch.setenv("NPU_BSP_SSH_CONFIG", str(tmp_path / "ssh_config"))
-    monkeypatch.setattr(trial, "_POLL_S", 0.05)
 
 
 def a311d() -> Npu:
@@ -237,22 +218,6 @@ def test_the_running_tree_gets_what_it_lacks(
     (root / "sys/firmware/fdt").unlink()
     with connect(server.host) as connection, pytest.raises(UserError, match="cannot read"):
         build_in_place(connection, root=str(root))
-
-
-@pytest.fixture(scope="module")
-def factory(tmp_path_factory: pytest.TempPathFactory) -> bundles.Bundle:
-    return make_bundle(tmp_path_factory.mktemp("factory") / "factory")
-
-
-@pytest.fixture
-def board(factory: bundles.Bundle) -> Iterator[FakeBoard]:
-    in_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=in_memory, prefix="npu-bsp-test-") as folder:
-        fake = FakeBoard(Path(folder), factory)
-        try:
-            yield fake
-        finally:
-            fake.close()
 
 
 def test_a_dtb_alone_goes_on_trial(
