@@ -346,6 +346,10 @@ def asset(name: str) -> Path:
     return Path(folder) / name
 
 
+ONCE = ("--runs", "1", "--views", "0")
+"""The picture itself, once: what the layers are compared on."""
+
+
 def run_compared(
     npu: str, model: Path, image: Path, folder: Path
 ) -> tuple[npu_layers.Compared, Server]:
@@ -357,7 +361,7 @@ def run_compared(
     with closing(running):
         machine = host.client_machine({"NPU_SHIM_SOCKET": str(folder / "s")})
         arguments = ["--model", str(model), "--image", str(image), "--delegate", "teflon"]
-        facts = machine.run_runner([*arguments, "--runs", "1"], timeout_s=300)
+        facts = machine.run_runner([*arguments, *ONCE], timeout_s=300)
     assert "error" not in facts["results"][0], facts["results"][0]
     assert not any(layers.different.values()), layers.different
     return layers, running
@@ -462,7 +466,7 @@ def test_poison_shows_reads_of_what_was_never_written(
             npu, exact_for=model, poison=poison, audit_for=model, record=trace
         ) as there:
             arguments = ["--model", str(model), "--image", str(picture), "--delegate", "teflon"]
-            facts = there.machine.run_runner([*arguments, "--runs", "1"], timeout_s=300)
+            facts = there.machine.run_runner([*arguments, *ONCE], timeout_s=300)
         assert "error" not in facts["results"][0], facts
         (seen,) = there.emulator.report
         assert seen["nn_jobs"] > 0

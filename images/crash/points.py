@@ -3,7 +3,9 @@
 
 A disk keeps what was written before the last flush that it completed. Of what came after, it keeps
 anything: so the states are every prefix of the record of writes, and for the writes between two flushes
-samples of the subsets of these (*reordered*), and prefixes whose last write stopped at a sector (*torn*).
+samples of the subsets of these (*reordered*), and prefixes whose last write stopped on the way (*torn*):
+on the FAT partition at any sector, on the root at any block of 4096 bytes. ext4 relies on the latter: the
+checksum of a superblock written by half is wrong, and the kernel does not mount it (fs/ext4/super.c).
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from images.disk import ROOT_START_BYTES
 
 from .boot import BootPartition, Choice
 from .medium import BLOCK_BYTES, Medium
@@ -128,9 +132,11 @@ def _sample(writes: tuple[Write, ...], group: range, chance: random.Random) -> P
     cut = chance.randint(group.start + 1, group.stop)
     if chance.random() < 0.2:
         last = cut - 1
-        sectors = writes[last].size_bytes // _SECTOR_BYTES
-        if sectors > 1:
-            return Point(last, torn=(last, chance.randrange(1, sectors) * _SECTOR_BYTES))
+        write = writes[last]
+        unit = _SECTOR_BYTES if write.offset_bytes < ROOT_START_BYTES else BLOCK_BYTES
+        pieces = write.size_bytes // unit
+        if pieces > 1:
+            return Point(last, torn=(last, chance.randrange(1, pieces) * unit))
     share = chance.choice((0.1, 0.5, 0.9))
     kept = tuple(
         number
