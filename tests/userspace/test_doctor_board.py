@@ -43,6 +43,15 @@ SLOW = ("permissions", "library", "module")
 pytestmark = [pytest.mark.network, pytest.mark.timeout(600)]
 
 
+@pytest.fixture(scope="module")
+def desk(npu_board: NpuBoard) -> NpuBoard:
+    """The board of this session, its driver loaded anew: other tests have had it hang and fault."""
+    with ssh.connect(npu_board.host, timeout_s=60) as connection:
+        again = "modprobe -r etnaviv; modprobe etnaviv; udevadm settle"
+        connection.run(["sh", "-ec", again], timeout_s=60)
+    return npu_board
+
+
 @contextmanager
 def fault(connection: Connection, name: str) -> Iterator[None]:
     put_in, take_out = FAULTS[name]
@@ -54,11 +63,11 @@ def fault(connection: Connection, name: str) -> Iterator[None]:
 
 
 @pytest.mark.slow
-def test_a_healthy_board(npu_board: NpuBoard) -> None:
-    document = doctor.doctor(npu_board.host)
+def test_a_healthy_board(desk: NpuBoard) -> None:
+    document = doctor.doctor(desk.host)
     assert document["first_broken"] is None, document["checks"]
     assert {check["status"] for check in document["checks"]} == {"ok"}
-    assert document["generation"] == npu_board.result.to
+    assert document["generation"] == desk.result.to
 
 
 @pytest.mark.parametrize(
@@ -68,8 +77,8 @@ def test_a_healthy_board(npu_board: NpuBoard) -> None:
         for name in FAULTS
     ],
 )
-def test_a_fault_is_named_first(npu_board: NpuBoard, name: str) -> None:
-    with ssh.connect(npu_board.host, timeout_s=60) as connection:
+def test_a_fault_is_named_first(desk: NpuBoard, name: str) -> None:
+    with ssh.connect(desk.host, timeout_s=60) as connection:
         with fault(connection, name):
             answer = doctor.ask(connection)
         document = doctor.judge(parse_facts(answer.text), host="desk")
