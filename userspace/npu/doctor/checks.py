@@ -169,10 +169,12 @@ def _probe(patient: Patient) -> tuple[str, str, str, str]:
     said = [line for line in about if "model: GC" in line]
     model = f"GC{npu.identity.model:x}" if npu and npu.identity else "GC..."
     expected = f"etnaviv bound to {name}: model: {model}" if npu else "a model"
-    failed = [line for line in about if _FAILED.search(line)]
+    # By place: the log says the same words each time the driver is loaded.
+    failed = [number for number, line in enumerate(about) if _FAILED.search(line)]
+    last_model = max((n for n, line in enumerate(about) if "model: GC" in line), default=-1)
     see = patient.there("dmesg | grep -i etnaviv")
-    if failed and not (said and about.index(failed[-1]) < about.index(said[-1])):
-        return broken(failed[-1], expected, see)
+    if failed and failed[-1] > last_model:
+        return broken(about[failed[-1]], expected, see)
     if device and not device.driver:
         waits = [row for row in facts.deferred if row.startswith(device.name)]
         why = f": {waits[0]}" if waits else " and waits for a supplier" if device.waits else ""
