@@ -21,7 +21,7 @@ from bsp.base.cache import write_atomically
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.process import run
 from bsp.base.progress import say, step
-from bsp.board.inventory import Host, unregister
+from bsp.board.inventory import unregister
 from bsp.kernel.prebuilt import prebuilt_kernel
 from bsp.profile import Board
 from images.assemble import bundle_for
@@ -123,7 +123,7 @@ def _record(board: Board, disk: Disk, log: Path, additions: Mapping[str, str]) -
                     )
                 phases.append(_phase(name, instance, result.outcome))
         finally:
-            _end(instance, host=None)
+            _end(instance)
             written = instance.folder / WRITE_LOG
             if written.exists():
                 _keep(written, log)
@@ -136,7 +136,7 @@ def _phase(name: str, instance: Instance, outcome: str) -> Phase:
     return Phase(name, entries_so_far(instance.folder / WRITE_LOG), outcome)
 
 
-def _end(instance: Instance, host: Host | None) -> None:
+def _end(instance: Instance) -> None:
     """Cut the power: nothing of the record depends on a shutdown."""
     if instance.running():
         instance.command("quit")

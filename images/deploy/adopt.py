@@ -16,7 +16,6 @@ from pathlib import Path
 from bsp.base import progress
 from bsp.base.errors import UserError
 from bsp.board.facts import read_fdt
-from bsp.board.identify import identify
 from bsp.dts.running import without_boot
 from bsp.profile import Board
 from images import bundle as bundles
@@ -34,7 +33,7 @@ from .deploy import (
     fat_mount_of,
     prepare,
     profile_named,
-    refuse_without_boot,
+    recognised,
     session,
 )
 from .in_place import DTB
@@ -55,12 +54,7 @@ def adopt(target: Target, *, board: Board | None, dry_run: bool = False) -> Resu
     """
     host = target.host
     with tempfile.TemporaryDirectory(prefix="npu-bsp-adopt-") as folder, session(target) as agent:
-        board = board or profile_named(host.board)
-        facts = agent.open(None, fat_mount=fat_mount_of(board), lock=not dry_run)
-        board = board or identify(facts.compatible, what=host.name)
-        refuse_without_boot(host, board)
-        fat_mount = fat_mount_of(board)
-        facts = agent.open(None, fat_mount=fat_mount, lock=False)
+        board, fat_mount, facts = recognised(target, agent, board, lock=not dry_run)
         what = f"the profile {board.name}"
         planning.check_identity(facts, board.compatible, host=host.name, what=what)
         check_serial(host, facts)

@@ -209,6 +209,28 @@ def planned(
     return result
 
 
+def recognised(
+    target: Target, agent: Agent, board: Board | None, *, lock: bool
+) -> tuple[Board, str, Facts]:
+    """Return which board this is, where its boot partition is mounted, and what it says of itself.
+
+    Args:
+        board: profile; None: the host record's, or the one whose ``compatible`` the board has.
+
+    Raises:
+        UserError: no profile is for it, or it is started without a boot loader.
+    """
+    from bsp.board.identify import identify  # late: an ordinary deployment needs none of it
+
+    host = target.host
+    board = board or profile_named(host.board)
+    facts = agent.open(None, fat_mount=fat_mount_of(board), lock=lock)
+    board = board or identify(facts.compatible, what=host.name)
+    refuse_without_boot(host, board)
+    fat_mount = fat_mount_of(board)
+    return board, fat_mount, agent.open(None, fat_mount=fat_mount, lock=False)
+
+
 @contextmanager
 def session(target: Target, *, accept_new_key: bool | None = None) -> Iterator[Agent]:
     """A new connection to the board, with the agent running at its end."""

@@ -10,7 +10,6 @@ import msgspec
 
 from bsp.base import progress
 from bsp.base.errors import UserError
-from bsp.board.identify import identify
 from bsp.board.in_place import build_in_place
 from bsp.dts.need import check_identity
 from bsp.dts.tree import read_blob, read_tree
@@ -26,11 +25,9 @@ from .deploy import (
     arm,
     check_serial,
     decide,
-    fat_mount_of,
     planned,
     prepare,
-    profile_named,
-    refuse_without_boot,
+    recognised,
     session,
 )
 from .plan import Facts
@@ -54,12 +51,7 @@ def deploy_dtb(
     """
     host = target.host
     with tempfile.TemporaryDirectory(prefix="npu-bsp-dtb-") as folder, session(target) as agent:
-        board = board or profile_named(host.board)
-        facts = agent.open(None, fat_mount=fat_mount_of(board), lock=not dry_run)
-        board = board or identify(facts.compatible, what=host.name)
-        refuse_without_boot(host, board)
-        fat_mount = fat_mount_of(board)
-        facts = agent.open(None, fat_mount=fat_mount, lock=False)
+        board, fat_mount, facts = recognised(target, agent, board, lock=not dry_run)
         check_serial(host, facts)
         planning.check_layout(facts, host=host.name, fat_mount=fat_mount)
         running = _running(agent, facts, host.name)
