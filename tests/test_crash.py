@@ -23,6 +23,7 @@ from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.process import run
 from images.bundle import Bundle
 from images.crash.harness import crash_test
+from images.crash.known import Known
 from images.crash.medium import Medium
 from images.crash.points import Point, Tally, judge_points, plan
 from images.crash.root import Root
@@ -290,3 +291,23 @@ def test_an_unknown_variant_is_refused_before_anything_starts() -> None:
     with pytest.raises(UserError, match="no-such") as caught:
         crash_test(points=1, boot=0, broken="no-such")
     assert "switch-first" in caught.value.hint
+
+
+def test_what_was_judged_and_booted_is_known_to_the_next_run(tmp_path: Path) -> None:
+    tally = Tally(evaluated=2, outside=1)
+    tally.add(Point(3, (4, 5)), "good", "")
+    tally.add(Point(3, torn=(3, 512)), "", "nothing boots")
+    known = Known(tmp_path, 10, 1)
+    assert known.judged() is None
+    assert known.booted() == {}
+    known.judge(tally, 1.5)
+    known.boot(Point(3, (4, 5)), "")
+    known.boot(Point(3, torn=(3, 512)), "no answer")
+    again = Known(tmp_path, 10, 1)
+    assert again.judged() == (tally, 1.5)
+    again.judged()[0].merge(tally)  # type: ignore[index]  # counters still
+    assert again.booted() == {Point(3, (4, 5)): "", Point(3, torn=(3, 512)): "no answer"}
+    assert Known(tmp_path, 10, 2).judged() is None  # other points
+    Known.forget(tmp_path)
+    assert again.judged() is None
+    assert again.booted() == {}

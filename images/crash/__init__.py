@@ -8,6 +8,7 @@ root.py        is the root file system sound after recovery, and are generations
 boot.py        what would the boot script do?
 points.py      which states there are, and the verdict on each
 booted.py      really boots some of them
+known.py       what was found out about a kept recording before
 variants.py    deployments that are broken on purpose: the test has to catch them
 harness.py     all of it, as one run
 """

@@ -21,6 +21,7 @@ from bsp.base.progress import step
 from bsp.profile import Board, load_board
 
 from .booted import boot_problem
+from .known import Known
 from .points import Point, Tally, judge_points, plan
 from .record import BOARD, Recording, recording
 from .variants import additions
@@ -33,12 +34,17 @@ _BOOT_S = 600.0
 
 @dataclass
 class Report:
-    """What a run found; ``document()`` is its JSON."""
+    """What a run found; ``document()`` is its JSON.
+
+    Attributes:
+        judged_seconds: what judging the states took, in this run or in the one that it goes on from.
+    """
 
     variant: str
     tally: Tally
     writes: int
     phases: list[dict[str, Any]]
+    judged_seconds: float = 0.0
     seconds: float = 0.0
     seed: int = 0
     booted: int = 0
@@ -57,6 +63,7 @@ class Report:
             "booted": self.booted,
             "unbootable": self.unbootable,
             "seconds": round(self.seconds, 1),
+            "judged_seconds": round(self.judged_seconds, 1),
             "broken": self.variant or None,
             "writes": self.writes,
             "kinds": dict(self.tally.kinds),
@@ -107,7 +114,8 @@ def crash_test(
         points: how many states to judge; all prefixes of the record come first.
         boot: how many of them to boot really.
         broken: a variant of images/crash/variants.py.
-        keep: folder for the recording; one that is there is used again.
+        keep: folder for the recording; one that is there is used again, with what was judged and booted
+            of the same points before: a run that was interrupted goes on where it was.
 
     Raises:
         UserError: no such variant, or a tool is missing.
@@ -118,17 +126,24 @@ def crash_test(
     board = load_board(BOARD)
     with tempfile.TemporaryDirectory(prefix="npu-bsp-crash-", dir=_fast_folder()) as name:
         work = Path(name)
+        known = Known(keep, points, seed) if keep else None
         made = recording(board, keep or work / "recording", variant=broken, additions=added)
         with WriteLog(made.log) as log:
             count = len(log.writes)
             chosen = plan(log.writes, points, seed)
-        tally = _judged(made, chosen, work)
+        judged = known.judged() if known else None
+        if judged is None:
+            begun = time.monotonic()
+            judged = _judged(made, chosen, work), time.monotonic() - begun
+            if known:
+                known.judge(*judged)
+        tally, judged_seconds = judged
         phases = [
             {"name": each.name, "requests": each.requests, "outcome": each.outcome}
             for each in made.facts.phases
         ]
-        report = Report(broken, tally, count, phases, seed=seed)
-        _boot(board, made, chosen, work, report, boot)
+        report = Report(broken, tally, count, phases, judged_seconds, seed=seed)
+        _boot(board, made, chosen, work, report, boot, known)
     report.seconds = time.monotonic() - started
     return report
 
@@ -187,13 +202,24 @@ def _part(log: Path, image: Path, folder: Path, points: list[Point]) -> Tally:
 
 
 def _boot(
-    board: Board, made: Recording, points: list[Point], work: Path, report: Report, count: int
+    board: Board,
+    made: Recording,
+    points: list[Point],
+    work: Path,
+    report: Report,
+    count: int,
+    known: Known | None,
 ) -> None:
     chance = random.Random(report.seed)  # noqa: S311 - reproducible, not secret
-    chosen = sorted(chance.sample(points, min(count, len(points))), key=lambda each: each.prefix)
+    # The same first ones whatever the count: a later run may ask for more of them.
+    chosen = chance.sample(points, len(points))[:count]
+    before = known.booted() if known else {}
     for number, point in enumerate(chosen, 1):
-        with step(f"Booting state {number} of {len(chosen)}: {point}"):
-            problem = boot_problem(board, made.disk, made.log, point, work, timeout_s=_BOOT_S)
+        if (problem := before.get(point)) is None:
+            with step(f"Booting state {number} of {len(chosen)}: {point}"):
+                problem = boot_problem(board, made.disk, made.log, point, work, timeout_s=_BOOT_S)
+            if known:
+                known.boot(point, problem)
         report.booted += not problem
         if problem:
             report.boot_failures.append((point, problem))

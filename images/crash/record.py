@@ -33,6 +33,7 @@ from images.virtual.boot import start, wait_until_up
 from images.virtual.instance import Instance
 from images.virtual.machine import WRITE_LOG
 
+from .known import Known
 from .writelog import entries_so_far
 
 BOARD = "virtual"
@@ -85,6 +86,7 @@ def recording(
             )
         return Recording(log, disk, facts)
     folder.mkdir(parents=True, exist_ok=True)
+    Known.forget(folder)
     phases = _record(board, disk, log, additions)
     facts = Facts(variant, str(disk.image), tuple(phases))
     write_atomically(about, msgspec.json.encode(facts) + b"\n")
