@@ -359,6 +359,7 @@ def build_userspace(
         "env": "NAME=VALUE for the delegates, as RUSTICL_ENABLE=etnaviv; several times",
         "model": "name of a known model, or a .tflite file",
         "image": "name of a known image, or a BMP file",
+        "quick": "the project's own small model on the NPU, three runs: does it work at all?",
         "runs": "measured runs of each delegate, at most",
         "threads": "CPU threads (default: all cores)",
         "budget": "seconds of measured runs of each delegate, at most",
@@ -385,6 +386,7 @@ def smoke_test(
     env: list[str] | None = None,
     model: str = "",
     image: str = "",
+    quick: bool = False,
     runs: int = 50,
     threads: int = 0,
     budget: float = 20.0,
@@ -403,23 +405,26 @@ def smoke_test(
     from bsp.board.inventory import resolve
     from userspace.npu import report_files, smoke
     from userspace.npu.label_image import Request, environment_of
+    from userspace.npu.label_image import quick as made_quick
     from userspace.npu.report import text_of
 
     wanted = report_files.Wanted.of(report, junit)
     where = resolve(host) if host else None
+    request = Request(
+        delegate=",".join(delegate or ["all"]),
+        environment=environment_of(env or []),
+        model=model or None,
+        image=image or None,
+        runs=runs,
+        threads=threads or None,
+        budget_s=budget,
+        views=views,
+        timeout_s=timeout,
+        test=test,
+    )
     document = smoke.smoke_test(
         test,
-        Request(
-            delegate=",".join(delegate or ["all"]),
-            environment=environment_of(env or []),
-            model=model or None,
-            image=image or None,
-            runs=runs,
-            threads=threads or None,
-            budget_s=budget,
-            views=views,
-            timeout_s=timeout,
-        ),
+        made_quick(request) if quick else request,
         host=where,
         userspace=userspace or None,
         accept_new_key=accept_new_key,
@@ -689,6 +694,7 @@ def lock(
         "adopt": "take over a board that boots in another way: what it runs becomes its first generation",
         "undo": "give a board that was taken over back to what booted it before",
         "timeout": "seconds that the board may take to come back from a reboot",
+        "skip-health": "confirm what is as sent without checking that it works (docs/deploy.md)",
         "accept-new-key": "on first contact, trust the host's key without asking",
         "allow-downgrade": "an older kernel than the running one is meant",
         "dry-run": "show the plan; change nothing",
@@ -706,6 +712,7 @@ def deploy(
     adopt: bool = False,
     undo: bool = False,
     timeout: int = 180,
+    skip_health: bool = False,
     accept_new_key: bool = False,
     allow_downgrade: bool = False,
     dry_run: bool = False,
@@ -728,6 +735,7 @@ def deploy(
         dtb_only=dtb_only,
         adopt=adopt,
         timeout_s=timeout,
+        check_health=not skip_health,
         accept_new_key=accept_new_key,
         allow_downgrade=allow_downgrade,
         dry_run=dry_run,
@@ -741,6 +749,7 @@ def deploy(
     help={
         "host": _HOST,
         "timeout": "seconds that the board may take to come back from a reboot",
+        "skip-health": "confirm what is as sent without checking that it works (docs/deploy.md)",
         "accept-new-key": "on first contact, trust the host's key without asking",
         "dry-run": "show the plan; change nothing",
         "json": _JSON,
@@ -750,6 +759,7 @@ def rollback(
     _: Context,
     host: str,
     timeout: int = 180,
+    skip_health: bool = False,
     accept_new_key: bool = False,
     dry_run: bool = False,
     json: bool = False,
@@ -760,7 +770,12 @@ def rollback(
     from images.deploy.deploy import Target
     from images.deploy.deploy import rollback as roll_back
 
-    target = Target(resolve(host), timeout_s=timeout, accept_new_key=accept_new_key)
+    target = Target(
+        resolve(host),
+        timeout_s=timeout,
+        check_health=not skip_health,
+        accept_new_key=accept_new_key,
+    )
     result = roll_back(target, dry_run=dry_run)
     show.print_result(result, as_json=json)
     if result.exit_code:

@@ -330,6 +330,23 @@ class Qemu(_Record, frozen=True, kw_only=True):
     initrd_modules: tuple[str, ...] = ()
 
 
+class Health(_Record, frozen=True, kw_only=True):
+    """What has to work on a trial before it is confirmed, beside being what was sent.
+
+    Attributes:
+        services: systemd units that have to be active; an inventory may name more for a host.
+        render_node: whether the NPU's driver has to have a device node; None: where the deployed device
+            tree switches the NPU on and the kernel is one that knows it.
+        smoke_test: whether ``smoke-test label_image --quick`` has to pass.
+        deadline_s: how long all this may take to come up, the smoke test apart.
+    """
+
+    services: tuple[str, ...] = ()
+    render_node: bool | None = None
+    smoke_test: bool = False
+    deadline_s: PositiveInt = 60
+
+
 class Userspace(_Record, frozen=True, kw_only=True):
     """What the board's root file system is, where that is known beforehand."""
 
@@ -358,6 +375,7 @@ class Board(_Record, frozen=True, kw_only=True):
     kernel: str
     expect: dict[Series, Expectation] = {}
     boot: Boot | None = None
+    health: Health = Health()
     npu: NpuSettings = NpuSettings()
     qemu: Qemu | None = None
     userspace: Userspace = Userspace()

@@ -35,6 +35,9 @@ class Host:
         board: name of the board's profile.
         console_log: file that the board's serial console is written to.
         host_key_alias: name that the host key stands under in ``known_hosts`` (``HostKeyAlias``).
+        services: systemd units that have to be active there before a deployment is confirmed.
+        keep: generations that deployments leave there; None: two.
+        verify_every: each how manieth deployment reads all that it would trust; None: the default.
         proxy_jump: host to go through (``ProxyJump``): a name, or ``user@address[:port]``.
     """
 
@@ -49,6 +52,9 @@ class Host:
     console_log: Path | None = None
     host_key_alias: str | None = None
     proxy_jump: str | None = None
+    services: tuple[str, ...] = ()
+    keep: int | None = None
+    verify_every: int | None = None
 
     @property
     def key_name(self) -> str:
@@ -58,6 +64,12 @@ class Host:
 
 
 _PATHS = ("identity_file", "known_hosts", "console_log")
+_LISTS = {
+    "power": "a list of strings: the command and its arguments",
+    "services": "a list of strings: names of systemd units",
+}
+_COUNTS = {"keep": 2, "verify_every": 0}
+"""The keys that are numbers, and the least of each."""
 _KEYS = [field.name for field in dataclasses.fields(Host) if field.name != "name"]
 _ADDRESS = re.compile(
     r"(?:(?P<user>[^@\s]+)@)?(?:\[(?P<six>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^@:\s\[\]]+))"
@@ -83,7 +95,7 @@ def ssh_config_file() -> Path:
 def register(host: Host) -> None:
     """Remember a host (a virtual board that was started) until ``unregister``."""
     record = {
-        key: [str(part) for part in value] if key == "power" else str(value)
+        key: [str(part) for part in value] if key in _LISTS else str(value)
         if isinstance(value, Path) else value
         for key, value in dataclasses.asdict(host).items()
     }  # fmt: skip
@@ -178,16 +190,20 @@ def _from_table(path: Path, name: str, table: Any) -> tuple[Host, frozenset[str]
         if key == "port":
             right = isinstance(value, int) and not isinstance(value, bool) and 0 < value < 65536
             wanted = "a port number"
-        elif key == "power":
+        elif key in _LISTS:
             right = isinstance(value, list) and all(isinstance(word, str) for word in value)
-            wanted = "a list of strings: the command and its arguments"
+            wanted = _LISTS[key]
+        elif key in _COUNTS:
+            least = _COUNTS[key]
+            right = isinstance(value, int) and not isinstance(value, bool) and value >= least
+            wanted = f"a number from {least} up"
         else:
             right, wanted = isinstance(value, str) and bool(value), "a string"
         if not right:
             raise UserError(f"{where}: {key} is {value!r}, expected {wanted}")
         if key in _PATHS:
             value = Path(value).expanduser()
-        values[key] = tuple(value) if key == "power" else value
+        values[key] = tuple(value) if key in _LISTS else value
     values.setdefault("address", name)
     return Host(name=name, **values), frozenset(table)
 
@@ -197,7 +213,8 @@ def _from_record(path: Path) -> Host:
         record = json.loads(path.read_text(encoding="utf-8"))
         for key in _PATHS:
             record[key] = Path(record[key]) if record.get(key) else None
-        record["power"] = tuple(record.get("power", ()))
+        for key in _LISTS:
+            record[key] = tuple(record.get(key, ()))
         return Host(**record)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} is broken: {error}", hint=f"rm {path}") from error

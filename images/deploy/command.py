@@ -28,6 +28,7 @@ def deploy_to(
     dtb_only: bool = False,
     adopt: bool = False,
     timeout_s: float = 180,
+    check_health: bool = True,
     accept_new_key: bool = False,
     dry_run: bool = False,
     allow_downgrade: bool = False,
@@ -53,7 +54,12 @@ def deploy_to(
         bundles.check(given)
         with step("Reading the bundle"):
             sign.check_content(given)
-    target = Target(resolve(host), timeout_s=timeout_s, accept_new_key=accept_new_key)
+    target = Target(
+        resolve(host),
+        timeout_s=timeout_s,
+        accept_new_key=accept_new_key,
+        check_health=check_health,
+    )
     if adopt:
         if bundle or kernel or dtb or dtb_only:
             raise UserError(

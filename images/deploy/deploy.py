@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from bsp.base import progress
 from bsp.base.cache import state_dir, write_atomically
 from bsp.base.errors import BoardStateUnknownError, BspError, RolledBackError, UserError
@@ -21,10 +23,17 @@ from bsp.profile import Board, board_names, load_board
 from images import bundle as bundles
 from images.bundle import Bundle, Manifest, with_required_options
 
+from . import health, slots, state, trial
 from . import plan as planning
-from . import slots, state, trial
 from .plan import Confirm, Discard, Facts, Plan, Send, Try
-from .transfer import Agent, BoardRefusedError, ConnectionLostError, Progress, each_known
+from .transfer import (
+    Agent,
+    BoardRefusedError,
+    ConnectionLostError,
+    Progress,
+    decompress_fdt,
+    each_known,
+)
 
 BundleMaker = Callable[[Board], Bundle]
 
@@ -39,6 +48,7 @@ class Result:
 
     Attributes:
         outcome: planned (--dry-run) | unchanged | confirmed | rolled-back | unknown.
+        health: the checks that were made before confirming.
         problem: why it was not confirmed.
         running_dtb_matches: None where the running tree could not be read.
     """
@@ -53,6 +63,7 @@ class Result:
     steps: list[dict[str, Any]] = field(default_factory=list)
     running_dtb_matches: bool | None = None
     plan: Plan | None = None
+    health: list[health.Verdict] = field(default_factory=list)
     problem: str = ""
     hint: str = ""
     console: str = ""
@@ -80,6 +91,7 @@ class Result:
             "bytes_total": self.bytes_total,
             "steps": self.steps,
             "running_dtb_matches": self.running_dtb_matches,
+            "health": [msgspec.structs.asdict(each) for each in self.health],
             "plan": [str(step) for step in self.plan.steps] if self.plan else [],
             "problem": self.problem,
             "hint": self.hint,
@@ -104,6 +116,7 @@ class Target:
     Attributes:
         timeout_s: how long the board may take to come up with the trial.
         recovery_s: how long it may then take to come back with the old generation.
+        check_health: whether what the profile and the inventory ask for is checked before confirming.
         root: prefix of all paths on the board; for the tests.
         reboot: command that reboots the board, run there.
         additions: code added to modules of the agent, by their names; for the power-cut test, which
@@ -114,6 +127,7 @@ class Target:
     timeout_s: float = 180.0
     recovery_s: float = 180.0
     accept_new_key: bool = False
+    check_health: bool = True
     root: str = ""
     reboot: tuple[str, ...] = ("systemctl", "reboot")
     additions: Mapping[str, str] = field(default_factory=dict)
@@ -377,10 +391,17 @@ def _confirm(
             session(target, accept_new_key=False) as agent,
         ):
             facts = agent.open(confirm.generation, fat_mount=fat_mount, lock=True)
-            release = agent.manifest(confirm.generation).kernel_release
+            manifest = agent.manifest(confirm.generation)
+            release = manifest.kernel_release
             verified = agent.ask({"do": "verify", "generation": confirm.generation}, timeout_s=300)
             found = trial.problems(facts, verified, release=release, generation=confirm.generation)
             result.running_dtb_matches = not trial.tree_problems(verified["dtb"], verified["fdt"])
+            if not found and target.check_health:
+                checks = health.checks_for(
+                    host, profile_named(manifest.board), manifest, decompress_fdt(verified["dtb"])
+                )
+                result.health = health.examine(agent, host, checks)
+                found = [f"not healthy: {each}" for each in result.health if not each.ok]
             if not found:
                 good = state.Good(confirm.generation, confirm.previous)
                 sector = in_base64(state.render_good(good))

@@ -34,6 +34,8 @@ def result_text(result: Result) -> str:
         seconds = sum(float(step["seconds"]) for step in result.steps)
         sent = f"{result.sent.sent_files} files, {result.sent.sent_bytes / 1e6:.2f} MB sent"
         lines.append(f"  before: {result.before or 'no generation'}; {sent}; {seconds:.0f} s")
+    if result.health:
+        lines.append(f"  works: {', '.join(map(str, result.health))}")
     if result.running_dtb_matches is not None:
         same = "is the one sent" if result.running_dtb_matches else "DIFFERS from the one sent"
         lines.append(f"  running device tree: {same}")

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bsp.base.errors import UserError, nearest
 from bsp.base.progress import step
 
-from . import accuracy, detect, models, operations
-from .delegates import implied, rows
+from . import accuracy, detect, models, operations, tiny_detector, tiny_model
+from .delegates import ALL, TEFLON, implied, rows
 from .delegation import parse_log
 from .graph import read_graph
 from .judge import MAX_ABS_DIFF, Expected, Figure, judge, verdict
@@ -20,6 +20,7 @@ from .machine import Machine
 from .prediction import Prediction, predict, rules_for
 
 NAME = "label_image"
+_QUICK_RUNS = 3
 TESTS = (NAME, detect.NAME)
 DEFAULT_MIN_DELEGATED_SHARE = 0.5
 # As many as the runner makes unless it is told otherwise.
@@ -62,6 +63,18 @@ class Request:
                 raise UserError(f"--{flag} is {value}, it has to be more than 0")
         if self.views < 0:
             raise UserError(f"--views is {self.views}, it has to be 0 or more")
+
+
+def quick(request: Request) -> Request:
+    """Return what ``--quick`` makes of it: the project's own small model on the NPU, a few times."""
+    own = tiny_detector.NAME if request.test == detect.NAME else tiny_model.NAME
+    return replace(
+        request,
+        delegate=TEFLON if request.delegate == ALL else request.delegate,
+        model=request.model or own,
+        runs=min(request.runs, _QUICK_RUNS),
+        views=0,
+    )
 
 
 def choose(request: Request) -> models.Inputs:

@@ -18,6 +18,7 @@ from .adopt import give_back, survey, take_in, take_over
 from .board import Board
 from .files import SECTOR_BYTES, flush_filesystem, on_fat, sha256_of, write_sector
 from .frames import Frames, RefusedError
+from .health import health
 from .stage import discard, stage
 
 TYPE_CHECKING = False  # see frames.py
@@ -77,6 +78,8 @@ def _answer(board: Board, request: Record, frames: Frames) -> Record:
         return _reboot(request)
     if what == "verify":
         return board.verify(request)
+    if what == "health":
+        return health(board, request)
     if what == "commit":
         return _commit(board, request)
     raise RefusedError(f"unknown request {what!r}")

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: MIT
+"""Whether what was deployed works here: units of systemd, and the device node of the NPU's driver."""
+
+from __future__ import annotations
+
+import os
+
+from .board import Board
+from .files import names_in
+
+TYPE_CHECKING = False  # see frames.py
+if TYPE_CHECKING:
+    from .board import Record
+
+_CLASSES = (("drm", "renderD", "dri"), ("accel", "accel", "accel"))
+"""Class in sysfs, what its entries' names begin with, folder of their nodes below /dev."""
+_ANSWER_S = 20
+
+
+def health(board: Board, request: Record) -> Record:
+    """Check what the host asks for; each answer says what was found."""
+    checks = [_unit(name) for name in request["services"]]
+    if request["driver"]:
+        checks.append(_node(board, request["driver"]))
+    return {"checks": checks}
+
+
+def _unit(name: str) -> Record:
+    import subprocess
+
+    try:
+        done = subprocess.run(
+            ["systemctl", "is-active", "--", name],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_ANSWER_S,
+            check=False,
+        )
+        said = (done.stdout or done.stderr).decode(errors="replace").strip().partition("\n")[0]
+        ok = done.returncode == 0
+    except (OSError, subprocess.TimeoutExpired) as error:
+        said, ok = str(error), False
+    return {"name": f"service {name}", "ok": ok, "found": said}
+
+
+def _node(board: Board, driver: str) -> Record:
+    """A device node of a driver: in sysfs, and where udev has put it."""
+    others = []
+    for kind, prefix, folder in _CLASSES:
+        for name in names_in(board.at(f"sys/class/{kind}")):
+            if not name.startswith(prefix):
+                continue
+            entry = os.path.realpath(board.at(f"sys/class/{kind}/{name}/device/driver"))
+            node = f"/dev/{folder}/{name}"
+            if os.path.basename(entry) == driver and os.path.exists(board.at(node)):
+                return {"name": f"render node of {driver}", "ok": True, "found": node}
+            others.append(f"{node} of {os.path.basename(entry)}")
+    found = ", ".join(others) or "no device node at all"
+    return {"name": f"render node of {driver}", "ok": False, "found": found}
