@@ -12,6 +12,7 @@ import functools
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -248,6 +249,19 @@ def _unpack(tarball: Path, target: Path, parts: Parts) -> None:
             f"{tarball.name} is no complete tar archive: {complaints[0]}",
             hint="check that the address leads to a kernel source tarball",
         )
+    _refuse_devices(tarball, target)
+
+
+def _refuse_devices(tarball: Path, target: Path) -> None:
+    """tar keeps everything below the folder that it unpacks to; but as root it makes devices there."""
+    for folder, _, names in os.walk(target):
+        for name in names:
+            kind = os.lstat(f"{folder}/{name}").st_mode
+            if not (stat.S_ISREG(kind) or stat.S_ISLNK(kind)):
+                raise UserError(
+                    f"{tarball.name} is no kernel source: {name} is no file, folder or link",
+                    hint="check that the address leads to a kernel source tarball",
+                )
 
 
 # --- git -----------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ import msgspec
 from bsp.base.cache import remove, write_atomically
 from bsp.base.errors import UserError
 from bsp.base.progress import step
+from images.deploy.onboard.entries import problem_of
 
 if TYPE_CHECKING:  # apt and profiles are for those who assemble, not for those who deploy
     from bsp.kernel.prebuilt import PrebuiltKernel
@@ -311,10 +312,12 @@ def decode(data: bytes, where: str) -> Manifest:
         ) from error
     if manifest.format != FORMAT:
         raise UserError(f"{where}: format is {manifest.format}, this version reads {FORMAT}")
-    for entry in manifest.files:
-        parts = entry.path.split("/")
-        if entry.path.startswith("/") or ".." in parts or "" in parts:
-            raise UserError(f"{where}: {entry.path!r} is no path below the bundle")
+    problem = problem_of(
+        (entry.path, entry.sha256, entry.size_bytes, entry.mode, entry.link)
+        for entry in manifest.files
+    )
+    if problem:
+        raise UserError(f"{where}: {problem}", hint="make the bundle again")
     if not _names_itself(manifest, data) and generation_of(manifest) != manifest.generation:
         raise UserError(
             f"{where}: the generation is {manifest.generation}, its content says "

@@ -374,6 +374,7 @@ def test_a_broken_bundle_is_refused(
     assert untouched(board, before)
     # What did arrive is used, or removed, by the next one.
     deploy(board.target(), bundle=factory, board=None)
+    (update.path / "manifest.json").write_bytes(bundles.encode(update.manifest))
     assert deploy(board.target(), bundle=update, board=None, dry_run=True).plan
     assert board.snapshot() == before
 
@@ -393,6 +394,7 @@ def make_stale(bundle: bundles.Bundle) -> bundles.Bundle:
     )
     manifest = msgspec.structs.replace(bundle.manifest, files=files)
     manifest = msgspec.structs.replace(manifest, generation=bundles.generation_of(manifest))
+    (bundle.path / "manifest.json").write_bytes(bundles.encode(manifest))
     return bundles.Bundle(bundle.path, manifest)
 
 

@@ -36,7 +36,17 @@ from . import slots
 from .onboard import frames
 from .plan import Facts, Send
 
-ONBOARD_MODULES = ("frames", "files", "board", "signature", "stage", "adopt", "health", "agent")
+ONBOARD_MODULES = (
+    "frames",
+    "files",
+    "entries",
+    "board",
+    "signature",
+    "stage",
+    "adopt",
+    "health",
+    "agent",
+)
 
 # Makes the modules of onboard/ a package in memory, then runs it. -I -S: none of the board's settings and
 # installed packages, which take a slow board longer to look for than all of this.

@@ -16,7 +16,14 @@ import zlib
 
 from .adopt import give_back, survey, take_in, take_over
 from .board import Board
-from .files import SECTOR_BYTES, flush_filesystem, on_fat, sha256_of, write_sector
+from .files import (
+    SECTOR_BYTES,
+    flush_filesystem,
+    is_generation,
+    on_fat,
+    sha256_of,
+    write_sector,
+)
 from .frames import Frames, RefusedError
 from .health import health
 from .stage import discard, stage
@@ -35,6 +42,7 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
     while line := source.readline():
         try:
             request: Record = json.loads(line)
+            _check_names(request)
             if request["do"] == "open":
                 board = Board(request["root"], request["fat"])
                 if request["lock"]:
@@ -44,10 +52,21 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
             return
         except (RefusedError, OSError) as error:
             answer = {"ok": False, "error": str(error), "errno": getattr(error, "errno", None)}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            answer = {"ok": False, "error": f"broken request: {error!r}", "errno": None}
         sink.write(json.dumps(answer).encode() + b"\n")
         sink.flush()
         if not answer["ok"]:
             return  # a stream may be read by half
+
+
+def _check_names(request: Record) -> None:
+    """Names of generations become names of folders: nothing else may come in their place."""
+    one = [request.get(key) for key in ("generation", "base", "resume")]
+    many = [name for key in ("keep", "bases") for name in request.get(key, ())]
+    for name in [*one, *many]:
+        if name is not None and not (isinstance(name, str) and is_generation(name)):
+            raise RefusedError(f"{name!r} is no generation")
 
 
 def _answer(board: Board, request: Record, frames: Frames) -> Record:

@@ -8,10 +8,14 @@ leaves that folder; the next one goes on from the files in it that are whole.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
+import re
+import stat
 
 from .board import Board
+from .entries import problem_of
 from .files import (
     MTIME_S,
     PARTIAL,
@@ -36,12 +40,18 @@ if TYPE_CHECKING:
     Sources = dict[tuple[str, int], str]  # SHA-256 and mode -> a whole file here like that
 
 
+# What may be written outside of generations, and where it is enabled.
+_OUR_FILES = re.compile(r"usr/local/lib/npu-bsp/[a-z-]+|etc/systemd/system/npu-bsp-[a-z]+\.service")
+_OUR_LINKS = re.compile(r"etc/systemd/system/[a-z-]+\.target\.wants/npu-bsp-[a-z]+\.service")
+
+
 def stage(board: Board, request: Record, frames: Frames) -> Record:
     """Build a generation; or answer with the files that are lacking after all, to be sent again."""
     generation = request["generation"]
     content = _receive_manifest(board, request, frames)
     check_signature(board, content, request)
-    entries: list[Entry] = json.loads(content)["files"]
+    entries = _checked_entries(content, generation)
+    _check_ours(request)
     folder = f"{board.store}/{generation}{PARTIAL}"
     os.makedirs(folder, exist_ok=True)
     os.makedirs(board.files, exist_ok=True)
@@ -65,6 +75,59 @@ def stage(board: Board, request: Record, frames: Frames) -> Record:
     return {"need": [], "pinned": pinned}
 
 
+def _checked_entries(content: bytes, generation: str) -> list[Entry]:
+    """The files of a manifest that is what the request calls it, and leads nowhere else."""
+    try:
+        manifest = json.loads(content)
+        named = manifest["generation"]
+        entries: list[Entry] = manifest["files"]
+        problem = problem_of(
+            (
+                entry["path"],
+                entry.get("sha256"),
+                entry.get("size_bytes", 0),
+                entry.get("mode", 0o644),
+                entry.get("link"),
+            )
+            for entry in entries
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RefusedError(f"the manifest is broken: {error!r}") from None
+    if named != generation:
+        raise RefusedError(f"the manifest is that of generation {named}, not of {generation}")
+    if problem:
+        raise RefusedError(f"the manifest is refused: {problem}")
+    return entries
+
+
+def _check_ours(request: Record) -> None:
+    for file in request["onboard"]:
+        if not _OUR_FILES.fullmatch(file["target"]):
+            raise RefusedError(f"{file['target']!r} is no file of npu-bsp")
+    for name, points_to in request["onboard_links"].items():
+        if not _OUR_LINKS.fullmatch(name) or points_to != f"../{name.rpartition('/')[2]}":
+            raise RefusedError(f"{name!r} is no link of npu-bsp")
+
+
+def make_folder(top: str, below: str, made: set[str]) -> None:
+    """Make the folder ``below`` in ``top``; what is in the way and no folder (a link!) is removed.
+
+    Args:
+        made: folders known to be there; added to.
+    """
+    if not below or below in made:
+        return
+    make_folder(top, below.rpartition("/")[0], made)
+    path = f"{top}/{below}"
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            os.unlink(path)
+            os.mkdir(path)
+    made.add(below)
+
+
 def _like(entry: Entry) -> tuple[str, int]:
     return entry["sha256"], entry.get("mode", 0o644)
 
@@ -78,9 +141,7 @@ def _receive_manifest(board: Board, request: Record, frames: Frames) -> bytes:
     base = board.manifest(request["base"])[0].split(b"\n") if request["base"] else []
     lines: list[bytes] = []
     for first, count in request["manifest"]:
-        lines.extend(
-            base[first : first + count] if first >= 0 else (next(fresh) for _ in range(count))
-        )
+        lines.extend(base[first : first + count] if first >= 0 else itertools.islice(fresh, count))
     content = b"\n".join(lines)
     if hashlib.sha256(content).hexdigest() != request["manifest_sha256"]:
         raise RefusedError("the manifest did not arrive as it was sent")
@@ -113,10 +174,7 @@ def _place_present(
                 lacking.append(index)
             continue
         path = f"{folder}/{entry['path']}"
-        parent = path.rpartition("/")[0]
-        if parent not in made:
-            os.makedirs(parent, exist_ok=True)
-            made.add(parent)
+        make_folder(folder, entry["path"].rpartition("/")[0], made)
         source = here.get(_like(entry)) if entry.get("link") is None else None
         if source:
             try:
@@ -141,12 +199,12 @@ def _receive_files(board: Board, entries: list[Entry], folder: str, frames: Fram
         if part[0] != b"F":
             raise RefusedError(f"expected a file, found frame {part[0]!r}")
         index = int.from_bytes(part[1], "big")
+        if index >= len(entries) or entries[index].get("link") is not None:
+            raise RefusedError(f"file {index} is none of the manifest's")
         entry = entries[index]
         path = board.place(folder, entry)
-        parent = path.rpartition("/")[0]
-        if parent not in made:
-            os.makedirs(parent, exist_ok=True)
-            made.add(parent)
+        if not on_fat(entry):
+            make_folder(folder, entry["path"].rpartition("/")[0], made)
         _receive_file(path + PARTIAL if on_fat(entry) else path, entry, frames)
         if on_fat(entry):
             os.rename(path + PARTIAL, path)

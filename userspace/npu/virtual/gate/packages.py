@@ -127,6 +127,10 @@ def from_file(path: Path) -> Delegate:
         )
     if wanted.library not in listing:
         raise UserError(f"{path} has no {wanted.library}", hint=f"name a {wanted.package} package")
+    if any(line[:1] in "bcp" for line in listing.splitlines()):
+        raise UserError(
+            f"{path} has devices or pipes among its files", hint="name a package of Mesa"
+        )
     suite, names = _suite_for(fields.get("Depends", ""))
     debs = Archive(suite, ARCHITECTURE).download(
         [*names, *wanted.library_packages], with_dependencies=True
