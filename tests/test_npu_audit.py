@@ -12,11 +12,13 @@ import pytest
 
 from tests.npu_jobs import NPUS, Convolution, bench_for
 from userspace.npu.tflite_file import NO_ACTIVATION, SAME, VALID, Tensor, conv, write_model
+from userspace.npu.virtual import tp
 from userspace.npu.virtual.audit import ModelAudit
 from userspace.npu.virtual.convolution import accumulate
 from userspace.npu.virtual.exact import descriptor_scale, operations
 from userspace.npu.virtual.finding import Blame, Finding
 from userspace.npu.virtual.identity import load_identity
+from userspace.npu.virtual.memory import Access, Buffer, Buffers, Bytes
 
 
 def job_and_model(
@@ -151,3 +153,46 @@ def test_the_emulator_is_blamed_for_its_own_sums(
     assert found[0].blame is Blame.EMULATOR
     assert found[0].evidence
     assert load_identity(NPUS[generation]).nn_generation == generation
+
+
+def space_to_depth(zero_point: int) -> tuple[tp.TpJob, Bytes, Bytes]:
+    """A job that folds an image of 13 planes, 6 rows, 8 columns, one pixel of border around; its bytes."""
+    rng = np.random.default_rng(5)
+    source = rng.integers(0, 256, (13, 6, 8)).astype(np.uint8)
+    job = tp.TpJob(
+        address=0x1000,
+        size=(13, 6, 8),
+        slice_bytes=48,
+        stride_bytes=8,
+        window=(-1, -1, 8, 6),
+        tile=(10, 8),
+        out_address=0x2000,
+        counts=(2, 5, 2, 4, 1, 1),
+        increments=(20, 1, 40, 5, 0, 0, 80),
+        in_zero_point=zero_point,
+        out_zero_point=zero_point,
+    )
+    target = np.full(13 * 80, 0xA5, np.uint8)
+    buffers = [
+        Buffer(0x1000, Access.READ, source.reshape(-1)),
+        Buffer(0x2000, Access.WRITE, target),
+    ]
+    tp.run(job, Buffers(buffers))
+    return job, source, target
+
+
+def test_a_job_that_moves_bytes(tmp_path: Path) -> None:
+    """Right; with a border that is no zero point of the model; and moved wrongly by the emulator."""
+    _, path = job_and_model(tmp_path, 8, 3)
+    audit = ModelAudit(path, 8)
+    job, source, target = space_to_depth(77)
+    assert list(audit.tp(job, source, target)) == []
+    other = space_to_depth(76)
+    (found,) = audit.tp(*other)
+    assert (found.field, found.blame) == ("out_zp of a job with a border", Blame.SUBMISSION)
+    assert (found.expected[:9], found.found) == ("77 or 99,", "76")
+    (found,) = audit.tp(job, source, target ^ np.uint8(1))
+    assert found.blame is Blame.EMULATOR
+    assert "after the descriptor" in found.expected
+    (found,) = audit.tp(job, source, target[:100])
+    assert found.found == "nothing written"

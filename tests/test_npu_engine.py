@@ -437,10 +437,10 @@ def test_tp_refuses_to_write_a_byte_twice() -> None:
 
 
 def fp21(value: float) -> int:
-    """A float of 21 bits: sign, 5 bits of exponent with bias 15, 15 of mantissa."""
-    if value == 0:
-        return 0
+    """A float of 21 bits: sign, 5 bits of exponent with bias 15, 15 of mantissa; what is too small is 0."""
     fraction, exponent = math.frexp(abs(value))
+    if value == 0 or exponent + 14 < 1:
+        return 0
     mantissa = round((2 * fraction - 1) * (1 << 15))
     return (value < 0) << 20 | (exponent + 14) << 15 | mantissa
 

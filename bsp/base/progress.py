@@ -2,7 +2,7 @@
 """Named, timed, nested steps on stderr; the same events feed the JSON results.
 
 On a terminal a running step shows a counter that moves; in a log each step is one line when it starts
-(if it lasts) and one when it ends.
+(if it lasts), one now and then if it says how far it is, and one when it ends.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ _output_lock = threading.Lock()
 
 # A step that takes less than this is printed once, when it ends.
 ANNOUNCE_AFTER_S = 0.3
+# In a log, a step that says how far it is says so this often.
+LOG_EVERY_S = 30.0
 
 
 @dataclass
@@ -87,6 +89,11 @@ def _show(current: Step, ended: threading.Event) -> None:
     indent = "  " * current.depth
     if not _on_terminal():
         _print(f"{indent}{current.name} ...")
+        said = current.detail
+        while not ended.wait(LOG_EVERY_S):
+            if current.detail != said:
+                said = current.detail
+                _print(f"{indent}  {said}")
         return
     while not ended.wait(0.2):
         elapsed_s = time.monotonic() - current.started

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from . import model
+from . import audit_tp, model
 from .coefficients import Coefficients
 from .exact import ExactMode, Operation, operations
 from .faults import FaultError
@@ -30,6 +30,7 @@ from .finding import Blame, Finding
 from .memory import Bytes
 from .nn import NnJob
 from .requant import Accumulators
+from .tp import TpJob
 
 Whole = NDArray[np.int64]
 _MOST_MACS = 4_000_000
@@ -47,6 +48,12 @@ class ModelAudit:
         """
         self._generation = generation
         self._operators = {each.index: each for each in model.operators(path)}
+        self._tensors = [
+            tensor
+            for operator in self._operators.values()
+            for tensor in (*operator.inputs, *operator.outputs)
+            if tensor is not None and tensor.is_bytes
+        ]
         self._match = ExactMode(operations(path), generation)
         self._said: set[tuple[str, str]] = set()
         self._layouts: dict[tuple[object, ...], tuple[str, str]] = {}
@@ -82,6 +89,12 @@ class ModelAudit:
                 self._said.add((operation.name, finding.field))
                 yield replace(finding, operation=operation.name)
         yield from self._same_layout(operation, job, coefficients)
+
+    def tp(self, job: TpJob, image: Bytes, target: Bytes) -> Iterator[Finding]:
+        """Return what is wrong with a job."""
+        self.jobs += 1
+        yield from audit_tp.moved_bytes(job, image, target)
+        yield from audit_tp.border(job, self._tensors)
 
     def _against(
         self,

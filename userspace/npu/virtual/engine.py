@@ -107,12 +107,21 @@ class Watch(Protocol):
 
 
 class Audit(Protocol):
-    """Looks at an NN job's numbers beside the model's own; see ``audit.ModelAudit``."""
+    """Looks at a job's numbers beside the model's own; see ``audit.ModelAudit``."""
 
     def nn(
         self, job: NnJob, image: Bytes, coefficients: Coefficients, accumulators: Accumulators
     ) -> Iterable[Finding]:
         """Return what is wrong with a job; its number and address are added by the engine."""
+        ...
+
+    def tp(self, job: TpJob, image: Bytes, target: Bytes) -> Iterable[Finding]:
+        """As ``nn``.
+
+        Args:
+            image: the input before the job ran, (planes, rows, columns).
+            target: the output, from its base address on.
+        """
         ...
 
 
@@ -128,7 +137,7 @@ class Engine:
             is also a known state.
         on_job: called after each job.
         watch: told of each job's begin and end, also of those that fail.
-        audit: compares each NN job with the model; what it finds is noted, and stops nothing.
+        audit: compares each job with the model; what it finds is noted, and stops nothing.
         findings: what was odd but could be run; at most ``MAX_FINDINGS``.
     """
 
@@ -240,7 +249,12 @@ class Engine:
         table = None
         if job.lookup:
             table = self.requantisation.table(job, lookup.byte_table(job.lookup, self.memory))
-        tp.run(job, self.memory, table=table)
+        # Before it runs: a job may write where it has read.
+        image = tp.read_image(job, self.memory).copy() if self.audit else None
+        target = tp.run(job, self.memory, table=table)
+        if self.audit and image is not None:
+            for finding in self.audit.tp(job, image, target):
+                self.note(replace(finding, job=number, unit="TP", address=address))
         return JobRecord(number, "TP", address, job.describe(), "", time.perf_counter() - started)
 
     def _coefficients(self, job: NnJob) -> Coefficients:

@@ -272,8 +272,8 @@ def _check_lookup(job: TpJob, field: dict[str, int]) -> None:
             raise FaultError(f"{name} of a look-up job", str(wanted), str(found))
 
 
-def run(job: TpJob, memory: Memory, *, table: Bytes | None = None) -> None:
-    """Run a job on memory.
+def run(job: TpJob, memory: Memory, *, table: Bytes | None = None) -> Bytes:
+    """Run a job on memory, and return its output from the base address on.
 
     Args:
         table: output for each pixel value of a look-up job.
@@ -284,9 +284,10 @@ def run(job: TpJob, memory: Memory, *, table: Bytes | None = None) -> None:
     if job.lookup:
         assert table is not None
         # Tile by tile, but what is written is the input's order: see ``_check_lookup``.
-        source = _image(job, memory)
-        memory.view(job.out_address, job.bytes_moved, Access.WRITE)[...] = table[source].reshape(-1)
-        return
+        source = read_image(job, memory)
+        target = memory.view(job.out_address, job.bytes_moved, Access.WRITE)
+        target[...] = table[source].reshape(-1)
+        return target
     counts, increments = _loops(job, job.bytes_moved)
     last = sum((count - 1) * step for count, step in zip(counts, increments, strict=True))
     values = _scan(job, memory)
@@ -296,13 +297,20 @@ def run(job: TpJob, memory: Memory, *, table: Bytes | None = None) -> None:
             _check_once(_addresses(counts, increments), values.size)
         shape, strides = counts[::-1], increments[::-1]
         np.lib.stride_tricks.as_strided(target, shape, strides)[...] = values.reshape(shape)
-        return
+        return target
     places = _addresses(counts, increments)[: values.size]
     _check_once(places, values.size)
-    memory.view(job.out_address, int(places.max()) + 1, Access.WRITE)[places] = values
+    target = memory.view(job.out_address, int(places.max()) + 1, Access.WRITE)
+    target[places] = values
+    return target
 
 
-def _image(job: TpJob, memory: Memory) -> Bytes:
+def read_image(job: TpJob, memory: Memory) -> Bytes:
+    """Return a job's input, (planes, rows, columns), as a view.
+
+    Raises:
+        MemoryFaultError: some of it is not in a buffer that the submit lets be read.
+    """
     planes, rows, columns = job.size
     size_bytes = job.slice_bytes * (planes - 1) + job.stride_bytes * (rows - 1) + columns
     flat = memory.view(job.address, size_bytes, Access.READ)
@@ -312,7 +320,7 @@ def _image(job: TpJob, memory: Memory) -> Bytes:
 def _scan(job: TpJob, memory: Memory) -> NDArray[np.uint8]:
     """Return the output bytes in the order in which the window is scanned."""
     planes = job.size[0]
-    image = _image(job, memory)
+    image = read_image(job, memory)
     x0, y0, x1, y1 = job.window
     inside = image[:, max(y0, 0) : max(y1 + 1, 0), max(x0, 0) : max(x1 + 1, 0)]
     if job.in_zero_point != job.out_zero_point:

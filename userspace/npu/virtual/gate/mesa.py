@@ -247,11 +247,8 @@ def _swept(delegate: Delegate, npus: Sequence[str], request: Request) -> list[di
         ):
             progress = _Progress(now, len(missing))
             jobs = [pool.submit(_sweep_one, delegate, npu, request, progress) for npu in missing]
-            for npu, job in zip(missing, jobs, strict=True):
-                outcomes = [outcome.as_json() for outcome in job.result()]
-                content = json.dumps(outcomes).encode()
-                write_atomically(_cached(delegate, npu, request.quick), content)
-                found += outcomes
+            for job in jobs:
+                found += job.result()
     return found
 
 
@@ -279,11 +276,11 @@ def _cached(delegate: Delegate, npu: str, quick: bool) -> Path:
 
 def _sweep_one(
     delegate: Delegate, npu: str, request: Request, progress: _Progress
-) -> list[Outcome]:
+) -> list[dict[str, Any]]:
     cases = chosen_cases(quick=request.quick)
     names = _QUICK_MODELS if request.quick else _MODELS
     total = len(cases) + len(names)
-    outcomes = []
+    outcomes: list[Outcome] = []
     with sweep.runner(delegate, timeout_s=request.timeout_s) as runner:
         for case in cases:
             built = build(case)
@@ -298,7 +295,10 @@ def _sweep_one(
                 runner.run_file(model.path, pixels, npu, expected, name, f"model {name}")
             )
             progress.one(total)
-    return outcomes
+    found = [outcome.as_json() for outcome in outcomes]
+    # Kept at once: what one NPU took minutes for is not lost when the other's sweep is stopped.
+    write_atomically(_cached(delegate, npu, request.quick), json.dumps(found).encode())
+    return found
 
 
 def _reference(built: Built) -> list[NDArray[Any]]:

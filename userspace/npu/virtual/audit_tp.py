@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: MIT
+"""Looks at TP jobs: are bytes where the descriptor's counters put them, and is the border the model's?
+
+Some bytes of each job are followed by hand, one at a time, on a road of its own: no array operation of the
+emulator's. What a job must bring where is not checked against the model here: a wrong order shows in the
+sums of the NN job that reads it, or in the model's outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from .finding import Blame, Finding
+from .memory import Bytes
+from .model import Tensor
+from .tp import TpJob
+
+_PLACES = 9
+"""Bytes of a job that are followed: bounds the audit's time."""
+
+
+def moved_bytes(job: TpJob, image: Bytes, target: Bytes) -> Iterator[Finding]:
+    """Follow some bytes from the input to the address that the loops give them.
+
+    Args:
+        image: the input before the job, (planes, rows, columns).
+        target: output after the job, from its base address on.
+    """
+    if job.lookup:
+        return  # one table for all bytes, in the input's order: see ``ExactMode.table``
+    total = job.bytes_moved
+    for number in sorted({total * step // _PLACES for step in range(_PLACES)} | {total - 1}):
+        expected, place = _value(job, image, number), _offset(job, number)
+        found = int(target[place]) if place < target.size else -1
+        if found != expected:
+            yield Finding(
+                f"byte {number} of the TP job, at {job.out_address + place:#x}",
+                f"{expected} after the descriptor",
+                str(found) if found >= 0 else "nothing written",
+                blame=Blame.EMULATOR,
+                evidence="followed by hand through the descriptor's counters",
+            )
+            return
+
+
+def border(job: TpJob, tensors: Sequence[Tensor]) -> Iterator[Finding]:
+    """Compare the value of a border with the zero points of the model's tensors of the image's size."""
+    if job.lookup:
+        return
+    x0, y0, x1, y1 = job.window
+    _, rows, columns = job.size
+    if x0 >= 0 and y0 >= 0 and x1 < columns and y1 < rows and not any(job.extra_planes):
+        return
+    same_size = [
+        each
+        for each in tensors
+        if len(each.shape) == 4 and set(each.shape[1:3]) == {rows, columns} and each.scales
+    ]
+    zero_points = sorted({each.zero_point for each in same_size})
+    if zero_points and job.out_zero_point not in zero_points:
+        yield Finding(
+            "out_zp of a job with a border",
+            f"{' or '.join(map(str, zero_points))}, the zero point of {same_size[0].name}",
+            str(job.out_zero_point),
+            blame=Blame.SUBMISSION,
+            evidence="recomputed from the model",
+        )
+
+
+def _value(job: TpJob, image: Bytes, number: int) -> int:
+    """Return what the scan's byte of a number must be."""
+    x0, y0, x1, y1 = job.window
+    high, wide = y1 - y0 + 1, x1 - x0 + 1
+    tile_x, tile_y = job.tile
+    plane, rest = divmod(number, high * wide)
+    tile, inside = divmod(rest, tile_x * tile_y)
+    down, right = divmod(tile, wide // tile_x)
+    y, x = divmod(inside, tile_x)
+    y, x = y0 + down * tile_y + y, x0 + right * tile_x + x
+    plane -= job.extra_planes[0]
+    planes, rows, columns = image.shape
+    if not (0 <= plane < planes and 0 <= y < rows and 0 <= x < columns):
+        return job.out_zero_point
+    return min(max(int(image[plane, y, x]) - job.in_zero_point + job.out_zero_point, 0), 255)
+
+
+def _offset(job: TpJob, number: int) -> int:
+    """Return where the loops put the scan's byte of a number, innermost loop first."""
+    place = 0
+    for count, increment in zip(job.counts, job.increments, strict=False):
+        number, step = divmod(number, count)
+        place += step * increment
+    return place + number * job.increments[-1]
