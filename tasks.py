@@ -30,6 +30,7 @@ _JSON = "print one JSON document on stdout"
 _BOARD = "board profile (./inv boards lists them)"
 _KERNEL = "kernel source: 6.12, tarball:URL#sha256=..., git:URL@ref or path:DIR"
 _HOST = "inventory name, name from ~/.ssh/config, or user@address[:port]"
+_HOSTS = f"{_HOST}; several with commas, tag:T, group:G"
 
 
 _Body = TypeVar("_Body", bound=Callable[..., Any])
@@ -441,7 +442,7 @@ def smoke_test(
 
 @task(
     help={
-        "host": f"{_HOST}; this machine if left out",
+        "host": f"{_HOSTS}; this machine if left out",
         "board": f"{_BOARD}; default: the one that the host says it is",
         "userspace": "folder of a payload on the host (default: the deployed one)",
         "accept-new-key": "trust the host at first contact without asking",
@@ -458,9 +459,29 @@ def doctor(
 ) -> None:
     """Say why the NPU does not work, and what to do. Example: ./inv doctor --host vim3."""
     from bsp.base.output import print_json, print_text
-    from bsp.board.inventory import resolve
+    from bsp.board.groups import means_several
+    from bsp.board.inventory import Host, resolve
     from userspace.npu.doctor import doctor as examination
 
+    if means_several(host):
+        from images.deploy import fleet_command
+
+        def examine(each: Host) -> dict[str, Any]:
+            return examination.doctor(
+                each,
+                board=board or each.board,
+                userspace=userspace or None,
+                accept_new_key=accept_new_key,
+            )
+
+        all_found = fleet_command.doctor_of_all(host, examine)
+        print_json({"hosts": all_found}) if json else print_text(
+            fleet_command.doctor_text(all_found)
+        )
+        code = fleet_command.worst(all_found, "first_broken")
+        if code:
+            raise Exit(code=code)
+        return
     found = examination.doctor(
         resolve(host) if host else None,
         board=board or None,
@@ -684,7 +705,7 @@ def lock(
 
 @task(
     help={
-        "host": _HOST,
+        "host": _HOSTS,
         "bundle": "folder that the task bundle made (default: one is made for the board)",
         "board": f"{_BOARD}; default: the one that the host says it is",
         "kernel": "series of the distribution's kernel (default: the profile's)",
@@ -697,6 +718,11 @@ def lock(
         "skip-health": "confirm what is as sent without checking that it works (docs/deploy.md)",
         "accept-new-key": "on first contact, trust the host's key without asking",
         "allow-downgrade": "an older kernel than the running one is meant",
+        "canary": "several hosts: how many come first, all of which have to be well afterwards",
+        "wave-size": "several hosts: how many in each further wave (default: a quarter, at least 4)",
+        "max-failures": "several hosts: how many may fail before no other is started",
+        "jobs": "several hosts: how many at a time, at most",
+        "fresh": "several hosts: begin anew where such a run was interrupted",
         "dry-run": "show the plan; change nothing",
         "json": _JSON,
     }
@@ -715,13 +741,51 @@ def deploy(
     skip_health: bool = False,
     accept_new_key: bool = False,
     allow_downgrade: bool = False,
+    canary: int = 1,
+    wave_size: int = 0,
+    max_failures: int = 0,
+    jobs: int = 16,
+    fresh: bool = False,
     dry_run: bool = False,
     json: bool = False,
 ) -> None:
-    """Bring a bundle onto a board, with a way back. Example: ./inv deploy --host vim3."""
+    """Bring a bundle onto boards, with a way back. Example: ./inv deploy --host vim3."""
+    from bsp.board.groups import means_several
     from images.deploy import show
     from images.deploy.command import deploy_to, give_back
 
+    if means_several(host):
+        from bsp.base.errors import UserError
+        from bsp.base.output import print_json, print_text
+        from images.deploy import fleet_command
+        from images.deploy.waves import Rules
+
+        if adopt or undo or dtb_only:
+            raise UserError(
+                "--adopt, --undo and --dtb-only take one board at a time", hint="give one --host"
+            )
+        rules = Rules(canary, wave_size, max_failures, jobs)
+        report = fleet_command.deploy_to_all(
+            host,
+            rules=rules,
+            bundle=bundle,
+            board=board,
+            kernel=kernel,
+            dtb=dtb,
+            timeout_s=timeout,
+            accept_new_key=accept_new_key,
+            allow_downgrade=allow_downgrade,
+            fresh=fresh,
+            dry_run=dry_run,
+        )
+        if json:
+            print_json(report.document())
+        else:
+            text = fleet_command.plans_text(report, rules) if dry_run else ""
+            print_text(text or fleet_command.report_text(report))
+        if report.exit_code:
+            raise Exit(code=report.exit_code)
+        return
     if undo:
         given = give_back(host, accept_new_key=accept_new_key, dry_run=dry_run)
         show.print_given_back(given, as_json=json)
@@ -784,7 +848,7 @@ def rollback(
 
 @task(
     help={
-        "host": _HOST,
+        "host": _HOSTS,
         "accept-new-key": "on first contact, trust the host's key without asking",
         "json": _JSON,
     }
@@ -792,11 +856,23 @@ def rollback(
 def status(_: Context, host: str, accept_new_key: bool = False, json: bool = False) -> None:
     """Show what runs on a board, and what boots next. Example: ./inv status --host vim3."""
     from bsp.base.output import print_json, print_text
+    from bsp.board.groups import means_several
     from bsp.board.inventory import resolve
     from images.deploy import show
     from images.deploy.deploy import Target
     from images.deploy.deploy import status as status_of
 
+    if means_several(host):
+        from images.deploy import fleet_command
+
+        all_found = fleet_command.status_of_all(host, accept_new_key=accept_new_key)
+        print_json({"hosts": all_found}) if json else print_text(
+            fleet_command.status_text(all_found)
+        )
+        code = fleet_command.worst(all_found)
+        if code:
+            raise Exit(code=code)
+        return
     found = status_of(Target(resolve(host), accept_new_key=accept_new_key))
     print_json(found) if json else print_text(show.status_text(found))
 

@@ -13,10 +13,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 _depth: contextvars.ContextVar[int] = contextvars.ContextVar("npu_bsp_step_depth", default=0)
+_listener: contextvars.ContextVar[Callable[[str], None] | None] = contextvars.ContextVar(
+    "npu_bsp_step_listener", default=None
+)
 _output_lock = threading.Lock()
 
 # A step that takes less than this is printed once, when it ends.
@@ -40,7 +43,8 @@ class Step:
         self.detail = detail
 
 
-def _on_terminal() -> bool:
+def on_terminal() -> bool:
+    """Whether lines on stderr may be drawn over."""
     return sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
@@ -50,9 +54,23 @@ def _print(text: str, *, end: str = "\n") -> None:
         sys.stderr.flush()
 
 
+@contextlib.contextmanager
+def heard_by(listener: Callable[[str], None]) -> Iterator[None]:
+    """Have a listener told the steps of this thread, in place of printing them: many run side by side."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
 def say(text: str) -> None:
     """Print one line of progress at the present depth."""
-    clear = "\r\x1b[K" if _on_terminal() else ""
+    listener = _listener.get()
+    if listener:
+        listener(text)
+        return
+    clear = "\r\x1b[K" if on_terminal() else ""
     _print(f"{clear}{'  ' * _depth.get()}{text}")
 
 
@@ -62,6 +80,15 @@ def step(name: str) -> Iterator[Step]:
     depth = _depth.get()
     token = _depth.set(depth + 1)
     current = Step(name, depth)
+    listener = _listener.get()
+    if listener:
+        try:
+            listener(name)
+            yield current
+        finally:
+            _depth.reset(token)
+            current.seconds = time.monotonic() - current.started
+        return
     ended = threading.Event()
     ticker = threading.Thread(target=_show, args=(current, ended), daemon=True)
     ticker.start()
@@ -79,7 +106,7 @@ def step(name: str) -> Iterator[Step]:
         current.seconds = time.monotonic() - current.started
         detail = f" ({current.detail})" if current.detail else ""
         mark = "" if outcome == "done" else f" {outcome}"
-        clear = "\r\x1b[K" if _on_terminal() else ""
+        clear = "\r\x1b[K" if on_terminal() else ""
         _print(f"{clear}{'  ' * depth}{name}{detail}:{mark} {current.seconds:.1f} s")
 
 
@@ -87,7 +114,7 @@ def _show(current: Step, ended: threading.Event) -> None:
     if ended.wait(ANNOUNCE_AFTER_S):
         return
     indent = "  " * current.depth
-    if not _on_terminal():
+    if not on_terminal():
         _print(f"{indent}{current.name} ...")
         said = current.detail
         while not ended.wait(LOG_EVERY_S):

@@ -39,6 +39,7 @@ class Host:
         keep: generations that deployments leave there; None: two.
         verify_every: each how manieth deployment reads all that it would trust; None: the default.
         proxy_jump: host to go through (``ProxyJump``): a name, or ``user@address[:port]``.
+        tags: words that ``--host tag:WORD`` finds it by; see groups.py.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Host:
     services: tuple[str, ...] = ()
     keep: int | None = None
     verify_every: int | None = None
+    tags: tuple[str, ...] = ()
 
     @property
     def key_name(self) -> str:
@@ -67,9 +69,12 @@ _PATHS = ("identity_file", "known_hosts", "console_log")
 _LISTS = {
     "power": "a list of strings: the command and its arguments",
     "services": "a list of strings: names of systemd units",
+    "tags": "a list of words: letters, digits, . _ -",
 }
 _COUNTS = {"keep": 2, "verify_every": 0}
 """The keys that are numbers, and the least of each."""
+_TABLES = ("hosts", "groups")
+_WORD = re.compile(r"[A-Za-z0-9][\w.-]*")
 _KEYS = [field.name for field in dataclasses.fields(Host) if field.name != "name"]
 _ADDRESS = re.compile(
     r"(?:(?P<user>[^@\s]+)@)?(?:\[(?P<six>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^@:\s\[\]]+))"
@@ -160,6 +165,39 @@ def read_inventory(path: Path) -> dict[str, tuple[Host, frozenset[str]]]:
     Raises:
         UserError: not TOML, an unknown key, or a value of a wrong type.
     """
+    hosts = _tables(path).get("hosts", {})
+    if not isinstance(hosts, dict):
+        raise UserError(
+            f"{path}: 'hosts' must be a table", hint='write [hosts.NAME], address = "..."'
+        )
+    return {name: _from_table(path, name, table) for name, table in hosts.items()}
+
+
+def read_groups(path: Path) -> dict[str, tuple[str, ...]]:
+    """Return the groups of an inventory file: what each consists of, as it is written.
+
+    ::
+
+        [groups]
+        desk = ["desk-vim3", "tag:bench"]
+
+    Raises:
+        UserError: not TOML, or a value of a wrong type.
+    """
+    groups = _tables(path).get("groups", {})
+    if not isinstance(groups, dict):
+        raise UserError(f"{path}: 'groups' must be a table", hint='write [groups], NAME = ["HOST"]')
+    for name, words in groups.items():
+        if not _WORD.fullmatch(name):
+            raise UserError(f"{path}: {name!r} is no name for a group: letters, digits, . _ -")
+        if not (isinstance(words, list) and all(isinstance(word, str) and word for word in words)):
+            raise UserError(
+                f"{path}: [groups]: {name} is {words!r}, expected a list of hosts, tag:T and group:G"
+            )
+    return {name: tuple(words) for name, words in groups.items()}
+
+
+def _tables(path: Path) -> dict[str, Any]:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -169,14 +207,9 @@ def read_inventory(path: Path) -> dict[str, tuple[Host, frozenset[str]]]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid TOML: {error}") from error
     for key in data:
-        if key != "hosts":
-            raise UserError(f"{path}: unknown key {key!r}{nearest(key, ['hosts'])}")
-    hosts = data.get("hosts", {})
-    if not isinstance(hosts, dict):
-        raise UserError(
-            f"{path}: 'hosts' must be a table", hint='write [hosts.NAME], address = "..."'
-        )
-    return {name: _from_table(path, name, table) for name, table in hosts.items()}
+        if key not in _TABLES:
+            raise UserError(f"{path}: unknown key {key!r}{nearest(key, list(_TABLES))}")
+    return data
 
 
 def _from_table(path: Path, name: str, table: Any) -> tuple[Host, frozenset[str]]:
@@ -192,6 +225,8 @@ def _from_table(path: Path, name: str, table: Any) -> tuple[Host, frozenset[str]
             wanted = "a port number"
         elif key in _LISTS:
             right = isinstance(value, list) and all(isinstance(word, str) for word in value)
+            if right and key == "tags":
+                right = all(_WORD.fullmatch(word) for word in value)
             wanted = _LISTS[key]
         elif key in _COUNTS:
             least = _COUNTS[key]

@@ -439,7 +439,7 @@ class _KnownHosts:
 
     def _ask(self, shown: str) -> None:
         host = self._host
-        if not sys.stdin.isatty():
+        if not _can_ask():
             raise UserError(
                 f"the host key of {host.name} ({host.address}:{host.port}) is not known yet: {shown}",
                 hint="compare the fingerprint with `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` "
@@ -462,6 +462,11 @@ class _KnownHosts:
             handle = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             with os.fdopen(handle, "a") as file:
                 file.write(separator + line)
+
+
+def _can_ask() -> bool:
+    """Whether somebody may be asked: at a terminal, and not by one of many connections at once."""
+    return sys.stdin.isatty() and threading.current_thread() is threading.main_thread()
 
 
 def _lines(file: Path) -> list[str]:
@@ -538,7 +543,7 @@ def _read_key(file: Path) -> paramiko.PKey:
         try:
             return paramiko.PKey.from_path(file)
         except (paramiko.PasswordRequiredException, TypeError):
-            if not sys.stdin.isatty():
+            if not _can_ask():
                 raise UserError(
                     f"the key {file} has a passphrase and there is no terminal to ask on",
                     hint=f"ssh-add {file}",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def ask_downgrade(what: str) -> None:
         f"{what}; nothing was changed",
         hint="--allow-downgrade if you mean it; rollback needs no flag",
     )
-    if not sys.stdin.isatty():
+    if not sys.stdin.isatty() or threading.current_thread() is not threading.main_thread():
         raise refusal
     sys.stderr.write(f"{what}. Go on? [y/N] ")
     sys.stderr.flush()

@@ -26,6 +26,7 @@ from images.bundle import Bundle, Manifest, with_required_options
 from . import health, slots, state, trial
 from . import plan as planning
 from .plan import Confirm, Discard, Facts, Plan, Send, Try
+from .shared import Shared
 from .transfer import (
     Agent,
     BoardRefusedError,
@@ -121,6 +122,7 @@ class Target:
         reboot: command that reboots the board, run there.
         additions: code added to modules of the agent, by their names; for the power-cut test, which
             deploys with agents that are broken on purpose.
+        shared: streams that were made for other boards; None: this is the only one.
     """
 
     host: Host
@@ -131,6 +133,7 @@ class Target:
     root: str = ""
     reboot: tuple[str, ...] = ("systemctl", "reboot")
     additions: Mapping[str, str] = field(default_factory=dict)
+    shared: Shared | None = None
 
 
 def deploy(
@@ -176,7 +179,7 @@ def deploy(
             facts = agent.open(bundle.generation, fat_mount=fat_mount, lock=False)
         result = planned(target, agent, facts, bundle, board, fat_mount)
         assert result.plan
-        if result.plan.send:
+        if result.plan.send and target.shared is None:  # a fleet's was checked once
             bundles.check(bundle)
         if dry_run:
             return result
@@ -252,7 +255,11 @@ def session(target: Target, *, accept_new_key: bool | None = None) -> Iterator[A
     with (
         connect(target.host, timeout_s=_CONNECT_S, accept_new_key=accept) as connection,
         Agent(
-            connection, root=target.root, timeout_s=_ANSWER_S, additions=target.additions
+            connection,
+            root=target.root,
+            timeout_s=_ANSWER_S,
+            additions=target.additions,
+            shared=target.shared,
         ) as agent,
     ):
         yield agent

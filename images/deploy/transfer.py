@@ -18,7 +18,7 @@ import socket
 import struct
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from images.bundle import Bundle, Manifest
 from . import slots
 from .onboard import frames
 from .plan import Facts, Send
+from .shared import Shared, Sink
 
 ONBOARD_MODULES = (
     "frames",
@@ -88,17 +89,21 @@ class Agent:
         root: str,
         timeout_s: float,
         additions: Mapping[str, str] | None = None,
+        shared: Shared | None = None,
     ) -> None:
         """Start the agent; it is read and compiled over there while this side goes on.
 
         Args:
             root: prefix of all paths on the board; for the tests.
             additions: see ``Target.additions``.
+            shared: see ``Target.shared``.
         """
         self.connection = connection
         self._root = root
         self._timeout_s = timeout_s
-        self._far = _is_far(connection)
+        self._shared = shared
+        # What is sent to many boards shares one way out of this machine, and is compressed only once.
+        self._far = shared is not None or _is_far(connection)
         self._process: Process = connection.start([*PYTHON, START])
         folder = slots.ONBOARD_DIR
         added = additions or {}
@@ -200,18 +205,17 @@ class Agent:
             **_signature(bundle),
         }
         indexes = list(step.indexes)
-        folder = str(bundle.path)
         for _ in range(3):
-            stream = _Stream(self._process, self.codecs, self._far, progress)
+            stream = _Stream(self._process.write, self.codecs, self._far, progress)
             try:
                 self._process.write(json.dumps(request).encode() + b"\n")
                 stream.data(fresh)
                 stream.end()
-                for index in indexes:
-                    entry = bundle.manifest.files[index]
-                    stream.file(index, f"{folder}/{entry.path}", entry.size_bytes)
-                stream.end()
-                stream.flush()
+                if self._shared:
+                    stream.flush()
+                    self._send_shared(self._shared, bundle, indexes, stream)
+                else:
+                    _send_files(stream, bundle, indexes)
             except ConnectionLostError:
                 self._answer(5)  # if the agent gave up (a full disk, a damaged file), it says why
                 raise
@@ -228,6 +232,19 @@ class Agent:
             # The board has lost files since it was asked (or they are damaged): send these too.
             request["send"] = frames.ranges(indexes)
         raise BoardRefusedError(f"the board keeps asking for {len(indexes)} files of the bundle")
+
+    def _send_shared(
+        self, shared: Shared, bundle: Bundle, indexes: list[int], stream: _Stream
+    ) -> None:
+        def make(sink: Sink) -> None:
+            _send_files(_Stream(sink, codecs, True, Progress()), bundle, indexes)
+
+        codecs = self.codecs
+        key = (bundle.generation, str(bundle.path), codecs, tuple(indexes))
+        for piece in shared.pieces(key, make):
+            stream.ready_made(piece)
+        for index in indexes:
+            stream.progress.add(bundle.manifest.files[index].size_bytes)
 
     def _write(self, data: bytes) -> None:
         try:
@@ -287,10 +304,14 @@ class _Stream:
     """Writes frames, gathered into large writes."""
 
     def __init__(
-        self, process: Process, codecs: tuple[str, ...], far: bool, progress: Progress
+        self,
+        sink: Callable[[memoryview], object],
+        codecs: tuple[str, ...],
+        far: bool,
+        progress: Progress,
     ) -> None:
-        self._process = process
-        self._progress = progress
+        self._sink = sink
+        self.progress = progress
         self._codecs = codecs
         self._codec: frames.Zstd | frames.Zlib | None = None
         self._compress = far
@@ -333,7 +354,12 @@ class _Stream:
                 left -= len(chunk)
         finally:
             os.close(handle)
-        self._progress.add(size_bytes)
+        self.progress.add(size_bytes)
+
+    def ready_made(self, content: bytes) -> None:
+        """Send frames that were made before."""
+        self._sink(memoryview(content))
+        self.wire_bytes += len(content)
 
     def end(self) -> None:
         """Write the end mark."""
@@ -342,7 +368,7 @@ class _Stream:
     def flush(self) -> None:
         """Send what is gathered."""
         if self._pending:
-            self._process.write(memoryview(self._pending))
+            self._sink(memoryview(self._pending))
             self.wire_bytes += len(self._pending)
             self._pending = bytearray()
             elapsed_s = time.monotonic() - self._started
@@ -357,6 +383,15 @@ class _Stream:
         self._pending += payload
         if len(self._pending) >= _WRITE_BYTES:
             self.flush()
+
+
+def _send_files(stream: _Stream, bundle: Bundle, indexes: list[int]) -> None:
+    folder = str(bundle.path)
+    for index in indexes:
+        entry = bundle.manifest.files[index]
+        stream.file(index, f"{folder}/{entry.path}", entry.size_bytes)
+    stream.end()
+    stream.flush()
 
 
 def line_difference(base: bytes, content: bytes) -> tuple[list[list[int]], bytes]:

@@ -1,0 +1,355 @@
+# SPDX-License-Identifier: MIT
+"""Deployments to many boards: waves, a canary first, a gate between them, and a run that can be resumed.
+
+What to start next is decided in waves.py; each board goes through the very ``deploy`` that a single one
+does, in a thread of its own. What has become of each is written to a file of the run as soon as it is
+known, so that a run that was interrupted, or killed, goes on where it was when it is typed again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from bsp.base import progress
+from bsp.base.cache import state_dir, write_atomically
+from bsp.base.errors import BspError, InfrastructureError, UserError
+from bsp.base.live import LiveTable
+
+from .waves import Rules, Wave, decide_next, plan_waves
+
+FORMAT = 1
+GOOD = ("confirmed", "unchanged", "planned")
+_INTERRUPTED = 130
+
+
+class HostRecord(msgspec.Struct, omit_defaults=True):
+    """What became of one board.
+
+    Attributes:
+        generation: what it is to run.
+        outcome: waiting | running | confirmed | unchanged | planned | rolled-back | unknown | failed |
+            interrupted.
+        document: the JSON of its deployment, where that came to an end.
+    """
+
+    generation: str
+    outcome: str = "waiting"
+    wave: str = ""
+    exit_code: int = 0
+    problem: str = ""
+    hint: str = ""
+    seconds: float = 0.0
+    document: dict[str, Any] = {}
+
+    @property
+    def well(self) -> bool:
+        """Whether the board runs what it is to run."""
+        return self.outcome in GOOD
+
+
+class Run(msgspec.Struct, kw_only=True):
+    """The file of a run.
+
+    Attributes:
+        id: a hash over the boards and what each is to run: the same command finds the same run.
+        started: seconds since 1970.
+        ended: whether it came to its end; a run that did is not resumed.
+        stopped: why boards were left out.
+    """
+
+    format: int = FORMAT
+    id: str
+    started: float
+    ended: bool = False
+    stopped: str = ""
+    hosts: dict[str, HostRecord]
+
+    @property
+    def file(self) -> Path:
+        """Where it is kept."""
+        return state_dir() / "fleets" / f"{self.id}.json"
+
+    def save(self) -> None:
+        """Write it, whole or not at all."""
+        write_atomically(self.file, msgspec.json.format(msgspec.json.encode(self), indent=1))
+
+
+class Outcome(Protocol):
+    """What a deployment to one board returns; ``Result`` in deploy.py is one."""
+
+    outcome: str
+    problem: str
+    hint: str
+
+    @property
+    def exit_code(self) -> int:
+        """0, or the code of the error that this is."""
+
+    def document(self) -> dict[str, Any]:
+        """The result as JSON."""
+
+
+@dataclass
+class Report:
+    """What became of a fleet; ``exit_code`` is the worst of its boards'."""
+
+    run: Run
+    waves: tuple[Wave, ...]
+    seconds: float = 0.0
+    interrupted: bool = False
+    resumed: tuple[str, ...] = field(default=())
+
+    @property
+    def exit_code(self) -> int:
+        """The worst exit code of all boards; 130 after Ctrl-C."""
+        if self.interrupted:
+            return _INTERRUPTED
+        return max((record.exit_code for record in self.run.hosts.values()), default=0)
+
+    def counts(self) -> dict[str, int]:
+        """How many boards had each outcome."""
+        found: dict[str, int] = {}
+        for record in self.run.hosts.values():
+            found[record.outcome] = found.get(record.outcome, 0) + 1
+        return dict(sorted(found.items()))
+
+    def document(self) -> dict[str, Any]:
+        """The report as JSON."""
+        hosts = [
+            {
+                **record.document,
+                "host": name,
+                "to": record.generation,
+                "wave": record.wave,
+                "outcome": record.outcome,
+                "exit_code": record.exit_code,
+                "problem": record.problem,
+                "hint": record.hint,
+                "seconds": round(record.seconds, 3),
+            }
+            for name, record in self.run.hosts.items()
+        ]
+        return {
+            "run": self.run.id,
+            "file": str(self.run.file),
+            "exit_code": self.exit_code,
+            "outcomes": self.counts(),
+            "stopped": self.run.stopped,
+            "interrupted": self.interrupted,
+            "resumed": list(self.resumed),
+            "waves": [{"name": wave.name, "hosts": list(wave.hosts)} for wave in self.waves],
+            "seconds": round(self.seconds, 3),
+            "bytes_on_wire": sum(int(each.get("bytes_on_wire", 0)) for each in hosts),
+            "hosts": hosts,
+        }
+
+
+def deploy_fleet(
+    wanted: Mapping[str, str],
+    deploy_one: Callable[[str], Outcome],
+    rules: Rules,
+    *,
+    fresh: bool = False,
+    keep: bool = True,
+) -> Report:
+    """Deploy to many boards.
+
+    Args:
+        wanted: name of each board -> the generation that it is to run; in the order of the waves.
+        deploy_one: deploys to the board of that name; called in a thread of its own.
+        fresh: begin anew even if such a run was interrupted.
+        keep: write the run's file; not for ``--dry-run``.
+
+    Raises:
+        UserError: the same run is going on already.
+    """
+    run = Run(
+        id=run_id(wanted),
+        started=time.time(),
+        hosts={name: HostRecord(generation) for name, generation in wanted.items()},
+    )
+    with _alone(run) if keep else contextlib.nullcontext():
+        before = None if fresh or not keep else _interrupted_run(run)
+        done = [name for name, record in before.hosts.items() if record.well] if before else []
+        waves = plan_waves(tuple(wanted), rules, done=done)
+        if before:
+            progress.say(
+                f"going on with a run that was interrupted: {len(done)} of {len(wanted)} were done "
+                "and are only looked at again"
+            )
+        return _Runner(run, waves, deploy_one, rules, keep=keep).run_all(tuple(done))
+
+
+def run_id(wanted: Mapping[str, str]) -> str:
+    """The name of the run that brings these generations onto these boards."""
+    lines = "".join(f"{name} {generation}\n" for name, generation in sorted(wanted.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()[:12]
+
+
+class _Runner:
+    """Runs the waves; only the thread that calls ``run_all`` changes the record."""
+
+    def __init__(
+        self,
+        run: Run,
+        waves: tuple[Wave, ...],
+        deploy_one: Callable[[str], Outcome],
+        rules: Rules,
+        *,
+        keep: bool,
+    ) -> None:
+        self._run = run
+        self._waves = waves
+        self._deploy_one = deploy_one
+        self._rules = rules
+        self._keep = keep
+        self._ended: dict[str, bool] = {}
+        self._running: set[str] = set()
+        self._news: queue.SimpleQueue[tuple[str, HostRecord]] = queue.SimpleQueue()
+        self._table = LiveTable(self._summary)
+        for wave in waves:
+            for name in wave.hosts:
+                run.hosts[name].wave = wave.name
+
+    def run_all(self, resumed: tuple[str, ...]) -> Report:
+        report = Report(self._run, self._waves, resumed=resumed)
+        began = time.monotonic()
+        self._save()
+        with self._table:
+            try:
+                self._go()
+                self._run.ended = not self._run.stopped
+            except KeyboardInterrupt:
+                report.interrupted = True
+                self._wait_for_those_under_way()
+        for name in self._running:
+            self._run.hosts[name].outcome = "interrupted"
+        report.seconds = time.monotonic() - began
+        self._save()
+        return report
+
+    def _go(self) -> None:
+        while True:
+            following = decide_next(self._waves, self._ended, self._running, self._rules)
+            if following.stopped and not self._run.stopped:
+                self._run.stopped = following.stopped
+                self._table.say(f"no further board is started: {following.stopped}")
+            for name in following.start:
+                self._start(name)
+            if not self._running:
+                return
+            self._take(self._news.get())
+
+    def _wait_for_those_under_way(self) -> None:
+        """Ctrl-C starts nothing more; a second one leaves those that are under way as they are."""
+        if self._running:
+            self._table.say(
+                f"interrupted: waiting for {len(self._running)} under way; Ctrl-C again leaves them: "
+                "what was not confirmed goes back at its next reset"
+            )
+        with contextlib.suppress(KeyboardInterrupt):
+            while self._running:
+                self._take(self._news.get())
+
+    def _start(self, name: str) -> None:
+        self._running.add(name)
+        self._run.hosts[name].outcome = "running"
+        self._table.show(name, "connecting")
+        threading.Thread(target=self._work, args=(name,), daemon=True).start()
+
+    def _work(self, name: str) -> None:
+        record = self._run.hosts[name]
+        began = time.monotonic()
+        made = HostRecord(record.generation, "failed", record.wave)
+        try:
+            with progress.heard_by(lambda text: self._table.show(name, text)):
+                result = self._deploy_one(name)
+            made.outcome, made.exit_code = result.outcome, result.exit_code
+            made.problem, made.hint, made.document = result.problem, result.hint, result.document()
+        except BspError as error:
+            made.exit_code, made.problem, made.hint = error.exit_code, error.message, error.hint
+        except Exception as error:  # a fault of ours must not take the other boards with it
+            made.exit_code = InfrastructureError.exit_code
+            made.problem = f"{type(error).__name__}: {error}"
+            made.hint = f"the same for this board alone, with NPU_BSP_DEBUG=1, shows where: {name}"
+        made.seconds = time.monotonic() - began
+        self._news.put((name, made))
+
+    def _take(self, news: tuple[str, HostRecord]) -> None:
+        name, record = news
+        self._run.hosts[name] = record
+        self._ended[name] = record.well
+        self._running.discard(name)
+        self._save()
+        why = f": {record.problem.splitlines()[0]}" if record.problem else ""
+        count = f"[{len(self._ended)}/{len(self._run.hosts)}]"
+        self._table.end(
+            name, f"{count} {name} ({record.wave}): {record.outcome}, {record.seconds:.1f} s{why}"
+        )
+
+    def _save(self) -> None:
+        if self._keep:
+            self._run.save()
+
+    def _summary(self) -> str:
+        bad = sum(not well for well in self._ended.values())
+        waiting = len(self._run.hosts) - len(self._ended) - len(self._running)
+        well, running = len(self._ended) - bad, len(self._running)
+        return f"{well} well, {bad} failed, {running} under way, {waiting} waiting"
+
+
+def over_all(
+    names: Sequence[str], ask: Callable[[str], dict[str, Any]], *, jobs: int
+) -> dict[str, dict[str, Any]]:
+    """Ask many boards the same, side by side; who cannot answer has ``error`` and ``hint`` instead."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def one(name: str) -> dict[str, Any]:
+        try:
+            with progress.heard_by(lambda _: None):
+                return ask(name)
+        except BspError as error:
+            return {
+                "host": name,
+                "error": error.message,
+                "hint": error.hint,
+                "exit_code": error.exit_code,
+            }
+
+    with ThreadPoolExecutor(max(min(jobs, len(names)), 1)) as pool:
+        return dict(zip(names, pool.map(one, names), strict=True))
+
+
+def _interrupted_run(run: Run) -> Run | None:
+    """The record of the same run, if it did not come to its end."""
+    try:
+        found = msgspec.json.decode(run.file.read_bytes(), type=Run)
+    except (OSError, msgspec.DecodeError):
+        return None
+    return found if found.format == FORMAT and not found.ended else None
+
+
+@contextlib.contextmanager
+def _alone(run: Run) -> Iterator[None]:
+    path = run.file.with_suffix(".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                "the same generations are being deployed to the same boards already",
+                hint=f"wait for that run to end; {run.file} shows how far it is",
+            ) from None
+        yield

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: MIT
+"""``--host`` with several boards, as it is typed: deploy, status and doctor over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bsp.base.errors import UserError
+from bsp.base.output import table
+from bsp.base.progress import step
+from bsp.board.groups import resolve_all
+from bsp.board.inventory import Host
+from bsp.profile import load_board
+from images import bundle as bundles
+from images import sign
+from images.bundle import Bundle
+
+from .command import ask_downgrade
+from .deploy import Result, Target, deploy, status
+from .fleet import GOOD, Report, deploy_fleet, over_all
+from .shared import Shared
+from .waves import Rules, plan_waves
+
+JOBS = 16
+
+
+def deploy_to_all(
+    text: str,
+    *,
+    rules: Rules,
+    bundle: str = "",
+    board: str = "",
+    kernel: str = "",
+    dtb: str = "",
+    timeout_s: float = 180,
+    accept_new_key: bool = False,
+    allow_downgrade: bool = False,
+    fresh: bool = False,
+    dry_run: bool = False,
+) -> Report:
+    """Deploy to all boards that ``--host TEXT`` means.
+
+    Raises:
+        UserError: a host is not known, it is not known which board one is, or the bundle is broken.
+    """
+    if bundle and (kernel or dtb):
+        raise UserError(
+            "--bundle brings its own kernel and DTB",
+            hint="leave --kernel and --dtb out, or leave --bundle out",
+        )
+    if timeout_s <= 0:
+        raise UserError(f"--timeout is {timeout_s:g}, expected seconds above 0")
+    hosts = resolve_all(text)
+    wanted = _bundles(hosts, bundle=bundle, board=board, kernel=kernel, dtb=dtb)
+    shared = Shared()
+    targets = {
+        host.name: Target(
+            host, timeout_s=timeout_s, accept_new_key=accept_new_key, shared=shared
+        )
+        for host in hosts
+    }  # fmt: skip
+    return deploy_bundles(
+        targets,
+        wanted,
+        rules=rules,
+        fresh=fresh,
+        dry_run=dry_run,
+        on_downgrade=None if allow_downgrade else ask_downgrade,
+    )
+
+
+def deploy_bundles(
+    targets: dict[str, Target],
+    wanted: dict[str, Bundle],
+    *,
+    rules: Rules,
+    fresh: bool = False,
+    dry_run: bool = False,
+    on_downgrade: Callable[[str], None] | None = None,
+) -> Report:
+    """Deploy to each target its bundle; see ``deploy_fleet``."""
+
+    def one(name: str) -> Result:
+        return deploy(
+            targets[name],
+            bundle=wanted[name],
+            board=None,
+            dry_run=dry_run,
+            on_downgrade=on_downgrade,
+        )
+
+    generations = {name: wanted[name].generation for name in targets}
+    return deploy_fleet(generations, one, rules, fresh=fresh, keep=not dry_run)
+
+
+def _bundles(
+    hosts: Sequence[Host], *, bundle: str, board: str, kernel: str, dtb: str
+) -> dict[str, Bundle]:
+    """The bundle of each host, by its name: the one that is given, or one for each kind of board."""
+    if bundle:
+        given = bundles.load(Path(bundle))
+        sign.check_signature(given)
+        bundles.check(given)
+        with step("Reading the bundle"):
+            sign.check_content(given)
+        return {host.name: given for host in hosts}
+    kinds = {host.name: board or host.board for host in hosts}
+    unsaid = [name for name, kind in kinds.items() if not kind]
+    if unsaid:
+        raise UserError(
+            f"it is not said which board these are: {', '.join(unsaid)}",
+            hint='board = "..." in their entries of the inventory; or --board, or --bundle',
+        )
+    from images.assemble import bundle_for  # late: a given bundle needs none of this
+
+    made: dict[str, Bundle] = {}
+    for kind in dict.fromkeys(each for each in kinds.values() if each):
+        made[kind] = bundle_for(
+            load_board(kind), kernel=kernel or None, dtb=Path(dtb) if dtb else None
+        )
+        bundles.check(made[kind])
+    return {name: made[kind] for name, kind in kinds.items() if kind}
+
+
+def status_of_all(text: str, *, accept_new_key: bool, jobs: int = JOBS) -> list[dict[str, Any]]:
+    """``status`` of all boards; who cannot answer has ``error``."""
+    hosts = {host.name: host for host in resolve_all(text)}
+    found = over_all(
+        list(hosts),
+        lambda name: status(Target(hosts[name], accept_new_key=accept_new_key)),
+        jobs=jobs,
+    )
+    return list(found.values())
+
+
+def doctor_of_all(
+    text: str, examine: Callable[[Host], dict[str, Any]], *, jobs: int = JOBS
+) -> list[dict[str, Any]]:
+    """``doctor`` of all boards; who cannot answer has ``error``."""
+    hosts = {host.name: host for host in resolve_all(text)}
+    found = over_all(
+        list(hosts), lambda name: {**examine(hosts[name]), "host": name}, jobs=jobs
+    )  # fmt: skip
+    return list(found.values())
+
+
+def worst(found: Sequence[dict[str, Any]], broken: str = "") -> int:
+    """The worst exit code of what many boards answered; ``broken``: the key that says what is wrong."""
+    codes = [int(each.get("exit_code", 0)) for each in found]
+    return max([*codes, *(4 for each in found if broken and each.get(broken))], default=0)
+
+
+def report_text(report: Report) -> str:
+    """The report as a table, what went wrong below it."""
+    rows = [
+        [
+            name,
+            record.wave,
+            record.outcome,
+            f"{record.seconds:.1f}",
+            f"{record.document.get('bytes_on_wire', 0) / 1e6:.2f}",
+            record.problem.partition("\n")[0],
+        ]
+        for name, record in report.run.hosts.items()
+    ]
+    lines = [table(["host", "wave", "outcome", "s", "MB sent", "problem"], rows, width=110), ""]
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in report.counts().items())
+    lines.append(f"{len(rows)} boards in {report.seconds:.0f} s: {counts}")
+    if report.run.stopped:
+        lines.append(f"stopped: {report.run.stopped}")
+    hints = {each.hint: None for each in report.run.hosts.values() if each.hint}
+    lines += [f"hint: {hint}" for hint in hints]
+    if any(record.outcome not in GOOD for record in report.run.hosts.values()):
+        lines.append("the same command again goes on with those that are not done")
+    return "\n".join(lines)
+
+
+def plans_text(report: Report, rules: Rules) -> str:
+    """What ``--dry-run`` says: the waves, and the plan of each board."""
+    lines = [
+        f"{wave.name}: {', '.join(wave.hosts)}"
+        for wave in plan_waves(tuple(report.run.hosts), rules)
+    ]
+    for name, record in report.run.hosts.items():
+        steps = record.document.get("plan", [])
+        what = "; ".join(steps) if steps else "nothing to do"
+        lines.append(f"{name}: {record.problem or what}")
+    return "\n".join(lines)
+
+
+def status_text(found: Sequence[dict[str, Any]]) -> str:
+    """The status of many boards, one a line."""
+    rows = []
+    for each in found:
+        if "error" in each:
+            rows.append([each["host"], "", "", "", each["error"]])
+            continue
+        damaged = [name for name, paths in each["generations"].items() if paths]
+        notes = [
+            "" if each["confirmed"] else "not confirmed",
+            f"damaged: {', '.join(damaged)}" if damaged else "",
+            "device tree is not the one sent" if each["running_dtb_matches"] is False else "",
+        ]
+        rows.append(
+            [
+                each["host"],
+                each["board"] or "?",
+                each["running"] or "none",
+                each["kernel"],
+                "; ".join(note for note in notes if note) or "good",
+            ]
+        )
+    return table(["host", "board", "running", "kernel", "state"], rows, width=110)
+
+
+def doctor_text(found: Sequence[dict[str, Any]]) -> str:
+    """What doctor found on many boards, one a line."""
+    rows = []
+    for each in found:
+        broken = next(
+            (check for check in each.get("checks", ()) if check["name"] == each["first_broken"]),
+            None,
+        )
+        what = each.get("error") or (
+            f"{broken['found']}; next: {broken['next']}" if broken else "the NPU works"
+        )
+        rows.append([each["host"], str(each.get("first_broken") or ""), what])
+    return table(["host", "first broken", ""], rows, width=110)
