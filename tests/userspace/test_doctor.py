@@ -2,6 +2,7 @@
 """The doctor on what a virtual board really said, healthy and with faults put in.
 
 ``doctor/*.txt`` were captured on virtual-a311d; its device tree, mostly the same, is in ``fdt.txt``.
+(The section ``mesa`` came later: what was in Python's answer then was moved there.)
 Where a fault cannot be had there (a vendor's driver, a SoC with clocks), sections of a captured text are
 replaced: a stand-in, and named so.
 """
@@ -20,7 +21,13 @@ import pytest
 from bsp.base.errors import InfrastructureError
 from bsp.profile import Board, load_board, load_soc, npu_of
 from userspace.npu.doctor import checks, doctor
-from userspace.npu.doctor.facts import parse_config, parse_facts, parse_genpd, script
+from userspace.npu.doctor.facts import (
+    parse_config,
+    parse_facts,
+    parse_genpd,
+    script,
+    without_unused,
+)
 
 CAPTURED = Path(__file__).parent / "doctor"
 FDT = (CAPTURED / "fdt.txt").read_text()
@@ -242,6 +249,24 @@ def test_parsers() -> None:
     assert parse_genpd(rows) == {"38500000.npu": ("mlmix", "on")}
     with pytest.raises(InfrastructureError, match="cut short"):
         parse_facts("@@section machine\naarch64\n")
+
+
+def test_only_what_the_board_runs_of_the_runner_is_sent() -> None:
+    source = (
+        "import base64\nimport os, sys\nfrom pathlib import Path\nHERE, LIMIT = Path('.'), 5\nOTHER = 1\n"
+        "def used(): return helper(LIMIT)\ndef helper(x): return os.path.join(str(HERE), str(x))\n"
+        "def unused(): return base64, sys\n"
+    )
+    kept = without_unused(source, {"used"})
+    assert kept.splitlines()[:3] == [
+        "import os",
+        "from pathlib import Path",
+        "HERE, LIMIT = (Path('.'), 5)",
+    ]
+    assert not any(word in kept for word in ("base64", "import sys", "unused", "OTHER"))
+    names: dict[str, Any] = {}
+    exec(kept, names)
+    assert names["used"]() == "./5"
 
 
 def test_the_script_here_and_nobody_opens_a_node_without_cores(tmp_path: Path) -> None:

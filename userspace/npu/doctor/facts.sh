@@ -113,9 +113,14 @@ section manifest
 grep -m 1 '"python"' "$payload/manifest.json" 2>/dev/null
 grep -A 1 '"name": "mesa-teflon-delegate"' "$payload/manifest.json" 2>/dev/null
 section libraries
+delegate=
 for library in "$payload/lib/libteflon.so" /usr/lib/teflon/libteflon.so; do
-    [ -f "$library" ] && echo "$library"
+    [ -f "$library" ] && echo "$library" && delegate=${delegate:-$library}
 done
+section mesa
+# PACKAGE_VERSION, a string of its own in the library.
+[ -n "$delegate" ] && grep -z -a -o -x -m 1 -E '[0-9]{2}\.[0-9]+\.[0-9]+[-+~.[:alnum:]]{0,24}' "$delegate" |
+    tr '\0' '\n'
 section payload
 [ -f "$payload/bin/runner.py" ] && echo "$payload"
 section generation

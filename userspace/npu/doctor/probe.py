@@ -2,10 +2,13 @@
 """Runs on a board, sent by doctor: what only Python can ask. Standard library; needs no payload.
 
 Prints one JSON line: Python's version, the NPU's device nodes and the cores behind them, which TFLite
-runtime can be imported, Mesa's version in the delegate, and what one convolution on the NPU came to.
+runtime can be imported, and what one convolution on the NPU came to.
 ``doctor`` puts ``RUNNER`` (source of runner.py), ``MODEL`` (base64 of a .tflite file), ``PAYLOAD`` and
 ``OPEN_NODE`` before it. Delegates and device nodes are only touched in child processes: Linux 6.12's
 etnaviv ends a process that opens a node without cores.
+
+It is what a visit waits for, so it does little: ``RUNNER`` has only what is called here, Python is started
+without ``site``, and ends without taking anything down.
 """
 
 from __future__ import annotations
@@ -13,7 +16,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import re
 import sys
 import types
 from pathlib import Path
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     OPEN_NODE = True
 
 LIMIT_S = 20.0
-MESA_VERSION = re.compile(rb"\0(\d{2}\.\d+\.\d+[^\0]{0,24})\0")
 
 
 def load_runner() -> Any:
@@ -50,12 +51,6 @@ def load_runtime(runner: Any) -> tuple[Any, str]:
         return module, name
     runner.load_runtime()  # says why not
     raise AssertionError
-
-
-def mesa_version(library: str) -> str | None:
-    """Return the Mesa version that a library carries (PACKAGE_VERSION in its strings)."""
-    found = MESA_VERSION.search(Path(library).read_bytes())
-    return found.group(1).decode(errors="replace") if found else None
 
 
 def convolve(module: Any, library: str) -> dict[str, Any]:
@@ -93,9 +88,11 @@ def main() -> dict[str, Any]:
     places = (PAYLOAD + "/lib/libteflon.so", "/usr/lib/teflon/libteflon.so")
     library = next((place for place in places if Path(place).is_file()), None)
     found["library"] = library
-    if library:
-        found["mesa"] = mesa_version(library)
     try:
+        if not runner.IS_PAYLOAD:
+            import site
+
+            site.main()  # packages may be where the distribution or pip has put them
         runner.use_payload()
         module, found["runtime"] = load_runtime(runner)
     except Exception as error:
@@ -115,3 +112,5 @@ def main() -> dict[str, Any]:
 
 if __name__ == "__main__":
     sys.stdout.write("@@json " + json.dumps(main()) + "\n")
+    sys.stdout.flush()
+    os._exit(0)

@@ -74,7 +74,7 @@ def mesa(patient: Patient) -> Outcome:
     facts = patient.facts
     since = patient.npu.mesa_since if patient.npu else None
     expected = f"Mesa {since} or later" if since else "a Mesa that knows the NPU"
-    found = (facts.python or {}).get("mesa")
+    found: str | None = facts.mesa
     if not found and facts.libraries and "/usr/lib" not in facts.libraries[0]:
         found = facts.payload_mesa
     if not found:
