@@ -39,8 +39,9 @@ GENERATION_DIGITS = 12
 DTB_MAX_BYTES = 2 << 20
 """The kernel's Documentation/arch/arm64/booting.rst, section 2."""
 
-# Kernel options that every generation has: without them a trial that panics would stay down.
-_REQUIRED_OPTIONS = {"panic": "10"}
+# Options that every generation has: without them a kernel that panics, or hangs on a board with a
+# watchdog, would stay down. The second is systemd's, which opens the watchdog once there is one.
+_REQUIRED_OPTIONS = {"panic": "10", "systemd.watchdog_sec": "60"}
 # Not listed: the manifest itself, and what is said of it.
 _ABOUT = ("manifest.json", "manifest.json.sig")
 _BOOT_PARTS = ("boot/kernel", "boot/initrd", "boot/board.dtb")

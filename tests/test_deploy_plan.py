@@ -364,5 +364,8 @@ def test_the_same_inputs_give_the_same_bundle(tmp_path: Path) -> None:
     assert one.generation == other.generation
     manifests = [(bundle.path / "manifest.json").read_bytes() for bundle in (one, other)]
     assert manifests[0] == manifests[1]
-    assert one.manifest.cmdline == "console=ttyAMA0 root=LABEL=npu-root panic=10"
+    assert (
+        one.manifest.cmdline
+        == "console=ttyAMA0 root=LABEL=npu-root panic=10 systemd.watchdog_sec=60"
+    )
     assert make_bundle(tmp_path / "third", kernel=b"other").generation != one.generation

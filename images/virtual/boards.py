@@ -40,6 +40,7 @@ def up(
     disk: Path | None = None,
     identity: Path | None = None,
     extra_disk: str | None = None,
+    watchdog: bool = False,
     timeout_s: float = UP_TIMEOUT_S,
 ) -> dict[str, Any]:
     """Start a virtual board and wait until it answers over SSH; if it runs already, say so.
@@ -54,6 +55,7 @@ def up(
             that is made for it.
         identity: private key that logs in to ``disk`` (default: the one of its description).
         extra_disk: a second disk, ``FILE`` or ``FILE:SIZE``; the board writes to the file itself.
+        watchdog: give the board a hardware watchdog that resets it.
         timeout_s: how long starting may take, without building the disk.
 
     Returns:
@@ -73,6 +75,11 @@ def up(
         )
     if record is not None:
         record = _trace_file(record, board)
+    if watchdog and not qemu.machine.startswith("virt"):
+        raise UserError(
+            f"--watchdog is for machines with PCI, which {board.name} ({qemu.machine}) has not",
+            hint="./inv virtual.up --watchdog",
+        )
     if disk and kernel:
         raise UserError("--disk brings its own kernel", hint="leave --kernel out")
     own = own_disk(disk, identity, board) if disk else None
@@ -86,9 +93,9 @@ def up(
                     f"{instance.name} runs already, and is not recorded",
                     hint=f"./inv virtual.down --name {instance.name}",
                 )
-            if own or extra:
+            if own or extra or watchdog:
                 raise UserError(
-                    f"{instance.name} runs already, with the disks that it was started with",
+                    f"{instance.name} runs already, with the devices that it was started with",
                     hint=f"./inv virtual.down --name {instance.name}, or --name OTHER",
                 )
             return _already(instance, known, board, port)
@@ -118,6 +125,7 @@ def up(
                 kernel=release,
                 record=record,
                 extra_disk=extra,
+                watchdog=watchdog,
             )
             with step(f"Booting {instance.name}"):
                 wait_until_up(instance, host, deadline=started + timeout_s, timeout_s=timeout_s)

@@ -23,7 +23,7 @@ from . import launch
 from .disks import key_on_console
 from .emulator import u_boot
 from .instance import Instance, Record, start_ticks
-from .machine import WRITE_LOG, DirectBoot, Machine, qemu_of
+from .machine import WATCHDOG, WRITE_LOG, DirectBoot, Machine, qemu_of
 
 _POLL_S = 0.5
 _GREETING_S = 5.0
@@ -42,12 +42,14 @@ def start(
     record: Path | None = None,
     log_writes: bool = False,
     extra_disk: Path | None = None,
+    watchdog: bool = False,
 ) -> Host:
     """Start QEMU for a board on a copy of its disk; register it as a host.
 
     Args:
         log_writes: have QEMU write down each write to the disk.
         extra_disk: a second disk, which the board writes to itself.
+        watchdog: give it a hardware watchdog that resets it.
 
     Raises:
         InfrastructureError: there is no room, or QEMU did not start.
@@ -82,6 +84,7 @@ def start(
             extra_disk=extra_disk,
             ssh_port=ssh_port,
             log_writes=log_writes,
+            devices=WATCHDOG if watchdog else (),
             record=record,
         )
         try:

@@ -18,6 +18,9 @@ PID_FILE = "qemu.pid"
 CONSOLE_LOG = "console.log"
 WRITE_LOG = "writes.log"
 
+WATCHDOG = ("-device", "i6300esb", "-action", "watchdog=reset")
+"""A hardware watchdog (Intel 6300ESB, on PCI) that resets the machine unless it is fed."""
+
 
 @dataclass(frozen=True)
 class DirectBoot:
