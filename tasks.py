@@ -715,6 +715,9 @@ def lock(
         "adopt": "take over a board that boots in another way: what it runs becomes its first generation",
         "undo": "give a board that was taken over back to what booted it before",
         "timeout": "seconds that the board may take to come back from a reboot",
+        "keep": "generations that stay on the board (default: the inventory's, else 2)",
+        "verify": "read all that is on the board, where otherwise it is believed; repair what was changed",
+        "verify-every": "the same by itself, each Nth time; 0: never (default: the inventory's, else 10)",
         "skip-health": "confirm what is as sent without checking that it works (docs/deploy.md)",
         "accept-new-key": "on first contact, trust the host's key without asking",
         "allow-downgrade": "an older kernel than the running one is meant",
@@ -739,6 +742,9 @@ def deploy(
     undo: bool = False,
     timeout: int = 180,
     skip_health: bool = False,
+    keep: int = 0,
+    verify: bool = False,
+    verify_every: int = -1,
     accept_new_key: bool = False,
     allow_downgrade: bool = False,
     canary: int = 1,
@@ -752,8 +758,12 @@ def deploy(
     """Bring a bundle onto boards, with a way back. Example: ./inv deploy --host vim3."""
     from bsp.board.groups import means_several
     from images.deploy import show
-    from images.deploy.command import deploy_to, give_back
+    from images.deploy.command import Settings, deploy_to, give_back
 
+    settings = Settings(
+        timeout, accept_new_key, not skip_health, keep or None, verify,
+        None if verify_every == -1 else verify_every,
+    )  # fmt: skip
     if means_several(host):
         from bsp.base.errors import UserError
         from bsp.base.output import print_json, print_text
@@ -772,8 +782,7 @@ def deploy(
             board=board,
             kernel=kernel,
             dtb=dtb,
-            timeout_s=timeout,
-            accept_new_key=accept_new_key,
+            settings=settings,
             allow_downgrade=allow_downgrade,
             fresh=fresh,
             dry_run=dry_run,
@@ -798,9 +807,7 @@ def deploy(
         dtb=dtb,
         dtb_only=dtb_only,
         adopt=adopt,
-        timeout_s=timeout,
-        check_health=not skip_health,
-        accept_new_key=accept_new_key,
+        settings=settings,
         allow_downgrade=allow_downgrade,
         dry_run=dry_run,
     )
@@ -812,6 +819,7 @@ def deploy(
 @task(
     help={
         "host": _HOST,
+        "to": "another generation that is kept there (see status --json)",
         "timeout": "seconds that the board may take to come back from a reboot",
         "skip-health": "confirm what is as sent without checking that it works (docs/deploy.md)",
         "accept-new-key": "on first contact, trust the host's key without asking",
@@ -822,6 +830,7 @@ def deploy(
 def rollback(
     _: Context,
     host: str,
+    to: str = "",
     timeout: int = 180,
     skip_health: bool = False,
     accept_new_key: bool = False,
@@ -840,7 +849,7 @@ def rollback(
         check_health=not skip_health,
         accept_new_key=accept_new_key,
     )
-    result = roll_back(target, dry_run=dry_run)
+    result = roll_back(target, to=to or None, dry_run=dry_run)
     show.print_result(result, as_json=json)
     if result.exit_code:
         raise Exit(code=result.exit_code)
@@ -849,11 +858,14 @@ def rollback(
 @task(
     help={
         "host": _HOSTS,
+        "verify": "read all that is there, and name what was changed",
         "accept-new-key": "on first contact, trust the host's key without asking",
         "json": _JSON,
     }
 )
-def status(_: Context, host: str, accept_new_key: bool = False, json: bool = False) -> None:
+def status(
+    _: Context, host: str, verify: bool = False, accept_new_key: bool = False, json: bool = False
+) -> None:
     """Show what runs on a board, and what boots next. Example: ./inv status --host vim3."""
     from bsp.base.output import print_json, print_text
     from bsp.board.groups import means_several
@@ -865,7 +877,7 @@ def status(_: Context, host: str, accept_new_key: bool = False, json: bool = Fal
     if means_several(host):
         from images.deploy import fleet_command
 
-        all_found = fleet_command.status_of_all(host, accept_new_key=accept_new_key)
+        all_found = fleet_command.status_of_all(host, accept_new_key=accept_new_key, verify=verify)
         print_json({"hosts": all_found}) if json else print_text(
             fleet_command.status_text(all_found)
         )
@@ -873,7 +885,7 @@ def status(_: Context, host: str, accept_new_key: bool = False, json: bool = Fal
         if code:
             raise Exit(code=code)
         return
-    found = status_of(Target(resolve(host), accept_new_key=accept_new_key))
+    found = status_of(Target(resolve(host), accept_new_key=accept_new_key, verify=verify))
     print_json(found) if json else print_text(show.status_text(found))
 
 

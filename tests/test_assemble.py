@@ -12,7 +12,7 @@ import pytest
 from bsp.base.errors import UserError
 from bsp.profile import load_board
 from images.assemble import bundle_for
-from images.deploy.command import deploy_to
+from images.deploy.command import Settings, deploy_to
 
 from .fake_boot import compile_dtb, tree_source
 
@@ -48,4 +48,4 @@ def test_flags_that_contradict_each_other(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no file"):
         deploy_to("root@127.0.0.1", dtb=str(tmp_path / "none"))
     with pytest.raises(UserError, match="expected seconds above 0"):
-        deploy_to("root@127.0.0.1", timeout_s=0)
+        deploy_to("root@127.0.0.1", settings=Settings(timeout_s=0))

@@ -225,7 +225,7 @@ def test_rollback_needs_a_whole_generation_to_go_back_to() -> None:
     damaged: dict[str, tuple[str, ...]] = {old.generation: ("modules/1/a",)}
     with pytest.raises(UserError, match="is damaged"):
         plan_rollback(facts_of([old, new], good, new.generation, damaged), good, host="h")
-    with pytest.raises(UserError, match="is gone"):
+    with pytest.raises(UserError, match="is not there"):
         plan_rollback(facts_of([new], good, new.generation, {}), good, host="h")
 
 

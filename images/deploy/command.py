@@ -5,18 +5,64 @@ from __future__ import annotations
 
 import sys
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bsp.base.errors import UserError
 from bsp.base.progress import step
-from bsp.board.inventory import resolve
+from bsp.board.inventory import Host, resolve
 from bsp.profile import Board, load_board
 from images import bundle as bundles
 from images import sign
 from images.bundle import Bundle
 
+from . import plan as planning
 from .deploy import Result, Target, deploy
+from .shared import Shared
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How deployments are made; see ``Target``.
+
+    Raises:
+        UserError: a number is not one that makes sense.
+    """
+
+    timeout_s: float = 180
+    accept_new_key: bool = False
+    check_health: bool = True
+    keep: int | None = None
+    verify: bool = False
+    verify_every: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.timeout_s <= 0:
+            raise UserError(f"--timeout is {self.timeout_s:g}, expected seconds above 0")
+        if self.keep is not None and self.keep < planning.KEEP:
+            raise UserError(
+                f"--keep is {self.keep}, expected {planning.KEEP} or more: the good generation and the "
+                "one before"
+            )
+        if self.verify_every is not None and self.verify_every < 0:
+            raise UserError(f"--verify-every is {self.verify_every}, expected 0 (never) or more")
+
+    def target(self, host: Host, *, shared: Shared | None = None) -> Target:
+        """Return the target that a host is with these."""
+        return Target(
+            host,
+            timeout_s=self.timeout_s,
+            accept_new_key=self.accept_new_key,
+            check_health=self.check_health,
+            keep=self.keep,
+            verify=self.verify,
+            verify_every=self.verify_every,
+            shared=shared,
+        )
+
+
+DEFAULTS = Settings()
 
 
 def deploy_to(
@@ -28,9 +74,7 @@ def deploy_to(
     dtb: str = "",
     dtb_only: bool = False,
     adopt: bool = False,
-    timeout_s: float = 180,
-    check_health: bool = True,
-    accept_new_key: bool = False,
+    settings: Settings = DEFAULTS,
     dry_run: bool = False,
     allow_downgrade: bool = False,
 ) -> Result:
@@ -44,8 +88,6 @@ def deploy_to(
             "--bundle brings its own kernel and DTB",
             hint="leave --kernel and --dtb out, or leave --bundle out",
         )
-    if timeout_s <= 0:
-        raise UserError(f"--timeout is {timeout_s:g}, expected seconds above 0")
     if dtb and not Path(dtb).is_file():
         raise UserError(f"there is no file {dtb}", hint="--dtb wants a compiled device tree")
     given = None
@@ -55,12 +97,7 @@ def deploy_to(
         bundles.check(given)
         with step("Reading the bundle"):
             sign.check_content(given)
-    target = Target(
-        resolve(host),
-        timeout_s=timeout_s,
-        accept_new_key=accept_new_key,
-        check_health=check_health,
-    )
+    target = settings.target(resolve(host))
     if adopt:
         if bundle or kernel or dtb or dtb_only:
             raise UserError(

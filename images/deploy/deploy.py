@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,9 +24,9 @@ from bsp.profile import Board, board_names, load_board
 from images import bundle as bundles
 from images.bundle import Bundle, Manifest, with_required_options
 
-from . import health, slots, state, trial
+from . import drift, health, slots, state, trial
 from . import plan as planning
-from .plan import Confirm, Discard, Facts, Plan, Send, Try
+from .plan import Confirm, Discard, Facts, Mend, Plan, Send, Try
 from .shared import Shared
 from .transfer import (
     Agent,
@@ -50,6 +51,8 @@ class Result:
     Attributes:
         outcome: planned (--dry-run) | unchanged | confirmed | rolled-back | unknown.
         health: the checks that were made before confirming.
+        verified: all that was on the board was read, where otherwise it is believed.
+        drift: what was found changed in that.
         problem: why it was not confirmed.
         running_dtb_matches: None where the running tree could not be read.
     """
@@ -65,6 +68,8 @@ class Result:
     running_dtb_matches: bool | None = None
     plan: Plan | None = None
     health: list[health.Verdict] = field(default_factory=list)
+    verified: bool = False
+    drift: list[drift.Change] = field(default_factory=list)
     problem: str = ""
     hint: str = ""
     console: str = ""
@@ -92,6 +97,8 @@ class Result:
             "bytes_total": self.bytes_total,
             "steps": self.steps,
             "running_dtb_matches": self.running_dtb_matches,
+            "verified": self.verified,
+            "drift": [dataclasses.asdict(each) for each in self.drift],
             "health": [msgspec.structs.asdict(each) for each in self.health],
             "plan": [str(step) for step in self.plan.steps] if self.plan else [],
             "problem": self.problem,
@@ -118,6 +125,9 @@ class Target:
         timeout_s: how long the board may take to come up with the trial.
         recovery_s: how long it may then take to come back with the old generation.
         check_health: whether what the profile and the inventory ask for is checked before confirming.
+        keep: how many generations stay on the board; None: what the inventory says, else two.
+        verify: read all that is on the board, where otherwise it is believed.
+        verify_every: do so each how manieth time by itself; None: what the inventory says, else ten.
         root: prefix of all paths on the board; for the tests.
         reboot: command that reboots the board, run there.
         additions: code added to modules of the agent, by their names; for the power-cut test, which
@@ -130,6 +140,9 @@ class Target:
     recovery_s: float = 180.0
     accept_new_key: bool = False
     check_health: bool = True
+    keep: int | None = None
+    verify: bool = False
+    verify_every: int | None = None
     root: str = ""
     reboot: tuple[str, ...] = ("systemctl", "reboot")
     additions: Mapping[str, str] = field(default_factory=dict)
@@ -177,12 +190,24 @@ def deploy(
             assert board.boot
             bundle, fat_mount = make_bundle(board), board.boot.fat_mount
             facts = agent.open(bundle.generation, fat_mount=fat_mount, lock=False)
+        changes: list[drift.Change] = []
+        thorough = drift.is_due(host, asked=target.verify, every=target.verify_every)
+        if thorough:
+            what = f"the bundle {bundle.generation}"
+            planning.check_identity(facts, bundle.manifest.compatible, host=host.name, what=what)
+            check_serial(host, facts)
+            facts, changes = drift.look(
+                agent, bundle.generation, bundle, fat_mount=fat_mount, repair=not dry_run
+            )
         result = planned(target, agent, facts, bundle, board, fat_mount)
+        if thorough:
+            result.verified, result.drift = True, changes + drift.changes_in(facts)
         assert result.plan
         if result.plan.send and target.shared is None:  # a fleet's was checked once
             bundles.check(bundle)
         if dry_run:
             return result
+        drift.count(host, thorough=thorough)
         if not result.plan.steps:
             result.outcome = "unchanged"
             return result
@@ -209,7 +234,15 @@ def planned(
     good = planning.check_layout(facts, host=host.name, fat_mount=fat_mount)
     present = facts.generations.get(bundle.generation) == ()
     known = {} if present else {each.generation: each for each in each_known(agent, facts)}
-    plan = planning.plan_deploy(manifest, facts, good, known, host=host.name)
+    plan = planning.plan_deploy(
+        manifest,
+        facts,
+        good,
+        known,
+        host=host.name,
+        keep=target.keep or host.keep or planning.KEEP,
+        onboard=drift.onboard_changes(facts) if facts.manifests else (),
+    )
     result = Result(
         host.name,
         manifest.board,
@@ -265,8 +298,11 @@ def session(target: Target, *, accept_new_key: bool | None = None) -> Iterator[A
         yield agent
 
 
-def rollback(target: Target, *, dry_run: bool = False) -> Result:
+def rollback(target: Target, *, to: str | None = None, dry_run: bool = False) -> Result:
     """Go back one generation, through the same trial and confirmation.
+
+    Args:
+        to: another generation that is kept on the board.
 
     Raises:
         UserError: there is none to go back to; nothing was changed.
@@ -277,7 +313,7 @@ def rollback(target: Target, *, dry_run: bool = False) -> Result:
         facts = agent.open(None, fat_mount=fat_mount, lock=not dry_run)
         good = planning.check_layout(facts, host=host.name, fat_mount=fat_mount)
         check_serial(host, facts)
-        plan = planning.plan_rollback(facts, good, host=host.name)
+        plan = planning.plan_rollback(facts, good, host=host.name, to=to)
         manifest = agent.manifest(plan.generation)
         result = Result(host.name, manifest.board, facts.running, plan.generation, plan=plan)
         if dry_run:
@@ -288,11 +324,19 @@ def rollback(target: Target, *, dry_run: bool = False) -> Result:
 
 
 def status(target: Target) -> dict[str, Any]:
-    """What runs on a board, what boots next, and whether the running device tree is the one sent."""
+    """What runs on a board, what boots next, and whether the running device tree is the one sent.
+
+    With ``target.verify`` all that is there is read, and the running modules where they are loaded from.
+    """
     host = target.host
     fat_mount = _fat_mount_of(host)
+    changes: list[drift.Change] = []
     with session(target) as agent:
         facts = agent.open(None, fat_mount=fat_mount, lock=False)
+        if target.verify:
+            facts, changes = drift.look(agent, None, None, fat_mount=fat_mount, repair=False)
+            changes += drift.changes_in(facts)
+            changes += _loaded_changes(agent, facts, changes)
         running: Manifest | None = None
         if facts.running in facts.generations and facts.running is not None:
             with contextlib.suppress(UserError):  # damaged: listed below
@@ -318,13 +362,28 @@ def status(target: Target) -> dict[str, Any]:
         if running
         else False,
         "inputs": running.inputs if running else {},
+        "verified": target.verify,
+        "drift": [dataclasses.asdict(each) for each in changes],
         "generations": {name: list(damaged) for name, damaged in facts.generations.items()},
         "boots_through_npu_bsp": facts.boot_script and good is not None,
     }
 
 
+def _loaded_changes(agent: Agent, facts: Facts, known: list[drift.Change]) -> list[drift.Change]:
+    """Modules of the running generation that are others where the kernel loads them from."""
+    if facts.running is None or facts.running not in facts.generations:
+        return []
+    try:
+        verified = agent.ask({"do": "verify", "generation": facts.running}, timeout_s=300)
+    except BoardRefusedError:  # a broken manifest: known
+        return []
+    named = {each.path for each in known if each.generation == facts.running}
+    return [drift.Change(facts.running, path) for path in verified["wrong"] if path not in named]
+
+
 def prepare(agent: Agent, plan: Plan, bundle: Bundle, facts: Facts, result: Result) -> None:
-    """Everything before the reboot: nothing of it touches what runs."""
+    """Everything before the reboot: nothing of it touches what runs, but to make that whole again."""
+    left: dict[str, list[str]] = {}
     for step in plan.steps:
         if isinstance(step, Discard):
             with result.step("Removing what is no longer needed"):
@@ -340,6 +399,11 @@ def prepare(agent: Agent, plan: Plan, bundle: Bundle, facts: Facts, result: Resu
                 now.note(
                     f"{sent.sent_bytes / 1e6:.2f} MB, {sent.wire_bytes / 1e6:.2f} MB on the wire"
                 )
+        elif isinstance(step, Mend):
+            with result.step("Repairing what was changed"):
+                left = drift.mend(agent, step, facts)
+    if result.drift:
+        result.drift = drift.outcome(result.drift, plan, left)
 
 
 def arm(agent: Agent, plan: Plan, target: Target) -> None:
@@ -413,7 +477,7 @@ def _confirm(
                 good = state.Good(confirm.generation, confirm.previous)
                 sector = in_base64(state.render_good(good))
                 agent.ask({"do": "commit", "generation": confirm.generation, "sector": sector})
-                keep = [good.good, *filter(None, [good.previous])]
+                keep = [good.good, *filter(None, [good.previous]), *confirm.keep]
                 agent.ask({"do": "discard", "keep": keep, "resume": confirm.generation})
                 result.outcome = "confirmed"
                 return result

@@ -17,7 +17,7 @@ from images import bundle as bundles
 from images import sign
 from images.bundle import Bundle
 
-from .command import ask_downgrade
+from .command import DEFAULTS, Settings, ask_downgrade
 from .deploy import Result, Target, deploy, status
 from .fleet import GOOD, Report, deploy_fleet, over_all
 from .shared import Shared
@@ -34,8 +34,7 @@ def deploy_to_all(
     board: str = "",
     kernel: str = "",
     dtb: str = "",
-    timeout_s: float = 180,
-    accept_new_key: bool = False,
+    settings: Settings = DEFAULTS,
     allow_downgrade: bool = False,
     fresh: bool = False,
     dry_run: bool = False,
@@ -50,17 +49,10 @@ def deploy_to_all(
             "--bundle brings its own kernel and DTB",
             hint="leave --kernel and --dtb out, or leave --bundle out",
         )
-    if timeout_s <= 0:
-        raise UserError(f"--timeout is {timeout_s:g}, expected seconds above 0")
     hosts = resolve_all(text)
     wanted = _bundles(hosts, bundle=bundle, board=board, kernel=kernel, dtb=dtb)
     shared = Shared()
-    targets = {
-        host.name: Target(
-            host, timeout_s=timeout_s, accept_new_key=accept_new_key, shared=shared
-        )
-        for host in hosts
-    }  # fmt: skip
+    targets = {host.name: settings.target(host, shared=shared) for host in hosts}
     return deploy_bundles(
         targets,
         wanted,
@@ -124,12 +116,14 @@ def _bundles(
     return {name: made[kind] for name, kind in kinds.items() if kind}
 
 
-def status_of_all(text: str, *, accept_new_key: bool, jobs: int = JOBS) -> list[dict[str, Any]]:
+def status_of_all(
+    text: str, *, accept_new_key: bool, verify: bool = False, jobs: int = JOBS
+) -> list[dict[str, Any]]:
     """``status`` of all boards; who cannot answer has ``error``."""
     hosts = {host.name: host for host in resolve_all(text)}
     found = over_all(
         list(hosts),
-        lambda name: status(Target(hosts[name], accept_new_key=accept_new_key)),
+        lambda name: status(Target(hosts[name], accept_new_key=accept_new_key, verify=verify)),
         jobs=jobs,
     )
     return list(found.values())

@@ -21,6 +21,9 @@ from . import slots, state
 _BLOCK_BYTES = 4096
 FAT_RESERVE_BYTES = 1 << 20
 _ROOT_RESERVE_BYTES = 16 << 20
+KEEP = 2
+"""Generations that stay on a board: the good one and the one before."""
+_SHOWN = 5
 
 
 class Space(msgspec.Struct, frozen=True):
@@ -40,6 +43,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
             generation left whole.
         fdt: the running device tree; only where the running generation is the wanted one, or none is.
         dtb: the one that was sent for it.
+        made: when each generation was made there, by the board's clock.
+        manifests: SHA-256 of each generation's manifest; only after a thorough look, which also reads each
+            file of ``generations`` and ``fat_files``.
         rivals: what U-Boot takes before our boot script.
         adopted: the board was taken over, and what booted it before is kept.
     """
@@ -65,6 +71,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     onboard: dict[str, str]
     fdt: str | None
     dtb: str | None
+    made: dict[str, float] = {}
+    manifests: dict[str, str] = {}
     rivals: tuple[str, ...] = ()
     adopted: bool = False
 
@@ -117,6 +125,24 @@ class Send:
 
 
 @dataclass(frozen=True)
+class Mend:
+    """Make what was changed on the board as it was: from what is whole there, or was just sent.
+
+    Attributes:
+        generations: name to paths, of those that are kept beside the one that is deployed.
+        onboard: files outside the generations.
+    """
+
+    generations: tuple[tuple[str, tuple[str, ...]], ...]
+    onboard: tuple[str, ...]
+
+    def __str__(self) -> str:
+        found = [f"{shown(paths)} of generation {name}" for name, paths in self.generations]
+        found += [shown(self.onboard)] if self.onboard else []
+        return f"repair what was changed there: {'; '.join(found)}"
+
+
+@dataclass(frozen=True)
 class TakeOver:
     """Make our boot script the one that boots; what booted the board so far becomes its fallback."""
 
@@ -139,10 +165,15 @@ class Try:
 
 @dataclass(frozen=True)
 class Confirm:
-    """Compare what runs with the manifest, over a new session, and make it the good generation."""
+    """Compare what runs with the manifest, over a new session, and make it the good generation.
+
+    Attributes:
+        keep: more generations that stay, beside it and the previous one.
+    """
 
     generation: str
     previous: str | None
+    keep: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         before = f", {self.previous} the one before" if self.previous else ""
@@ -152,7 +183,7 @@ class Confirm:
         )
 
 
-Step = Discard | Send | TakeOver | Try | Confirm
+Step = Discard | Send | Mend | TakeOver | Try | Confirm
 
 
 @dataclass(frozen=True)
@@ -246,54 +277,97 @@ def check_writable(facts: Facts, *, host: str, fat_mount: str) -> None:
 
 
 def plan_deploy(
-    manifest: Manifest, facts: Facts, good: state.Good, known: Mapping[str, Manifest], *, host: str
+    manifest: Manifest,
+    facts: Facts,
+    good: state.Good,
+    known: Mapping[str, Manifest],
+    *,
+    host: str,
+    keep: int = KEEP,
+    onboard: tuple[str, ...] = (),
 ) -> Plan:
     """Return the steps that bring ``manifest`` onto the board and make it the good generation.
 
     Args:
         known: manifests of generations on the board; one that is missing here is not linked from.
+        keep: how many generations stay when it is confirmed: it, the one before, the newest others.
+        onboard: files outside the generations that a thorough look found changed.
 
     Raises:
         UserError: there is not enough room.
     """
     wanted = manifest.generation
-    keep = {good.good, *filter(None, (good.previous, facts.running))} & set(facts.generations)
+    needed = {good.good, *filter(None, (good.previous, facts.running))} & set(facts.generations)
+    previous = _previous(good, wanted)
+    lasting = _newest(facts, keep - len({wanted, previous} - {None}), without={wanted, previous})
+    needed |= set(lasting)
     whole = facts.generations.get(wanted) == ()
     # Kept as well until the trial has been decided, if it is whole.
-    present = keep | {wanted} if whole else keep
+    present = needed | {wanted} if whole else needed
     surplus = {name for name in facts.generations if name not in present and name != wanted}
     steps: list[Step] = []
     unneeded = (*sorted(surplus), *facts.leftovers)
     if unneeded:
-        steps.append(Discard(unneeded, tuple(sorted(present | (keep & {wanted})))))
+        steps.append(Discard(unneeded, tuple(sorted(present | (needed & {wanted})))))
     if not whole:
-        lasting = {name: each for name, each in known.items() if name not in surplus}
-        steps.append(_plan_send(manifest, facts, good, lasting))
+        usable = {name: each for name, each in known.items() if name not in surplus}
+        steps.append(_plan_send(manifest, facts, good, usable))
         _check_space(manifest, steps[-1], facts, host=host)
+    changed = tuple(
+        (name, facts.generations[name])
+        for name in sorted(needed - {wanted})
+        if facts.manifests and facts.generations[name]
+    )
+    if changed or onboard:
+        steps.append(Mend(changed, onboard))
     if facts.running != wanted:
         steps.append(Try(wanted))
     if facts.running != wanted or good.good != wanted:
-        steps.append(Confirm(wanted, _previous(good, wanted)))
+        steps.append(Confirm(wanted, previous, lasting))
     return Plan(wanted, facts.running, tuple(steps))
 
 
-def plan_rollback(facts: Facts, good: state.Good, *, host: str) -> Plan:
+def plan_rollback(facts: Facts, good: state.Good, *, host: str, to: str | None = None) -> Plan:
     """Return the steps that bring the generation before the good one back.
+
+    Args:
+        to: another generation that is kept there.
 
     Raises:
         UserError: there is none, or it is no longer whole.
     """
-    if good.previous is None:
+    wanted = to or good.previous
+    if wanted is None:
         raise UserError(f"{host} has no generation before {good.good} to go back to")
-    damaged = facts.generations.get(good.previous)
-    if damaged is None or damaged:
-        what = "is gone" if damaged is None else f"is damaged ({', '.join(damaged[:3])})"
+    if wanted == good.good:
         raise UserError(
-            f"the generation before, {good.previous}, {what} on {host}",
-            hint="deploy its bundle again: ./inv deploy --bundle F",
+            f"{wanted} is the good generation of {host} already",
+            hint=f"there are: {', '.join(sorted(facts.generations))}",
         )
-    steps: list[Step] = [] if facts.running == good.previous else [Try(good.previous)]
-    return Plan(good.previous, facts.running, (*steps, Confirm(good.previous, good.good)))
+    damaged = facts.generations.get(wanted)
+    if damaged is None or damaged:
+        what = "is not there" if damaged is None else f"is damaged ({', '.join(damaged[:3])})"
+        raise UserError(
+            f"generation {wanted}, {'the one before, ' if not to else ''}{what} on {host}",
+            hint="deploy its bundle again: ./inv deploy --bundle F"
+            + (f". There are: {', '.join(sorted(facts.generations))}" if to else ""),
+        )
+    steps: list[Step] = [] if facts.running == wanted else [Try(wanted)]
+    others = tuple(sorted(set(facts.generations) - {wanted, good.good}))
+    return Plan(wanted, facts.running, (*steps, Confirm(wanted, good.good, others)))
+
+
+def _newest(facts: Facts, count: int, *, without: set[str | None]) -> tuple[str, ...]:
+    """The newest generations on the board, at most ``count``."""
+    others = [name for name in facts.generations if name not in without]
+    others.sort(key=lambda name: (facts.made.get(name, 0), name), reverse=True)
+    return tuple(others[: max(count, 0)])
+
+
+def shown(paths: tuple[str, ...]) -> str:
+    """Some paths in words: the first few, and how many more."""
+    more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
+    return ", ".join(paths[:_SHOWN]) + more
 
 
 def _previous(good: state.Good, wanted: str) -> str | None:
@@ -355,6 +429,6 @@ def _check_space(manifest: Manifest, step: Step, facts: Facts, *, host: str) -> 
             raise UserError(
                 f"the {name} of {host} is full: this needs {need[place] / 1e6:.0f} MB and {files[place]} "
                 f"files, there is room for {space.bytes / 1e6:.0f} MB and {space.files} files",
-                hint="remove what does not belong there; npu-bsp itself keeps two generations. "
-                "Nothing was written",
+                hint="remove what does not belong there; --keep says how many generations "
+                "npu-bsp keeps. Nothing was written",
             )

@@ -10,6 +10,9 @@ from bsp.base.output import print_json, print_text
 from images.bundle import Bundle
 
 from .deploy import Result
+from .drift import Change
+
+_SHOWN = 8
 
 
 def print_result(result: Result, *, as_json: bool) -> None:
@@ -28,18 +31,35 @@ def print_result(result: Result, *, as_json: bool) -> None:
 def result_text(result: Result) -> str:
     """The outcome in a few lines."""
     if result.outcome == "planned":
-        return f"{result.host} ({result.board}): {result.plan}"
+        found = drift_lines(result.verified, result.drift)
+        return "\n".join([f"{result.host} ({result.board}): {result.plan}", *found])
     lines = [f"{result.host} ({result.board}): {result.outcome}, generation {result.to}"]
     if result.outcome == "confirmed":
         seconds = sum(float(step["seconds"]) for step in result.steps)
         sent = f"{result.sent.sent_files} files, {result.sent.sent_bytes / 1e6:.2f} MB sent"
         lines.append(f"  before: {result.before or 'no generation'}; {sent}; {seconds:.0f} s")
+    lines += [f"  {line}" for line in drift_lines(result.verified, result.drift)]
     if result.health:
         lines.append(f"  works: {', '.join(map(str, result.health))}")
     if result.running_dtb_matches is not None:
         same = "is the one sent" if result.running_dtb_matches else "DIFFERS from the one sent"
         lines.append(f"  running device tree: {same}")
     return "\n".join(lines)
+
+
+def drift_lines(verified: bool, changes: list[Change]) -> list[str]:
+    """What a thorough look found."""
+    if not verified:
+        return []
+    words = {True: "repaired", False: "NOT repaired: deploy its bundle again", None: "changed"}
+    lines = [
+        f"{words[each.repaired]}: {each.path}"
+        + (f" of generation {each.generation}" if each.generation else "")
+        for each in changes[:_SHOWN]
+    ]
+    if len(changes) > _SHOWN:
+        lines.append(f"and {len(changes) - _SHOWN} more (--json lists all)")
+    return lines or ["all that is there was read: nothing was changed"]
 
 
 def print_given_back(document: dict[str, Any], *, as_json: bool) -> None:
@@ -75,8 +95,11 @@ def status_text(found: dict[str, Any]) -> str:
         ("next boot", found["trial"] or found["good"] or "?"),
         ("previous", found["previous"] or "none"),
     ]
+    changes = [Change(**each) for each in found["drift"]]
+    rows += [("verified", line) for line in drift_lines(found["verified"], changes)]
     damaged = {name: paths for name, paths in found["generations"].items() if paths}
-    rows += [(f"damaged {name}", ", ".join(paths[:5])) for name, paths in damaged.items()]
+    if not found["verified"]:
+        rows += [(f"damaged {name}", ", ".join(paths[:5])) for name, paths in damaged.items()]
     width = max(len(name) for name, _ in rows)
     return "\n".join([found["host"], *(f"  {name.ljust(width)}  {text}" for name, text in rows)])
 

@@ -73,6 +73,7 @@ _MEASURE_AFTER_BYTES = 6 << 20  # the first megabytes only fill windows and buff
 _WORTH_IT = 0.9
 _SMALL_BYTES = 200
 _WRITE_BYTES = 256 << 10
+_READ_ALL_S = 900.0  # all generations from a slow card
 
 
 class BoardRefusedError(InfrastructureError):
@@ -121,13 +122,16 @@ class Agent:
     def __exit__(self, *_: object) -> None:
         self._process.close()
 
-    def open(self, generation: str | None, *, fat_mount: str, lock: bool) -> Facts:
+    def open(
+        self, generation: str | None, *, fat_mount: str, lock: bool, thorough: bool = False
+    ) -> Facts:
         """Ask what the board is and has.
 
         Args:
             generation: the one that is to run there; None to look at all of them.
             fat_mount: where its boot partition is mounted.
             lock: keep other deployments out until this session ends.
+            thorough: read all files of the generations, where size and time are believed otherwise.
 
         Raises:
             UserError: the board has no Python 3, or another deployment to it is running.
@@ -139,10 +143,12 @@ class Agent:
             "lock": lock,
             "far": self._far,
             "generation": generation,
+            "thorough": thorough,
             "onboard": [file.target for file in slots.ONBOARD_FILES],
         }
         try:
-            facts = msgspec.convert(self.ask(request), Facts)
+            limit_s = _READ_ALL_S if thorough else None
+            facts = msgspec.convert(self.ask(request, timeout_s=limit_s), Facts)
         except BoardRefusedError as error:
             if "another deployment" in error.message:
                 raise UserError(error.message, hint="wait for it to end") from error
@@ -201,7 +207,7 @@ class Agent:
             "manifest_sha256": hashlib.sha256(content).hexdigest(),
             "send": frames.ranges(sorted(step.indexes)),
             "args": args.decode(),
-            **_onboard(facts),
+            **onboard_request(facts),
             **_signature(bundle),
         }
         indexes = list(step.indexes)
@@ -416,6 +422,12 @@ def line_difference(base: bytes, content: bytes) -> tuple[list[list[int]], bytes
     return runs, b"\n".join(fresh)
 
 
+def remembered(generation: str) -> bytes | None:
+    """The manifest of a generation, if this machine has seen it."""
+    file = _remembered(generation)
+    return file.read_bytes() if file.exists() else None
+
+
 def remember(generation: str, manifest: bytes) -> None:
     """Keep a manifest on this machine: the next difference is made against it."""
     file = _remembered(generation)
@@ -427,7 +439,7 @@ def _remembered(generation: str) -> Path:
     return state_dir() / "manifests" / f"{generation}.json"
 
 
-def _onboard(facts: Facts) -> dict[str, Any]:
+def onboard_request(facts: Facts) -> dict[str, Any]:
     """The files outside the generations that the board lacks or has in another version."""
     lacking = [
         {"target": file.target, "mode": file.mode, "content": file.source.read_text()}

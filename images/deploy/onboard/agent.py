@@ -26,7 +26,7 @@ from .files import (
 )
 from .frames import Frames, RefusedError
 from .health import health
-from .stage import discard, stage
+from .stage import discard, mend, restore_manifest, stage
 
 TYPE_CHECKING = False  # see frames.py
 if TYPE_CHECKING:
@@ -78,6 +78,10 @@ def _answer(board: Board, request: Record, frames: Frames) -> Record:
         return {"manifest": base64.b64encode(zlib.compress(content, 6)).decode()}
     if what == "stage":
         return stage(board, request, frames)
+    if what == "mend":
+        return mend(board, request)
+    if what == "restore-manifest":
+        return restore_manifest(board, request)
     if what == "discard":
         return discard(board, request)
     if what == "survey":

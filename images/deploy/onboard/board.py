@@ -25,6 +25,7 @@ from .frames import RefusedError, Zlib, Zstd, codec, ranges
 
 TYPE_CHECKING = False  # see frames.py
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from .files import Entry
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 _STORE = "var/lib/npu-bsp/generations"
 _NO_LIMIT = 1 << 31
+_LOADED = 3
+"""How many files the boot script loads: kernel, RAM disk, device tree."""
 TAKEN_OVER = "taken-over"
 """Marks a partition whose board booted in another way before; see adopt.py."""
 RIVALS = ("extlinux/extlinux.conf", "boot/extlinux/extlinux.conf", "boot.scr.uimg")
@@ -49,6 +52,9 @@ class Board:
         self.files = os.path.join(self.own, "files")
         self.store = self.at(_STORE)
         self._manifests: dict[str, tuple[bytes, list[Entry]]] = {}
+        self._hashes: dict[tuple[int, int], str] = {}
+        self.thorough = False
+        """Whether files are read and hashed where otherwise their size and time are believed."""
         self.checked: dict[str, set[str]] = {}
         """Generations that this session has looked at, with the paths of their damaged files."""
 
@@ -87,12 +93,17 @@ class Board:
                 f"the manifest of generation {generation} is missing or broken"
             ) from None
 
+    def forget(self, generation: str) -> None:
+        """Read a generation's manifest anew the next time."""
+        self._manifests.pop(generation, None)
+
     def release(self) -> str:
         """As ``uname -r``."""
         return read_text(self.at("proc/sys/kernel/osrelease"))
 
     def facts(self, request: Record) -> Record:
         """What runs here and what lies here; the host plans from it."""
+        self.thorough = bool(request.get("thorough"))
         cmdline = read_text(self.at("proc/cmdline"))
         options = dict(word.partition("=")[::2] for word in cmdline.split())
         wanted = request.get("generation")
@@ -121,6 +132,8 @@ class Board:
             "space": {"fat": self._space(self.fat), "root": self._space(self.at("var/lib"))},
             "fat_files": self._fat_files(),
             "generations": self._checked_generations(wanted),
+            "made": {name: self._made(name) for name in self.generations()},
+            "manifests": self._manifest_hashes() if self.thorough else {},
             "resumable": self._resumable(wanted) if wanted else [],
             "leftovers": self._leftovers(wanted),
             "codecs": _codecs(far=request["far"]),
@@ -153,11 +166,35 @@ class Board:
         return {"bytes": found.f_bavail * found.f_frsize, "files": min(files, _NO_LIMIT)}
 
     def _fat_files(self) -> dict[str, int]:
+        """Sizes of the boot files, by name; a thorough look leaves out those that are not what it says."""
         found = {}
         for name in names_in(self.files):
-            if not name.endswith(PARTIAL):
-                found[name] = os.stat(f"{self.files}/{name}").st_size
+            path = f"{self.files}/{name}"
+            if not name.endswith(PARTIAL) and (
+                not self.thorough or self.sha256(path).startswith(name)
+            ):
+                found[name] = os.stat(path).st_size
         return found
+
+    def _made(self, generation: str) -> float:
+        """When a generation was made here, by this board's clock."""
+        return os.stat(f"{self.store}/{generation}/manifest.json").st_mtime
+
+    def _manifest_hashes(self) -> dict[str, str]:
+        return {
+            name: sha256_of(f"{self.store}/{name}/manifest.json") for name in self.generations()
+        }
+
+    def sha256(self, path: str) -> str:
+        """As ``sha256_of``; files that generations share are read once."""
+        try:
+            found = os.stat(path)
+        except OSError:
+            return ""
+        key = found.st_dev, found.st_ino
+        if key not in self._hashes:
+            self._hashes[key] = sha256_of(path)
+        return self._hashes[key]
 
     def _leftovers(self, wanted: str | None) -> list[str]:
         """Names of what an interrupted deployment of something else left."""
@@ -180,7 +217,8 @@ class Board:
     def _checked_generations(self, wanted: str | None) -> dict[str, list[str]]:
         """Generations, with what is damaged; the others are not looked at where the wanted one is whole."""
         names = self.generations()
-        if wanted in names and wanted is not None and not self._damaged(wanted):
+        whole = wanted in names and wanted is not None and not self._damaged(wanted)
+        if whole and not self.thorough:
             return {name: [] for name in names}
         return {name: self._damaged(name) for name in names}
 
@@ -201,10 +239,38 @@ class Board:
                 else intact(f"{folder}/{entry['path']}", entry)
             )
         ]
-        if not os.path.exists(f"{self.own}/{generation}/args.env"):
+        if self.thorough:
+            result += self._changed(folder, [e for e in files if e["path"] not in set(result)])
+        if not self._has_arguments(generation, files):
             result.append("args.env")
         self.checked[generation] = set(result)
         return result
+
+    def _changed(self, folder: str, files: list[Entry]) -> list[str]:
+        """Of files that look as they were made, those that have another content or mode."""
+        own = [entry for entry in files if not on_fat(entry)]
+        places = {entry["path"]: f"{folder}/{entry['path']}" for entry in own}
+        changed = set(_wrong(own, places, self.sha256))
+        changed.update(
+            entry["path"]
+            for entry in own
+            if entry.get("link") is None
+            and os.stat(places[entry["path"]]).st_mode & 0o7777 != entry.get("mode", 0o644)
+        )
+        return sorted(changed)
+
+    def _has_arguments(self, generation: str, files: list[Entry]) -> bool:
+        """Whether the boot script finds what a generation boots; a thorough look reads it."""
+        path = f"{self.own}/{generation}/args.env"
+        if not self.thorough:
+            return os.path.exists(path)
+        said = read(path).decode(errors="replace").split("\n")
+        names = [f"/files/{entry['sha256'][:32]}" for entry in files if on_fat(entry)]
+        return (
+            "npu_args_end=1" in said
+            and any(f"npu_bsp.generation={generation}" in line.split(" ") for line in said)
+            and sum(line.endswith(tuple(names)) for line in said) == _LOADED
+        )
 
     def _resumable(self, generation: str) -> list[list[int]]:
         """Which files of an interrupted transfer are whole (indexes): read and hashed, not believed."""
@@ -234,7 +300,7 @@ class Board:
             path = entry["path"]
             place = self.place(f"{self.store}/{generation}", entry)
             places[path] = self.at(f"lib/{path}") if path.startswith(modules) else place
-        wrong = _wrong(files, places)
+        wrong = _wrong(files, places, sha256_of)
         current = link_of(self.at("run/npu-bsp/current"))
         return {
             "release": release,
@@ -252,7 +318,7 @@ def _codecs(*, far: bool) -> list[str]:
     return [kind.decode() for kind in (*kinds, Zlib.kind)]
 
 
-def _wrong(files: list[Entry], places: dict[str, str]) -> list[str]:
+def _wrong(files: list[Entry], places: dict[str, str], hashed: Callable[[str], str]) -> list[str]:
     """Paths of the entries whose files do not have the content that they should have."""
     import threading
 
@@ -268,11 +334,7 @@ def _wrong(files: list[Entry], places: dict[str, str]) -> list[str]:
                 return
             path, link = entry["path"], entry.get("link")
             place = places[path]
-            if (
-                (link_of(place) != link)
-                if link is not None
-                else (sha256_of(place) != entry["sha256"])
-            ):
+            if (link_of(place) != link) if link is not None else (hashed(place) != entry["sha256"]):
                 wrong.append(path)
 
     # hashlib lets other threads run: as many files at once as there are cores.

@@ -7,12 +7,14 @@ leaves that folder; the next one goes on from the files in it that are whole.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import itertools
 import json
 import os
 import re
 import stat
+import zlib
 
 from .board import Board
 from .entries import problem_of
@@ -23,9 +25,12 @@ from .files import (
     flush_filesystem,
     intact,
     is_generation,
+    link_of,
     make_way,
     names_in,
     on_fat,
+    read,
+    sha256_of,
     write_whole,
 )
 from .frames import Frames, RefusedError, from_ranges, ranges
@@ -248,25 +253,114 @@ def _receive_file(path: str, entry: Entry, frames: Frames) -> None:
 
 def _finish(board: Board, request: Record, folder: str) -> None:
     """Everything is there: flush it and give it its name."""
+    install_onboard(board, request)
+    final = f"{board.store}/{request['generation']}"
+    flush_filesystem(folder)
+    if os.path.exists(final):
+        _mend_from(folder, final, json.loads(read(f"{folder}/manifest.json"))["files"])
+    else:
+        os.rename(folder, final)
+    flush(board.store)
+    flush(board.files)
+    board.checked[request["generation"]] = set()
+    write_whole(f"{board.own}/{request['generation']}/args.env", request["args"].encode())
+    flush(board.own)
+
+
+def install_onboard(board: Board, request: Record) -> None:
+    """Put the files outside the generations in place that the host sends, and their links."""
     for file in request["onboard"]:
         write_whole(board.at(file["target"]), file["content"].encode(), file["mode"])
     for name, points_to in request["onboard_links"].items():
         link = board.at(name)
-        if not os.path.islink(link):
+        if link_of(link) != points_to:
             os.makedirs(os.path.dirname(link), exist_ok=True)
+            make_way(link)
             os.symlink(points_to, link)
+
+
+def _mend_from(folder: str, final: str, entries: list[Entry]) -> None:
+    """Replace what is damaged in a generation by what has just been made whole in ``folder``.
+
+    File by file, each in one step: the generation may be the one that runs, its modules mounted.
+    """
     import shutil
 
-    final = f"{board.store}/{request['generation']}"
-    flush_filesystem(folder)
-    if os.path.exists(final):  # a damaged one
-        os.rename(final, f"{final}.old{PARTIAL}")
-    os.rename(folder, final)
-    flush(board.store)
-    shutil.rmtree(f"{final}.old{PARTIAL}", ignore_errors=True)
-    flush(board.files)
-    write_whole(f"{board.own}/{request['generation']}/args.env", request["args"].encode())
-    flush(board.own)
+    own = [str(entry["path"]) for entry in entries if not on_fat(entry)]
+    about = [name for name in names_in(folder) if name.startswith("manifest.json")]
+    made: set[str] = set()
+    for path in own + about:
+        make_folder(final, path.rpartition("/")[0], made)
+        new, old = f"{folder}/{path}", f"{final}/{path}"
+        try:
+            same = os.path.samestat(os.lstat(new), os.lstat(old))
+        except OSError:
+            same = False
+        if not same and not (link_of(new) is not None and link_of(new) == link_of(old)):
+            _replace(new, old)
+    flush_filesystem(final)
+    shutil.rmtree(folder)
+
+
+def _replace(new: str, old: str) -> None:
+    """Give a file the name of another, whatever stands in the way of that."""
+    import shutil
+
+    if os.path.isdir(old) and not os.path.islink(old):
+        shutil.rmtree(old)
+    os.rename(new, old)
+
+
+def mend(board: Board, request: Record) -> Record:
+    """Make whole again what is damaged in other generations, from whole files of any; name what is left."""
+    _check_ours(request)
+    install_onboard(board, request)
+    names = [name for name in board.generations() if name in board.checked]
+    here = _sources(board, names)
+    left: dict[str, list[str]] = {}
+    import shutil
+
+    for name, damaged in request["generations"].items():
+        folder = f"{board.store}/{name}"
+        beside = f"{folder}{PARTIAL}"
+        os.makedirs(beside, exist_ok=True)
+        made: set[str] = set()
+        for entry in _checked_entries(board.manifest(name)[0], name):
+            if entry["path"] not in damaged:
+                continue
+            if on_fat(entry):
+                if sha256_of(board.fat_file(entry)) != entry["sha256"]:
+                    left.setdefault(name, []).append(entry["path"])
+                continue
+            source = here.get(_like(entry)) if entry.get("link") is None else None
+            if source is None and entry.get("link") is None:
+                left.setdefault(name, []).append(entry["path"])
+                continue
+            make_folder(folder, entry["path"].rpartition("/")[0], made)
+            new = f"{beside}/file"
+            make_way(new)
+            os.link(source, new) if source else os.symlink(entry["link"], new)
+            _replace(new, f"{folder}/{entry['path']}")
+        shutil.rmtree(beside)
+        if "args.env" in damaged:
+            if arguments := request["args"].get(name):
+                write_whole(f"{board.own}/{name}/args.env", arguments.encode())
+                flush(board.own)
+            else:
+                left.setdefault(name, []).append("args.env")
+    flush_filesystem(board.store)
+    return {"left": left}
+
+
+def restore_manifest(board: Board, request: Record) -> Record:
+    """Put the manifest of a generation back that the host remembers."""
+    name = request["generation"]
+    content = zlib.decompress(base64.b64decode(request["manifest"]))
+    _checked_entries(content, name)
+    if name in names_in(board.store):
+        write_whole(f"{board.store}/{name}/manifest.json", content)
+        board.forget(name)
+    return {}
 
 
 def discard(board: Board, request: Record) -> Record:
