@@ -26,5 +26,5 @@ def test_no_state_is_unbootable() -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_broken_deployment_is_caught(variant: str) -> None:
-    report = crash_test(points=3000, boot=0, broken=variant)
+    report = crash_test(points=2000, boot=0, broken=variant)
     assert report.unbootable > 0, report.text()

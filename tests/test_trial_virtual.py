@@ -15,14 +15,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bsp.board import inventory, ssh
 from bsp.board.inventory import Host
 from bsp.kernel.prebuilt import prebuilt_kernel
-from bsp.profile import load_board
+from bsp.profile import Health, load_board
 from images import sign
-from images.bundle import Bundle, Parts, assemble
+from images.assemble import bundle_for
+from images.bundle import Bundle, Parts, assemble, only_described
 from images.deploy.deploy import Target, deploy, status
 from images.initrd import ROOT_INIT, build_initrd
 from images.virtual import boards
@@ -137,6 +139,46 @@ def test_a_host_that_is_killed_during_the_trial_leaves_a_board_that_goes_back(
         pass
     after = status(Target(virtual_board))
     assert (after["running"], after["slot"], after["trial"]) == (before["good"], "good", None)
+
+
+@pytest.fixture
+def own_npu_board(boards_state: Path) -> Iterator[Host]:
+    """A board with an emulated NPU, as it is made: switched off."""
+    boards.up("virtual-a311d", name="npu-trial")
+    try:
+        yield inventory.resolve("npu-trial")
+    finally:
+        boards.down("npu-trial")
+
+
+def test_an_npu_has_to_work_before_its_trial_is_confirmed(
+    own_npu_board: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Render node and quick smoke test; then the same generation with the driver kept out."""
+    board = load_board("virtual-a311d")
+    asked = msgspec.structs.replace(board, health=Health(smoke_test=True))
+    monkeypatch.setattr("images.deploy.deploy.profile_named", lambda _: asked)
+    bundle = bundle_for(board)
+    done = deploy(Target(own_npu_board, timeout_s=300), bundle=bundle, board=None)
+    assert done.outcome == "confirmed", done
+    found = {each.name: each.found for each in done.health if each.ok}
+    assert found["render node of etnaviv"] == "/dev/dri/renderD128"
+    assert "teflon" in found["smoke-test --quick"]
+
+    assert bundle.manifest.cmdline
+    files = {"boot/board.dtb": (bundle.path / "boot/board.dtb").read_bytes()}
+    without = only_described(
+        msgspec.structs.replace(
+            bundle.manifest, cmdline=f"{bundle.manifest.cmdline} module_blacklist=etnaviv"
+        ),
+        files,
+        tmp_path / "without",
+    )
+    sign.sign(without)
+    failed = deploy(Target(own_npu_board, timeout_s=300), bundle=without, board=None)
+    assert (failed.outcome, failed.exit_code) == ("rolled-back", 5), failed
+    assert "not healthy: render node of etnaviv: no device node at all" in failed.problem
+    assert status(Target(own_npu_board))["running"] == bundle.generation
 
 
 @pytest.fixture
