@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Hosts: which machine a name means, and how it is reached.
 
-A name is looked up among the running virtual boards, then in the inventory file
+``lab:TAGS`` is a board of a shared lab (see ``lab``); any other name is looked up among the running
+virtual boards, then in the inventory file
 (``~/.config/npu-bsp/inventory.toml``), then in ``~/.ssh/config``; what is none of these has to be written
 as ``user@address[:port]``. What ``~/.ssh/config`` says about an address holds for all of them.
 """
@@ -126,6 +127,10 @@ def resolve(name: str) -> Host:
     """
     if not name or name.startswith("-") or re.search(r"[\s/]", name):
         raise UserError(f"{name!r} is no host name", hint="write --host user@address[:port]")
+    if name.startswith("lab:"):
+        from . import lab  # late: labgrid is for those who have a lab
+
+        return _with_ssh_config(lab.host(name), already=frozenset({"user", "port"}))
     record = _record_file(name)
     if record.exists():
         return _from_record(record)
