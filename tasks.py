@@ -29,7 +29,7 @@ atexit.register(gc.freeze)
 _JSON = "print one JSON document on stdout"
 _BOARD = "board profile (./inv boards lists them)"
 _KERNEL = "kernel source: 6.12, tarball:URL#sha256=..., git:URL@ref or path:DIR"
-_HOST = "inventory name, name from ~/.ssh/config, or user@address[:port]"
+_HOST = "inventory name, name from ~/.ssh/config, user@address[:port], or lab:TAG=VALUE"
 _HOSTS = f"{_HOST}; several with commas, tag:T, group:G"
 
 

@@ -24,7 +24,7 @@ class PowerSwitch:
         switch = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:  # noqa: N802 # the library's name
+            def do_GET(self) -> None:
                 switch.switched.append(self.path)
                 if self.path.endswith("/1"):
                     on()
@@ -105,7 +105,8 @@ class Lab:
             found = [line for line in log.read_text().splitlines() if line.startswith(ready)]
             if found:
                 return found[0]
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.02)
 
     def client(self, *words: str) -> str:

@@ -16,6 +16,7 @@ import pytest
 
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.board import lab as labs
+from bsp.board.groups import means_several
 from bsp.board.inventory import resolve
 from images.bundle import Bundle
 from images.deploy.deploy import Target, deploy, rollback, status
@@ -46,7 +47,11 @@ class Shelf:
     def target(self, name: str, *, timeout_s: float = 10) -> Target:
         mine = self.board.target(timeout_s=timeout_s)
         return Target(
-            resolve(name), timeout_s=timeout_s, recovery_s=timeout_s, root=mine.root, reboot=mine.reboot
+            resolve(name),
+            timeout_s=timeout_s,
+            recovery_s=timeout_s,
+            root=mine.root,
+            reboot=mine.reboot,
         )
 
 
@@ -96,7 +101,8 @@ class Client:
     def __init__(self, name: str) -> None:
         code = (
             "import sys, time; from bsp.board import lab; from bsp.board.inventory import resolve;"
-            f"h = resolve({name!r}); print(h.name, lab.lease({name!r})._keeper.pid, flush=True); time.sleep(60)"
+            f"h = resolve({name!r}); print(h.name, lab.lease({name!r})._keeper.pid, flush=True);"
+            "time.sleep(60)"
         )
         self.process = subprocess.Popen(
             [sys.executable, "-c", code],
@@ -122,6 +128,7 @@ class Client:
 
 
 def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not means_several("lab:board=vim3,rack=two")
     assert labs.parse("lab:board=vim3,rack=two") == ({"board": "vim3", "rack": "two"}, "")
     assert labs.parse("lab:+ABC") == ({}, "ABC")
     monkeypatch.setenv("LG_TOKEN", "XYZ")

@@ -16,6 +16,8 @@ _TAG, _GROUP = "tag:", "group:"
 
 def means_several(text: str) -> bool:
     """Whether ``--host TEXT`` is written as more than one host (a tag that one host has, too)."""
+    if text.startswith("lab:"):  # one board; its commas are between tags
+        return False
     return "," in text or text.startswith((_TAG, _GROUP))
 
 

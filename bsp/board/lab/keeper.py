@@ -97,7 +97,7 @@ class Keeper:
         session = ClientSession(address, asyncio.get_running_loop())
         try:
             await asyncio.wait_for(session.start(), START_WITHIN_S)
-        except (Error, TimeoutError, asyncio.TimeoutError) as error:
+        except (Error, TimeoutError) as error:
             with contextlib.suppress(Exception):
                 session.stopping.set()
                 await asyncio.wait_for(session.stop(), 2)
@@ -136,7 +136,9 @@ class Keeper:
         if any(matches(place, self.tags) for place in places):
             return
         wanted = ",".join(f"{key}={value}" for key, value in self.tags.items())
-        there = sorted(f"{key}={value}" for place in places for key, value in tags_of(place).items())
+        there = sorted(
+            f"{key}={value}" for place in places for key, value in tags_of(place).items()
+        )
         near = [
             match
             for key, value in self.tags.items()
@@ -144,7 +146,8 @@ class Keeper:
             for match in difflib.get_close_matches(f"{key}={value}", there, n=1, cutoff=0.5)
         ]
         listed = "; ".join(
-            f"{place.name}: " + (",".join(f"{k}={v}" for k, v in sorted(place.tags.items())) or "none")
+            f"{place.name}: "
+            + (",".join(f"{k}={v}" for k, v in sorted(place.tags.items())) or "none")
             for place in sorted(places, key=lambda place: str(place.name))[:8]
         )
         raise FailedError(
@@ -165,7 +168,9 @@ class Keeper:
             try:
                 answer = await self.session.stub.CreateReservation(request)
             except grpc.aio.AioRpcError as error:
-                raise FailedError(f"the lab takes no such reservation: {error.details()}") from error
+                raise FailedError(
+                    f"the lab takes no such reservation: {error.details()}"
+                ) from error
             self.token = Reservation.from_pb2(answer.reservation).token
         deadline = time.monotonic() + self.wait_s
         said = ""
@@ -175,7 +180,9 @@ class Keeper:
                 [self.place] = found.allocations["main"]
                 return
             if found.state is not ReservationState.waiting:
-                raise FailedError(f"the reservation {self.token} is {found.state.name}", exit_code=3)
+                raise FailedError(
+                    f"the reservation {self.token} is {found.state.name}", exit_code=3
+                )
             if self.stop.is_set():
                 raise FailedError("interrupted while waiting for a place", exit_code=3)
             if (why := self.taken_by(found)) != said:
@@ -188,7 +195,7 @@ class Keeper:
                     "queue",
                     exit_code=3,
                 )
-            with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.stop.wait(), POLL_EVERY_S)
 
     async def poll(self) -> Reservation:
@@ -226,7 +233,9 @@ class Keeper:
             self.session.check_matches(place)
             await self.session.stub.AcquirePlace(messages.AcquirePlaceRequest(placename=self.place))
         except grpc.aio.AioRpcError as error:
-            raise FailedError(f"the lab does not give us {self.place}: {error.details()}", exit_code=3) from error
+            raise FailedError(
+                f"the lab does not give us {self.place}: {error.details()}", exit_code=3
+            ) from error
         except Error as error:
             raise FailedError(
                 f"a part of the place {self.place} is not there: {' '.join(map(str, error.args))}",
@@ -248,8 +257,8 @@ class Keeper:
         if len(services) != 1:
             names = ", ".join(sorted(each[0] for each in services)) or "none"
             raise FailedError(
-                f"the place {self.place} has {len(services)} NetworkServices ({names}), expected one: it says "
-                "where the board's SSH server is",
+                f"the place {self.place} has {len(services)} NetworkServices ({names}), expected one: it "
+                "says where the board's SSH server is",
                 hint="add one to the exporter's file: docs/lab.md",
             )
         [(_, _, service, extra)] = services
@@ -268,14 +277,17 @@ class Keeper:
         """Wait until the parent is done, or the place is not ours any more."""
         unsure = False
         while not self.stop.is_set():
-            with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.stop.wait(), RETRY_EVERY_S if unsure else LOOK_EVERY_S)
             if self.stop.is_set():
                 return
             if self.session is None or self.session.stopping.is_set():
                 if not unsure:
                     unsure = True
-                    tell("unsure", message=f"the coordinator at {self.coordinator} does not answer any more")
+                    tell(
+                        "unsure",
+                        message=f"the coordinator at {self.coordinator} does not answer any more",
+                    )
                 await self.disconnect()
                 with contextlib.suppress(FailedError):
                     await self.connect()
