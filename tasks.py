@@ -7,9 +7,11 @@ Everything is imported inside the tasks: ``invoke --list`` must stay as fast as 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import gc
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -44,6 +46,7 @@ def task(**options: Any) -> Callable[[_Body], _Body]:
         def guarded(*args: Any, **kwargs: Any) -> Any:
             from bsp.base.errors import BspError, InfrastructureError
 
+            _end_as_with_ctrl_c()
             try:
                 return body(*args, **kwargs)
             except BspError as error:
@@ -52,13 +55,27 @@ def task(**options: Any) -> Callable[[_Body], _Body]:
                 hint = "NPU_BSP_DEBUG=1 shows where; df shows whether a disk is full"
                 failure = InfrastructureError(str(error), hint=hint)
                 raise _ended(failure, as_json=bool(kwargs.get("json"))) from error
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as interrupt:
                 sys.stderr.write("interrupted\n")
-                raise Exit(code=130) from None
+                number = interrupt.args[0] if interrupt.args else signal.SIGINT
+                raise Exit(code=128 + number) from None
 
         return cast(_Body, invoke_task(guarded, auto_shortflags=False, **options))
 
     return decorate
+
+
+def _end_as_with_ctrl_c() -> None:
+    """Have SIGTERM and a closed terminal end what was started too, and put things in order."""
+
+    def interrupt(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # once; there is no Ctrl-C in the middle of cleaning up
+        raise KeyboardInterrupt(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # not under nohup
+            with contextlib.suppress(ValueError):  # in a thread
+                signal.signal(number, interrupt)
 
 
 def _ended(error: BspError, *, as_json: bool) -> Exit:

@@ -147,15 +147,57 @@ def test_a_failing_tool_shows_its_last_lines() -> None:
     assert caught.value.completed.stdout == b"line one\n"
 
 
+TERMINATED = """
+import sys
+from invoke.context import Context
+from invoke.exceptions import Exit
+import tasks
+from bsp.base.process import run
+
+@tasks.task()
+def slow(_):
+    run(["sh", "-c", "sleep 60 & echo $! > $1.new; mv $1.new $1; wait", "sh", sys.argv[1]])
+
+try:
+    slow(Context())
+except Exit as end:
+    sys.exit(end.code)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_task_that_is_ended_ends_what_it_started(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    started = tmp_path / "pid"
+    with subprocess.Popen(
+        [sys.executable, "-c", TERMINATED, str(started)],
+        cwd=Path(__file__).parents[1], stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    ) as ended:  # fmt: skip
+        deadline = time.monotonic() + 30
+        while not started.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        ended.send_signal(number)
+        _, said = ended.communicate(timeout=30)
+    assert ended.returncode == 128 + number
+    assert said.decode().splitlines() == ["interrupted"]
+    _wait_until_ended(int(started.read_text()))
+
+
 def test_a_time_out_ends_grandchildren_too(tmp_path: Path) -> None:
     note = tmp_path / "pid"
     with pytest.raises(InfrastructureError, match="did not end within"):
         process.run(["sh", "-c", f"sleep 60 & echo $! > {note}; wait"], timeout_s=0.5)
-    grandchild = int(note.read_text())
+    _wait_until_ended(int(note.read_text()))
+
+
+def _wait_until_ended(pid: int) -> None:
     deadline = time.monotonic() + 5
-    while time.monotonic() < deadline and _runs(grandchild):
+    while time.monotonic() < deadline and _runs(pid):
         time.sleep(0.05)
-    assert not _runs(grandchild)
+    assert not _runs(pid)
 
 
 def _runs(pid: int) -> bool:

@@ -170,6 +170,17 @@ def test_patches(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert build.prepare(request(tree)).work.tree == tree
 
 
+def test_a_tree_that_has_the_change_in_words_of_its_own(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series(tmp_path, monkeypatch)
+    with (tmp_path / "patches/rates/series.toml").open("a") as file:
+        file.write('[[already]]\nfile = "drivers/other.c"\nmatches = "rate = 8\\\\d+.*later"\n')
+    (tree / "drivers/other.c").write_text("int rate = 800000000;\nint later;\n")
+    assert build.prepare(request(tree)).patches == ()
+    assert build.prepare(request(tree)).work.tree == tree
+
+
 def test_a_patch_that_does_not_apply(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,7 +32,7 @@ from . import fragments
 from .config import read_config
 from .configure import Configured, Workspace, configure, refuse
 from .objects import count_objects, drop_unfinished, existing_objects
-from .patches import Patch, apply_all, key_of, missing_from, patches_for
+from .patches import Patch, apply_all, key_of, missing_from, needed_by, patches_for
 from .toolchain import find_toolchain
 
 BUILD_ID_DIGITS = 12
@@ -91,6 +91,7 @@ def prepare(request: Request) -> Prepared:
     source = kernel_tree(request.kernel, whole=True)
     asked = fragments.merge(fragments.fragment_files(request.board, request.fragments))
     patches = patches_for(request.board, source.series, request.experiments)
+    patches = needed_by(source.path, patches)
     tree = _patched(source, patches)
     toolchain = find_toolchain(tree, llvm=request.llvm)
     _refuse_dirty(tree)

@@ -27,12 +27,33 @@ from ..profile import Board
 FOLDER = Path(__file__).with_name("patches")
 
 
+class Mark(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a source says that has the same change in words of its own.
+
+    Attributes:
+        file: path in the source.
+        matches: regular expression; a dot is any character, and a line's end too.
+    """
+
+    file: str
+    matches: str
+
+    def is_in(self, tree: Path) -> bool:
+        """Whether the file is there and says so."""
+        try:
+            text = (tree / self.file).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return False
+        return re.search(self.matches, text, re.DOTALL) is not None
+
+
 class Series(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``series.toml``.
 
     Attributes:
         kernels: series of kernels (``6.5``) that need it.
         socs: whose boards need it; empty: all.
+        already: by what a source is recognised that needs none of it.
         experiment: it is left out unless asked for by name.
         why: what is wrong without it.
         source: where the facts are from.
@@ -42,6 +63,7 @@ class Series(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     title: str
     kernels: tuple[str, ...]
     socs: tuple[str, ...] = ()
+    already: tuple[Mark, ...] = ()
     experiment: bool = False
     why: str
     source: str
@@ -105,9 +127,19 @@ def key_of(patches: Sequence[Patch]) -> str:
     return digest.hexdigest()[:12]
 
 
+def needed_by(tree: Path, patches: Sequence[Patch]) -> list[Patch]:
+    """Leave out the series whose change the tree has in words of its own."""
+    known = all_series()
+    return [
+        patch
+        for patch in patches
+        if not any(mark.is_in(tree) for mark in known[patch.series].already)
+    ]
+
+
 def missing_from(tree: Path, patches: Sequence[Patch]) -> list[Patch]:
     """Return the patches that the tree does not have already; looks at each alone."""
-    return [patch for patch in patches if not _takes(tree, patch.path, reverse=True)]
+    return [patch for patch in patches if not _is_in(tree, patch.path)]
 
 
 def apply_all(tree: Path, patches: Sequence[Patch]) -> list[Patch]:
@@ -118,7 +150,7 @@ def apply_all(tree: Path, patches: Sequence[Patch]) -> list[Patch]:
     """
     applied = []
     for patch in patches:
-        if _takes(tree, patch.path, reverse=True):
+        if _is_in(tree, patch.path):
             continue
         with step(f"Patching: {patch.path.name}"):
             problem = failure(tree, patch.path)
@@ -158,8 +190,9 @@ def failure(tree: Path, patch: Path) -> str:
     return "; ".join(dict.fromkeys(problems)) or (said.strip().splitlines() or ["patch failed"])[-1]
 
 
-def _takes(tree: Path, patch: Path, *, reverse: bool) -> bool:
-    words = [*_command(tree, patch), "--dry-run", *(["--reverse"] if reverse else [])]
+def _is_in(tree: Path, patch: Path) -> bool:
+    """Whether it could be taken out."""
+    words = [*_command(tree, patch), "--dry-run", "--reverse"]
     return run(words, check=False).exit_code == 0
 
 
