@@ -69,7 +69,9 @@ def _end_as_with_ctrl_c() -> None:
     """Have SIGTERM and a closed terminal end what was started too, and put things in order."""
 
     def interrupt(number: int, _: object) -> None:
-        signal.signal(number, signal.SIG_IGN)  # once; there is no Ctrl-C in the middle of cleaning up
+        signal.signal(
+            number, signal.SIG_IGN
+        )  # once; there is no Ctrl-C in the middle of cleaning up
         raise KeyboardInterrupt(number)
 
     for number in (signal.SIGTERM, signal.SIGHUP):
