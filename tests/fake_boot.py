@@ -64,8 +64,8 @@ def boot(root: Path, *, trial_allowed: bool = True) -> str:
             tree_source(extra='status = "disabled";'), root / "other.dtb"
         ).read_bytes()
     (root / "sys/firmware/fdt").write_bytes(dtb)
-    (root / "proc/cmdline").write_text(f"{arguments['npu_args']} npu_bsp.slot={slot}\n")
-    (root / "proc/sys/kernel/random/boot_id").write_text(f"{uuid.uuid4()}\n")
+    _write(root / "proc/cmdline", f"{arguments['npu_args']} npu_bsp.slot={slot}\n")
+    _write(root / "proc/sys/kernel/random/boot_id", f"{uuid.uuid4()}\n")
     store = root / STORE / generation
     manifest = json.loads((store / "manifest.json").read_bytes())
     (root / "proc/sys/kernel/osrelease").write_text(manifest["kernel_release"] + "\n")
@@ -84,13 +84,20 @@ def boot_old_way(root: Path) -> str:
     """What extlinux or a distribution's boot script does with the kernel in /boot."""
     (root / "sys/firmware/fdt").write_bytes((root / "boot/old.dtb").read_bytes())
     (root / "proc/cmdline").write_text("root=LABEL=old console=ttyAMA0 BOOT_IMAGE=/vmlinuz\n")
-    (root / "proc/sys/kernel/random/boot_id").write_text(f"{uuid.uuid4()}\n")
+    _write(root / "proc/sys/kernel/random/boot_id", f"{uuid.uuid4()}\n")
     shutil.rmtree(root / "run/npu-bsp", ignore_errors=True)
     return "old"
 
 
 def _read(path: Path) -> bytes:
     return path.read_bytes() if path.exists() else b""
+
+
+def _write(path: Path, text: str) -> None:
+    """In one step: whoever polls sees what a kernel would say, before or after, and not an empty file."""
+    beside = path.with_name(f".{path.name}")
+    beside.write_text(text)
+    beside.rename(path)
 
 
 def main() -> None:
