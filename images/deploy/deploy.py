@@ -24,7 +24,7 @@ from bsp.profile import Board, board_names, load_board
 from images import bundle as bundles
 from images.bundle import Bundle, Manifest, with_required_options
 
-from . import drift, health, slots, state, trial
+from . import contents, drift, health, slots, state, trial
 from . import plan as planning
 from .plan import Confirm, Discard, Facts, Mend, Plan, Send, Try
 from .shared import Shared
@@ -94,6 +94,8 @@ class Result:
             "bytes_sent": self.sent.sent_bytes,
             "files_sent": self.sent.sent_files,
             "bytes_on_wire": self.sent.wire_bytes,
+            "files_patched": self.sent.patched_files,
+            "bytes_of_patches": self.sent.patch_bytes,
             "bytes_total": self.bytes_total,
             "steps": self.steps,
             "running_dtb_matches": self.running_dtb_matches,
@@ -219,6 +221,10 @@ def deploy(
         progress.say(str(result.plan))
         prepare(agent, result.plan, bundle, facts, result)
         arm(agent, result.plan, target)
+    with contextlib.suppress(
+        OSError
+    ):  # while the board reboots; a full disk here is no reason to stop
+        contents.keep(bundle)
     return decide(target, result, facts, fat_mount)
 
 
@@ -396,8 +402,9 @@ def prepare(agent: Agent, plan: Plan, bundle: Bundle, facts: Facts, result: Resu
                 args = slots.args_env(bundle.manifest, _cmdline(bundle.manifest, facts))
                 agent.stage(bundle, step, args=args, facts=facts, progress=result.sent)
                 sent = result.sent
+                patched = f", {sent.patched_files} as patches" if sent.patched_files else ""
                 now.note(
-                    f"{sent.sent_bytes / 1e6:.2f} MB, {sent.wire_bytes / 1e6:.2f} MB on the wire"
+                    f"{sent.sent_bytes / 1e6:.2f} MB, {sent.wire_bytes / 1e6:.2f} MB on the wire{patched}"
                 )
         elif isinstance(step, Mend):
             with result.step("Repairing what was changed"):

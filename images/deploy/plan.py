@@ -46,6 +46,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         made: when each generation was made there, by the board's clock.
         manifests: SHA-256 of each generation's manifest; only after a thorough look, which also reads each
             file of ``generations`` and ``fat_files``.
+        hash_bytes_per_s: how fast the board hashes; 0: it was not measured, the link being fast.
         rivals: what U-Boot takes before our boot script.
         adopted: the board was taken over, and what booted it before is kept.
     """
@@ -73,6 +74,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     dtb: str | None
     made: dict[str, float] = {}
     manifests: dict[str, str] = {}
+    hash_bytes_per_s: float = 0.0
     rivals: tuple[str, ...] = ()
     adopted: bool = False
 

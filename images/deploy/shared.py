@@ -11,6 +11,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from bsp.base.cache import cache_dir
 
@@ -26,21 +27,17 @@ class Shared:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._made: dict[Key, _Spool] = {}
+        self._made: dict[Key, Spool] = {}
 
-    def pieces(self, key: Key, make: Callable[[Sink], None]) -> Iterator[bytes]:
-        """Return the content of a stream, piece by piece; ``make`` writes it if nobody has had it made yet.
-
-        Raises:
-            Exception: what ``make`` raised.
-        """
+    def stream(self, key: Key, make: Callable[[Sink], Any]) -> Spool:
+        """Return a stream; ``make`` writes it if nobody has had it made yet."""
         with self._lock:
             spool = self._made.get(key)
             if spool is None:
-                spool = self._made[key] = _Spool()
+                spool = self._made[key] = Spool()
                 # A thread of its own: the board that came first may be lost on the way.
                 threading.Thread(target=spool.fill, args=(make,), daemon=True).start()
-        return spool.pieces()
+        return spool
 
     @property
     def made(self) -> int:
@@ -48,8 +45,12 @@ class Shared:
         return len(self._made)
 
 
-class _Spool:
-    """Bytes that one thread writes and others read from their beginning."""
+class Spool:
+    """Bytes that one thread writes and others read from their beginning.
+
+    Attributes:
+        result: what ``make`` returned, once all pieces have been read.
+    """
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile(prefix="npu-bsp-shared-", dir=cache_dir())  # noqa: SIM115
@@ -57,10 +58,12 @@ class _Spool:
         self._ended = False
         self._error: BaseException | None = None
         self._grown = threading.Condition()
+        self.result: Any = None
 
-    def fill(self, make: Callable[[Sink], None]) -> None:
+    def fill(self, make: Callable[[Sink], Any]) -> None:
+        """Have the bytes written; whatever goes wrong is raised by ``pieces``."""
         try:
-            make(self._append)
+            self.result = make(self._append)
         except BaseException as error:
             self._error = error
         finally:
@@ -77,6 +80,11 @@ class _Spool:
             self._grown.notify_all()
 
     def pieces(self) -> Iterator[bytes]:
+        """Return the content, as far as it is there, and what is added to it.
+
+        Raises:
+            Exception: what ``make`` raised.
+        """
         at = 0
         while True:
             with self._grown:

@@ -13,12 +13,14 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import socket
 import struct
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from images import bundle as bundles
 from images import sign
 from images.bundle import Bundle, Manifest
 
-from . import slots
+from . import contents, delta, slots
 from .onboard import frames
 from .plan import Facts, Send
 from .shared import Shared, Sink
@@ -43,6 +45,7 @@ ONBOARD_MODULES = (
     "entries",
     "board",
     "signature",
+    "patches",
     "stage",
     "adopt",
     "health",
@@ -70,6 +73,7 @@ m.main(i)
 _SLOW_ROUND_TRIP_S = 0.002
 _SLOW_BYTES_PER_S = 14e6  # 100 Mbit/s; compressing for a faster link would cost more than it saves
 _MEASURE_AFTER_BYTES = 6 << 20  # the first megabytes only fill windows and buffers
+_SAMPLE_BYTES = 256 << 10
 _WORTH_IT = 0.9
 _SMALL_BYTES = 200
 _WRITE_BYTES = 256 << 10
@@ -103,8 +107,12 @@ class Agent:
         self._root = root
         self._timeout_s = timeout_s
         self._shared = shared
+        self._far = _is_far(connection)
+        self._rate = delta.remembered_rate(connection.host)
         # What is sent to many boards shares one way out of this machine, and is compressed only once.
-        self._far = shared is not None or _is_far(connection)
+        self._compress = (
+            shared is not None or self._far or (self._rate or math.inf) < _SLOW_BYTES_PER_S
+        )
         self._process: Process = connection.start([*PYTHON, START])
         folder = slots.ONBOARD_DIR
         added = additions or {}
@@ -141,7 +149,7 @@ class Agent:
             "root": self._root,
             "fat": fat_mount,
             "lock": lock,
-            "far": self._far,
+            "far": self._compress,
             "generation": generation,
             "thorough": thorough,
             "onboard": [file.target for file in slots.ONBOARD_FILES],
@@ -211,17 +219,19 @@ class Agent:
             **_signature(bundle),
         }
         indexes = list(step.indexes)
+        maker = self._patch_maker(bundle, step, facts)
         for _ in range(3):
-            stream = _Stream(self._process.write, self.codecs, self._far, progress)
+            stream = _Stream(self._process.write, self.codecs, self._compress, progress)
             try:
                 self._process.write(json.dumps(request).encode() + b"\n")
                 stream.data(fresh)
                 stream.end()
                 if self._shared:
                     stream.flush()
-                    self._send_shared(self._shared, bundle, indexes, stream)
+                    self._send_shared(self._shared, bundle, indexes, stream, maker)
                 else:
-                    _send_files(stream, bundle, indexes)
+                    _send_files(stream, bundle, indexes, maker)
+                    self._learn(stream)
             except ConnectionLostError:
                 self._answer(5)  # if the agent gave up (a full disk, a damaged file), it says why
                 raise
@@ -235,22 +245,54 @@ class Agent:
             if not indexes:
                 remember(bundle.generation, content)
                 return
-            # The board has lost files since it was asked (or they are damaged): send these too.
+            # The board has lost files since it was asked, or they are damaged: send these, and whole.
             request["send"] = frames.ranges(indexes)
+            maker = None
         raise BoardRefusedError(f"the board keeps asking for {len(indexes)} files of the bundle")
 
+    def _patch_maker(self, bundle: Bundle, step: Send, facts: Facts) -> delta.Maker | None:
+        """Who makes patches against what the board holds; None where none can be of use."""
+        zstd = frames.Zstd.kind.decode()
+        if not (self._compress and zstd in self.codecs and step.indexes and contents.are_kept()):
+            return None
+        known = {}
+        for generation in step.bases:
+            with contextlib.suppress(UserError):
+                known[generation] = self.manifest(generation)
+        bases = delta.bases_for(bundle.manifest, step.indexes, facts, known)
+        near = delta.SLOW_BYTES_PER_S if self._far else delta.FAST_BYTES_PER_S
+        costs = delta.Costs(link=self._rate or near)
+        if facts.hash_bytes_per_s:
+            costs = replace(costs, board=facts.hash_bytes_per_s)
+        with contextlib.suppress(OSError, AttributeError):  # no zstd on this machine
+            return delta.Maker(bases, costs)
+        return None
+
+    def _learn(self, stream: _Stream) -> None:
+        """Remember what the link gets through; the first megabytes only fill buffers."""
+        if stream.wire_bytes > _MEASURE_AFTER_BYTES:
+            delta.remember_rate(self.connection.host, stream.bytes_per_s)
+
     def _send_shared(
-        self, shared: Shared, bundle: Bundle, indexes: list[int], stream: _Stream
+        self,
+        shared: Shared,
+        bundle: Bundle,
+        indexes: list[int],
+        stream: _Stream,
+        maker: delta.Maker | None,
     ) -> None:
-        def make(sink: Sink) -> None:
-            _send_files(_Stream(sink, codecs, True, Progress()), bundle, indexes)
+        def make(sink: Sink) -> Progress:
+            made = Progress()
+            _send_files(_Stream(sink, codecs, True, made), bundle, indexes, maker)
+            return made
 
         codecs = self.codecs
-        key = (bundle.generation, str(bundle.path), codecs, tuple(indexes))
-        for piece in shared.pieces(key, make):
+        patches = maker.key if maker else ()
+        key = (bundle.generation, str(bundle.path), codecs, tuple(indexes), patches)
+        spool = shared.stream(key, make)
+        for piece in spool.pieces():
             stream.ready_made(piece)
-        for index in indexes:
-            stream.progress.add(bundle.manifest.files[index].size_bytes)
+        stream.progress.include(spool.result)
 
     def _write(self, data: bytes) -> None:
         try:
@@ -300,10 +342,23 @@ class Progress:
         self.sent_files = 0
         self.wire_bytes = 0
 
-    def add(self, size_bytes: int) -> None:
-        """A file went out."""
+        self.patched_files = 0
+        self.patch_bytes = 0
+
+    def add(self, size_bytes: int, *, patch_bytes: int | None = None) -> None:
+        """A file went out, whole or as a patch."""
         self.sent_files += 1
         self.sent_bytes += size_bytes
+        if patch_bytes is not None:
+            self.patched_files += 1
+            self.patch_bytes += patch_bytes
+
+    def include(self, other: Progress) -> None:
+        """Add the files that another one counted."""
+        self.sent_files += other.sent_files
+        self.sent_bytes += other.sent_bytes
+        self.patched_files += other.patched_files
+        self.patch_bytes += other.patch_bytes
 
 
 class _Stream:
@@ -367,6 +422,26 @@ class _Stream:
         self._sink(memoryview(content))
         self.wire_bytes += len(content)
 
+    def wire_size(self, content: bytes) -> int:
+        """About what ``content`` would take on the wire: a sample from its middle is compressed."""
+        at = max(len(content) - _SAMPLE_BYTES, 0) // 2
+        sample = content[at : at + _SAMPLE_BYTES]
+        if not self._compress or not sample:
+            return len(content)
+        codec = self._codec = self._codec or self._choose()
+        return len(content) * len(codec.compress(sample)) // len(sample)
+
+    def patch(self, index: int, base_sha256: str, patch: bytes, size_bytes: int) -> None:
+        """Write one file of ``size_bytes`` as a patch for one that the board has."""
+        self._write(b"P", frames.PATCH.pack(index, len(patch), bytes.fromhex(base_sha256)))
+        self.data(patch, compress=False)
+        self.progress.add(size_bytes, patch_bytes=len(patch))
+
+    @property
+    def bytes_per_s(self) -> float:
+        """What went through so far."""
+        return self.wire_bytes / max(time.monotonic() - self._started, 1e-6)
+
     def end(self) -> None:
         """Write the end mark."""
         self._write(b"E", b"")
@@ -391,10 +466,18 @@ class _Stream:
             self.flush()
 
 
-def _send_files(stream: _Stream, bundle: Bundle, indexes: list[int]) -> None:
+def _send_files(
+    stream: _Stream, bundle: Bundle, indexes: list[int], maker: delta.Maker | None
+) -> None:
     folder = str(bundle.path)
     for index in indexes:
         entry = bundle.manifest.files[index]
+        if maker and maker.has_base(index):
+            content = (bundle.path / entry.path).read_bytes()
+            made = maker.patch(index, content, stream.wire_size(content))
+            if made:
+                stream.patch(index, *made, len(content))
+                continue
         stream.file(index, f"{folder}/{entry.path}", entry.size_bytes)
     stream.end()
     stream.flush()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 HEADER = struct.Struct(">cI")
 CHUNK_BYTES = 1 << 20
+PATCH = struct.Struct(">II32s")
 _BOUND_BYTES = CHUNK_BYTES + (CHUNK_BYTES >> 7) + 512  # ZSTD_COMPRESSBOUND of a chunk, and some
 _LEVEL = 3
 
@@ -85,6 +86,8 @@ class Frames:
     """Reads frames. Each is a kind (one letter), a length (4 bytes, big-endian) and a payload.
 
     F        a file begins: its index in the manifest (4 bytes); data follows, up to the file's size
+    P        a patch for a file begins: its index (4 bytes), the patch's size (4 bytes), the SHA-256 of the
+             file here that it is for; data follows, up to the patch's size
     R, Z, G  data: raw, a zstd frame, a zlib stream; one chunk each
     E        the end
     """
@@ -109,7 +112,7 @@ class Frames:
         payload = self._stream.read(size)
         if len(payload) != size:
             raise EOFError("the host is gone")
-        if kind in (b"R", b"F", b"E"):
+        if kind in (b"R", b"F", b"P", b"E"):
             return kind, payload
         if kind not in self._codecs:
             self._codecs[kind] = codec(kind)

@@ -33,12 +33,15 @@ from .files import (
     sha256_of,
     write_whole,
 )
-from .frames import Frames, RefusedError, from_ranges, ranges
+from .frames import PATCH, Frames, RefusedError, from_ranges, ranges
+from .patches import LARGEST_BYTES, Patches
 from .signature import check as check_signature
 from .signature import keep as keep_signature
 
 TYPE_CHECKING = False  # see frames.py
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from .board import Record
     from .files import Entry
 
@@ -66,7 +69,7 @@ def stage(board: Board, request: Record, frames: Frames) -> Record:
     here = _sources(board, request["bases"])
     rest = [index for index in range(len(entries)) if index not in coming]
     lacking = _place_present(board, entries, rest, folder, here)
-    placed = _receive_files(board, entries, folder, frames)
+    placed = _receive_files(board, entries, folder, frames, here)
     lacking = sorted({*lacking, *(coming - placed)})
     if lacking:
         # Most of these are second copies of what has just come.
@@ -196,30 +199,69 @@ def _place_present(
     return lacking
 
 
-def _receive_files(board: Board, entries: list[Entry], folder: str, frames: Frames) -> set[int]:
-    """Write what comes; return the indexes of the files, all of them whole."""
+def _receive_files(
+    board: Board, entries: list[Entry], folder: str, frames: Frames, here: Sources
+) -> set[int]:
+    """Write what comes; return the indexes of the files, all of them whole.
+
+    A patch that does not fit what is here is not an error: the host sends that file whole.
+    """
     placed: set[int] = set()
     made: set[str] = set()
+    by_content = {sha256: path for (sha256, _), path in here.items()}
     while (part := frames.next())[0] != b"E":
-        if part[0] != b"F":
+        if part[0] not in (b"F", b"P"):
             raise RefusedError(f"expected a file, found frame {part[0]!r}")
-        index = int.from_bytes(part[1], "big")
+        index = int.from_bytes(part[1][:4], "big")
         if index >= len(entries) or entries[index].get("link") is not None:
             raise RefusedError(f"file {index} is none of the manifest's")
         entry = entries[index]
         path = board.place(folder, entry)
         if not on_fat(entry):
             make_folder(folder, entry["path"].rpartition("/")[0], made)
-        _receive_file(path + PARTIAL if on_fat(entry) else path, entry, frames)
+        beside = path + PARTIAL if on_fat(entry) else path
+        if part[0] == b"F":
+            _write_file(beside, entry, _pieces(entry["path"], entry.get("size_bytes", 0), frames))
+        elif not _patch_file(board, beside, entry, part[1], frames, by_content):
+            continue
         if on_fat(entry):
-            os.rename(path + PARTIAL, path)
+            os.rename(beside, path)
         placed.add(index)
     return placed
 
 
-def _receive_file(path: str, entry: Entry, frames: Frames) -> None:
+def _patch_file(
+    board: Board, path: str, entry: Entry, head: bytes, frames: Frames, here: dict[str, str]
+) -> bool:
+    """Make a file from one that is here and a patch; False if these do not make what they should."""
+    if len(head) != PATCH.size:
+        raise RefusedError("a patch begins with something else")
+    _, size, digest = PATCH.unpack(head)
+    if max(size, entry.get("size_bytes", 0)) > LARGEST_BYTES:
+        raise RefusedError(f"{entry['path']} is too large for a patch")
+    patch = b"".join(_pieces(entry["path"], size, frames))
+    base = read(here.get(digest.hex()) or f"{board.files}/{digest.hex()[:32]}")
+    try:
+        content = Patches().apply(base, patch, entry.get("size_bytes", 0))
+        _write_file(path, entry, [content])
+    except (RefusedError, MemoryError):
+        return False
+    return True
+
+
+def _pieces(name: str, size: int, frames: Frames) -> Iterator[bytes]:
+    """The data that follows, ``size`` bytes of it."""
+    while size > 0:
+        kind, data = frames.next()
+        if kind != b"R" or not 0 < len(data) <= size:
+            raise RefusedError(f"{name} does not have the size that the manifest says")
+        size -= len(data)
+        yield data
+
+
+def _write_file(path: str, entry: Entry, pieces: Iterable[bytes | memoryview]) -> None:
+    """Write a file, and hash it on the way; what is not as the manifest says does not stay."""
     digest = hashlib.sha256()
-    left = entry.get("size_bytes", 0)
     mode = entry.get("mode", 0o644)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     try:
@@ -229,11 +271,7 @@ def _receive_file(path: str, entry: Entry, frames: Frames) -> None:
         make_way(path)
         handle = os.open(path, flags, mode)
     try:
-        while left > 0:
-            kind, data = frames.next()
-            if kind != b"R" or not 0 < len(data) <= left:
-                raise RefusedError(f"{entry['path']} does not have the size that the manifest says")
-            left -= len(data)
+        for data in pieces:
             digest.update(data)
             written = os.write(handle, data)
             while written < len(data):
