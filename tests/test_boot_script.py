@@ -104,6 +104,8 @@ class Booted:
 
     console: str
     trial: bytes | None
+    good: bytes
+    """Both copies of the boot state."""
 
     @property
     def slots(self) -> list[tuple[str, str]]:
@@ -142,10 +144,13 @@ def boot(disk: Disk, folder: Path, dtb: Path, firmware: Path) -> Booted:
         except subprocess.TimeoutExpired:
             process.kill()
     console = (folder / "console.log").read_text(errors="replace")
-    left = run(
-        ["mcopy", "-i", f"{image}@@{_PARTITION_START}", "::npu-bsp/trial.env", "-"], check=False
+    at = f"{image}@@{_PARTITION_START}"
+    left = run(["mcopy", "-i", at, "::npu-bsp/trial.env", "-"], check=False)
+    good, copy = (
+        run(["mcopy", "-i", at, f"::npu-bsp/{name}.env", "-"]).stdout
+        for name in ("good", "good-copy")
     )
-    return Booted(console, left.stdout if left.exit_code == 0 else None)
+    return Booted(console, left.stdout if left.exit_code == 0 else None, good + copy)
 
 
 def torn(new: bytes, at: int, old: bytes = state.SPENT) -> bytes:
@@ -199,7 +204,11 @@ def test_the_script_picks(case: str, suite: str, tmp_path: Path, dtb: Path) -> N
     disk, expected = CASES[case]
     booted = boot(disk, tmp_path, dtb, firmware(suite))
     assert booted.slots == expected, booted.console
-    if disk.trial not in (None, state.SPENT):
+    # Boots are not counted: however often its power is cut, a good generation stays one.
+    assert booted.good == disk.good + (disk.copy or disk.good)
+    if disk.trial in (None, state.SPENT):
+        assert booted.trial == disk.trial
+    else:
         assert booted.trial == state.SPENT, "the trial was not spent"
 
 
