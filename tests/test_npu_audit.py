@@ -19,6 +19,7 @@ from userspace.npu.virtual.exact import descriptor_scale, operations
 from userspace.npu.virtual.finding import Blame, Finding
 from userspace.npu.virtual.identity import load_identity
 from userspace.npu.virtual.memory import Access, Buffer, Buffers, Bytes
+from userspace.npu.virtual.written import Written
 
 
 def job_and_model(
@@ -196,3 +197,57 @@ def test_a_job_that_moves_bytes(tmp_path: Path) -> None:
     assert "after the descriptor" in found.expected
     (found,) = audit.tp(job, source, target[:100])
     assert found.found == "nothing written"
+
+
+def test_reads_past_what_jobs_have_written() -> None:
+    written = Written()
+    for address, size in ((0x1000, 100), (0x3000, 50), (0x1064, 28), (0x2000, 10), (0x1FF0, 64)):
+        written.add(address, size)
+    assert list(written.read(0x1000, 128, "")) == []  # two jobs, side by side
+    assert list(written.read(0x1FF8, 56, "")) == []
+    assert list(written.read(0x5000, 9, "")) == []  # nobody's: the CPU's
+    (found,) = written.read(0x1010, 128, "2x8x8")
+    assert found.expected.startswith("at most the 112 bytes at 0x1010")
+    assert found.found == "128 bytes (2x8x8)"
+    assert found.blame is Blame.SUBMISSION
+
+
+@pytest.mark.parametrize(("start", "found"), [(0, "0, 0"), (-1, "")])
+def test_where_an_image_is_folded(start: int, found: str, tmp_path: Path) -> None:
+    """A 3x3 convolution of stride 2 over 7x7 pixels is padded before the image; a job must do so."""
+    tensors = [
+        Tensor("input", (1, 7, 7, 2), "uint8", 0.02, 77),
+        Tensor("weights", (1, 3, 3, 2), "uint8", 0.004, 120, np.zeros((1, 3, 3, 2), np.uint8)),
+        Tensor("bias", (1,), "int32", 0.02 * 0.004, 0, np.zeros(1, np.int32)),
+        Tensor("output", (1, 4, 4, 1), "uint8", 0.3, 99),
+    ]
+    operator = conv((0, 1, 2), 3, stride=2, activation=NO_ACTIVATION, padding=SAME)
+    path = tmp_path / "model.tflite"
+    path.write_bytes(write_model(tensors, [operator], inputs=[0], outputs=[3], description="one"))
+    job = tp.TpJob(
+        address=0x1000,
+        size=(2, 7, 7),
+        slice_bytes=49,
+        stride_bytes=7,
+        window=(start, start, start + 7, start + 7),
+        tile=(8, 8),
+        out_address=0x2000,
+        counts=(2, 4, 2, 4, 1, 1),
+        increments=(16, 1, 32, 4, 0, 0, 64),
+        in_zero_point=77,
+        out_zero_point=77,
+    )
+    source = np.arange(98, dtype=np.uint8).reshape(2, 7, 7)
+    target = np.zeros(128, np.uint8)
+    tp.run(
+        job,
+        Buffers(
+            [
+                Buffer(0x1000, Access.READ, source.reshape(-1)),
+                Buffer(0x2000, Access.WRITE, target),
+            ]
+        ),
+    )
+    seen = list(ModelAudit(path, 8).tp(job, source, target))
+    assert [each.found for each in seen] == ([found] if found else [])
+    assert all(each.expected.startswith("-1, -1") for each in seen)

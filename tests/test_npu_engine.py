@@ -510,6 +510,14 @@ def test_tp_look_ups_of_another_form_are_refused_by_name() -> None:
         engine.submit(TP_COMMANDS)
 
 
+def test_tp_a_job_of_no_planes_moves_nothing_and_is_noted() -> None:
+    fields = transposed(3, 4, 5, (0, 0)) | {"in_image_z_size": 0}
+    engine, output = tp_bench(np.zeros((3, 4, 5), np.uint8), 60, fields)
+    engine.submit(TP_COMMANDS)
+    assert (output == 0xA5).all()
+    assert [each.field for each in engine.findings] == ["in_image_z_size"]
+
+
 def test_tp_adds_planes_of_border() -> None:
     source = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     fields = {

@@ -31,6 +31,7 @@ from .memory import Bytes
 from .nn import NnJob
 from .requant import Accumulators
 from .tp import TpJob
+from .written import Written
 
 Whole = NDArray[np.int64]
 _MOST_MACS = 4_000_000
@@ -54,6 +55,7 @@ class ModelAudit:
             for tensor in (*operator.inputs, *operator.outputs)
             if tensor is not None and tensor.is_bytes
         ]
+        self._written = Written()
         self._match = ExactMode(operations(path), generation)
         self._said: set[tuple[str, str]] = set()
         self._layouts: dict[tuple[object, ...], tuple[str, str]] = {}
@@ -64,6 +66,11 @@ class ModelAudit:
     ) -> Iterator[Finding]:
         """Return what is wrong with a job."""
         self.jobs += 1
+        size = job.in_plane * (image.shape[0] - 1) + job.in_row * (job.in_height - 1) + job.in_width
+        yield from self._written.read(job.in_address, size, "x".join(map(str, image.shape)))
+        rows = job.geometry.out_height - 1
+        last_plane = job.out_plane * (job.shape.out_channels - 1)
+        self._written.add(job.out_address, last_plane + job.out_row * rows + job.geometry.out_width)
         wrong_here = list(_own_sums(job, image, coefficients, accumulators))
         yield from wrong_here
         if wrong_here:
@@ -93,8 +100,16 @@ class ModelAudit:
     def tp(self, job: TpJob, image: Bytes, target: Bytes) -> Iterator[Finding]:
         """Return what is wrong with a job."""
         self.jobs += 1
+        if not job.bytes_moved:
+            return
+        planes, rows, columns = image.shape
+        size = job.slice_bytes * (planes - 1) + job.stride_bytes * (rows - 1) + columns
+        yield from self._written.read(job.address, size, "x".join(map(str, image.shape)))
+        self._written.add(job.out_address, target.size)
         yield from audit_tp.moved_bytes(job, image, target)
         yield from audit_tp.border(job, self._tensors)
+        convolutions = [each for each in self._operators.values() if each.kind.endswith("CONV_2D")]
+        yield from audit_tp.folded_at(job, convolutions)
 
     def _against(
         self,
@@ -260,16 +275,9 @@ def _geometry(
     if geometry.step != operator.strides[0]:
         return
     for axis, number, found_pad in (("y", 0, geometry.pad_y), ("x", 1, geometry.pad_x)):
-        pad = _padding(operator, weights.shape[2 + number], source[number], target[number], number)
+        pad = audit_tp.padding(operator, number)
         if found_pad != pad:
             yield _submission(f"in_image_{axis}_offset", str(-pad), str(-found_pad))
-
-
-def _padding(operator: model.Operator, kernel: int, size: int, out: int, axis: int) -> int:
-    """Rows above the image: TensorFlow puts the odd one of SAME at the end."""
-    if not operator.same:
-        return 0
-    return max((out - 1) * operator.strides[axis] + kernel - size, 0) // 2
 
 
 def _sums(
@@ -282,13 +290,10 @@ def _sums(
     accumulators: Accumulators,
 ) -> Iterator[Finding]:
     """Compare some accumulators with the model's own sums."""
-    source, target = _size(operator.inputs[0]), _size(operator.outputs[0])
+    target = _size(operator.outputs[0])
     if accumulators.shape[1:] != target or len(weights) != len(accumulators):
         return
-    pads = [
-        _padding(operator, weights.shape[2 + axis], source[axis], target[axis], axis)
-        for axis in (0, 1)
-    ]
+    pads = [audit_tp.padding(operator, axis) for axis in (0, 1)]
     # The hardware's zero point off each pixel, 0 outside the image; depthwise: one plane a channel.
     depthwise = operator.kind == "DEPTHWISE_CONV_2D"
     if depthwise and len(weights) != len(image):

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from .finding import Blame, Finding
 from .memory import Bytes
-from .model import Tensor
+from .model import Operator, Tensor
 from .tp import TpJob
 
 _PLACES = 9
@@ -65,6 +65,48 @@ def border(job: TpJob, tensors: Sequence[Tensor]) -> Iterator[Finding]:
             blame=Blame.SUBMISSION,
             evidence="recomputed from the model",
         )
+
+
+def folded_at(job: TpJob, operators: Sequence[Operator]) -> Iterator[Finding]:
+    """Compare where a job begins that folds 2x2 pixels into planes with a strided convolution's padding."""
+    if job.lookup or (job.counts[0], job.counts[2]) != (2, 2) or not job.increments[0]:
+        return
+    if job.increments[2] != 2 * job.increments[0] or job.increments[6] != 4 * job.increments[0]:
+        return
+    _, *size = job.size
+    allowed: dict[tuple[int, int], str] = {}
+    for each in operators:
+        source, weights, target = (*each.inputs[:2], *each.outputs[:1])
+        if each.strides != (2, 2) or source is None or weights is None or target is None:
+            continue
+        # Mesa takes rows for columns in some shapes.
+        pads = [padding(each, axis) for axis in (0, 1)]
+        for turned in (1, -1):
+            if size == list(source.shape[1:3][::turned]):
+                allowed[pads[::turned][0], pads[::turned][1]] = each.name
+    x0, y0, _, _ = job.window
+    if allowed and (-y0, -x0) not in allowed:
+        (pad_y, pad_x), name = next(iter(allowed.items()))
+        yield Finding(
+            "in_window_x_start, in_window_y_start of a job that folds pixels",
+            f"{-pad_x}, {-pad_y}: the padding before the image",
+            f"{x0}, {y0}",
+            operation=name,
+            blame=Blame.SUBMISSION,
+            evidence="recomputed from the model",
+        )
+
+
+def padding(operator: Operator, axis: int) -> int:
+    """Return how many rows (0) or columns (1) of padding stand before a convolution's image.
+
+    TensorFlow puts the odd one of SAME behind it.
+    """
+    source, weights, target = operator.inputs[0], operator.inputs[1], operator.outputs[0]
+    if not operator.same or source is None or weights is None or target is None:
+        return 0
+    sizes = [each.shape[1 + axis] for each in (source, weights, target)]
+    return max((sizes[2] - 1) * operator.strides[axis] + sizes[1] - sizes[0], 0) // 2
 
 
 def _value(job: TpJob, image: Bytes, number: int) -> int:

@@ -246,6 +246,11 @@ class Engine:
     def _run_tp(self, number: int, address: int) -> JobRecord:
         started = time.perf_counter()
         job = tp.parse(self._words(address, tp.LAYOUT.size_words))
+        if not job.bytes_moved:
+            expected = "at least 1 (nothing is moved; what silicon does is not known)"
+            self.note(
+                Finding("in_image_z_size", expected, "0", job=number, unit="TP", address=address)
+            )
         table = None
         if job.lookup:
             table = self.requantisation.table(job, lookup.byte_table(job.lookup, self.memory))

@@ -186,7 +186,8 @@ def parse(words: Words) -> TpJob:
             raise FaultError(f"in_tile_{axis}_size", f"a divisor of {length}", str(tile))
         if field[f"in_tile_{axis}_inc"] != tile:
             raise FaultError(f"in_tile_{axis}_inc", str(tile), str(field[f"in_tile_{axis}_inc"]))
-    for axis in "xyz":
+    # Mesa shares planes out among cores, also fewer planes than cores: the last jobs have none.
+    for axis in "xyz" if lookup else "xy":
         if not field[f"in_image_{axis}_size"]:
             raise FaultError(f"in_image_{axis}_size", "at least 1", "0")
     for loop in range(_LOOPS - 1):
@@ -288,6 +289,8 @@ def run(job: TpJob, memory: Memory, *, table: Bytes | None = None) -> Bytes:
         target = memory.view(job.out_address, job.bytes_moved, Access.WRITE)
         target[...] = table[source].reshape(-1)
         return target
+    if not job.bytes_moved:
+        return np.zeros(0, np.uint8)
     counts, increments = _loops(job, job.bytes_moved)
     last = sum((count - 1) * step for count, step in zip(counts, increments, strict=True))
     values = _scan(job, memory)
@@ -312,6 +315,8 @@ def read_image(job: TpJob, memory: Memory) -> Bytes:
         MemoryFaultError: some of it is not in a buffer that the submit lets be read.
     """
     planes, rows, columns = job.size
+    if not planes:
+        return np.zeros(job.size, np.uint8)
     size_bytes = job.slice_bytes * (planes - 1) + job.stride_bytes * (rows - 1) + columns
     flat = memory.view(job.address, size_bytes, Access.READ)
     return np.lib.stride_tricks.as_strided(flat, job.size, (job.slice_bytes, job.stride_bytes, 1))
