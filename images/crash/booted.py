@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from pathlib import Path
 
@@ -21,19 +20,22 @@ from .writelog import WriteLog
 
 
 def boot_problem(
-    board: Board, disk: Disk, log: Path, point: Point, folder: Path, *, timeout_s: float
+    board: Board, disk: Disk, log: Path, point: Point, folder: Path, *, name: str, timeout_s: float
 ) -> str:
     """Boot a point; return what went wrong, or ``""``.
 
     The board has to answer over SSH, from a generation, with its modules in place.
+
+    Args:
+        folder: the disk is made there.
+        name: of the virtual board; several may be booted at a time.
     """
-    image = folder / "point.img"
-    image.unlink(missing_ok=True)
+    image = folder / f"{name}.img"
     run(["cp", "--sparse=always", disk.image, image])
     image.chmod(0o644)
     with WriteLog(log) as writes:
         materialise(writes, point, image)
-    instance = Instance(f"crash-boot-{os.getpid()}")
+    instance = Instance(name)
     changed = dataclasses.replace(disk, image=image)
     try:
         host = start(instance, board, changed, port=None, kernel=board.kernel)

@@ -9,7 +9,7 @@ import random
 import shutil
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, field
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 from bsp.base.errors import ValidationError
 from bsp.base.output import table
-from bsp.base.progress import step
+from bsp.base.progress import say, step
 from bsp.profile import Board, load_board
 
 from .booted import boot_problem
@@ -214,12 +214,31 @@ def _boot(
     # The same first ones whatever the count: a later run may ask for more of them.
     chosen = chance.sample(points, len(points))[:count]
     before = known.booted() if known else {}
-    for number, point in enumerate(chosen, 1):
-        if (problem := before.get(point)) is None:
-            with step(f"Booting state {number} of {len(chosen)}: {point}"):
-                problem = boot_problem(board, made.disk, made.log, point, work, timeout_s=_BOOT_S)
-            if known:
-                known.boot(point, problem)
+    found = {point: before[point] for point in chosen if point in before}
+
+    def boot(number: int, point: Point) -> str:
+        name = f"crash-boot-{os.getpid()}-{number}"
+        return boot_problem(board, made.disk, made.log, point, work, name=name, timeout_s=_BOOT_S)
+
+    # As many at a time as there are cores: a boot waits more than it computes on more than one.
+    with (
+        step(f"Booting {len(chosen)} states") as now,
+        ThreadPoolExecutor(os.cpu_count() or 1) as pool,
+    ):
+        left = [point for point in chosen if point not in found]
+        boots = {pool.submit(boot, number, point): point for number, point in enumerate(left)}
+        try:
+            for done in as_completed(boots):
+                point = boots[done]
+                found[point] = problem = done.result()
+                if known:
+                    known.boot(point, problem)
+                say(f"{len(found)} of {len(chosen)}: {point}: {problem or 'answers over SSH'}")
+                now.note(f"{len(found)} of {len(chosen)}")
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # those that run are let end, and taken down
+            raise
+    for point, problem in found.items():
         report.booted += not problem
         if problem:
             report.boot_failures.append((point, problem))
