@@ -69,13 +69,7 @@ class Lab:
         (folder / "places.yaml").write_text(json.dumps(kept))
         (folder / "resources.json").write_text(json.dumps(resources))
         self._processes: list[subprocess.Popen[bytes]] = []
-        ready = self._start("coordinator", ["-l", "127.0.0.1:0"], "listening on")
-        self.address = f"127.0.0.1:{ready.rsplit(':', 1)[1]}"
-        self._start(
-            "exporter",
-            ["-c", self.address, "-n", "shelf", "--hostname", "127.0.0.1", "resources.json"],
-            "Exporter ready",
-        )
+        self._start_servers("127.0.0.1:0")
         self._watch = subprocess.Popen(
             [self.python, Path(__file__).with_name("lab_watch.py"), self.address],
             stdin=subprocess.PIPE,
@@ -86,6 +80,25 @@ class Lab:
         while int(self.ask("resources")) < sum(map(_count, resources.values())):
             assert time.monotonic() < deadline, (folder / "exporter.log").read_text()
             time.sleep(0.02)
+
+    def _start_servers(self, listen: str) -> None:
+        ready = self._start("coordinator", ["-l", listen], "listening on")
+        self.address = f"127.0.0.1:{ready.rsplit(':', 1)[1]}"
+        words = ["-c", self.address, "-n", "shelf", "--hostname", "127.0.0.1", "resources.json"]
+        self._start("exporter", words, "Exporter ready")
+
+    def restart(self) -> None:
+        """End both servers, and start them again at the same address."""
+        self._end_servers()
+        self._start_servers(self.address)
+
+    def _end_servers(self) -> None:
+        for process in reversed(self._processes):
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+        for process in self._processes:
+            process.wait(timeout=10)
+        self._processes.clear()
 
     def _start(self, what: str, words: list[str], ready: str) -> str:
         log = self.folder / f"{what}.log"
@@ -144,10 +157,7 @@ class Lab:
 
     def close(self) -> None:
         self._watch.communicate()
-        for process in reversed(self._processes):
-            os.killpg(process.pid, signal.SIGTERM)
-        for process in self._processes:
-            process.wait(timeout=10)
+        self._end_servers()
 
 
 def _count(group: object) -> int:

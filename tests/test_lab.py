@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -283,3 +284,29 @@ def test_a_reservation_of_ones_own_outlives_commands(
     shelf.lab.client("cancel-reservation", token)
     with pytest.raises(UserError, match="does not know the reservation"):
         resolve(f"lab:+{token}")
+
+
+@pytest.mark.full
+def test_a_coordinator_that_restarts(
+    own_hosts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = {"address": "127.0.0.1", "port": 22, "username": "root"}
+    lab = Lab(
+        tmp_path / "lab", {"desk": {"board": "virtual"}}, {"desk": {"NetworkService": service}}
+    )
+    monkeypatch.setenv("LG_COORDINATOR", lab.address)
+    try:
+        client = Client("lab:board=virtual").started()
+        lab.restart()
+        deadline = time.monotonic() + 30
+        while "acquired: None" in (shown := lab.client("-p", "desk", "show")):
+            assert time.monotonic() < deadline, shown
+        client.process.send_signal(signal.SIGINT)
+        _, err = client.ended()
+        assert "does not answer any more" in err
+        assert "the coordinator is back; desk is ours" in err
+        assert "released desk" in err
+        assert "acquired: None" in lab.client("-p", "desk", "show")
+        assert "Reservation" not in lab.client("reservations")
+    finally:
+        lab.close()

@@ -142,7 +142,7 @@ class Lease:
             elif kind == "taken":
                 say(f"{event['message']}; stopping")
                 self._interrupt()
-            elif kind in ("unsure", "kept", "failed"):
+            elif kind in ("unsure", "sure", "kept", "failed"):
                 say(event["message"])
         self._events.put(None)
         if self.place and not self._closing and self._keeper.wait() < 0:

@@ -9,6 +9,7 @@ JSON on standard output, one object a line::
     {"event": "failed", "message": ..., "hint": ..., "exit_code": 2}
     {"event": "taken", "message": "..."}       somebody took the place away from us; it ends
     {"event": "unsure", "message": "..."}      the coordinator does not answer; it goes on trying
+    {"event": "sure", "message": "..."}        it answers again
     {"event": "released"} or {"event": "kept", "message": ...}   the last one
 
 The parent's end of standard input closes however the parent ends: done, Ctrl-C, SIGTERM, SIGKILL. The place
@@ -291,10 +292,14 @@ class Keeper:
                 await self.disconnect()
                 with contextlib.suppress(FailedError):
                     await self.connect()
+            elif self.is_ours():
+                if unsure:
                     unsure = False
+                    tell("sure", message=f"the coordinator is back; {self.place} is ours")
+            elif unsure and self.own_reservation and self.is_free():
+                with contextlib.suppress(FailedError):  # its exporter may not be back yet
                     await self.have_again()
-                continue
-            if not self.is_ours():
+            else:
                 place = self.known(self.place)
                 holder = place.acquired if place else None
                 self.acquired = False
@@ -310,16 +315,21 @@ class Keeper:
         place = self.known(self.place)
         return place is not None and place.acquired == self.us and place.reservation == self.token
 
-    async def have_again(self) -> None:
-        """After a coordinator's restart: it forgets who has what, so take the place anew if it is free."""
+    def is_free(self) -> bool:
+        """Whether nobody holds the place."""
         place = self.known(self.place)
-        if place is not None and not place.acquired and self.own_reservation:
-            self.token = ""
-            self.tags = {"name": self.place}
-            self.wait_s = 0.0
+        return place is not None and not place.acquired
+
+    async def have_again(self) -> None:
+        """Take the place anew: a coordinator that restarted has forgotten who has what."""
+        self.token, self.tags, self.wait_s = "", {"name": self.place}, 0.0
+        try:
             await self.reserve()
             await self.acquire()
-            self.write_note()
+        except FailedError:
+            await self.cancel()
+            raise
+        self.write_note()
 
     # --- releasing -----------------------------------------------------------------------------
 
@@ -350,6 +360,10 @@ class Keeper:
                 messages.ReleasePlaceRequest(placename=self.place, fromuser=self.us)
             )
         self.acquired = False
+        await self.cancel()
+
+    async def cancel(self) -> None:
+        """Cancel the reservation, if it is our own."""
         if self.own_reservation and self.token:
             with contextlib.suppress(grpc.aio.AioRpcError):  # a restarted coordinator knows none
                 await self.session.stub.CancelReservation(
