@@ -659,11 +659,18 @@ def build_delegate(
         "board": _BOARD,
         "kernel": "series of the distribution's kernel, or build:ID (default: the profile's)",
         "dtb": "use this DTB as it is, in place of the one that build-dts makes",
-        "output": "put the bundle there (default: the cache)",
+        "output": "put the bundle there (default: the cache; of RAUC: build/BOARD.raucb)",
         "key": "sign with this private key (default: yours, made on first use)",
         "verify": "check this bundle instead: manifest, signature, every byte",
         "sign": "sign this bundle instead",
         "reproduce": "make it twice, apart in folder and time, and compare",
+        "format": "npu-bsp, or rauc: a whole root for a device with A/B slots",
+        "rauc-cert": "certificate to sign a RAUC bundle with (default: one for development, made here)",
+        "rauc-key": "the private key of --rauc-cert",
+        "rauc-keyring": "certificates that the device trusts (default: that of --rauc-cert)",
+        "rauc-system": "the device's system.conf (default: slots rootfs-a and rootfs-b)",
+        "ssh-key": "of a RAUC bundle: public key that may log in as root (default: your usual one)",
+        "dry-run": "of a RAUC bundle: check what is given; make nothing",
         "json": _JSON,
     }
 )
@@ -677,16 +684,27 @@ def bundle(
     verify: str = "",
     sign: str = "",
     reproduce: bool = False,
+    format: str = "npu-bsp",
+    rauc_cert: str = "",
+    rauc_key: str = "",
+    rauc_keyring: str = "",
+    rauc_system: str = "",
+    ssh_key: str = "",
+    dry_run: bool = False,
     json: bool = False,
 ) -> None:
     """Make what deploy sends: kernel, device tree, userspace. Example: ./inv bundle --board vim3."""
     from bsp.base.output import print_json, print_text
     from images import bundle_command as command
 
+    rauc = command.RaucFlags(rauc_cert, rauc_key, rauc_keyring, rauc_system, ssh_key, dry_run)
+    command.check_format(format, rauc, alone=bool(verify or sign or reproduce))
     if verify or sign:
         found = command.verify(verify) if verify else command.sign(sign, key)
     elif reproduce:
         found = command.reproduce(board, kernel=kernel, dtb=dtb, key=key)
+    elif format == "rauc":
+        found = command.make_rauc(board, rauc, kernel=kernel, dtb=dtb, output=output, key=key)
     else:
         found = command.make(board, kernel=kernel, dtb=dtb, output=output, key=key)
     print_json(found.document) if json else print_text(found.text)
@@ -906,6 +924,51 @@ def status(
         return
     found = status_of(Target(resolve(host), accept_new_key=accept_new_key, verify=verify))
     print_json(found) if json else print_text(show.status_text(found))
+
+
+@task(
+    help={
+        "board": _BOARD,
+        "container": "image that the test runs in, with this project (docs/lab.md)",
+        "folder": "where this project is in the image",
+        "device-type": "LAVA's name of the kind of board (default: the kernel's name of its device tree)",
+        "bundle": "address of a tar of a bundle (default: the container makes one)",
+        "bundle-sha256": "that tar's SHA-256",
+        "tag": "tag that the device has to have; may be given several times",
+        "output": "write the job there (default: print it)",
+        "dry-run": "print it in any case; write nothing",
+        "json": _JSON,
+    },
+    iterable=["tag"],
+)
+def lava_job(
+    _: Context,
+    board: str,
+    container: str,
+    folder: str = "/npu-bsp",
+    device_type: str = "",
+    bundle: str = "",
+    bundle_sha256: str = "",
+    tag: Any = (),
+    output: str = "",
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Write a LAVA job that deploys and validates. Example: ./inv lava-job --board vim3 --container I."""
+    from pathlib import Path
+
+    from bsp.base.output import print_json, print_text
+    from bsp.profile import load_board
+    from images import lava
+
+    request = lava.Request(
+        load_board(board), container, folder, device_type, bundle, bundle_sha256, tuple(tag)
+    )
+    found = lava.write(request, Path(output) if output else None, dry_run=dry_run)
+    if json:
+        print_json({key: value for key, value in found.items() if key != "text"})
+    else:
+        print_text(found["text"] if dry_run or not output else output)
 
 
 # --- traces of the virtual NPU ---------------------------------------------------------------
@@ -1455,6 +1518,7 @@ namespace = Collection(
     doctor,
     flash,
     history,
+    lava_job,
     docs,
     lint,
     new_board,

@@ -41,6 +41,77 @@ def make(board: str, *, kernel: str, dtb: str, output: str, key: str) -> Found:
     return Found(show.bundle_document(made), show.bundle_text(made))
 
 
+@dataclass(frozen=True)
+class RaucFlags:
+    """The flags that only ``--format rauc`` has."""
+
+    cert: str = ""
+    key: str = ""
+    keyring: str = ""
+    system: str = ""
+    ssh_key: str = ""
+    dry_run: bool = False
+
+
+def check_format(chosen: str, rauc: RaucFlags, *, alone: bool) -> None:
+    """Refuse a format that there is not, and flags of RAUC's without it.
+
+    Args:
+        alone: what was asked for is about a bundle of ours.
+
+    Raises:
+        UserError: as said.
+    """
+    if chosen not in ("npu-bsp", "rauc"):
+        raise UserError(f"--format is {chosen!r}, expected npu-bsp or rauc")
+    if chosen == "rauc" and alone:
+        raise UserError(
+            "--verify, --sign and --reproduce are for bundles of this project's own",
+            hint="rauc info --keyring=CERT FILE verifies a RAUC bundle",
+        )
+    if chosen != "rauc" and rauc != RaucFlags():
+        raise UserError(
+            "--rauc-..., --ssh-key and --dry-run are for RAUC bundles", hint="add --format rauc"
+        )
+
+
+def make_rauc(
+    board: str, flags: RaucFlags, *, kernel: str, dtb: str, output: str, key: str
+) -> Found:
+    """Make a board's bundle as one for RAUC.
+
+    Raises:
+        UserError: no board is named; or as ``rauc.plan``, ``bundle_for``.
+    """
+    from images import rauc
+
+    profile = _profile(board)
+    request = rauc.Request(
+        profile,
+        Path(output) if output else Path("build") / f"{profile.name}.raucb",
+        flags.cert,
+        flags.key,
+        flags.keyring,
+        flags.system,
+        flags.ssh_key,
+    )
+    planned = rauc.plan(request)
+    if flags.dry_run:
+        return Found(planned.document, planned.text())
+    from images.assemble import bundle_for
+
+    made = rauc.make(
+        request,
+        bundle_for(
+            profile,
+            kernel=kernel or None,
+            dtb=Path(dtb) if dtb else None,
+            key=Path(key) if key else None,
+        ),
+    )
+    return Found(made.document, made.text())
+
+
 def verify(folder: str) -> Found:
     """Check a bundle: every byte of it.
 

@@ -99,7 +99,23 @@ def check_host_name(name: str) -> str:
 def make_root(
     target: Path, layout: Layout, *, hostname: str, access: Access, fat_mount: str
 ) -> None:
-    """Put the files into a folder that does not exist yet."""
+    """Put the files of a disk's root into a folder that does not exist yet."""
+    make_any_root(target, hostname=hostname, access=access)
+    # Neither the root nor the boot file system of another disk in the same board.
+    (target / "etc/fstab").write_text(
+        f"UUID={layout.root_uuid}  /  ext4  rw,relatime  0  1\n"
+        f"UUID={layout.fat_uuid}  {fat_mount}  vfat  "
+        "rw,flush,umask=077,nofail,x-systemd.device-timeout=300s,"
+        "x-systemd.after=npu-bsp-activate.service  0  0\n"
+    )
+    (target / fat_mount.lstrip("/")).mkdir(parents=True)
+    signers = target / sign.BOARD_SIGNERS
+    signers.parent.mkdir(parents=True, exist_ok=True)
+    signers.write_text(sign.trust_root(), encoding="utf-8")
+
+
+def make_any_root(target: Path, *, hostname: str, access: Access) -> None:
+    """Put what every root needs, wherever it lies, into a folder that does not exist yet."""
     shutil.copytree(FILES, target)
     etc = target / "etc"
     (etc / "hostname").write_text(f"{hostname}\n")
@@ -107,21 +123,10 @@ def make_root(
     # Empty: the board makes its own and keeps it, without taking this for a first boot that asks things.
     (etc / "machine-id").write_text("")
     (etc / "resolv.conf").symlink_to("/run/systemd/resolve/stub-resolv.conf")
-    # Neither the root nor the boot file system of another disk in the same board.
-    (etc / "fstab").write_text(
-        f"UUID={layout.root_uuid}  /  ext4  rw,relatime  0  1\n"
-        f"UUID={layout.fat_uuid}  {fat_mount}  vfat  "
-        "rw,flush,umask=077,nofail,x-systemd.device-timeout=300s,"
-        "x-systemd.after=npu-bsp-activate.service  0  0\n"
-    )
-    (target / fat_mount.lstrip("/")).mkdir(parents=True)
     for name in ("etc/.updated", "var/.updated"):  # nothing has to be brought up to date at boot
         (target / name).parent.mkdir(exist_ok=True)
         (target / name).touch()
     enable_units(UNITS, target)
-    signers = target / sign.BOARD_SIGNERS
-    signers.parent.mkdir(parents=True, exist_ok=True)
-    signers.write_text(sign.trust_root(), encoding="utf-8")
     wanted = etc / "systemd/system/multi-user.target.wants"
     (wanted / "npu-bsp-host-key.service").symlink_to("../npu-bsp-host-key.service")
     authorized = target / "root/.ssh/authorized_keys"

@@ -83,12 +83,21 @@ def _require_compiler() -> None:
     missing = [] if shutil.which("gcc") else ["gcc", "libc6-dev"]
     if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
         missing.append(f"python{sys.version_info.major}.{sys.version_info.minor}-dev")
+    install_packages(missing)
+
+
+def install_packages(missing: list[str]) -> None:
+    """Install Debian packages on this machine, for what only few people use.
+
+    Raises:
+        UserError: only root can do that.
+    """
     if not missing:
         return
     command = ["apt-get", "install", "--yes", "--no-install-recommends", *missing]
     if os.geteuid() != 0:
         raise UserError(
-            f"{' and '.join(missing)} are needed, and only root can install them",
+            f"not installed here, and only root can install packages: {', '.join(missing)}",
             hint=f"sudo {' '.join(command)}",
         )
     with step(f"Installing {', '.join(missing)}"):
