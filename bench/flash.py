@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """How long an image takes to build, and to get onto storage: against dd and mkfs, zstd and ssh.
 
-    .venv/bin/python -m bench.flash [--rounds N] [--json]
+    .venv/bin/python -m bench.flash [--rounds N] [--json] [--part build|loopback|whole|slow]...
 
 Flash: an image of 2 GB, 30 % of it mapped (the files of a real root, so that it compresses as one does),
 to a real SSH server on this machine. "Ideal" is what bmaptool does, through one pipe: the mapped bytes,
@@ -13,6 +13,7 @@ bytes with dd, flushes them, and makes the two file systems, empty.
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from .measure import Arm, Timing, arguments, measure, report
+from .measure import Arm, Timing, measure, report
 
 from bsp.board.inventory import Host  # isort: skip
 from bsp.profile import load_board
@@ -37,6 +38,7 @@ IMAGE_BYTES = 2 << 30
 MAPPED = 0.30
 LINK_BYTES_PER_S = 12.5e6
 _STRETCH_BYTES = 24 << 20
+_PARTS = ("build", "loopback", "whole", "slow")
 
 
 def make_image(image: Path) -> None:
@@ -206,29 +208,44 @@ def slow_link(stack: ExitStack, port: int) -> int:
     return int(process.stdout.readline())
 
 
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, help="how often each arm is run")
+    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+    parser.add_argument("--part", action="append", choices=_PARTS, help="only this; several times")
+    options = parser.parse_args()
+    options.part = options.part or _PARTS
+    return options
+
+
 def main() -> None:
     """Measure, and print the tables."""
-    options = arguments(__doc__.splitlines()[0], rounds=5)
+    options = _options()
     results = {}
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="npu-bsp-bench-")))
         memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # storage that costs nothing
         shm = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=memory)))
         image, device = work / "two-gb.img", shm / "device"
-        results["build-image, root file system cached"] = building(work, options.rounds)
+        if "build" in options.part:
+            results["build-image, root file system cached"] = building(work, options.rounds)
         make_image(image)
         sshd = local_sshd.start(work / "sshd")
         stack.callback(sshd.stop)
-        results["flash over loopback"] = over(sshd.host, work, image, device, options.rounds)
-        results["flash against the whole, over loopback"] = against_whole(
-            sshd.host, work, image, device, options.rounds
-        )
-        port = slow_link(stack, sshd.port)
-        known = work / "known_hosts"
-        key = (sshd.folder / "known_hosts").read_text().split(" ", 1)[1]
-        known.write_text(f"[127.0.0.1]:{port} {key}")
-        slow = replace(sshd.host, port=port, known_hosts=known)
-        results["flash over 100 Mbit/s"] = over(slow, work, image, device, min(options.rounds, 3))
+        if "loopback" in options.part:
+            results["flash over loopback"] = over(sshd.host, work, image, device, options.rounds)
+        if "whole" in options.part:
+            results["flash against the whole, over loopback"] = against_whole(
+                sshd.host, work, image, device, options.rounds
+            )
+        if "slow" in options.part:
+            port = slow_link(stack, sshd.port)
+            known = work / "known_hosts"
+            key = (sshd.folder / "known_hosts").read_text().split(" ", 1)[1]
+            known.write_text(f"[127.0.0.1]:{port} {key}")
+            slow = replace(sshd.host, port=port, known_hosts=known)
+            rounds = min(options.rounds, 3)
+            results["flash over 100 Mbit/s"] = over(slow, work, image, device, rounds)
     report(results, as_json=options.json)
 
 

@@ -26,10 +26,8 @@ class Zstd:
 
     kind = b"Z"
 
-    def __init__(self, level: int = _LEVEL) -> None:
+    def __init__(self) -> None:
         import ctypes
-
-        self._level = level
 
         self._lib = ctypes.CDLL("libzstd.so.1")
         sized: list[Any] = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t]
@@ -40,9 +38,9 @@ class Zstd:
         self._room = ctypes.create_string_buffer(_BOUND_BYTES)
         self._string_at = ctypes.string_at
 
-    def compress(self, data: bytes) -> bytes:
+    def compress(self, data: bytes, level: int = _LEVEL) -> bytes:
         """Return ``data``, one chunk at most, as one zstd frame."""
-        size = self._lib.ZSTD_compress(self._room, _BOUND_BYTES, data, len(data), self._level)
+        size = self._lib.ZSTD_compress(self._room, _BOUND_BYTES, data, len(data), level)
         if self._lib.ZSTD_isError(size):
             raise ValueError("zstd cannot compress")
         return self._string_at(self._room, size)

@@ -9,9 +9,10 @@ R, Z     content as it is, or one zstd frame
 H        no content: it should lie there already
 E        the end
 
-What is written is flushed, read back past the page cache and hashed again, a batch at a time, while the
-next batch arrives. How many chunks from the first on have passed that is kept on the board, so that a
-flash that was cut goes on there. Chunks that did not pass are named at the end; the host sends them again.
+What is written is flushed, read back past the page cache and hashed, a batch at a time, while the
+next batch arrives: that covers the way here too. A chunk that comes a second time is hashed as it
+arrives. How many chunks from the first on have passed is kept on the board, so that a flash that was cut
+goes on there. Chunks that did not pass are named at the end; the host sends them again.
 """
 
 from __future__ import annotations
@@ -142,6 +143,7 @@ class Writer:
         self._image = ""
         self._root = ""
         self._digests: dict[int, bytes] = {}
+        self._suspect: set[int] = set()
         self.heard_s = time.monotonic()
         self.streaming = False
 
@@ -282,6 +284,7 @@ class Writer:
                 raise checker.error
             if not complete:
                 raise EOFError
+            self._suspect = checker.wrong
             return {"need": sorted(checker.wrong), "digest": checker.digest(len(chunks))}
         finally:
             os.close(handle)
@@ -305,7 +308,9 @@ class Writer:
                     data = zstd.decompress(data)
                 elif kind == b"0":
                     data = _ZEROS[:length]
-                if len(data) != length or hashlib.sha256(data).digest() != digest:
+                # Hashed once, when it is read back; which end is to blame matters the second time.
+                wrong = index in self._suspect and hashlib.sha256(data).digest() != digest
+                if len(data) != length or wrong:
                     raise RefusedError(f"chunk {index} did not arrive as it was sent")
                 _pwrite(handle, data, offset)
             checker.add(index, digest)
