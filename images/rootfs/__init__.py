@@ -86,6 +86,7 @@ def root_tar(distribution: str = "trixie", more: Sequence[str] = ()) -> Rootfs:
         found = folder.glob(f"{prefix}-*.tar")
         for old in sorted(found, key=lambda path: path.stat().st_mtime)[:-1]:
             remove(old)
+            remove(old.with_name(f".{old.name}.base"))  # of images/disk/base.py
 
     return Rootfs(make_once(folder / f"{prefix}-{key}.tar", make), key)
 
