@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from userspace.npu.delegates import rows
 from userspace.npu.graph import read_graph
 from userspace.npu.prediction import all_rules, predict, rules_for
 from userspace.npu.tflite_file import NO_ACTIVATION, Tensor, conv, softmax, write_model
+from userspace.npu.virtual.gate import packages, sweep
+
+from .rule_cases import cases
 
 MESA = "25.0.7-2+deb13u1"
 assets = pytest.mark.skipif(
@@ -73,7 +77,8 @@ def test_a_rule_that_came_later() -> None:
 
 
 def test_what_is_not_known_is_not_predicted() -> None:
-    assert rules_for("etnaviv", "26.1.6-1") is None
+    assert rules_for("etnaviv", "25.1.0-1") is None
+    assert rules_for("etnaviv", "26.3.0-1") is None
     assert rules_for("rocket", MESA) is None
     assert rules_for("etnaviv", "no version") is None
     assert all(rules.source for rules in all_rules())
@@ -113,3 +118,49 @@ def test_lists_of_delegates() -> None:
     for bad in ("", "cpu:threads=2", "telfon", "teflon:x"):
         with pytest.raises(UserError):
             rows(bad)
+
+
+# --- one operation at a time -----------------------------------------------------------------
+
+# What libteflon.so was seen to refuse of `cases()`, on an emulated A311D; the others it took.
+_ALWAYS = {
+    "add of a constant", "concatenation along rows", "conv relu6 beyond", "max pool", "pad three",
+    "softmax", "split along rows", "transpose 0213", "transpose 0321",
+}  # fmt: skip
+_SINCE_26 = {"fully-connected 1280"}
+REFUSED = {
+    "25.0.7": _ALWAYS | {
+        "abs", "concatenation of unequal", "conv tanh", "logistic", "pad after", "pad channels", "pad two",
+        "relu", "reshape", "sub", "transpose 0231", "transpose 0312",
+    },
+    "26.1.6": _ALWAYS | _SINCE_26,
+    "26.2.6": _ALWAYS | _SINCE_26,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("version", REFUSED)
+def test_the_rules_say_what_the_delegates_were_seen_to_refuse(version: str) -> None:
+    found = {name for name, (model, _) in cases().items() if refused(model, mesa=version)}
+    assert found == REFUSED[version]
+
+
+@pytest.mark.full
+@pytest.mark.network
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("suite", ["trixie", "trixie-backports", "sid"])
+def test_the_real_delegates_refuse_what_the_rules_say(suite: str, tmp_path: Path) -> None:
+    delegate = packages.from_suite(suite)
+    rules = rules_for("etnaviv", delegate.upstream)
+    if rules is None:
+        pytest.skip(f"{suite} has Mesa {delegate.upstream}, for which there are no rules")
+    file = tmp_path / "case.tflite"
+    different = {}
+    with sweep.runner(delegate, timeout_s=60) as runner:
+        for name, (model, inputs) in cases().items():
+            file.write_bytes(model)
+            expected = sweep.reference(model, inputs)
+            outcome = runner.run_file(file, inputs, "a311d", expected, name, name)
+            predicted = predict(read_graph(model), rules).refused
+            if bool(predicted) != (outcome.status == sweep.REFUSED):
+                different[name] = (predicted, outcome.status)
+    assert not different

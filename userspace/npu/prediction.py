@@ -121,12 +121,29 @@ def _per_tensor(operation: Operation) -> str:
     return ""
 
 
+def _equal_scales(operation: Operation) -> str:
+    """Input, weights, bias and output have one scale each, or several that are all the same."""
+    for what, tensor in zip(
+        ("input", "weights", "bias", "output"),
+        (*(*operation.inputs, None, None, None)[:3], operation.outputs[0]),
+        strict=True,
+    ):
+        if tensor and (len(set(tensor.scales)) > 1 or len(set(tensor.zero_points)) > 1):
+            return f"its {what} is quantised per axis"
+    return ""
+
+
 def _activation(operation: Operation) -> str:
     """No fused activation, RELU, or RELU6 where the output cannot be more than 6 anyhow."""
-    if operation.activation in ("NONE", "RELU"):
-        return ""
+    if operation.activation in ("NONE", "RELU", "RELU6"):
+        return _relu6_range(operation)
+    return f"its fused activation is {operation.activation}"
+
+
+def _relu6_range(operation: Operation) -> str:
+    """Not RELU6, or the output cannot be more than 6 anyhow."""
     if operation.activation != "RELU6":
-        return f"its fused activation is {operation.activation}"
+        return ""
     output = operation.outputs[0]
     end = _RANGE_ENDS.get(output.dtype) if output else None
     if output is None or end is None:
@@ -158,9 +175,18 @@ def _computed_inputs(operation: Operation) -> str:
 
 
 def _last_axis(operation: Operation) -> str:
-    return (
-        "" if operation.axis in (3, -1) else f"it works along axis {operation.axis}, not the last"
-    )
+    axis = operation.axis
+    if operation.kind == "SPLIT":
+        found = _numbers(operation.inputs[0])
+        axis = found[0] if found else None
+    return "" if axis in (3, -1) else f"it works along axis {axis}, not the last"
+
+
+def _numbers(tensor: Tensor | None) -> tuple[int, ...]:
+    """Return the values of an int32 constant; nothing where it is none."""
+    if tensor is None or tensor.data is None or tensor.dtype != "int32":
+        return ()
+    return struct.unpack(f"<{len(tensor.data) // 4}i", tensor.data[: len(tensor.data) // 4 * 4])
 
 
 def _equal_channels(operation: Operation) -> str:
@@ -168,24 +194,69 @@ def _equal_channels(operation: Operation) -> str:
     return "" if len(channels) == 1 else "its inputs differ in their number of channels"
 
 
+def _equal_parts(operation: Operation) -> str:
+    channels = {tensor.shape[-1] for tensor in operation.outputs if tensor and tensor.shape}
+    return "" if len(channels) == 1 else "its outputs differ in their number of channels"
+
+
+def _paddings(operation: Operation) -> tuple[int, ...]:
+    found = _numbers(operation.inputs[1]) if len(operation.inputs) == 2 else ()
+    return found if len(found) == 8 else ()
+
+
 def _one_pixel(operation: Operation) -> str:
     """It pads one pixel on each of the four sides."""
-    amounts: Tensor | None = operation.inputs[1] if len(operation.inputs) > 1 else None
-    data = amounts.data if amounts else None
-    if not data or len(data) != 32:
+    found = _paddings(operation)
+    if not found:
         return "it pads other than four dimensions by constants"
-    found = struct.unpack("<8i", data)
     if found != (0, 0, 1, 1, 1, 1, 0, 0):
         return f"it pads {found[2]}, {found[3]} rows and {found[4]}, {found[5]} columns, not 1 each"
     return ""
 
 
+def _two_pixels(operation: Operation) -> str:
+    """It pads rows, columns and channels by two at most, on each side."""
+    found = _paddings(operation)
+    if not found:
+        return "it pads other than four dimensions by constants"
+    if found[:2] != (0, 0) or not all(0 <= each <= 2 for each in found[2:]):
+        return f"it pads by {', '.join(map(str, found))}: more than 2, or along the first dimension"
+    return ""
+
+
+def _bytes(operation: Operation) -> str:
+    source = operation.inputs[0]
+    dtype = source.dtype if source else "missing"
+    return "" if dtype in _RANGE_ENDS else f"its input is {dtype}"
+
+
+def _below_1280(operation: Operation) -> str:
+    source = operation.inputs[0]
+    width = source.shape[-1] if source and source.shape else 0
+    return "" if width < 1280 else f"its input has {width} values, not less than 1280"
+
+
+def _channels_moved(operation: Operation) -> str:
+    """Channels go from last to first, or from first to last."""
+    order = _numbers(operation.inputs[1]) if len(operation.inputs) > 1 else ()
+    return (
+        "" if order in ((0, 3, 1, 2), (0, 2, 3, 1)) else f"its order is {order or 'not constant'}"
+    )
+
+
 _CONDITIONS: dict[str, Callable[[Operation], str]] = {
     "per-tensor": _per_tensor,
+    "equal-scales": _equal_scales,
     "activation": _activation,
+    "relu6-range": _relu6_range,
     "no-dilation": _no_dilation,
     "computed-inputs": _computed_inputs,
     "last-axis": _last_axis,
     "equal-channels": _equal_channels,
     "one-pixel": _one_pixel,
+    "two-pixels": _two_pixels,
+    "equal-parts": _equal_parts,
+    "bytes": _bytes,
+    "below-1280": _below_1280,
+    "channels-moved": _channels_moved,
 }

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: MIT
+"""Models of one operation that stand at the borders of the rules in ``userspace/npu/rules.toml``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from userspace.npu.tflite_file import Operator, Tensor, conv, softmax, write_model
+from userspace.npu.virtual.gate.build import build
+from userspace.npu.virtual.gate.cases import RELU, RELU6, Case
+
+SIDE, CHANNELS = 8, 8
+SHAPE = (1, SIDE, SIDE, CHANNELS)
+TANH = 4
+_ADD, _CONCATENATION, _MAX_POOL, _RESHAPE, _SUB, _TRANSPOSE, _SPLIT = 0, 2, 17, 22, 41, 39, 49
+
+
+@dataclass
+class _Graph:
+    """Collects tensors of a model with one operation."""
+
+    tensors: list[Tensor] = field(default_factory=list)
+    inputs: list[int] = field(default_factory=list)
+
+    def image(self, shape: tuple[int, ...] = SHAPE) -> int:
+        self.inputs.append(self.result(shape))
+        return self.inputs[-1]
+
+    def result(self, shape: tuple[int, ...], scale: float = 0.02, zero_point: int = 120) -> int:
+        self.tensors.append(Tensor(f"t{len(self.tensors)}", shape, "uint8", scale, zero_point))
+        return len(self.tensors) - 1
+
+    def constant(self, values: Any, dtype: str, scale: float = 0.0, zero_point: int = 0) -> int:
+        data = np.asarray(values)
+        name = f"t{len(self.tensors)}"
+        self.tensors.append(Tensor(name, data.shape, dtype, scale, zero_point, data))
+        return len(self.tensors) - 1
+
+    def model(self, operator: Operator) -> tuple[bytes, list[Any]]:
+        """Return the file, and a picture for each input."""
+        made = write_model(
+            self.tensors,
+            [operator],
+            inputs=self.inputs,
+            outputs=operator.outputs,
+            description="rule",
+        )
+        rng = np.random.default_rng(3)
+        shapes = [self.tensors[number].shape for number in self.inputs]
+        return made, [rng.integers(0, 256, shape).astype(np.uint8) for shape in shapes]
+
+
+def cases() -> dict[str, tuple[bytes, list[Any]]]:
+    """Return models and their inputs, by name."""
+    plain = Case("conv", SIDE, SIDE, CHANNELS, CHANNELS)
+    generated = {
+        "conv": plain,
+        "conv relu": Case("conv", SIDE, SIDE, CHANNELS, CHANNELS, activation=RELU),
+        "conv relu6": Case("conv", SIDE, SIDE, CHANNELS, CHANNELS, kernel=3, activation=RELU6),
+        "conv int8": Case("conv", SIDE, SIDE, CHANNELS, CHANNELS, dtype="int8"),
+        "depthwise": Case("depthwise", SIDE, SIDE, CHANNELS, kernel=3),
+        "add": Case("add", SIDE, SIDE, CHANNELS),
+        "concatenation of two": Case("concatenation", SIDE, SIDE, CHANNELS),
+        "concatenation of four": Case("concatenation", SIDE, SIDE, CHANNELS, parts=4),
+        "split": Case("split", SIDE, SIDE, CHANNELS * 2),
+        "pad one": Case("pad", SIDE, SIDE, CHANNELS),
+        "pad two": Case("pad", SIDE, SIDE, CHANNELS, pads=(2, 2, 2, 2, 0, 0)),
+        "pad three": Case("pad", SIDE, SIDE, CHANNELS, pads=(3, 3, 3, 3, 0, 0)),
+        "pad after": Case("pad", SIDE, SIDE, CHANNELS, pads=(0, 1, 0, 1, 0, 0)),
+        "pad channels": Case("pad", SIDE, SIDE, CHANNELS, pads=(0, 0, 0, 0, 1, 1)),
+        "fully-connected": Case("fully-connected", channels=96, outputs=10),
+        "fully-connected 1279": Case("fully-connected", channels=1279, outputs=8),
+        "fully-connected 1280": Case("fully-connected", channels=1280, outputs=8),
+        "relu": Case("relu", SIDE, SIDE, CHANNELS),
+        "abs": Case("abs", SIDE, SIDE, CHANNELS, dtype="int8"),
+        "logistic": Case("logistic", SIDE, SIDE, CHANNELS),
+    }
+    found = {}
+    for name, case in generated.items():
+        made = build(case)
+        found[name] = (made.model, list(made.inputs))
+    found |= {
+        "conv tanh": _convolution(TANH, 0.05),
+        "conv relu6 beyond": _convolution(3, 0.05),
+        "add of a constant": _binary(_ADD, 11, constant=True),
+        "sub": _binary(_SUB, 28, constant=False),
+        "concatenation along rows": _concatenation(1, (CHANNELS, CHANNELS)),
+        "concatenation along -1": _concatenation(-1, (CHANNELS, CHANNELS)),
+        "concatenation of unequal": _concatenation(3, (CHANNELS, 2 * CHANNELS)),
+        "split along rows": _split(1),
+        "max pool": _pool(),
+        "softmax": _softmax(),
+        "reshape": _reshape(),
+        "transpose 0312": _transpose((0, 3, 1, 2)),
+        "transpose 0321": _transpose((0, 3, 2, 1)),
+        "transpose 0231": _transpose((0, 2, 3, 1)),
+        "transpose 0213": _transpose((0, 2, 1, 3)),
+    }
+    return found
+
+
+def _convolution(activation: int, scale: float) -> tuple[bytes, list[Any]]:
+    graph = _Graph()
+    source = graph.image()
+    weights = graph.constant(
+        np.random.default_rng(4).integers(90, 160, (CHANNELS, 1, 1, CHANNELS)), "uint8", 0.004, 128
+    )
+    bias = graph.constant(np.zeros(CHANNELS), "int32", 0.02 * 0.004)
+    sink = graph.result(SHAPE, scale, 0)
+    return graph.model(conv((source, weights, bias), sink, stride=1, activation=activation))
+
+
+def _binary(code: int, options: int, *, constant: bool) -> tuple[bytes, list[Any]]:
+    graph = _Graph()
+    first = graph.image()
+    second = graph.constant(np.full(SHAPE, 77), "uint8", 0.03, 10) if constant else graph.image()
+    return graph.model(Operator(code, (first, second), (graph.result(SHAPE, 0.05),), options))
+
+
+def _concatenation(axis: int, channels: tuple[int, int]) -> tuple[bytes, list[Any]]:
+    graph = _Graph()
+    sources = tuple(graph.image((1, SIDE, SIDE, each)) for each in channels)
+    whole = list(graph.tensors[0].shape)
+    whole[axis] = sum(graph.tensors[number].shape[axis] for number in sources)
+    sink = graph.result(tuple(whole))
+    return graph.model(Operator(_CONCATENATION, sources, (sink,), 10, (("int32", 0, axis),)))
+
+
+def _split(axis: int) -> tuple[bytes, list[Any]]:
+    graph = _Graph()
+    number = graph.constant(np.array(axis), "int32")
+    source = graph.image()
+    part = list(SHAPE)
+    part[axis] //= 2
+    sinks = (graph.result(tuple(part)), graph.result(tuple(part)))
+    return graph.model(Operator(_SPLIT, (number, source), sinks, 35, (("int32", 0, 2),)))
+
+
+def _pool() -> tuple[bytes, list[Any]]:
+    graph = _Graph()
+    source = graph.image()
+    sink = graph.result((1, SIDE // 2, SIDE // 2, CHANNELS))
+    slots = (("int8", 0, 1), *(("int32", slot, 2) for slot in (1, 2, 3, 4)))
+    return graph.model(Operator(_MAX_POOL, (source,), (sink,), 5, slots))
+
+
+def _softmax() -> tuple[bytes, list[Any]]:
+    graph = _Graph()
+    return graph.model(softmax(graph.image((1, 16)), graph.result((1, 16), 1 / 256, 0)))
+
+
+def _reshape() -> tuple[bytes, list[Any]]:
+    graph = _Graph()
+    source = graph.image()
+    shape = (1, 1, SIDE * SIDE, CHANNELS)
+    new = graph.constant(np.array(shape), "int32")
+    return graph.model(Operator(_RESHAPE, (source, new), (graph.result(shape),), 17))
+
+
+def _transpose(order: tuple[int, ...]) -> tuple[bytes, list[Any]]:
+    graph = _Graph()
+    source = graph.image((1, 4, 6, CHANNELS))
+    new = graph.constant(np.array(order), "int32")
+    shape = tuple((1, 4, 6, CHANNELS)[axis] for axis in order)
+    return graph.model(Operator(_TRANSPOSE, (source, new), (graph.result(shape),), 26))
