@@ -216,12 +216,19 @@ def test_a_small_sweep(npu: str) -> None:
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("npu", ["a311d", "imx8mp"])
 def test_hundreds_of_models_exactly(npu: str) -> None:
-    """Whatever Mesa hands to the NPU rightly comes out as TFLite's; nothing is not understood."""
-    for name, found in ran(FULL, npu).items():
-        assert found.blame != "emulator", (name, found)
+    """Whatever Mesa hands to the NPU rightly comes out as TFLite's; nothing is not understood.
+
+    What the gate found before with the same sources and package is not computed again.
+    """
+    document = mesa.gate(mesa.Request(suite="trixie", npu=f"virtual:{npu}"))
+    cases = document["cases"]
+    assert {case.name for case in FULL} < {found["name"] for found in cases}
+    assert sum(found["status"] == "good" for found in cases) > len(FULL) / 3
+    for found in cases:
         # One order is open, and is said so.
-        assert found.blame != "not understood" or ORDER_OPEN in found.evidence, (name, found)
-        assert found.status != "good" or found.hardware_error <= 1, (name, found)
+        understood = found["blame"] in ("", "submission")
+        assert understood or ORDER_OPEN in found["evidence"], found
+        assert found["status"] != "good" or found["hardware_error"] <= 1, found
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import sys
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,14 +27,18 @@ _SEND_TIMEOUT_S = 600
 # What the runner says went wrong before any delegate ran, and whose matter it is.
 _USER_STAGES = ("arguments", "image", "model")
 
-# $1: SHA-256, $2: folder. Prints the folder to use; exit code 0 when the file is there with that content.
-_LOOK = """\
+# $2: folder. Prints the folder to use.
+_CHOOSE = """\
 folder=$2
 if ! mkdir -p "$folder" 2>/dev/null || ! test -w "$folder"; then
     folder=${XDG_CACHE_HOME:-$HOME/.cache}/npu-bsp
     mkdir -p "$folder" || exit 1
 fi
 echo "$folder"
+"""
+# $1: SHA-256, $2: folder; exit code 0 when the file is there with that content, 7 when it is not.
+_LOOK = f"""\
+{_CHOOSE}
 test -f "$folder/$1" || exit 7
 echo "$1  $folder/$1" | sha256sum -c --status || exit 7
 """
@@ -50,16 +54,9 @@ sync "$part"
 mv "$part" "$2/$1"
 sync "$2"
 """
-
-
-# $1: name, $2: folder. Prints the folder to use; exit code 0 when the folder of that name is there.
-_LOOK_FOR_FOLDER = """\
-folder=$2
-if ! mkdir -p "$folder" 2>/dev/null || ! test -w "$folder"; then
-    folder=${XDG_CACHE_HOME:-$HOME/.cache}/npu-bsp
-    mkdir -p "$folder" || exit 1
-fi
-echo "$folder"
+# $1: name, $2: folder; the same for a folder of that name.
+_LOOK_FOR_FOLDER = f"""\
+{_CHOOSE}
 test -d "$folder/$1" || exit 7
 """
 # $1: name, $2: folder; a tar archive comes on standard input.
@@ -145,52 +142,39 @@ class BoardMachine:
 
     def place(self, file: File) -> str:
         """Send the file, if the board does not have it already, and return its path there."""
-        look = self._connection.run(
-            ["sh", "-c", _LOOK, "sh", file.sha256, self._cache],
-            timeout_s=_SHORT_TIMEOUT_S,
-            check=False,
-        )
-        folder = look.text.strip()
-        if look.exit_code not in (0, 7) or not folder:
-            raise InfrastructureError(
-                f"{self._name} has no folder to put {file.name} into: "
-                f"{look.stderr.decode(errors='replace').strip()}"
-            )
-        if look.exit_code == 7:
-            content = file.path.read_bytes()
-            with step(f"Sending {file.name} ({len(content) / 1e6:.1f} MB)"):
-                self._connection.run(
-                    ["sh", "-c", _STORE, "sh", file.sha256, folder],
-                    stdin=content,
-                    timeout_s=_SEND_TIMEOUT_S,
-                )
-        return f"{folder}/{file.sha256}"
+        return self._stored(_LOOK, _STORE, file.sha256, file.name, file.path.read_bytes)
 
     def place_folder(self, folder: Path) -> str:
         """Send a folder whose name tells its content, if the board lacks it; return its path there."""
-        look = self._connection.run(
-            ["sh", "-c", _LOOK_FOR_FOLDER, "sh", folder.name, self._cache],
-            timeout_s=_SHORT_TIMEOUT_S,
-            check=False,
-        )
-        parent = look.text.strip()
-        if look.exit_code not in (0, 7) or not parent:
-            raise InfrastructureError(
-                f"{self._name} has no place to put {folder.name} into: "
-                f"{look.stderr.decode(errors='replace').strip()}"
-            )
-        if look.exit_code == 7:
-            packed = BytesIO()
-            with tarfile.open(fileobj=packed, mode="w") as archive:
+
+        def packed() -> bytes:
+            content = BytesIO()
+            with tarfile.open(fileobj=content, mode="w") as archive:
                 archive.add(folder, arcname=".")
-            content = packed.getvalue()
-            with step(f"Sending {folder.name} ({len(content) / 1e6:.1f} MB)"):
+            return content.getvalue()
+
+        return self._stored(_LOOK_FOR_FOLDER, _STORE_FOLDER, folder.name, folder.name, packed)
+
+    def _stored(
+        self, look: str, store: str, key: str, name: str, content_of: Callable[[], bytes]
+    ) -> str:
+        """Look for a key on the board, send its content if it is not there, and return its path."""
+        found = self._connection.run(
+            ["sh", "-c", look, "sh", key, self._cache], timeout_s=_SHORT_TIMEOUT_S, check=False
+        )
+        folder = found.text.strip()
+        if found.exit_code not in (0, 7) or not folder:
+            raise InfrastructureError(
+                f"{self._name} has no folder to put {name} into: "
+                f"{found.stderr.decode(errors='replace').strip()}"
+            )
+        if found.exit_code == 7:
+            content = content_of()
+            with step(f"Sending {name} ({len(content) / 1e6:.1f} MB)"):
                 self._connection.run(
-                    ["sh", "-c", _STORE_FOLDER, "sh", folder.name, parent],
-                    stdin=content,
-                    timeout_s=_SEND_TIMEOUT_S,
+                    ["sh", "-c", store, "sh", key, folder], stdin=content, timeout_s=_SEND_TIMEOUT_S
                 )
-        return f"{parent}/{folder.name}"
+        return f"{folder}/{key}"
 
     def run_runner(self, arguments: Sequence[str], *, timeout_s: float) -> dict[str, Any]:
         """As in ``Machine``."""
