@@ -4,6 +4,7 @@
 Started once, under qemu-user, by ``sweep``: imports take seconds there, a fork takes none. It needs only
 the standard library, numpy and a TFLite runtime, whose folder is the first argument; the second is
 libteflon.so. Each line of standard input is a request, each line of standard output its answer, as JSON.
+A request with ``here`` is run in this process: what QEMU has translated then, it has in every fork.
 """
 
 from __future__ import annotations
@@ -113,7 +114,9 @@ def main() -> int:
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     for line in sys.stdin:
-        sys.stdout.write(json.dumps(in_child(module, library, json.loads(line))) + "\n")
+        request = json.loads(line)
+        run = run_model if request["here"] else in_child
+        sys.stdout.write(json.dumps(run(module, library, request)) + "\n")
         sys.stdout.flush()
     return 0
 

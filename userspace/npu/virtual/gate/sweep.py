@@ -35,9 +35,10 @@ from ..audit import ModelAudit
 from ..exact import operations
 from ..finding import Blame
 from ..host import CPU, DISTRIBUTION, qemu_user
-from ..identity import load_identity
+from ..identity import identity_names, load_identity
 from ..server import Report, Server
-from .build import Built
+from .build import Built, build
+from .cases import Case
 from .packages import Delegate
 from .witness import ORDER_OPEN, Witness
 
@@ -46,6 +47,7 @@ POISON = 0xA5
 _TWO_ORDERS = "coefficient order:"
 _CLIENT = Path(__file__).with_name("client.py")
 _START_TIMEOUT_S = 120.0
+_WARM_UP = Case("residual", 6, 6, 8, zero_points=(110, 90, 100))
 _MORE_S = 30.0
 _END_TIMEOUT_S = 10.0
 
@@ -161,6 +163,15 @@ class Runner:
         if self._line(_START_TIMEOUT_S) != b"ready\n":
             said = (self._folder / "log").read_text(encoding="utf-8", errors="replace")
             raise InfrastructureError(f"the arm64 client did not start: {said.strip()[-2000:]}")
+        for npu in identity_names():
+            self._warm_up(build(_WARM_UP), npu)
+
+    def _warm_up(self, built: Built, npu: str) -> None:
+        """Let the client itself run a model that its forks can run too: they take a seventh of the time."""
+        path = self._folder / "case.tflite"
+        path.write_bytes(built.model)
+        if self._attempt(path, list(built.inputs), npu, built, 0).answer["status"] == "ran":
+            self._attempt(path, list(built.inputs), npu, built, 0, here=True)
 
     def run(self, built: Built, npu: str, expected: list[NDArray[Any]]) -> Outcome:
         """Run a case on one NPU, and judge it."""
@@ -195,7 +206,14 @@ class Runner:
         return outcome
 
     def _attempt(
-        self, path: Path, inputs: list[NDArray[Any]], npu: str, built: Built | None, poison: int
+        self,
+        path: Path,
+        inputs: list[NDArray[Any]],
+        npu: str,
+        built: Built | None,
+        poison: int,
+        *,
+        here: bool = False,
     ) -> _Attempt:
         identity = load_identity(npu)
         witness = Witness(operations(path), identity.nn_generation, built)
@@ -212,6 +230,7 @@ class Runner:
         )
         threading.Thread(target=server.serve, daemon=True).start()
         request = {
+            "here": here,
             "model": str(path),
             "inputs": str(given),
             "outputs": str(taken),
@@ -227,7 +246,7 @@ class Runner:
         with closing(server):
             answer = self._ask(request)
             deadline = time.monotonic() + _END_TIMEOUT_S
-            while time.monotonic() < deadline:
+            while not here and time.monotonic() < deadline:
                 if all(report.ended for report in server.reports):
                     break
                 time.sleep(0.002)

@@ -88,6 +88,7 @@ static struct { uint64_t offset, size, room; } table[MAX_BUFFERS];
 static uint32_t next_handle = 1, fence_number;
 static uint64_t memory_size, memory_used = PAGE;
 static int memory_fd = -1, server = -1, poison;
+static struct sockaddr_un found; /* of the emulator that was set up last */
 static struct stat memory_stat;
 static struct welcome identity;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -139,18 +140,29 @@ static int send_hello(void)
 	return sendmsg(server, &message, MSG_NOSIGNAL) == (ssize_t)sizeof hello ? 0 : -EIO;
 }
 
-/* Make the memory and find the emulator, once. Returns 0 or -errno. */
+/* Make the memory and find the emulator, once for each socket. Returns 0 or -errno. */
 static int set_up(void)
 {
 	const char *path = getenv("NPU_SHIM_SOCKET");
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	struct timeval timeout = {.tv_sec = setting("NPU_SHIM_TIMEOUT_S", 120)};
 
-	if (server >= 0)
-		return 0;
 	if (!path || strlen(path) >= sizeof address.sun_path)
 		return complain("NPU_SHIM_SOCKET must be a path of at most 107 bytes", EINVAL);
 	memcpy(address.sun_path, path, strlen(path));
+	if (memory_fd >= 0 && strcmp(path, found.sun_path)) {
+		/* Another emulator than before, as in a fork of a process that had one: memory of its own. */
+		close(memory_fd);
+		if (server >= 0)
+			close(server);
+		memory_fd = server = -1;
+		memset(table, 0, sizeof table);
+		next_handle = 1;
+		memory_used = PAGE;
+	}
+	if (server >= 0)
+		return 0;
+	found = address;
 	if (memory_fd < 0) {
 		memory_size = (uint64_t)setting("NPU_SHIM_MEMORY_MIB", 1024) << 20;
 		poison = (int)setting("NPU_SHIM_POISON", 0) & 255;
