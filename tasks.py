@@ -763,6 +763,8 @@ def lock(
         "max-failures": "several hosts: how many may fail before no other is started",
         "jobs": "several hosts: how many at a time, at most",
         "fresh": "several hosts: begin anew where such a run was interrupted",
+        "steal": "take the board from a deployment that has it; needs --reason",
+        "reason": "why --steal; it stands in the log on the board",
         "dry-run": "show the plan; change nothing",
         "json": _JSON,
     }
@@ -789,17 +791,20 @@ def deploy(
     max_failures: int = 0,
     jobs: int = 16,
     fresh: bool = False,
+    steal: bool = False,
+    reason: str = "",
     dry_run: bool = False,
     json: bool = False,
 ) -> None:
     """Bring a bundle onto boards, with a way back. Example: ./inv deploy --host vim3."""
     from bsp.board.groups import means_several
     from images.deploy import show
+    from images.deploy.claim import claim_of
     from images.deploy.command import Settings, deploy_to, give_back
 
     settings = Settings(
         timeout, accept_new_key, not skip_health, keep or None, verify,
-        None if verify_every == -1 else verify_every,
+        None if verify_every == -1 else verify_every, claim_of(steal=steal, reason=reason),
     )  # fmt: skip
     if means_several(host):
         from bsp.base.errors import UserError
@@ -859,6 +864,8 @@ def deploy(
         "to": "another generation that is kept there (see status --json)",
         "timeout": "seconds that the board may take to come back from a reboot",
         "skip-health": "confirm what is as sent without checking that it works (docs/deploy.md)",
+        "steal": "take the board from a deployment that has it; needs --reason",
+        "reason": "why --steal; it stands in the log on the board",
         "accept-new-key": "on first contact, trust the host's key without asking",
         "dry-run": "show the plan; change nothing",
         "json": _JSON,
@@ -870,6 +877,8 @@ def rollback(
     to: str = "",
     timeout: int = 180,
     skip_health: bool = False,
+    steal: bool = False,
+    reason: str = "",
     accept_new_key: bool = False,
     dry_run: bool = False,
     json: bool = False,
@@ -877,6 +886,7 @@ def rollback(
     """Go back to the generation before this one. Example: ./inv rollback --host vim3."""
     from bsp.board.inventory import resolve
     from images.deploy import show
+    from images.deploy.claim import claim_of
     from images.deploy.deploy import Target
     from images.deploy.deploy import rollback as roll_back
 
@@ -885,6 +895,7 @@ def rollback(
         timeout_s=timeout,
         check_health=not skip_health,
         accept_new_key=accept_new_key,
+        claim=claim_of(steal=steal, reason=reason),
     )
     result = roll_back(target, to=to or None, dry_run=dry_run)
     show.print_result(result, as_json=json)

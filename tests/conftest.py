@@ -129,7 +129,10 @@ def board(factory: Bundle) -> Iterator[FakeBoard]:
     """A board that is a folder, with a real SSH server."""
     # In memory where possible: a deployment flushes a lot, and the disk here is not what is tested.
     in_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=in_memory, prefix="npu-bsp-test-") as folder:
+    # The board's half of a session may still be giving its lease back.
+    with tempfile.TemporaryDirectory(
+        dir=in_memory, prefix="npu-bsp-test-", ignore_cleanup_errors=True
+    ) as folder:
         fake = FakeBoard(Path(folder), factory)
         try:
             yield fake

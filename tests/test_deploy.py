@@ -440,6 +440,7 @@ def test_ctrl_c_in_the_transfer(board: FakeBoard, factory: bundles.Bundle, tmp_p
             "import pathlib, sys\n"
             "from bsp.board.inventory import Host\n"
             "from images import bundle\n"
+            "from images.deploy.claim import Claim\n"
             "from images.deploy.deploy import Target, deploy\n"
             f"from pathlib import PosixPath\n"
             f"target = {target!r}\n"

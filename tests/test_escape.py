@@ -29,6 +29,7 @@ from bsp.base.errors import BspError, UserError
 from images import bundle as bundles
 from images.bundle import Bundle
 from images.deploy import slots
+from images.deploy.claim import Claim
 from images.deploy.onboard import agent, frames
 from userspace import payload
 from userspace.npu.virtual.gate import packages
@@ -90,7 +91,12 @@ class Board:
 
     def outside(self) -> dict[str, tuple[int, bytes | str]]:
         """All but what a deployment may write: its own generation and boot files."""
-        mine = (f"{self.root}/{slots.STORE}/{GENERATION}", f"{self.root}/boot/firmware/npu-bsp/")
+        mine = (
+            f"{self.root}/run/",
+            f"{self.root}/var/lib/npu-bsp/l",
+            f"{self.root}/{slots.STORE}/{GENERATION}",
+            f"{self.root}/boot/firmware/npu-bsp/",
+        )
         return {
             path: what for path, what in content_of(self.top).items() if not path.startswith(mine)
         }
@@ -100,7 +106,7 @@ class Board:
             "do": "open",
             "root": str(self.root),
             "fat": "/boot/firmware",
-            "lock": False,
+            "lock": Claim().request("test"),
             "far": False,
             "generation": None,
             "onboard": [],

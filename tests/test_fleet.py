@@ -283,6 +283,7 @@ from pathlib import PosixPath
 from dataclasses import replace
 from bsp.board.inventory import Host
 from images import bundle as bundles
+from images.deploy.claim import Claim
 from images.deploy.deploy import Target
 from images.deploy.fleet_command import deploy_bundles
 from images.deploy.shared import Shared

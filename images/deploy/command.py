@@ -18,6 +18,7 @@ from images import sign
 from images.bundle import Bundle
 
 from . import plan as planning
+from .claim import Claim
 from .deploy import Result, Target, deploy
 from .shared import Shared
 
@@ -36,6 +37,7 @@ class Settings:
     keep: int | None = None
     verify: bool = False
     verify_every: int | None = None
+    claim: Claim | None = None
 
     def __post_init__(self) -> None:
         if self.timeout_s <= 0:
@@ -58,6 +60,7 @@ class Settings:
             keep=self.keep,
             verify=self.verify,
             verify_every=self.verify_every,
+            claim=self.claim or Claim(),
             shared=shared,
         )
 

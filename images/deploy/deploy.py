@@ -26,6 +26,7 @@ from images.bundle import Bundle, Manifest, with_required_options
 
 from . import contents, drift, health, slots, state, trial
 from . import plan as planning
+from .claim import Claim
 from .plan import Confirm, Discard, Facts, Mend, Plan, Send, Try
 from .shared import Shared
 from .transfer import (
@@ -132,6 +133,7 @@ class Target:
         verify_every: do so each how manieth time by itself; None: what the inventory says, else ten.
         root: prefix of all paths on the board; for the tests.
         reboot: command that reboots the board, run there.
+        claim: to the board: the same one in all sessions of a deployment.
         additions: code added to modules of the agent, by their names; for the power-cut test, which
             deploys with agents that are broken on purpose.
         shared: streams that were made for other boards; None: this is the only one.
@@ -147,6 +149,7 @@ class Target:
     verify_every: int | None = None
     root: str = ""
     reboot: tuple[str, ...] = ("systemctl", "reboot")
+    claim: Claim = field(default_factory=Claim)
     additions: Mapping[str, str] = field(default_factory=dict)
     shared: Shared | None = None
 
@@ -299,6 +302,7 @@ def session(target: Target, *, accept_new_key: bool | None = None) -> Iterator[A
             timeout_s=_ANSWER_S,
             additions=target.additions,
             shared=target.shared,
+            claim=target.claim,
         ) as agent,
     ):
         yield agent
@@ -371,6 +375,8 @@ def status(target: Target) -> dict[str, Any]:
         "verified": target.verify,
         "drift": [dataclasses.asdict(each) for each in changes],
         "generations": {name: list(damaged) for name, damaged in facts.generations.items()},
+        "lease": msgspec.structs.asdict(facts.lease) if facts.lease else None,
+        "log": list(facts.log),
         "boots_through_npu_bsp": facts.boot_script and good is not None,
     }
 
@@ -419,7 +425,13 @@ def arm(agent: Agent, plan: Plan, target: Target) -> None:
         return
     sector = in_base64(state.render_trial(plan.generation))
     agent.ask(
-        {"do": "arm", "generation": plan.generation, "sector": sector, "reboot": target.reboot},
+        {
+            "do": "arm",
+            "generation": plan.generation,
+            "sector": sector,
+            "reboot": target.reboot,
+            "hold_s": target.timeout_s + 2 * target.recovery_s + _ANSWER_S,
+        },
         timeout_s=_ANSWER_S,
     )
 
@@ -447,6 +459,7 @@ def decide(target: Target, result: Result, facts: Facts, fat_mount: str) -> Resu
                     return result
             if boot.generation != confirm.generation:
                 result.console = trial.console_tail(host, since_bytes=console_from)
+                _let_go(target, fat_mount)
                 why = result.problem or "it fell during the trial boot and was reset"
                 return _rolled_back(result, boot.generation, why)
             boot_id = boot.boot_id
@@ -503,7 +516,14 @@ def _confirm(
             )
     if boot is None:
         return _unknown(result, host)
+    _let_go(target, fat_mount)
     return _rolled_back(result, boot.generation, result.problem)
+
+
+def _let_go(target: Target, fat_mount: str) -> None:
+    """Give the board's lease back after a trial that failed; without this it ends by itself, later."""
+    with contextlib.suppress(BspError), session(target, accept_new_key=False) as agent:
+        agent.open(None, fat_mount=fat_mount, lock=True)
 
 
 def _rescue(target: Target, result: Result, boot_id: str, fat_mount: str) -> trial.Boot | None:
@@ -512,7 +532,7 @@ def _rescue(target: Target, result: Result, boot_id: str, fat_mount: str) -> tri
     now = trial.probe(host, timeout_s=5, root=target.root)
     if now is not None and now.boot_id == boot_id:
         with session(target, accept_new_key=False) as agent:
-            agent.open(None, fat_mount=fat_mount, lock=False)
+            agent.open(None, fat_mount=fat_mount, lock=True)
             agent.ask({"do": "disarm"})
         _rolled_back(result, now.generation, f"it did not reboot within {target.timeout_s:g} s")
         return None

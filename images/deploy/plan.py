@@ -33,6 +33,15 @@ class Space(msgspec.Struct, frozen=True):
     files: int
 
 
+class Lease(msgspec.Struct, frozen=True):
+    """Who deploys to the board now; see onboard/lease.py."""
+
+    owner: str
+    purpose: str
+    age_s: float
+    left_s: float
+
+
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What the board says of itself; see ``Board.facts`` in onboard/board.py.
 
@@ -49,6 +58,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         hash_bytes_per_s: how fast the board hashes; 0: it was not measured, the link being fast.
         rivals: what U-Boot takes before our boot script.
         adopted: the board was taken over, and what booted it before is kept.
+        lease: of another deployment that has the board.
+        log: the last lines of what was done to it.
     """
 
     compatible: tuple[str, ...]
@@ -77,6 +88,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     hash_bytes_per_s: float = 0.0
     rivals: tuple[str, ...] = ()
     adopted: bool = False
+    lease: Lease | None = None
+    log: tuple[str, ...] = ()
 
     @property
     def good(self) -> state.Good | None:

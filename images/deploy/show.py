@@ -100,6 +100,11 @@ def status_text(found: dict[str, Any]) -> str:
     damaged = {name: paths for name, paths in found["generations"].items() if paths}
     if not found["verified"]:
         rows += [(f"damaged {name}", ", ".join(paths[:5])) for name, paths in damaged.items()]
+    if held := found["lease"]:
+        rows.append(
+            ("in use", f"{held['purpose']} of {held['owner']}, {held['left_s']:.0f} s left")
+        )
+    rows += [("log" if number == 0 else "", line) for number, line in enumerate(found["log"])]
     width = max(len(name) for name, _ in rows)
     return "\n".join([found["host"], *(f"  {name.ljust(width)}  {text}" for name, text in rows)])
 

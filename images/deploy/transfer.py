@@ -35,6 +35,7 @@ from images import sign
 from images.bundle import Bundle, Manifest
 
 from . import contents, delta, slots
+from .claim import Claim, is_gone
 from .onboard import frames
 from .plan import Facts, Send
 from .shared import Shared, Sink
@@ -44,6 +45,7 @@ ONBOARD_MODULES = (
     "files",
     "entries",
     "board",
+    "lease",
     "signature",
     "patches",
     "stage",
@@ -84,6 +86,17 @@ class BoardRefusedError(InfrastructureError):
     """The agent could not do what it was asked to; the board is as it was."""
 
 
+class HeldError(UserError):
+    """Another deployment has the board; ``lease`` is what the board knows of it."""
+
+    def __init__(self, message: str, lease: Mapping[str, Any]) -> None:
+        super().__init__(
+            message,
+            hint='wait for it to end, or take the board from it: --steal --reason "TEXT"',
+        )
+        self.lease = lease
+
+
 class Agent:
     """The agent on a board, through one channel; a context manager."""
 
@@ -95,6 +108,7 @@ class Agent:
         timeout_s: float,
         additions: Mapping[str, str] | None = None,
         shared: Shared | None = None,
+        claim: Claim | None = None,
     ) -> None:
         """Start the agent; it is read and compiled over there while this side goes on.
 
@@ -102,11 +116,13 @@ class Agent:
             root: prefix of all paths on the board; for the tests.
             additions: see ``Target.additions``.
             shared: see ``Target.shared``.
+            claim: to the board, for those requests that change it.
         """
         self.connection = connection
         self._root = root
         self._timeout_s = timeout_s
         self._shared = shared
+        self._claim = claim or Claim()
         self._far = _is_far(connection)
         self._rate = delta.remembered_rate(connection.host)
         # What is sent to many boards shares one way out of this machine, and is compressed only once.
@@ -138,17 +154,17 @@ class Agent:
         Args:
             generation: the one that is to run there; None to look at all of them.
             fat_mount: where its boot partition is mounted.
-            lock: keep other deployments out until this session ends.
+            lock: take the board's lease: other deployments stay out until this one ends.
             thorough: read all files of the generations, where size and time are believed otherwise.
 
         Raises:
             UserError: the board has no Python 3, or another deployment to it is running.
         """
-        request = {
+        request: dict[str, Any] = {
             "do": "open",
             "root": self._root,
             "fat": fat_mount,
-            "lock": lock,
+            "lock": self._claim.request(f"deploy {generation or ''}".strip()) if lock else None,
             "far": self._compress,
             "generation": generation,
             "thorough": thorough,
@@ -156,11 +172,14 @@ class Agent:
         }
         try:
             limit_s = _READ_ALL_S if thorough else None
-            facts = msgspec.convert(self.ask(request, timeout_s=limit_s), Facts)
-        except BoardRefusedError as error:
-            if "another deployment" in error.message:
-                raise UserError(error.message, hint="wait for it to end") from error
-            raise
+            answer = self.ask(request, timeout_s=limit_s)
+        except HeldError as error:
+            if not is_gone(error.lease):
+                raise
+            say(f"{error.message}: that process of this machine has ended; going on in its place")
+            request["lock"]["steal"] = "the process that had it has ended"
+            answer = self.ask(request, timeout_s=limit_s)
+        facts = msgspec.convert(answer, Facts)
         self.codecs = facts.codecs
         return facts
 
@@ -169,6 +188,7 @@ class Agent:
 
         Raises:
             BoardRefusedError: it was refused.
+            HeldError: another deployment has the board.
             ConnectionLostError: the connection broke.
         """
         self._write(json.dumps(request).encode() + b"\n")
@@ -324,6 +344,8 @@ class Agent:
                 hint="remove what does not belong there; what it runs is untouched",
             )
         name = self.connection.host.name
+        if "lease" in answer:
+            raise HeldError(f"{name}: {answer['error']}", answer["lease"])
         if str(answer["error"]).startswith("signature: "):
             raise UserError(
                 f"{name} refused the bundle; nothing was changed there: {answer['error'][11:]}",

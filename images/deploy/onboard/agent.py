@@ -9,11 +9,13 @@ running or a good generation consists of is ever written to.
 from __future__ import annotations
 
 import base64
-import fcntl
+import contextlib
 import json
 import os
+import time
 import zlib
 
+from . import lease
 from .adopt import give_back, survey, take_in, take_over
 from .board import Board
 from .files import (
@@ -35,29 +37,102 @@ if TYPE_CHECKING:
     from .board import Record
 
 
+_CHANGES = (
+    "stage",
+    "mend",
+    "restore-manifest",
+    "discard",
+    "take-in",
+    "take-over",
+    "give-back",
+    "arm",
+    "disarm",
+    "reboot",
+    "commit",
+)
+"""Requests that only the holder of the lease may make."""
+_RENEW_S = 5
+_LOG_LINES = 5
+
+
 def serve(source: BinaryIO, sink: BinaryIO) -> None:
     """Answer requests until the input ends."""
-    frames = Frames(source)
-    board = Board("", "/boot/firmware")
-    while line := source.readline():
-        try:
-            request: Record = json.loads(line)
-            _check_names(request)
-            if request["do"] == "open":
-                board = Board(request["root"], request["fat"])
-                if request["lock"]:
-                    _lock(board)
-            answer = {"ok": True, **_answer(board, request, frames)}
-        except EOFError:
-            return
-        except (RefusedError, OSError) as error:
-            answer = {"ok": False, "error": str(error), "errno": getattr(error, "errno", None)}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            answer = {"ok": False, "error": f"broken request: {error!r}", "errno": None}
-        sink.write(json.dumps(answer).encode() + b"\n")
-        sink.flush()
-        if not answer["ok"]:
-            return  # a stream may be read by half
+    session = _Session(Frames(source))
+    try:
+        while line := source.readline():
+            try:
+                request: Record = json.loads(line)
+                answer = {"ok": True, **session.answer(request)}
+            except EOFError:
+                return
+            except lease.HeldError as error:
+                answer = {"ok": False, "error": str(error), "errno": None, "lease": error.lease}
+            except (RefusedError, OSError) as error:
+                answer = {"ok": False, "error": str(error), "errno": getattr(error, "errno", None)}
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                answer = {"ok": False, "error": f"broken request: {error!r}", "errno": None}
+            sink.write(json.dumps(answer).encode() + b"\n")
+            sink.flush()
+            if not answer["ok"] and "lease" not in answer:
+                return  # a stream may be read by half
+    finally:
+        session.end()
+
+
+class _Session:
+    """What one connection has said so far."""
+
+    def __init__(self, frames: Frames) -> None:
+        self._frames = frames
+        self._board = Board("", "/boot/firmware")
+        self._token = ""
+        self._heard_s = 0.0
+        frames.heard = self._heard
+
+    def answer(self, request: Record) -> Record:
+        """Carry out one request."""
+        _check_names(request)
+        what = request["do"]
+        if what == "open":
+            self._board = Board(request["root"], request["fat"])
+            if request["lock"]:
+                lease.take(self._board, request["lock"])
+                self._token = request["lock"]["token"]
+            return {**self._board.facts(request), **self._use()}
+        if self._token:
+            lease.renew(self._board, self._token)
+        elif what in _CHANGES:
+            raise RefusedError(f"{what}: this session has not taken the board's lease")
+        if what == "arm":
+            lease.keep_over_reboot(self._board, self._token, request["hold_s"])
+            lease.note(self._board, self._token, "arms a trial", request["generation"])
+            answer = _arm(self._board, request)
+            self._token = ""  # this session ends with the reboot; the lease does not
+            return answer
+        if what in ("commit", "take-over", "give-back"):
+            lease.note(self._board, self._token, what, request.get("generation", ""))
+        return _answer(self._board, request, self._frames)
+
+    def _use(self) -> Record:
+        """Who else has the board, and what was done to it last."""
+        held = lease.current(self._board)
+        others = held is not None and not held["over"] and held["token"] != self._token
+        return {
+            "lease": held if others else None,
+            "log": lease.last_lines(self._board, _LOG_LINES),
+        }
+
+    def end(self) -> None:
+        """The host is gone, or done."""
+        if self._token:
+            with contextlib.suppress(OSError):
+                lease.release(self._board, self._token)
+
+    def _heard(self) -> None:
+        now_s = time.monotonic()
+        if self._token and now_s - self._heard_s > _RENEW_S:
+            self._heard_s = now_s
+            lease.renew(self._board, self._token)
 
 
 def _check_names(request: Record) -> None:
@@ -71,8 +146,6 @@ def _check_names(request: Record) -> None:
 
 def _answer(board: Board, request: Record, frames: Frames) -> Record:
     what = request["do"]
-    if what == "open":
-        return board.facts(request)
     if what == "manifest":
         content = board.manifest(request["generation"])[0]
         return {"manifest": base64.b64encode(zlib.compress(content, 6)).decode()}
@@ -92,8 +165,6 @@ def _answer(board: Board, request: Record, frames: Frames) -> Record:
         return take_over(board, request)
     if what == "give-back":
         return give_back(board)
-    if what == "arm":
-        return _arm(board, request)
     if what == "disarm":
         write_sector(os.path.join(board.own, "trial.env"), bytes(SECTOR_BYTES))
         return {}
@@ -106,17 +177,6 @@ def _answer(board: Board, request: Record, frames: Frames) -> Record:
     if what == "commit":
         return _commit(board, request)
     raise RefusedError(f"unknown request {what!r}")
-
-
-def _lock(board: Board) -> None:
-    """Keep a second deployment out until this process ends."""
-    path = board.at("run/lock/npu-bsp-deploy")
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)  # held to the end: never closed
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise RefusedError("another deployment to this board is running") from None
 
 
 def _arm(board: Board, request: Record) -> Record:

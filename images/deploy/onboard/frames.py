@@ -8,6 +8,7 @@ import zlib
 
 TYPE_CHECKING = False  # importing typing costs a slow board more than all the rest
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, BinaryIO
 
 HEADER = struct.Struct(">cI")
@@ -93,6 +94,8 @@ class Frames:
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._codecs: dict[bytes, Zstd | Zlib | None] = {}
+        self.heard: Callable[[], None] = _nothing
+        """Called for each frame."""
 
     def next(self) -> tuple[bytes, bytes]:
         """Return the next frame as (kind, content); data comes decompressed, as kind R.
@@ -104,6 +107,7 @@ class Frames:
         header = self._stream.read(HEADER.size)
         if len(header) != HEADER.size:
             raise EOFError("the host is gone")
+        self.heard()
         kind, size = HEADER.unpack(header)
         if size > 2 * CHUNK_BYTES:
             raise RefusedError(f"frame of {size} bytes")
@@ -118,6 +122,10 @@ class Frames:
         if known is None:
             raise RefusedError(f"frame of kind {kind!r}, which this board cannot read")
         return b"R", known.decompress(payload)
+
+
+def _nothing() -> None:
+    pass
 
 
 def ranges(numbers: list[int]) -> list[list[int]]:
