@@ -48,14 +48,21 @@ class Lab:
     """A coordinator and an exporter; each place has the resources of the group that has its name.
 
     Args:
+        isolated: boards are reached through the exporter's machine only.
         places: tags of each place.
         resources: the exporter's file: a dictionary for each place.
     """
 
     def __init__(
-        self, folder: Path, places: dict[str, dict[str, str]], resources: dict[str, object]
+        self,
+        folder: Path,
+        places: dict[str, dict[str, str]],
+        resources: dict[str, object],
+        *,
+        isolated: bool = False,
     ) -> None:
         self.folder = folder
+        self._isolated = ["--isolated"] if isolated else []
         folder.mkdir()
         self.python = str(extra_python("labgrid", module="labgrid.remote.client"))
         # The coordinator's own store; JSON is YAML.
@@ -84,8 +91,8 @@ class Lab:
     def _start_servers(self, listen: str) -> None:
         ready = self._start("coordinator", ["-l", listen], "listening on")
         self.address = f"127.0.0.1:{ready.rsplit(':', 1)[1]}"
-        words = ["-c", self.address, "-n", "shelf", "--hostname", "127.0.0.1", "resources.json"]
-        self._start("exporter", words, "Exporter ready")
+        words = ["-c", self.address, "-n", "shelf", "--hostname", "127.0.0.1"]
+        self._start("exporter", [*words, *self._isolated, "resources.json"], "Exporter ready")
 
     def restart(self) -> None:
         """End both servers, and start them again at the same address."""

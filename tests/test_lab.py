@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ import pytest
 
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.board import lab as labs
+from bsp.board import ssh
 from bsp.board.groups import means_several
 from bsp.board.inventory import resolve
 from images.bundle import Bundle
@@ -162,6 +164,16 @@ def test_tags_that_no_place_has(shelf: Shelf) -> None:
     assert shelf.lab.holder("empty") == "None"
 
 
+def test_what_the_coordinator_says_is_no_file_content() -> None:
+    held = object.__new__(labs.Lease)
+    held.wanted = "lab:board=x"
+    held.place = {
+        "place": "a", "address": "1.2.3.4\n* ssh-ed25519 AAAA", "user": "root", "proxy": None,
+    }  # fmt: skip
+    with pytest.raises(UserError, match="the address that the lab names"):
+        held.host()
+
+
 # --- the whole way -----------------------------------------------------------------------------------
 
 
@@ -259,11 +271,15 @@ def test_waiting_and_being_thrown_out(shelf: Shelf, monkeypatch: pytest.MonkeyPa
         resolve("lab:rack=two")
     monkeypatch.delenv("NPU_BSP_LAB_WAIT")
     second = Client("lab:rack=two")
+    deadline = time.monotonic() + 20
+    while shelf.lab.reservations() < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     first.process.send_signal(signal.SIGTERM)
     second.started()
     shelf.lab.client("-p", "desk-2", "release", "--kick")
     code, err = second.ended()
-    assert "waiting: desk-2 is" in err or "Reserving" in err
+    assert "waiting: desk-2 is held by" in err
     assert "desk-2 was taken away from us (released by somebody else); stopping" in err
     assert code != 0
     assert shelf.lab.holder("desk-2") == "None"
@@ -309,4 +325,41 @@ def test_a_coordinator_that_restarts(
         assert "acquired: None" in lab.client("-p", "desk", "show")
         assert "Reservation" not in lab.client("reservations")
     finally:
+        lab.close()
+
+
+@pytest.mark.full
+def test_a_board_behind_its_exporter(
+    whole_shelf: Shelf, own_hosts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sshd = whole_shelf.board.sshd
+    service = {"address": "127.0.0.1", "port": sshd.port, "username": sshd.host.user}
+    lab = Lab(
+        tmp_path / "lab",
+        {"hidden": {"board": "virtual"}},
+        {"hidden": {"NetworkService": service}},
+        isolated=True,
+    )
+    monkeypatch.setenv("LG_COORDINATOR", lab.address)
+    known = tmp_path / "known"
+    gate = (
+        f"Host {socket.getfqdn()}\n HostName 127.0.0.1\n Port {sshd.port}\n User {sshd.host.user}\n"
+    )
+    keys = f" IdentityFile {sshd.host.identity_file}\n UserKnownHostsFile {known}\n"
+    (tmp_path / "ssh_config").write_text(f"{gate}{keys}Host 127.0.0.1\n{keys}")
+    key = (sshd.folder / "host_key.pub").read_text()
+    known.write_text(f"[127.0.0.1]:{sshd.port} {key}")
+    labs.lease.cache_clear()
+    try:
+        host = resolve("lab:name=hidden")
+        assert (host.proxy_jump, host.host_key_alias) == (socket.getfqdn(), "hidden")
+        # Its key stands under the place's name: its address means something there only.
+        with pytest.raises(UserError, match=r"key of lab:name=hidden .* is not known yet"):
+            ssh.connect(host)
+        known.write_text(f"[127.0.0.1]:{sshd.port} {key}hidden {key}")
+        with ssh.connect(host) as connection:
+            assert connection.run(["echo", "through"]).text == "through\n"
+    finally:
+        labs.lease("lab:name=hidden").release()
+        labs.lease.cache_clear()
         lab.close()

@@ -137,7 +137,7 @@ def resolve(name: str) -> Host:
     listed = read_inventory(inventory_file())
     if name in listed:
         return _with_ssh_config(listed[name][0], already=listed[name][1])
-    if _named_in_ssh_config(name):
+    if named_in_ssh_config(name):
         return _with_ssh_config(Host(name, name), already=frozenset())
     parsed = _ADDRESS.fullmatch(name)
     if parsed and (parsed["user"] or parsed["port"] or _is_ip(parsed["six"] or parsed["host"])):
@@ -272,7 +272,7 @@ def _is_ip(text: str) -> bool:
     return True
 
 
-def _named_in_ssh_config(name: str) -> bool:
+def named_in_ssh_config(name: str) -> bool:
     """Whether ``~/.ssh/config`` names this host itself (a wildcard alone does not count)."""
     path = ssh_config_file()
     if not path.exists():

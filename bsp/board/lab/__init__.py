@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import getpass
 import json
 import os
 import queue
@@ -27,7 +28,7 @@ from bsp.base.extra import extra_python
 from bsp.base.progress import say, step
 from bsp.profile import board_names
 
-from ..inventory import Host
+from ..inventory import Host, named_in_ssh_config
 
 PREFIX = "lab:"
 DEFAULT_WAIT_S = 600.0
@@ -35,6 +36,8 @@ DEFAULT_WAIT_S = 600.0
 _KEEPER = Path(__file__).with_name("keeper.py")
 _DEFAULT_COORDINATOR = "127.0.0.1:20408"  # labgrid's own
 _RELEASE_S = 30.0
+# Of what anybody may have told the coordinator: names go into files such as known_hosts.
+_PLAIN = re.compile(r"[\w.:%+@-]+", re.ASCII)
 _TAG = re.compile(r"([a-z][a-z0-9_]+)=([^=\s]+)")  # labgrid's TAG_KEY
 
 
@@ -92,8 +95,22 @@ class Lease:
         )
 
     def host(self) -> Host:
-        """The board as a host: where labgrid says it is, its power behind labgrid's driver."""
+        """The board as a host: where labgrid says it is, its power behind labgrid's driver.
+
+        Raises:
+            UserError: what the coordinator says is no address.
+        """
         place = self.place
+        for what in ("place", "address", "user", "proxy"):
+            if place[what] is not None and not _PLAIN.fullmatch(place[what]):
+                raise UserError(
+                    f"the {what} that the lab names for {self.wanted} is {place[what]!r}: expected "
+                    "letters, digits and .:%+@-",
+                    hint="put it right in the exporter's file, or at the coordinator",
+                )
+        proxy = place["proxy"]
+        if proxy and not named_in_ssh_config(proxy):
+            proxy = f"{getpass.getuser()}@{proxy}"  # as ssh would
         power: tuple[str, ...] = ()
         if any("Power" in name or name == "NetworkSysfsGPIO" for name in place["resources"]):
             client = (str(self.python), "-m", "labgrid.remote.client")
@@ -107,8 +124,8 @@ class Lease:
             board=board if board in board_names() else None,
             power=power,
             # Behind exporters, boards of different places may have the same address.
-            host_key_alias=place["place"] if place["proxy"] else None,
-            proxy_jump=place["proxy"],
+            host_key_alias=place["place"] if proxy else None,
+            proxy_jump=proxy,
         )
 
     def release(self) -> None:

@@ -293,12 +293,11 @@ class Keeper:
                 with contextlib.suppress(FailedError):
                     await self.connect()
             elif self.is_ours():
-                if unsure:
-                    unsure = False
-                    tell("sure", message=f"the coordinator is back; {self.place} is ours")
+                unsure = self.sure(unsure)
             elif unsure and self.own_reservation and self.is_free():
                 with contextlib.suppress(FailedError):  # its exporter may not be back yet
                     await self.have_again()
+                    unsure = self.sure(unsure)
             else:
                 place = self.known(self.place)
                 holder = place.acquired if place else None
@@ -314,6 +313,12 @@ class Keeper:
         """Whether the coordinator says that we hold the place, by this reservation."""
         place = self.known(self.place)
         return place is not None and place.acquired == self.us and place.reservation == self.token
+
+    def sure(self, unsure: bool) -> bool:
+        """The place is ours; say so if that was in doubt."""
+        if unsure:
+            tell("sure", message=f"the coordinator is back; {self.place} is ours")
+        return False
 
     def is_free(self) -> bool:
         """Whether nobody holds the place."""
