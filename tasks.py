@@ -713,7 +713,7 @@ def bundle(
 @task(
     help={
         "board": _BOARD,
-        "kernel": "series of the distribution's kernel (default: the profile's)",
+        "kernel": "series of the distribution's kernel, or build:ID (default: the profile's)",
         "update": "take what is newest now, and show what changed",
         "file": "lock file (default: build/BOARD.lock.json)",
         "dry-run": "show what would be written",

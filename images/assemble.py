@@ -65,7 +65,7 @@ def bundle_for(
         )
     if output is not None and output.exists():
         raise UserError(f"{output} exists already", hint="give another folder, or remove it")
-    series = kernel or board.kernel
+    series = kernel or lock.locked_kernel(board) or board.kernel
     if not is_build(series) and not series.replace(".", "").isdigit():
         raise UserError(
             f"a bundle takes the distribution's kernel by its series, or one that was built here, found "

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from bsp.base.download import sha256_of
 from bsp.base.errors import UserError
 from bsp.base.output import table
 from bsp.base.progress import say, step
+from bsp.kernel.built import is_build, record_file
 from bsp.kernel.distribution import packaged, series_named
 from bsp.profile import Board
 from userspace.payload import plan_payload
@@ -79,7 +81,7 @@ def lock(
     """Write the lock file of a board; one that is there stays as it is unless ``update``.
 
     Raises:
-        UserError: the kernel is no series of the distribution; the file is not readable.
+        UserError: the kernel is no series of the distribution and no build; the file is not readable.
         InfrastructureError: an input cannot be fetched.
     """
     path = Path(file) if file else default_file(board)
@@ -88,7 +90,8 @@ def lock(
         note = "the lock file is there already; --update renews it, and shows what changes"
         return Locked(path, before, notes=(note,))
     series = kernel or (before or {}).get("kernel") or board.kernel
-    series_named(series)
+    if not is_build(series):
+        series_named(series)
     with step("Reading and hashing the inputs"):
         content = _content(board, series, fresh=update)
     changes = _changes(before, content) if before is not None else ()
@@ -121,6 +124,14 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
+def locked_kernel(board: Board) -> str | None:
+    """The kernel that the board's lock file names, if there is one."""
+    path = default_file(board)
+    if pins.current() is not None or not path.exists():
+        return None
+    return str(read(path)["kernel"])
+
+
 @contextmanager
 def followed(board: Board, file: Path | None = None) -> Iterator[Path | None]:
     """Build from exactly what the board's lock file names, if there is one.
@@ -145,25 +156,34 @@ def followed(board: Board, file: Path | None = None) -> Iterator[Path | None]:
                 f"{path} was written with another {each['name']}",
                 hint=f"./inv lock --board {board.name} --update",
             )
+        if each["kind"] == "kernel build" and not _is_here(each):
+            raise UserError(
+                f"{path} names a kernel that is not here: build:{each['name']}",
+                hint=f"./inv build-kernel --board {board.name}: the same source, patches, compiler and "
+                f"fragment give the same build id; or ./inv lock --board {board.name} --update",
+            )
     with pins.using(pins.Pins(where=str(path), answers=content["answers"], files=content["files"])):
         yield path
 
 
 def _content(board: Board, series: str, *, fresh: bool) -> dict[str, Any]:
     recorder = pins.recorder(fresh=fresh)
+    built = built_inputs(series) if is_build(series) else []
     with pins.using(recorder):
-        suite, package, _ = packaged(series, image=True)
-        release = package.removeprefix("linux-image-")
-        parts = [part.format(release=release) for part in series_named(series).parts]
-        Archive(suite, "arm64").download([package, *parts])
-        if board.dts is not None:
+        if not built:
+            suite, package, _ = packaged(series, image=True)
+            release = package.removeprefix("linux-image-")
+            parts = [part.format(release=release) for part in series_named(series).parts]
+            Archive(suite, "arm64").download([package, *parts])
+        if board.dts is not None and not built:  # a build has its device trees
             source_suite, source, _ = packaged(series, image=False)
             Archive(source_suite, "arm64").download([source])
         busybox = Archive("trixie", "arm64")
         busybox.version("busybox-static")
         busybox.download(["busybox-static"])
         plan = plan_payload(board.userspace.distribution)
-    inputs = [_deb(name, sha256) for name, sha256 in sorted(recorder.files.items())]
+    inputs = built
+    inputs += [_deb(name, sha256) for name, sha256 in sorted(recorder.files.items())]
     inputs += _wheels(plan.requirements)
     lists = {"wheel list": plan.requirements, "model list": _PROJECT / "userspace/npu/models.toml"}
     for kind, file in lists.items():
@@ -178,6 +198,32 @@ def _content(board: Board, series: str, *, fresh: bool) -> dict[str, Any]:
         "answers": dict(sorted(recorder.answers.items())),
         "files": dict(sorted(recorder.files.items())),
     }
+
+
+def built_inputs(name: str) -> list[dict[str, Any]]:
+    """A kernel of build-kernel's, and what it was made of."""
+    file = record_file(name)
+    record = json.loads(file.read_bytes())
+
+    def text(content: str) -> str:
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    rows = [
+        ("kernel build", record["build_id"], record["release"], sha256_of(file)),
+        ("kernel source", record["origin"], record["version"], ""),
+        ("compiler", record["compiler"], "", ""),
+        ("kernel fragment", record["board"], "", text(record["fragment"])),
+        *(("patch", each["name"], "", each["sha256"]) for each in record["patches"]),
+    ]
+    names = ("kind", "name", "version", "sha256")
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _is_here(build: dict[str, Any]) -> bool:
+    try:
+        return sha256_of(record_file(f"build:{build['name']}")) == str(build["sha256"])
+    except UserError:
+        return False
 
 
 def _deb(name: str, sha256: str) -> dict[str, Any]:
@@ -240,5 +286,5 @@ def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, str
             shown = [f"{each[0]} ({each[1][:8]})".strip() if each else "" for each in (one, other)]
             found.append((name, shown[0], shown[1]))
     if before["kernel"] != now["kernel"]:
-        found.insert(0, ("kernel series", before["kernel"], now["kernel"]))
+        found.insert(0, ("kernel", before["kernel"], now["kernel"]))
     return found

@@ -30,7 +30,8 @@ SIGNER = "npu-bsp"
 SIGNATURE = "manifest.json.sig"
 BOARD_SIGNERS = "etc/npu-bsp/allowed-signers"
 
-_READ_BYTES = 1 << 20
+_LARGE_BYTES = 1 << 20
+_BATCH = 64
 
 
 def config_dir() -> Path:
@@ -186,10 +187,18 @@ def check_content(bundle: Bundle, entries: Iterable[Entry] | None = None) -> Non
         return "" if digest.hexdigest() == entry.sha256 else entry.path
 
     chosen = list(bundle.manifest.files if entries is None else entries)
-    # hashlib lets other threads run; the largest first, so that no core waits for it at the end.
+    # hashlib lets other threads run; the largest first, so that no core waits for it at the end, and the
+    # small ones many at a time, as handing one over takes longer than hashing it.
     chosen.sort(key=lambda entry: -entry.size_bytes)
+    large = sum(entry.size_bytes >= _LARGE_BYTES for entry in chosen)
+    batches = [[entry] for entry in chosen[:large]]
+    batches += [chosen[at : at + _BATCH] for at in range(large, len(chosen), _BATCH)]
+
+    def wrong_in(batch: list[Entry]) -> list[str]:
+        return [name for entry in batch if (name := wrong(entry))]
+
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        found = sorted(filter(None, pool.map(wrong, chosen, chunksize=16)))
+        found = sorted(name for names in pool.map(wrong_in, batches) for name in names)
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         raise UserError(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from bsp.kernel.built import built_kernel, kernel_named
 from bsp.kernel.config import differences, read_config
 from bsp.kernel.kconfig import modernised
 from bsp.profile import Board, load_board
+from images import lock as locks
 
 from .tiny_linux import FRAGMENT, make_tree
 
@@ -67,6 +69,26 @@ def test_a_build_and_what_it_leaves(tree: Path) -> None:
     other = built_kernel(str(build.build_kernel(build.prepare(request(tree)))))
     assert other.version != kernel.version
     assert other.release == kernel.release
+
+
+def test_a_lock_file_wants_the_very_kernel_that_was_built(tree: Path, tmp_path: Path) -> None:
+    folder = build.build_kernel(build.prepare(request(tree)))
+    build_id = json.loads((folder / "build.json").read_bytes())["build_id"]
+    inputs = locks.built_inputs(f"build:{build_id}")
+    assert [each["kind"] for each in inputs] == [
+        "kernel build", "kernel source", "compiler", "kernel fragment",
+    ]  # fmt: skip
+    content = {
+        "format": locks.FORMAT, "board": BOARD.name, "kernel": f"build:{build_id}", "inputs": inputs,
+        "answers": {}, "files": {},
+    }  # fmt: skip
+    file = tmp_path / "lock.json"
+    file.write_text(json.dumps(content))
+    with locks.followed(BOARD, file):
+        pass
+    (folder / "build.json").write_bytes((folder / "build.json").read_bytes() + b"\n")
+    with pytest.raises(UserError, match="a kernel that is not here"), locks.followed(BOARD, file):
+        pass
 
 
 def test_dropped_changed_and_unknown_symbols_stop_before_compiling(

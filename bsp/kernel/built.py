@@ -77,6 +77,13 @@ def source_of(name: str) -> str:
     """
     if not is_build(name):
         return name
-    kernel = kernel_named(name)
-    record = json.loads((kernel.image.parents[1] / "build.json").read_bytes())
-    return str(record["kernel"])
+    return str(json.loads(record_file(name).read_bytes())["kernel"])
+
+
+def record_file(name: str) -> Path:
+    """Return where it stands what ``build:FOLDER`` was made of.
+
+    Raises:
+        UserError: the build is not there.
+    """
+    return kernel_named(name).image.parents[1] / "build.json"
