@@ -63,7 +63,7 @@ def start(folder: Path) -> LocalSshd:
         f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {host_key}\nPidFile {folder}/sshd.pid\nUsePAM no\n"
         f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nPasswordAuthentication no\n"
         "KbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\nMaxStartups 100\n"
-        "AllowTcpForwarding yes\nUseDNS no\n"
+        "AllowTcpForwarding yes\nUseDNS no\nSubsystem sftp internal-sftp\n"
         # Its own home: a login shell here must not read what the user has in .bashrc.
         f"SetEnv HOME={folder}\n"
     )

@@ -19,7 +19,7 @@ from images.bundle import Bundle, Entry
 
 _KEPT_GENERATIONS = 6
 _LEAST_BYTES = 4096
-_COMPRESSED = (".xz", ".gz", ".zst", ".bz2", ".lz4", ".png", ".jpg", ".whl", ".zip")
+COMPRESSED = (".xz", ".gz", ".zst", ".bz2", ".lz4", ".png", ".jpg", ".whl", ".zip")
 
 
 def is_patchable(entry: Entry) -> bool:
@@ -27,7 +27,7 @@ def is_patchable(entry: Entry) -> bool:
     return (
         entry.link is None
         and entry.size_bytes >= _LEAST_BYTES
-        and not entry.path.endswith(_COMPRESSED)
+        and not entry.path.endswith(COMPRESSED)
     )
 
 

@@ -74,7 +74,8 @@ m.main(i)
 
 _SLOW_ROUND_TRIP_S = 0.002
 _SLOW_BYTES_PER_S = 14e6  # 100 Mbit/s; compressing for a faster link would cost more than it saves
-_MEASURE_AFTER_BYTES = 6 << 20  # the first megabytes only fill windows and buffers
+_MEASURE_AFTER_BYTES = 6 << 20
+_MEASURED_BYTES = 4 << 20
 _SAMPLE_BYTES = 256 << 10
 _WORTH_IT = 0.9
 _SMALL_BYTES = 200
@@ -289,8 +290,8 @@ class Agent:
         return None
 
     def _learn(self, stream: _Stream) -> None:
-        """Remember what the link gets through; the first megabytes only fill buffers."""
-        if stream.wire_bytes > _MEASURE_AFTER_BYTES:
+        """Remember what the link gets through."""
+        if stream.bytes_per_s is not None:
             delta.remember_rate(self.connection.host, stream.bytes_per_s)
 
     def _send_shared(
@@ -363,7 +364,6 @@ class Progress:
         self.sent_bytes = 0
         self.sent_files = 0
         self.wire_bytes = 0
-
         self.patched_files = 0
         self.patch_bytes = 0
 
@@ -399,7 +399,8 @@ class _Stream:
         self._codec: frames.Zstd | frames.Zlib | None = None
         self._compress = far
         self._pending = bytearray()
-        self._started = time.monotonic()
+        self._timed_bytes = 0
+        self._timed_s = 0.0
         self.wire_bytes = 0
 
     def data(self, content: bytes, *, compress: bool = True) -> bool:
@@ -426,7 +427,7 @@ class _Stream:
         """Write one file."""
         self._write(b"F", struct.pack(">I", index))
         left = size_bytes
-        worth = True
+        worth = not path.endswith(contents.COMPRESSED)
         handle = os.open(path, os.O_RDONLY)
         try:
             while left > 0:
@@ -441,8 +442,7 @@ class _Stream:
 
     def ready_made(self, content: bytes) -> None:
         """Send frames that were made before."""
-        self._sink(memoryview(content))
-        self.wire_bytes += len(content)
+        self._out(content)
 
     def wire_size(self, content: bytes) -> int:
         """About what ``content`` would take on the wire: a sample from its middle is compressed."""
@@ -460,9 +460,11 @@ class _Stream:
         self.progress.add(size_bytes, patch_bytes=len(patch))
 
     @property
-    def bytes_per_s(self) -> float:
-        """What went through so far."""
-        return self.wire_bytes / max(time.monotonic() - self._started, 1e-6)
+    def bytes_per_s(self) -> float | None:
+        """What the link took, by the time that writing to it took; None: too little to say."""
+        if self._timed_bytes < _MEASURED_BYTES:
+            return None
+        return self._timed_bytes / max(self._timed_s, 1e-6)
 
     def end(self) -> None:
         """Write the end mark."""
@@ -471,15 +473,19 @@ class _Stream:
     def flush(self) -> None:
         """Send what is gathered."""
         if self._pending:
-            self._sink(memoryview(self._pending))
-            self.wire_bytes += len(self._pending)
+            self._out(self._pending)
             self._pending = bytearray()
-            elapsed_s = time.monotonic() - self._started
-            if (
-                self.wire_bytes > _MEASURE_AFTER_BYTES
-                and self.wire_bytes < _SLOW_BYTES_PER_S * elapsed_s
-            ):
+            rate = self.bytes_per_s
+            if rate is not None and rate < _SLOW_BYTES_PER_S:
                 self._compress = True
+
+    def _out(self, content: bytes | bytearray) -> None:
+        began = time.monotonic()
+        self._sink(memoryview(content))
+        if self.wire_bytes > _MEASURE_AFTER_BYTES:  # the first ones only fill windows and buffers
+            self._timed_s += time.monotonic() - began
+            self._timed_bytes += len(content)
+        self.wire_bytes += len(content)
 
     def _write(self, kind: bytes, payload: bytes) -> None:
         self._pending += frames.HEADER.pack(kind, len(payload))

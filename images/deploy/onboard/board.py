@@ -314,9 +314,18 @@ class Board:
 
 
 def _codecs(*, far: bool) -> list[str]:
-    """The codecs here, best first; looking for zstd takes time that only a slow link is worth."""
-    kinds = [Zstd.kind] if far and codec(Zstd.kind) else []
+    """The codecs here, best first; a near host is told what is there without having it loaded."""
+    zstd = codec(Zstd.kind) is not None if far else any(map(os.path.exists, _zstd_places()))
+    kinds = [Zstd.kind] if zstd else []
     return [kind.decode() for kind in (*kinds, Zlib.kind)]
+
+
+def _zstd_places() -> list[str]:
+    import sys
+
+    triplet = getattr(sys.implementation, "_multiarch", "")
+    folders = (f"/usr/lib/{triplet}", "/usr/lib64", "/usr/lib")
+    return [f"{folder}/libzstd.so.1" for folder in folders]
 
 
 def _hash_rate() -> float:

@@ -26,29 +26,47 @@ class Zstd:
     """zstd through the C library, one chunk at a time. dpkg needs libzstd: every Debian has it."""
 
     kind = b"Z"
+    # Kept for all chunks: making them takes longer than a small file does.
+    _packer: int | None = None
+    _unpacker: int | None = None
 
     def __init__(self) -> None:
         import ctypes
 
-        self._lib = ctypes.CDLL("libzstd.so.1")
-        sized: list[Any] = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t]
-        self._lib.ZSTD_compress.argtypes = [*sized, ctypes.c_int]
-        self._lib.ZSTD_decompress.argtypes = sized
-        self._lib.ZSTD_compress.restype = self._lib.ZSTD_decompress.restype = ctypes.c_size_t
-        self._lib.ZSTD_isError.argtypes = [ctypes.c_size_t]
+        lib = self._lib = ctypes.CDLL("libzstd.so.1")
+        pointer, size = ctypes.c_void_p, ctypes.c_size_t
+        sized: list[Any] = [pointer, pointer, size, ctypes.c_char_p, size]
+        lib.ZSTD_compressCCtx.argtypes = [*sized, ctypes.c_int]
+        lib.ZSTD_decompressDCtx.argtypes = sized
+        lib.ZSTD_compressCCtx.restype = lib.ZSTD_decompressDCtx.restype = size
+        lib.ZSTD_isError.argtypes = [size]
+        lib.ZSTD_createCCtx.restype = lib.ZSTD_createDCtx.restype = pointer
+        lib.ZSTD_freeCCtx.argtypes = lib.ZSTD_freeDCtx.argtypes = [pointer]
         self._room = ctypes.create_string_buffer(_BOUND_BYTES)
         self._string_at = ctypes.string_at
 
+    def __del__(self) -> None:
+        if self._packer:
+            self._lib.ZSTD_freeCCtx(self._packer)
+        if self._unpacker:
+            self._lib.ZSTD_freeDCtx(self._unpacker)
+
     def compress(self, data: bytes, level: int = _LEVEL) -> bytes:
         """Return ``data``, one chunk at most, as one zstd frame."""
-        size = self._lib.ZSTD_compress(self._room, _BOUND_BYTES, data, len(data), level)
+        self._packer = self._packer or self._lib.ZSTD_createCCtx()
+        size = self._lib.ZSTD_compressCCtx(
+            self._packer, self._room, _BOUND_BYTES, data, len(data), level
+        )
         if self._lib.ZSTD_isError(size):
             raise ValueError("zstd cannot compress")
         return self._string_at(self._room, size)
 
     def decompress(self, data: bytes) -> bytes:
         """Return the content of one zstd frame, one chunk at most."""
-        size = self._lib.ZSTD_decompress(self._room, CHUNK_BYTES, data, len(data))
+        self._unpacker = self._unpacker or self._lib.ZSTD_createDCtx()
+        size = self._lib.ZSTD_decompressDCtx(
+            self._unpacker, self._room, CHUNK_BYTES, data, len(data)
+        )
         if self._lib.ZSTD_isError(size):
             raise RefusedError("broken zstd frame")
         return self._string_at(self._room, size)
