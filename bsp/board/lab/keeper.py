@@ -230,6 +230,8 @@ class Keeper:
         assert place is not None
         if place.acquired == self.us and not self.own_reservation:
             return  # its owner runs several commands under one lease, and releases it himself
+        self.write_note()
+        self.acquired = True  # from here on it may be: the answer can get lost
         try:
             self.session.check_matches(place)
             await self.session.stub.AcquirePlace(messages.AcquirePlaceRequest(placename=self.place))
@@ -243,7 +245,6 @@ class Keeper:
                 hint="is its exporter running? labgrid-client -p PLACE show",
                 exit_code=3,
             ) from error
-        self.acquired = True
         await self.session.sync_with_coordinator()
 
     def describe(self) -> dict[str, Any]:
@@ -312,7 +313,12 @@ class Keeper:
     def is_ours(self) -> bool:
         """Whether the coordinator says that we hold the place, by this reservation."""
         place = self.known(self.place)
-        return place is not None and place.acquired == self.us and place.reservation == self.token
+        if place is None or place.acquired != self.us:
+            return False
+        # Who made a reservation himself may cancel it once the place is acquired.
+        return place.reservation == self.token or (
+            place.reservation is None and not self.own_reservation
+        )
 
     def sure(self, unsure: bool) -> bool:
         """The place is ours; say so if that was in doubt."""
@@ -332,9 +338,8 @@ class Keeper:
             await self.reserve()
             await self.acquire()
         except FailedError:
-            await self.cancel()
+            await self.give_back()
             raise
-        self.write_note()
 
     # --- releasing -----------------------------------------------------------------------------
 
@@ -360,6 +365,8 @@ class Keeper:
 
     async def give_back(self) -> None:
         """Release the place if we acquired it and it is still ours; cancel our own reservation."""
+        if self.acquired:
+            await self.session.sync_with_coordinator()
         if self.acquired and self.is_ours():
             await self.session.stub.ReleasePlace(
                 messages.ReleasePlaceRequest(placename=self.place, fromuser=self.us)
@@ -378,9 +385,7 @@ class Keeper:
     # --- notes for the next keeper -------------------------------------------------------------
 
     def write_note(self) -> None:
-        """Note the lease in a file that stays locked while we live."""
-        if not self.acquired:
-            return
+        """Note what is about to be acquired in a file that stays locked while we live."""
         self.notes.mkdir(parents=True, exist_ok=True)
         if self.note is None:
             self.note = self.notes / f"{os.getpid()}-{self.token}.json"
@@ -433,7 +438,6 @@ class Keeper:
                 await self.release_left_behind()
                 await self.reserve()
                 await self.acquire()
-                self.write_note()
                 tell("ready", **self.describe())
                 await self.hold()
             finally:
