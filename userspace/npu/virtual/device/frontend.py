@@ -106,7 +106,8 @@ class FrontEnd:
         self._start_at: int | None = None
         self._ended = False
         self._running = False
-        self._job_began: float | None = None
+        self._in_job = False
+        self._busy_since: float | None = None
         self._progress = 0
         self.position = 0
         self.counters = Counters()
@@ -122,8 +123,11 @@ class FrontEnd:
 
     @property
     def progress(self) -> int:
-        """A number that changes as long as a job is being worked on, up to the limit of patience."""
-        began = self._job_began
+        """A number that changes as long as a job or state is worked on, up to the limit of patience.
+
+        Not only a job takes time: on a busy machine new page tables do, too.
+        """
+        began = self._busy_since
         if began is not None and time.monotonic() - began < self._job_patience_s:
             self._progress += 1
         return self._progress
@@ -142,7 +146,7 @@ class FrontEnd:
             self._start_at = None
             self._running = False
             self._wake.notify_all()
-        if self._job_began is not None:
+        if self._in_job:
             self._memory.abandon()
 
     def close(self, *, timeout_s: float = 5.0) -> bool:
@@ -205,7 +209,11 @@ class FrontEnd:
                     size_bytes = 4 * (1 + command.count)
                     words = self._memory.view(address, size_bytes, Access.READ).view("<u4")
                     for index, value in enumerate(words[1:].tolist()):
-                        self._write_state(command.state + 4 * index, value, epoch)
+                        self._busy_since = time.monotonic()
+                        try:
+                            self._write_state(command.state + 4 * index, value, epoch)
+                        finally:
+                            self._busy_since = None
                 case Opcode.WAIT:
                     idle_commands = 0
                     self._pause(wait_s, epoch)
@@ -258,11 +266,11 @@ class FrontEnd:
 
     def _run_job(self, state: int, value: int, epoch: int) -> None:
         self._mmu.between_jobs()
-        self._job_began = time.monotonic()
+        self._in_job = True
         try:
             self._jobs.write_state(state, value)
         finally:
-            self._job_began = None
+            self._in_job = False
         if state == PS_NN_INST_ADDR:
             self.counters.nn_jobs += 1
         else:
