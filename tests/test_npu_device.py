@@ -407,6 +407,30 @@ def test_links_in_a_circle_leave_the_socket_alive() -> None:
         driver.hw_reset()
 
 
+def test_new_page_tables_are_progress_too() -> None:
+    """On a busy machine they take longer than the driver waits for a job."""
+    with Session() as bench:
+        driver = Driver(bench)
+        driver.hw_reset()
+        driver.hw_init()
+        driver.start()
+        began, go_on = threading.Event(), threading.Event()
+        load = bench.npu.mmu.load
+
+        def slowly(array: int, index: int) -> None:
+            began.set()
+            go_on.wait(5)
+            load(array, index)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(bench.npu.mmu, "load", slowly)
+            driver.queue([(0x1AC, 0)], event=2)
+            assert began.wait(5)
+            assert bench.client.read(0x450) != bench.client.read(0x450)
+            go_on.set()
+        driver.hw_reset()
+
+
 def test_a_reset_abandons_the_job_and_keeps_its_fingers_off_memory() -> None:
     with Session() as bench:
         driver = Driver(bench)
