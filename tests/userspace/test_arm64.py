@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bsp.base.apt import Archive
 from bsp.base.process import run
 from userspace.npu import tiny_model
 from userspace.npu.label_image import Request, smoke_test
@@ -72,6 +73,23 @@ def test_the_payload_runs_and_finds_no_npu(tmp_path: Path, distribution: str) ->
     # The library was loaded, and it was it that found none.
     assert (rows["teflon"]["status"], rows["teflon"]["reason"]) == ("skip", "no NPU device")
     assert rows["teflon"]["library"] == str(made.folder / "lib" / "libteflon.so")
+
+
+@pytest.mark.full
+@pytest.mark.timeout(600)
+def test_the_payload_of_another_python_than_the_distribution_s(tmp_path: Path) -> None:
+    """Debian sid's Python is 3.14 (2026-11): the payload for it, with trixie's libraries."""
+    version = Archive("sid", "arm64").version("python3")
+    series = ".".join(version.split(".")[:2])
+    if series in ("3.11", "3.13"):
+        pytest.skip(f"sid's Python is {series}, which the distributions' own payloads run under")
+    made = build_payload(distribution="trixie", python=series)
+    machine = ThisMachine(userspace=made.folder, python=python_command(tmp_path, "sid"))
+    document = smoke_test(machine, Request(model=tiny_model.NAME, runs=1, budget_s=2, views=1))
+    rows = by_delegate(document)
+    assert document["machine"]["python"].startswith(f"{series}.")
+    assert rows["cpu"]["status"] == rows["cpu-reference"]["status"] == "pass"
+    assert (rows["teflon"]["status"], rows["teflon"]["reason"]) == ("skip", "no NPU device")
 
 
 def test_preprocessing_is_bit_exact_on_arm64(tmp_path: Path) -> None:
