@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bsp.base.errors import UserError
-from bsp.kernel import build, fragments, objects, patches
+from bsp.base.errors import InfrastructureError, UserError
+from bsp.kernel import build, command, fragments, objects, patches
 from bsp.kernel.built import built_kernel, kernel_named
 from bsp.kernel.config import differences, read_config
 from bsp.kernel.kconfig import modernised
@@ -126,12 +126,39 @@ def test_what_an_interrupted_build_left_is_made_again(tree: Path) -> None:
     assert half.read_bytes()[:4] == b"\x7fELF"
 
 
+def test_a_disk_that_fills_up_in_the_middle(tree: Path) -> None:
+    makefile = (tree / "Makefile").read_text()
+    # A real write to a device that is always full, at the second file.
+    assert "cp $< $@; echo cmd" in makefile
+    (tree / "Makefile").write_text(
+        makefile.replace("cp $< $@; echo cmd", "cat $< > /dev/full && echo cmd")
+    )
+    with pytest.raises(InfrastructureError, match="the disk is full"):
+        build.build_kernel(build.prepare(request(tree)))
+    (tree / "Makefile").write_text(makefile)
+    assert built_kernel(str(build.build_kernel(build.prepare(request(tree)))))
+
+
 def test_a_source_that_does_not_compile(tree: Path) -> None:
     (tree / "kernel/main.c").write_text("int main(void) { return missing; }\n")
     with pytest.raises(UserError, match=r"main.c:1:.*error: .missing. undeclared"):
         build.build_kernel(build.prepare(request(tree)))
     (tree / "kernel/main.c").write_text("int main(void) { return 1; }\n")
     assert built_kernel(str(build.build_kernel(build.prepare(request(tree)))))
+
+
+def test_what_was_changed_by_hand_becomes_a_fragment(tree: Path, tmp_path: Path) -> None:
+    options = command.Options(kernel=f"path:{tree}")
+    config = build.prepare(request(tree)).work.config
+    config.write_text(config.read_text().replace("CONFIG_NR_CPUS=8", "CONFIG_NR_CPUS=16"))
+    saved = tmp_path / "mine.config"
+    document = command.save_fragment(BOARD, options, str(saved), menu=False)
+    assert document["lines"] == ["CONFIG_NR_CPUS=16"]
+    again = build.prepare(request(tree, saved))
+    assert again.configured.differences == ()
+    assert read_config(again.work.config)["NR_CPUS"] == "16"
+    with pytest.raises(UserError, match="exists already"):
+        command.save_fragment(BOARD, options, str(saved), menu=False)
 
 
 def test_a_compiler_that_is_too_old(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from ..base.output import table
 from ..profile import Board
 from . import build, fragments
 from .config import differences, read_config
-from .configure import refuse
+from .configure import configure, refuse
 from .prebuilt import prebuilt_kernel
 
 
@@ -214,7 +216,7 @@ def save_fragment(board: Board, options: Options, name: str, *, menu: bool) -> d
     kernel = options.kernel or board.kernel
     prepared = build.prepare(build.Request(board, kernel, options.files(), llvm=options.llvm))
     work = prepared.work
-    before = read_config(work.config)
+    before = read_config(work.config) if not prepared.configured.fresh else _untouched(prepared)
     if menu:
         # With the terminal: run() would take it away.
         subprocess.run(work.make("-s", "menuconfig"), check=True)
@@ -228,3 +230,11 @@ def save_fragment(board: Board, options: Options, name: str, *, menu: bool) -> d
         missing_ok=True
     )  # the next build starts from fragments
     return {"board": board.name, "kernel": kernel, "fragment": str(target), "lines": changed}
+
+
+def _untouched(prepared: build.Prepared) -> dict[str, str]:
+    """What the fragments alone give: somebody may have changed the build folder's configuration."""
+    with tempfile.TemporaryDirectory(prefix="npu-bsp-config-") as name:
+        work = dataclasses.replace(prepared.work, folder=Path(name))
+        configure(work, dict(prepared.configured.asked))
+        return read_config(work.config)
