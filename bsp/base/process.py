@@ -28,6 +28,7 @@ PACKAGE_OF_TOOL = {
     "fdtoverlay": "device-tree-compiler",
     "git": "git",
     "ld.lld": "lld",
+    "llvm-ar": "llvm",
     "mcopy": "mtools",
     "mformat": "mtools",
     "mke2fs": "e2fsprogs",

@@ -66,8 +66,8 @@ def find_toolchain(tree: Path, *, llvm: bool = False) -> Toolchain:
         prefix = "" if native else _PREFIX
     name = "clang" if llvm else f"{prefix}gcc"
     require_tool(name)
-    if llvm:
-        require_tool("ld.lld")
+    for tool in ("ld.lld", "llvm-ar") if llvm else ():
+        require_tool(tool)
     banner = run([name, "--version"]).text.splitlines()[0]
     found = re.search(r"(\d+(?:\.\d+)+)(?!.*\d+\.\d+)", banner) or re.search(r"(\d+)", banner)
     version = found.group(1) if found else "0"
