@@ -1455,6 +1455,16 @@ def test(
 
 
 @task()
+def faults(context: Context) -> None:
+    """Put hundreds of deployments through one fault each; writes docs/faults.md. Example: ./inv faults."""
+    import os
+    from pathlib import Path
+
+    os.environ["NPU_BSP_FAULT_TABLE"] = str(Path(__file__).parent / "docs/faults.md")
+    _tool(context, "pytest", "tests/test_faults.py")
+
+
+@task()
 def lint(context: Context) -> None:
     """Check style and types with ruff and mypy. Example: ./inv lint."""
     _tool(context, "ruff", "check", ".")
@@ -1527,6 +1537,7 @@ namespace = Collection(
     crash_test,
     deploy,
     doctor,
+    faults,
     flash,
     history,
     lava_job,

@@ -63,6 +63,8 @@ def boot(root: Path, *, trial_allowed: bool = True) -> str:
         dtb = compile_dtb(
             tree_source(extra='status = "disabled";'), root / "other.dtb"
         ).read_bytes()
+    if slot == "trial" and how == "other-board":  # somebody exchanged it meanwhile
+        (root / "proc/device-tree/serial-number").write_bytes(b"9999\0")
     (root / "sys/firmware/fdt").write_bytes(dtb)
     _write(root / "proc/cmdline", f"{arguments['npu_args']} npu_bsp.slot={slot}\n")
     _write(root / "proc/sys/kernel/random/boot_id", f"{uuid.uuid4()}\n")

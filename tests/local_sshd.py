@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,8 +49,12 @@ def make_key(path: Path) -> Path:
     return path
 
 
-def start(folder: Path) -> LocalSshd:
-    """Start a server whose files are all below ``folder``."""
+def start(folder: Path, *, configure: Callable[[Path], str] | None = None) -> LocalSshd:
+    """Start a server whose files are all below ``folder``.
+
+    Args:
+        configure: called when its keys are there; what it returns comes first in the configuration.
+    """
     sshd = find_sshd()
     assert sshd, "sshd is not installed"
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +65,9 @@ def start(folder: Path) -> LocalSshd:
     (folder / "authorized_keys").write_text((folder / "client_key.pub").read_text())
     port = free_port()
     (folder / "sshd_config").write_text(
-        f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {host_key}\nPidFile {folder}/sshd.pid\nUsePAM no\n"
+        (configure(folder) if configure else "")
+        + f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {host_key}\nUsePAM no\n"
+        f"PidFile {folder}/sshd.pid\n"
         f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nPasswordAuthentication no\n"
         "KbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\nMaxStartups 100\n"
         "AllowTcpForwarding yes\nUseDNS no\nSubsystem sftp internal-sftp\n"

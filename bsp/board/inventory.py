@@ -31,6 +31,7 @@ class Host:
         name: what the user types.
         address: name or address to connect to.
         identity_file: private key to try first; None leaves it to the agent and the usual files.
+        certificate_file: certificate of the user's key (``CertificateFile``); None is the one beside it.
         known_hosts: file of host keys; None is ``~/.ssh/known_hosts``.
         power: command (argument list) that resets the board, run on this machine; empty: there is none.
         board: name of the board's profile.
@@ -54,6 +55,7 @@ class Host:
     console_log: Path | None = None
     host_key_alias: str | None = None
     proxy_jump: str | None = None
+    certificate_file: Path | None = None
     services: tuple[str, ...] = ()
     keep: int | None = None
     verify_every: int | None = None
@@ -66,7 +68,7 @@ class Host:
         return base if self.host_key_alias or self.port == 22 else f"[{base}]:{self.port}"
 
 
-_PATHS = ("identity_file", "known_hosts", "console_log")
+_PATHS = ("identity_file", "certificate_file", "known_hosts", "console_log")
 _LISTS = {
     "power": "a list of strings: the command and its arguments",
     "services": "a list of strings: names of systemd units",
@@ -304,6 +306,8 @@ def _with_ssh_config(host: Host, *, already: frozenset[str]) -> Host:
     if host.identity_file is None and config.get("identityfile"):
         files = [Path(file).expanduser() for file in config["identityfile"]]
         changes["identity_file"] = next((file for file in files if file.exists()), None)
+    if host.certificate_file is None and config.get("certificatefile"):
+        changes["certificate_file"] = Path(config["certificatefile"]).expanduser()
     if host.known_hosts is None and config.get("userknownhostsfile"):
         changes["known_hosts"] = Path(config["userknownhostsfile"].split()[0]).expanduser()
     if host.host_key_alias is None and "hostkeyalias" in config:

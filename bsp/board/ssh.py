@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import copy
 import fnmatch
 import getpass
 import logging
@@ -41,6 +42,7 @@ _MACS = (
     "hmac-sha2-512",
 )
 _DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
+_CERTIFICATE = "-cert-v01@openssh.com"
 _SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
 _RETRY_EVERY_S = 0.5
 
@@ -62,6 +64,14 @@ class _PromptSocket(socket.socket):
             with contextlib.suppress(OSError):
                 self.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         return data
+
+
+class _Transport(paramiko.Transport):
+    """paramiko offers certificates of host keys last; here the order is that of ``_preferred_keys``."""
+
+    @property
+    def preferred_keys(self) -> tuple[str, ...]:
+        return tuple(self._preferred_keys)  # type: ignore[attr-defined]  # not in its stubs
 
 
 class UnreachableError(InfrastructureError):
@@ -286,7 +296,7 @@ def connect(host: Host, *, timeout_s: float = 15, accept_new_key: bool = False) 
     under, sock = _reach(host, timeout_s=timeout_s, accept_new_key=accept_new_key)
     transport: paramiko.Transport | None = None
     try:
-        transport = paramiko.Transport(sock, disabled_algorithms={"pubkeys": ["ssh-rsa"]})
+        transport = _Transport(sock, disabled_algorithms={"pubkeys": ["ssh-rsa"]})
         transport.banner_timeout = timeout_s
         known = _KnownHosts(host)
         options = transport.get_security_options()
@@ -295,7 +305,9 @@ def connect(host: Host, *, timeout_s: float = 15, accept_new_key: bool = False) 
         options.key_types = known.preferred(options.key_types)
         try:
             transport.start_client(timeout=max(deadline - time.monotonic(), 0.1))
-            known.verify(transport.get_remote_server_key(), accept_new_key=accept_new_key)
+            key = transport.get_remote_server_key()
+            if not known.certified(key):
+                known.verify(key, accept_new_key=accept_new_key)
             _log_in(transport, host)
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise UnreachableError(
@@ -383,6 +395,7 @@ class _KnownHosts:
         self._file = host.known_hosts or Path.home() / ".ssh" / "known_hosts"
         self._keys: dict[str, paramiko.PKey] = {}
         self._revoked: set[str] = set()
+        self._authorities: set[str] = set()
         files = [self._file] if host.known_hosts else [_SYSTEM_KNOWN_HOSTS, self._file]
         for file in files:
             for line in _lines(file):
@@ -397,6 +410,10 @@ class _KnownHosts:
         names, kind, key = fields[:3]
         if marker == "@revoked":
             self._revoked.add(key)
+        elif marker == "@cert-authority":
+            plain = self._host.host_key_alias or self._host.address
+            if _names(names, self._host.key_name) or _names(names, plain):
+                self._authorities.add(key)
         elif not marker and _names(names, self._host.key_name):
             # A key of a kind that is not known here cannot be the one that is offered.
             with contextlib.suppress(paramiko.SSHException, ValueError):
@@ -409,7 +426,55 @@ class _KnownHosts:
             base = "ssh-rsa" if kind.startswith("rsa-sha2") else kind
             return 0 if base in self._keys else 1
 
-        return sorted(offered, key=rank)
+        plain = sorted(offered, key=rank)
+        return [f"{kind}{_CERTIFICATE}" for kind in plain if self._authorities] + plain
+
+    def certified(self, key: paramiko.PKey) -> bool:
+        """Whether an authority of ours vouches for the server's key (``@cert-authority``).
+
+        Raises:
+            UserError: one does, and not for this host or not now, and the key itself is not known either.
+        """
+        blob = key.public_blob
+        if blob is None or not blob.key_type.endswith(_CERTIFICATE) or not self._authorities:
+            return False
+        problem = self._wrong_with(blob.key_type, blob.key_blob)
+        if problem and key.get_name() not in self._keys:
+            raise UserError(
+                f"the certificate that {self._host.name} shows for its host key is not good: {problem}",
+                hint="have its host key signed anew: ssh-keygen -s CA -h -n NAME ...",
+            )
+        return not problem and key.get_base64() not in self._revoked
+
+    def _wrong_with(self, kind: str, blob: bytes) -> str:
+        """Why a certificate does not hold; paramiko has only checked that the host has its key."""
+        from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+        from cryptography.hazmat.primitives import serialization
+
+        try:
+            read = serialization.load_ssh_public_identity(
+                kind.encode() + b" " + base64.b64encode(blob)
+            )
+            if not isinstance(read, serialization.SSHCertificate):
+                return "it is none"
+            read.verify_cert_signature()
+        except (ValueError, InvalidSignature, UnsupportedAlgorithm) as error:
+            return f"it cannot be verified ({error or 'wrong signature'})"
+        authority = read.signature_key().public_bytes(
+            serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+        )
+        signer = authority.split()[1].decode()
+        if signer not in self._authorities or signer in self._revoked:
+            return "none of the authorities in known_hosts made it"
+        if read.type is not serialization.SSHCertificateType.HOST:
+            return "it is a user's certificate"
+        if not read.valid_after <= time.time() < read.valid_before:
+            return "it is not valid now: expired, or a clock is wrong"
+        name = (self._host.host_key_alias or self._host.address).lower()
+        if name.encode() not in [each.lower() for each in read.valid_principals]:
+            names = b", ".join(read.valid_principals).decode(errors="replace") or "no name at all"
+            return f"it is for {names}, not for {name}"
+        return "it has options that are not known" if read.critical_options else ""
 
     def verify(self, key: paramiko.PKey, *, accept_new_key: bool) -> None:
         """Compare the server's key with the remembered one; ask about a new one."""
@@ -524,7 +589,7 @@ def _our_keys(host: Host) -> Iterator[tuple[str, paramiko.PKey]]:
     if host.identity_file and not host.identity_file.exists():
         raise UserError(f"the identity file of {host.name} is not there: {host.identity_file}")
     for file in files:
-        yield str(file), _read_key(file)
+        yield from _with_certificate(file, host.certificate_file)
     agent = paramiko.Agent()
     try:
         for number, key in enumerate(agent.get_keys()):
@@ -535,7 +600,22 @@ def _our_keys(host: Host) -> Iterator[tuple[str, paramiko.PKey]]:
         file = home / name
         if file.exists() and file not in files:
             with contextlib.suppress(UserError):
-                yield str(file), _read_key(file)
+                yield from _with_certificate(file, host.certificate_file)
+
+
+def _with_certificate(file: Path, certificate: Path | None) -> Iterator[tuple[str, paramiko.PKey]]:
+    """A key with its certificate, if it has one (beside it, as FILE-cert.pub, or named), then without."""
+    key = _read_key(file)
+    if certificate is not None:
+        try:
+            key.load_certificate(str(certificate))
+        except (ValueError, OSError, paramiko.SSHException):
+            key.public_blob = None  # of another key
+    if key.public_blob is not None:
+        certified = copy.copy(key)
+        yield f"{file} with its certificate", certified
+        key.public_blob = None
+    yield str(file), key
 
 
 def _read_key(file: Path) -> paramiko.PKey:

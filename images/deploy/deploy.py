@@ -19,7 +19,7 @@ from bsp.base import progress
 from bsp.base.cache import state_dir, write_atomically
 from bsp.base.errors import BoardStateUnknownError, BspError, RolledBackError, UserError
 from bsp.board.inventory import Host
-from bsp.board.ssh import connect
+from bsp.board.ssh import UnreachableError, connect
 from bsp.profile import Board, board_names, load_board
 from images import bundle as bundles
 from images.bundle import Bundle, Manifest, with_required_options
@@ -42,6 +42,7 @@ BundleMaker = Callable[[Board], Bundle]
 
 _FAT_MOUNT = "/boot/firmware"  # where Debian mounts it; profiles may say otherwise
 _CONNECT_S = 30.0
+_CONFIRM_ATTEMPTS = 3
 _ANSWER_S = 120.0  # hashing a kernel takes an emulated board a while
 
 
@@ -424,16 +425,20 @@ def arm(agent: Agent, plan: Plan, target: Target) -> None:
     if not any(isinstance(step, Try) for step in plan.steps):
         return
     sector = in_base64(state.render_trial(plan.generation))
-    agent.ask(
-        {
-            "do": "arm",
-            "generation": plan.generation,
-            "sector": sector,
-            "reboot": target.reboot,
-            "hold_s": target.timeout_s + 2 * target.recovery_s + _ANSWER_S,
-        },
-        timeout_s=_ANSWER_S,
-    )
+    try:
+        agent.ask(
+            {
+                "do": "arm",
+                "generation": plan.generation,
+                "sector": sector,
+                "reboot": target.reboot,
+                "hold_s": target.timeout_s + 2 * target.recovery_s + _ANSWER_S,
+            },
+            timeout_s=_ANSWER_S,
+        )
+    except ConnectionLostError as error:
+        # Whether the board was told is seen from whether it reboots.
+        progress.say(f"{error.message}, just when the trial was asked for: looking what it does")
 
 
 def decide(target: Target, result: Result, facts: Facts, fat_mount: str) -> Result:
@@ -463,7 +468,14 @@ def decide(target: Target, result: Result, facts: Facts, fat_mount: str) -> Resu
                 why = result.problem or "it fell during the trial boot and was reset"
                 return _rolled_back(result, boot.generation, why)
             boot_id = boot.boot_id
-        return _confirm(target, result, confirm, boot_id, fat_mount)
+        return _confirm(target, result, confirm, boot_id, fat_mount, facts)
+    except UserError as error:  # something answers, and it is not the board
+        result.outcome = "unknown"
+        result.problem = f"after the reboot: {error.message}"
+        result.hint = (
+            f"{error.hint}. A trial that nobody confirms is over at the board's next reset"
+        )
+        return result
     except KeyboardInterrupt:
         progress.say(
             f"interrupted: {host.name} may be on a trial of {confirm.generation}; unless confirmed, it "
@@ -473,38 +485,24 @@ def decide(target: Target, result: Result, facts: Facts, fat_mount: str) -> Resu
 
 
 def _confirm(
-    target: Target, result: Result, confirm: Confirm, boot_id: str, fat_mount: str
+    target: Target,
+    result: Result,
+    confirm: Confirm,
+    boot_id: str,
+    fat_mount: str,
+    before: Facts,
 ) -> Result:
     host = target.host
-    try:
-        with (
-            result.step("Confirming over a new session"),
-            session(target, accept_new_key=False) as agent,
-        ):
-            facts = agent.open(confirm.generation, fat_mount=fat_mount, lock=True)
-            manifest = agent.manifest(confirm.generation)
-            release = manifest.kernel_release
-            verified = agent.ask({"do": "verify", "generation": confirm.generation}, timeout_s=300)
-            found = trial.problems(facts, verified, release=release, generation=confirm.generation)
-            result.running_dtb_matches = not trial.tree_problems(verified["dtb"], verified["fdt"])
-            if not found and target.check_health:
-                checks = health.checks_for(
-                    host, profile_named(manifest.board), manifest, decompress_fdt(verified["dtb"])
-                )
-                result.health = health.examine(agent, host, checks)
-                found = [f"not healthy: {each}" for each in result.health if not each.ok]
-            if not found:
-                good = state.Good(confirm.generation, confirm.previous)
-                sector = in_base64(state.render_good(good))
-                agent.ask({"do": "commit", "generation": confirm.generation, "sector": sector})
-                keep = [good.good, *filter(None, [good.previous]), *confirm.keep]
-                agent.ask({"do": "discard", "keep": keep, "resume": confirm.generation})
-                result.outcome = "confirmed"
-                return result
-            if facts.boot_id == boot_id:
-                agent.ask({"do": "reboot", "reboot": target.reboot})
-    except (ConnectionLostError, BoardRefusedError) as error:
-        found = [f"the session to confirm it broke: {error.message}"]
+    for _ in range(_CONFIRM_ATTEMPTS):
+        try:
+            found = _confirm_once(target, result, confirm, boot_id, fat_mount, before)
+            break
+        except (ConnectionLostError, UnreachableError, BoardRefusedError) as error:
+            found = [f"the session to confirm it broke: {error.message}"]
+            if isinstance(error, BoardRefusedError):
+                break
+    if not found:
+        return result
     result.problem = "; ".join(found)
     with result.step("Going back to the old generation"):
         boot = trial.wait_for_boot(
@@ -518,6 +516,56 @@ def _confirm(
         return _unknown(result, host)
     _let_go(target, fat_mount)
     return _rolled_back(result, boot.generation, result.problem)
+
+
+def _confirm_once(
+    target: Target,
+    result: Result,
+    confirm: Confirm,
+    boot_id: str,
+    fat_mount: str,
+    before: Facts,
+) -> list[str]:
+    """Confirm, or have the board reboot; return why. Doing it again after a broken link does no harm."""
+    host = target.host
+    with (
+        result.step("Confirming over a new session"),
+        session(target, accept_new_key=False) as agent,
+    ):
+        facts = agent.open(confirm.generation, fat_mount=fat_mount, lock=True)
+        _refuse_another(host, before, facts)
+        manifest = agent.manifest(confirm.generation)
+        release = manifest.kernel_release
+        verified = agent.ask({"do": "verify", "generation": confirm.generation}, timeout_s=300)
+        found = trial.problems(facts, verified, release=release, generation=confirm.generation)
+        result.running_dtb_matches = not trial.tree_problems(verified["dtb"], verified["fdt"])
+        if not found and target.check_health:
+            checks = health.checks_for(
+                host, profile_named(manifest.board), manifest, decompress_fdt(verified["dtb"])
+            )
+            result.health = health.examine(agent, host, checks)
+            found = [f"not healthy: {each}" for each in result.health if not each.ok]
+        if not found:
+            good = state.Good(confirm.generation, confirm.previous)
+            sector = in_base64(state.render_good(good))
+            agent.ask({"do": "commit", "generation": confirm.generation, "sector": sector})
+            keep = [good.good, *filter(None, [good.previous]), *confirm.keep]
+            agent.ask({"do": "discard", "keep": keep, "resume": confirm.generation})
+            result.outcome = "confirmed"
+            return []
+        if facts.boot_id == boot_id:
+            agent.ask({"do": "reboot", "reboot": target.reboot})
+    return found
+
+
+def _refuse_another(host: Host, before: Facts, after: Facts) -> None:
+    """Refuse to confirm on a machine that took the board's place while it was away."""
+    if (before.compatible[:1], before.serial) != (after.compatible[:1], after.serial):
+        raise UserError(
+            f"{host.name} came back as another board: expected {' '.join(before.compatible[:1])} "
+            f"{before.serial}, found {' '.join(after.compatible[:1])} {after.serial}",
+            hint="look which board answers at that address; nothing was changed on this one",
+        )
 
 
 def _let_go(target: Target, fat_mount: str) -> None:

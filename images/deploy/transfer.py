@@ -332,6 +332,10 @@ class Agent:
                     f"{self.connection.host.name} has no python3, which a deployment needs",
                     hint="on the board: apt-get install python3-minimal",
                 )
+            if completed.exit_code == -1:  # it was killed, or the SSH server was
+                raise ConnectionLostError(
+                    f"the session on {self.connection.host.name} ended: {said[-600:] or 'killed'}"
+                )
             raise BoardRefusedError(
                 f"the agent on {self.connection.host.name} ended with code "
                 f"{completed.exit_code}: {said[-600:]}"

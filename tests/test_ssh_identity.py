@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: MIT
+"""Who is who over SSH: ~/.ssh/config, agents and certificates, each against a real server."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bsp.base.errors import UserError
+from bsp.board import ssh
+from bsp.board.inventory import Host, resolve
+
+from . import local_sshd
+from .local_sshd import LocalSshd, make_key
+
+pytestmark = [
+    pytest.mark.usefixtures("own_hosts"),
+    pytest.mark.skipif(local_sshd.find_sshd() is None, reason="sshd is not installed"),
+]
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "home/.ssh").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Path:
+    return make_key(tmp_path / "authority")
+
+
+def sign(authority: Path, key: Path, *flags: str) -> Path:
+    """Sign a key's public half; return the certificate."""
+    subprocess.run(
+        ["ssh-keygen", "-q", "-s", str(authority), "-I", "test", *flags, f"{key}.pub"], check=True
+    )
+    return key.with_name(f"{key.name}-cert.pub")
+
+
+def public(key: Path) -> str:
+    return " ".join(key.with_suffix(".pub").read_text().split()[:2])
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[LocalSshd]:
+    sshd = local_sshd.start(tmp_path / "sshd")
+    yield sshd
+    sshd.stop()
+
+
+def says_hello(host: Host) -> bool:
+    with ssh.connect(host) as connection:
+        return connection.run(["echo", "hello"]).text == "hello\n"
+
+
+# --- ~/.ssh/config -----------------------------------------------------------------------------------
+
+
+def write_config(tmp_path: Path, server: LocalSshd, **changes: str) -> None:
+    lines = {
+        "HostName": "127.0.0.1",
+        "Port": str(server.port),
+        "User": server.host.user,
+        "IdentityFile": str(server.host.identity_file),
+        "UserKnownHostsFile": str(server.host.known_hosts),
+        **changes,
+    }
+    text = "Host desk\n" + "".join(f"  {key} {value}\n" for key, value in lines.items() if value)
+    (tmp_path / "ssh_config").write_text(text)
+
+
+def test_a_name_of_ssh_config_is_enough(tmp_path: Path, server: LocalSshd) -> None:
+    """HostName, Port, User, IdentityFile, UserKnownHostsFile; each is needed: without it, it fails."""
+    write_config(tmp_path, server)
+    assert says_hello(resolve("desk"))
+    for key in ("Port", "IdentityFile", "UserKnownHostsFile"):
+        write_config(tmp_path, server, **{key: ""})
+        with pytest.raises(Exception, match=r"cannot reach|no key to try|not known yet|lets none"):
+            says_hello(resolve("desk"))
+
+
+def test_host_key_alias(tmp_path: Path, server: LocalSshd) -> None:
+    known = tmp_path / "aliased"
+    known.write_text(f"board-7 {public(tmp_path / 'sshd/host_key')}\n")
+    write_config(tmp_path, server, UserKnownHostsFile=str(known), HostKeyAlias="board-7")
+    assert says_hello(resolve("desk"))
+    write_config(tmp_path, server, UserKnownHostsFile=str(known), HostKeyAlias="board-8")
+    with pytest.raises(UserError, match="not known yet"):
+        says_hello(resolve("desk"))
+
+
+def test_proxy_jump_is_really_gone_through(tmp_path: Path, server: LocalSshd) -> None:
+    gate = local_sshd.start(tmp_path / "gate")
+    try:
+        write_config(tmp_path, server, ProxyJump="gate")
+        with (tmp_path / "ssh_config").open("a") as file:
+            file.write(
+                f"Host gate\n  HostName 127.0.0.1\n  Port {gate.port}\n  User {gate.host.user}\n"
+                f"  IdentityFile {gate.host.identity_file}\n  UserKnownHostsFile {gate.host.known_hosts}\n"
+            )
+        assert says_hello(resolve("desk"))
+        assert "Accepted publickey" in (tmp_path / "gate/sshd.log").read_text()
+        # The gate's host key counts as much as the board's.
+        assert gate.host.known_hosts
+        gate.host.known_hosts.write_text(
+            f"[127.0.0.1]:{gate.port} {public(make_key(tmp_path / 'other'))}\n"
+        )
+        with pytest.raises(UserError, match="is not the remembered one"):
+            says_hello(resolve("desk"))
+    finally:
+        gate.stop()
+
+
+def test_strict_checking_cannot_be_switched_off(tmp_path: Path, server: LocalSshd) -> None:
+    write_config(
+        tmp_path, server, UserKnownHostsFile=str(tmp_path / "none"), StrictHostKeyChecking="no"
+    )
+    with pytest.raises(UserError, match="not known yet"):
+        says_hello(resolve("desk"))
+
+
+# --- the agent, and certificates of users ------------------------------------------------------------
+
+
+@pytest.fixture
+def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    import socket
+    import tempfile
+    import time
+
+    with tempfile.TemporaryDirectory() as folder:  # a socket's path may not be long
+        path = Path(folder, "agent")
+        process = subprocess.Popen(["ssh-agent", "-D", "-a", str(path)], stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            with socket.socket(socket.AF_UNIX) as probe:
+                if probe.connect_ex(str(path)) == 0:
+                    break
+            time.sleep(0.02)
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(path))
+        yield
+        process.terminate()
+        process.wait(timeout=5)
+
+
+def test_keys_of_the_agent(agent: None, tmp_path: Path, server: LocalSshd) -> None:
+    host = replace(server.host, identity_file=None)
+    with pytest.raises(UserError, match="lets none of our keys in"):
+        says_hello(host)
+    subprocess.run(["ssh-add", "-q", str(server.host.identity_file)], check=True)
+    assert says_hello(host)
+
+
+@pytest.fixture
+def trusting(tmp_path: Path, authority: Path) -> Iterator[LocalSshd]:
+    """A server that lets in whom the authority vouches for, and nobody else."""
+    sshd = local_sshd.start(
+        tmp_path / "trusting",
+        configure=lambda folder: f"TrustedUserCAKeys {authority}.pub\nAuthorizedKeysFile none\n",
+    )
+    yield sshd
+    sshd.stop()
+
+
+@pytest.mark.parametrize("how", ["beside the key", "CertificateFile", "agent"])
+def test_certificates_of_users(
+    how: str, agent: None, tmp_path: Path, trusting: LocalSshd, authority: Path
+) -> None:
+    key = make_key(tmp_path / "mine")
+    host = replace(trusting.host, identity_file=key)
+    with pytest.raises(UserError, match="lets none of our keys in"):
+        says_hello(host)
+    certificate = sign(authority, key, "-n", trusting.host.user)
+    if how == "CertificateFile":
+        elsewhere = certificate.rename(tmp_path / "elsewhere.pub")
+        with pytest.raises(UserError, match="lets none"):
+            says_hello(host)
+        write_config(tmp_path, trusting, IdentityFile=str(key), CertificateFile=str(elsewhere))
+        host = resolve("desk")
+    elif how == "agent":
+        subprocess.run(["ssh-add", "-q", str(key)], check=True)
+        certificate.unlink()
+        host = replace(host, identity_file=None)
+    assert says_hello(host)
+
+
+def test_a_certificate_that_has_expired_does_not_stand_in_the_way_of_its_key(
+    tmp_path: Path, server: LocalSshd, authority: Path
+) -> None:
+    assert server.host.identity_file
+    sign(authority, server.host.identity_file, "-n", "root", "-V", "20200101:20200102")
+    assert says_hello(server.host)
+
+
+# --- certificates of hosts ----------------------------------------------------------------------------
+
+
+def certified_server(folder: Path, authority: Path, *flags: str) -> LocalSshd:
+    def configure(inside: Path) -> str:
+        return f"HostCertificate {sign(authority, inside / 'host_key', *flags)}\n"
+
+    return local_sshd.start(folder, configure=configure)
+
+
+GOOD = ("-h", "-n", "127.0.0.1,other")
+
+
+@pytest.mark.parametrize(
+    ("flags", "line", "match"),
+    [
+        (GOOD, "@cert-authority 127.0.0.* {ca}", ""),
+        (GOOD, "@cert-authority [127.0.0.1]:{port} {ca}", ""),
+        (GOOD, "@cert-authority *.example {ca}", "not known yet"),
+        (GOOD, "@cert-authority * {other}", "none of the authorities"),
+        (GOOD, "@cert-authority * {ca}\n@revoked * {ca}", "none of the authorities"),
+        (GOOD, "@cert-authority * {ca}\n@revoked * {host}", "marked as revoked"),
+        (("-h", "-n", "other"), "@cert-authority * {ca}", "it is for other, not for 127.0.0.1"),
+        (("-h",), "@cert-authority * {ca}", "for no name at all"),
+        ((*GOOD, "-V", "20200101:20200102"), "@cert-authority * {ca}", "not valid now"),
+        ((*GOOD, "-V", "20990101:20990102"), "@cert-authority * {ca}", "not valid now"),
+        (("-n", "127.0.0.1"), "@cert-authority * {ca}", "not known yet|user's certificate|not good"),
+        # The key itself is known: what is wrong with the certificate does not matter.
+        ((*GOOD, "-V", "20200101:20200102"), "@cert-authority * {ca}\n[127.0.0.1]:{port} {host}", ""),
+    ],
+)  # fmt: skip
+def test_certificates_of_hosts(
+    flags: tuple[str, ...], line: str, match: str, tmp_path: Path, authority: Path
+) -> None:
+    try:
+        server = certified_server(tmp_path / "certified", authority, *flags)
+    except AssertionError:
+        assert "-h" not in flags  # sshd itself does not start with a user's certificate
+        return
+    try:
+        known = tmp_path / "known"
+        known.write_text(
+            line.format(
+                ca=public(authority),
+                other=public(make_key(tmp_path / "other")),
+                host=public(tmp_path / "certified/host_key"),
+                port=server.port,
+            )
+            + "\n"
+        )
+        before = known.read_text()
+        host = replace(server.host, known_hosts=known)
+        if match:
+            with pytest.raises(UserError, match=match):
+                says_hello(host)
+        else:
+            assert says_hello(host)
+        assert known.read_text() == before
+    finally:
+        server.stop()
+
+
+def test_a_certificate_whose_signature_is_wrong(tmp_path: Path, authority: Path) -> None:
+    """Nobody but the authority can make one: its bytes changed, at each of many places."""
+    import base64
+
+    key = make_key(tmp_path / "key")
+    kind, text = sign(authority, key, "-h", "-n", "127.0.0.1").read_text().split()[:2]
+    blob = base64.b64decode(text)
+    known = tmp_path / "known"
+    known.write_text(f"@cert-authority * {public(authority)}\n")
+    keys = ssh._KnownHosts(Host("x", "127.0.0.1", known_hosts=known))
+    assert not keys._wrong_with(kind, blob)
+    for at in range(40, len(blob), 7):
+        assert keys._wrong_with(kind, blob[:at] + bytes([blob[at] ^ 1]) + blob[at + 1 :]), at
