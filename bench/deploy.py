@@ -1,33 +1,45 @@
 # SPDX-License-Identifier: MIT
 """How long a deployment takes: against tar through ssh, and against rsync, on the same real SSH server.
 
-    .venv/bin/python -m bench.deploy [--rounds N] [--json]
+    .venv/bin/python -m bench.deploy [--rounds N] [--part fast|slow|kernel]... [--old-kernel DEB] [--json]
 
 The payload is the distribution's whole kernel package: image, modules and DTBs, 5,400 files and 180 MB.
 Board and host are folders in memory, so that the disk is not what is measured. All arms use the same
 server, cipher (AES-128-GCM) and key; what each delivered is compared with the source, outside the clock.
 Every arm is a program of its own: the start-up of Python counts on our side, that of ssh on theirs.
+
+``slow`` is the same over a link of 100 Mbit/s and 20 ms (link.py), against a bare TCP connection; without
+scp, which waits for several round trips with each file: minutes.
+``kernel`` has the board run another point release (``--old-kernel``: the vmlinuz of it) and sends the
+present one over that link: Image, initial RAM disk and DTB, without the modules.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import filecmp
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from .measure import Arm, Timing, arguments, measure, report
+from . import link
+from .link import slow_link
+from .measure import Arm, Timing, measure, report
 
 from bsp.base.cache import remove  # isort: skip
 from bsp.kernel.prebuilt import PrebuiltKernel, prebuilt_kernel
 from bsp.profile import load_board
 from images import bundle as bundles
 from images.bundle import Bundle, Parts
-from images.deploy import slots
+from images.deploy import contents, delta, slots
 from tests.fake_board import FakeBoard
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +53,7 @@ from bsp.board.inventory import Host
 from bsp.board.ssh import connect
 from images import bundle as bundles
 from images.deploy import plan as planning
+from images.deploy.claim import Claim
 from images.deploy.deploy import Result, Target, deploy, prepare
 from images.deploy.transfer import Agent, each_known
 from pathlib import PosixPath
@@ -61,11 +74,16 @@ else:
             result = Result("bench", "virtual", None, bundle.generation, plan=plan)
             prepare(agent, plan, bundle, facts, result)
             assert result.sent.sent_files == {files!r}, result.sent.sent_files
+            print(f"{{result.sent.wire_bytes}} bytes, {{result.sent.patched_files}} patches")
 """
 
 
 class Bench:
-    """A board, three bundles, and the arms."""
+    """A board, three bundles, and the arms.
+
+    Attributes:
+        host: how ours reaches the board; ``ssh`` is how the others do.
+    """
 
     def __init__(self, work: Path) -> None:
         self.work = work
@@ -75,12 +93,30 @@ class Bench:
         self.host = self.board.host
         assert self.host.identity_file
         assert self.host.known_hosts
-        self.ssh = [
-            "ssh", "-F", "none", "-c", "aes128-gcm@openssh.com", "-p", str(self.host.port),
+        self.ssh = self._ssh(self.host.port)
+        self.peer = work / "peer"
+
+    def _ssh(self, port: int) -> list[str]:
+        return [
+            "ssh", "-F", "none", "-c", "aes128-gcm@openssh.com", "-p", str(port),
             "-i", str(self.host.identity_file), "-o", "IdentitiesOnly=yes",
             "-o", f"UserKnownHostsFile={self.host.known_hosts}", "-o", "StrictHostKeyChecking=yes",
         ]  # fmt: skip
-        self.peer = work / "peer"
+
+    @contextlib.contextmanager
+    def over(self, port: int) -> Iterator[None]:
+        """Reach the board through another port: that of a relay."""
+        before = self.host, self.ssh
+        known = self.work / f"known-{port}"
+        assert self.host.known_hosts
+        key = self.host.known_hosts.read_text().partition(" ")[2]
+        known.write_text(f"[127.0.0.1]:{port} {key}")
+        self.host = replace(self.host, port=port, known_hosts=known)
+        self.ssh = self._ssh(port)
+        try:
+            yield
+        finally:
+            self.host, self.ssh = before
 
     @property
     def remote(self) -> str:
@@ -89,9 +125,9 @@ class Bench:
     # --- ours
 
     def ours(self, bundle: Bundle, *, files: int = 0, whole: bool = False) -> None:
-        target = self.board.target()
+        target = replace(self.board.target(), host=self.host)
         program = _OURS.format(target=target, bundle=str(bundle.path), files=files, whole=whole)
-        run([sys.executable, "-c", program], cwd=ROOT)
+        self.said = run([sys.executable, "-c", program], cwd=ROOT)
 
     def forget(self, bundle: Bundle) -> None:
         remove(self.store / bundle.generation)
@@ -126,6 +162,28 @@ class Bench:
             f"'cd {self.peer} && mkdir new && tar -C new -xf - && mv new first'"
         )
         run(["sh", "-c", line])
+
+    def tcp(self, port: int) -> None:
+        """tar into a bare TCP connection; over when all is unpacked at its other end."""
+        line = (
+            f"exec 3<>/dev/tcp/127.0.0.1/{port}; tar -C {self.first.path} -cf - . >&3; "
+            'printf "end" >&3; read -r answer <&3; [ "$answer" = done ]'
+        )
+        run(["bash", "-c", line])
+
+    def scp(self) -> None:
+        words = [word if word != "-p" else "-P" for word in self.ssh[1:]]
+        run(["scp", "-q", "-r", *words, str(self.first.path), f"{self.remote}:{self.peer}/new"])
+        run([*self.ssh, self.remote, f"mv {self.peer}/new {self.peer}/first"])
+
+    def rsync_whole(self, *more: str, source: Bundle | None = None) -> None:
+        """Beside the old one, then put in place by a rename."""
+        source = source or self.first
+        run([
+            "rsync", "-a", *more, "-e", " ".join(self.ssh), f"{source.path}/",
+            f"{self.remote}:{self.peer}/new/",
+        ])  # fmt: skip
+        run([*self.ssh, self.remote, f"mv {self.peer}/new {self.peer}/first"])
 
     def rsync_nothing(self) -> None:
         shell = " ".join(self.ssh)
@@ -193,10 +251,11 @@ def same(source: Path, there: Path, name: str) -> None:
         assert filecmp.cmp(source, there, shallow=False), f"{name} was delivered wrong"
 
 
-def run(argv: list[str], cwd: Path | None = None) -> None:
+def run(argv: list[str], cwd: Path | None = None) -> str:
     done = subprocess.run(argv, cwd=cwd, capture_output=True, check=False, env={**os.environ})
     if done.returncode != 0:
         sys.exit(f"{argv[0]} failed: {done.stderr.decode()[-2000:]}")
+    return done.stdout.decode().strip()
 
 
 def whole(bench: Bench, rounds: int) -> list[Timing]:
@@ -213,11 +272,13 @@ def whole(bench: Bench, rounds: int) -> list[Timing]:
     arms = [
         Arm("tar | ssh", bench.tar, clean, check=check),
         Arm("tar | ssh again (A/A)", bench.tar, clean, check=check),
+        Arm("scp -r, mv", bench.scp, clean, check=check),
+        Arm("rsync -a, mv", bench.rsync_whole, clean, check=check),
         Arm(
             "deploy",
             lambda: bench.ours(bench.first, files=count),
             lambda: bench.forget(bench.first),
-            1.3,
+            1.15,
             lambda: bench.delivered(bench.first),
         ),
     ]
@@ -251,27 +312,165 @@ def small(bench: Bench, rounds: int) -> list[Timing]:
             "deploy",
             lambda: bench.ours(bench.second, files=5),
             lambda: bench.forget(bench.second),
-            0.6,
+            0.5,
             lambda: bench.delivered(bench.second),
         ),
     ]
     return measure(arms, rounds=rounds)
 
 
+@contextlib.contextmanager
+def unpacker(peer: Path) -> Iterator[int]:
+    """A port on which an archive is unpacked into ``peer/first``, beside and renamed; it then answers."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def work() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = server.accept()
+                with connection, connection.makefile("rwb") as stream:
+                    new = peer / "new"
+                    new.mkdir()
+                    with subprocess.Popen(
+                        ["tar", "-C", str(new), "-xf", "-"], stdin=subprocess.PIPE
+                    ) as tar:
+                        assert tar.stdin
+                        tail = b""
+                        while not tail.endswith(b"end"):
+                            data = connection.recv(1 << 18)
+                            if not data:
+                                return
+                            with contextlib.suppress(BrokenPipeError):
+                                tar.stdin.write(data)
+                            tail = (tail + data)[-3:]
+                    new.rename(peer / "first")
+                    stream.write(b"done\n")
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        yield int(server.getsockname()[1])
+    finally:
+        server.close()
+
+
+def slow_whole(bench: Bench, rounds: int) -> list[Timing]:
+    """All files to a board that has none, 100 Mbit/s and 20 ms away."""
+    bench.peer.mkdir(exist_ok=True)
+    count = len({e.sha256 for e in bench.first.manifest.files if e.link is None})
+
+    def clean() -> None:
+        remove(bench.peer / "first")
+
+    def check() -> None:
+        bench.peer_has("first", bench.first)
+
+    with (
+        unpacker(bench.peer) as bare,
+        slow_link(bare) as tcp,
+        slow_link(bench.board.host.port) as port,
+        bench.over(port),
+    ):
+        arms = [
+            Arm("tar | TCP", lambda: bench.tcp(tcp), clean, check=check),
+            Arm("tar | TCP again (A/A)", lambda: bench.tcp(tcp), clean, check=check),
+            Arm("tar | ssh", bench.tar, clean, check=check),
+            Arm("rsync -a, mv", bench.rsync_whole, clean, check=check),
+            Arm(
+                "deploy",
+                lambda: bench.ours(bench.first, files=count),
+                lambda: bench.forget(bench.first),
+                1.05,
+                lambda: bench.delivered(bench.first),
+            ),
+        ]
+        return measure(arms, rounds=rounds, warm_up=1 if rounds > 1 else 0)
+
+
+def slow_kernel(bench: Bench, old_image: Path, rounds: int) -> list[Timing]:
+    """A point release of the kernel to a board that runs the one before."""
+    kernel = prebuilt_kernel("6.12")
+    board = load_board("virtual")
+    modules = bench.work / "no-modules"
+    modules.mkdir()
+    (modules / "modules.dep").write_bytes(b"")
+    images = {"old": old_image, "new": kernel.image}
+
+    def assemble(name: str) -> Bundle:
+        few = replace(kernel, image=images[name], modules=modules)
+        dtb = kernel.dtbs / "amlogic/meson-g12b-a311d-khadas-vim3.dtb"
+        (bench.work / "initrd").write_bytes(b"initrd")
+        parts = Parts(board, few, bench.work / "initrd", dtb, None, "console=ttyAMA0")
+        return bundles.assemble(parts, bench.work / f"kernel-{name}")
+
+    old, new = assemble("old"), assemble("new")
+    bench.install(old)
+    os.environ["NPU_BSP_CACHE"] = str(bench.work / "cache")  # the user's own is left alone
+    contents.keep(old)  # as after a deployment from here
+    remove(bench.peer)
+    (bench.peer / "old").mkdir(parents=True)
+    run(["cp", "-a", f"{old.path}/.", str(bench.peer / "old")])
+
+    def clean() -> None:
+        remove(bench.peer / "first")
+
+    def forget() -> None:
+        bench.forget(new)
+        slots.lay_out(old, bench.board.fat, bench.board.root, whole=False)
+
+    def check() -> None:
+        bench.peer_has("first", new)
+
+    with slow_link(bench.board.host.port) as port, bench.over(port):
+        delta.remember_rate(bench.host, link.BYTES_PER_S)  # as after the deployment before
+        delta_arm = ("--no-whole-file", f"--copy-dest={bench.peer}/old")
+        arms = [
+            Arm("rsync with a delta, mv",
+                lambda: bench.rsync_whole(*delta_arm, source=new), clean, check=check),
+            Arm("the same again (A/A)",
+                lambda: bench.rsync_whole(*delta_arm, source=new), clean, check=check),
+            Arm("rsync -z with a delta, mv",
+                lambda: bench.rsync_whole("-z", *delta_arm, source=new), clean, check=check),
+            Arm("deploy, patches", lambda: bench.ours(new, files=1), forget, 0.5,
+                lambda: bench.delivered(new)),
+        ]  # fmt: skip
+        timings = measure(arms, rounds=rounds)
+    sys.stderr.write(f"on the wire: {bench.said}\n")
+    assert bench.said.endswith("1 patches"), bench.said
+    return timings
+
+
 def main() -> None:
-    """Run the three comparisons and print them."""
-    options = arguments("Times deployments.", rounds=9)
+    """Run the comparisons and print them."""
+    parser = argparse.ArgumentParser(description="Times deployments.")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--part", action="append", choices=("fast", "slow", "kernel"))
+    parser.add_argument("--old-kernel", type=Path, help="vmlinuz of another point release")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    parts = options.part or ["fast"]
     in_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="npu-bsp-bench-", dir=in_memory) as name:
         os.environ["NPU_BSP_STATE"] = f"{name}/state"
+        results: dict[str, list[Timing]] = {}
         bench = Bench(Path(name))
         with contextlib.closing(bench):
             count = len(bench.first.manifest.files)
             title = f"{count} files, {bench.first.manifest.total_bytes / 1e6:.0f} MB"
-            results = {f"whole tree, {title}": whole(bench, options.rounds)}
-            bench.install(bench.first)
-            results["nothing to do"] = nothing(bench, options.rounds * 2)
-            results["one DTB and three modules"] = small(bench, options.rounds * 2)
+            if "slow" in parts:
+                results[f"whole tree over 100 Mbit/s, 20 ms, {title}"] = slow_whole(
+                    bench, options.rounds
+                )
+            if "kernel" in parts:
+                if not options.old_kernel:
+                    sys.exit("--part kernel needs --old-kernel")
+                results["a point release of the kernel over 100 Mbit/s, 20 ms"] = slow_kernel(
+                    bench, options.old_kernel, options.rounds
+                )
+            if "fast" in parts:
+                results[f"whole tree, {title}"] = whole(bench, options.rounds)
+                bench.install(bench.first)
+                results["nothing to do"] = nothing(bench, options.rounds * 2)
+                results["one DTB and three modules"] = small(bench, options.rounds * 2)
     report(results, as_json=options.json)
 
 

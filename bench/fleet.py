@@ -51,6 +51,7 @@ from pathlib import PosixPath
 from bsp.board.inventory import Host
 from images import bundle as bundles
 from images.deploy import plan as planning
+from images.deploy.claim import Claim
 from images.deploy.deploy import Result, Target, prepare, session
 from images.deploy.fleet import deploy_fleet
 from images.deploy.shared import Shared
