@@ -49,10 +49,13 @@ def make_key(path: Path) -> Path:
     return path
 
 
-def start(folder: Path, *, configure: Callable[[Path], str] | None = None) -> LocalSshd:
+def start(
+    folder: Path, *, configure: Callable[[Path], str] | None = None, under: tuple[str, ...] = ()
+) -> LocalSshd:
     """Start a server whose files are all below ``folder``.
 
     Args:
+        under: command that runs the server.
         configure: called when its keys are there; what it returns comes first in the configuration.
     """
     sshd = find_sshd()
@@ -80,7 +83,7 @@ def start(folder: Path, *, configure: Callable[[Path], str] | None = None) -> Lo
     )
     with (folder / "sshd.log").open("wb") as log:
         process = subprocess.Popen(
-            [sshd, "-D", "-e", "-f", str(folder / "sshd_config")],
+            [*under, sshd, "-D", "-e", "-f", str(folder / "sshd_config")],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

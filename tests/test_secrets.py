@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,6 +36,7 @@ def arguments_seen() -> Iterator[set[bytes]]:
             ):
                 with suppress(OSError):
                     seen.add(place.read_bytes())
+            time.sleep(0.01)
 
     thread = threading.Thread(target=look)
     thread.start()

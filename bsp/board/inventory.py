@@ -32,6 +32,7 @@ class Host:
         address: name or address to connect to.
         identity_file: private key to try first; None leaves it to the agent and the usual files.
         certificate_file: certificate of the user's key (``CertificateFile``); None is the one beside it.
+        sudo: the user is an ordinary one, which may start a deployment's half on the board with sudo.
         known_hosts: file of host keys; None is ``~/.ssh/known_hosts``.
         power: command (argument list) that resets the board, run on this machine; empty: there is none.
         board: name of the board's profile.
@@ -56,6 +57,7 @@ class Host:
     host_key_alias: str | None = None
     proxy_jump: str | None = None
     certificate_file: Path | None = None
+    sudo: bool = False
     services: tuple[str, ...] = ()
     keep: int | None = None
     verify_every: int | None = None
@@ -235,6 +237,8 @@ def _from_table(path: Path, name: str, table: Any) -> tuple[Host, frozenset[str]
             if right and key == "tags":
                 right = all(_WORD.fullmatch(word) for word in value)
             wanted = _LISTS[key]
+        elif key == "sudo":
+            right, wanted = isinstance(value, bool), "true or false"
         elif key in _COUNTS:
             least = _COUNTS[key]
             right = isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -29,6 +29,7 @@ import msgspec
 from bsp.base.cache import state_dir, write_atomically
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.progress import say
+from bsp.board.inventory import Host
 from bsp.board.ssh import Connection, ConnectionLostError, Process
 from images import bundle as bundles
 from images import sign
@@ -88,6 +89,11 @@ class BoardRefusedError(InfrastructureError):
     """The agent could not do what it was asked to; the board is as it was."""
 
 
+def as_root(host: Host) -> tuple[str, ...]:
+    """The start of a command that runs our Python code as root on a board (docs/operators.md)."""
+    return ("sudo", "-n", "/usr/bin/python3", *PYTHON[1:]) if host.sudo else PYTHON
+
+
 class HeldError(UserError):
     """Another deployment has the board; ``lease`` is what the board knows of it."""
 
@@ -131,7 +137,7 @@ class Agent:
         self._compress = (
             shared is not None or self._far or (self._rate or math.inf) < _SLOW_BYTES_PER_S
         )
-        self._process: Process = connection.start([*PYTHON, START])
+        self._process: Process = connection.start([*as_root(connection.host), START])
         folder = slots.ONBOARD_DIR
         added = additions or {}
         modules = [
@@ -333,6 +339,13 @@ class Agent:
                     f"{self.connection.host.name} has no python3, which a deployment needs",
                     hint="on the board: apt-get install python3-minimal",
                 )
+            if self.connection.host.sudo and "sudo:" in said:
+                raise UserError(
+                    f"{self.connection.host.user} may not start a deployment on "
+                    f"{self.connection.host.name}: {said[-300:]}",
+                    hint="docs/operators.md has the one sudo rule that it takes; sudo -l there lists "
+                    "what it has",
+                )
             if completed.exit_code == -1:  # it was killed, or the SSH server was
                 raise ConnectionLostError(
                     f"the session on {self.connection.host.name} ended: {said[-600:] or 'killed'}"
@@ -349,7 +362,12 @@ class Agent:
                 f"{self.connection.host.name} is full: {answer['error']}",
                 hint="remove what does not belong there; what it runs is untouched",
             )
-        name = self.connection.host.name
+        name, user = self.connection.host.name, self.connection.host.user
+        if answer.get("errno") in (errno.EACCES, errno.EPERM):
+            raise UserError(
+                f"{user} may not do this on {name}: {answer['error']}",
+                hint="log in as root, or as a user with the sudo rule of docs/operators.md and sudo = true",
+            )
         if "lease" in answer:
             raise HeldError(f"{name}: {answer['error']}", answer["lease"])
         if str(answer["error"]).startswith("signature: "):

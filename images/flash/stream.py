@@ -23,7 +23,7 @@ from images import bmap
 from images.bmap import Map
 from images.deploy import slots
 from images.deploy.onboard.frames import CHUNK_BYTES, Zstd
-from images.deploy.transfer import PYTHON, START
+from images.deploy.transfer import START, as_root
 
 from .onboard import writer
 from .onboard.writer import HEADER
@@ -62,7 +62,7 @@ class SshLink:
     """The writer runs on a board."""
 
     def __init__(self, connection: Connection) -> None:
-        self._process: Process = connection.start([*PYTHON, START])
+        self._process: Process = connection.start([*as_root(connection.host), START])
         self._name = connection.host.name
         modules = [
             ("frames", (slots.ONBOARD_DIR / "frames.py").read_text()),
