@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Deployments in a row to one board: neither time, nor memory here, nor the board's disk may grow.
 
-    .venv/bin/python -m bench.endurance [--count 1000] [--json]
+    .venv/bin/python -m bench.endurance [--rounds 1000] [--json]
 
 The board is a folder behind a real OpenSSH server; three generations take turns, so that each deployment
 sends files, is tried, confirmed, and lets go of the oldest. All run in this process, whose memory, open
@@ -62,7 +62,7 @@ def look(board: FakeBoard, state: Path, seconds: float) -> After:
 def main() -> None:
     """Deploy, and print how the first and the last ones differ."""
     parser = argparse.ArgumentParser(description="Deploys again and again.")
-    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=1000)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     in_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -82,7 +82,7 @@ def main() -> None:
         ]
         board = FakeBoard(work / "board", bundles[2])
         with contextlib.closing(board):
-            for number in range(options.count):
+            for number in range(options.rounds):
                 began = time.monotonic()
                 with heard_by(lambda _: None):
                     result = deploy(
@@ -94,7 +94,7 @@ def main() -> None:
                     sys.stderr.write(f"{number}: {seen[-1]}\n")
     measured = seen[_WARM_UP:]
     tenth = max(len(measured) // 10, 1)
-    document = {"count": options.count}
+    document = {"count": options.rounds}
     for key in After.__dataclass_fields__:
         first, last = (
             statistics.median(getattr(each, key) for each in part)
