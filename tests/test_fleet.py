@@ -22,7 +22,7 @@ from bsp.board.groups import means_several, resolve_all
 from images import bundle as bundles
 from images.deploy.deploy import status
 from images.deploy.fleet import GOOD, over_all, run_id
-from images.deploy.fleet_command import deploy_bundles, report_text, status_text
+from images.deploy.fleet_command import deploy_bundles, plans_text, report_text, status_text
 from images.deploy.shared import Shared
 from images.deploy.waves import Rules, Wave, decide_next, plan_waves
 
@@ -267,13 +267,23 @@ def test_a_board_that_cannot_be_reached_is_one_row(
     tmp_path: Path, factory: bundles.Bundle, update: bundles.Bundle
 ) -> None:
     with boards(tmp_path / "fleet", factory, 3) as fleet:
-        fleet.boards["b01"].sshd.stop()
+        fleet.boards["b00"].sshd.stop()
+        rules = Rules(max_failures=1)
+        looked = deploy_bundles(
+            fleet.targets(), everywhere(fleet, update), rules=rules, dry_run=True
+        )
+        assert looked.counts() == {"failed": 1, "planned": 2}  # the canary is no gate here
+        text = plans_text(looked, rules)
+        assert "canary: b00" in text
+        assert "b00: cannot reach" in text
+        assert "b01: send " in text
+        assert set(fleet.running()) == {factory.generation}
         report = deploy_bundles(
-            fleet.targets(), everywhere(fleet, update), rules=Rules(max_failures=1)
+            fleet.targets(), everywhere(fleet, update), rules=Rules(canary=0, max_failures=1)
         )
     assert report.counts() == {"confirmed": 2, "failed": 1}
     assert report.exit_code == 3
-    assert "cannot reach b01" in report.run.hosts["b01"].problem
+    assert "cannot reach b00" in report.run.hosts["b00"].problem
 
 
 CHILD = """\

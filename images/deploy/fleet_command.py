@@ -84,6 +84,8 @@ def deploy_bundles(
         )
 
     generations = {name: wanted[name].generation for name in targets}
+    if dry_run:  # only looks, so at all of them, whatever one of them says
+        rules = Rules(0, len(targets), len(targets), rules.jobs)
     return deploy_fleet(generations, one, rules, fresh=fresh, keep=not dry_run)
 
 
@@ -192,8 +194,10 @@ def status_text(found: Sequence[dict[str, Any]]) -> str:
             rows.append([each["host"], "", "", "", each["error"]])
             continue
         damaged = [name for name, paths in each["generations"].items() if paths]
+        ours = each["boots_through_npu_bsp"]
+        unconfirmed = "not confirmed" if ours else "does not boot through npu-bsp"
         notes = [
-            "" if each["confirmed"] else "not confirmed",
+            "" if each["confirmed"] else unconfirmed,
             f"damaged: {', '.join(damaged)}" if damaged else "",
             "device tree is not the one sent" if each["running_dtb_matches"] is False else "",
         ]
