@@ -296,7 +296,8 @@ class Keeper:
             elif self.is_ours():
                 unsure = self.sure(unsure)
             elif unsure and self.own_reservation and self.is_free():
-                with contextlib.suppress(FailedError):  # its exporter may not be back yet
+                # Its exporter may not be back yet.
+                with contextlib.suppress(FailedError, grpc.aio.AioRpcError):
                     await self.have_again()
                     unsure = self.sure(unsure)
             else:
@@ -316,7 +317,7 @@ class Keeper:
         if place is None or place.acquired != self.us:
             return False
         # Who made a reservation himself may cancel it once the place is acquired.
-        return place.reservation == self.token or (
+        return place.reservation == (self.token or None) or (
             place.reservation is None and not self.own_reservation
         )
 
@@ -367,20 +368,28 @@ class Keeper:
         """Release the place if we acquired it and it is still ours; cancel our own reservation."""
         if self.acquired:
             await self.session.sync_with_coordinator()
-        if self.acquired and self.is_ours():
+        ours = self.acquired and self.is_ours()
+        # In this order the next in the queue gets the place at once. In the other the coordinator takes it
+        # for reserved still when it looks for who is next, and looks again only every 15 s.
+        await self.cancel()
+        if ours:
             await self.session.stub.ReleasePlace(
                 messages.ReleasePlaceRequest(placename=self.place, fromuser=self.us)
             )
         self.acquired = False
-        await self.cancel()
 
     async def cancel(self) -> None:
         """Cancel the reservation, if it is our own."""
         if self.own_reservation and self.token:
-            with contextlib.suppress(grpc.aio.AioRpcError):  # a restarted coordinator knows none
+            try:
                 await self.session.stub.CancelReservation(
                     messages.CancelReservationRequest(token=self.token)
                 )
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
+                    raise
+                # A coordinator that restarted knows none.
+            self.token = ""
 
     # --- notes for the next keeper -------------------------------------------------------------
 
