@@ -20,6 +20,7 @@ import images.disk
 from bsp.kernel.prebuilt import PrebuiltKernel
 from bsp.profile import load_board
 from images.disk import FAT_START_BYTES, ROOT_START_BYTES, SIZE_BYTES, Disk, build_disk
+from images.disk.tree import Tree
 from images.rootfs import Rootfs
 
 from .test_initrd import make_kernel
@@ -125,6 +126,33 @@ def test_a_disk_is_what_a_board_boots_from(disk: Disk, tmp_path: Path) -> None:
     public = disk.identity_file.with_suffix(".pub").read_text()
     assert debug("cat /root/.ssh/authorized_keys") == public
     assert disk.host_key in debug("cat /etc/ssh/ssh_host_ed25519_key.pub")
+
+
+def test_a_stream_is_the_tar_with_files_laid_over_it(tmp_path: Path) -> None:
+    tar = tmp_path / "root.tar"
+    with tarfile.open(tar, "w") as made:
+        for name, content in (
+            ("./etc/passwd", b"root\n"), ("./etc/machine-id", b"1\n"), ("./etc/shadow", b"*\n"),
+            ("./var/log/apt.log", b"now\n"), ("./usr/bin/tool", b"tool\n" * 100_000),
+        ):  # fmt: skip
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime = len(content), 1_800_000_000 + len(content)
+            made.addfile(info, io.BytesIO(content))
+    over = tmp_path / "over"
+    (over / "etc").mkdir(parents=True)
+    (over / "etc/passwd").write_bytes(b"another\n")
+    streams = []
+    for _ in range(2):  # the second takes what the first kept
+        with (tmp_path / "stream").open("wb") as sink:
+            Tree(tar, over).write_tar(sink)
+        streams.append((tmp_path / "stream").read_bytes())
+    assert streams[0] == streams[1]
+    with tarfile.open(fileobj=io.BytesIO(streams[0])) as found:
+        files = [member.name for member in found if member.isreg()]
+        assert files == ["./etc/shadow", "./usr/bin/tool", "./etc/passwd"]
+        assert found.extractfile("./etc/passwd").read() == b"another\n"  # type: ignore[union-attr]
+        assert found.extractfile("./usr/bin/tool").read() == b"tool\n" * 100_000  # type: ignore[union-attr]
+        assert found.getmember("./sys").isdir()
 
 
 def test_the_private_key_is_private_and_the_image_read_only(disk: Disk) -> None:
