@@ -5,12 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
-from bsp.board import ssh
+from bsp.board import inventory, ssh
 from bsp.board.ssh import Connection
+from images.virtual import boards
 from tests.conftest import NpuBoard
+from tests.kernel_modules import compiled
 from userspace.npu.doctor import doctor
 from userspace.npu.doctor.facts import parse_facts
 from userspace.npu.machine import DEPLOYED_USERSPACE
@@ -39,6 +42,19 @@ FAULTS = {
         f"umount {_MANIFEST}; rm /tmp/m.json",
     ),
 }
+# The same with kernel modules of the tests, which `modules` has put into /tmp.
+MODULE_FAULTS = {
+    "stack": (
+        "modprobe -r etnaviv; insmod /tmp/galcore.ko",
+        "rmmod galcore; modprobe etnaviv; udevadm settle",
+        "galcore, the vendor's driver, holds the NPU",
+    ),
+    "memory": (
+        "modprobe -r etnaviv; insmod /tmp/cma_holder.ko; modprobe etnaviv",
+        "modprobe -r etnaviv; rmmod cma_holder; modprobe etnaviv; udevadm settle",
+        "of 65536 KiB free",
+    ),
+}
 SLOW = ("permissions", "library", "module")
 pytestmark = [pytest.mark.network, pytest.mark.timeout(600)]
 
@@ -53,8 +69,7 @@ def desk(npu_board: NpuBoard) -> NpuBoard:
 
 
 @contextmanager
-def fault(connection: Connection, name: str) -> Iterator[None]:
-    put_in, take_out = FAULTS[name]
+def fault(connection: Connection, put_in: str, take_out: str) -> Iterator[None]:
     try:
         connection.run(["sh", "-ec", put_in], timeout_s=60)
         yield
@@ -79,8 +94,45 @@ def test_a_healthy_board(desk: NpuBoard) -> None:
 )
 def test_a_fault_is_named_first(desk: NpuBoard, name: str) -> None:
     with ssh.connect(desk.host, timeout_s=60) as connection:
-        with fault(connection, name):
+        with fault(connection, *FAULTS[name]):
             answer = doctor.ask(connection)
         document = doctor.judge(parse_facts(answer.text), host="desk")
     assert document["first_broken"] == name
     assert document["next"]
+
+
+@pytest.fixture(scope="module")
+def modules(desk: NpuBoard, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
+    """Put the tests' kernel modules on the board."""
+    with ssh.connect(desk.host, timeout_s=60) as connection:
+        release = connection.run(["uname", "-r"], timeout_s=60).text.strip()
+        made = compiled(["galcore", "cma_holder"], release, tmp_path_factory.mktemp("kernel"))
+        for name, file in made.items():
+            put = f"cat >/tmp/{name}.ko"
+            connection.run(["sh", "-c", put], stdin=file.read_bytes(), timeout_s=60)
+        yield connection
+        connection.run(["rm", *(f"/tmp/{name}.ko" for name in made)], timeout_s=60)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", MODULE_FAULTS)
+def test_a_fault_in_the_kernel_is_named_first(modules: Connection, name: str) -> None:
+    put_in, take_out, found = MODULE_FAULTS[name]
+    with fault(modules, put_in, take_out):
+        answer = doctor.ask(modules)
+    document = doctor.judge(parse_facts(answer.text), host="desk")
+    assert document["first_broken"] == name, document["checks"]
+    assert found in next(each["found"] for each in document["checks"] if each["name"] == name)
+
+
+@pytest.mark.full
+def test_a_kernel_that_is_too_old(boards_state: Path) -> None:
+    """The board's disk with Linux 6.1, whose etnaviv does not know the NPU."""
+    boards.up("virtual-a311d", name="old", kernel="6.1")
+    try:
+        document = doctor.doctor(inventory.resolve("old"))
+    finally:
+        boards.down("old")
+    assert document["kernel"].startswith("6.1.")
+    assert document["first_broken"] == "kernel", document["checks"]
+    assert "--kernel 6.12" in document["next"]
