@@ -386,6 +386,7 @@ def build_userspace(
         "views": "crops and flips of the picture to compare with the reference, at most",
         "timeout": "seconds after which a delegate counts as hanging",
         "userspace": "folder of a payload on the host (default: the deployed one)",
+        "rusticl": "send Mesa's OpenCL driver with the OpenCL delegate, to a host that has none",
         "report": "write an HTML page there, with history and doctor; .json and .xml beside it",
         "junit": "write the results as JUnit XML there",
         "accept-new-key": "trust the host at first contact without asking",
@@ -413,6 +414,7 @@ def smoke_test(
     views: int = 8,
     timeout: float = 300.0,
     userspace: str = "",
+    rusticl: bool = False,
     report: str = "",
     junit: str = "",
     accept_new_key: bool = False,
@@ -452,6 +454,7 @@ def smoke_test(
         exact=exact,
         strict=strict,
         record=Path(record) if record else None,
+        rusticl=rusticl,
     )
     report_files.after_run(document, where, wanted)
     print_json(document) if json else print_text(text_of(document))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The OpenCL delegate: its makefile always; itself where `./inv build-delegate opencl` was run before.
 
-What was built runs here under QEMU's user mode, in a root of the distribution's packages, on rusticl and
-llvmpipe: the same files that a board gets.
+What was built runs here under QEMU's user mode, in a root with Python and without Mesa, on rusticl and
+llvmpipe from a folder: the same files that a board gets.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from bsp.base.apt import Archive
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.process import run
 from userspace import payload
@@ -22,10 +21,8 @@ from userspace.npu import label_image, models, tiny_model
 from userspace.npu.delegation import parse_opencl
 from userspace.npu.label_image import Request
 from userspace.npu.machine import ThisMachine
-from userspace.npu.opencl import build
+from userspace.npu.opencl import build, rusticl
 from userspace.npu.virtual import host as virtual
-
-LIBRARIES = "usr/lib/aarch64-linux-gnu"
 
 
 def tree(folder: Path, *, without: str = "") -> Path:
@@ -98,21 +95,19 @@ def delegate() -> build.Built:
 
 @pytest.fixture(scope="module")
 def root() -> Path:
-    """An arm64 trixie with Python and rusticl."""
-    packages = ["python3", "base-files", "libstdc++6", "mesa-opencl-icd", "ocl-icd-libopencl1"]
-    return Archive("trixie", "arm64").unpacked([*packages, "zlib1g"], with_dependencies=True)
+    """An arm64 trixie with Python."""
+    root = virtual.arm64_root()
+    assert not (root / "usr/lib/clc").exists()
+    return root
 
 
-def emulated(root: Path, delegate: build.Built, icd: Path, **more: str) -> Sequence[str | Path]:
-    """Return the start of a command that runs an arm64 program in ``root``."""
-    link = icd / "libOpenCL.so"  # what TFLite looks for, and Debian has in a -dev package
-    if not link.exists():
-        link.symlink_to(root / LIBRARIES / "libOpenCL.so.1")
+def emulated(root: Path, **more: str) -> Sequence[str | Path]:
+    """Return the start of a command that runs an arm64 program in ``root``, rusticl beside it."""
     environment = {
-        "LD_LIBRARY_PATH": f"{icd}:{delegate.folder}/lib:{root / LIBRARIES}",
-        "OCL_ICD_VENDORS": f"{root}/etc/OpenCL/vendors/rusticl.icd",
-        "RUSTICL_ENABLE": "llvmpipe", "RUSTICL_DEVICE_TYPE": "gpu",
-    } | more  # fmt: skip
+        **rusticl.environment(rusticl.build()),
+        "RUSTICL_ENABLE": "llvmpipe",
+        "RUSTICL_DEVICE_TYPE": "gpu",
+    } | more
     command: list[str | Path] = ["prlimit", "--core=0", virtual.qemu_user(), "-cpu", "cortex-a53"]
     command += ["-L", root]
     for name, value in environment.items():
@@ -122,8 +117,8 @@ def emulated(root: Path, delegate: build.Built, icd: Path, **more: str) -> Seque
 
 @pytest.mark.full
 @pytest.mark.network
-def test_the_row_runs_on_rusticl(delegate: build.Built, root: Path, tmp_path: Path) -> None:
-    python = [*emulated(root, delegate, tmp_path), root / "usr/bin/python3"]
+def test_the_row_runs_on_rusticl(delegate: build.Built, root: Path) -> None:
+    python = [*emulated(root), root / "usr/bin/python3"]
     machine = ThisMachine(
         userspace=payload.build_payload(distribution="trixie").folder, python=python
     )
@@ -134,7 +129,7 @@ def test_the_row_runs_on_rusticl(delegate: build.Built, root: Path, tmp_path: Pa
     assert (row["delegated_ops"], row["partitions"]) == (7, 1)
     assert row["environment"]["RUSTICL_ENABLE"] == "llvmpipe"
     # The seed's driver, where there is no NPU: a platform without a device.
-    nothing = emulated(root, delegate, tmp_path, RUSTICL_ENABLE="etnaviv")
+    nothing = emulated(root, RUSTICL_ENABLE="etnaviv")
     machine = ThisMachine(
         userspace=payload.build_payload(distribution="trixie").folder,
         python=[*nothing, root / "usr/bin/python3"],
@@ -154,7 +149,7 @@ def test_the_oracle_answers_as_the_runner_does(
     labels.write_text("".join(f"label{number}\n" for number in range(10)))
     image = tmp_path / "seven.bmp"
     image.write_bytes(tiny_model.sample_bmp())
-    command = [*emulated(root, delegate, tmp_path), delegate.folder / "bin" / build.ORACLE]
+    command = [*emulated(root), delegate.folder / "bin" / build.ORACLE]
     command += ["-m", models.tiny().path, "-i", image, "-l", labels]
     for more in ([], ["--use_gpu=true", "--gpu_backend=cl"]):
         said = run([*command, *more], timeout_s=300).stderr.decode()

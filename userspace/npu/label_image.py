@@ -114,6 +114,7 @@ def smoke_test(
     min_delegated_share: float = DEFAULT_MIN_DELEGATED_SHARE,
     inputs: models.Inputs | None = None,
     opencl: str | None = None,
+    rusticl: str | None = None,
     published: Sequence[tuple[str, Figure]] = (),
     npu_expected: bool = False,
 ) -> dict[str, Any]:
@@ -124,6 +125,7 @@ def smoke_test(
         min_delegated_share: the profile's; share of operations that a delegate must take, 0..1.
         inputs: model and image, where they are chosen already.
         opencl: folder on the machine that has the OpenCL delegate.
+        rusticl: folder on the machine with an OpenCL driver for it; None: what is installed there.
         published: (model's name, figure) of the board's SoC.
         npu_expected: as ``judge`` takes it.
 
@@ -146,6 +148,8 @@ def smoke_test(
         arguments += ["--env", f"{name}={value}"]
     if opencl:
         arguments += ["--opencl", opencl]
+    if rusticl:
+        arguments += ["--rusticl", rusticl]
     with step(f"Running {inputs.model.name} with {', '.join(names)}"):
         facts = machine.run_runner(
             arguments, timeout_s=_START_UP_S + request.timeout_s * len(names)

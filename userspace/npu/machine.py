@@ -24,6 +24,7 @@ DEPLOYED_USERSPACE = "/run/npu-bsp/current/userspace"
 BOARD_CACHE = "/var/cache/npu-bsp"
 _SHORT_TIMEOUT_S = 60
 _SEND_TIMEOUT_S = 600
+_PACK_LEVEL = 1  # of gzip, the fastest
 # What the runner says went wrong before any delegate ran, and whose matter it is.
 _USER_STAGES = ("arguments", "image", "model")
 
@@ -64,7 +65,7 @@ _STORE_FOLDER = """\
 set -e
 part=$(mktemp -d "$2/.$1.XXXXXX")
 trap 'rm -rf "$part"' EXIT
-tar -x -f - -C "$part"
+tar -x -z -f - -C "$part"
 chmod 755 "$part"
 sync
 mv -T "$part" "$2/$1"
@@ -149,7 +150,10 @@ class BoardMachine:
 
         def packed() -> bytes:
             content = BytesIO()
-            with tarfile.open(fileobj=content, mode="w") as archive:
+            with (
+                step(f"Packing {folder.name}"),
+                tarfile.open(fileobj=content, mode="w:gz", compresslevel=_PACK_LEVEL) as archive,
+            ):
                 archive.add(folder, arcname=".")
             return content.getvalue()
 

@@ -310,21 +310,22 @@ def delegated(interpreter: Any, total_ops: int) -> dict[str, Any]:
 # --- the environment -------------------------------------------------------------------------
 
 
-def set_environment(asked: dict[str, str], opencl: str | None) -> None:
+def set_environment(asked: dict[str, str], rusticl: str | None) -> None:
     """Set variables before anything is loaded; starts this program anew if the linker has to see them.
 
     A folder of our own with rusticl in it comes behind what was asked for.
     """
-    before = os.environ.get("LD_LIBRARY_PATH", "")
+    linker = ("LD_LIBRARY_PATH", "LD_PRELOAD")
+    before = [os.environ.get(name, "") for name in linker]
     os.environ.update(asked)
-    paths = os.environ.get("LD_LIBRARY_PATH", "").split(":")
-    mesa = Path(opencl or "/nowhere") / "mesa"
-    if mesa.is_dir():
-        paths.append(str(mesa / "lib"))
-        os.environ.setdefault("OCL_ICD_VENDORS", str(mesa / "rusticl.icd"))
-    wanted = ":".join(dict.fromkeys(path for path in paths if path))
-    if wanted != before:
-        os.environ["LD_LIBRARY_PATH"] = wanted
+    if rusticl:
+        more = (f"{rusticl}/lib", f"{rusticl}/lib/libclc_path.so")
+        for name, path in zip(linker, more, strict=True):
+            paths = [*os.environ.get(name, "").split(":"), path]
+            os.environ[name] = ":".join(dict.fromkeys(filter(None, paths)))
+        os.environ.setdefault("OCL_ICD_VENDORS", f"{rusticl}/rusticl.icd")
+        os.environ["NPU_BSP_LIBCLC"] = f"{rusticl}/clc"
+    if [os.environ.get(name, "") for name in linker] != before:
         os.execv(sys.executable, [sys.executable, *sys.argv])  # noqa: S606
 
 
@@ -610,8 +611,9 @@ def main() -> int:
                         "[:key=value;...]; repeatable")  # fmt: skip
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE",
                         help="set in the environment of all delegates; repeatable")  # fmt: skip
+    parser.add_argument("--opencl", help="folder with lib/libopencl_delegate.so")
     parser.add_argument(
-        "--opencl", help="folder with lib/libopencl_delegate.so, and mesa/ if it has one"
+        "--rusticl", help="folder with Mesa's OpenCL driver, where none is installed"
     )
     parser.add_argument("--runs", type=int, default=50, help="measured runs at most")
     parser.add_argument("--views", type=int, default=8, help="crops and flips to run, too")
@@ -621,7 +623,7 @@ def main() -> int:
     job = parser.parse_args()
     if any("=" not in word for word in job.env):
         parser.error("--env takes NAME=VALUE")
-    set_environment(dict(word.split("=", 1) for word in job.env), job.opencl)
+    set_environment(dict(word.split("=", 1) for word in job.env), job.rusticl)
     # Mesa src/gallium/frontends/teflon: the delegate then says what it took; read before it loads.
     os.environ.setdefault("TEFLON_DEBUG", "verbose")
     try:

@@ -38,10 +38,12 @@ def smoke_test(
     exact: bool = False,
     strict: bool = False,
     record: Path | None = None,
+    rusticl: bool = False,
 ) -> dict[str, Any]:
     """Run a smoke test and return its document.
 
     Args:
+        rusticl: the OpenCL row runs on a driver that is sent to the host; emulated boards always get it.
         npu: ``virtual:NAME`` runs a board's userspace here, on that virtual NPU.
         exact: the virtual NPU computes exactly as TFLite does, not as silicon is predicted to.
         strict: the virtual NPU's new memory is poisoned, and what the model contradicts is a failure.
@@ -85,8 +87,8 @@ def smoke_test(
             connection, name=host.name, userspace=userspace or DEPLOYED_USERSPACE
         )
         before = conditions(connection)
-        opencl = _opencl_on(machine, request)
         emulated = profile is not None and _emulated(host, profile)
+        opencl, driver = _opencl_on(machine, request, rusticl=rusticl or emulated)
         if opencl and emulated:
             request = _with_llvmpipe(request)
         document = label_image.smoke_test(
@@ -99,20 +101,30 @@ def smoke_test(
             else label_image.DEFAULT_MIN_DELEGATED_SHARE,
             inputs=inputs,
             opencl=opencl,
+            rusticl=driver,
             published=[] if emulated or not profile else _published(profile),
             npu_expected=profile is not None and _has_npu(profile, emulated=emulated),
         )
         return _remembered(document, after(before, connection))
 
 
-def _opencl_on(machine: BoardMachine, request: label_image.Request) -> str | None:
-    """Return the folder of the OpenCL delegate on a board, sent if it was built and is asked for."""
+def _opencl_on(
+    machine: BoardMachine, request: label_image.Request, *, rusticl: bool
+) -> tuple[str | None, str | None]:
+    """Return the folders of the OpenCL delegate and of its driver on a board.
+
+    They are sent if the delegate was built and is asked for, the driver if ``rusticl`` wants it.
+    """
     if not any(name.partition(":")[0] == OPENCL for name in rows(request.delegate)):
-        return None
+        return None, None
     from .opencl import build
+    from .opencl import rusticl as driver
 
     made = build.built()
-    return machine.place_folder(made.folder) if made else None
+    if made is None:
+        return None, None
+    there = machine.place_folder(made.folder)
+    return there, machine.place_folder(driver.build()) if rusticl else None
 
 
 def _with_llvmpipe(request: label_image.Request) -> label_image.Request:
