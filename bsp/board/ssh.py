@@ -259,7 +259,10 @@ class Connection:
             if stdin is None:
                 process.end_input()
             else:
-                pieces = [stdin] if isinstance(stdin, bytes) else stdin
+                # A view: paramiko cuts the rest of a large one anew for each packet, without copying it.
+                pieces: Iterable[bytes | memoryview] = (
+                    [memoryview(stdin)] if isinstance(stdin, bytes) else stdin
+                )
 
                 def feed() -> None:
                     # A program may end without reading all of its input; its exit code says why.
