@@ -140,7 +140,10 @@ def _memory(patient: Patient) -> tuple[str, str, str, str]:
     total, free = patient.facts.cma_kib
     # Linux etnaviv_cmdbuf.c: SUBALLOC_SIZE, in one piece.
     expected = f"{_COMMANDS_KIB} KiB of contiguous memory (CMA) free"
-    failed = [line for line in patient.facts.log if re.search(r"cma.*alloc failed", line)]
+    log = patient.facts.log
+    # What failed before the driver came up anew is past.
+    up = max((number for number, line in enumerate(log) if "model: GC" in line), default=0)
+    failed = [line for line in log[up:] if re.search(r"cma.*alloc failed", line)]
     if total is None or free is None:
         return unknown("the kernel does not say", expected)
     found = f"{free} of {total} KiB free"
