@@ -250,6 +250,8 @@ def test_a_link_left_by_another_manifest_of_that_name_is_not_followed() -> None:
         {"manifest": [["a", 1]]},
         {"do": "discard", "keep": ["../x"], "resume": None},
         {"do": "verify", "generation": "../x"},
+        {"do": "mend", "generations": {"../x": []}},
+        {"do": "restore-manifest", "generation": "../x", "manifest": ""},
         {"do": "arm"},
         {"do": ["stage"]},
     ],

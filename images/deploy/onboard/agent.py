@@ -138,7 +138,7 @@ class _Session:
 def _check_names(request: Record) -> None:
     """Names of generations become names of folders: nothing else may come in their place."""
     one = [request.get(key) for key in ("generation", "base", "resume")]
-    many = [name for key in ("keep", "bases") for name in request.get(key, ())]
+    many = [name for key in ("keep", "bases", "generations") for name in request.get(key, ())]
     for name in [*one, *many]:
         if name is not None and not (isinstance(name, str) and is_generation(name)):
             raise RefusedError(f"{name!r} is no generation")
