@@ -8,7 +8,7 @@ Board and host are folders in memory, so that the disk is not what is measured. 
 server, cipher (AES-128-GCM) and key; what each delivered is compared with the source, outside the clock.
 Every arm is a program of its own: the start-up of Python counts on our side, that of ssh on theirs.
 
-``slow`` is the same over a link of 100 Mbit/s and 20 ms (link.py), against a bare TCP connection; without
+``slow`` is the same over a link of 100 Mbit/s and 20 ms (link.py), without
 scp, which waits for several round trips with each file: minutes.
 ``kernel`` has the board run another point release (``--old-kernel``: the vmlinuz of it) and sends the
 present one over that link: Image, initial RAM disk and DTB, without the modules.
@@ -21,11 +21,9 @@ import contextlib
 import filecmp
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -162,14 +160,6 @@ class Bench:
             f"'cd {self.peer} && mkdir new && tar -C new -xf - && mv new first'"
         )
         run(["sh", "-c", line])
-
-    def tcp(self, port: int) -> None:
-        """tar into a bare TCP connection; over when all is unpacked at its other end."""
-        line = (
-            f"exec 3<>/dev/tcp/127.0.0.1/{port}; tar -C {self.first.path} -cf - . >&3; "
-            'printf "end" >&3; read -r answer <&3; [ "$answer" = done ]'
-        )
-        run(["bash", "-c", line])
 
     def scp(self) -> None:
         words = [word if word != "-p" else "-P" for word in self.ssh[1:]]
@@ -319,40 +309,6 @@ def small(bench: Bench, rounds: int) -> list[Timing]:
     return measure(arms, rounds=rounds)
 
 
-@contextlib.contextmanager
-def unpacker(peer: Path) -> Iterator[int]:
-    """A port on which an archive is unpacked into ``peer/first``, beside and renamed; it then answers."""
-    server = socket.create_server(("127.0.0.1", 0))
-
-    def work() -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = server.accept()
-                with connection, connection.makefile("rwb") as stream:
-                    new = peer / "new"
-                    new.mkdir()
-                    with subprocess.Popen(
-                        ["tar", "-C", str(new), "-xf", "-"], stdin=subprocess.PIPE
-                    ) as tar:
-                        assert tar.stdin
-                        tail = b""
-                        while not tail.endswith(b"end"):
-                            data = connection.recv(1 << 18)
-                            if not data:
-                                return
-                            with contextlib.suppress(BrokenPipeError):
-                                tar.stdin.write(data)
-                            tail = (tail + data)[-3:]
-                    new.rename(peer / "first")
-                    stream.write(b"done\n")
-
-    threading.Thread(target=work, daemon=True).start()
-    try:
-        yield int(server.getsockname()[1])
-    finally:
-        server.close()
-
-
 def slow_whole(bench: Bench, rounds: int) -> list[Timing]:
     """All files to a board that has none, 100 Mbit/s and 20 ms away."""
     bench.peer.mkdir(exist_ok=True)
@@ -364,16 +320,10 @@ def slow_whole(bench: Bench, rounds: int) -> list[Timing]:
     def check() -> None:
         bench.peer_has("first", bench.first)
 
-    with (
-        unpacker(bench.peer) as bare,
-        slow_link(bare) as tcp,
-        slow_link(bench.board.host.port) as port,
-        bench.over(port),
-    ):
+    with slow_link(bench.board.host.port) as port, bench.over(port):
         arms = [
-            Arm("tar | TCP", lambda: bench.tcp(tcp), clean, check=check),
-            Arm("tar | TCP again (A/A)", lambda: bench.tcp(tcp), clean, check=check),
             Arm("tar | ssh", bench.tar, clean, check=check),
+            Arm("tar | ssh again (A/A)", bench.tar, clean, check=check),
             Arm("rsync -a, mv", bench.rsync_whole, clean, check=check),
             Arm(
                 "deploy",
