@@ -12,7 +12,7 @@ import pytest
 
 from tests.npu_jobs import NPUS, Convolution, bench_for
 from userspace.npu.tflite_file import NO_ACTIVATION, SAME, VALID, Tensor, conv, write_model
-from userspace.npu.virtual import tp
+from userspace.npu.virtual import audit_tp, model, tp
 from userspace.npu.virtual.audit import ModelAudit
 from userspace.npu.virtual.convolution import accumulate
 from userspace.npu.virtual.exact import descriptor_scale, operations
@@ -251,3 +251,98 @@ def test_where_an_image_is_folded(start: int, found: str, tmp_path: Path) -> Non
     seen = list(ModelAudit(path, 8).tp(job, source, target))
     assert [each.found for each in seen] == ([found] if found else [])
     assert all(each.expected.startswith("-1, -1") for each in seen)
+
+
+@pytest.mark.parametrize(
+    ("columns", "start", "found"),
+    [
+        ((0, 8), (0, -1), ""),
+        ((8, 12), (0, -1), ""),
+        ((0, 12), (0, -1), ""),
+        ((0, 7), (-1, 0), "-1, 0"),  # rows' padding and columns' swapped, first part
+        ((7, 12), (0, 0), "0"),  # and a later one: of the columns nothing can be said
+        ((0, 12), (0, 0), "0, 0"),
+    ],
+)
+def test_where_parts_of_an_image_are_folded(
+    columns: tuple[int, int], start: tuple[int, int], found: str, tmp_path: Path
+) -> None:
+    """A 3x3 convolution of stride 2 over 5x12 pixels is padded above, not at the left."""
+    path = strided_model(tmp_path, (5, 12), kernel=3, target=(3, 6), padding=SAME)
+    size = columns[1] - columns[0]
+    job = tp.TpJob(
+        address=0x1000 + columns[0],
+        size=(2, 5, size),
+        slice_bytes=60,
+        stride_bytes=12,
+        window=(start[0], start[1], start[0] + size + 1, start[1] + 7),
+        tile=(size + 2, 8),
+        out_address=0x2000,
+        counts=(2, 4, 2, 4, 1, 1),
+        increments=(28, 1, 56, 7, 0, 0, 112),
+        in_zero_point=77,
+        out_zero_point=77,
+    )
+    operators = model.operators(path)
+    seen = list(audit_tp.folded_at(job, operators))
+    assert [each.found for each in seen] == ([found] if found else [])
+    assert all(each.expected.split(":")[0] in ("0, -1", "-1") for each in seen)
+    assert list(audit_tp.folded_at(replace(job, increments=(1, 2, 3, 4, 0, 0, 0)), operators)) == []
+
+
+def test_rows_that_overlap() -> None:
+    """An image of 20 rows of 12 pixels, read as 12 rows of 20 that are 12 bytes apart."""
+    job, _, _ = space_to_depth(77)
+    assert list(audit_tp.rows_apart(job)) == []
+    assert list(audit_tp.rows_apart(replace(job, size=(13, 1, 8), stride_bytes=1))) == []
+    (found,) = audit_tp.rows_apart(replace(job, size=(13, 12, 20), stride_bytes=12))
+    assert (found.field, found.found) == ("in_image_stride", "12")
+    assert found.blame is Blame.SUBMISSION
+
+
+@pytest.mark.parametrize("generation", [7, 8])
+@pytest.mark.parametrize("moved", ["folded", "as it is", "by the CPU"])
+def test_a_folded_kernel_needs_a_folded_image(generation: int, moved: str, tmp_path: Path) -> None:
+    """A 2x2 convolution of stride 2 over 2 planes becomes a 1x1 one over 8."""
+    path = strided_model(tmp_path, (6, 8), kernel=2, target=(3, 4), padding=VALID)
+    rng = np.random.default_rng(3)
+    scale = descriptor_scale(operations(path)[0].mesa_real, generation)
+    convolution = Convolution(
+        generation,
+        rng.integers(0, 256, (8, 3, 4)).astype(np.uint8),
+        np.full((1, 8, 1, 1), 121, np.uint8),
+        np.zeros(1, np.int64),
+        in_zero_point=77,
+        weight_zero_point=120,
+        out_zero_point=99,
+        mantissa=scale.multiplier - (1 << (15 if generation == 7 else 23)),
+        shift=scale.shift,
+    )
+    bench = bench_for(convolution)
+    audit = ModelAudit(path, generation)
+    if moved != "by the CPU":
+        job, image, target = space_to_depth(77)
+        increments = job.increments if moved == "folded" else (1, 20, 0, 40, 0, 0, 80)
+        list(audit.tp(replace(job, out_address=0x10000000, increments=increments), image, target))
+    bench.engine.audit = audit
+    bench.run()
+    fields = [each.field for each in bench.engine.findings]
+    assert ("in_image_address" in fields) == (moved == "as it is"), bench.engine.findings
+    assert fields in ([], ["in_image_address"])
+
+
+def strided_model(
+    folder: Path, size: tuple[int, int], *, kernel: int, target: tuple[int, int], padding: int
+) -> Path:
+    """One convolution of stride 2 from 2 planes to 1; its weights are all 1."""
+    weights = np.full((1, kernel, kernel, 2), 121, np.uint8)
+    tensors = [
+        Tensor("input", (1, *size, 2), "uint8", 0.02, 77),
+        Tensor("weights", weights.shape, "uint8", 0.004, 120, weights),
+        Tensor("bias", (1,), "int32", 0.02 * 0.004, 0, np.zeros(1, np.int32)),
+        Tensor("output", (1, *target, 1), "uint8", 0.3, 99),
+    ]
+    operator = conv((0, 1, 2), 3, stride=2, activation=NO_ACTIVATION, padding=padding)
+    path = folder / "model.tflite"
+    path.write_bytes(write_model(tensors, [operator], inputs=[0], outputs=[3], description="one"))
+    return path

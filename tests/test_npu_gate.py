@@ -18,7 +18,7 @@ from userspace.npu.virtual.gate import mesa, packages, sweep
 from userspace.npu.virtual.gate.build import build
 from userspace.npu.virtual.gate.cases import PADDED, Case
 from userspace.npu.virtual.gate.cases import sweep as cases
-from userspace.npu.virtual.gate.witness import ORDER_OPEN, model_coefficients, unsigned
+from userspace.npu.virtual.gate.witness import ORDER_OPEN, Witness, model_coefficients, unsigned
 
 from .conftest import NpuBoard
 
@@ -85,6 +85,20 @@ def test_look_up_tables_are_tflites(tmp_path: Path) -> None:
         assert operation.table is not None
         found = operation.table[unsigned(built.inputs[0])]
         assert np.array_equal(found, unsigned(expected)), case.name
+
+
+@pytest.mark.parametrize("both", ["first", "second", "its own"])
+def test_the_operands_of_an_add(both: str) -> None:
+    """Each of the graph's inputs once; the same one twice is a submission's error."""
+    built = build(Case("add", 8, 8, 16, zero_points=(110, 90, 100), dtype="int8"))
+    first, second = (unsigned(pixels)[0] for pixels in built.inputs)
+    halves = {"first": (first, first), "second": (second, second), "its own": (first, second)}
+    witness = Witness([], 8, built)
+    witness._operands(built, np.stack(halves[both]))
+    said = "both operands of the ADD's job are the same pixels"
+    assert [text.startswith(said) for text in witness.contradictions] == [True] * (
+        both != "its own"
+    )
 
 
 # --- verdicts

@@ -59,6 +59,8 @@ class ModelAudit:
         self._match = ExactMode(operations(path), generation)
         self._said: set[tuple[str, str]] = set()
         self._layouts: dict[tuple[object, ...], tuple[str, str]] = {}
+        self._moved: dict[int, bool] = {}
+        """By output address of a TP job: whether the last one there folded pixels."""
         self.jobs = 0
 
     def nn(
@@ -107,7 +109,9 @@ class ModelAudit:
         yield from self._written.read(job.address, size, "x".join(map(str, image.shape)))
         self._written.add(job.out_address, target.size)
         yield from audit_tp.moved_bytes(job, image, target)
+        yield from audit_tp.rows_apart(job)
         yield from audit_tp.border(job, self._tensors)
+        self._moved[job.out_address] = audit_tp.folds(job)
         convolutions = [each for each in self._operators.values() if each.kind.endswith("CONV_2D")]
         yield from audit_tp.folded_at(job, convolutions)
 
@@ -127,8 +131,24 @@ class ModelAudit:
         yield from _weights(coefficients, weights)
         yield from _biases(coefficients, weights, biases, operation.in_zero_point)
         yield from _geometry(operator, job, weights, image)
+        yield from self._folded(operator, job)
         if image.shape[1:] == _size(operator.inputs[0]) and _unfolded(coefficients, weights):
             yield from _sums(operator, operation, job, image, weights, biases, accumulators)
+
+    def _folded(self, operator: model.Operator, job: NnJob) -> Iterator[Finding]:
+        """A kernel folded for 4 planes an input channel needs an image that a job has folded."""
+        source = operator.inputs[0]
+        assert source is not None
+        channels = source.shape[-1]
+        if operator.strides != (2, 2) or job.shape.in_channels != 4 * channels:
+            return
+        if self._moved.get(job.in_address) is False:
+            yield _submission(
+                "in_image_address",
+                f"an image folded to {job.shape.in_channels} planes, 2x2 pixels to 4",
+                f"what a job has written at {job.in_address:#x} that folds no pixels",
+                "the kernel is folded, and no job before it folds its image",
+            )
 
     def _same_layout(
         self, operation: Operation, job: NnJob, coefficients: Coefficients

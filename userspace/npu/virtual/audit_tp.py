@@ -2,8 +2,9 @@
 """Looks at TP jobs: are bytes where the descriptor's counters put them, and is the border the model's?
 
 Some bytes of each job are followed by hand, one at a time, on a road of its own: no array operation of the
-emulator's. What a job must bring where is not checked against the model here: a wrong order shows in the
-sums of the NN job that reads it, or in the model's outputs.
+emulator's. What a job must bring where is not checked against the model here, but for where an image begins
+that is folded (2x2 pixels into 4 planes, for a convolution of stride 2): a wrong order shows in the sums of
+the NN job that reads it, or in the model's outputs.
 """
 
 from __future__ import annotations
@@ -67,30 +68,56 @@ def border(job: TpJob, tensors: Sequence[Tensor]) -> Iterator[Finding]:
         )
 
 
-def folded_at(job: TpJob, operators: Sequence[Operator]) -> Iterator[Finding]:
-    """Compare where a job begins that folds 2x2 pixels into planes with a strided convolution's padding."""
+def rows_apart(job: TpJob) -> Iterator[Finding]:
+    """Rows that overlap belong to an image whose rows were taken for columns."""
+    _, rows, columns = job.size
+    if not job.lookup and rows > 1 and job.stride_bytes < columns:
+        yield Finding(
+            "in_image_stride",
+            f"at least {columns}, the pixels of a row",
+            str(job.stride_bytes),
+            blame=Blame.SUBMISSION,
+            evidence=f"its {rows} rows overlap",
+        )
+
+
+def folds(job: TpJob) -> bool:
+    """Whether a job folds 2x2 pixels into 4 planes."""
     if job.lookup or (job.counts[0], job.counts[2]) != (2, 2) or not job.increments[0]:
+        return False
+    plane = job.increments[0]
+    return (job.increments[2], job.increments[6]) == (2 * plane, 4 * plane)
+
+
+def folded_at(job: TpJob, operators: Sequence[Operator]) -> Iterator[Finding]:
+    """Compare where a job begins that folds pixels with a strided convolution's padding.
+
+    Mesa shares an image out among the TP cores by rows, columns or planes. Where a job has part of an axis
+    and begins at 0, it may be a later part: nothing is said about that axis.
+    """
+    if not folds(job) or not job.stride_bytes:
         return
-    if job.increments[2] != 2 * job.increments[0] or job.increments[6] != 4 * job.increments[0]:
-        return
-    _, *size = job.size
+    whole = (job.slice_bytes // job.stride_bytes, job.stride_bytes)
+    starts = (job.window[1], job.window[0])
+    judged = [axis for axis in (1, 0) if job.size[1 + axis] >= whole[axis] or starts[axis] < 0]
     allowed: dict[tuple[int, int], str] = {}
     for each in operators:
         source, weights, target = (*each.inputs[:2], *each.outputs[:1])
         if each.strides != (2, 2) or source is None or weights is None or target is None:
             continue
+        pads = (padding(each, 0), padding(each, 1))
         # Mesa takes rows for columns in some shapes.
-        pads = [padding(each, axis) for axis in (0, 1)]
         for turned in (1, -1):
-            if size == list(source.shape[1:3][::turned]):
+            if whole == source.shape[1:3][::turned]:
                 allowed[pads[::turned][0], pads[::turned][1]] = each.name
-    x0, y0, _, _ = job.window
-    if allowed and (-y0, -x0) not in allowed:
-        (pad_y, pad_x), name = next(iter(allowed.items()))
+    right = any(all(-starts[axis] == pads[axis] for axis in judged) for pads in allowed)
+    if allowed and not right:
+        pads, name = next(iter(allowed.items()))
+        fields = ", ".join(f"in_window_{'yx'[axis]}_start" for axis in judged)
         yield Finding(
-            "in_window_x_start, in_window_y_start of a job that folds pixels",
-            f"{-pad_x}, {-pad_y}: the padding before the image",
-            f"{x0}, {y0}",
+            f"{fields} of a job that folds pixels",
+            ", ".join(str(-pads[axis]) for axis in judged) + ": the padding before the image",
+            ", ".join(str(starts[axis]) for axis in judged),
             operation=name,
             blame=Blame.SUBMISSION,
             evidence="recomputed from the model",

@@ -68,6 +68,8 @@ _BY_FAULT = (
     ("coefficient", "submission", "the stream does not fit the descriptor"),
     ("kernels_per_core", "submission", "the stream does not fit the descriptor"),
     ("written once", "submission", "a job writes a byte twice"),
+    ("in_window_", "submission", "a job's window ends before it begins"),
+    ("_size: expected at least 1, found 0", "not understood", "a job's image has no pixels"),
 )
 
 

@@ -100,9 +100,13 @@ class Witness(ExactMode):
             self._say(text)
 
     def _operands(self, built: Built, image: Bytes) -> None:
-        """Look whether an ADD's job reads the graph's two inputs, in one order of channels."""
+        """Look whether an ADD's job reads the graph's two inputs, each once, in one order of channels."""
         given = [np.sort(unsigned(pixels), axis=None) for pixels in built.inputs]
         halves = np.ascontiguousarray(image).reshape(2, -1)
+        if (halves[0] == halves[1]).all() and not np.array_equal(given[0], given[1]):
+            self._say(
+                "both operands of the ADD's job are the same pixels, the graph's inputs are not"
+            )
         for number, half in enumerate(halves):
             found = np.sort(half)
             if not any(np.array_equal(found, wanted) for wanted in given):
