@@ -12,8 +12,9 @@ import pytest
 
 from tests.npu_jobs import NPUS, Convolution, bench_for
 from userspace.npu.tflite_file import NO_ACTIVATION, SAME, VALID, Tensor, conv, write_model
-from userspace.npu.virtual import audit_tp, model, tp
+from userspace.npu.virtual import audit, audit_tp, model, tp
 from userspace.npu.virtual.audit import ModelAudit
+from userspace.npu.virtual.coefficients import Coefficients
 from userspace.npu.virtual.convolution import accumulate
 from userspace.npu.virtual.exact import descriptor_scale, operations
 from userspace.npu.virtual.finding import Blame, Finding
@@ -288,6 +289,22 @@ def test_where_parts_of_an_image_are_folded(
     assert [each.found for each in seen] == ([found] if found else [])
     assert all(each.expected.split(":")[0] in ("0, -1", "-1") for each in seen)
     assert list(audit_tp.folded_at(replace(job, increments=(1, 2, 3, 4, 0, 0, 0)), operators)) == []
+
+
+def test_weights_at_other_places_are_the_same_weights() -> None:
+    """A depthwise kernel that is folded and spread over all planes: no weight is another."""
+    rng = np.random.default_rng(2)
+    weights = rng.integers(-128, 128, (83, 1, 5, 5))
+    spread = np.zeros((83, 332 * 9), np.float32)
+    for row, kernel in zip(spread, weights.reshape(83, 25), strict=True):
+        row[rng.permutation(row.size)[:25]] = kernel
+    folded = Coefficients(
+        spread.reshape(83, 332, 3, 3), None, np.zeros(83, np.int64), 1, 0, "some", "some"
+    )
+    assert list(audit._weights(folded, weights)) == []
+    folded.weights[7].reshape(-1)[spread[7].argmax()] += 1
+    (found,) = audit._weights(folded, weights)
+    assert "others in 1 of 83 channels" in found.found
 
 
 def test_rows_that_overlap() -> None:

@@ -213,13 +213,14 @@ def _weights(coefficients: Coefficients, weights: Whole) -> Iterator[Finding]:
         )
 
 
-def _moments(weights: NDArray[np.float32] | Whole) -> NDArray[np.float64]:
-    """Count and sums of powers of each channel's weights other than 0: the same in any order."""
-    flat = weights.reshape(len(weights), -1).astype(np.float64)
-    return np.stack(
-        [(flat != 0).sum(axis=1), flat.sum(axis=1), (flat**2).sum(axis=1), (flat**3).sum(axis=1)],
-        axis=1,
-    )
+def _moments(weights: NDArray[np.float32] | Whole) -> Whole:
+    """Count and sums of powers of each channel's weights other than 0: the same in any order.
+
+    In whole numbers: NumPy's power of floating-point numbers is not exact, and depends on their places.
+    """
+    flat = weights.reshape(len(weights), -1).astype(np.int64)
+    powers = [flat != 0, flat, flat * flat, flat * flat * flat]
+    return np.stack([each.sum(axis=1) for each in powers], axis=1)
 
 
 def _biases(
