@@ -173,6 +173,17 @@ def test_the_end_of_the_console_is_readable(own_state: Path) -> None:
     assert "line 39" in instance.kept_log.read_text()
 
 
+def test_a_boot_loader_that_gave_up_is_noticed(own_state: Path) -> None:
+    instance = Instance("x")
+    assert not instance.at_bootloader_prompt()
+    instance.folder.mkdir(parents=True)
+    instance.console_log.write_text("=> bootflow scan -lb\r\nScanning for bootflows\r\n")
+    assert not instance.at_bootloader_prompt()
+    with instance.console_log.open("a") as file:
+        file.write("(2 bootflows, 2 valid)\r\n=> ")
+    assert instance.at_bootloader_prompt()
+
+
 def test_a_full_disk_is_noticed_before_anything_is_written(
     own_state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -146,13 +146,19 @@ def wait_until_up(instance: Instance, host: Host, *, deadline: float, timeout_s:
         deadline: on the monotonic clock, in seconds; ``timeout_s`` is what it was made of.
 
     Raises:
-        InfrastructureError: it does not answer in time, or its QEMU ended.
+        InfrastructureError: it does not answer in time, its boot loader gave up, or its QEMU ended.
     """
     while time.monotonic() < deadline:
         if not instance.running():
             raise InfrastructureError(
                 f"QEMU of {instance.name} ended while the board booted; its console:\n"
                 f"{instance.last_console_lines()}"
+            )
+        if instance.at_bootloader_prompt():
+            raise InfrastructureError(
+                f"the boot loader of {instance.name} found nothing that boots and stopped at its prompt; "
+                f"the end of its console:\n{instance.last_console_lines()}",
+                hint=f"the whole console: {instance.kept_log}",
             )
         # QEMU accepts connections from the start; the greeting is the board's.
         if _greets(host.address, host.port) and _key_is_known(instance, host):

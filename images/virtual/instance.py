@@ -22,6 +22,7 @@ from .machine import CONSOLE_LOG, PID_FILE, QMP_SOCKET
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,40}")
 _LAST_LINES = 15
+_UBOOT_PROMPT = "=>"
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,13 +112,20 @@ class Instance:
 
     def last_console_lines(self) -> str:
         """The end of what the console has printed, for error messages."""
+        lines = self._console_lines()
+        return "\n".join(f"  | {line[:160]}" for line in lines[-_LAST_LINES:]) or "(nothing)"
+
+    def at_bootloader_prompt(self) -> bool:
+        """Whether U-Boot has given up and waits for somebody to type: the board will not come up."""
+        return self._console_lines()[-1:] == [_UBOOT_PROMPT]
+
+    def _console_lines(self) -> list[str]:
         try:
             data = self.console_log.read_bytes()[-8192:]
         except FileNotFoundError:
-            return "(nothing)"
+            return []
         text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", data.decode(errors="replace"))
-        lines = [line.rstrip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
-        return "\n".join(f"  | {line[:160]}" for line in lines[-_LAST_LINES:]) or "(nothing)"
+        return [line.rstrip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
 
     def wait_until_gone(self, *, timeout_s: float) -> bool:
         """Wait for QEMU to end; return whether it did."""
