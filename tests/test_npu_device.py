@@ -431,6 +431,23 @@ def test_new_page_tables_are_progress_too() -> None:
         driver.hw_reset()
 
 
+def test_a_finished_job_is_no_hang_while_its_interrupt_is_on_the_way() -> None:
+    """On a busy machine it reaches the guest later than the driver waits for a job."""
+    with Session() as bench:
+        driver = Driver(bench)
+        driver.hw_reset()
+        driver.hw_init()
+        driver.start()
+        wait_until(lambda: bench.npu.front_end.counters.commands > 10, 10)
+        assert bench.client.read(0x450) == bench.client.read(0x450)
+        driver.queue([], event=2)
+        wait_until(lambda: bench.npu.front_end.counters.events == 1, 10)
+        assert bench.client.read(0x450) != bench.client.read(0x450)
+        assert bench.client.read(0x10) & 1 << 2
+        assert bench.client.read(0x450) == bench.client.read(0x450)
+        driver.hw_reset()
+
+
 def test_a_reset_abandons_the_job_and_keeps_its_fingers_off_memory() -> None:
     with Session() as bench:
         driver = Driver(bench)

@@ -49,6 +49,7 @@ class Counters:
 
     starts: int = 0
     commands: int = 0
+    loads: int = 0
     nn_jobs: int = 0
     tp_jobs: int = 0
     events: int = 0
@@ -125,12 +126,14 @@ class FrontEnd:
     def progress(self) -> int:
         """A number that changes as long as a job or state is worked on, up to the limit of patience.
 
-        Not only a job takes time: on a busy machine new page tables do, too.
+        Not only a job takes time: on a busy machine new page tables do, too; and so does the way of an
+        interrupt into the guest, in which the front end has nothing left to do.
         """
         began = self._busy_since
-        if began is not None and time.monotonic() - began < self._job_patience_s:
+        busy = began is not None and time.monotonic() - began < self._job_patience_s
+        if busy or self._registers.interrupt_pending:
             self._progress += 1
-        return self._progress
+        return self._progress + self.counters.loads
 
     def start(self, address: int) -> None:
         """Run the command stream at a GPU address."""
@@ -206,6 +209,7 @@ class FrontEnd:
             match command.opcode:
                 case Opcode.LOAD_STATE:
                     idle_commands, wait_s = 0, _WAIT_SHORTEST_S
+                    self.counters.loads += 1
                     size_bytes = 4 * (1 + command.count)
                     words = self._memory.view(address, size_bytes, Access.READ).view("<u4")
                     for index, value in enumerate(words[1:].tolist()):

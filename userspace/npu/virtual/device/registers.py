@@ -98,7 +98,7 @@ class FrontEndControl(Protocol):
 
     @property
     def progress(self) -> int:
-        """A number that changes as long as a job is being worked on."""
+        """A number that changes as long as something is being worked on."""
 
 
 class Registers:
@@ -128,6 +128,11 @@ class Registers:
     def mmu_enabled(self) -> bool:
         """Whether the front end's addresses go through the MMU."""
         return bool(self._values.get(Register.MMU_SEC_CONTROL, 0) & MMU_ENABLE)
+
+    @property
+    def interrupt_pending(self) -> bool:
+        """Whether the guest has not yet acknowledged an interrupt."""
+        return self._pending != 0
 
     @property
     def page_table_array(self) -> int:
