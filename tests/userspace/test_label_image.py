@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -216,3 +218,50 @@ def test_the_task_and_its_exit_codes() -> None:
     unknown = inv("lable_image")
     assert unknown.returncode == 2
     assert b"did you mean 'label_image'" in unknown.stderr
+
+
+def test_the_runner_ends_with_the_connection_that_started_it(tmp_path: Path) -> None:
+    """sshd ends when its connection is cut; what it ran would go on computing for nobody."""
+    began = tmp_path / "began"
+    code = (
+        "import os, pathlib, sys, time\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "import runner\n"
+        "def row():\n"
+        "    pathlib.Path(sys.argv[2]).write_text(f'{os.getppid()} {os.getpid()} ')\n"
+        "    time.sleep(60)\n"
+        "runner.in_child(row, 60)\n"
+    )
+    sshd = subprocess.Popen(
+        [
+            "sh",
+            "-c",
+            '"$@" & wait',
+            "sh",
+            sys.executable,
+            "-c",
+            code,
+            str(RUNNER.parent),
+            str(began),
+        ]
+    )
+    wait_until(lambda: began.exists() and began.read_text().endswith(" "))
+    pids = [int(word) for word in began.read_text().split()]
+    assert all(map(alive, pids))
+    sshd.kill()
+    sshd.wait()
+    wait_until(lambda: not any(map(alive, pids)))
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -36,6 +36,7 @@ from typing import Any
 
 FORMAT = 1
 STARTED_S = time.monotonic()
+STARTED_BY = os.getppid()
 HERE = Path(__file__).absolute().parent
 ROOT = HERE.parent
 IS_PAYLOAD = HERE.name == "bin" and (ROOT / "site").is_dir()
@@ -529,13 +530,19 @@ def signal_name(number: int) -> str:
 
 
 def wait_for(child: int, timeout_s: float) -> int | None:
-    """Return the status of a process that ends, or None if it is stuck in the kernel."""
+    """Return the status of a process that ends, or None if it is stuck in the kernel.
+
+    Ends both if the connection that asked is cut: sshd ends then, and nobody is left to read results.
+    """
     deadline = time.monotonic() + timeout_s
     pause_s = 0.001
     while time.monotonic() < deadline:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             return status
+        if os.getppid() != STARTED_BY:
+            os.kill(child, signal.SIGKILL)
+            sys.exit("whoever started this is gone")
         time.sleep(pause_s)
         pause_s = min(pause_s * 2, 0.05)
     os.kill(child, signal.SIGKILL)
