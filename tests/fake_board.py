@@ -8,10 +8,12 @@ test_deploy_virtual.py; this is for the many cases that need no kernel.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,3 +165,19 @@ class FakeBoard:
             self.sshd.stop()
         elif pid_file.exists():  # the server that "power" started
             os.kill(int(pid_file.read_text()), signal.SIGTERM)
+        # The board's half of a session may still be giving its lease back, into this folder.
+        deadline = time.monotonic() + 10
+        while sessions := self._sessions():
+            if time.monotonic() > deadline:
+                for pid in sessions:
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
+
+    def _sessions(self) -> list[int]:
+        """Processes of SSH sessions to this board: it is in their environment."""
+        found = []
+        for environ in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if str(self.folder).encode() in environ.read_bytes():
+                    found.append(int(environ.parent.name))
+        return found
