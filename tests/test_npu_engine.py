@@ -40,6 +40,8 @@ def convolution(seed: int, generation: int) -> Convolution:
     kernel = int(rng.choice([1, 1, 2, 3, 5, 7]))
     channels, out_channels = int(rng.integers(1, 20)), int(rng.integers(1, 40))
     height, width = (int(rng.integers(kernel, kernel + 6)) for _ in range(2))
+    if generation == 7 and height == width == kernel > 1:
+        height += 1  # with the sides of a fully connected layer it would be taken for one, in another order
     depthwise = generation == 8 and bool(rng.random() < 0.4)
     if depthwise:
         # Mesa 25.0.7 computes a negative channel for 2 to 5 of them (encode_superblock).
