@@ -58,6 +58,22 @@ def content_of(path: Path) -> dict[str, tuple[int, bytes | str]]:
     return found
 
 
+def stage_request(manifest: bytes, indexes: list[int]) -> dict[str, Any]:
+    """Ask the board to take a generation with this manifest, and content for the files of these numbers."""
+    return {
+        "do": "stage",
+        "generation": GENERATION,
+        "base": None,
+        "bases": [OTHER],
+        "manifest": [[-1, 1]],
+        "manifest_sha256": hashlib.sha256(manifest).hexdigest(),
+        "send": [[index, index] for index in indexes],
+        "args": "",
+        "onboard": [],
+        "onboard_links": {},
+    }
+
+
 class Board:
     """A root with a generation that must not change, beside things that must not change either."""
 
@@ -119,18 +135,7 @@ class Board:
     def stage(self, entries: list[dict[str, Any]], contents: dict[int, bytes]) -> dict[str, Any]:
         """Send a manifest with these files, and content for some of them."""
         manifest = json.dumps({"generation": GENERATION, "files": entries}).encode()
-        request: dict[str, Any] = {
-            "do": "stage",
-            "generation": GENERATION,
-            "base": None,
-            "bases": [OTHER],
-            "manifest": [[-1, 1]],
-            "manifest_sha256": hashlib.sha256(manifest).hexdigest(),
-            "send": [[index, index] for index in sorted(contents)],
-            "args": "",
-            "onboard": [],
-            "onboard_links": {},
-        }
+        request = stage_request(manifest, sorted(contents))
         parts = [frame(b"R", manifest), frame(b"E")]
         for index, content in contents.items():
             parts += [
@@ -336,18 +341,7 @@ def test_no_damaged_stream_gets_out_or_ends_the_agent(data: st.DataObject) -> No
     """A stream that was sound, with bytes changed: what comes back is an answer, or the wait for more."""
     entries = [regular("modules/a.ko", b"module a"), {"path": "modules/l", "link": "a.ko"}]
     manifest = json.dumps({"generation": GENERATION, "files": entries}).encode()
-    request: dict[str, Any] = {
-        "do": "stage",
-        "generation": GENERATION,
-        "base": None,
-        "bases": [OTHER],
-        "manifest": [[-1, 1]],
-        "manifest_sha256": hashlib.sha256(manifest).hexdigest(),
-        "send": [[0, 0]],
-        "args": "",
-        "onboard": [],
-        "onboard_links": {},
-    }
+    request = stage_request(manifest, [0])
     stream = bytearray(
         json.dumps(request).encode()
         + b"\n"

@@ -86,20 +86,7 @@ def deploy_to(
     Raises:
         UserError: the flags contradict each other, or what they name is not there.
     """
-    if bundle and (kernel or dtb):
-        raise UserError(
-            "--bundle brings its own kernel and DTB",
-            hint="leave --kernel and --dtb out, or leave --bundle out",
-        )
-    if dtb and not Path(dtb).is_file():
-        raise UserError(f"there is no file {dtb}", hint="--dtb wants a compiled device tree")
-    given = None
-    if bundle:
-        given = bundles.load(Path(bundle))
-        sign.check_signature(given)
-        bundles.check(given)
-        with step("Reading the bundle"):
-            sign.check_content(given)
+    given = given_bundle(bundle, kernel=kernel, dtb=dtb)
     target = settings.target(resolve(host))
     if adopt:
         if bundle or kernel or dtb or dtb_only:
@@ -138,6 +125,29 @@ def deploy_to(
         dry_run=dry_run,
         on_downgrade=None if allow_downgrade else ask_downgrade,
     )
+
+
+def given_bundle(bundle: str, *, kernel: str, dtb: str) -> Bundle | None:
+    """The bundle that ``--bundle`` names, checked in full; None where the flag was not given.
+
+    Raises:
+        UserError: the flags contradict each other, what they name is not there, or the bundle is broken.
+    """
+    if bundle and (kernel or dtb):
+        raise UserError(
+            "--bundle brings its own kernel and DTB",
+            hint="leave --kernel and --dtb out, or leave --bundle out",
+        )
+    if dtb and not Path(dtb).is_file():
+        raise UserError(f"there is no file {dtb}", hint="--dtb wants a compiled device tree")
+    if not bundle:
+        return None
+    given = bundles.load(Path(bundle))
+    sign.check_signature(given)
+    bundles.check(given)
+    with step("Reading the bundle"):
+        sign.check_content(given)
+    return given
 
 
 def ask_downgrade(what: str) -> None:

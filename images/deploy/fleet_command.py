@@ -9,15 +9,13 @@ from typing import Any
 
 from bsp.base.errors import UserError
 from bsp.base.output import table
-from bsp.base.progress import step
 from bsp.board.groups import resolve_all
 from bsp.board.inventory import Host
 from bsp.profile import load_board
 from images import bundle as bundles
-from images import sign
 from images.bundle import Bundle
 
-from .command import DEFAULTS, Settings, ask_downgrade
+from .command import DEFAULTS, Settings, ask_downgrade, given_bundle
 from .deploy import Result, Target, deploy, status
 from .fleet import GOOD, Report, deploy_fleet, over_all
 from .shared import Shared
@@ -44,13 +42,12 @@ def deploy_to_all(
     Raises:
         UserError: a host is not known, it is not known which board one is, or the bundle is broken.
     """
-    if bundle and (kernel or dtb):
-        raise UserError(
-            "--bundle brings its own kernel and DTB",
-            hint="leave --kernel and --dtb out, or leave --bundle out",
-        )
+    given = given_bundle(bundle, kernel=kernel, dtb=dtb)
     hosts = resolve_all(text)
-    wanted = _bundles(hosts, bundle=bundle, board=board, kernel=kernel, dtb=dtb)
+    if given:
+        wanted = {host.name: given for host in hosts}
+    else:
+        wanted = _bundles(hosts, board=board, kernel=kernel, dtb=dtb)
     shared = Shared()
     targets = {host.name: settings.target(host, shared=shared) for host in hosts}
     return deploy_bundles(
@@ -89,17 +86,8 @@ def deploy_bundles(
     return deploy_fleet(generations, one, rules, fresh=fresh, keep=not dry_run)
 
 
-def _bundles(
-    hosts: Sequence[Host], *, bundle: str, board: str, kernel: str, dtb: str
-) -> dict[str, Bundle]:
-    """The bundle of each host, by its name: the one that is given, or one for each kind of board."""
-    if bundle:
-        given = bundles.load(Path(bundle))
-        sign.check_signature(given)
-        bundles.check(given)
-        with step("Reading the bundle"):
-            sign.check_content(given)
-        return {host.name: given for host in hosts}
+def _bundles(hosts: Sequence[Host], *, board: str, kernel: str, dtb: str) -> dict[str, Bundle]:
+    """The bundle of each host, by its name: one is made for each kind of board."""
     kinds = {host.name: board or host.board for host in hosts}
     unsaid = [name for name, kind in kinds.items() if not kind]
     if unsaid:
