@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,19 +140,18 @@ def _kconfig_changed(work: Workspace) -> bool:
 def explained(work: Workspace, found: list[Difference]) -> list[Difference]:
     """Say of each difference why; symbols that do not exist get the nearest names."""
     result = []
-    with step("Looking for the reasons"):
-        known: list[str] = []
+    # The names are looked for while kconfiglib waits for what it asks the compiler.
+    with step("Looking for the reasons"), ThreadPoolExecutor(1) as pool:
+        known = pool.submit(known_symbols, work.tree)
         reasons = _reasons(work)
         for each in found:
             why = reasons.of(each.asked.symbol, each.asked.value) if reasons else ()
-            if not why and not each.got:
-                known = known or sorted(known_symbols(work.tree))
-                if each.asked.symbol not in known:
-                    near = nearest(each.asked.symbol, known).removeprefix("; ")
-                    why = (
-                        f"this kernel ({work.release}) has no such symbol",
-                        *([near] if near else []),
-                    )
+            if not why and not each.got and each.asked.symbol not in known.result():
+                near = nearest(each.asked.symbol, sorted(known.result())).removeprefix("; ")
+                why = (
+                    f"this kernel ({work.release}) has no such symbol",
+                    *([near] if near else []),
+                )
             result.append(Difference(each.asked, each.got, why))
     return result
 

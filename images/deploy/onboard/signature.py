@@ -44,18 +44,19 @@ def check(board: Board, content: bytes, request: Record) -> None:
     with tempfile.NamedTemporaryFile() as file:
         file.write(signature.encode())
         file.flush()
-        checked, valid = (
-            subprocess.run(
+
+        def ask(*words: str) -> subprocess.CompletedProcess[bytes]:
+            return subprocess.run(
                 ["ssh-keygen", "-Y", *words, "-n", _NAMESPACE, "-s", file.name],
                 input=content,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 check=False,
             )
-            for words in (["verify", "-f", signers, "-I", _SIGNER], ["check-novalidate"])
-        )
-    if checked.returncode == 0:
-        return
+
+        if ask("verify", "-f", signers, "-I", _SIGNER).returncode == 0:
+            return
+        valid = ask("check-novalidate")
     if valid.returncode == 0:
         said = [
             word for word in valid.stdout.decode(errors="replace").split() if word[:7] == "SHA256:"
