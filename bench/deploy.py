@@ -46,7 +46,7 @@ ROOT = Path(__file__).parents[1]
 # imports; the board's root is a folder, which the command line has no flag for.
 _OURS = """\
 import pathlib, sys
-import invoke.program, tasks
+import bsp.base.start, tasks
 from bsp.board.inventory import Host
 from bsp.board.ssh import connect
 from images import bundle as bundles

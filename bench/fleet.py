@@ -45,7 +45,7 @@ JOBS = 16
 
 _OURS = """\
 import pathlib, sys
-import invoke.program, tasks
+import bsp.base.start, tasks
 from dataclasses import replace
 from pathlib import PosixPath
 from bsp.board.inventory import Host

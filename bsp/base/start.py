@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Starts invoke, as its own script does, in less time: for ``./inv``, whose start is felt with each command.
+"""Starts invoke as its own script does, in less time: for ``./inv``, whose start each command feels.
 
 invoke imports ``unittest.mock``, and with it asyncio, for a class that only tests use; that alone is a
 tenth of a short command. Looking for cycles among all that imports make takes another part.
@@ -18,4 +18,4 @@ from invoke.main import program  # noqa: E402
 del sys.modules["unittest.mock"]  # whoever really needs it gets the real one
 
 if __name__ == "__main__":
-    sys.exit(program.run())
+    program.run()
