@@ -8,8 +8,8 @@ Board and host are folders in memory, so that the disk is not what is measured. 
 server, cipher (AES-128-GCM) and key; what each delivered is compared with the source, outside the clock.
 Every arm is a program of its own: the start-up of Python counts on our side, that of ssh on theirs.
 
-``slow`` is the same over a link of 100 Mbit/s and 20 ms (link.py), without
-scp, which waits for several round trips with each file: minutes.
+``slow`` is the same over a link of 100 Mbit/s and 20 ms (link.py), against tar over a bare TCP connection
+too, and without scp, which waits for several round trips with each file: minutes.
 ``kernel`` has the board run another point release (``--old-kernel``: the vmlinuz of it) and sends the
 present one over that link: Image, initial RAM disk and DTB, without the modules.
 """
@@ -21,9 +21,11 @@ import contextlib
 import filecmp
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -160,6 +162,36 @@ class Bench:
             f"'cd {self.peer} && mkdir new && tar -C new -xf - && mv new first'"
         )
         run(["sh", "-c", line])
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[int]:
+        """Port where tar's stream is unpacked that comes over a bare TCP connection."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            threading.Thread(target=self._take, args=(server,), daemon=True).start()
+            yield int(server.getsockname()[1])
+
+    def _take(self, server: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = server.accept()
+                with connection:
+                    (self.peer / "new").mkdir()
+                    subprocess.run(
+                        ["tar", "-C", str(self.peer / "new"), "-xf", "-"],
+                        stdin=connection.fileno(), check=True,
+                    )  # fmt: skip
+                    (self.peer / "new").rename(self.peer / "first")
+                    connection.sendall(b".")
+
+    def plain(self, port: int) -> None:
+        """tar over a bare TCP connection: nothing is encrypted, nobody is asked who they are."""
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            subprocess.run(
+                ["tar", "-C", str(self.first.path), "-cf", "-", "."],
+                stdout=connection.fileno(), check=True,
+            )  # fmt: skip
+            connection.shutdown(socket.SHUT_WR)
+            assert connection.recv(1) == b"."
 
     def scp(self) -> None:
         words = [word if word != "-p" else "-P" for word in self.ssh[1:]]
@@ -320,10 +352,16 @@ def slow_whole(bench: Bench, rounds: int) -> list[Timing]:
     def check() -> None:
         bench.peer_has("first", bench.first)
 
-    with slow_link(bench.board.host.port) as port, bench.over(port):
+    with (
+        slow_link(bench.board.host.port) as port,
+        bench.over(port),
+        bench.listening() as listener,
+        slow_link(listener) as plain_port,
+    ):
         arms = [
+            Arm("tar over TCP", lambda: bench.plain(plain_port), clean, check=check),
+            Arm("tar over TCP again (A/A)", lambda: bench.plain(plain_port), clean, check=check),
             Arm("tar | ssh", bench.tar, clean, check=check),
-            Arm("tar | ssh again (A/A)", bench.tar, clean, check=check),
             Arm("rsync -a, mv", bench.rsync_whole, clean, check=check),
             Arm(
                 "deploy",
