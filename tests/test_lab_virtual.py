@@ -78,6 +78,7 @@ def test_every_command_through_the_lab(lab: tuple[Lab, PowerSwitch]) -> None:
     rows = inv("smoke-test", "label_image", "--delegate", "cpu,teflon", "--runs", "3")["results"]
     assert [(row["delegate"], row["status"]) for row in rows] == [
         ("cpu", "pass"),
+        ("cpu-reference", "pass"),
         ("teflon", "pass"),
     ]
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
-from bsp.board import ssh
+from bsp.board import inventory, ssh
 from bsp.board.ssh import Connection
+from images.virtual import boards
 from tests.conftest import NpuBoard
 from tests.kernel_modules import compiled
 from userspace.npu.doctor import doctor
@@ -121,3 +123,16 @@ def test_a_fault_in_the_kernel_is_named_first(modules: Connection, name: str) ->
     document = doctor.judge(parse_facts(answer.text), host="desk")
     assert document["first_broken"] == name, document["checks"]
     assert found in next(each["found"] for each in document["checks"] if each["name"] == name)
+
+
+@pytest.mark.full
+def test_a_kernel_that_is_too_old(boards_state: Path) -> None:
+    """The board's disk with Linux 6.1, whose etnaviv does not know the NPU."""
+    boards.up("virtual-a311d", name="old", kernel="6.1")
+    try:
+        document = doctor.doctor(inventory.resolve("old"))
+    finally:
+        boards.down("old")
+    assert document["kernel"].startswith("6.1.")
+    assert document["first_broken"] == "kernel", document["checks"]
+    assert "--kernel 6.12" in document["next"]

@@ -125,7 +125,8 @@ def test_every_delegate_with_mobilenet(board: Host, delegate: build.Built) -> No
     assert document["verdict"] == "pass", rows
     for name in ("cpu", "cpu-reference", "opencl"):
         assert rows[name]["status"] == "pass", rows[name]
-        assert rows[name]["top"][0]["label"] == "military uniform"
+        # What this smallest of the MobileNets takes Grace Hopper's uniform for, on every CPU.
+        assert rows[name]["top"][0]["label"] == "academic gown"
         assert rows[name]["latency_ms"]["median"] > 0
     opencl = rows["opencl"]
     assert opencl["driver"].startswith("llvmpipe")
