@@ -16,7 +16,9 @@ import time
 from pathlib import Path
 
 from bsp.kernel import build
-from bsp.kernel.configure import Workspace, configure
+from bsp.kernel.config import Difference
+from bsp.kernel.configure import Workspace, configure, explained
+from bsp.kernel.fragments import Asked
 from bsp.profile import load_board
 
 from .measure import Arm, measure, report, shown
@@ -82,6 +84,18 @@ def main() -> None:
         Arm("again", lambda: configure(work, asked)),
     ]
     sys.stdout.write(shown("took-effect check, all as asked", measure(check, rounds=5)) + "\n")
+    # As if they had been dropped: one that does not exist, one limited to a module, one whose menu is off.
+    dropped = [
+        Difference(Asked(name, "y", "", "bench"), got)
+        for name, got in (("DRM_NOSUCH", ""), ("DRM_PANFROST", "m"), ("SND_SOC", ""))
+    ]
+
+    def compared() -> None:
+        configure(work, asked)
+        assert all(each.reasons for each in explained(work, dropped))
+
+    both = [Arm("compared, with reasons for three", compared), Arm("again (A/A)", compared)]
+    sys.stdout.write(shown("took-effect check, target 3 s", measure(both, rounds=5)) + "\n")
 
 
 if __name__ == "__main__":
