@@ -1454,6 +1454,8 @@ def test(
     """Run the tests. Example: ./inv test --fast."""
     tier = "not slow and not full" if fast else "" if full else "not full"
     flags = [*(["-m", tier] if tier else []), *(["-k", select] if select else [])]
+    if fast:  # each test has folders and servers of its own; the slow ones share boards
+        flags += ["-n", "auto"]
     _tool(context, "pytest", *flags, *([f"--durations={durations}"] if durations else []))
 
 
