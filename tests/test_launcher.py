@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from docs.make import arguments
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -40,7 +42,7 @@ def test_help_has_every_flag_explained() -> None:
     for name in names(listed):
         found = namespace[name]
         assert "Example: ./inv" in (found.__doc__ or ""), name
-        unexplained = [a.names for a in found.get_arguments() if not a.help]
+        unexplained = [a.names for a in arguments(found) if not a.help]
         assert not unexplained, (name, unexplained)
 
 
