@@ -9,7 +9,7 @@ import gc
 import sys
 import types
 
-gc.set_threshold(100_000, 20, 20)
+gc.set_threshold(100_000, 20, 20)  # as tasks.py does, and before invoke is imported
 _without = types.ModuleType("unittest.mock")
 _without.Mock = object  # type: ignore[attr-defined]
 sys.modules["unittest.mock"] = _without

@@ -142,12 +142,12 @@ def explained(work: Workspace, found: list[Difference]) -> list[Difference]:
     result = []
     # The names are looked for while kconfiglib waits for what it asks the compiler.
     with step("Looking for the reasons"), ThreadPoolExecutor(1) as pool:
-        known = pool.submit(known_symbols, work.tree)
+        known = pool.submit(lambda: sorted(known_symbols(work.tree)))
         reasons = _reasons(work)
         for each in found:
             why = reasons.of(each.asked.symbol, each.asked.value) if reasons else ()
             if not why and not each.got and each.asked.symbol not in known.result():
-                near = nearest(each.asked.symbol, sorted(known.result())).removeprefix("; ")
+                near = nearest(each.asked.symbol, known.result()).removeprefix("; ")
                 why = (
                     f"this kernel ({work.release}) has no such symbol",
                     *([near] if near else []),
