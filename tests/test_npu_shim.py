@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -318,7 +319,7 @@ def test_npu_is_checked_before_anything_is_fetched() -> None:
 
 
 def test_a_fault_fails_the_row_that_mesa_passes() -> None:
-    row = {"delegate": "teflon", "status": "pass", "reason": ""}
+    row = {"delegate": "teflon", "status": "pass", "reason": "", "latency_ms": {}}
     report = [{"nn_jobs": 3, "tp_jobs": 1, "faults": ["NN job 2: x"], "findings": []}]
     document = {"results": [dict(row)], "verdict": "pass"}
     emulator = session.Emulator("a311d", Path(), {}, report)
@@ -334,6 +335,24 @@ def test_a_fault_fails_the_row_that_mesa_passes() -> None:
         document = {"results": [dict(row)], "verdict": "pass"}
         host.add_to_document(document, "a311d", "hw", emulator, strict=strict)
         assert document["verdict"] == verdict
+
+
+@pytest.mark.parametrize("name", ["teflon", "teflon:a=b"])
+def test_what_ended_the_client_comes_before_what_the_emulator_saw_of_it(name: str) -> None:
+    """The emulator sees a client that dies or is ended as one that is gone: that is no reason."""
+    reason = "did not end within 4 s"
+    row = {"delegate": name, "status": "fail", "reason": reason, "latency_ms": None}
+    for faults, said in (
+        (["client cut off: [Errno 32] Broken pipe"], reason),
+        (["NN job 2: x"], f"{reason}; the virtual NPU stopped: NN job 2: x"),
+        ([], reason),
+    ):
+        report = [{"nn_jobs": 3, "tp_jobs": 1, "faults": faults, "findings": []}]
+        document: dict[str, Any] = {"results": [dict(row)], "verdict": "fail"}
+        host.add_to_document(document, "a311d", "hw", session.Emulator("a311d", Path(), {}, report))
+        assert document["results"][0]["status"] == document["verdict"] == "fail"
+        assert document["results"][0]["reason"] == said
+        assert document["npu"]["faults"] == faults
 
 
 # --- Mesa's own delegate

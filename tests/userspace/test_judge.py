@@ -112,6 +112,10 @@ def error(stage: str, message: str = "it broke", log: str = "", **more: Any) -> 
 
 
 NO_DEVICE_LOG = "Couldn't open kernel device\n"
+OPENCL_LOG = """\
+npu-bsp opencl: device rusticl | llvmpipe (LLVM 19.1.7, 128 bits) | 25.0.7-2
+npu-bsp opencl: 1 platforms, 1 devices
+"""
 MUTE = NPU | {"cores": []}
 GPU = NPU | {"cores": [{"pipe": 0, "model": 0x7000, "npu": False}]}
 
@@ -122,9 +126,10 @@ GPU = NPU | {"cores": [{"pipe": 0, "model": 0x7000, "npu": False}]}
         (error("delegate", log=NO_DEVICE_LOG), [], "skip", "no NPU device"),
         (error("library"), [], "skip", "no NPU device"),
         (error("library"), [NPU], "skip", "it broke"),
-        (error("crash"), [MUTE], "skip", "found no core behind /dev/dri/renderD128 (etnaviv)"),
-        (error("device"), [MUTE | {"unsafe": "crashed with SIGSEGV"}], "skip",
-         "who opens /dev/dri/renderD128 (etnaviv) crashed with SIGSEGV"),
+        (error("delegate", log=NO_DEVICE_LOG), [MUTE], "skip",
+         "found no core behind /dev/dri/renderD128 (etnaviv)"),
+        (error("device"), [MUTE | {"unsafe": "crashed with SIGSEGV"}], "fail",
+         "opening /dev/dri/renderD128 (etnaviv) crashed with SIGSEGV"),
         (error("delegate", log=NO_DEVICE_LOG), [GPU], "skip", "only GC7000"),
         (error("delegate", log=NO_DEVICE_LOG), [MUTE | {"error": "Permission denied"}], "fail",
          "the user must be in the group render"),
@@ -143,6 +148,38 @@ def test_rows_that_did_not_run(
     assert said in result["reason"]
     assert result["top"] == []
     assert result["latency_ms"] is None
+
+
+@pytest.mark.parametrize("devices", [[], [MUTE], [GPU], [NPU]])
+@pytest.mark.parametrize("stage", ["crash", "time", "model", "run"])
+@pytest.mark.parametrize("name", ["teflon", "teflon:a=b", "opencl", "tim-vx", "/lib/x.so", "cpu"])
+def test_what_has_begun_to_run_is_never_skipped(
+    name: str, stage: str, devices: list[dict[str, Any]]
+) -> None:
+    """Behind the shim no device is listed: that excuses nothing that happened."""
+    for log in (LOG, NO_DEVICE_LOG, OPENCL_LOG, ""):
+        failed = error(stage, "it went wrong", log) | {"delegate": name}
+        result = judged(failed, devices=devices)
+        assert result["status"] == "fail"
+        assert "it went wrong" in result["reason"]
+
+
+def test_a_row_that_is_absent_where_an_npu_must_be_fails_and_says_why() -> None:
+    for name in ("teflon", "teflon:a=b"):
+        facts = {
+            "results": [
+                row("cpu-reference"),
+                error("delegate", log=NO_DEVICE_LOG) | {"delegate": name},
+            ],
+            "total_ops": 31,
+            "npu_devices": [],
+        }
+        results = judge.judge(
+            facts, LABELS, None, min_delegated_share=0.5, npu_expected="virtual:x is there"
+        )
+        assert results[-1]["status"] == "fail"
+        assert results[-1]["reason"] == "no NPU device; but virtual:x is there"
+        assert judge.verdict(results) == "fail"
 
 
 HUNG = "etnaviv-gpu ff100000.npu: recover hung GPU!"
@@ -198,12 +235,6 @@ def test_ratios_to_the_cpu_and_to_what_was_published() -> None:
     assert results[0]["published"] == []
 
 
-OPENCL_LOG = """\
-npu-bsp opencl: device rusticl | llvmpipe (LLVM 19.1.7, 128 bits) | 25.0.7-2
-npu-bsp opencl: 1 platforms, 1 devices
-"""
-
-
 def test_opencl_rows() -> None:
     good = judged(row("opencl", delegated_ops=31, partitions=1, log=OPENCL_LOG), devices=[])
     assert (good["status"], good["driver"]) == ("pass", "llvmpipe (LLVM 19.1.7, 128 bits)")
@@ -220,11 +251,11 @@ def test_opencl_rows() -> None:
 
 def test_a_board_that_has_an_npu_fails_where_none_is_found() -> None:
     facts = {
-        "results": [row("cpu-reference"), error("crash")],
+        "results": [row("cpu-reference"), error("delegate", log=NO_DEVICE_LOG)],
         "total_ops": 31,
         "npu_devices": [MUTE],
     }
-    for expected, status in ((True, "fail"), (False, "skip")):
+    for expected, status in (("this board has one", "fail"), ("", "skip")):
         result = judge.judge(facts, LABELS, None, min_delegated_share=0.5, npu_expected=expected)[
             -1
         ]
@@ -270,6 +301,9 @@ def test_ties_put_the_higher_index_first_as_label_image_does() -> None:
         ([("pass", False), ("pass", False), ("skip", False)], "pass"),
         ([("pass", False), ("fail", False)], "fail"),
         ([("pass", True), ("skip", False)], "skip"),  # --delegate teflon, and there is none
+        ([("pass", True), ("skip", False), ("pass", False)], "pass"),
+        ([("skip", False), ("skip", False)], "skip"),
+        ([], "skip"),
         ([("fail", True), ("pass", False)], "fail"),
     ],
 )

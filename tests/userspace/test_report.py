@@ -16,6 +16,7 @@ import pytest
 
 from bsp.base.errors import UserError
 from userspace.npu import history, report_files, report_html, report_svg, tiny_model
+from userspace.npu.report import text_of
 from userspace.npu.report_junit import junit
 
 pytestmark = pytest.mark.usefixtures("own_state")
@@ -123,6 +124,25 @@ def made(folder: Path, count: int = 20) -> tuple[dict[str, Any], str]:
     target = folder / "report.html"
     result = report_files.write("desk", target, smoke=document, findings=findings())
     return result, target.read_text()
+
+
+def test_nothing_that_ran_is_no_success_in_any_form(tmp_path: Path) -> None:
+    """CI counts "skipped" as green: what was asked for and could not run has to be a failure there."""
+    document = smoke(tmp_path)
+    for row in document["results"]:
+        row["implied"] = row["delegate"] == "cpu"
+        if row["delegate"] != "cpu":
+            row |= {"status": "skip", "reason": f"no {row['delegate']}", "latency_ms": None}
+    document["results"] = document["results"][:2]
+    document["verdict"] = "skip"
+    suite = ET.fromstring(junit(document, None, None).encode())[0]
+    assert (suite.get("failures"), suite.get("skipped")) == ("1", "1")
+    (failure,) = suite.iter("failure")
+    assert "nothing that was asked for could run" in (failure.get("message") or "")
+    assert "teflon: no teflon" in (failure.get("message") or "")
+    report_files.write("desk", tmp_path / "r.html", smoke=document, findings=None)
+    assert "nothing was validated" in Page((tmp_path / "r.html").read_text()).text
+    assert "verdict: skip: nothing that was asked" in text_of(document)
 
 
 def test_the_page_has_everything_and_needs_nothing(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .delegates import OPENCL, TEFLON, TIM_VX
 from .delegation import parse_log, parse_opencl
 from .kernel_log import out_of_memory, troubles
 from .prediction import Prediction
@@ -36,8 +37,8 @@ _REFERENCE = "cpu-reference"
 _CPU = ("cpu", _REFERENCE)
 # Delegates that a board need not have, and how to come by them.
 _OTHERS = {
-    "opencl": " (./inv build-delegate opencl makes it)",
-    "tim-vx": " (the vendor's; it is not ours to give)",
+    OPENCL: " (./inv build-delegate opencl makes it)",
+    TIM_VX: " (the vendor's; it is not ours to give)",
 }
 
 
@@ -136,7 +137,7 @@ def judge(
     min_delegated_share: float,
     predictions: Mapping[str, Prediction] | None = None,
     published: Sequence[Figure] = (),
-    npu_expected: bool = False,
+    npu_expected: str = "",
 ) -> list[dict[str, Any]]:
     """Return one result a delegate, as in the command line's contract.
 
@@ -146,7 +147,8 @@ def judge(
         min_delegated_share: share of the model's operations that a delegate must take, 0..1.
         predictions: delegate -> what it was expected to take.
         published: figures for this board and model.
-        npu_expected: the board has an NPU that the kernel is to drive: without it Teflon's row fails.
+        npu_expected: why an NPU must be there, as a clause: where none is found, Teflon's row fails with
+            it. "" where there need not be one: then the row is skipped.
     """
     reference = next(
         (
@@ -172,7 +174,7 @@ def judge(
     for result in results if npu_expected else ():
         if result["status"] == "skip" and result["reason"].startswith(NO_DEVICE):
             result["status"] = "fail"
-            result["reason"] += "; but this board has an NPU (./inv doctor says what is wrong)"
+            result["reason"] += f"; but {npu_expected}"
     return results
 
 
@@ -197,7 +199,8 @@ def _compare_speed(results: Sequence[dict[str, Any]], published: Sequence[Figure
 def verdict(results: Sequence[dict[str, Any]]) -> str:
     """Return ``pass``, ``fail`` or ``skip`` for all rows.
 
-    pass: no row failed, and at least one ran that was asked for; skip: of those asked for none could run.
+    pass: no row failed, and at least one that was asked for has run and passed; skip: of those asked for
+    none could run.
     """
     asked = [row for row in results if not row.get("implied")]
     if any(row["status"] == "fail" for row in results):
@@ -278,37 +281,50 @@ def _judge_row(
 
 
 def _why_not(row: dict[str, Any], facts: dict[str, Any]) -> tuple[str, str]:
-    """Status and reason of a row that did not run to its end."""
+    """Status and reason of a row that did not run to its end.
+
+    It is ``skip`` only where what it needs is absent and nothing of the model ran: the library or the
+    vendor's device node is not there, or the delegate was loaded and found no device. All else is
+    ``fail``.
+    """
     stage, message = row["error"]["stage"], row["error"]["message"]
-    if row["delegate"] in _CPU:
+    name = _kind(row)
+    if name in _CPU:
         return "fail", message
+    log = parse_log(row.get("log", ""))
+    devices = facts["npu_devices"]
+    usable = [device for device in devices if any(core["npu"] for core in device["cores"])]
+    if stage == "library":
+        if name == TEFLON:
+            return ("skip", message) if usable else _without_npu(devices)
+        return ("skip", f"{message}{_OTHERS[name]}") if name in _OTHERS else ("fail", message)
+    if stage == "device":  # the runner did not dare to open it
+        return _without_npu(devices)
+    if stage == "delegate":
+        return _not_loaded(row, usable, devices)
     killed = out_of_memory(row.get("kernel_log") or [])
     if stage == "crash" and killed:
         return "fail", f"{message}, out of memory; the kernel says: {killed}"
-    name = row["delegate"].partition(":")[0]
-    opencl = parse_opencl(row.get("log", ""))
-    if opencl and opencl.problem and stage == "delegate":
-        return "skip", f"{NO_OPENCL}: {opencl.problem}"
-    if name in _OTHERS and stage == "library":
-        return "skip", f"{message}{_OTHERS[name]}"
-    devices = facts["npu_devices"]
-    usable = [device for device in devices if any(core["npu"] for core in device["cores"])]
-    log = parse_log(row.get("log", ""))
-    # A library that cannot even be loaded is broken, whether there is a device or not.
-    if row["delegate"] == "teflon" and not usable and (stage != "delegate" or log.no_device):
-        return _without_npu(devices)
-    if stage == "library":
-        return ("skip" if row["delegate"] == "teflon" else "fail"), message
-    if log.no_device:
-        nodes = ", ".join(device["node"] for device in usable)
-        return "fail", f"the delegate finds no device, although {nodes} is there"
-    if stage == "delegate":
-        said = _last_line(row.get("log", ""))
-        return "fail", f"the delegate does not load: {said or message}"
     if log.driver:
         done = f"after it compiled {len(log.compiled_ms)} of {len(log.graphs)} graphs"
         return "fail", f"{message} (driver {log.driver}, {done})"
     return "fail", message
+
+
+def _not_loaded(
+    row: dict[str, Any], usable: Sequence[dict[str, Any]], devices: Sequence[dict[str, Any]]
+) -> tuple[str, str]:
+    """Status and reason of a row whose library is there and gave no delegate."""
+    opencl = parse_opencl(row.get("log", ""))
+    if opencl and opencl.problem:
+        return "skip", f"{NO_OPENCL}: {opencl.problem}"
+    if parse_log(row.get("log", "")).no_device:
+        if not usable:
+            return _without_npu(devices)
+        nodes = ", ".join(device["node"] for device in usable)
+        return "fail", f"the delegate finds no device, although {nodes} is there"
+    said = _last_line(row.get("log", ""))
+    return "fail", f"the delegate does not load: {said or row['error']['message']}"
 
 
 def _without_npu(devices: Sequence[dict[str, Any]]) -> tuple[str, str]:
@@ -324,9 +340,9 @@ def _without_npu(devices: Sequence[dict[str, Any]]) -> tuple[str, str]:
     nodes = ", ".join(f"{device['node']} ({device['driver']})" for device in devices)
     unsafe = [device for device in devices if "unsafe" in device]
     if unsafe:
-        return "skip", (
-            f"{NO_DEVICE}: who opens {nodes} {unsafe[0]['unsafe']}, as happens where the kernel's "
-            "driver found no core; see dmesg"
+        return "fail", (
+            f"opening {unsafe[0]['node']} ({unsafe[0]['driver']}) {unsafe[0]['unsafe']}, as happens "
+            "where the kernel's driver found no core; see dmesg"
         )
     models = sorted({f"GC{core['model']:x}" for device in devices for core in device["cores"]})
     # Linux drivers/gpu/drm/etnaviv/etnaviv_gpu.c gives up a core that reads model 0.
@@ -338,7 +354,7 @@ def _operations(row: dict[str, Any]) -> int | None:
     """Operations that the delegate took: what runtime and log agree on; None where neither can tell."""
     counts = [] if row.get("delegated_ops") is None else [int(row["delegated_ops"])]
     log = parse_log(row.get("log", ""))
-    if row["delegate"] == "teflon" or log.driver:
+    if _kind(row) == TEFLON or log.driver:
         counts.append(log.operations)
     return min(counts, default=None)
 
@@ -392,7 +408,7 @@ def _not_delegated(
     operations = _operations(row)
     if log.errors:
         return f"Mesa reports: {'; '.join(log.errors[:3])}"
-    if row["delegate"] == "teflon" and log.driver is None:
+    if _kind(row) == TEFLON and log.driver is None:
         return "the delegate named no driver: the model ran on the CPU"
     who = f"the delegate ({log.driver})" if log.driver else "the delegate"
     if operations is None:
@@ -460,6 +476,11 @@ def _unlike_expected(
 
 def _named(index: int, labels: Sequence[str]) -> str:
     return f"{index} {labels[index]}" if index < len(labels) else str(index)
+
+
+def _kind(row: dict[str, Any]) -> str:
+    """Return the delegate of a row without its options."""
+    return str(row["delegate"]).partition(":")[0]
 
 
 def _last_line(log: str) -> str:

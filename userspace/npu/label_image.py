@@ -116,7 +116,7 @@ def smoke_test(
     opencl: str | None = None,
     rusticl: str | None = None,
     published: Sequence[tuple[str, Figure]] = (),
-    npu_expected: bool = False,
+    npu_expected: str = "",
 ) -> dict[str, Any]:
     """Run the test and return the document of the command line's contract.
 

@@ -29,7 +29,8 @@ def text_of(document: dict[str, Any]) -> str:
     lines += ["", table(_HEADER, [_row(result) for result in document["results"]]), ""]
     for finding in document.get("npu", {}).get("findings", [])[:_MOST_FINDINGS]:
         lines += textwrap.wrap(f"finding: {finding}", _WIDTH, subsequent_indent="  ")
-    lines.append(f"times in ms; verdict: {document['verdict']}")
+    none = ": nothing that was asked for could run" if document["verdict"] == "skip" else ""
+    lines.append(f"times in ms; verdict: {document['verdict']}{none}")
     return "\n".join(lines)
 
 

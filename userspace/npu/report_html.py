@@ -88,6 +88,8 @@ def _head(
     if smoke:
         about.insert(1, f"{smoke['test']} with {smoke['model']['name']}")
     lines.append(f'<p class="soft">{escape(" · ".join(filter(None, about)))}</p>')
+    if smoke and smoke["verdict"] == "skip":
+        lines.append("<p>Nothing that was asked for could run, so nothing was validated.</p>")
     if smoke and smoke.get("note"):
         lines.append(f"<p>Note: {escape(smoke['note'])}</p>")
     if smoke and "npu" in smoke:

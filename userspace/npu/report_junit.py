@@ -28,6 +28,16 @@ def junit(
             )
             for row in smoke["results"]
         ]
+        if smoke["verdict"] == "skip":
+            # A suite whose only results are "skipped" and the reference's own is green in CI; this is not.
+            reasons = "; ".join(
+                f"{row['delegate']}: {row['reason']}"
+                for row in smoke["results"]
+                if row["status"] == "skip"
+            )
+            cases.append(
+                ("verdict", "failure", f"nothing that was asked for could run: {reasons}", 0)
+            )
         suites.append((f"{smoke['test']} {smoke['model']['name']}", smoke["host"], cases))
     if doctor:
         cases = [

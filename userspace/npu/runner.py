@@ -571,17 +571,18 @@ def run(job: argparse.Namespace) -> dict[str, Any]:
     for delegate in job.delegate:
         sys.stderr.write(f"running {delegate}\n")
         kind, library, _ = parse_delegate(delegate, job.opencl)
+        is_teflon = delegate.partition(":")[0] == "teflon"
         facts: dict[str, Any] = {
             "delegate": delegate,
             "library": library,
             "environment": {name: os.environ[name] for name in WATCHED if name in os.environ},
-            "mesa": mesa_version(library) if delegate == "teflon" else None,
+            "mesa": mesa_version(library) if is_teflon else None,
         }
         missing = not_there(delegate, library) if kind == "external" else ""
         kernel_log = KernelLog()
         if missing:
             facts |= {"error": {"stage": "library", "message": missing}, "log": ""}
-        elif delegate == "teflon" and unsafe:
+        elif is_teflon and unsafe:
             # It would open the node again, which may hang for good by now.
             facts |= {"error": {"stage": "device", "message": unsafe[0]}, "log": ""}
         else:

@@ -20,6 +20,7 @@ from .judge import Figure
 from .machine import DEPLOYED_USERSPACE, BoardMachine, ThisMachine
 
 _CONNECT_TIMEOUT_S = 30
+_NPU_OF_BOARD = "this board has an NPU (./inv doctor says what is wrong)"
 _VIRTUAL_RUNS = 3
 _POISON = 0xA5
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -103,7 +104,7 @@ def smoke_test(
             opencl=opencl,
             rusticl=driver,
             published=[] if emulated or not profile else _published(profile),
-            npu_expected=profile is not None and _has_npu(profile, emulated=emulated),
+            npu_expected=_NPU_OF_BOARD if profile and _has_npu(profile, emulated=emulated) else "",
         )
         return _remembered(document, after(before, connection))
 
@@ -196,7 +197,13 @@ def _on_virtual_npu(
         audit_for=inputs.model.path,
         record=record,
     ) as there:
-        document = label_image.smoke_test(there.machine, request, host=npu, inputs=inputs)
+        document = label_image.smoke_test(
+            there.machine,
+            request,
+            host=npu,
+            inputs=inputs,
+            npu_expected=f"{npu} is there, behind the shim",
+        )
     mode = "exact" if exact else "hw"
     virtual.add_to_document(document, name, mode, there.emulator, strict=strict)
     return document

@@ -26,9 +26,11 @@ from bsp.base.process import run
 from bsp.base.progress import step
 
 from ... import payload
+from ..delegates import TEFLON
 from ..machine import ThisMachine
 from . import shim
 from .identity import identity_names, load_identity
+from .server import CUT_OFF
 from .session import Emulator, emulator
 
 PREFIX = "virtual:"
@@ -136,19 +138,30 @@ def add_to_document(
         "findings": [each for client in seen.report for each in client["findings"]],
     }
     for row in document["results"]:
-        if row["delegate"] != "teflon":
+        if row["delegate"].partition(":")[0] != TEFLON:
             continue
-        problem = ""
-        if seen.faults:
-            problem = f"the virtual NPU stopped: {seen.faults[0]}"
-        elif strict and seen.blamed:
-            problem = f"not what the model says: {seen.blamed[0]}"
-        elif row["status"] == "pass" and not jobs:
-            problem = "no job came to the virtual NPU"
-        if problem:
+        problems = _problems(row, seen, jobs, strict=strict)
+        if problems:
             row["status"] = "fail"
-            row["reason"] = f"{problem}; {row['reason']}".removesuffix("; ")
+            row["reason"] = "; ".join(problems)
             document["verdict"] = "fail"
+
+
+def _problems(row: dict[str, Any], seen: Emulator, jobs: int, *, strict: bool) -> list[str]:
+    """Return what is wrong with Teflon's row: its own reason, and what the emulator knows."""
+    own = [row["reason"]] if row["reason"] else []
+    faults = [fault for fault in seen.faults if not fault.startswith(CUT_OFF)]
+    stopped = [f"the virtual NPU stopped: {fault}" for fault in faults[:1]]
+    if row["latency_ms"] is None:
+        # It ended before its time, and that it left the emulator is a consequence, not the reason.
+        return [*own, *stopped] if row["status"] == "fail" or stopped else []
+    if seen.faults:
+        return [f"the virtual NPU stopped: {seen.faults[0]}", *own]
+    if strict and seen.blamed:
+        return [f"not what the model says: {seen.blamed[0]}", *own]
+    if row["status"] == "pass" and not jobs:
+        return ["no job came to the virtual NPU", *own]
+    return []
 
 
 @functools.cache

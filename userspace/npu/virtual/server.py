@@ -62,6 +62,8 @@ MESSAGE_TIMEOUT_S = 30.0
 """A message that has begun must be there within this time; between messages a client may rest."""
 MAX_ADDRESS = 1 << 32
 KEPT_JOBS = 5000
+CUT_OFF = "client cut off: "
+"""How the fault begins of a client that went, or sent what is no message."""
 
 # Linux include/uapi/linux/fcntl.h
 _F_GET_SEALS = 1034
@@ -183,7 +185,7 @@ class Server:
                     connection, self._identity, requantisation, self._cache, report, recorder, audit
                 ).run()
         except (ProtocolError, OSError) as error:
-            report.faults.append(f"client cut off: {error}")
+            report.faults.append(f"{CUT_OFF}{error}")
         except Exception as error:
             traceback.print_exc()
             report.faults.append(f"the emulator failed: {error!r}")
