@@ -252,7 +252,7 @@ def build_dts(
     from bsp.profile import load_board
 
     if from_host:
-        from bsp.board.in_place import build_from_host
+        from bsp.remote.in_place import build_from_host
 
         if kernel or base_dtb:
             raise UserError(
@@ -278,7 +278,7 @@ def build_dts(
     profile = load_board(board)
     base = Path(base_dtb) if base_dtb else None
     if base is None and profile.dts is None:
-        from images.virtual.base_dtb import base_dtb as dtb_of_qemu
+        from virtual.boards.base_dtb import base_dtb as dtb_of_qemu
 
         base = dtb_of_qemu(profile)
     result = build.build_dts(
@@ -315,7 +315,7 @@ def check_dts(_: Context, board: str, kernel: str = "", dtb: str = "", json: boo
     profile = load_board(board)
     base = None
     if profile.dts is None:
-        from images.virtual.base_dtb import base_dtb as dtb_of_qemu
+        from virtual.boards.base_dtb import base_dtb as dtb_of_qemu
 
         base = dtb_of_qemu(profile)
     result = schema.check_dts(
@@ -353,7 +353,7 @@ def build_userspace(
 
     from bsp.base.output import print_json, print_text
     from bsp.profile import load_board
-    from userspace import payload
+    from userspace.payload import payload
 
     chosen = distribution or load_board(board).userspace.distribution
     if dry_run:
@@ -424,11 +424,12 @@ def smoke_test(
     from pathlib import Path
 
     from bsp.base.output import print_json, print_text
-    from bsp.board.inventory import resolve
-    from userspace.npu import report_files, smoke
-    from userspace.npu.label_image import Request, environment_of
-    from userspace.npu.label_image import quick as made_quick
-    from userspace.npu.report import text_of
+    from bsp.remote.inventory import resolve
+    from userspace.npu.report import files as report_files
+    from userspace.npu.report.report import text_of
+    from userspace.npu.validate import smoke
+    from userspace.npu.validate.label_image import Request, environment_of
+    from userspace.npu.validate.label_image import quick as made_quick
 
     wanted = report_files.Wanted.of(report, junit)
     where = resolve(host) if host else None
@@ -481,12 +482,12 @@ def doctor(
 ) -> None:
     """Say why the NPU does not work, and what to do. Example: ./inv doctor --host vim3."""
     from bsp.base.output import print_json, print_text
-    from bsp.board.groups import means_several
-    from bsp.board.inventory import Host, resolve
+    from bsp.remote.groups import means_several
+    from bsp.remote.inventory import Host, resolve
     from userspace.npu.doctor import doctor as examination
 
     if means_several(host):
-        from images.deploy import fleet_command
+        from images.deploy.fleet import command as fleet_command
 
         def examine(each: Host) -> dict[str, Any]:
             return examination.doctor(
@@ -536,8 +537,8 @@ def report(
     from pathlib import Path
 
     from bsp.base.output import print_json, print_text
-    from bsp.board.inventory import resolve
-    from userspace.npu import report_files
+    from bsp.remote.inventory import resolve
+    from userspace.npu.report import files as report_files
 
     made = report_files.report(
         resolve(host) if host else None,
@@ -558,8 +559,8 @@ def report(
 def history(_: Context, host: str = "", check: bool = False, json: bool = False) -> None:
     """Say whether a host became slower. Example: ./inv history --host vim3."""
     from bsp.base.output import print_json, print_text
-    from userspace.npu import history as past
-    from userspace.npu import regression
+    from userspace.npu.report import history as past
+    from userspace.npu.report import regression
 
     found = regression.document(past.need(host or past.THIS_MACHINE))
     print_json(found) if json else print_text(regression.text(found))
@@ -580,7 +581,7 @@ def gate_kernel(
 ) -> None:
     """Judge a kernel's NPU driver on virtual boards. Example: ./inv gate-kernel --kernel 6.12."""
     from bsp.base.output import print_json, print_text
-    from images.virtual import gate_kernel as gate
+    from virtual.gates import kernel as gate
 
     document = gate.gate(gate.plan(kernel, board, invokes))
     print_json(document) if json else print_text(gate.text_of(document))
@@ -611,7 +612,7 @@ def gate_mesa(
 ) -> None:
     """Judge Mesa's delegate on virtual NPUs. Example: ./inv gate-mesa --suite sid --against 25.0.7."""
     from bsp.base.output import print_json, print_text
-    from userspace.npu.virtual.gate import mesa
+    from virtual.gates import mesa
 
     document = mesa.gate(
         mesa.Request(
@@ -698,7 +699,7 @@ def bundle(
 ) -> None:
     """Make what deploy sends: kernel, device tree, userspace. Example: ./inv bundle --board vim3."""
     from bsp.base.output import print_json, print_text
-    from images import bundle_command as command
+    from images.bundle import command
 
     rauc = command.RaucFlags(rauc_cert, rauc_key, rauc_keyring, rauc_system, ssh_key, dry_run)
     command.check_format(format, rauc, alone=bool(verify or sign or reproduce))
@@ -735,7 +736,7 @@ def lock(
     """Write down every input of a bundle, exactly. Example: ./inv lock --board vim3."""
     from bsp.base.output import print_json, print_text
     from bsp.profile import load_board
-    from images import lock as locks
+    from images.bundle import lock as locks
 
     found = locks.lock(
         load_board(board), kernel=kernel or None, file=file, update=update, dry_run=dry_run
@@ -800,7 +801,7 @@ def deploy(
     json: bool = False,
 ) -> None:
     """Bring a bundle onto boards, with a way back. Example: ./inv deploy --host vim3."""
-    from bsp.board.groups import means_several
+    from bsp.remote.groups import means_several
     from images.deploy import show
     from images.deploy.claim import claim_of
     from images.deploy.command import Settings, deploy_to, give_back
@@ -812,8 +813,8 @@ def deploy(
     if means_several(host):
         from bsp.base.errors import UserError
         from bsp.base.output import print_json, print_text
-        from images.deploy import fleet_command
-        from images.deploy.waves import Rules
+        from images.deploy.fleet import command as fleet_command
+        from images.deploy.fleet.waves import Rules
 
         if adopt or undo or dtb_only:
             raise UserError(
@@ -887,7 +888,7 @@ def rollback(
     json: bool = False,
 ) -> None:
     """Go back to the generation before this one. Example: ./inv rollback --host vim3."""
-    from bsp.board.inventory import resolve
+    from bsp.remote.inventory import resolve
     from images.deploy import show
     from images.deploy.claim import claim_of
     from images.deploy.deploy import Target
@@ -919,14 +920,14 @@ def status(
 ) -> None:
     """Show what runs on a board, and what boots next. Example: ./inv status --host vim3."""
     from bsp.base.output import print_json, print_text
-    from bsp.board.groups import means_several
-    from bsp.board.inventory import resolve
+    from bsp.remote.groups import means_several
+    from bsp.remote.inventory import resolve
     from images.deploy import show
     from images.deploy.deploy import Target
     from images.deploy.deploy import status as status_of
 
     if means_several(host):
-        from images.deploy import fleet_command
+        from images.deploy.fleet import command as fleet_command
 
         all_found = fleet_command.status_of_all(host, accept_new_key=accept_new_key, verify=verify)
         print_json({"hosts": all_found}) if json else print_text(
@@ -973,7 +974,7 @@ def lava_job(
 
     from bsp.base.output import print_json, print_text
     from bsp.profile import load_board
-    from images import lava
+    from bsp.remote.lab import lava
 
     request = lava.Request(
         load_board(board), container, folder, device_type, bundle, bundle_sha256, tuple(tag)
@@ -1004,8 +1005,8 @@ def replay(
     from pathlib import Path
 
     from bsp.base.output import print_json, print_text
-    from userspace.npu.virtual import replay as replaying
-    from userspace.npu.virtual.trace_text import replayed_text
+    from virtual.npu.traces import replay as replaying
+    from virtual.npu.traces.trace_text import replayed_text
 
     against = Path(model) if model else None
     found = replaying.replay(Path(file), model=against, timeout_s=timeout)
@@ -1027,8 +1028,8 @@ def show(_: Context, file: str, job: int = -1, json: bool = False) -> None:
     from pathlib import Path
 
     from bsp.base.output import print_json, print_text
-    from userspace.npu.virtual import show as showing
-    from userspace.npu.virtual.trace_text import shown_text
+    from virtual.npu.traces import show as showing
+    from virtual.npu.traces.trace_text import shown_text
 
     found = showing.show(Path(file), job=job if job >= 0 else None)
     print_json(found.as_json()) if json else print_text(shown_text(found, fields=job >= 0))
@@ -1076,7 +1077,7 @@ def build_image(
 
     from bsp.base.output import print_json, print_text
     from bsp.profile import load_board
-    from images import image, image_report
+    from images.disk import image, image_report
 
     def path(name: str) -> Path | None:
         return Path(name).expanduser() if name else None
@@ -1131,8 +1132,8 @@ def flash(
     from pathlib import Path
 
     from bsp.base.output import print_json, print_text
-    from bsp.board.inventory import resolve
     from bsp.profile import load_board
+    from bsp.remote.inventory import resolve
     from images.flash import command, show
 
     result = command.flash(
@@ -1194,8 +1195,8 @@ def up(
     from pathlib import Path
 
     from bsp.base.output import print_json, print_text
-    from images.virtual import boards as virtual_boards
-    from images.virtual import report
+    from virtual.boards import boards as virtual_boards
+    from virtual.boards import report
 
     if dry_run:
         plan = virtual_boards.plan_up(board, name=name or None)
@@ -1236,8 +1237,8 @@ def down(
 ) -> None:
     """Shut a virtual board down and remove it. Example: ./inv virtual.down."""
     from bsp.base.output import print_json, print_text
-    from images.virtual import boards as virtual_boards
-    from images.virtual import report
+    from virtual.boards import boards as virtual_boards
+    from virtual.boards import report
 
     found = virtual_boards.down(name or board, timeout_s=timeout, dry_run=dry_run)
     print_json(found) if json else print_text(report.text_of_down(found))
@@ -1252,7 +1253,7 @@ def down(
 )
 def ssh(_: Context, name: str = "", board: str = "virtual", command: str = "") -> None:
     """Log in to a virtual board. Example: ./inv virtual.ssh --command 'uname -a'."""
-    from images.virtual import boards as virtual_boards
+    from virtual.boards import boards as virtual_boards
 
     words = virtual_boards.ssh_command(name or board, command)
     sys.stdout.flush()
@@ -1263,8 +1264,8 @@ def ssh(_: Context, name: str = "", board: str = "virtual", command: str = "") -
 def list_virtual(_: Context, json: bool = False) -> None:
     """List the virtual boards that are up. Example: ./inv virtual.list."""
     from bsp.base.output import print_json, print_text
-    from images.virtual import boards as virtual_boards
-    from images.virtual import report
+    from virtual.boards import boards as virtual_boards
+    from virtual.boards import report
 
     found = virtual_boards.listed()
     print_json(found) if json else print_text(report.text_of_list(found))
@@ -1297,7 +1298,7 @@ def boot_dts(
     from bsp.base.output import print_json, print_text
     from bsp.dts.rate import parse_rate
     from bsp.profile import load_board
-    from images.virtual import boot_dts as booting
+    from virtual.boards import boot_dts as booting
 
     result = booting.boot_dts(
         load_board(board),
@@ -1334,7 +1335,7 @@ def bringup(
 ) -> None:
     """Go the whole path, end to end, on a virtual board. Example: ./inv bringup."""
     from bsp.base.output import print_json, print_text
-    from images import bringup as path
+    from virtual import bringup as path
 
     report = path.bringup(board=board, kernel=kernel or None, virtual=virtual_board, keep=keep)
     print_json(report.document()) if json else print_text(report.text())
@@ -1429,7 +1430,7 @@ def crash_test(
     from pathlib import Path
 
     from bsp.base.output import print_json, print_text
-    from images.crash import harness
+    from virtual.crash import harness
 
     report = harness.crash_test(
         points=points, boot=boot, broken=broken, seed=seed,
@@ -1466,7 +1467,7 @@ def faults(context: Context) -> None:
     from pathlib import Path
 
     os.environ["NPU_BSP_FAULT_TABLE"] = str(Path(__file__).parent / "docs/faults.md")
-    _tool(context, "pytest", "tests/test_faults.py")
+    _tool(context, "pytest", "tests/images/deploy/test_faults.py")
 
 
 @task()

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bsp.kernel import build
+from bsp.kernel import compile as build
 from bsp.kernel.config import Difference
 from bsp.kernel.configure import Workspace, configure, explained
 from bsp.kernel.fragments import Asked

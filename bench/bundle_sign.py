@@ -9,9 +9,9 @@ import tempfile
 from pathlib import Path
 
 from bench.measure import Arm, arguments, measure, report
-from images import bundle as bundles
-from images import sign
-from images.bundle import Bundle
+from images.bundle import manifest as bundles
+from images.bundle import sign
+from images.bundle.manifest import Bundle
 
 TARGET = 1.3
 _FILES = 4000

@@ -16,7 +16,7 @@ from bsp.base.cache import remove  # isort: skip
 from bsp.dts import schema  # isort: skip
 from bsp.dts.build import build_dts  # isort: skip
 from bsp.profile import load_board, load_soc  # isort: skip
-from bsp.source import kernel_tree  # isort: skip
+from bsp.kernel.source import kernel_tree  # isort: skip
 from bsp.dts.compile import compile_dts  # isort: skip
 
 BOARD, KERNEL = "vim3", "6.12"

@@ -35,12 +35,13 @@ from .link import slow_link
 from .measure import Arm, Timing, measure, report
 
 from bsp.base.cache import remove  # isort: skip
-from bsp.kernel.prebuilt import PrebuiltKernel, prebuilt_kernel
+from bsp.kernel.packaged import PrebuiltKernel, prebuilt_kernel
 from bsp.profile import load_board
-from images import bundle as bundles
-from images.bundle import Bundle, Parts
-from images.deploy import contents, delta, slots
-from tests.fake_board import FakeBoard
+from images.bundle import manifest as bundles
+from images.bundle.manifest import Bundle, Parts
+from images.deploy import contents, delta
+from images.deploy.boot import slots
+from tests.support.fake_board import FakeBoard
 
 ROOT = Path(__file__).parents[1]
 
@@ -49,9 +50,9 @@ ROOT = Path(__file__).parents[1]
 _OURS = """\
 import pathlib, sys
 import bsp.base.start, tasks
-from bsp.board.inventory import Host
-from bsp.board.ssh import connect
-from images import bundle as bundles
+from bsp.remote.inventory import Host
+from bsp.remote.ssh import connect
+from images.bundle import manifest as bundles
 from images.deploy import plan as planning
 from images.deploy.claim import Claim
 from images.deploy.deploy import Result, Target, deploy, prepare
@@ -150,7 +151,7 @@ class Bench:
     def install(self, bundle: Bundle) -> None:
         """Have a bundle be the one that runs."""
         slots.lay_out(bundle, self.board.fat, self.board.root)
-        from tests.fake_boot import boot
+        from tests.support.fake_boot import boot
 
         boot(self.board.root)
 
@@ -235,7 +236,7 @@ class Bench:
 
 def make_bundles(work: Path) -> tuple[Bundle, Bundle, Bundle]:
     """The whole kernel package; the same with one DTB and three modules changed; a small one."""
-    from tests.fake_board import make_bundle
+    from tests.support.fake_board import make_bundle
 
     kernel = prebuilt_kernel("6.12")
     parts = work / "parts"

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import argparse
 
-from bsp.board.inventory import Host, resolve
-from bsp.board.ssh import connect
+from bsp.remote.inventory import Host, resolve
+from bsp.remote.ssh import connect
 from userspace.npu.doctor import doctor
 
 from .measure import Arm, measure, report

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bsp.base.progress import heard_by
 from images.deploy import trial
 from images.deploy.deploy import deploy
-from tests.fake_board import FakeBoard, make_bundle
+from tests.support.fake_board import FakeBoard, make_bundle
 
 _WARM_UP = 6
 

@@ -24,15 +24,15 @@ from pathlib import Path
 
 from .measure import Arm, Timing, measure, report
 
-from bsp.board.inventory import Host  # isort: skip
+from bsp.remote.inventory import Host  # isort: skip
 from bsp.profile import load_board
-from images import bmap
-from images.assemble import bundle_for
+from images.bundle.assemble import bundle_for
+from images.disk import bmap
+from images.disk.image import FAT_SIZE_BYTES, Request, build_image
+from images.disk.rootfs import root_tar
 from images.flash.command import Request as FlashRequest
 from images.flash.command import flash
-from images.image import FAT_SIZE_BYTES, Request, build_image
-from images.rootfs import root_tar
-from tests import local_sshd
+from tests.support import local_sshd
 
 IMAGE_BYTES = 2 << 30
 MAPPED = 0.30
@@ -186,7 +186,7 @@ def building(work: Path, rounds: int) -> list[Timing]:
 
 _RELAY = """\
 import sys
-from tests.relay import Relay
+from tests.support.relay import Relay
 with Relay({port}, bytes_per_s={rate}) as relay:
     print(relay.port, flush=True)
     sys.stdin.read()

@@ -33,13 +33,13 @@ from .deploy import ROOT, run, same
 from .measure import Arm, Timing, measure, report
 
 from bsp.base.cache import remove  # isort: skip
-from bsp.kernel.prebuilt import PrebuiltKernel, prebuilt_kernel
+from bsp.kernel.packaged import PrebuiltKernel, prebuilt_kernel
 from bsp.profile import load_board
-from images import bundle as bundles
-from images.bundle import Bundle, Parts
-from images.deploy import slots
-from tests.fake_board import make_bundle
-from tests.fleet_boards import FleetBoards
+from images.bundle import manifest as bundles
+from images.bundle.manifest import Bundle, Parts
+from images.deploy.boot import slots
+from tests.support.fake_board import make_bundle
+from tests.support.fleet_boards import FleetBoards
 
 JOBS = 16
 
@@ -48,7 +48,7 @@ import pathlib, sys
 import bsp.base.start, tasks
 from dataclasses import replace
 from pathlib import PosixPath
-from bsp.board.inventory import Host
+from bsp.remote.inventory import Host
 from images import bundle as bundles
 from images.deploy import plan as planning
 from images.deploy.claim import Claim
@@ -56,7 +56,7 @@ from images.deploy.deploy import Result, Target, prepare, session
 from images.deploy.fleet import deploy_fleet
 from images.deploy.shared import Shared
 from images.deploy.transfer import each_known
-from images.deploy.waves import Rules
+from images.deploy.fleet.waves import Rules
 
 shared = Shared()
 targets = {{name: replace(each, shared=shared) for name, each in {targets!r}.items()}}

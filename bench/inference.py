@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from userspace.npu import models, preprocess
-from userspace.npu.runner import load_runtime, timed_runs
+from userspace.npu.validate import models, preprocess
+from userspace.npu.validate.runner import load_runtime, timed_runs
 
 from .measure import Arm, Timing, arguments, measure, report
 

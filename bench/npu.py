@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from bsp.base.cache import cache_dir, lock
-from userspace.npu import models
-from userspace.npu.virtual import host
-from userspace.npu.virtual.coefficients import CoefficientCache
-from userspace.npu.virtual.engine import Engine
-from userspace.npu.virtual.memory import Buffers
-from userspace.npu.virtual.replay import Machine, submissions
-from userspace.npu.virtual.trace import Job, Submit, header_of, read
+from userspace.npu.validate import models
+from virtual.npu.memory import Buffers
+from virtual.npu.shim import host
+from virtual.npu.traces.replay import Machine, submissions
+from virtual.npu.traces.trace import Job, Submit, header_of, read
+from virtual.npu.vivante.coefficients import CoefficientCache
+from virtual.npu.vivante.engine import Engine
 
 from .measure import Arm, Timing, arguments, measure, report
 

@@ -13,7 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from userspace.npu import history, report_files
+from userspace.npu.report import files as report_files
+from userspace.npu.report import history
 
 from .measure import Arm, arguments, measure, report
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from .measure import Arm, Timing, arguments, measure, report
 
 from bsp.scan.scan import scan, telling_sources  # isort: skip
-from bsp.source import kernel_tree  # isort: skip
+from bsp.kernel.source import kernel_tree  # isort: skip
 
 ROOT = Path(__file__).parents[1]
 

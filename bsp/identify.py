@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..base.errors import UserError
-from ..dts.need import vendor_of
-from ..dts.tree import Tree
-from ..profile import Board, by_compatible, load_soc, soc_names
+from .base.errors import UserError
+from .dts.required_changes import vendor_of
+from .dts.tree import Tree
+from .profile import Board, by_compatible, load_soc, soc_names
 
 
 def identify(compatible: Sequence[str], *, what: str) -> Board:

@@ -19,11 +19,12 @@ from typing import Any
 from .base.cache import write_atomically
 from .base.errors import UserError
 from .base.output import table
-from .board.identify import soc_of, vendor_words
 from .dts.compile import compile_dts
-from .dts.need import vendor_of
+from .dts.required_changes import vendor_of
 from .dts.running import without_boot
 from .dts.tree import Tree, read_blob, read_tree
+from .identify import soc_of, vendor_words
+from .kernel.source import kernel_tree
 from .profile import (
     FORMAT,
     Board,
@@ -38,7 +39,6 @@ from .profile import (
     soc_names,
     user_boards_dir,
 )
-from .source import kernel_tree
 
 DEFAULT_KERNEL = "6.12"
 _MARK = "# MISSING: "
@@ -221,9 +221,9 @@ def source_of_host(host: str, *, accept_new_key: bool = False, root: str = "") -
     Raises:
         UserError: as ``connect``, or its tree cannot be read.
     """
-    from .board.facts import read_fdt
-    from .board.inventory import resolve
-    from .board.ssh import connect
+    from .remote.facts import read_fdt
+    from .remote.inventory import resolve
+    from .remote.ssh import connect
 
     with connect(resolve(host), accept_new_key=accept_new_key) as connection:
         blob = without_boot(read_fdt(connection, root=root), host)

@@ -249,7 +249,7 @@ class Published(_Record, frozen=True, kw_only=True):
     """A latency that was published for a SoC: something to compare one's own board with.
 
     Attributes:
-        model: name of the model, as in ``userspace/npu/models.toml``.
+        model: name of the model, as in ``userspace/npu/validate/models.toml``.
         delegate: row of the smoke test that ran it.
         median_ms: milliseconds an inference.
         source: who published it, and of which state of the software.
@@ -312,7 +312,7 @@ class Qemu(_Record, frozen=True, kw_only=True):
         serial_index: which UART is the console.
         uarts: the nodes of the machine's UARTs, in its order; then the machine can also be other
             boards with the same SoC, whose console may be another one.
-        npu: identity of the virtual NPU beside the machine (``userspace/npu/virtual/identities``); None
+        npu: identity of the virtual NPU beside the machine (``virtual/npu/identities``); None
             for a machine without one.
     """
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from bsp.base.cache import write_atomically
 from bsp.base.errors import ValidationError
+from bsp.base.project import PROJECT
 
-ROOT = Path(__file__).parents[1]
+ROOT = PROJECT
 COMMANDS = ROOT / "docs/commands.md"
 
 _HEAD = """\
@@ -47,7 +48,7 @@ def make(namespace: Any, *, check: bool) -> list[str]:
         )
     if stale:
         write_atomically(COMMANDS, wanted.encode())
-    from tests.faults import missing  # late: nothing else here needs it
+    from tests.support.faults import missing  # late: nothing else here needs it
 
     lacking = missing((ROOT / "docs/faults.md").read_text())
     if lacking:

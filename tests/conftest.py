@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from bsp.board import inventory, ssh
-from bsp.board.inventory import Host
 from bsp.profile import load_board
-from images.bundle import Bundle
+from bsp.remote import inventory, ssh
+from bsp.remote.inventory import Host
+from images.bundle.manifest import Bundle
 from images.deploy import trial
 from images.deploy.deploy import Result
 
-from .fake_board import FakeBoard, make_bundle
+from .support.fake_board import FakeBoard, make_bundle
 
 # Where the tests were started in the background of a script, Ctrl-C is ignored, and would be in all that
 # they start: some of them press it.
@@ -48,7 +48,7 @@ def boards_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def started_board(boards_state: Path) -> Iterator[StartedBoard]:
     """The virtual board of this session, with what is known about its start."""
-    from images.virtual import boards
+    from virtual.boards import boards
 
     load_before = os.getloadavg()[0]
     started = boards.up("virtual")
@@ -84,9 +84,9 @@ def npu_board(boards_state: Path) -> Iterator[NpuBoard]:
 
     Tests leave it answering, with its NPU on.
     """
-    from images.assemble import bundle_for
+    from images.bundle.assemble import bundle_for
     from images.deploy.deploy import Target, deploy
-    from images.virtual import boards
+    from virtual.boards import boards
 
     name = "virtual-a311d"
     boards.up(name)

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from userspace.npu import tiny_model
-from userspace.npu.label_image import Request
-from userspace.npu.preprocess import encode_bmp
-from userspace.npu.smoke import smoke_test
-from userspace.npu.tflite_file import NO_ACTIVATION, Tensor, depthwise_conv, write_model
+from userspace.npu.model import tiny_model
+from userspace.npu.model.tflite_file import NO_ACTIVATION, Tensor, depthwise_conv, write_model
+from userspace.npu.validate.label_image import Request
+from userspace.npu.validate.preprocess import encode_bmp
+from userspace.npu.validate.smoke import smoke_test
 
 pytestmark = [
     pytest.mark.usefixtures("own_state"),

@@ -1,1 +1,2 @@
 # SPDX-License-Identifier: MIT
+"""What stands in for hardware: an emulated NPU, boards in QEMU, gates, power cuts."""

@@ -161,7 +161,7 @@ def _build_dts(row: Row, board: Board, kernel: str | None) -> None:
 
 
 def _boot_dts(row: Row, board: Board) -> None:
-    from images.virtual.boot_dts import boot_dts
+    from virtual.boards.boot_dts import boot_dts
 
     try:
         booted = boot_dts(board)
@@ -179,7 +179,7 @@ def _boot_dts(row: Row, board: Board) -> None:
 
 
 def _virtual_up(row: Row, board: Board) -> None:
-    from images.virtual import boards
+    from virtual.boards import boards
 
     row.detail = boards.up(board.name, name=INSTANCE)
     row.status = "pass"
@@ -187,8 +187,8 @@ def _virtual_up(row: Row, board: Board) -> None:
 
 
 def _deploy(row: Row, board: Board) -> None:
-    from bsp.board.inventory import resolve
-    from images.assemble import bundle_for
+    from bsp.remote.inventory import resolve
+    from images.bundle.assemble import bundle_for
     from images.deploy.deploy import Target, deploy, raise_for
 
     done = deploy(Target(resolve(INSTANCE)), bundle=None, board=board, make_bundle=bundle_for)
@@ -201,10 +201,10 @@ def _deploy(row: Row, board: Board) -> None:
 
 
 def _smoke_test(row: Row, report: Report) -> None:
-    from bsp.board.inventory import resolve
-    from userspace.npu import smoke
-    from userspace.npu.label_image import Request
-    from userspace.npu.report import text_of
+    from bsp.remote.inventory import resolve
+    from userspace.npu.report.report import text_of
+    from userspace.npu.validate import smoke
+    from userspace.npu.validate.label_image import Request
 
     row.detail = smoke.smoke_test("label_image", Request(_DELEGATES), host=resolve(INSTANCE))
     report.smoke_text = text_of(row.detail)
@@ -224,7 +224,7 @@ def _smoke_test(row: Row, report: Report) -> None:
 
 def _put_away() -> None:
     """Take the virtual board down; a board that never came up is no error here."""
-    from images.virtual import boards
+    from virtual.boards import boards
 
     with contextlib.suppress(UserError):
         boards.down(INSTANCE)

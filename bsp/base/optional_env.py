@@ -14,12 +14,14 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from bsp.base.project import PROJECT
+
 from .cache import cache_dir, make_once
 from .errors import InfrastructureError, UserError
 from .process import ToolFailedError, run
 from .progress import step
 
-_REQUIREMENTS = Path(__file__).parents[2] / "requirements"
+_REQUIREMENTS = PROJECT / "requirements"
 
 
 def extra_python(name: str, *, module: str, compiled: tuple[str, ...] = ()) -> Path:

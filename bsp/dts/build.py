@@ -9,16 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bsp.base.project import PROJECT
+
 from ..base.cache import write_atomically
 from ..base.errors import UserError
 from ..base.process import ToolFailedError
 from ..kernel.distribution import series_named
+from ..kernel.source import kernel_tree, label
 from ..profile import Board, Npu, load_soc, npu_of
-from ..source import kernel_tree, label
 from .compile import compile_dts, compiled
-from .need import Change, check_identity, plan_changes, rates
 from .overlay import compiled_overlay, merge, overlay_source
 from .rate import at_rate
+from .required_changes import Change, check_identity, plan_changes, rates
 from .support import lacking, verdict
 from .tree import Tree, read_blob, read_tree
 from .verify import diff_text, verify
@@ -209,10 +211,9 @@ def build_dts(
 
 def default_target(board: Board, kernel: str | None, base_dtb: Path | None) -> Path:
     """Return ``build/<board>/<kernel>`` in the project: where results go if nothing else is said."""
-    project = Path(__file__).parents[2]
     name = "base-dtb" if base_dtb is not None else label(kernel or board.kernel)
     folder = Path("build") / board.name / name
-    return folder if Path.cwd() == project else project / folder
+    return folder if Path.cwd() == PROJECT else PROJECT / folder
 
 
 def _change(

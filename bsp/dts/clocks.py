@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..profile import Npu
-from .need import rates
+from .required_changes import rates
 from .tree import Tree
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..base.cache import cache_dir, make_once
 from ..base.errors import UserError, nearest
 from ..base.process import Completed, require_tool, run
-from ..source import KernelTree, board_sources
+from ..kernel.source import KernelTree, board_sources
 from .newer_dtc import needs_newer_dtc, newer_dtc
 
 _PREFIXES = "scripts/dtc/include-prefixes"

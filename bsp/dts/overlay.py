@@ -11,7 +11,7 @@ from pathlib import Path
 from ..base.cache import cache_dir, make_once
 from ..base.process import run
 from .compile import tool_key
-from .need import Change
+from .required_changes import Change
 
 # Each takes milliseconds; a base that was made to keep a program busy is given up.
 _TIMEOUT_S = 30

@@ -13,7 +13,7 @@ import msgspec
 
 from ..base.errors import UserError
 from ..profile import Clock, Npu
-from .need import assigned_parent, rates
+from .required_changes import assigned_parent, rates
 from .tree import Tree
 
 _UNITS = {"": 1, "hz": 1, "khz": 10**3, "mhz": 10**6, "ghz": 10**9}

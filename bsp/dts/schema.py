@@ -19,14 +19,14 @@ from typing import Any
 
 from ..base.cache import cache_dir, make_once
 from ..base.errors import InfrastructureError, UserError
-from ..base.extra import extra_python
+from ..base.optional_env import extra_python
 from ..base.process import run
 from ..base.progress import step
+from ..kernel.source import BINDINGS, KernelTree, kernel_tree
 from ..profile import Board, load_soc
-from ..source import BINDINGS, KernelTree, kernel_tree
 from .build import build_dts
 from .compile import compile_dts
-from .need import check_identity
+from .required_changes import check_identity
 from .tree import read_blob, read_tree
 
 _RUNNER = Path(__file__).with_name("validate_trees.py")

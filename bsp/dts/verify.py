@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..base.errors import InfrastructureError
-from .need import Change, Value
+from .required_changes import Change, Value
 from .tree import Tree
 
 

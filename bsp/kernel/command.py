@@ -14,10 +14,11 @@ from typing import Any
 from ..base.errors import UserError
 from ..base.output import table
 from ..profile import Board
-from . import build, fragments
+from . import compile as build
+from . import fragments
 from .config import differences, read_config
 from .configure import configure, refuse
-from .prebuilt import prebuilt_kernel
+from .packaged import prebuilt_kernel
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,12 @@ from ..base.errors import InfrastructureError, UserError
 from ..base.process import Completed, require_tool, run
 from ..base.progress import Step, say, step
 from ..profile import Board
-from ..source import KernelTree, kernel_tree
 from . import fragments
 from .config import read_config
 from .configure import Configured, Workspace, configure, refuse
 from .objects import count_objects, drop_unfinished, existing_objects
 from .patches import Patch, apply_all, key_of, missing_from, needed_by, patches_for
+from .source import KernelTree, kernel_tree
 from .toolchain import find_toolchain
 
 BUILD_ID_DIGITS = 12

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..base.cache import cache_dir
 from ..base.errors import UserError
-from .prebuilt import PrebuiltKernel, prebuilt_kernel
+from .packaged import PrebuiltKernel, prebuilt_kernel
 
 _PREFIX = "build:"
 

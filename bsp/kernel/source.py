@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .base.cache import cache_dir, make_once
-from .base.errors import InfrastructureError, UserError, nearest
-from .base.process import ToolFailedError, run
-from .base.progress import step
-from .kernel.distribution import all_series, packaged, series_named
+from ..base.cache import cache_dir, make_once
+from ..base.errors import InfrastructureError, UserError, nearest
+from ..base.process import ToolFailedError, run
+from ..base.progress import step
+from .distribution import all_series, packaged, series_named
 
 # What a device tree of arch/arm64 may include, and what tells which kernel it is. fnmatch patterns
 # below the top folder; `*` does not match a slash; a folder stands for all that is below it.
@@ -177,7 +177,7 @@ def _from_distribution(series: str, parts: Parts) -> tuple[Path, str]:
     suite, package, version = packaged(series, image=False)
 
     def make(target: Path) -> None:
-        from .base.apt import Archive
+        from ..base.apt import Archive
 
         debs = Archive(suite, "arm64").download([package])
         with step(f"Unpacking {package}"):
@@ -207,7 +207,7 @@ def _from_tarball(rest: str, parts: Parts) -> tuple[Path, str]:
     sha256 = fragment.removeprefix("sha256=")
 
     def make(target: Path) -> None:
-        from .base.download import download
+        from ..base.download import download
 
         tarball = download(url, sha256)
         with step(f"Unpacking {tarball.name}"):

@@ -8,14 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bsp.base.project import PROJECT
+
 from ..base.errors import UserError
 from ..base.progress import step
 from ..dts.build import DtsResult, build_dts
 from ..dts.running import without_boot
 from ..dts.tree import Tree, read_tree
+from ..identify import identify, vendor_words
 from ..profile import Board, npu_of
 from .facts import KernelFacts, read_fdt, read_kernel
-from .identify import identify, vendor_words
 from .ssh import Connection
 
 
@@ -76,7 +78,7 @@ def build_in_place(
         npu = npu_of(board)
         kernel = read_kernel(connection, npu, root=root) if npu else None
     if target_dir is None:
-        target_dir = Path(__file__).parents[2] / "build" / board.name / f"running-{host}"
+        target_dir = PROJECT / "build" / board.name / f"running-{host}"
     with tempfile.TemporaryDirectory(prefix="npu-bsp-running-") as work:
         base = Path(work) / what
         base.write_bytes(blob)

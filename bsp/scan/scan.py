@@ -24,10 +24,10 @@ from ..base.progress import Step, step
 from ..dts.compile import compile_dts, tool_key
 from ..dts.tree import read_tree
 from ..kernel.distribution import all_series
+from ..kernel.source import KernelTree, kernel_tree
 from ..profile import SOCS_DIR, Soc, load_soc, soc_names
-from ..source import KernelTree, kernel_tree
+from .classify import Row, look, telling_words
 from .drivers import driver_files, drivers_of
-from .look import Row, look, telling_words
 from .sources import Closures, Source, all_sources
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..base.output import table
 from ..profile import board_names, load_board, load_soc
-from .look import Row
+from .classify import Row
 from .scan import Scan
 
 _WIDTH = 80

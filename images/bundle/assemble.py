@@ -16,14 +16,15 @@ from bsp.base.cache import cache_dir, make_once, remove
 from bsp.base.errors import UserError, ValidationError
 from bsp.base.progress import step
 from bsp.dts.build import build_dts
-from bsp.kernel.built import is_build, kernel_named
-from bsp.kernel.prebuilt import PrebuiltKernel
+from bsp.kernel.packaged import PrebuiltKernel
+from bsp.kernel.select import is_build, kernel_named
 from bsp.profile import Board
-from images import bundle as bundles
-from images import initrd, lock, sbom, sign
-from images.bundle import Bundle, Parts
+from images.bundle import lock, sbom, sign
+from images.bundle import manifest as bundles
+from images.bundle.manifest import Bundle, Parts
 from images.deploy.confirm import read_tree
-from userspace.payload import Payload, build_payload
+from images.disk import initrd
+from userspace.payload.payload import Payload, build_payload
 
 # A change in any of these makes another bundle of the same inputs.
 _SOURCES = (
@@ -95,7 +96,7 @@ def _dtb(board: Board, kernel: PrebuiltKernel, series: str, work: Path) -> bytes
         base = next(kernel.dtbs.glob(f"*/{board.dts}.dtb"), None)
         series = kernel.series
     if board.dts is None:
-        from images.virtual.base_dtb import base_dtb
+        from virtual.boards.base_dtb import base_dtb
 
         base = base_dtb(board)
     with step(f"Building the device tree of {board.name}"):

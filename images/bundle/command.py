@@ -10,8 +10,8 @@ from typing import Any
 from bsp.base.errors import UserError
 from bsp.base.progress import step
 from bsp.profile import Board, load_board
-from images import bundle as bundles
-from images import sign as signing
+from images.bundle import manifest as bundles
+from images.bundle import sign as signing
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ def make(board: str, *, kernel: str, dtb: str, output: str, key: str) -> Found:
     Raises:
         UserError: no board is named, or as ``bundle_for``.
     """
-    from images.assemble import bundle_for
+    from images.bundle.assemble import bundle_for
     from images.deploy import show
 
     made = bundle_for(
@@ -83,7 +83,7 @@ def make_rauc(
     Raises:
         UserError: no board is named; or as ``rauc.plan``, ``bundle_for``.
     """
-    from images import rauc
+    from images.bundle import rauc
 
     profile = _profile(board)
     request = rauc.Request(
@@ -98,7 +98,7 @@ def make_rauc(
     planned = rauc.plan(request)
     if flags.dry_run:
         return Found(planned.document, planned.text())
-    from images.assemble import bundle_for
+    from images.bundle.assemble import bundle_for
 
     made = rauc.make(
         request,
@@ -158,7 +158,7 @@ def reproduce(board: str, *, kernel: str, dtb: str, key: str) -> Found:
     Raises:
         ValidationError: the two differ.
     """
-    from images.reproduce import reproduce as make_twice
+    from images.bundle.reproduce import reproduce as make_twice
 
     flags = {"--board": _profile(board).name, "--kernel": kernel, "--key": key}
     words = [word for flag, value in flags.items() if value for word in (flag, value)]

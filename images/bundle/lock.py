@@ -19,13 +19,13 @@ from bsp.base.download import sha256_of
 from bsp.base.errors import UserError
 from bsp.base.output import table
 from bsp.base.progress import say, step
-from bsp.kernel.built import is_build, record_file
+from bsp.base.project import PROJECT
 from bsp.kernel.distribution import packaged, series_named
+from bsp.kernel.select import is_build, record_file
 from bsp.profile import Board
-from userspace.payload import plan_payload
+from userspace.payload.payload import plan_payload
 
 FORMAT = 1
-_PROJECT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Locked:
 
 def default_file(board: Board) -> Path:
     """Where the lock file of a board is looked for."""
-    return _PROJECT / "build" / f"{board.name}.lock.json"
+    return PROJECT / "build" / f"{board.name}.lock.json"
 
 
 def lock(
@@ -150,7 +150,7 @@ def followed(board: Board, file: Path | None = None) -> Iterator[Path | None]:
     for each in content["inputs"]:
         if (
             each["kind"] in ("wheel list", "model list")
-            and sha256_of(_PROJECT / each["name"]) != each["sha256"]
+            and sha256_of(PROJECT / each["name"]) != each["sha256"]
         ):
             raise UserError(
                 f"{path} was written with another {each['name']}",
@@ -185,9 +185,12 @@ def _content(board: Board, series: str, *, fresh: bool) -> dict[str, Any]:
     inputs = built
     inputs += [_deb(name, sha256) for name, sha256 in sorted(recorder.files.items())]
     inputs += _wheels(plan.requirements)
-    lists = {"wheel list": plan.requirements, "model list": _PROJECT / "userspace/npu/models.toml"}
+    lists = {
+        "wheel list": plan.requirements,
+        "model list": PROJECT / "userspace/npu/validate/models.toml",
+    }
     for kind, file in lists.items():
-        name = str(file.relative_to(_PROJECT))
+        name = str(file.relative_to(PROJECT))
         inputs.append({"kind": kind, "name": name, "version": "", "sha256": sha256_of(file)})
     inputs += _models()
     return {
@@ -256,7 +259,7 @@ def _wheels(requirements: Path) -> list[dict[str, Any]]:
 
 def _models() -> list[dict[str, Any]]:
     """Models are known by their content alone; a board gets them for a smoke test, not in its bundle."""
-    from userspace.npu.models import catalogue
+    from userspace.npu.validate.models import catalogue
 
     return [
         {"kind": entry.kind, "name": entry.name, "version": "", "sha256": sha256}

@@ -31,7 +31,7 @@ from bsp.base.progress import step
 from images.deploy.onboard.entries import problem_of
 
 if TYPE_CHECKING:  # apt and profiles are for those who assemble, not for those who deploy
-    from bsp.kernel.prebuilt import PrebuiltKernel
+    from bsp.kernel.packaged import PrebuiltKernel
     from bsp.profile import Board
 
 FORMAT = 1

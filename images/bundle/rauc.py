@@ -20,17 +20,17 @@ from typing import Any
 
 from bsp.base.cache import lock, write_atomically
 from bsp.base.errors import InfrastructureError, UserError, ValidationError
-from bsp.base.extra import install_packages
+from bsp.base.optional_env import install_packages
 from bsp.base.process import ToolFailedError, run
 from bsp.base.progress import step
 from bsp.profile import Board
 
+from ..deploy.boot.slots import GenerationFile
+from ..disk.image_root import PACKAGES, Access, check_host_name, make_any_root, read_access
+from ..disk.rootfs import root_tar
+from ..disk.tree import Tree
 from . import sign
-from .bundle import Bundle
-from .deploy.slots import GenerationFile
-from .disk.tree import Tree
-from .image_root import PACKAGES, Access, check_host_name, make_any_root, read_access
-from .rootfs import root_tar
+from .manifest import Bundle
 
 SLOT_PACKAGES = (*PACKAGES, "libubootenv-tool", "rauc", "rauc-service")
 """In the slot: RAUC for the next update, and the program that it sets U-Boot's variables with."""

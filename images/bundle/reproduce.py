@@ -18,8 +18,8 @@ from bsp.base.cache import cache_dir
 from bsp.base.errors import ValidationError
 from bsp.base.process import run
 from bsp.base.progress import step
+from bsp.base.project import PROJECT
 
-_PROJECT = Path(__file__).parents[1]
 _FETCHED = ("apt", "downloads", "kernels", "packages", "sources", "builds", "models")
 _ZONES = ("UTC", "Pacific/Kiritimati")
 _UMASKS = ("022", "077")
@@ -50,7 +50,7 @@ def reproduce(arguments: list[str]) -> dict[str, Any]:
                 run(
                     ["sh", "-c", f'umask {_UMASKS[number]}; exec "$@"', "sh", sys.executable, "-m",
                      "invoke", "bundle", *arguments, "--output", target, "--json"],
-                    cwd=_PROJECT,
+                    cwd=PROJECT,
                     env={"NPU_BSP_CACHE": str(place), "TZ": zone},
                 )  # fmt: skip
             folders.append(target)
@@ -61,7 +61,7 @@ def reproduce(arguments: list[str]) -> dict[str, Any]:
 
 
 def _compared(one: Path, other: Path) -> dict[str, Any]:
-    from images import bundle as bundles
+    from images.bundle import manifest as bundles
 
     names = [
         {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not _is_folder(path)}

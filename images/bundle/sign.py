@@ -22,7 +22,7 @@ from bsp.base.process import run
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from images.bundle import Bundle, Entry
+    from images.bundle.manifest import Bundle, Entry
 
 NAMESPACE = "npu-bsp-bundle"
 """What the key signs for: a signature made for something else (a git commit) is not accepted."""
@@ -213,7 +213,7 @@ def verify(path: Path) -> Bundle:
     Raises:
         UserError: something is not as it was signed.
     """
-    from images import bundle as bundles
+    from images.bundle import manifest as bundles
 
     found = bundles.load(path)
     check_signature(found)

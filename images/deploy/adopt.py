@@ -15,15 +15,15 @@ from pathlib import Path
 
 from bsp.base import progress
 from bsp.base.errors import UserError
-from bsp.board.facts import read_fdt
 from bsp.dts.running import without_boot
 from bsp.profile import Board
-from images import bundle as bundles
-from images import sign
-from images.bundle import Bundle, Entry, Manifest
+from bsp.remote.facts import read_fdt
+from images.bundle import manifest as bundles
+from images.bundle import sign
+from images.bundle.manifest import Bundle, Entry, Manifest
 
 from . import plan as planning
-from . import slots, state
+from .boot import slots, state
 from .deploy import (
     Result,
     Target,

@@ -11,11 +11,11 @@ from typing import Any
 
 from bsp.base.errors import UserError
 from bsp.base.progress import step
-from bsp.board.inventory import Host, resolve
 from bsp.profile import Board, load_board
-from images import bundle as bundles
-from images import sign
-from images.bundle import Bundle
+from bsp.remote.inventory import Host, resolve
+from images.bundle import manifest as bundles
+from images.bundle import sign
+from images.bundle.manifest import Bundle
 
 from . import plan as planning
 from .claim import Claim
@@ -113,7 +113,7 @@ def deploy_to(
         )
 
     def make(profile: Board) -> Bundle:
-        from images.assemble import bundle_for  # late: a given bundle needs none of this
+        from images.bundle.assemble import bundle_for  # late: a given bundle needs none of this
 
         return bundle_for(profile, kernel=kernel or None, dtb=Path(dtb) if dtb else None)
 

@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path
 
 from bsp.base.cache import cache_dir, lock, write_atomically
-from images.bundle import Bundle, Entry
+from images.bundle.manifest import Bundle, Entry
 
 _KEPT_GENERATIONS = 6
 _LEAST_BYTES = 4096

@@ -16,10 +16,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bsp.base.cache import state_dir, write_atomically
-from bsp.board.inventory import Host
-from images.bundle import Entry, Manifest
+from bsp.remote.inventory import Host
+from images.bundle.manifest import Entry, Manifest
 
-from . import contents, slots
+from . import contents
+from .boot import slots
 from .onboard.frames import RefusedError
 from .onboard.patches import LARGEST_BYTES, Patches
 from .plan import Facts

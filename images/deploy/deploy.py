@@ -18,14 +18,15 @@ import msgspec
 from bsp.base import progress
 from bsp.base.cache import state_dir, write_atomically
 from bsp.base.errors import BoardStateUnknownError, BspError, RolledBackError, UserError
-from bsp.board.inventory import Host
-from bsp.board.ssh import UnreachableError, connect
 from bsp.profile import Board, board_names, load_board
-from images import bundle as bundles
-from images.bundle import Bundle, Manifest, with_required_options
+from bsp.remote.inventory import Host
+from bsp.remote.ssh import UnreachableError, connect
+from images.bundle import manifest as bundles
+from images.bundle.manifest import Bundle, Manifest, with_required_options
 
-from . import contents, drift, health, slots, state, trial
+from . import contents, drift, health, trial
 from . import plan as planning
+from .boot import slots, state
 from .claim import Claim
 from .plan import Confirm, Discard, Facts, Mend, Plan, Send, Try
 from .shared import Shared
@@ -280,7 +281,7 @@ def recognised(
     Raises:
         UserError: no profile is for it, or it is started without a boot loader.
     """
-    from bsp.board.identify import identify  # late: an ordinary deployment needs none of it
+    from bsp.identify import identify  # late: an ordinary deployment needs none of it
 
     host = target.host
     board = board or profile_named(host.board)

@@ -18,10 +18,10 @@ from pathlib import Path
 from bsp.base.cache import state_dir, write_atomically
 from bsp.base.errors import UserError
 from bsp.base.progress import step
-from bsp.board.inventory import Host
-from images.bundle import Bundle
+from bsp.remote.inventory import Host
+from images.bundle.manifest import Bundle
 
-from . import slots
+from .boot import slots
 from .plan import Facts, Mend, Plan
 from .transfer import Agent, onboard_request, remembered
 

@@ -16,9 +16,9 @@ import msgspec
 
 from bsp.base.errors import BspError, ValidationError
 from bsp.base.progress import step
-from bsp.board.inventory import Host
 from bsp.profile import Board, Npu, npu_of
-from images.bundle import Manifest
+from bsp.remote.inventory import Host
+from images.bundle.manifest import Manifest
 
 from .confirm import read_tree
 from .transfer import Agent
@@ -122,11 +122,11 @@ def _on_board(agent: Agent, checks: Checks) -> list[Verdict]:
 
 
 def _smoke_test(host: Host) -> Verdict:
-    from userspace.npu.label_image import (
+    from userspace.npu.validate.label_image import (  # late: it costs an ordinary deployment nothing
         Request,
         quick,
-    )  # late: it costs an ordinary deployment nothing
-    from userspace.npu.smoke import smoke_test
+    )
+    from userspace.npu.validate.smoke import smoke_test
 
     try:
         document = smoke_test(_TEST, quick(Request()), host=host)

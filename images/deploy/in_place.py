@@ -10,13 +10,13 @@ import msgspec
 
 from bsp.base import progress
 from bsp.base.errors import UserError
-from bsp.board.in_place import build_in_place
-from bsp.dts.need import check_identity
+from bsp.dts.required_changes import check_identity
 from bsp.dts.tree import read_blob, read_tree
 from bsp.profile import Board
-from images import bundle as bundles
-from images import sign
-from images.bundle import Bundle, Entry, Manifest
+from bsp.remote.in_place import build_in_place
+from images.bundle import manifest as bundles
+from images.bundle import sign
+from images.bundle.manifest import Bundle, Entry, Manifest
 
 from . import plan as planning
 from .deploy import (

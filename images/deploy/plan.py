@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import msgspec
 
 from bsp.base.errors import UserError
-from images.bundle import Manifest
+from images.bundle.manifest import Manifest
 
-from . import slots, state
+from .boot import slots, state
 
 _BLOCK_BYTES = 4096
 FAT_RESERVE_BYTES = 1 << 20

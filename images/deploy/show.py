@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from bsp.base.output import print_json, print_text
-from images.bundle import Bundle
+from images.bundle.manifest import Bundle
 
 from .deploy import Result
 from .drift import Change

@@ -29,13 +29,14 @@ import msgspec
 from bsp.base.cache import state_dir, write_atomically
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.progress import say
-from bsp.board.inventory import Host
-from bsp.board.ssh import Connection, ConnectionLostError, Process
-from images import bundle as bundles
-from images import sign
-from images.bundle import Bundle, Manifest
+from bsp.remote.inventory import Host
+from bsp.remote.ssh import Connection, ConnectionLostError, Process
+from images.bundle import manifest as bundles
+from images.bundle import sign
+from images.bundle.manifest import Bundle, Manifest
 
-from . import contents, delta, slots
+from . import contents, delta
+from .boot import slots
 from .claim import Claim, is_gone
 from .onboard import frames
 from .plan import Facts, Send

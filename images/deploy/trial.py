@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from bsp.base.errors import BspError
 from bsp.base.process import run
 from bsp.base.progress import say, step
-from bsp.board.inventory import Host
-from bsp.board.ssh import ConnectionLostError, NotLetInError, UnreachableError, connect
+from bsp.remote.inventory import Host
+from bsp.remote.ssh import ConnectionLostError, NotLetInError, UnreachableError, connect
 
 from . import confirm
 from .plan import Facts

@@ -20,20 +20,20 @@ from bsp.base.cache import cache_dir, make_once, remove
 from bsp.base.errors import InfrastructureError
 from bsp.base.process import run
 from bsp.base.progress import step
-from bsp.kernel.prebuilt import PrebuiltKernel
+from bsp.base.project import PROJECT
+from bsp.kernel.packaged import PrebuiltKernel
 from bsp.profile import Board
-from images import sign
-from images.bundle import Bundle, Parts, assemble
-from images.deploy.slots import generation_files, lay_out
-from images.initrd import ROOT_INIT, build_initrd
-from images.rootfs import Rootfs, root_tar
+from images.bundle import sign
+from images.bundle.manifest import Bundle, Parts, assemble
+from images.deploy.boot.slots import generation_files, lay_out
+from images.disk.initrd import ROOT_INIT, build_initrd
+from images.disk.rootfs import Rootfs, root_tar
 
 from .filesystems import fill_fat, fill_root
 from .layout import MIB, Layout, make_empty
 from .tree import Tree
 
 HERE = Path(__file__).parent
-IMAGES = HERE.parent
 
 SIZE_BYTES = 4096 * MIB
 """A power of two: SD cards are, and QEMU insists on it."""
@@ -43,8 +43,7 @@ ROOT_START_BYTES = FAT_START_BYTES + FAT_SIZE_BYTES
 
 # A change in any of these makes another disk.
 _SOURCES = (
-    "disk", "initrd", "bundle.py", "deploy/boot.cmd", "deploy/onboard", "deploy/slots.py",
-    "deploy/state.py",
+    "images/disk", "images/bundle/manifest.py", "images/deploy/boot", "images/deploy/onboard",
 )  # fmt: skip
 # Older disks of the same board go when a new one is made; a machine that runs from one keeps it open.
 _KEPT = 4
@@ -113,11 +112,11 @@ def _key(board: Board, kernel: PrebuiltKernel, dtb: Path, rootfs: Rootfs) -> str
     digest.update(msgspec.json.encode([board.name, board.compatible]))
     digest.update(dtb.read_bytes())
     for name in _SOURCES:
-        path = IMAGES / name
+        path = PROJECT / name
         files = [path] if path.is_file() else sorted(path.rglob("*"))
         for file in files:
             if file.is_file() and "__pycache__" not in file.parts:
-                digest.update(str(file.relative_to(IMAGES)).encode() + b"\0" + file.read_bytes())
+                digest.update(str(file.relative_to(PROJECT)).encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -26,15 +26,16 @@ from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.progress import step
 from bsp.profile import Board, Boot, Bootloader, load_soc
 
-from . import bmap, sign
-from . import bundle as bundles
-from .bundle import Bundle, with_required_options
-from .deploy.slots import generation_files, lay_out
-from .disk.filesystems import fill_fat, fill_root, journal_blocks
-from .disk.layout import MIB, Layout, make_empty
-from .disk.tree import Tree
+from ..bundle import manifest as bundles
+from ..bundle import sign
+from ..bundle.manifest import Bundle, with_required_options
+from ..deploy.boot.slots import generation_files, lay_out
+from . import bmap
+from .filesystems import fill_fat, fill_root, journal_blocks
 from .image_root import PACKAGES, Access, check_host_name, make_root, read_access
+from .layout import MIB, Layout, make_empty
 from .rootfs import Rootfs, root_tar
+from .tree import Tree
 
 FORMAT = 1
 DISTRIBUTIONS = ("trixie", "bookworm")
@@ -177,7 +178,7 @@ def build_image(request: Request, *, dry_run: bool = False) -> Image:
         return Image(output, describe(bundle, layout), made=False)
     rootfs = root_tar(distribution, packages)
     if bundle is None:
-        from .assemble import bundle_for  # late: a given bundle needs none of it
+        from ..bundle.assemble import bundle_for  # late: a given bundle needs none of it
 
         bundle = bundle_for(board, kernel=request.kernel)
     seed = _seed(rootfs, bundle, access, loader, board.name, hostname, size_bytes)

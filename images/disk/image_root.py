@@ -11,10 +11,10 @@ from pathlib import Path
 from bsp.base.cache import lock, state_dir
 from bsp.base.errors import UserError
 from bsp.base.process import run
+from images.bundle import sign
 
-from . import sign
-from .disk import enable_units
-from .disk.layout import Layout
+from . import enable_units
+from .layout import Layout
 
 FILES = Path(__file__).parent / "image_files"
 UNITS = Path(__file__).parent / "image_units.txt"

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
-from images.deploy.slots import MTIME_S, GenerationFile
+from images.deploy.boot.slots import MTIME_S, GenerationFile
 
 from .base import PRIVATE, Base, base_of, folder_named, header_of, padding, parents, send
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from bsp.base.errors import InfrastructureError, UserError, ValidationError
 from bsp.base.progress import Step, say, step
-from bsp.board import ssh
-from bsp.board.inventory import Host
-from bsp.board.ssh import ConnectionLostError, UnreachableError
 from bsp.profile import Board
+from bsp.remote import ssh
+from bsp.remote.inventory import Host
+from bsp.remote.ssh import ConnectionLostError, UnreachableError
 
 from . import plan, show
 from .plan import Wish

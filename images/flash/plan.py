@@ -8,8 +8,8 @@ from typing import Any
 
 from bsp.base.errors import UserError
 from bsp.profile import Board
-from images.bmap import Map
-from images.image import Description
+from images.disk.bmap import Map
+from images.disk.image import Description
 
 _MIB = 1 << 20
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from bsp.base.errors import UserError
 from bsp.base.progress import step
-from images import bmap
-from images.bmap import Map
 from images.deploy.onboard.frames import CHUNK_BYTES
-from images.image import Description, read_description
+from images.disk import bmap
+from images.disk.bmap import Map
+from images.disk.image import Description, read_description
 
 _SECTOR_BYTES = 512
 _PACKED = {

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bsp.base.errors import InfrastructureError, UserError
-from bsp.board.ssh import Connection, ConnectionLostError, Process
-from images import bmap
-from images.bmap import Map
-from images.deploy import slots
+from bsp.remote.ssh import Connection, ConnectionLostError, Process
+from images.deploy.boot import slots
 from images.deploy.onboard.frames import CHUNK_BYTES, Zstd
 from images.deploy.transfer import START, as_root
+from images.disk import bmap
+from images.disk.bmap import Map
 
 from .onboard import writer
 from .onboard.writer import HEADER

@@ -16,8 +16,7 @@ import pytest
 
 from bsp.base import cache, download, output, process
 from bsp.base.errors import InfrastructureError, UserError
-
-ROOT = Path(__file__).parents[1]
+from bsp.base.project import PROJECT
 
 
 @pytest.fixture
@@ -71,7 +70,7 @@ cache.make_once(Path(sys.argv[1]), make)
 def start_maker(target: Path, seconds: float) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", MAKER, str(target), str(seconds)]
     return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
@@ -170,7 +169,7 @@ def test_a_task_that_is_ended_ends_what_it_started(number: signal.Signals, tmp_p
     started = tmp_path / "pid"
     with subprocess.Popen(
         [sys.executable, "-c", TERMINATED, str(started)],
-        cwd=Path(__file__).parents[1], stderr=subprocess.PIPE,
+        cwd=PROJECT, stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     ) as ended:  # fmt: skip
         deadline = time.monotonic() + 30

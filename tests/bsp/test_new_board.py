@@ -21,11 +21,11 @@ from bsp.profile import (
     read_board,
     user_boards_dir,
 )
-from images.virtual.base_dtb import base_dtb
+from virtual.boards.base_dtb import base_dtb
 
-from . import local_sshd
-from .fake_boot import compile_dtb
-from .kernel_tree import make_kernel
+from ..support import local_sshd
+from ..support.fake_boot import compile_dtb
+from ..support.kernel_tree import make_kernel
 
 pytestmark = pytest.mark.skipif(shutil.which("dtc") is None, reason="dtc is not installed")
 
@@ -185,7 +185,7 @@ def test_from_a_running_board(tmp_path: Path, kernel: str, monkeypatch: pytest.M
     (root / "proc/modules").write_text("ext4 1 1 - Live 0\nsdhci_esdhc_imx 1 1 - Live 0\n")
     server = local_sshd.start(tmp_path / "ssh")
     try:
-        monkeypatch.setattr("bsp.board.inventory.resolve", lambda _: server.host)
+        monkeypatch.setattr("bsp.remote.inventory.resolve", lambda _: server.host)
         source = making.source_of_host("it", root=str(root))
     finally:
         server.stop()

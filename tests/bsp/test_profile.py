@@ -16,15 +16,15 @@ import pytest
 
 from bsp import describe, profile
 from bsp.base.errors import UserError
+from bsp.base.project import PROJECT
 from bsp.dts.build import build_dts
 from bsp.dts.support import lacking
 from bsp.dts.tree import read_tree
 from bsp.kernel.distribution import all_series, series_key, series_named
+from bsp.kernel.source import kernel_tree
 from bsp.profile import NpuSettings, board_names, load_board, load_soc, npu_of, read_board
 from bsp.scan.drivers import database_entries
-from bsp.source import kernel_tree
 
-ROOT = Path(__file__).parents[1]
 BOARDS = board_names()
 SOCS = sorted(path.stem for path in profile.SOCS_DIR.glob("*.toml"))
 
@@ -274,7 +274,7 @@ def test_settings_for_a_clock_that_is_not_there() -> None:
 
 def invoke(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "invoke", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60)
 
 
 def test_boards_and_board_print_documents_and_text() -> None:

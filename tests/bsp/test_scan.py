@@ -14,15 +14,15 @@ from bsp.base.errors import UserError
 from bsp.base.progress import step
 from bsp.dts.tree import Tree
 from bsp.kernel.distribution import all_series
+from bsp.kernel.source import kernel_tree
 from bsp.profile import board_names, by_compatible, load_board, load_soc
 from bsp.scan import show
+from bsp.scan.classify import look, telling_words
 from bsp.scan.drivers import compatible_strings, database_entries, drivers_of
-from bsp.scan.look import look, telling_words
 from bsp.scan.scan import known_socs, look_at, scan, telling_sources
 from bsp.scan.sources import Closures, all_sources
-from bsp.source import kernel_tree
 
-from .kernel_tree import make_kernel
+from ..support.kernel_tree import make_kernel
 
 BOARDS = [name for name in board_names() if load_board(name).expect]
 

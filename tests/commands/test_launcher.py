@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from bsp.base.project import PROJECT
 from docs.make import arguments
 
-ROOT = Path(__file__).parents[1]
 
-
-def inv(*arguments: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [str(ROOT / "inv"), *arguments]
+def inv(*arguments: str, cwd: Path = PROJECT, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [str(PROJECT / "inv"), *arguments]
     environment = {**os.environ, **env}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
@@ -73,7 +72,7 @@ def test_install_says_what_is_missing(tmp_path: Path, missing: str, named: str) 
     script("dpkg-query", "exit 1")
     script("id", "echo 1000")
     ended = subprocess.run(
-        ["/bin/sh", str(ROOT / "requirements" / "install.sh"), str(project), "run"],
+        ["/bin/sh", str(PROJECT / "requirements" / "install.sh"), str(project), "run"],
         env={"PATH": str(tools)},
         capture_output=True,
         text=True,

@@ -19,18 +19,18 @@ from pathlib import Path
 
 import pytest
 
-from bsp.board.inventory import Host
-from bsp.kernel.prebuilt import PrebuiltKernel
+from bsp.base.project import PROJECT
+from bsp.kernel.packaged import PrebuiltKernel
 from bsp.profile import Board, load_board
-from images import bundle as bundles
-from images.bundle import Bundle, Parts
-from images.deploy import slots, state
+from bsp.remote.inventory import Host
+from images.bundle import manifest as bundles
+from images.bundle.manifest import Bundle, Parts
+from images.deploy.boot import slots, state
 from images.deploy.deploy import Target
 
 from . import local_sshd
 from .fake_boot import boot, compile_dtb, tree_source
 
-ROOT = Path(__file__).parent.parent
 BOARD_MARKS = [
     pytest.mark.usefixtures("own_hosts"),
     pytest.mark.skipif(
@@ -118,7 +118,9 @@ class FakeBoard:
         return self._command("power")
 
     def _command(self, what: str) -> tuple[str, ...]:
-        program = f"cd {ROOT} && exec {sys.executable} -m tests.fake_boot {what} {self.root}"
+        program = (
+            f"cd {PROJECT} && exec {sys.executable} -m tests.support.fake_boot {what} {self.root}"
+        )
         return ("/bin/sh", "-c", program)
 
     def behave(self, how: str) -> None:

@@ -12,7 +12,7 @@ import sys
 import uuid
 from pathlib import Path
 
-from images.deploy import state
+from images.deploy.boot import state
 
 STORE = "var/lib/npu-bsp/generations"
 

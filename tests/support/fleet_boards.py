@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from images.bundle import Bundle
+from images.bundle.manifest import Bundle
 from images.deploy.deploy import Target
 from images.deploy.shared import Shared
 

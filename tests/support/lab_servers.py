@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bsp.base.extra import extra_python
+from bsp.base.optional_env import extra_python
 
 
 class PowerSwitch:

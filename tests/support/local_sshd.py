@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bsp.board.inventory import Host
+from bsp.remote.inventory import Host
 
 
 def find_sshd() -> str | None:

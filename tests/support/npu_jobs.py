@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from userspace.npu.virtual import nn
-from userspace.npu.virtual.engine import Engine
-from userspace.npu.virtual.identity import load_identity
-from userspace.npu.virtual.memory import Access, Buffer, Buffers
+from virtual.npu.identity import load_identity
+from virtual.npu.memory import Access, Buffer, Buffers
+from virtual.npu.vivante import nn
+from virtual.npu.vivante.engine import Engine
 
 NPUS = {7: "a311d", 8: "imx8mp"}
 

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from userspace.npu import preprocess
-from userspace.npu.tflite_file import (
+from userspace.npu.model.tflite_file import (
     NO_ACTIVATION,
     RELU,
     SAME,
@@ -22,10 +21,11 @@ from userspace.npu.tflite_file import (
     depthwise_conv,
     write_model,
 )
-from userspace.npu.virtual.exact import ExactMode, Operation, operations
-from userspace.npu.virtual.memory import Bytes
-from userspace.npu.virtual.nn import NnJob
-from userspace.npu.virtual.requant import Accumulators, Pixels
+from userspace.npu.validate import preprocess
+from virtual.npu.memory import Bytes
+from virtual.npu.vivante.exact import ExactMode, Operation, operations
+from virtual.npu.vivante.nn import NnJob
+from virtual.npu.vivante.requant import Accumulators, Pixels
 
 
 def runtime() -> Any:

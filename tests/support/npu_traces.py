@@ -13,13 +13,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from tests.npu_jobs import NPUS, Convolution, bench_for, load_state
-from userspace.npu.virtual import recorder, tp
-from userspace.npu.virtual.engine import Engine
-from userspace.npu.virtual.faults import FaultError
-from userspace.npu.virtual.identity import load_identity
-from userspace.npu.virtual.memory import Access, Buffer, Buffers
-from userspace.npu.virtual.trace import MAGIC
+from tests.support.npu_jobs import NPUS, Convolution, bench_for, load_state
+from virtual.npu.faults import FaultError
+from virtual.npu.identity import load_identity
+from virtual.npu.memory import Access, Buffer, Buffers
+from virtual.npu.traces import recorder
+from virtual.npu.traces.trace import MAGIC
+from virtual.npu.vivante import tp
+from virtual.npu.vivante.engine import Engine
 
 
 def convolution_buffers(job: Convolution) -> tuple[list[Buffer], list[int]]:

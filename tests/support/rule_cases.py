@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Models of one operation that stand at the borders of the rules in ``userspace/npu/rules.toml``."""
+"""Models of one operation that stand at the borders of the rules in ``userspace/npu/model/rules.toml``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from userspace.npu.tflite_file import Operator, Tensor, conv, softmax, write_model
-from userspace.npu.virtual.gate.build import build
-from userspace.npu.virtual.gate.cases import RELU, RELU6, Case
+from userspace.npu.model.tflite_file import Operator, Tensor, conv, softmax, write_model
+from virtual.gates.build import build
+from virtual.gates.cases import RELU, RELU6, Case
 
 SIDE, CHANNELS = 8, 8
 SHAPE = (1, SIDE, SIDE, CHANNELS)

@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from userspace.npu.virtual.device.frontend import Jobs, NpuMemory
-from userspace.npu.virtual.device.npu import VirtualNpu
-from userspace.npu.virtual.device.vfio_user import Command, Connection, ProtocolError
-from userspace.npu.virtual.identity import Identity, load_identity
+from virtual.npu.device.frontend import Jobs, NpuMemory
+from virtual.npu.device.npu import VirtualNpu
+from virtual.npu.device.vfio_user import Command, Connection, ProtocolError
+from virtual.npu.identity import Identity, load_identity
 
 RAM_BASE = 0x4000_0000
 PAGE = 4096

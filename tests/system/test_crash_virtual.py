@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from images.crash.harness import crash_test
-from images.crash.variants import VARIANTS
+from virtual.crash.harness import crash_test
+from virtual.crash.variants import VARIANTS
 
 pytestmark = [pytest.mark.full, pytest.mark.network]
 

@@ -15,19 +15,18 @@ from pathlib import Path
 
 import pytest
 
-from bsp.board import ssh
-from bsp.board.inventory import Host
-from bsp.kernel.prebuilt import prebuilt_kernel
+from bsp.base.project import PROJECT
+from bsp.kernel.packaged import prebuilt_kernel
 from bsp.profile import load_board
-from images import sign
-from images.assemble import bundle_for
-from images.bundle import Bundle, Parts, assemble
+from bsp.remote import ssh
+from bsp.remote.inventory import Host
+from images.bundle import sign
+from images.bundle.assemble import bundle_for
+from images.bundle.manifest import Bundle, Parts, assemble
 from images.deploy.deploy import Target, deploy, rollback, status
-from images.initrd import build_initrd
+from images.disk.initrd import build_initrd
 
 pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.timeout(400)]
-
-ROOT = Path(__file__).parent.parent
 
 
 def with_property(dtb: Path, target: Path, *words: str) -> Path:
@@ -184,7 +183,7 @@ def test_rollback_to_the_factory_generation(
 def invoke(*words: str) -> subprocess.CompletedProcess[str]:
     program = [sys.executable, "-m", "invoke", *words]
     return subprocess.run(
-        program, cwd=ROOT, capture_output=True, text=True, check=False, timeout=350
+        program, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=350
     )
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from bsp.board import inventory, ssh
-from bsp.board.ssh import Connection
-from images.virtual import boards
+from bsp.remote import inventory, ssh
+from bsp.remote.ssh import Connection
 from tests.conftest import NpuBoard
-from tests.kernel_modules import compiled
+from tests.support.kernel_modules import compiled
 from userspace.npu.doctor import doctor
 from userspace.npu.doctor.facts import parse_facts
-from userspace.npu.machine import DEPLOYED_USERSPACE
+from userspace.npu.validate.machine import DEPLOYED_USERSPACE
+from virtual.boards import boards
 
 _LIBRARY = f"$(readlink -f {DEPLOYED_USERSPACE}/lib/libteflon.so)"
 _MANIFEST = f"$(readlink -f {DEPLOYED_USERSPACE}/manifest.json)"

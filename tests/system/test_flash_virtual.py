@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 
 from bsp.base.errors import InfrastructureError, UserError
-from bsp.board import inventory, ssh
-from bsp.board.inventory import Host
 from bsp.profile import load_board
+from bsp.remote import inventory, ssh
+from bsp.remote.inventory import Host
+from images.disk.image import Request, build_image
 from images.flash.command import Request as FlashRequest
 from images.flash.command import flash
-from images.image import Request, build_image
-from images.virtual import boards
+from virtual.boards import boards
 
-from . import local_sshd
-from .relay import Relay
+from ..support import local_sshd
+from ..support.relay import Relay
 
 pytestmark = [pytest.mark.full, pytest.mark.network]
 _UP_S = 1200.0

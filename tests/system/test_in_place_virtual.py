@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 from bsp.base.process import run
-from bsp.board import inventory, ssh
-from bsp.board.inventory import Host
+from bsp.base.project import PROJECT
+from bsp.remote import inventory, ssh
+from bsp.remote.inventory import Host
 from images.deploy import trial
 
 pytestmark = [pytest.mark.full, pytest.mark.network, pytest.mark.timeout(3600)]
 
-ROOT = Path(__file__).parent.parent
 NAME = "virtual-a311d"
 BOOT_S = 600
 
@@ -51,7 +51,7 @@ def reboot(host: Host) -> None:
 def invoke(*words: str, code: int = 0) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "invoke", *words, "--json"],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=3 * BOOT_S,
+        cwd=PROJECT, capture_output=True, text=True, check=False, timeout=3 * BOOT_S,
     )  # fmt: skip
     assert done.returncode == code, done.stderr
     return dict(json.loads(done.stdout))
@@ -64,14 +64,14 @@ def make_stock(host: Host, folder: Path) -> None:
     run(["mkimage", "-A", "arm64", "-T", "script", "-d", folder / "boot.cmd", script])
     said(host, "tee", "/root/boot.scr", stdin=script.read_bytes())
     said(host, "sh", "-s", "/root/boot.scr",
-         stdin=(ROOT / "tests/onboard/make_stock.sh").read_bytes())  # fmt: skip
+         stdin=(PROJECT / "tests/support/onboard/make_stock.sh").read_bytes())  # fmt: skip
     reboot(host)
     assert "npu_bsp" not in said(host, "cat", "/proc/cmdline")
 
 
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    from images.virtual import boards
+    from virtual.boards import boards
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NPU_BSP_STATE", str(tmp_path_factory.mktemp("state")))

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from bsp.board import ssh
-from bsp.board.inventory import resolve
-from bsp.kernel import build
-from bsp.kernel.built import built_kernel
+from bsp.kernel import compile as build
+from bsp.kernel.select import built_kernel
 from bsp.profile import load_board
-from images.assemble import bundle_for
+from bsp.remote import ssh
+from bsp.remote.inventory import resolve
+from images.bundle.assemble import bundle_for
 from images.deploy.deploy import Target, deploy
-from images.virtual import boards as virtual_boards
+from virtual.boards import boards as virtual_boards
 
 pytestmark = [pytest.mark.full, pytest.mark.network]
 

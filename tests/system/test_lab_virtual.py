@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from bsp.board import lab as labs
-from bsp.board.inventory import resolve
+from bsp.base.project import PROJECT
+from bsp.remote import lab as labs
+from bsp.remote.inventory import resolve
 from images.deploy import trial
 
-from .conftest import NpuBoard
-from .fake_board import ROOT
-from .lab_servers import Lab, PowerSwitch
+from ..conftest import NpuBoard
+from ..support.lab_servers import Lab, PowerSwitch
 
 pytestmark = [pytest.mark.full, pytest.mark.network]
 
@@ -59,7 +59,7 @@ def test_every_command_through_the_lab(lab: tuple[Lab, PowerSwitch]) -> None:
 
     def inv(*words: str) -> dict[str, Any]:
         command = ["./inv", *words, "--host", NAME, "--json"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr + done.stdout
         assert "released shelf-1" in done.stderr
         assert servers.holder("shelf-1") == "None"

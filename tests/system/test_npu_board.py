@@ -13,21 +13,22 @@ from typing import Any
 
 import pytest
 
-from bsp.board import inventory, ssh
-from bsp.board.inventory import Host
 from bsp.dts.tree import read_tree
 from bsp.profile import board_names, load_board, npu_of
-from images.virtual import npu
-from images.virtual.base_dtb import base_dtb
-from images.virtual.machine import Machine, arguments
-from tests.vfio_client import wait_until
-from userspace.npu.virtual.identity import load_identity
-from userspace.npu.virtual.replay import replay
+from bsp.remote import inventory, ssh
+from bsp.remote.inventory import Host
+from tests.support.kernel_modules import ONBOARD
+from tests.support.vfio_client import wait_until
+from virtual.boards import npu
+from virtual.boards.base_dtb import base_dtb
+from virtual.boards.machine import Machine, arguments
+from virtual.npu.identity import load_identity
+from virtual.npu.traces.replay import replay
 
-from .conftest import NpuBoard
+from ..conftest import NpuBoard
 
 NAME = "virtual-a311d"
-TROUBLE = Path(__file__).parent / "onboard" / "npu_trouble.py"
+TROUBLE = ONBOARD / "npu_trouble.py"
 WITH_NPU = [name for name in board_names() if (qemu := load_board(name).qemu) and qemu.npu]
 
 # --- what is said to QEMU and to Linux
@@ -127,8 +128,8 @@ def test_deploy_switches_it_on(npu_board: NpuBoard) -> None:
 
 
 def smoke(host: Host) -> dict[str, Any]:
-    from userspace.npu.label_image import Request
-    from userspace.npu.smoke import smoke_test
+    from userspace.npu.validate.label_image import Request
+    from userspace.npu.validate.smoke import smoke_test
 
     request = Request(delegate="teflon", runs=3, budget_s=5, views=0)
     document = smoke_test("label_image", request, host=host)
@@ -185,9 +186,9 @@ def test_trouble_is_reported_by_the_driver_and_recovered_from(board: Host) -> No
 @pytest.mark.network
 @pytest.mark.timeout(1800)
 def test_what_a_board_did_is_computed_again(own_state: Path, tmp_path: Path) -> None:
-    from images.assemble import bundle_for
+    from images.bundle.assemble import bundle_for
     from images.deploy.deploy import Target, deploy
-    from images.virtual import boards
+    from virtual.boards import boards
 
     trace = tmp_path / "board.npu"
     boards.up(NAME, record=trace)

@@ -19,22 +19,22 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bsp.board import inventory, ssh
-from bsp.board.inventory import Host
-from bsp.kernel.prebuilt import prebuilt_kernel
+from bsp.base.project import PROJECT
+from bsp.kernel.packaged import prebuilt_kernel
 from bsp.profile import Health, load_board
-from images import bundle as bundles
-from images import sign
-from images.assemble import bundle_for
-from images.bundle import Bundle, Parts, assemble
+from bsp.remote import inventory, ssh
+from bsp.remote.inventory import Host
+from images.bundle import manifest as bundles
+from images.bundle import sign
+from images.bundle.assemble import bundle_for
+from images.bundle.manifest import Bundle, Parts, assemble
 from images.deploy.deploy import Target, deploy, status
-from images.initrd import ROOT_INIT, build_initrd
-from images.virtual import boards
-from images.virtual.base_dtb import base_dtb
+from images.disk.initrd import ROOT_INIT, build_initrd
+from virtual.boards import boards
+from virtual.boards.base_dtb import base_dtb
 
 pytestmark = [pytest.mark.full, pytest.mark.network, pytest.mark.timeout(1200)]
 
-ROOT = Path(__file__).parent.parent
 UNIT = "/etc/systemd/system/trial-test.service"
 
 # Stops for ever on trials: the kernel panics, and is told not to reset itself after that.
@@ -138,7 +138,7 @@ def test_a_host_that_is_killed_during_the_trial_leaves_a_board_that_goes_back(
         sys.executable, "-m", "invoke", "deploy", "--host", virtual_board.name, "--bundle",
         str(bundle.path),
     ]  # fmt: skip
-    with subprocess.Popen(program, cwd=ROOT, start_new_session=True) as deployment:
+    with subprocess.Popen(program, cwd=PROJECT, start_new_session=True) as deployment:
         deadline = time.monotonic() + 300
         while trial not in console(virtual_board) and time.monotonic() < deadline:
             time.sleep(0.2)

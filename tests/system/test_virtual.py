@@ -18,21 +18,22 @@ import msgspec
 import pytest
 
 from bsp.base.errors import InfrastructureError, UserError, ValidationError
-from bsp.board import inventory, ssh
-from bsp.board.inventory import Host
+from bsp.base.project import PROJECT
 from bsp.dts.clocks import ClockRate, compare_clocks, parse_clk_summary
 from bsp.dts.tree import Tree, read_tree
 from bsp.profile import Board, board_names, load_board, npu_of
+from bsp.remote import inventory, ssh
+from bsp.remote.inventory import Host
 from images.disk import Disk
-from images.virtual import boards, launch
-from images.virtual.base_dtb import base_dtb
-from images.virtual.boot_dts import boot_dts, find_problems
-from images.virtual.instance import Instance, Record, start_ticks
-from images.virtual.machine import PID_FILE, QMP_SOCKET, DirectBoot, Machine, arguments, qemu_of
-from images.virtual.probe import Report, parse_report
-from images.virtual.qmp import command
+from virtual.boards import boards, launch
+from virtual.boards.base_dtb import base_dtb
+from virtual.boards.boot_dts import boot_dts, find_problems
+from virtual.boards.instance import Instance, Record, start_ticks
+from virtual.boards.machine import PID_FILE, QMP_SOCKET, DirectBoot, Machine, arguments, qemu_of
+from virtual.boards.probe import Report, parse_report
+from virtual.boards.qmp import command
 
-from .conftest import StartedBoard
+from ..conftest import StartedBoard
 
 CAPTURED = Path(__file__).parent / "data" / "probe-imx8mp-evk.txt"
 EVK = "imx8mp-evk"
@@ -187,7 +188,7 @@ def test_a_boot_loader_that_gave_up_is_noticed(own_state: Path) -> None:
 def test_a_full_disk_is_noticed_before_anything_is_written(
     own_state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from images.virtual import boot
+    from virtual.boards import boot
 
     usage = shutil.disk_usage(tmp_path)._replace(free=100 << 20)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
@@ -420,10 +421,10 @@ def test_only_the_key_of_the_disk_is_let_in(virtual_board: Host, tmp_path: Path)
 @pytest.mark.network
 def test_ctrl_c_while_booting_leaves_nothing(own_state: Path, virtual_board: Host) -> None:
     # After virtual_board, which has made the disk: this one starts at once.
-    code = "from images.virtual import boards; boards.up('virtual', name='short')"
+    code = "from virtual.boards import boards; boards.up('virtual', name='short')"
     with subprocess.Popen(
         [sys.executable, "-c", code],
-        cwd=Path(__file__).parents[1],
+        cwd=PROJECT,
         env={**os.environ, "NPU_BSP_STATE": str(own_state)},
         stderr=subprocess.PIPE,
     ) as process:

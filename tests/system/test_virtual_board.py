@@ -15,14 +15,16 @@ from typing import Any
 import pytest
 
 from bsp.base.process import run
-from bsp.board.inventory import Host
-from bsp.board.ssh import Connection, connect
-from userspace.npu import models, tiny_model
-from userspace.npu.label_image import Request
-from userspace.npu.machine import BoardMachine
+from bsp.base.project import PROJECT
+from bsp.remote.inventory import Host
+from bsp.remote.ssh import Connection, connect
+from userspace.npu.model import tiny_model
 from userspace.npu.opencl import build, rusticl
-from userspace.npu.smoke import smoke_test
-from userspace.payload import build_payload
+from userspace.npu.validate import models
+from userspace.npu.validate.label_image import Request
+from userspace.npu.validate.machine import BoardMachine
+from userspace.npu.validate.smoke import smoke_test
+from userspace.payload.payload import build_payload
 
 FOLDER = "/tmp/userspace-of-a-test"
 MOBILENET = "mobilenet_v1_0.25_128_quant"
@@ -84,7 +86,7 @@ def delegate() -> build.Built:
 )
 def test_misbehaving_delegates_fail_each_in_its_own_way(board: Host, tmp_path: Path) -> None:
     library = tmp_path / "libbroken.so"
-    source = Path(__file__).parent / "broken_delegate.c"
+    source = PROJECT / "tests/support/broken_delegate.c"
     run(["aarch64-linux-gnu-gcc", "-shared", "-fPIC", "-o", library, source])
     there = f"{FOLDER}/libbroken.so"
     said = {

@@ -1,1 +1,2 @@
 # SPDX-License-Identifier: MIT
+"""The offline userspace of a board: wheels and Debian packages as one folder."""

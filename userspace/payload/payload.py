@@ -35,6 +35,7 @@ from bsp.base.errors import InfrastructureError, UserError, nearest
 from bsp.base.output import table
 from bsp.base.process import ToolFailedError, run
 from bsp.base.progress import step
+from bsp.base.project import PROJECT
 
 from .elf import needed_libraries
 
@@ -44,8 +45,10 @@ MACHINE = "aarch64"
 _HERE = Path(__file__).parent
 _DISTRIBUTIONS = _HERE / "distributions.toml"
 _REQUIREMENTS = _HERE / "requirements"
-_BOARD_PROGRAMS = (_HERE / "npu" / "runner.py", _HERE / "npu" / "preprocess.py")
-_OWN_LICENCE = _HERE.parent / "LICENSE"
+_BOARD_PROGRAMS = tuple(
+    PROJECT / "userspace/npu/validate" / name for name in ("runner.py", "preprocess.py")
+)
+_OWN_LICENCE = PROJECT / "LICENSE"
 _PIP_TIMEOUT_S = 900
 
 

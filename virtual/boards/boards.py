@@ -11,11 +11,11 @@ from bsp.base.cache import cache_dir, lock
 from bsp.base.errors import BspError, UserError
 from bsp.base.process import require_tool
 from bsp.base.progress import say, step
-from bsp.board import inventory, ssh
-from bsp.kernel.built import is_build, kernel_named
-from bsp.kernel.prebuilt import PrebuiltKernel
+from bsp.kernel.packaged import PrebuiltKernel
+from bsp.kernel.select import is_build, kernel_named
+from bsp.kernel.source import label
 from bsp.profile import Board, load_board
-from bsp.source import label
+from bsp.remote import inventory, ssh
 from images.disk import build_disk
 
 from . import launch

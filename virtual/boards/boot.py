@@ -13,9 +13,10 @@ from pathlib import Path
 
 from bsp.base.cache import state_dir, write_atomically
 from bsp.base.errors import InfrastructureError
-from bsp.board import inventory, ssh
-from bsp.board.inventory import Host
+from bsp.base.project import PROJECT
 from bsp.profile import Board
+from bsp.remote import inventory, ssh
+from bsp.remote.inventory import Host
 from images.disk import Disk
 from images.disk.layout import MIB
 
@@ -132,10 +133,9 @@ def start(
 
 def _reset_command(instance: Instance) -> tuple[str, ...]:
     """The reset button as a command that works in any folder and environment."""
-    project = Path(__file__).parents[2]
     return (
-        "env", f"PYTHONPATH={project}", f"NPU_BSP_STATE={state_dir()}", sys.executable,
-        "-m", "images.virtual.reset", instance.name,
+        "env", f"PYTHONPATH={PROJECT}", f"NPU_BSP_STATE={state_dir()}", sys.executable,
+        "-m", "virtual.boards.reset", instance.name,
     )  # fmt: skip
 
 

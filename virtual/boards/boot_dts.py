@@ -20,10 +20,10 @@ from bsp.base.output import table
 from bsp.base.progress import step
 from bsp.dts.build import build_dts
 from bsp.dts.clocks import ClockResult, compare_clocks, same_rate
-from bsp.dts.need import check_identity
+from bsp.dts.required_changes import check_identity
 from bsp.dts.tree import read_blob, read_tree
 from bsp.kernel.distribution import all_series
-from bsp.kernel.prebuilt import prebuilt_kernel
+from bsp.kernel.packaged import prebuilt_kernel
 from bsp.profile import Board, Npu, npu_of
 
 from .probe import TIMEOUT_S, Report, probe

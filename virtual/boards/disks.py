@@ -9,7 +9,7 @@ from pathlib import Path
 from bsp.base.errors import UserError
 from bsp.profile import Board
 from images.disk import Disk
-from images.image import parse_size, read_description
+from images.disk.image import parse_size, read_description
 
 from .machine import qemu_of
 

@@ -41,7 +41,7 @@ class Machine:
         disk: qcow2 image; None for a machine without one.
         extra_disk: raw image that the board sees as a second disk (virtio).
         ssh_port: port on 127.0.0.1 that leads to the board's SSH server; None for no network.
-        log_writes: write down each write to the disk, in WRITE_LOG (see images/crash/writelog.py).
+        log_writes: write down each write to the disk, in WRITE_LOG (see virtual/crash/writelog.py).
         devices: more of QEMU's options.
         record: file that gets a trace of the virtual NPU's jobs.
     """

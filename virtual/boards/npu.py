@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 from bsp.base.process import run
+from bsp.base.project import PROJECT
 from bsp.profile import Board, npu_of
 
 SOCKET = "npu.sock"
@@ -103,12 +104,12 @@ def start(board: Board, folder: Path, *, record: Path | None = None) -> None:
         return
     run(
         [
-            sys.executable, "-m", "userspace.npu.virtual.device", "--socket", SOCKET,
+            sys.executable, "-m", "virtual.npu.device", "--socket", SOCKET,
             "--identity", board.qemu.npu, "--background", LOG, "--accept-timeout", str(_CONNECT_S),
             *(["--record", str(record)] if record else []),
         ],
         cwd=folder,
-        env={"PYTHONPATH": str(Path(__file__).parents[2])},
+        env={"PYTHONPATH": str(PROJECT)},
         timeout_s=_START_S,
     )  # fmt: skip
 

@@ -2,7 +2,7 @@
 """Boots a DTB in QEMU's model of the SoC, and reads from the kernel what became of the NPU.
 
 The machine has no disk and no network: kernel, DTB and an initial RAM disk whose ``/init`` prints a report
-on the serial console and switches the machine off (``images/initrd/probe``).
+on the serial console and switches the machine off (``images/disk/initrd/probe``).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 from bsp.base.errors import InfrastructureError, UserError, ValidationError
 from bsp.base.process import run
 from bsp.dts.clocks import ClockRate, parse_clk_summary
-from bsp.kernel.prebuilt import PrebuiltKernel
+from bsp.kernel.packaged import PrebuiltKernel
 from bsp.profile import Board, load_soc
-from images.initrd import PROBE_INIT, build_initrd
+from images.disk.initrd import PROBE_INIT, build_initrd
 
 from .emulator import emulator
 from .machine import machine_arguments, qemu_of

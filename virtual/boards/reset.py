@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``python -m images.virtual.reset NAME``: a virtual board's reset button, its host's ``power`` command."""
+"""``python -m virtual.boards.reset NAME``: a virtual board's reset button, its host's ``power`` command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .boards import reset
 def main() -> int:
     """Reset the board named on the command line."""
     if len(sys.argv) != 2:
-        sys.stderr.write("usage: python -m images.virtual.reset NAME\n")
+        sys.stderr.write("usage: python -m virtual.boards.reset NAME\n")
         return 2
     try:
         reset(sys.argv[1])

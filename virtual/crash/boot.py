@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the boot script (images/deploy/boot.cmd) finds on the FAT boot partition, read with mtools.
+"""What the boot script (images/deploy/boot/boot.cmd) finds on the FAT boot partition, read with mtools.
 
 The script's choice is made here again, by the same rules: the good generation by the first whole copy, a
 trial before it; of these the first one of which everything can be loaded. The script does not hash what it
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from bsp.base.process import run
-from images.deploy import state
-from images.deploy.slots import FAT_FOLDER
+from images.deploy.boot import state
+from images.deploy.boot.slots import FAT_FOLDER
 
-from .medium import BLOCK_BYTES, Blocks, Partition
+from .disk_state import BLOCK_BYTES, Blocks, Partition
 
 _PARTS = ("npu_kernel", "npu_initrd", "npu_dtb")
 _CLUSTERS = re.compile(r"<(\d+)(?:-(\d+))?>")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from bsp.base.errors import BspError, InfrastructureError
 from bsp.base.process import run
-from bsp.board import inventory, ssh
 from bsp.profile import Board
+from bsp.remote import inventory, ssh
 from images.disk import Disk
-from images.virtual.boot import start, wait_until_up
-from images.virtual.instance import Instance
+from virtual.boards.boot import start, wait_until_up
+from virtual.boards.instance import Instance
 
 from .points import Point, materialise
 from .writelog import WriteLog

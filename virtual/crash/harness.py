@@ -21,9 +21,9 @@ from bsp.base.progress import say, step
 from bsp.profile import Board, load_board
 
 from .booted import boot_problem
-from .known import Known
 from .points import Point, Tally, judge_points, plan
 from .record import BOARD, Recording, recording
+from .resume_cache import Known
 from .variants import additions
 from .writelog import WriteLog
 
@@ -113,7 +113,7 @@ def crash_test(
     Args:
         points: how many states to judge; all prefixes of the record come first.
         boot: how many of them to boot really.
-        broken: a variant of images/crash/variants.py.
+        broken: a variant of virtual/crash/variants.py.
         keep: folder for the recording; one that is there is used again, with what was judged and booted
             of the same points before: a run that was interrupted goes on where it was.
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from images.disk import ROOT_START_BYTES
 
 from .boot import BootPartition, Choice
-from .medium import BLOCK_BYTES, Medium
+from .disk_state import BLOCK_BYTES, Medium
 from .root import Root
 from .writelog import Write, WriteLog
 

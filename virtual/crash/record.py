@@ -21,19 +21,19 @@ from bsp.base.cache import write_atomically
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.process import run
 from bsp.base.progress import say, step
-from bsp.board.inventory import unregister
-from bsp.kernel.prebuilt import prebuilt_kernel
+from bsp.kernel.packaged import prebuilt_kernel
 from bsp.profile import Board
-from images.assemble import bundle_for
-from images.bundle import Bundle
+from bsp.remote.inventory import unregister
+from images.bundle.assemble import bundle_for
+from images.bundle.manifest import Bundle
 from images.deploy.deploy import Result, Target, deploy, rollback
 from images.disk import Disk, build_disk
-from images.virtual.base_dtb import base_dtb
-from images.virtual.boot import start, wait_until_up
-from images.virtual.instance import Instance
-from images.virtual.machine import WRITE_LOG
+from virtual.boards.base_dtb import base_dtb
+from virtual.boards.boot import start, wait_until_up
+from virtual.boards.instance import Instance
+from virtual.boards.machine import WRITE_LOG
 
-from .known import Known
+from .resume_cache import Known
 from .writelog import entries_so_far
 
 BOARD = "virtual"

@@ -21,11 +21,11 @@ import numpy as np
 
 from bsp.base.errors import BspError, InfrastructureError
 from bsp.base.process import run
-from images import bundle as bundles
-from images.bundle import Manifest
-from images.deploy.slots import STORE, on_fat
+from images.bundle import manifest as bundles
+from images.bundle.manifest import Manifest
+from images.deploy.boot.slots import STORE, on_fat
 
-from .medium import BLOCK_BYTES, Blocks, Partition
+from .disk_state import BLOCK_BYTES, Blocks, Partition
 
 _MENDED = 0b011
 _MAPS = 4

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...tflite_file import SAME, VALID, Operator, Tensor, write_model
+from userspace.npu.model.tflite_file import SAME, VALID, Operator, Tensor, write_model
+
 from .cases import PADDED, PHOTO, PLAIN, RELU, RELU6, Case
 
 # TensorFlow's schema.fbs: enum BuiltinOperator, union BuiltinOptions, enum ActivationFunctionType.

@@ -20,16 +20,16 @@ from typing import Any
 from bsp.base.errors import BspError, UserError
 from bsp.base.output import table
 from bsp.base.progress import step
-from bsp.board import inventory, ssh
-from bsp.board.inventory import Host
 from bsp.profile import board_names, load_board
-from userspace.npu import models
-from userspace.npu.label_image import Request as SmokeRequest
-from userspace.npu.smoke import smoke_test
+from bsp.remote import inventory, ssh
+from bsp.remote.inventory import Host
+from images.bundle.assemble import bundle_for
+from images.deploy.deploy import Target, deploy
+from userspace.npu.validate import models
+from userspace.npu.validate.label_image import Request as SmokeRequest
+from userspace.npu.validate.smoke import smoke_test
 
-from ..assemble import bundle_for
-from ..deploy.deploy import Target, deploy
-from . import boards
+from ..boards import boards
 
 FORMAT = 1
 LARGE_MODEL = "mobilenet_v1_0.25_128_quant"

@@ -19,10 +19,12 @@ from bsp.base.cache import cache_dir, write_atomically
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.output import table
 from bsp.base.progress import Step, say, step
+from bsp.base.project import PROJECT
+from userspace.npu.model import tflite_file
+from userspace.npu.validate import models, preprocess
 
-from ... import models, preprocess
-from ..host import PREFIX, npu_name
-from ..identity import identity_names
+from ..npu.identity import identity_names
+from ..npu.shim.host import PREFIX, npu_name
 from . import sweep
 from .build import Built, build
 from .cases import sweep as chosen_cases
@@ -34,7 +36,7 @@ _WORST = (CRASHES, HANGS, WRONG)
 _QUICK_MODELS = ("mobilenet_v1_0.25_128_quant",)
 _MODELS = (*_QUICK_MODELS, "mobilenet_v1_1.0_224_quant", "mobilenet_v2_1.0_224_quant")
 _IMAGE = "grace_hopper.bmp"
-_VIRTUAL = Path(__file__).parents[1]
+_SOURCES = (PROJECT / "virtual/npu", PROJECT / "virtual/gates", Path(tflite_file.__file__))
 
 
 @dataclass(frozen=True)
@@ -266,7 +268,7 @@ class _Progress:
 
 def _cached(delegate: Delegate, npu: str, quick: bool) -> Path:
     digest = hashlib.sha256(f"{delegate.root.name} {npu} {quick}".encode())
-    for path in sorted([*_VIRTUAL.rglob("*"), _VIRTUAL.parent / "tflite_file.py"]):
+    for path in sorted(file for source in _SOURCES for file in (source, *source.rglob("*"))):
         if path.parent.name == "device":
             continue  # QEMU's door: no case goes through it
         if path.suffix in (".py", ".c", ".toml"):

@@ -18,9 +18,9 @@ from bsp.base.download import sha256_of
 from bsp.base.errors import InfrastructureError, UserError, nearest
 from bsp.base.process import ToolFailedError, run
 from bsp.base.progress import step
+from userspace.payload.payload import ARCHITECTURE, catalogue
 
-from ....payload import ARCHITECTURE, catalogue
-from ..host import DISTRIBUTION
+from ..npu.shim.host import DISTRIBUTION
 
 SUITES = ("bookworm-backports", "trixie", "trixie-backports", "sid")
 """Suites that are known to have the delegate, oldest version first."""

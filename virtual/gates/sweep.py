@@ -28,15 +28,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bsp.base.errors import InfrastructureError
+from userspace.payload import payload
 
-from .... import payload
-from .. import shim
-from ..audit import ModelAudit
-from ..exact import operations
-from ..finding import Blame
-from ..host import CPU, DISTRIBUTION, qemu_user
-from ..identity import identity_names, load_identity
-from ..server import Report, Server
+from ..npu import shim
+from ..npu.finding import Blame
+from ..npu.identity import identity_names, load_identity
+from ..npu.shim.host import CPU, DISTRIBUTION, qemu_user
+from ..npu.shim.server import Report, Server
+from ..npu.vivante.audit import ModelAudit
+from ..npu.vivante.exact import operations
 from .build import Built, build
 from .cases import Case
 from .packages import Delegate

@@ -10,12 +10,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..coefficients import Coefficients
-from ..convolution import accumulate
-from ..exact import ExactMode, Operation
-from ..memory import Bytes
-from ..nn import NnJob
-from ..requant import Accumulators, Pixels, hardware
+from ..npu.memory import Bytes
+from ..npu.vivante.coefficients import Coefficients
+from ..npu.vivante.convolution import accumulate
+from ..npu.vivante.exact import ExactMode, Operation
+from ..npu.vivante.nn import NnJob
+from ..npu.vivante.requant import Accumulators, Pixels, hardware
 from .build import Built
 from .cases import PADDED
 

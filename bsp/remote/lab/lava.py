@@ -6,7 +6,7 @@ boots what is on its storage). Its test runs in a container on LAVA's dispatcher
 it, and goes to the board over SSH as from anybody's desk: deployed on trial, confirmed, validated. LAVA's
 own way (kernel and RAM disk over TFTP) would leave out what is to be tested: the way onto it and back.
 
-As a program (``python -m images.lava RESULT.json``) it prints the rows of a smoke test as calls of
+As a program (``python -m bsp.remote.lab.lava RESULT.json``) it prints the rows of a smoke test as calls of
 ``lava-test-case``, for a shell in that container.
 """
 
@@ -149,7 +149,7 @@ def _steps(request: Request) -> list[str]:
         'if ./inv smoke-test label_image --host "$board" --json > /tmp/result.json; '
         "then verdict=pass; else verdict=fail; fi",
         'lava-test-case smoke-test --result "$verdict"',
-        ".venv/bin/python -m images.lava /tmp/result.json > /tmp/rows.sh",
+        ".venv/bin/python -m bsp.remote.lab.lava /tmp/result.json > /tmp/rows.sh",
         ". /tmp/rows.sh",
         'lava-test-case status --shell ./inv status --host "$board"',
     ]

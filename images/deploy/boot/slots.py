@@ -23,11 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bsp.base.process import run
-from images.bundle import Bundle, Entry, Manifest
+from images.bundle.manifest import Bundle, Entry, Manifest
 
+from .. import onboard
 from . import state
 
-ONBOARD_DIR = Path(__file__).parent / "onboard"
+ONBOARD_DIR = Path(onboard.__file__).parent
 BOOT_CMD = Path(__file__).parent / "boot.cmd"
 
 FAT_FOLDER = "npu-bsp"

@@ -1,1 +1,2 @@
 # SPDX-License-Identifier: MIT
+"""Deployments to many boards: waves with a canary first, a gate between them."""

@@ -9,16 +9,16 @@ from typing import Any
 
 from bsp.base.errors import UserError
 from bsp.base.output import table
-from bsp.board.groups import resolve_all
-from bsp.board.inventory import Host
 from bsp.profile import load_board
-from images import bundle as bundles
-from images.bundle import Bundle
+from bsp.remote.groups import resolve_all
+from bsp.remote.inventory import Host
+from images.bundle import manifest as bundles
+from images.bundle.manifest import Bundle
 
-from .command import DEFAULTS, Settings, ask_downgrade, given_bundle
-from .deploy import Result, Target, deploy, status
+from ..command import DEFAULTS, Settings, ask_downgrade, given_bundle
+from ..deploy import Result, Target, deploy, status
+from ..shared import Shared
 from .fleet import GOOD, Report, deploy_fleet, over_all
-from .shared import Shared
 from .waves import Rules, plan_waves
 
 JOBS = 16
@@ -95,7 +95,7 @@ def _bundles(hosts: Sequence[Host], *, board: str, kernel: str, dtb: str) -> dic
             f"it is not said which board these are: {', '.join(unsaid)}",
             hint='board = "..." in their entries of the inventory; or --board, or --bundle',
         )
-    from images.assemble import bundle_for  # late: a given bundle needs none of this
+    from images.bundle.assemble import bundle_for  # late: a given bundle needs none of this
 
     made: dict[str, Bundle] = {}
     for kind in dict.fromkeys(each for each in kinds.values() if each):

@@ -24,7 +24,7 @@ import msgspec
 from bsp.base import progress
 from bsp.base.cache import state_dir, write_atomically
 from bsp.base.errors import BspError, InfrastructureError, UserError
-from bsp.base.live import LiveTable
+from bsp.base.live_table import LiveTable
 
 from .waves import Rules, Wave, decide_next, plan_waves
 

@@ -19,7 +19,7 @@ TYPE_CHECKING = False  # see frames.py
 if TYPE_CHECKING:
     from typing import Any
 
-    Entry = dict[str, Any]  # one file of a manifest: Entry in images/bundle.py
+    Entry = dict[str, Any]  # one file of a manifest: Entry in images/bundle/manifest.py
 
 
 def read(path: str) -> bytes:

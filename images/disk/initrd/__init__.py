@@ -18,7 +18,7 @@ from pathlib import Path
 from bsp.base.apt import Archive
 from bsp.base.errors import UserError, nearest
 from bsp.base.process import run
-from bsp.kernel.prebuilt import PrebuiltKernel
+from bsp.kernel.packaged import PrebuiltKernel
 
 HERE = Path(__file__).parent
 ROOT_INIT = HERE / "init"

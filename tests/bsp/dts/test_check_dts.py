@@ -14,8 +14,7 @@ from bsp.base.errors import UserError
 from bsp.dts import schema
 from bsp.dts.schema import Problem, check_dts
 from bsp.profile import load_board
-
-from .kernel_tree import make_kernel
+from tests.support.kernel_tree import make_kernel
 
 BINDING = """\
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause

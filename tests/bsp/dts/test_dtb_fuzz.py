@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 
 from bsp.base.errors import UserError
-from bsp.dts.need import check_identity, plan_changes, rates, vendor_of
+from bsp.base.project import PROJECT
+from bsp.dts.required_changes import check_identity, plan_changes, rates, vendor_of
 from bsp.dts.tree import read_blob, read_tree
 from bsp.profile import load_board, npu_of
+from bsp.scan.classify import look
 from bsp.scan.drivers import Driver
-from bsp.scan.look import look
 from bsp.scan.scan import known_socs
-
-from .kernel_tree import make_kernel
+from tests.support.kernel_tree import make_kernel
 
 LIMIT_S = 1.0
 LIMIT_BYTES = 256 << 20
@@ -231,7 +231,7 @@ def test_mutated_blobs_of_a_small_tree(tmp_path: Path) -> None:
 FUZZ = """
 import resource, sys
 from pathlib import Path
-from tests.test_dtb_fuzz import LIMIT_BYTES, run_mutations
+from tests.bsp.dts.test_dtb_fuzz import LIMIT_BYTES, run_mutations
 blobs = [tuple(word.split("=", 1)) for word in sys.argv[3:]]
 read = [(name, Path(file).read_bytes()) for name, file in blobs]
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]), resource.RLIM_INFINITY))
@@ -251,7 +251,7 @@ def test_ten_thousand_mutated_blobs_of_real_boards(tmp_path: Path) -> None:
         files.append(f"{name}={result.dtb}")
     done = subprocess.run(
         [sys.executable, "-c", FUZZ, "10000", str(LIMIT_BYTES + (1 << 30)), *files],
-        cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=1200, check=False,
+        cwd=PROJECT, capture_output=True, text=True, timeout=1200, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     refusals, slowest_s = done.stdout.split()

@@ -21,19 +21,18 @@ import pytest
 
 from bsp.base import process
 from bsp.base.errors import InfrastructureError, UserError
+from bsp.base.project import PROJECT
 from bsp.dts.build import DtsResult, build_dts, default_target
 from bsp.dts.compile import compile_dts, has_symbols
-from bsp.dts.need import Change
 from bsp.dts.newer_dtc import needs_newer_dtc
+from bsp.dts.required_changes import Change
 from bsp.dts.tree import Tree, read_tree
 from bsp.dts.verify import diff_text, verify
-from bsp.kernel.prebuilt import prebuilt_kernel
+from bsp.kernel.packaged import prebuilt_kernel
+from bsp.kernel.source import KernelTree, kernel_tree
 from bsp.profile import Board, NpuSettings, load_board
-from bsp.source import KernelTree, kernel_tree
+from tests.support.kernel_tree import make_kernel
 
-from .kernel_tree import make_kernel
-
-ROOT = Path(__file__).parents[1]
 NODE = "/npu@ff100000"
 RATES = (800_000_000, 800_000_000)
 STATUS = Change(NODE, "status", "disabled", "okay")
@@ -536,7 +535,7 @@ def test_the_distributions_packages_hold_the_same_bytes(kernel: str, tmp_path: P
 def command(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "invoke", "build-dts", *arguments],
-        cwd=ROOT, capture_output=True, text=True, timeout=60,
+        cwd=PROJECT, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
 
 
@@ -577,7 +576,7 @@ def test_two_commands_at_once(tmp_path: Path) -> None:
     tree = make_kernel(tmp_path / "linux")
     arguments = [sys.executable, "-m", "invoke", "build-dts", "--board", "vim3", "--kernel",
                  f"path:{tree}", "--output", str(tmp_path / "out")]  # fmt: skip
-    runs = [subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE) for _ in range(2)]
+    runs = [subprocess.Popen(arguments, cwd=PROJECT, stdout=subprocess.PIPE) for _ in range(2)]
     assert [(run.communicate(timeout=60), run.returncode)[1] for run in runs] == [0, 0]
     assert [path.suffix for path in (tmp_path / "out").iterdir()] == [".dtb"]
 
@@ -593,7 +592,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     run = subprocess.Popen(
         [sys.executable, "-m", "invoke", "build-dts", "--board", "vim3", "--kernel",
          f"path:{tree}", "--output", str(tmp_path / "out")],
-        cwd=ROOT, env={**os.environ, "TMPDIR": str(work)}, stderr=subprocess.PIPE,
+        cwd=PROJECT, env={**os.environ, "TMPDIR": str(work)}, stderr=subprocess.PIPE,
     )  # fmt: skip
     deadline = time.monotonic() + 20
     while not list(work.glob("npu-bsp-dts-*")) and time.monotonic() < deadline:
@@ -610,9 +609,9 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_where_results_go(vim3: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(PROJECT)
     assert default_target(vim3, None, None) == Path("build/vim3/6.12")
     assert default_target(vim3, "7.3", None) == Path("build/vim3/7.3")
     assert default_target(vim3, None, Path("x.dtb")) == Path("build/vim3/base-dtb")
     monkeypatch.chdir(tmp_path)
-    assert default_target(vim3, None, None) == ROOT / "build/vim3/6.12"
+    assert default_target(vim3, None, None) == PROJECT / "build/vim3/6.12"

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bsp.base.errors import UserError
-from bsp.dts.need import plan_changes, rates
 from bsp.dts.rate import at_rate, parse_rate
+from bsp.dts.required_changes import plan_changes, rates
 from bsp.dts.tree import Tree
 from bsp.profile import Npu, load_board, npu_of
 
@@ -145,7 +145,7 @@ def test_whatever_is_asked_is_refused_or_reached_within_limits(asked_hz: int) ->
 
 
 def test_the_console_comes_out_where_the_boards_tree_says() -> None:
-    from images.virtual.same_soc import on_machine, qemu_of_soc
+    from virtual.boards.same_soc import on_machine, qemu_of_soc
 
     board = load_board("imx8mp-verdin-wifi-dahlia")
     qemu = qemu_of_soc(board)
@@ -170,7 +170,7 @@ def test_the_console_comes_out_where_the_boards_tree_says() -> None:
 
 
 def test_a_soc_that_qemu_does_not_have_is_refused() -> None:
-    from images.virtual.same_soc import qemu_of_soc
+    from virtual.boards.same_soc import qemu_of_soc
 
     with pytest.raises(UserError, match="no machine with the SoC of rk3588-rock-5b"):
         qemu_of_soc(load_board("rk3588-rock-5b"))

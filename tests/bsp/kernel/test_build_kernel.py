@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from bsp.base.errors import InfrastructureError, UserError
-from bsp.kernel import build, command, fragments, objects, patches
-from bsp.kernel.built import built_kernel, kernel_named
+from bsp.kernel import command, fragments, objects, patches
+from bsp.kernel import compile as build
 from bsp.kernel.config import differences, read_config
 from bsp.kernel.kconfig import modernised
+from bsp.kernel.select import built_kernel, kernel_named
 from bsp.profile import Board, load_board
-from images import lock as locks
-
-from .tiny_linux import FRAGMENT, make_tree
+from images.bundle import lock as locks
+from tests.support.tiny_linux import FRAGMENT, make_tree
 
 BOARD = load_board("virtual-a311d")
 

@@ -17,13 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from bsp import source
 from bsp.base.errors import InfrastructureError, UserError
-from bsp.source import kernel_tree
-
-from .kernel_tree import make_kernel
-
-ROOT = Path(__file__).parents[1]
+from bsp.base.project import PROJECT
+from bsp.kernel import source
+from bsp.kernel.source import kernel_tree
+from tests.support.kernel_tree import make_kernel
 
 
 @pytest.fixture(autouse=True)
@@ -260,7 +258,7 @@ def test_labels_are_folder_names_and_differ() -> None:
 
 FETCH = """
 import sys
-from bsp.source import kernel_tree
+from bsp.kernel.source import kernel_tree
 print(kernel_tree(sys.argv[1]).path)
 """
 
@@ -268,7 +266,7 @@ print(kernel_tree(sys.argv[1]).path)
 def start(name: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-c", FETCH, name],
-        cwd=ROOT,
+        cwd=PROJECT,
         env=os.environ.copy(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

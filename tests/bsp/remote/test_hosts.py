@@ -14,11 +14,10 @@ import pytest
 
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.process import ToolFailedError
-from bsp.board import inventory, ssh
-from bsp.board.inventory import Host, resolve
-
-from . import local_sshd
-from .local_sshd import LocalSshd
+from bsp.remote import inventory, ssh
+from bsp.remote.inventory import Host, resolve
+from tests.support import local_sshd
+from tests.support.local_sshd import LocalSshd
 
 needs_sshd = pytest.mark.skipif(
     local_sshd.find_sshd() is None, reason="sshd is not installed (openssh-server)"

@@ -17,15 +17,15 @@ from pathlib import Path
 import pytest
 
 from bsp.base.errors import InfrastructureError, UserError
-from bsp.board import lab as labs
-from bsp.board import ssh
-from bsp.board.groups import means_several
-from bsp.board.inventory import resolve
-from images.bundle import Bundle
+from bsp.base.project import PROJECT
+from bsp.remote import lab as labs
+from bsp.remote import ssh
+from bsp.remote.groups import means_several
+from bsp.remote.inventory import resolve
+from images.bundle.manifest import Bundle
 from images.deploy.deploy import Target, deploy, rollback, status
-
-from .fake_board import BOARD_MARKS, ROOT, FakeBoard, make_bundle
-from .lab_servers import Lab, PowerSwitch
+from tests.support.fake_board import BOARD_MARKS, FakeBoard, make_bundle
+from tests.support.lab_servers import Lab, PowerSwitch
 
 pytestmark = [*BOARD_MARKS, pytest.mark.network]
 
@@ -103,13 +103,13 @@ class Client:
 
     def __init__(self, name: str) -> None:
         code = (
-            "import sys, time; from bsp.board import lab; from bsp.board.inventory import resolve;"
+            "import sys, time; from bsp.remote import lab; from bsp.remote.inventory import resolve;"
             f"h = resolve({name!r}); print(h.name, lab.lease({name!r})._keeper.pid, flush=True);"
             "time.sleep(60)"
         )
         self.process = subprocess.Popen(
             [sys.executable, "-c", code],
-            cwd=ROOT,
+            cwd=PROJECT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -145,7 +145,7 @@ def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_coordinator(own_hosts: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    from .local_sshd import free_port
+    from tests.support.local_sshd import free_port
 
     monkeypatch.setenv("LG_COORDINATOR", f"127.0.0.1:{free_port()}")
     with pytest.raises(InfrastructureError, match="no labgrid coordinator answers") as caught:

@@ -14,8 +14,9 @@ import pytest
 
 from bsp.base.apt import Archive
 from bsp.base.errors import UserError
+from bsp.base.project import PROJECT
 from bsp.profile import load_board
-from images import lava
+from bsp.remote.lab import lava
 
 SHA = "0" * 64
 
@@ -86,8 +87,8 @@ def test_rows_become_results(tmp_path: Path) -> None:
     ]
     result.write_text(json.dumps({"results": rows}))
     done = subprocess.run(
-        [sys.executable, "-m", "images.lava", str(result)],
-        cwd=Path(__file__).parent.parent,
+        [sys.executable, "-m", "bsp.remote.lab.lava", str(result)],
+        cwd=PROJECT,
         capture_output=True,
         text=True,
         check=True,

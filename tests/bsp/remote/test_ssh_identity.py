@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 
 from bsp.base.errors import UserError
-from bsp.board import ssh
-from bsp.board.inventory import Host, resolve
-
-from . import local_sshd
-from .local_sshd import LocalSshd, make_key
+from bsp.remote import ssh
+from bsp.remote.inventory import Host, resolve
+from tests.support import local_sshd
+from tests.support.local_sshd import LocalSshd, make_key
 
 pytestmark = [
     pytest.mark.usefixtures("own_hosts"),

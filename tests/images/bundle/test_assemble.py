@@ -11,10 +11,9 @@ import pytest
 
 from bsp.base.errors import UserError
 from bsp.profile import load_board
-from images.assemble import bundle_for
+from images.bundle.assemble import bundle_for
 from images.deploy.command import Settings, deploy_to
-
-from .fake_boot import compile_dtb, tree_source
+from tests.support.fake_boot import compile_dtb, tree_source
 
 BOARD = load_board("virtual")
 

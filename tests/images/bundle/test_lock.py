@@ -11,7 +11,7 @@ import pytest
 from bsp.base import pins
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.profile import load_board
-from images import lock as locks
+from images.bundle import lock as locks
 
 BOARD = load_board("virtual")
 
@@ -67,10 +67,15 @@ def test_locks_that_cannot_be_followed(tmp_path: Path) -> None:
     ):
         pass
     inputs = [
-        {"kind": "model list", "name": "userspace/npu/models.toml", "version": "", "sha256": "0"}
+        {
+            "kind": "model list",
+            "name": "userspace/npu/validate/models.toml",
+            "version": "",
+            "sha256": "0",
+        }
     ]
     with (
-        pytest.raises(UserError, match=r"written with another userspace/npu/models\.toml"),
+        pytest.raises(UserError, match=r"written with another userspace/npu/validate/models\.toml"),
         locks.followed(BOARD, lock_file(tmp_path, inputs=inputs)),
     ):
         pass

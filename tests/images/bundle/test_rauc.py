@@ -14,11 +14,11 @@ import pytest
 
 from bsp.base.errors import UserError, ValidationError
 from bsp.profile import load_board
-from images import bundle_command, rauc
-from images.bundle import Bundle
-from images.image_root import read_access
-
-from .fake_board import BOARD, make_bundle
+from images.bundle import command as bundle_command
+from images.bundle import rauc
+from images.bundle.manifest import Bundle
+from images.disk.image_root import read_access
+from tests.support.fake_board import BOARD, make_bundle
 
 needs_rauc = pytest.mark.skipif(
     os.geteuid() != 0 and not all(map(shutil.which, ("rauc", "mksquashfs"))),

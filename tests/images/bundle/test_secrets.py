@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from images import bundle as bundles
-from images import sign
+from images.bundle import manifest as bundles
+from images.bundle import sign
 from images.deploy.deploy import deploy, status
-
-from .fake_board import BOARD_MARKS, FakeBoard, make_bundle
-from .local_sshd import make_key
+from tests.support.fake_board import BOARD_MARKS, FakeBoard, make_bundle
+from tests.support.local_sshd import make_key
 
 pytestmark = BOARD_MARKS
 

@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 
 from bsp.base.errors import UserError
-from images import bundle as bundles
-from images import sbom, sign
-from images.bundle import Bundle
+from images.bundle import manifest as bundles
+from images.bundle import sbom, sign
+from images.bundle.manifest import Bundle
 from images.deploy import plan, transfer, trial
 from images.deploy.command import ask_downgrade
 from images.deploy.deploy import deploy
-
-from .fake_board import FakeBoard, make_bundle
+from tests.support.fake_board import FakeBoard, make_bundle
 
 pytestmark = pytest.mark.skipif(
     shutil.which("ssh-keygen") is None or shutil.which("dtc") is None,

@@ -20,18 +20,18 @@ import pytest
 
 from bsp.base.errors import UserError
 from bsp.base.process import run
-from images import bundle as bundles
-from images.deploy import in_place, slots
+from images.bundle import manifest as bundles
+from images.deploy import in_place
 from images.deploy.adopt import adopt, undo
+from images.deploy.boot import slots
 from images.deploy.deploy import status
 from images.deploy.onboard import adopt as onboard
 from images.deploy.onboard.adopt import plain_image
 from images.deploy.onboard.board import Board as OnBoard
 from images.deploy.onboard.files import write_whole
 from images.deploy.onboard.frames import RefusedError
-
-from .fake_board import BOARD_MARKS, RELEASE, FakeBoard
-from .fake_boot import boot_old_way, compile_dtb, tree_source
+from tests.support.fake_board import BOARD_MARKS, RELEASE, FakeBoard
+from tests.support.fake_boot import boot_old_way, compile_dtb, tree_source
 
 pytestmark = BOARD_MARKS
 
@@ -197,7 +197,7 @@ def test_a_power_cut_at_any_step_leaves_a_board_that_boots(
     """Each change to the partition is one of these calls; the power goes before the STOPth of them."""
     import base64
 
-    from .fake_boot import boot
+    from tests.support.fake_boot import boot
 
     script = slots.compile_boot_script(tmp_path / "boot.scr").read_bytes()
     request = {"script": base64.b64encode(script).decode()}

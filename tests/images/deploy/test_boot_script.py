@@ -18,7 +18,7 @@ import pytest
 
 from bsp.base.apt import Archive
 from bsp.base.process import run
-from images.deploy import slots, state
+from images.deploy.boot import slots, state
 
 pytestmark = [
     pytest.mark.slow,
@@ -115,7 +115,7 @@ class Booted:
 @pytest.fixture(scope="module")
 def dtb() -> Path:
     from bsp.profile import load_board
-    from images.virtual.base_dtb import base_dtb
+    from virtual.boards.base_dtb import base_dtb
 
     return base_dtb(load_board("virtual"))
 
@@ -128,7 +128,7 @@ def firmware(suite: str) -> Path:
 
 
 def boot(disk: Disk, folder: Path, dtb: Path, firmware: Path) -> Booted:
-    from images.virtual.emulator import emulator
+    from virtual.boards.emulator import emulator
 
     image = disk.write(folder, dtb)
     qemu = emulator()

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from images import bundle as bundles
-from images.bundle import Entry
-from images.deploy import contents, delta, slots
+from images.bundle import manifest as bundles
+from images.bundle.manifest import Entry
+from images.deploy import contents, delta
+from images.deploy.boot import slots
 from images.deploy.deploy import deploy
 from images.deploy.onboard.frames import RefusedError
 from images.deploy.onboard.patches import Patches
-
-from .fake_board import BOARD_MARKS, FakeBoard, make_bundle
+from tests.support.fake_board import BOARD_MARKS, FakeBoard, make_bundle
 
 # --- patches -------------------------------------------------------------------------------------------
 

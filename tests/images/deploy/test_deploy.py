@@ -15,17 +15,17 @@ from pathlib import Path
 import pytest
 
 from bsp.base.errors import InfrastructureError, UserError
-from bsp.board import ssh
+from bsp.base.project import PROJECT
 from bsp.profile import load_board
-from images import bundle as bundles
-from images.deploy import slots, state
+from bsp.remote import ssh
+from images.bundle import manifest as bundles
+from images.deploy.boot import slots, state
 from images.deploy.deploy import deploy, rollback, status
 from images.deploy.plan import Space
 from images.deploy.transfer import Agent
-
-from . import fake_board, local_sshd
-from .fake_board import BOARD_MARKS, FakeBoard, make_bundle
-from .relay import Relay
+from tests.support import fake_board, local_sshd
+from tests.support.fake_board import BOARD_MARKS, FakeBoard, make_bundle
+from tests.support.relay import Relay
 
 pytestmark = BOARD_MARKS
 
@@ -438,8 +438,8 @@ def test_ctrl_c_in_the_transfer(board: FakeBoard, factory: bundles.Bundle, tmp_p
         target = board.target(port=relay.port, host_key_alias=board.host.key_name)
         program = (
             "import pathlib, sys\n"
-            "from bsp.board.inventory import Host\n"
-            "from images import bundle\n"
+            "from bsp.remote.inventory import Host\n"
+            "from images.bundle import manifest as bundle\n"
             "from images.deploy.claim import Claim\n"
             "from images.deploy.deploy import Target, deploy\n"
             f"from pathlib import PosixPath\n"
@@ -447,7 +447,7 @@ def test_ctrl_c_in_the_transfer(board: FakeBoard, factory: bundles.Bundle, tmp_p
             f"deploy(target, bundle=bundle.load(pathlib.Path({str(bundle.path)!r})), board=None)\n"
         )
         child = subprocess.Popen(
-            [sys.executable, "-c", program], cwd=fake_board.ROOT, stderr=subprocess.PIPE
+            [sys.executable, "-c", program], cwd=PROJECT, stderr=subprocess.PIPE
         )
         while relay.passed_bytes < 1_500_000:
             assert child.poll() is None

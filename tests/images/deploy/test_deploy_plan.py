@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bsp.base.errors import UserError, ValidationError
-from images import bundle as bundles
-from images.bundle import Entry, Manifest
-from images.deploy import confirm, slots, state
+from images.bundle import manifest as bundles
+from images.bundle.manifest import Entry, Manifest
+from images.deploy import confirm
+from images.deploy.boot import slots, state
 from images.deploy.onboard import frames
 from images.deploy.plan import (
     Confirm,
@@ -30,8 +31,7 @@ from images.deploy.plan import (
     plan_rollback,
 )
 from images.deploy.transfer import line_difference
-
-from .fake_boot import compile_dtb, tree_source
+from tests.support.fake_boot import compile_dtb, tree_source
 
 GENERATIONS = st.text("0123456789abcdef", min_size=12, max_size=12)
 
@@ -358,7 +358,7 @@ def test_a_manifest_reads_back_and_names_itself() -> None:
 
 
 def test_the_same_inputs_give_the_same_bundle(tmp_path: Path) -> None:
-    from .fake_board import make_bundle
+    from tests.support.fake_board import make_bundle
 
     one, other = make_bundle(tmp_path / "one"), make_bundle(tmp_path / "other")
     assert one.generation == other.generation

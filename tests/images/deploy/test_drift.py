@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 
 from bsp.base.errors import UserError
-from images.bundle import Bundle
-from images.deploy import slots, state
+from images.bundle.manifest import Bundle
+from images.deploy.boot import slots, state
 from images.deploy.command import Settings, deploy_to
 from images.deploy.deploy import deploy, rollback, status
 from images.deploy.show import result_text, status_text
-
-from . import fake_board
-from .fake_board import BOARD_MARKS, FakeBoard, make_bundle
+from tests.support import fake_board
+from tests.support.fake_board import BOARD_MARKS, FakeBoard, make_bundle
 
 pytestmark = BOARD_MARKS
 

@@ -24,17 +24,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bsp import source
 from bsp.base.errors import BspError, UserError
-from images import bundle as bundles
-from images.bundle import Bundle
-from images.deploy import slots
+from bsp.kernel import source
+from images.bundle import manifest as bundles
+from images.bundle.manifest import Bundle
+from images.deploy.boot import slots
 from images.deploy.claim import Claim
 from images.deploy.onboard import agent, frames
-from userspace import payload
-from userspace.npu.virtual.gate import packages
-
-from .fake_board import FakeBoard, make_bundle
+from tests.support.fake_board import FakeBoard, make_bundle
+from userspace.payload import payload
+from virtual.gates import packages
 
 GENERATION = "0123456789ab"
 OTHER = "ba9876543210"

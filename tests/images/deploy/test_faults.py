@@ -26,15 +26,16 @@ from typing import Any
 import pytest
 
 from bsp.base.errors import BspError
-from images.bundle import Bundle
-from images.deploy import slots, state, transfer, trial
+from bsp.base.project import PROJECT
+from images.bundle.manifest import Bundle
+from images.deploy import transfer, trial
+from images.deploy.boot import slots, state
 from images.deploy.deploy import Target, deploy
 from images.deploy.onboard import lease
-
-from . import fake_board, local_sshd
-from .fake_board import BOARD_MARKS, FakeBoard, make_bundle
-from .faults import Row, table
-from .relay import Relay
+from tests.support import local_sshd
+from tests.support.fake_board import BOARD_MARKS, FakeBoard, make_bundle
+from tests.support.faults import Row, table
+from tests.support.relay import Relay
 
 pytestmark = BOARD_MARKS
 FULL = pytest.mark.full
@@ -290,8 +291,8 @@ _CHILD = """
 import sys, time
 from pathlib import Path, PosixPath
 from bsp.base.errors import BspError
-from bsp.board.inventory import Host
-from images import bundle
+from bsp.remote.inventory import Host
+from images.bundle import manifest as bundle
 from images.deploy import transfer, trial
 from images.deploy.claim import Claim
 from images.deploy.deploy import Target, deploy
@@ -330,7 +331,7 @@ def test_client_killed(step: str, how: str, factory: Bundle, update: Bundle) -> 
         program = _CHILD.format(step=step, target=board.target(), path=str(update.path))
         child = subprocess.Popen(
             [sys.executable, "-c", program],
-            cwd=fake_board.ROOT,
+            cwd=PROJECT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
@@ -550,6 +551,6 @@ def settle_reboot(board: FakeBoard, update: Bundle) -> None:
 
 def test_every_fault_has_its_row() -> None:
     """The page is that of a whole run."""
-    from .faults import missing
+    from tests.support.faults import missing
 
-    assert not missing((fake_board.ROOT / "docs/faults.md").read_text())
+    assert not missing((PROJECT / "docs/faults.md").read_text())

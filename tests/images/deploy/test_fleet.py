@@ -18,16 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bsp.base.errors import UserError
-from bsp.board.groups import means_several, resolve_all
-from images import bundle as bundles
+from bsp.base.project import PROJECT
+from bsp.remote.groups import means_several, resolve_all
+from images.bundle import manifest as bundles
 from images.deploy.deploy import status
-from images.deploy.fleet import GOOD, over_all, run_id
-from images.deploy.fleet_command import deploy_bundles, plans_text, report_text, status_text
+from images.deploy.fleet.command import deploy_bundles, plans_text, report_text, status_text
+from images.deploy.fleet.fleet import GOOD, over_all, run_id
+from images.deploy.fleet.waves import Rules, Wave, decide_next, plan_waves
 from images.deploy.shared import Shared
-from images.deploy.waves import Rules, Wave, decide_next, plan_waves
-
-from .fake_board import BOARD_MARKS, ROOT, make_bundle
-from .fleet_boards import FleetBoards, boards
+from tests.support.fake_board import BOARD_MARKS, make_bundle
+from tests.support.fleet_boards import FleetBoards, boards
 
 INVENTORY = """
 [hosts.one]
@@ -291,13 +291,13 @@ import sys
 from pathlib import Path
 from pathlib import PosixPath
 from dataclasses import replace
-from bsp.board.inventory import Host
-from images import bundle as bundles
+from bsp.remote.inventory import Host
+from images.bundle import manifest as bundles
 from images.deploy.claim import Claim
 from images.deploy.deploy import Target
-from images.deploy.fleet_command import deploy_bundles
+from images.deploy.fleet.command import deploy_bundles
 from images.deploy.shared import Shared
-from images.deploy.waves import Rules
+from images.deploy.fleet.waves import Rules
 shared = Shared()
 targets = {{name: replace(each, shared=shared) for name, each in {targets!r}.items()}}
 bundle = bundles.load(Path({bundle!r}))
@@ -324,7 +324,7 @@ def test_an_interrupted_run_goes_on(
 ) -> None:
     with boards(tmp_path / "fleet", factory, 4) as fleet:
         process = subprocess.Popen(
-            child(fleet, update, jobs=1), cwd=ROOT, stderr=subprocess.PIPE, text=True
+            child(fleet, update, jobs=1), cwd=PROJECT, stderr=subprocess.PIPE, text=True
         )
         assert process.stderr
         said = [next(process.stderr), next(process.stderr)]  # two boards are done
@@ -362,7 +362,7 @@ def test_a_terminal_sees_one_table(
         near, far = pty.openpty()
         environment = {**os.environ, "TERM": "xterm"}
         with subprocess.Popen(
-            child(fleet, update, jobs=2), cwd=ROOT, stderr=far, env=environment
+            child(fleet, update, jobs=2), cwd=PROJECT, stderr=far, env=environment
         ) as process:
             os.close(far)
             said = b""

@@ -9,16 +9,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bsp.board.inventory import Host
 from bsp.profile import Board, Health, load_board
-from images.bundle import Bundle
-from images.deploy import state
+from bsp.remote.inventory import Host
+from images.bundle.manifest import Bundle
+from images.deploy.boot import state
 from images.deploy.deploy import deploy, session
 from images.deploy.health import Checks, checks_for, examine
-from userspace.npu.label_image import Request, quick
-
-from .fake_board import BOARD_MARKS, FakeBoard, make_bundle
-from .fake_boot import compile_dtb
+from tests.support.fake_board import BOARD_MARKS, FakeBoard, make_bundle
+from tests.support.fake_boot import compile_dtb
+from userspace.npu.validate.label_image import Request, quick
 
 pytestmark = BOARD_MARKS
 

@@ -13,20 +13,19 @@ from pathlib import Path
 import pytest
 
 from bsp.base.errors import UserError
-from bsp.board import facts as board_facts
-from bsp.board.facts import KernelFacts
-from bsp.board.identify import identify, soc_of
-from bsp.board.in_place import build_in_place
-from bsp.board.ssh import connect
 from bsp.dts.running import encode, without_boot
 from bsp.dts.tree import Tree, read_tree
+from bsp.identify import identify, soc_of
 from bsp.profile import Npu, load_board, npu_of
-from images import bundle as bundles
+from bsp.remote import facts as board_facts
+from bsp.remote.facts import KernelFacts
+from bsp.remote.in_place import build_in_place
+from bsp.remote.ssh import connect
+from images.bundle import manifest as bundles
 from images.deploy import in_place
-
-from . import local_sshd
-from .fake_board import BOARD_MARKS, FakeBoard
-from .fake_boot import compile_dtb, tree_source
+from tests.support import local_sshd
+from tests.support.fake_board import BOARD_MARKS, FakeBoard
+from tests.support.fake_boot import compile_dtb, tree_source
 
 pytestmark = BOARD_MARKS
 

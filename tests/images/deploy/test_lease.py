@@ -15,13 +15,12 @@ from typing import Any
 import pytest
 
 from bsp.base.errors import InfrastructureError, UserError
-from images import bundle as bundles
+from images.bundle import manifest as bundles
 from images.deploy.claim import Claim, _client, claim_of
 from images.deploy.deploy import Target, deploy, session, status
 from images.deploy.onboard import lease
 from images.deploy.transfer import Agent, HeldError
-
-from .fake_board import BOARD_MARKS, FakeBoard, make_bundle
+from tests.support.fake_board import BOARD_MARKS, FakeBoard, make_bundle
 
 pytestmark = BOARD_MARKS
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from images.deploy.slots import ONBOARD_DIR
+from images.deploy.boot.slots import ONBOARD_DIR
 
 GENERATION = "0123456789ab"
 

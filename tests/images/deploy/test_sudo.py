@@ -20,12 +20,12 @@ import pytest
 
 from bsp.base.apt import Archive
 from bsp.base.errors import UserError
-from bsp.board import ssh
-from images.bundle import Bundle
+from bsp.base.project import PROJECT
+from bsp.remote import ssh
+from images.bundle.manifest import Bundle
 from images.deploy.deploy import Target, deploy, rollback, status
-
-from . import local_sshd
-from .fake_board import BOARD_MARKS, ROOT, FakeBoard, make_bundle
+from tests.support import local_sshd
+from tests.support.fake_board import BOARD_MARKS, FakeBoard, make_bundle
 
 pytestmark = [
     *BOARD_MARKS,
@@ -49,7 +49,7 @@ exec "$@"
 def rule() -> str:
     """As the page for operators has it."""
     found = re.findall(
-        rf"^ {{4}}({USER} .*)$", (ROOT / "docs/operators.md").read_text(), re.MULTILINE
+        rf"^ {{4}}({USER} .*)$", (PROJECT / "docs/operators.md").read_text(), re.MULTILINE
     )
     assert len(found) == 1
     return str(found[0])

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bsp.base.errors import UserError
-from images import bmap
-from images.bmap import BLOCK_BYTES, Map, Range
+from images.disk import bmap
+from images.disk.bmap import BLOCK_BYTES, Map, Range
 
 _SHA = hashlib.sha256(b"").hexdigest()
 

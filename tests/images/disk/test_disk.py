@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 
 import images.disk
-from bsp.kernel.prebuilt import PrebuiltKernel
+from bsp.kernel.packaged import PrebuiltKernel
 from bsp.profile import load_board
 from images.disk import FAT_START_BYTES, ROOT_START_BYTES, SIZE_BYTES, Disk, build_disk
+from images.disk.rootfs import Rootfs
 from images.disk.tree import Tree
-from images.rootfs import Rootfs
 
 from .test_initrd import make_kernel
 

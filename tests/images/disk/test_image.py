@@ -14,15 +14,16 @@ from pathlib import Path
 
 import pytest
 
-import images.image
+import images.disk.image
 from bsp.base.errors import UserError
 from bsp.profile import load_board
-from images import bmap, sign
-from images.bundle import Bundle
-from images.image import FIRST_PARTITION_BYTES, Image, Request, build_image, read_description
-from images.rootfs import Rootfs
+from images.bundle import sign
+from images.bundle.manifest import Bundle
+from images.disk import bmap
+from images.disk.image import FIRST_PARTITION_BYTES, Image, Request, build_image, read_description
+from images.disk.rootfs import Rootfs
+from tests.support.fake_board import make_bundle
 
-from .fake_board import make_bundle
 from .test_disk import _PATH, _tiny_root
 
 _TOOLS = ("sfdisk", "debugfs", "e2fsck", "mcopy", "mkimage", "ssh-keygen")
@@ -54,7 +55,7 @@ def request_(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Request]:
     for name in ("user", "host"):
         _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "somebody", "-f", folder / name)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(images.image, "root_tar", lambda *_: Rootfs(tar, "tiny"))
+        patch.setattr(images.disk.image, "root_tar", lambda *_: Rootfs(tar, "tiny"))
         patch.setenv("NPU_BSP_CONFIG", str(folder / "config"))
         sign.sign(bundle)
         yield Request(

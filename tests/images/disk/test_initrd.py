@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bsp.base.errors import UserError
-from bsp.kernel.prebuilt import PrebuiltKernel
-from images.initrd import PROBE_INIT, ROOT_INIT, build_initrd, load_order, module_name
+from bsp.kernel.packaged import PrebuiltKernel
+from images.disk.initrd import PROBE_INIT, ROOT_INIT, build_initrd, load_order, module_name
 
 DEP = """\
 kernel/lib/crc16.ko.xz:

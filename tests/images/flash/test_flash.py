@@ -16,16 +16,15 @@ import msgspec
 import pytest
 
 from bsp.base.errors import InfrastructureError, UserError
-from bsp.board.inventory import Host
 from bsp.profile import load_board
-from images import bmap
+from bsp.remote.inventory import Host
+from images.disk import bmap
+from images.disk.image import Description, description_file
 from images.flash import plan
 from images.flash.command import Request, flash
 from images.flash.source import read_source
-from images.image import Description, description_file
-
-from . import local_sshd
-from .relay import Relay
+from tests.support import local_sshd
+from tests.support.relay import Relay
 
 MIB = 1 << 20
 needs_sshd = pytest.mark.skipif(local_sshd.find_sshd() is None, reason="not installed: sshd")

@@ -29,7 +29,7 @@ from userspace.npu.doctor.facts import (
     without_unused,
 )
 
-CAPTURED = Path(__file__).parent / "doctor"
+CAPTURED = Path(__file__).parent / "captured"
 FDT = (CAPTURED / "fdt.txt").read_text()
 ORDER = [
     "compatible", "stack", "kernel", "node", "status", "power-domain", "clocks", "config", "memory",

@@ -17,8 +17,9 @@ import msgspec
 import pytest
 
 from bsp.base.errors import InfrastructureError, UserError
-from userspace.npu import models, tiny_model
-from userspace.npu.models import Catalogue, Listed
+from userspace.npu.model import tiny_model
+from userspace.npu.validate import models
+from userspace.npu.validate.models import Catalogue, Listed
 
 
 def sha256(content: bytes) -> str:

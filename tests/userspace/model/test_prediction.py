@@ -14,14 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bsp.base.errors import UserError
-from userspace.npu import models
-from userspace.npu.delegates import rows
-from userspace.npu.graph import read_graph
-from userspace.npu.prediction import all_rules, predict, rules_for
-from userspace.npu.tflite_file import NO_ACTIVATION, Tensor, conv, softmax, write_model
-from userspace.npu.virtual.gate import packages, sweep
-
-from .rule_cases import cases
+from tests.support.rule_cases import cases
+from userspace.npu.model.graph import read_graph
+from userspace.npu.model.prediction import all_rules, predict, rules_for
+from userspace.npu.model.tflite_file import NO_ACTIVATION, Tensor, conv, softmax, write_model
+from userspace.npu.validate import models
+from userspace.npu.validate.delegates import rows
+from virtual.gates import packages, sweep
 
 MESA = "25.0.7-2+deb13u1"
 assets = pytest.mark.skipif(
@@ -92,7 +91,7 @@ def test_what_is_not_known_is_not_predicted() -> None:
 def test_mobilenets_as_the_real_delegate_takes_them(
     name: str, taken: int, all_of_them: int
 ) -> None:
-    """28 of 31 is what the logs of the real libteflon.so 25.0.7 in tests/userspace/data say."""
+    """28 of 31 is what the logs of the real libteflon.so 25.0.7 in tests/userspace/validate/data say."""
     graph = read_graph(models.find(name, "model").path.read_bytes())
     rules = rules_for("etnaviv", MESA)
     assert rules

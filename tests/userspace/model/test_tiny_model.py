@@ -8,8 +8,9 @@ import hashlib
 import numpy as np
 import pytest
 
-from userspace.npu import models, tiny_model
-from userspace.npu.runner import count_operations, delegated, load_runtime
+from userspace.npu.model import tiny_model
+from userspace.npu.validate import models
+from userspace.npu.validate.runner import count_operations, delegated, load_runtime
 
 
 @pytest.fixture(scope="module")

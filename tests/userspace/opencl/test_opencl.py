@@ -16,13 +16,14 @@ import pytest
 
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.process import run
-from userspace import payload
-from userspace.npu import label_image, models, tiny_model
-from userspace.npu.delegation import parse_opencl
-from userspace.npu.label_image import Request
-from userspace.npu.machine import ThisMachine
+from userspace.npu.model import tiny_model
 from userspace.npu.opencl import build, rusticl
-from userspace.npu.virtual import host as virtual
+from userspace.npu.validate import label_image, models
+from userspace.npu.validate.delegation import parse_opencl
+from userspace.npu.validate.label_image import Request
+from userspace.npu.validate.machine import ThisMachine
+from userspace.payload import payload
+from virtual.npu.shim import host as virtual
 
 
 def tree(folder: Path, *, without: str = "") -> Path:

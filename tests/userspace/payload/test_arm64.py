@@ -13,16 +13,16 @@ import pytest
 
 from bsp.base.apt import Archive
 from bsp.base.process import run
-from userspace.npu import tiny_model
-from userspace.npu.label_image import Request, smoke_test
-from userspace.npu.machine import ThisMachine
-from userspace.npu.virtual import session, shim
-from userspace.payload import build_payload
-
-from .foreign import python_command
+from bsp.base.project import PROJECT
+from tests.support.foreign import python_command
+from userspace.npu.model import tiny_model
+from userspace.npu.validate.label_image import Request, smoke_test
+from userspace.npu.validate.machine import ThisMachine
+from userspace.payload.payload import build_payload
+from virtual.npu import shim
+from virtual.npu.shim import session
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
-PROJECT = Path(__file__).parents[2]
 
 # Runs under the arm64 Python: our resize against TFLite's own kernel, and the hash of the small model.
 _CHECK = f"""
@@ -33,7 +33,8 @@ for name in ("libgcc_s.so.1", "libstdc++.so.6"):
     ctypes.CDLL(sys.argv[1] + "/lib/" + name, mode=ctypes.RTLD_GLOBAL)
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
-from userspace.npu import preprocess, tflite_file as t, tiny_model
+from userspace.npu.model import tflite_file as t, tiny_model
+from userspace.npu.validate import preprocess
 different = []
 for height, width, to_height, to_width in ((606, 517, 224, 224), (37, 53, 224, 224), (100, 333, 31, 77)):
     pixels = np.random.default_rng(5).integers(0, 256, (height, width, 3), dtype=np.uint8)

@@ -14,9 +14,10 @@ import pytest
 
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.process import run
-from userspace import payload
-from userspace.elf import needed_libraries
-from userspace.payload import Payload, build_payload, plan_payload
+from bsp.base.project import PROJECT
+from userspace.payload import payload
+from userspace.payload.elf import needed_libraries
+from userspace.payload.payload import Payload, build_payload, plan_payload
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +176,5 @@ def test_needed_libraries_are_those_that_readelf_reads(tmp_path: Path) -> None:
 @pytest.mark.network
 def test_the_task(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "invoke", "build-userspace", "--board", "vim3", "--json"]
-    project = Path(__file__).parents[2]
-    planned = subprocess.run([*command, "--dry-run"], cwd=project, capture_output=True, check=True)
+    planned = subprocess.run([*command, "--dry-run"], cwd=PROJECT, capture_output=True, check=True)
     assert json.loads(planned.stdout)["wheels"]["ai-edge-litert"] == "2.3.0"

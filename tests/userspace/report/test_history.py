@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from bsp.base.errors import UserError
-from userspace.npu import history, regression, smoke
-from userspace.npu.conditions import parse_conditions
+from userspace.npu.report import history, regression
+from userspace.npu.validate import smoke
+from userspace.npu.validate.conditions import parse_conditions
 
 pytestmark = pytest.mark.usefixtures("own_state")
 

@@ -15,9 +15,13 @@ from typing import Any
 import pytest
 
 from bsp.base.errors import UserError
-from userspace.npu import history, report_files, report_html, report_svg, tiny_model
-from userspace.npu.report import text_of
-from userspace.npu.report_junit import junit
+from userspace.npu.model import tiny_model
+from userspace.npu.report import files as report_files
+from userspace.npu.report import history
+from userspace.npu.report import html as report_html
+from userspace.npu.report import svg as report_svg
+from userspace.npu.report.junit import junit
+from userspace.npu.report.report import text_of
 
 pytestmark = pytest.mark.usefixtures("own_state")
 NASTY = '</table><script>alert("x")</script>&\x07 \N{SNOWMAN}'

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from bsp.base.errors import UserError
-from userspace.npu import accuracy, label_image, tiny_model
-from userspace.npu.label_image import Request
-from userspace.npu.machine import ThisMachine
-from userspace.npu.preprocess import views
+from userspace.npu.model import tiny_model
+from userspace.npu.validate import accuracy, label_image
+from userspace.npu.validate.label_image import Request
+from userspace.npu.validate.machine import ThisMachine
+from userspace.npu.validate.preprocess import views
 
 
 def one_hot(index: int, lead: float = 0.9) -> Any:

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from bsp.base.errors import UserError
-from userspace.npu import detect, models, tiny_detector, tiny_model
-from userspace.npu.detections import Detection, detections, differences, overlap
-from userspace.npu.label_image import Request, smoke_test
-from userspace.npu.machine import ThisMachine
+from userspace.npu.model import tiny_detector, tiny_model
+from userspace.npu.validate import detect, models
+from userspace.npu.validate.detections import Detection, detections, differences, overlap
+from userspace.npu.validate.label_image import Request, smoke_test
+from userspace.npu.validate.machine import ThisMachine
 
 REQUEST = Request(test="detect", delegate="cpu", model=tiny_detector.NAME, runs=1)
 

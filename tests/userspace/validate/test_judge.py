@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from userspace.npu import judge
-from userspace.npu.judge import Expected
-from userspace.npu.prediction import Prediction
-from userspace.npu.report import text_of
+from userspace.npu.model.prediction import Prediction
+from userspace.npu.report.report import text_of
+from userspace.npu.validate import judge
+from userspace.npu.validate.judge import Expected
 
 LABELS = ("background", "tench", "goldfish", "shark")
 GOOD: list[float] = [1, 180, 60, 14]

@@ -16,14 +16,15 @@ import pytest
 
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.process import run
-from userspace.npu import label_image, models, tiny_model
-from userspace.npu.label_image import Request
-from userspace.npu.machine import RUNNER, ThisMachine
-from userspace.npu.smoke import smoke_test
+from bsp.base.project import PROJECT
+from userspace.npu.model import tiny_model
+from userspace.npu.validate import label_image, models
+from userspace.npu.validate.label_image import Request
+from userspace.npu.validate.machine import RUNNER, ThisMachine
+from userspace.npu.validate.smoke import smoke_test
 
 pytestmark = pytest.mark.usefixtures("own_state")
 
-PROJECT = Path(__file__).parents[2]
 QUICK: dict[str, Any] = {"model": tiny_model.NAME, "runs": 2, "budget_s": 1.0}
 assets = pytest.mark.skipif(
     "NPU_BSP_ASSETS" not in os.environ, reason="needs the real models: set NPU_BSP_ASSETS"
@@ -110,7 +111,7 @@ def test_bad_inputs(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     library = tmp_path_factory.mktemp("delegate") / "libbroken.so"
-    run(["gcc", "-shared", "-fPIC", "-o", library, Path(__file__).parent / "broken_delegate.c"])
+    run(["gcc", "-shared", "-fPIC", "-o", library, PROJECT / "tests/support/broken_delegate.c"])
     return library
 
 

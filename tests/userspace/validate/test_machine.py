@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from bsp.base.errors import InfrastructureError, UserError
-from bsp.board.ssh import Connection, connect
-from tests.local_sshd import find_sshd, start
-from userspace.npu import models, preprocess, runner, smoke, tiny_model
-from userspace.npu.label_image import Request, smoke_test
-from userspace.npu.machine import BoardMachine
+from bsp.remote.ssh import Connection, connect
+from tests.support.local_sshd import find_sshd, start
+from userspace.npu.model import tiny_model
+from userspace.npu.validate import models, preprocess, runner, smoke
+from userspace.npu.validate.label_image import Request, smoke_test
+from userspace.npu.validate.machine import BoardMachine
 
 pytestmark = pytest.mark.skipif(find_sshd() is None, reason="needs sshd (openssh-server)")
 
@@ -125,7 +126,7 @@ def test_a_library_that_cannot_be_loaded_is_named(
 
 
 def test_the_scripts_are_posix(tmp_path: Path) -> None:
-    from userspace.npu import machine as module
+    from userspace.npu.validate import machine as module
 
     for script in (module._LOOK, module._STORE):
         subprocess.run(["sh", "-n", "-c", script], check=True)

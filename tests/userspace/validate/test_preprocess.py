@@ -14,9 +14,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from userspace.npu import preprocess
-from userspace.npu.runner import load_runtime
-from userspace.npu.tflite_file import Tensor, resize_bilinear, write_model
+from userspace.npu.model.tflite_file import Tensor, resize_bilinear, write_model
+from userspace.npu.validate import preprocess
+from userspace.npu.validate.runner import load_runtime
 
 Picture = NDArray[np.uint8]
 sizes = st.integers(1, 40)

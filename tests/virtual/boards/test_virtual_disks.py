@@ -10,8 +10,8 @@ import pytest
 
 from bsp.base.errors import UserError
 from bsp.profile import load_board
-from images.image import description_file
-from images.virtual.disks import key_on_console, own_disk, prepare_extra
+from images.disk.image import description_file
+from virtual.boards.disks import key_on_console, own_disk, prepare_extra
 
 MIB = 1 << 20
 VIRTUAL = load_board("virtual")

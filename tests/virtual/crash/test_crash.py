@@ -21,17 +21,16 @@ from hypothesis import strategies as st
 
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.process import run
-from images.bundle import Bundle
-from images.crash.harness import crash_test
-from images.crash.known import Known
-from images.crash.medium import Medium
-from images.crash.points import Point, Tally, judge_points, plan
-from images.crash.root import Root
-from images.crash.writelog import Write, WriteLog
-from images.deploy import slots, state
+from images.bundle.manifest import Bundle
+from images.deploy.boot import slots, state
 from images.disk import FAT_SIZE_BYTES, FAT_START_BYTES, ROOT_START_BYTES
-
-from .fake_board import make_bundle
+from tests.support.fake_board import make_bundle
+from virtual.crash.disk_state import Medium
+from virtual.crash.harness import crash_test
+from virtual.crash.points import Point, Tally, judge_points, plan
+from virtual.crash.resume_cache import Known
+from virtual.crash.root import Root
+from virtual.crash.writelog import Write, WriteLog
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("mformat") is None, reason="mformat is not installed (mtools)"),

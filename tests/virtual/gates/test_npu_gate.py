@@ -10,17 +10,16 @@ import numpy as np
 import pytest
 
 from bsp.base.errors import UserError
-from images.virtual import gate_kernel
-from userspace.npu.virtual import requant
-from userspace.npu.virtual.convolution import Geometry, accumulate
-from userspace.npu.virtual.exact import operations
-from userspace.npu.virtual.gate import mesa, packages, sweep
-from userspace.npu.virtual.gate.build import build
-from userspace.npu.virtual.gate.cases import PADDED, Case
-from userspace.npu.virtual.gate.cases import sweep as cases
-from userspace.npu.virtual.gate.witness import ORDER_OPEN, Witness, model_coefficients, unsigned
-
-from .conftest import NpuBoard
+from tests.conftest import NpuBoard
+from virtual.gates import kernel as gate_kernel
+from virtual.gates import mesa, packages, sweep
+from virtual.gates.build import build
+from virtual.gates.cases import PADDED, Case
+from virtual.gates.cases import sweep as cases
+from virtual.gates.witness import ORDER_OPEN, Witness, model_coefficients, unsigned
+from virtual.npu.vivante import requant
+from virtual.npu.vivante.convolution import Geometry, accumulate
+from virtual.npu.vivante.exact import operations
 
 FULL = cases(quick=False)
 

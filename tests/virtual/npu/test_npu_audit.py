@@ -10,17 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.npu_jobs import NPUS, Convolution, bench_for
-from userspace.npu.tflite_file import NO_ACTIVATION, SAME, VALID, Tensor, conv, write_model
-from userspace.npu.virtual import audit, audit_tp, model, tp
-from userspace.npu.virtual.audit import ModelAudit
-from userspace.npu.virtual.coefficients import Coefficients
-from userspace.npu.virtual.convolution import accumulate
-from userspace.npu.virtual.exact import descriptor_scale, operations
-from userspace.npu.virtual.finding import Blame, Finding
-from userspace.npu.virtual.identity import load_identity
-from userspace.npu.virtual.memory import Access, Buffer, Buffers, Bytes
-from userspace.npu.virtual.written import Written
+from tests.support.npu_jobs import NPUS, Convolution, bench_for
+from userspace.npu.model import flatbuffer as model
+from userspace.npu.model.tflite_file import NO_ACTIVATION, SAME, VALID, Tensor, conv, write_model
+from virtual.npu.finding import Blame, Finding
+from virtual.npu.identity import load_identity
+from virtual.npu.memory import Access, Buffer, Buffers, Bytes
+from virtual.npu.vivante import audit, audit_tp, tp
+from virtual.npu.vivante.audit import ModelAudit
+from virtual.npu.vivante.coefficients import Coefficients
+from virtual.npu.vivante.convolution import accumulate
+from virtual.npu.vivante.exact import descriptor_scale, operations
+from virtual.npu.write_tracker import Written
 
 
 def job_and_model(
@@ -149,7 +150,7 @@ def test_the_emulator_is_blamed_for_its_own_sums(
 ) -> None:
     job, path = job_and_model(tmp_path, generation, 3)
     monkeypatch.setattr(
-        "userspace.npu.virtual.engine.accumulate", lambda *given: accumulate(*given) + 1
+        "virtual.npu.vivante.engine.accumulate", lambda *given: accumulate(*given) + 1
     )
     found = audited(job, path)
     assert found[0].blame is Blame.EMULATOR

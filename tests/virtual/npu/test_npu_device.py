@@ -19,8 +19,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.npu_jobs import Convolution
-from tests.vfio_client import (
+from bsp.base.project import PROJECT
+from tests.support.npu_jobs import Convolution
+from tests.support.vfio_client import (
     PAGE,
     RAM_BASE,
     Client,
@@ -30,16 +31,16 @@ from tests.vfio_client import (
     memfd,
     wait_until,
 )
-from userspace.npu.virtual import nn
-from userspace.npu.virtual.device import recording
-from userspace.npu.virtual.device.guest_memory import BusFaultError, GuestMemory
-from userspace.npu.virtual.device.mmu import Mmu, MmuException, MmuFaultError
-from userspace.npu.virtual.device.vfio_user import Command, GuestRegion, Refused
-from userspace.npu.virtual.engine import Engine
-from userspace.npu.virtual.frontend import STATES
-from userspace.npu.virtual.identity import load_identity
-from userspace.npu.virtual.memory import Access
-from userspace.npu.virtual.replay import replay
+from virtual.npu.device import recording
+from virtual.npu.device.guest_memory import BusFaultError, GuestMemory
+from virtual.npu.device.mmu import Mmu, MmuException, MmuFaultError
+from virtual.npu.device.vfio_user import Command, GuestRegion, Refused
+from virtual.npu.identity import load_identity
+from virtual.npu.memory import Access
+from virtual.npu.traces.replay import replay
+from virtual.npu.vivante import nn
+from virtual.npu.vivante.engine import Engine
+from virtual.npu.vivante.frontend import STATES
 
 # --- the protocol
 
@@ -729,7 +730,7 @@ def test_a_piece_over_two_regions_of_memory() -> None:
 
 
 def test_a_window_in_too_many_pieces_starts_afresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("userspace.npu.virtual.device.mmu._MAX_PIECES", 8)
+    monkeypatch.setattr("virtual.npu.device.mmu._MAX_PIECES", 8)
     memory, _ = guest()
     mmu = tables(memory, {page: RAM_BASE + (60 - page) * PAGE | 5 for page in range(40)})
     for page in range(40):
@@ -748,7 +749,7 @@ def test_a_window_in_too_many_pieces_starts_afresh(monkeypatch: pytest.MonkeyPat
 def test_server_serves_one_client_and_ends_with_it(tmp_path: Path) -> None:
     path = tmp_path / ("long" * 20) / "npu.sock"  # longer than a socket's path may be
     path.parent.mkdir()
-    command = [sys.executable, "-m", "userspace.npu.virtual.device"]
+    command = [sys.executable, "-m", "virtual.npu.device"]
     process = subprocess.Popen(
         [
             *command, "--socket", str(path), "--identity", "imx8mp", "--accept-timeout", "20",
@@ -756,7 +757,7 @@ def test_server_serves_one_client_and_ends_with_it(tmp_path: Path) -> None:
         ],
         stdout=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parent.parent,
+        cwd=PROJECT,
     )  # fmt: skip
     try:
         wait_until(path.exists, 10)
@@ -779,13 +780,13 @@ def test_server_serves_one_client_and_ends_with_it(tmp_path: Path) -> None:
 
 
 def test_server_without_a_client_gives_up(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "userspace.npu.virtual.device", "--accept-timeout", "0.1"]
+    command = [sys.executable, "-m", "virtual.npu.device", "--accept-timeout", "0.1"]
     ended = subprocess.run(
         [*command, "--socket", str(tmp_path / "s"), "--identity", "a311d"],
         capture_output=True,
         text=True,
         timeout=30,
-        cwd=Path(__file__).parent.parent,
+        cwd=PROJECT,
     )
     assert ended.returncode == 3
     assert "no client" in ended.stdout

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bsp.base.errors import UserError
-from tests.npu_jobs import NPUS, Bench, Convolution, bench_for, load_state
-from userspace.npu.virtual import frontend, huffman, nn, requant, tp, zero_runs
-from userspace.npu.virtual.coefficients import CoefficientCache, Coefficients
-from userspace.npu.virtual.engine import Engine
-from userspace.npu.virtual.faults import FaultError, MemoryFaultError
-from userspace.npu.virtual.identity import identity_names, load_identity, read_identity
-from userspace.npu.virtual.memory import Access, Buffer, Buffers
+from tests.support.npu_jobs import NPUS, Bench, Convolution, bench_for, load_state
+from virtual.npu.faults import FaultError, MemoryFaultError
+from virtual.npu.identity import IDENTITIES_DIR, identity_names, load_identity, read_identity
+from virtual.npu.memory import Access, Buffer, Buffers
+from virtual.npu.vivante import frontend, huffman, nn, requant, tp, zero_runs
+from virtual.npu.vivante.coefficients import CoefficientCache, Coefficients
+from virtual.npu.vivante.engine import Engine
 
 COMMANDS = np.array([*load_state(0x10A0, 0x400000)], np.uint32)
 
@@ -107,7 +107,7 @@ def test_large_sums_are_exact() -> None:
 def test_v8_symbol_maps_in_any_order() -> None:
     job = convolution(5, 8)
     shape = nn.parse(nn.LAYOUT.pack(job.descriptor(0, 0, 0)), 8).shape
-    from tests.npu_jobs import encode_v8
+    from tests.support.npu_jobs import encode_v8
 
     plain = huffman.decode(np.frombuffer(encode_v8(job), np.uint8), shape, 6)
     for seed in range(4):
@@ -602,7 +602,7 @@ def test_identities_are_whole() -> None:
 
 
 def test_identity_files_are_read_strictly(tmp_path: Path) -> None:
-    good = (Path(frontend.__file__).parent / "identities/a311d.toml").read_text(encoding="utf-8")
+    good = (IDENTITIES_DIR / "a311d.toml").read_text(encoding="utf-8")
     for old, new in (("nn_cores = 8", "nn_cores = 0"), ("nn_cores", "nn_core"), ("= 7", "= 9")):
         path = tmp_path / f"{abs(hash(new))}.toml"
         path.write_text(good.replace(old, new), encoding="utf-8")

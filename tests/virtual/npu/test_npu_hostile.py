@@ -19,14 +19,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests import npu_traces
-from tests.npu_jobs import NPUS, Convolution
-from tests.test_npu_engine import convolution
-from userspace.npu.virtual.engine import Engine
-from userspace.npu.virtual.faults import FaultError
-from userspace.npu.virtual.identity import load_identity
-from userspace.npu.virtual.memory import Access, Buffer, Buffers
-from userspace.npu.virtual.server import MAGIC, Server
+from tests.support import npu_traces
+from tests.support.npu_jobs import NPUS, Convolution
+from tests.virtual.npu.test_npu_engine import convolution
+from virtual.npu.faults import FaultError
+from virtual.npu.identity import load_identity
+from virtual.npu.memory import Access, Buffer, Buffers
+from virtual.npu.shim.server import MAGIC, Server
+from virtual.npu.vivante.engine import Engine
 
 GUARD_BYTES = 1 << 16
 PAGE = 4096

@@ -24,13 +24,10 @@ import numpy as np
 import pytest
 
 from bsp.base.errors import UserError
-from tests import npu_layers
-from tests.npu_jobs import Bench, bench_for, load_state
-from tests.test_npu_engine import convolution
-from userspace.npu.label_image import Request
-from userspace.npu.preprocess import encode_bmp
-from userspace.npu.smoke import smoke_test
-from userspace.npu.tflite_file import (
+from tests.support import npu_layers
+from tests.support.npu_jobs import Bench, bench_for, load_state
+from tests.virtual.npu.test_npu_engine import convolution
+from userspace.npu.model.tflite_file import (
     NO_ACTIVATION,
     SAME,
     VALID,
@@ -39,10 +36,14 @@ from userspace.npu.tflite_file import (
     conv,
     write_model,
 )
-from userspace.npu.virtual import host, server, session, shim
-from userspace.npu.virtual.identity import load_identity
-from userspace.npu.virtual.replay import replay
-from userspace.npu.virtual.server import MAGIC, Server
+from userspace.npu.validate.label_image import Request
+from userspace.npu.validate.preprocess import encode_bmp
+from userspace.npu.validate.smoke import smoke_test
+from virtual.npu import shim
+from virtual.npu.identity import load_identity
+from virtual.npu.shim import host, server, session
+from virtual.npu.shim.server import MAGIC, Server
+from virtual.npu.traces.replay import replay
 
 PAGE = 4096
 MEMORY_BYTES = 1 << 20

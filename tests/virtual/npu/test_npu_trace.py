@@ -18,20 +18,20 @@ import numpy as np
 import pytest
 
 from bsp.base.errors import BspError
-from tests import npu_traces
-from tests.npu_jobs import load_state
-from tests.test_npu_engine import convolution
-from userspace.npu.virtual import nn, recorder, trace
-from userspace.npu.virtual import show as showing
-from userspace.npu.virtual.engine import Engine
-from userspace.npu.virtual.exact import Operation
-from userspace.npu.virtual.identity import load_identity
-from userspace.npu.virtual.memory import Access, Buffer, Buffers
-from userspace.npu.virtual.replay import replay
-from userspace.npu.virtual.trace import TraceError
-from userspace.npu.virtual.trace_text import replayed_text, shown_text
-
-PROJECT = Path(__file__).parents[1]
+from bsp.base.project import PROJECT
+from tests.support import npu_traces
+from tests.support.npu_jobs import load_state
+from tests.virtual.npu.test_npu_engine import convolution
+from virtual.npu.identity import load_identity
+from virtual.npu.memory import Access, Buffer, Buffers
+from virtual.npu.traces import recorder, trace
+from virtual.npu.traces import show as showing
+from virtual.npu.traces.replay import replay
+from virtual.npu.traces.trace import TraceError
+from virtual.npu.traces.trace_text import replayed_text, shown_text
+from virtual.npu.vivante import nn
+from virtual.npu.vivante.engine import Engine
+from virtual.npu.vivante.exact import Operation
 
 
 def recorded(folder: Path, generation: int = 7, seeds: tuple[int, ...] = (3, 4)) -> Path:

@@ -11,11 +11,11 @@ from bsp.base.errors import InfrastructureError
 from bsp.base.output import table
 from bsp.base.process import Completed, run
 from bsp.base.progress import step
-from bsp.board.inventory import Host
-from bsp.board.ssh import Connection, connect
 from bsp.profile import Board, board_names, load_board
+from bsp.remote.inventory import Host
+from bsp.remote.ssh import Connection, connect
 
-from ..machine import DEPLOYED_USERSPACE
+from ..validate.machine import DEPLOYED_USERSPACE
 from .checks import examine, patient_of, stack
 from .facts import Facts, parse_facts, script
 

@@ -20,8 +20,8 @@ from bsp.base.errors import InfrastructureError, UserError
 from bsp.dts.tree import Tree, read_tree
 from bsp.profile import SOCS_DIR, load_soc
 
-from ..machine import DEPLOYED_USERSPACE, RUNNER
-from ..tflite_file import NO_ACTIVATION, Tensor, conv, write_model
+from ..model.tflite_file import NO_ACTIVATION, Tensor, conv, write_model
+from ..validate.machine import DEPLOYED_USERSPACE, RUNNER
 
 _HERE = Path(__file__).parent
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ..delegation import parse_log
+from ..validate.delegation import parse_log
 from .check import Outcome, broken, ok, unknown
 
 if TYPE_CHECKING:

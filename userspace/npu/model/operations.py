@@ -8,7 +8,7 @@ from typing import Any
 
 from bsp.base.errors import UserError
 
-from .virtual.model import operators
+from .flatbuffer import operators
 
 # enum BuiltinOperator of TensorFlow's schema.fbs, as far as classifiers and detectors use it.
 _NAMES = {

@@ -37,8 +37,7 @@ from bsp.base.errors import InfrastructureError, UserError, nearest
 from bsp.base.output import table
 from bsp.base.process import require_tool, run
 from bsp.base.progress import step
-
-from ...elf import needed_libraries
+from userspace.payload.elf import needed_libraries
 
 FORMAT = 1
 NAME = "opencl"

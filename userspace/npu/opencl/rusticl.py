@@ -27,8 +27,7 @@ from bsp.base.download import sha256_of
 from bsp.base.errors import InfrastructureError
 from bsp.base.process import require_tool, run
 from bsp.base.progress import step
-
-from ...elf import needed_libraries
+from userspace.payload.elf import needed_libraries
 
 FORMAT = 1
 _HERE = Path(__file__).parent

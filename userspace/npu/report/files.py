@@ -12,11 +12,12 @@ from typing import Any
 from bsp.base.cache import write_atomically
 from bsp.base.errors import BspError, UserError
 from bsp.base.progress import say
-from bsp.board.inventory import Host
+from bsp.remote.inventory import Host
 
-from . import history, regression, report_html
-from .doctor import doctor as examination
-from .report_junit import junit
+from ..doctor import doctor as examination
+from . import history, regression
+from . import html as report_html
+from .junit import junit
 
 FORMAT = 1
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from . import report_svg
-from .judge import TOP
-from .preprocess import ImageError, decode_bmp
+from ..validate.judge import TOP
+from ..validate.preprocess import ImageError, decode_bmp
+from . import svg as report_svg
 
-_STYLE = Path(__file__).parent / "report.css"
+_STYLE = Path(__file__).parent / "style.css"
 _PICTURE_PIXELS = 480
 _CPU = ("cpu", "cpu-reference")
 _TIMES = "\N{MULTIPLICATION SIGN}"

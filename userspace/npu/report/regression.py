@@ -24,7 +24,7 @@ LEAST_RUNS = 6
 _WINDOW_RUNS = 30
 # How many standard errors the mean of the newest runs has to be away, by their number; and how many
 # standard deviations all but one of them (of two: both) have to be away on their own. Chosen on synthetic
-# series (tests/userspace/test_history.py): false alarms below 1 % of runs, with outliers too.
+# series (tests/userspace/report/test_history.py): false alarms below 1 % of runs, with outliers too.
 _LIMITS = ((3, 3.1, 1.6), (2, 4.6, 2.8))
 # Nobody acts on less, and a clock's resolution is not a spread.
 _LEAST_CHANGE = 0.03

@@ -13,7 +13,7 @@ from typing import Any
 
 from bsp.base.errors import BspError
 from bsp.base.process import Completed, run
-from bsp.board.ssh import Connection
+from bsp.remote.ssh import Connection
 
 _TIMEOUT_S = 30
 

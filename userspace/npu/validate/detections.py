@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import tiny_detector
+from ..model import tiny_detector
 
 THRESHOLD = 0.5
 SAME_PLACE = 0.5

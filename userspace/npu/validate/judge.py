@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..model.prediction import Prediction
 from .delegates import OPENCL, TEFLON, TIM_VX
 from .delegation import parse_log, parse_opencl
 from .kernel_log import out_of_memory, troubles
-from .prediction import Prediction
 
 TOP = 5
 # label_image.cc and get_top_n.h: what it prints, and what is too small to print.

@@ -11,13 +11,14 @@ from typing import Any
 from bsp.base.errors import UserError, nearest
 from bsp.base.progress import step
 
-from . import accuracy, detect, models, operations, tiny_detector, tiny_model
+from ..model import operations, tiny_detector, tiny_model
+from ..model.graph import read_graph
+from ..model.prediction import Prediction, predict, rules_for
+from . import accuracy, detect, models
 from .delegates import ALL, TEFLON, implied, rows
 from .delegation import parse_log
-from .graph import read_graph
 from .judge import MAX_ABS_DIFF, Expected, Figure, judge, verdict
 from .machine import Machine
-from .prediction import Prediction, predict, rules_for
 
 NAME = "label_image"
 _QUICK_RUNS = 3

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.process import Completed, run
 from bsp.base.progress import step
-from bsp.board.ssh import Connection
+from bsp.remote.ssh import Connection
 
 from .models import File
 

@@ -23,7 +23,7 @@ from bsp.base.download import download, sha256_of
 from bsp.base.errors import InfrastructureError, UserError, nearest
 from bsp.base.progress import say, step
 
-from . import tiny_detector, tiny_model
+from ..model import tiny_detector, tiny_model
 
 CATALOGUE = Path(__file__).parent / "models.toml"
 EXPECTED = Path(__file__).parent / "expected.toml"
@@ -206,7 +206,7 @@ def _own(file: str, content: bytes, name: str) -> File:
     path = cache_dir() / "models" / file
     if not path.exists() or path.read_bytes() != content:
         write_atomically(path, content)
-    return File(name, path, sha256_of(path), "made by userspace/npu/tiny_detector.py")
+    return File(name, path, sha256_of(path), "made by userspace/npu/model/tiny_detector.py")
 
 
 def find(name: str, kind: str) -> File:
@@ -258,7 +258,7 @@ def tiny() -> File:
             target.write_bytes(tiny_model.build())
 
     path = make_once(folder / f"{tiny_model.NAME}-{_TINY_VERSION}.tflite", make)
-    return File(tiny_model.NAME, path, sha256_of(path), "made by userspace/npu/tiny_model.py")
+    return File(tiny_model.NAME, path, sha256_of(path), "made by userspace/npu/model/tiny_model.py")
 
 
 def tiny_image() -> File:
@@ -267,7 +267,7 @@ def tiny_image() -> File:
     content = tiny_model.sample_bmp()
     if not path.exists() or path.read_bytes() != content:
         write_atomically(path, content)
-    return File(path.name, path, sha256_of(path), "drawn by userspace/npu/tiny_model.py")
+    return File(path.name, path, sha256_of(path), "drawn by userspace/npu/model/tiny_model.py")
 
 
 def _own_file(name: str, kind: str, known: list[str]) -> File:

@@ -9,11 +9,13 @@ from typing import Any
 
 from bsp.base.errors import BspError, UserError
 from bsp.base.progress import say
-from bsp.board.inventory import Host
-from bsp.board.ssh import connect
 from bsp.profile import Board, load_board, load_soc, npu_of
+from bsp.remote.inventory import Host
+from bsp.remote.ssh import connect
 
-from . import history, label_image, report_files
+from ..report import files as report_files
+from ..report import history
+from . import label_image
 from .conditions import after, conditions
 from .delegates import OPENCL, rows
 from .judge import Figure
@@ -118,8 +120,8 @@ def _opencl_on(
     """
     if not any(name.partition(":")[0] == OPENCL for name in rows(request.delegate)):
         return None, None
-    from .opencl import build
-    from .opencl import rusticl as driver
+    from ..opencl import build
+    from ..opencl import rusticl as driver
 
     made = build.built()
     if made is None:
@@ -175,7 +177,7 @@ def _remembered(document: dict[str, Any], found: dict[str, Any]) -> dict[str, An
 def _on_virtual_npu(
     npu: str, request: label_image.Request, *, exact: bool, strict: bool, record: Path | None
 ) -> dict[str, Any]:
-    from .virtual import host as virtual
+    from virtual.npu.shim import host as virtual
 
     name = virtual.npu_name(npu)
     inputs = label_image.choose(request)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Be a virtual NPU for one QEMU: ``python -m userspace.npu.virtual.device --socket S --identity a311d``.
+"""Be a virtual NPU for one QEMU: ``python -m virtual.npu.device --socket S --identity a311d``.
 
 Start it before QEMU; it ends with QEMU. In QEMU's options: memory-backend-memfd with share=on as the
 machine's memory, and ``-device '{"driver": "vfio-user-pci", "addr": "1", "socket": {"type": "unix",
@@ -22,8 +22,8 @@ from ..identity import Identity, load_identity
 from .listener import Log, listen
 
 if TYPE_CHECKING:
-    from ..engine import JobRecord
-    from ..trace import Writer
+    from ..traces.trace import Writer
+    from ..vivante.engine import JobRecord
     from .frontend import Jobs, NpuMemory
 
 
@@ -72,7 +72,7 @@ def main() -> int:
 def _jobs(
     identity: Identity, memory: NpuMemory, log: Log, *, verbose: bool, writer: Writer | None
 ) -> Jobs:
-    from ..engine import Engine
+    from ..vivante.engine import Engine
 
     def show(record: JobRecord) -> None:
         log(f"{record.unit} job {record.number}: {record.description} {record.seconds:.3f} s")

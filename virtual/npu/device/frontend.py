@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..faults import FaultError
-from ..frontend import PS_NN_INST_ADDR, PS_TP_INST_ADDR, Opcode, check_state, decode
 from ..memory import Access, Bytes
+from ..vivante.frontend import PS_NN_INST_ADDR, PS_TP_INST_ADDR, Opcode, check_state, decode
 from .guest_memory import BusFaultError, GuestMemory
 from .mmu import Mmu, MmuFaultError
 from .registers import AXI_BUS_ERROR, Registers

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from .. import recorder
-from ..engine import Engine
 from ..faults import FaultError
-from ..frontend import PS_NN_INST_ADDR, PS_TP_INST_ADDR
 from ..identity import Identity
-from ..trace import Writer
+from ..traces import recorder
+from ..traces.trace import Writer
+from ..vivante.engine import Engine
+from ..vivante.frontend import PS_NN_INST_ADDR, PS_TP_INST_ADDR
 from .frontend import NpuMemory
 
 _MOST_WRITES = 4096

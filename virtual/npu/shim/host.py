@@ -24,12 +24,12 @@ from bsp.base.cache import cache_dir, make_once
 from bsp.base.errors import UserError
 from bsp.base.process import run
 from bsp.base.progress import step
+from userspace.npu.validate.delegates import TEFLON
+from userspace.npu.validate.machine import ThisMachine
+from userspace.payload import payload
 
-from ... import payload
-from ..delegates import TEFLON
-from ..machine import ThisMachine
-from . import shim
-from .identity import identity_names, load_identity
+from .. import shim
+from ..identity import identity_names, load_identity
 from .server import CUT_OFF
 from .session import Emulator, emulator
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The shim's other end: a process that serves the engine on a Unix socket.
 
-    python -m userspace.npu.virtual.server --socket S --npu a311d --report R.json
+    python -m virtual.npu.shim.server --socket S --npu a311d --report R.json
 
 A client (``shim/shim.c``) sends a hello with the descriptor of its sealed memory file, then one message for
 each submit, and waits for each answer. Every client has its own memory, engine and thread; a client that
@@ -34,18 +34,18 @@ import numpy as np
 from bsp.base.cache import write_atomically
 from bsp.base.errors import BspError
 
-from . import recorder
-from .audit import ModelAudit
-from .coefficients import CoefficientCache
-from .engine import Audit, Engine, HardwareMode, JobRecord, Requantisation
-from .exact import ExactMode, operations
-from .faults import FaultError
-from .finding import Blame
-from .frontend import Words
-from .identity import Identity, load_identity
-from .memory import Access, Buffer, Buffers, Bytes
-from .recorder import Recorder
-from .trace import Writer
+from ..faults import FaultError
+from ..finding import Blame
+from ..identity import Identity, load_identity
+from ..memory import Access, Buffer, Buffers, Bytes
+from ..traces import recorder
+from ..traces.recorder import Recorder
+from ..traces.trace import Writer
+from ..vivante.audit import ModelAudit
+from ..vivante.coefficients import CoefficientCache
+from ..vivante.engine import Audit, Engine, HardwareMode, JobRecord, Requantisation
+from ..vivante.exact import ExactMode, operations
+from ..vivante.frontend import Words
 
 MAGIC = b"NPUSHIM1"
 _HELLO = struct.Struct("<8sQ")

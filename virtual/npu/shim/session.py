@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from bsp.base.errors import InfrastructureError
+from bsp.base.project import PROJECT
 
-from .identity import load_identity
+from ..identity import load_identity
 
-PROJECT = Path(__file__).parents[3]
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
 
@@ -80,7 +80,7 @@ def emulator(
     load_identity(name)
     with tempfile.TemporaryDirectory(prefix="npu-bsp-") as folder:
         socket, report = Path(folder) / "npu.sock", Path(folder) / "report.json"
-        command = [sys.executable, "-m", "userspace.npu.virtual.server"]
+        command = [sys.executable, "-m", "virtual.npu.shim.server"]
         command += ["--socket", str(socket), "--npu", name, "--report", str(report)]
         if exact_for:
             command += ["--exact-for", str(exact_for.absolute())]

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import sparse
-from .exact import Operation
-from .faults import FaultError
-from .frontend import Words
-from .identity import Identity
-from .memory import Access, Buffer, Bytes, Memory
+from ..faults import FaultError
+from ..identity import Identity
+from ..memory import Access, Buffer, Bytes, Memory
+from ..vivante import sparse
+from ..vivante.exact import Operation
+from ..vivante.frontend import Words
 from .trace import DEFAULT_LIMIT_BYTES, End, Header, Job, Piece, Submit, Writer, packed
 
 if TYPE_CHECKING:
-    from .engine import JobRecord
+    from ..vivante.engine import JobRecord
 
 
 def begin(

@@ -12,14 +12,14 @@ import numpy as np
 
 from bsp.base.errors import UserError
 
-from . import frontend, huffman, nn, tp, zero_runs
-from .coefficients import CoefficientCache, Coefficients
-from .descriptor import Layout
-from .exact import ExactMode
-from .faults import FaultError
-from .identity import Identity
-from .memory import Access, Buffers
-from .nn import NnJob
+from ..faults import FaultError
+from ..identity import Identity
+from ..memory import Access, Buffers
+from ..vivante import frontend, huffman, nn, tp, zero_runs
+from ..vivante.coefficients import CoefficientCache, Coefficients
+from ..vivante.descriptor import Layout
+from ..vivante.exact import ExactMode
+from ..vivante.nn import NnJob
 from .replay import Machine, submissions
 from .trace import End, Header, Job, Submit, TraceError, header_of, read
 

@@ -24,9 +24,9 @@ from msgspec import Meta, Struct
 
 from bsp.base.errors import InfrastructureError, UserError
 
-from .exact import Operation
-from .identity import Identity
-from .memory import Bytes
+from ..identity import Identity
+from ..memory import Bytes
+from ..vivante.exact import Operation
 
 MAGIC = b"NPUTRACE"
 FORMAT = 1

@@ -22,16 +22,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from . import audit_tp, model
+from userspace.npu.model import flatbuffer as model
+
+from ..faults import FaultError
+from ..finding import Blame, Finding
+from ..memory import Bytes
+from ..write_tracker import Written
+from . import audit_tp
 from .coefficients import Coefficients
 from .exact import ExactMode, Operation, operations
-from .faults import FaultError
-from .finding import Blame, Finding
-from .memory import Bytes
 from .nn import NnJob
 from .requant import Accumulators
 from .tp import TpJob
-from .written import Written
 
 Whole = NDArray[np.int64]
 _MOST_MACS = 4_000_000

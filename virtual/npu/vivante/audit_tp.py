@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from .finding import Blame, Finding
-from .memory import Bytes
-from .model import Operator, Tensor
+from userspace.npu.model.flatbuffer import Operator, Tensor
+
+from ..finding import Blame, Finding
+from ..memory import Bytes
 from .tp import TpJob
 
 _PLACES = 9

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .faults import FaultError
+from ..faults import FaultError
 
 MAX_WEIGHTS = 64 << 20
 """Most weights that one job may have here; the largest layer of common models has 4 Mi."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .faults import FaultError
+from ..faults import FaultError
 
 Words = NDArray[np.uint32]
 

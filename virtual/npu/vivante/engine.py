@@ -15,13 +15,13 @@ from typing import Protocol
 
 import numpy as np
 
+from ..faults import FaultError, Finding
+from ..identity import Identity
+from ..memory import Access, Bytes, Memory
 from . import frontend, huffman, lookup, nn, requant, tp, zero_runs
 from .coefficients import CoefficientCache, Coefficients
 from .convolution import accumulate
-from .faults import FaultError, Finding
 from .frontend import Words
-from .identity import Identity
-from .memory import Access, Bytes, Memory
 from .nn import NnJob
 from .requant import Accumulators, Pixels
 from .tp import TpJob

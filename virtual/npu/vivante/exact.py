@@ -14,9 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from . import model, requant
-from .faults import FaultError
-from .memory import Bytes
+from userspace.npu.model import flatbuffer as model
+
+from ..faults import FaultError
+from ..memory import Bytes
+from . import requant
 from .nn import NnJob
 from .requant import Accumulators, AddScales, Pixels, Scale
 from .tp import TpJob

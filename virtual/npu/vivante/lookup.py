@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .memory import Access, Bytes, Memory
+from ..memory import Access, Bytes, Memory
 
 ENTRIES = 1024
 _MANTISSA_BITS, _INDEX_BITS = 15, 4

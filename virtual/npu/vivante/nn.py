@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..faults import FaultError
+from ..memory import Access, Bytes, Memory
 from .coefficients import Shape
 from .convolution import Geometry
 from .descriptor import Field, Layout, Words
-from .faults import FaultError
-from .memory import Access, Bytes, Memory
 from .requant import Scale
 
 FIRST_PIXEL = 3

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..faults import FaultError
+from ..memory import Access, Bytes, Memory
 from .descriptor import Field, Layout, Words
-from .faults import FaultError
 from .lookup import Lookup
-from .memory import Access, Bytes, Memory
 
 _NONE = (0,)
 _ON = (1,)

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..faults import FaultError
+from ..memory import Access, Bytes, Memory
 from .coefficients import Coefficients, Shape, prepared
-from .faults import FaultError
-from .memory import Access, Bytes, Memory
 
 BLOCK_PLANES = 6
 HEADER_ALIGN_BYTES = 64
