@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .measure import Arm, arguments, measure, report
 
-ROOT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[1]
 INVOKE = str(Path(sys.executable).with_name("invoke"))
 
 EMPTY = """\
@@ -41,8 +41,8 @@ def main() -> None:
         arms = [
             Arm("invoke --list, empty tasks.py", lambda: listing(empty, INVOKE)),
             Arm("the same again (A/A)", lambda: listing(empty, INVOKE)),
-            Arm("invoke --list, ours", lambda: listing(ROOT, INVOKE), target=1.15),
-            Arm("./inv --list", lambda: listing(ROOT, str(ROOT / "inv"))),
+            Arm("invoke --list, ours", lambda: listing(PROJECT, INVOKE), target=1.15),
+            Arm("./inv --list", lambda: listing(PROJECT, str(PROJECT / "inv"))),
         ]
         report({"invoke --list": measure(arms, rounds=options.rounds, warm_up=2)},
                as_json=options.json)  # fmt: skip

@@ -19,6 +19,7 @@ from typing import Any
 from .base.cache import write_atomically
 from .base.errors import UserError
 from .base.output import table
+from .base.result import Result
 from .dts.compile import compile_dts
 from .dts.required_changes import vendor_of
 from .dts.running import without_boot
@@ -81,7 +82,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class NewBoard:
+class NewBoard(Result):
     """A profile that was made.
 
     Attributes:
@@ -90,13 +91,13 @@ class NewBoard:
     """
 
     file: Path
-    text: str
+    profile: str
     board: Board
     missing: tuple[Missing, ...]
     notes: tuple[str, ...]
     dry_run: bool
 
-    def as_json(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """Return the document that ``--json`` prints."""
         return {
             "board": self.board.name,
@@ -110,10 +111,10 @@ class NewBoard:
             "dry_run": self.dry_run,
         }
 
-    def report(self) -> str:
+    def text(self) -> str:
         """Return the result for people."""
         where = f"{self.file}{' (dry run: not written)' if self.dry_run else ''}"
-        lines = [f"{self.board.name}: {where}", "", self.text.rstrip()]
+        lines = [f"{self.board.name}: {where}", "", self.profile.rstrip()]
         lines += ["", *(f"note: {note}" for note in self.notes)] if self.notes else []
         return "\n".join([*lines, "", missing_text(self.board.name, self.missing)])
 

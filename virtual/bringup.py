@@ -22,6 +22,7 @@ from bsp.base.errors import (
 )
 from bsp.base.output import table
 from bsp.base.progress import step
+from bsp.base.result import Result
 from bsp.profile import Board, board_names, load_board, npu_of
 
 INSTANCE = "bringup"
@@ -48,7 +49,7 @@ class Row:
 
 
 @dataclass
-class Report:
+class Report(Result):
     """What bringup did."""
 
     rows: list[Row] = field(default_factory=list)
@@ -88,6 +89,12 @@ class Report:
         parts.append(table(("step", "status", "s", "what was seen"), rows))
         parts.append(f"bringup {verdict} in {total_s / 60:.1f} minutes")
         return "\n\n".join(parts)
+
+    def complaint(self) -> str:
+        """Why it ended early."""
+        if not self.exit_code:
+            return ""
+        return f"error: {self.error}\n" + (f"hint: {self.hint}\n" if self.hint else "")
 
 
 Work = Callable[[Row], None]
@@ -154,7 +161,7 @@ def _build_dts(row: Row, board: Board, kernel: str | None) -> None:
     built = build_dts(
         board, kernel=kernel, base_dtb=None, target_dir=default_target(board, kernel, None)
     )
-    row.detail = built.as_json()
+    row.detail = built.document()
     row.status = "pass"
     changes = [f"{each.path} {each.property} = {each.after}" for each in built.changes]
     row.result = f"{built.origin}: {'; '.join(changes) or 'nothing had to change'}"
@@ -168,7 +175,7 @@ def _boot_dts(row: Row, board: Board) -> None:
     except UserError as error:
         row.status, row.result = "skip", error.message.splitlines()[0]
         return
-    row.detail = booted.as_json()
+    row.detail = booted.document()
     if booted.problems:
         raise ValidationError(
             "; ".join(booted.problems), hint=f"./inv boot-dts --board {board.name}"

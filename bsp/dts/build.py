@@ -14,6 +14,7 @@ from bsp.base.project import PROJECT
 from ..base.cache import write_atomically
 from ..base.errors import UserError
 from ..base.process import ToolFailedError
+from ..base.result import Result
 from ..kernel.distribution import series_named
 from ..kernel.source import kernel_tree, label
 from ..profile import Board, Npu, load_soc, npu_of
@@ -43,7 +44,7 @@ class NpuReport:
 
 
 @dataclass(frozen=True)
-class DtsResult:
+class DtsResult(Result):
     """A built device tree.
 
     Attributes:
@@ -65,7 +66,7 @@ class DtsResult:
     sha256: str
     dry_run: bool = False
 
-    def as_json(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """Return the document that ``--json`` prints."""
         npu = self.npu
         return {

@@ -22,6 +22,7 @@ from ..base.errors import InfrastructureError, UserError
 from ..base.optional_env import extra_python
 from ..base.process import run
 from ..base.progress import step
+from ..base.result import FAILED_VALIDATION, Result
 from ..kernel.source import BINDINGS, KernelTree, kernel_tree
 from ..profile import Board, load_soc
 from .build import build_dts
@@ -56,7 +57,7 @@ def _key(problem: Problem) -> tuple[str, str, str]:
 
 
 @dataclass(frozen=True)
-class CheckResult:
+class CheckResult(Result):
     """What ``check-dts`` found.
 
     Attributes:
@@ -71,7 +72,12 @@ class CheckResult:
     problems: tuple[Problem, ...]
     ignored: int
 
-    def as_json(self) -> dict[str, Any]:
+    @property
+    def exit_code(self) -> int:
+        """4 where there are problems."""
+        return FAILED_VALIDATION if self.problems else 0
+
+    def document(self) -> dict[str, Any]:
         """Return the document that ``--json`` prints."""
         return {
             "board": self.board,

@@ -42,7 +42,7 @@ class KernelFacts:
         """``6.12`` for ``6.12.107+deb13-arm64``."""
         return ".".join(re.findall(r"\d+", self.release)[:2])
 
-    def as_json(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """Return the facts as a document."""
         return {
             "release": self.release,

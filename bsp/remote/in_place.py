@@ -12,6 +12,7 @@ from bsp.base.project import PROJECT
 
 from ..base.errors import UserError
 from ..base.progress import step
+from ..base.result import Result
 from ..dts.build import DtsResult, build_dts
 from ..dts.running import without_boot
 from ..dts.tree import Tree, read_tree
@@ -22,7 +23,7 @@ from .ssh import Connection
 
 
 @dataclass(frozen=True)
-class InPlace:
+class InPlace(Result):
     """A device tree made for one running board.
 
     Attributes:
@@ -35,10 +36,10 @@ class InPlace:
     built: DtsResult
     kernel: KernelFacts | None
 
-    def as_json(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """Return the document of ``build-dts``, with what the board said."""
-        facts = self.kernel.as_json() if self.kernel else None
-        return {**self.built.as_json(), "host": self.host, "kernel_facts": facts}
+        facts = self.kernel.document() if self.kernel else None
+        return {**self.built.document(), "host": self.host, "kernel_facts": facts}
 
     def text(self) -> str:
         """Return the result for people."""

@@ -60,7 +60,7 @@ class Row:
             return "supply missing"
         return "enable" if self.gap else "works"
 
-    def as_json(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """Return the row as a plain document; the names of its fields are stable."""
         return {
             "source": self.source,

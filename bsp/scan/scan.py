@@ -53,14 +53,14 @@ class Scan:
     boards: frozenset[str]
     failed: tuple[tuple[str, str], ...]
 
-    def as_json(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """Return the scan as a plain document; the names of its fields are stable."""
         return {
             "kernel": self.kernel,
             "release": self.release,
             "sources": self.sources,
             "compiled": self.compiled,
-            "boards": [row.as_json() for row in self.rows],
+            "boards": [row.document() for row in self.rows],
             "failed": [{"source": source, "error": error} for source, error in self.failed],
         }
 
@@ -97,7 +97,7 @@ def scan(kernel: str, *, fresh: bool = False, limit: Sequence[str] = ()) -> Scan
         result = look_at(tree, telling_sources(tree, limit), now)
     # Where most fail, it is this machine (a full disk, a broken tool), not the source.
     if not limit and 2 * len(result.failed) <= result.compiled:
-        document = {**result.as_json(), "all": sorted(result.boards)}
+        document = {**result.document(), "all": sorted(result.boards)}
         write_atomically(memory, json.dumps(document).encode())
     return result
 

@@ -31,12 +31,12 @@ _LEGEND = {
 _LONGEST_WORD = max(map(len, _LEGEND))
 
 
-def as_json(scans: Sequence[Scan]) -> dict[str, Any]:
+def document(scans: Sequence[Scan]) -> dict[str, Any]:
     """Return all scans as one document; ``profile`` names the board's profile, or is null."""
     profiles = profiles_by_source()
     documents = []
     for scan in scans:
-        document = scan.as_json()
+        document = scan.document()
         for row in document["boards"]:
             row["profile"] = profiles.get(row["source"])
         documents.append(document)

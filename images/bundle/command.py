@@ -5,24 +5,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bsp.base.errors import UserError
 from bsp.base.progress import step
+from bsp.base.result import Answer
 from bsp.profile import Board, load_board
 from images.bundle import manifest as bundles
 from images.bundle import sign as signing
 
 
-@dataclass(frozen=True)
-class Found:
-    """What is printed."""
-
-    document: dict[str, Any]
-    text: str
-
-
-def make(board: str, *, kernel: str, dtb: str, output: str, key: str) -> Found:
+def make(board: str, *, kernel: str, dtb: str, output: str, key: str) -> Answer:
     """Make a board's bundle.
 
     Raises:
@@ -38,7 +30,7 @@ def make(board: str, *, kernel: str, dtb: str, output: str, key: str) -> Found:
         output=Path(output) if output else None,
         key=Path(key) if key else None,
     )
-    return Found(show.bundle_document(made), show.bundle_text(made))
+    return Answer(show.bundle_document(made), show.bundle_text(made))
 
 
 @dataclass(frozen=True)
@@ -77,7 +69,7 @@ def check_format(chosen: str, rauc: RaucFlags, *, alone: bool) -> None:
 
 def make_rauc(
     board: str, flags: RaucFlags, *, kernel: str, dtb: str, output: str, key: str
-) -> Found:
+) -> Answer:
     """Make a board's bundle as one for RAUC.
 
     Raises:
@@ -97,7 +89,7 @@ def make_rauc(
     )
     planned = rauc.plan(request)
     if flags.dry_run:
-        return Found(planned.document, planned.text())
+        return Answer(planned.document, planned.text())
     from images.bundle.assemble import bundle_for
 
     made = rauc.make(
@@ -109,10 +101,10 @@ def make_rauc(
             key=Path(key) if key else None,
         ),
     )
-    return Found(made.document, made.text())
+    return Answer(made.document, made.text())
 
 
-def verify(folder: str) -> Found:
+def verify(folder: str) -> Answer:
     """Check a bundle: every byte of it.
 
     Raises:
@@ -136,10 +128,10 @@ def verify(folder: str) -> Found:
         f"generation {manifest.generation} for {manifest.board}: signed by who is trusted here, "
         f"{len(manifest.files)} files, {manifest.total_bytes / 1e6:.0f} MB, all as they were signed"
     )
-    return Found(document, text)
+    return Answer(document, text)
 
 
-def sign(folder: str, key: str) -> Found:
+def sign(folder: str, key: str) -> Answer:
     """Sign a bundle, after every file of it was compared with its manifest.
 
     Raises:
@@ -149,10 +141,10 @@ def sign(folder: str, key: str) -> Found:
     signing.check_content(found)
     path = signing.sign(found, Path(key) if key else None)
     document = {"path": str(found.path), "generation": found.generation, "signature": str(path)}
-    return Found(document, f"generation {found.generation} signed: {path}")
+    return Answer(document, f"generation {found.generation} signed: {path}")
 
 
-def reproduce(board: str, *, kernel: str, dtb: str, key: str) -> Found:
+def reproduce(board: str, *, kernel: str, dtb: str, key: str) -> Answer:
     """Make a bundle twice and compare.
 
     Raises:
@@ -169,7 +161,7 @@ def reproduce(board: str, *, kernel: str, dtb: str, key: str) -> Found:
         f"identical: generation {found['generation']}, {found['files']} files, "
         f"{found['bytes_total'] / 1e6:.0f} MB"
     )
-    return Found({"board": board, **found}, text)
+    return Answer({"board": board, **found}, text)
 
 
 def _profile(board: str) -> Board:

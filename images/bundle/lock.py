@@ -20,6 +20,7 @@ from bsp.base.errors import UserError
 from bsp.base.output import table
 from bsp.base.progress import say, step
 from bsp.base.project import PROJECT
+from bsp.base.result import Result
 from bsp.kernel.distribution import packaged, series_named
 from bsp.kernel.select import is_build, record_file
 from bsp.profile import Board
@@ -29,7 +30,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Locked:
+class Locked(Result):
     """What ``lock`` found.
 
     Attributes:

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import sys
+from dataclasses import dataclass
 from typing import Any
 
-from bsp.base.output import print_json, print_text
+from bsp.base import result as base
 from images.bundle.manifest import Bundle
 
 from .deploy import Result
@@ -15,17 +15,34 @@ from .drift import Change
 _SHOWN = 8
 
 
-def print_result(result: Result, *, as_json: bool) -> None:
-    """Print what a deployment did; on a bad end also, as ``error:`` and ``hint:``, on stderr."""
-    if as_json:
-        print_json(result.document())
-    elif not result.exit_code:
-        print_text(result_text(result))
-    if result.exit_code:
-        if result.console:
-            sys.stderr.write(f"{_indented(result.console)}\n")
-        sys.stderr.write(f"error: {result.outcome}: {result.problem}\n")
-        sys.stderr.write(f"hint: {result.hint}\n")
+@dataclass(frozen=True)
+class Shown(base.Result):
+    """A deployment or rollback, as the commands show it."""
+
+    result: Result
+
+    @property
+    def exit_code(self) -> int:
+        """That of the deployment."""
+        return self.result.exit_code
+
+    def document(self) -> dict[str, Any]:
+        """The deployment as JSON."""
+        return self.result.document()
+
+    def text(self) -> str:
+        """The outcome in a few lines; nothing where it ended badly."""
+        return "" if self.exit_code else result_text(self.result)
+
+    def complaint(self) -> str:
+        """How it ended badly: the board's console, what happened, what to do."""
+        if not self.exit_code:
+            return ""
+        console = f"{_indented(self.result.console)}\n" if self.result.console else ""
+        return (
+            f"{console}error: {self.result.outcome}: {self.result.problem}\n"
+            f"hint: {self.result.hint}\n"
+        )
 
 
 def result_text(result: Result) -> str:
@@ -62,19 +79,15 @@ def drift_lines(verified: bool, changes: list[Change]) -> list[str]:
     return lines or ["all that is there was read: nothing was changed"]
 
 
-def print_given_back(document: dict[str, Any], *, as_json: bool) -> None:
-    """Print what undoing a take-over did."""
-    if as_json:
-        print_json(document)
-        return
+def given_back_text(document: dict[str, Any]) -> str:
+    """What undoing a take-over did."""
     host, back = document["host"], ", ".join(document["returned"]) or "nothing else"
     if document["outcome"] == "planned":
-        print_text(f"{host}: would boot as before npu-bsp took it over")
-    else:
-        print_text(
-            f"{host}: from its next boot on it boots as before (restored: {back})\n"
-            "  /npu-bsp on its boot partition and /var/lib/npu-bsp may be removed after that"
-        )
+        return f"{host}: would boot as before npu-bsp took it over"
+    return (
+        f"{host}: from its next boot on it boots as before (restored: {back})\n"
+        "  /npu-bsp on its boot partition and /var/lib/npu-bsp may be removed after that"
+    )
 
 
 def status_text(found: dict[str, Any]) -> str:

@@ -112,7 +112,7 @@ class Image:
     description: Description
     made: bool
 
-    def as_json(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """The document that ``--json`` prints."""
         document = {"image": str(self.path), "bmap": None, "dry_run": not self.made}
         if self.made:
@@ -163,7 +163,7 @@ def build_image(request: Request, *, dry_run: bool = False) -> Image:
             host_key=access.host_public(),
             identity_file=str(identity.absolute()) if identity.is_file() else None,
             table=layout.table,
-            bootloader=loader.as_json(),
+            bootloader=loader.document(),
             partitions=(
                 {"name": "boot", "type": "fat32", "start_bytes": layout.fat_start_bytes,
                  "size_bytes": layout.fat_size_bytes},
@@ -242,7 +242,7 @@ class _Loader:
     file: Path | None
     content: bytes = b""
 
-    def as_json(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         if self.record is None:
             return {"included": False, "needs": None, "note": "the machine brings its own"}
         return {

@@ -72,7 +72,7 @@ class Result:
     verified_bytes: int = 0
     sha256: str | None = None
 
-    def as_json(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """The document."""
         return {
             **self.plan,

@@ -150,10 +150,10 @@ TERMINATED = """
 import sys
 from invoke.context import Context
 from invoke.exceptions import Exit
-import tasks
 from bsp.base.process import run
+from commands.face import session
 
-@tasks.task()
+@session(help={})
 def slow(_):
     run(["sh", "-c", "sleep 60 & echo $! > $1.new; mv $1.new $1; wait", "sh", sys.argv[1]])
 

@@ -188,7 +188,7 @@ def test_a_board_that_does_not_compile_is_named_and_the_others_are_found(tree: P
 def test_a_damaged_memory_is_scanned_again(tree: Path, tmp_path: Path) -> None:
     before = scan(f"path:{tree}")
     (memory,) = (tmp_path / "cache/scans").glob("*.json")
-    for content in ("{", "[]", '{"boards": 3}', json.dumps({**before.as_json(), "all": None})):
+    for content in ("{", "[]", '{"boards": 3}', json.dumps({**before.document(), "all": None})):
         memory.write_text(content)
         assert scan(f"path:{tree}") == before
 
@@ -254,7 +254,7 @@ def test_tables_fit_80_columns(tree: Path) -> None:
     for text in (show.text([result]), show.text([result, result, result])):
         assert max(len(line) for line in text.splitlines()) <= 80
         assert "khadas-vim3" in text
-    document = show.as_json([result])["scans"][0]
+    document = show.document([result])["scans"][0]
     row = next(row for row in document["boards"] if row["source"] == BOARD)
     assert row["profile"] == "vim3"
     assert set(row) >= {

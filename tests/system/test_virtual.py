@@ -471,7 +471,7 @@ def test_the_soc_of_the_evk_runs_beside_it(virtual_board: Host) -> None:
 @pytest.mark.network
 def test_the_tree_that_was_built_binds_the_npu() -> None:
     result = boot_dts(load_board(EVK))
-    document = result.as_json()
+    document = result.document()
     assert document["problems"] == []
     assert (document["bound"], document["device"]) == (True, "38500000.npu")
     rates = {each["name"]: each["rate_hz"] for each in document["clocks"]}
@@ -484,7 +484,7 @@ def test_the_tree_that_was_built_binds_the_npu() -> None:
 @pytest.mark.network
 def test_a_disabled_npu_is_not_bound() -> None:
     result = boot_dts(load_board(EVK), npu_disabled=True)
-    document = result.as_json()
+    document = result.document()
     assert document["problems"] == []
     assert (document["promised"], document["bound"], document["device"]) == (False, False, None)
     assert not any("38500000.npu" in line for line in document["dmesg"])

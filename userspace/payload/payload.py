@@ -36,6 +36,7 @@ from bsp.base.output import table
 from bsp.base.process import ToolFailedError, run
 from bsp.base.progress import step
 from bsp.base.project import PROJECT
+from bsp.base.result import Result
 
 from .elf import needed_libraries
 
@@ -100,7 +101,7 @@ def catalogue() -> Catalogue:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Result):
     """What a payload is made of.
 
     Attributes:
@@ -117,7 +118,7 @@ class Plan:
     debs: tuple[Path, ...]
     key: str
 
-    def as_json(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """What ``build-userspace --dry-run --json`` prints."""
         return {
             "distribution": self.distribution,
@@ -141,13 +142,13 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Payload:
+class Payload(Result):
     """A userspace that was built: its folder and its manifest."""
 
     folder: Path
     manifest: dict[str, Any]
 
-    def as_json(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """What ``build-userspace --json`` prints."""
         return {"path": str(self.folder), **self.manifest}
 

@@ -18,6 +18,7 @@ import msgspec
 from bsp.base.errors import UserError
 from bsp.base.output import table
 from bsp.base.progress import step
+from bsp.base.result import FAILED_VALIDATION, Result
 from bsp.dts.build import build_dts
 from bsp.dts.clocks import ClockResult, compare_clocks, same_rate
 from bsp.dts.required_changes import check_identity
@@ -31,7 +32,7 @@ from .same_soc import on_machine, qemu_of_soc
 
 
 @dataclass(frozen=True)
-class BootResult:
+class BootResult(Result):
     """What became of a device tree.
 
     Attributes:
@@ -51,7 +52,12 @@ class BootResult:
     problems: tuple[str, ...]
     seconds: float
 
-    def as_json(self) -> dict[str, Any]:
+    @property
+    def exit_code(self) -> int:
+        """4 where the NPU is not as it should be."""
+        return FAILED_VALIDATION if self.problems else 0
+
+    def document(self) -> dict[str, Any]:
         """Return the document that ``--json`` prints."""
         return {
             "board": self.board,

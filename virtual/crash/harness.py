@@ -18,6 +18,7 @@ from typing import Any
 from bsp.base.errors import ValidationError
 from bsp.base.output import table
 from bsp.base.progress import say, step
+from bsp.base.result import FAILED_VALIDATION, Result
 from bsp.profile import Board, load_board
 
 from .booted import boot_problem
@@ -33,7 +34,7 @@ _BOOT_S = 600.0
 
 
 @dataclass
-class Report:
+class Report(Result):
     """What a run found; ``document()`` is its JSON.
 
     Attributes:
@@ -54,6 +55,11 @@ class Report:
     def unbootable(self) -> int:
         """Points that do not boot, by verdict or by trying."""
         return self.tally.unbootable + len(self.boot_failures)
+
+    @property
+    def exit_code(self) -> int:
+        """4 where a state does not boot."""
+        return FAILED_VALIDATION if self.unbootable else 0
 
     def document(self) -> dict[str, Any]:
         """The report as others may rely on it."""

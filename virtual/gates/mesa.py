@@ -299,7 +299,7 @@ def _sweep_one(
                 runner.run_file(model.path, pixels, npu, expected, name, f"model {name}")
             )
             progress.one(total)
-    found = [outcome.as_json() for outcome in outcomes]
+    found = [outcome.document() for outcome in outcomes]
     # Kept at once: what one NPU took minutes for is not lost when the other's sweep is stopped.
     write_atomically(_cached(delegate, npu, request.quick), json.dumps(found).encode())
     return found

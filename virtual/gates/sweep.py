@@ -102,7 +102,7 @@ class Outcome:
     faults: list[str] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
 
-    def as_json(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """The same as plain data."""
         return asdict(self)
 

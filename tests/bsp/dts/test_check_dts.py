@@ -123,7 +123,7 @@ def test_only_what_the_unpatched_tree_does_not_have(tmp_path: Path) -> None:
     rules = {(each.property, each.rule.split(":")[0]) for each in found.problems}
     assert ("status", "dt-core.yaml") in rules
     assert ("foo", "gpu/vivante,gc.yaml") in rules
-    document = json.loads(json.dumps(found.as_json()))
+    document = json.loads(json.dumps(found.document()))
     assert {"board", "kernel", "problems", "ignored"} <= set(document)
     assert set(document["problems"][0]) == {"node", "property", "rule", "message"}
     assert "status" in found.text()

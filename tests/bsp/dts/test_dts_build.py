@@ -428,7 +428,7 @@ def test_vim3_on_6_12(vim3: Board, tmp_path: Path) -> None:
     assert result.changes == (STATUS,)
     blob = result.dtb.read_bytes()
     assert result.sha256 == hashlib.sha256(blob).hexdigest()
-    document = result.as_json()
+    document = result.document()
     assert json.loads(json.dumps(document))["npu"] == {
         "node": NODE,
         "status": "okay",

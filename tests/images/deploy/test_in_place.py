@@ -185,7 +185,7 @@ def test_the_running_tree_gets_what_it_lacks(
     assert made.board.name == "virtual-a311d"
     assert [(each.property, each.after) for each in made.built.changes] == [("status", "okay")]
     assert made.built.npu.supported
-    document = made.as_json()
+    document = made.document()
     assert document["kernel"] == RELEASE
     assert document["kernel_facts"] == {
         "release": RELEASE,

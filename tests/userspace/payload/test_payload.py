@@ -43,7 +43,7 @@ def test_what_is_in_it(trixie: Payload) -> None:
         assert part["licence_files"], part["name"]
         for name in part["licence_files"]:
             assert (folder / name).stat().st_size > 100
-    assert trixie.as_json()["path"] == str(folder)
+    assert trixie.document()["path"] == str(folder)
     assert max(map(len, trixie.text().splitlines()[3:])) <= 80
 
 

@@ -105,7 +105,7 @@ def test_the_operands_of_an_add(both: str) -> None:
 
 def outcome(name: str, status: str, *, npu: str = "a311d", kind: str = "add") -> dict[str, Any]:
     blame = "" if status in ("good", "refused") else "submission"
-    return sweep.Outcome(npu, name, kind, status, blame=blame, evidence=blame).as_json()
+    return sweep.Outcome(npu, name, kind, status, blame=blame, evidence=blame).document()
 
 
 def test_the_worst_case_decides_a_kind() -> None:

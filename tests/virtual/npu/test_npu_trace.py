@@ -146,7 +146,7 @@ def invoke(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_tasks(tmp_path: Path) -> None:
     path = recorded(tmp_path)
-    assert replay(path).as_json()["verdict"] == "equal"
+    assert replay(path).document()["verdict"] == "equal"
     said = invoke("npu.show", str(path), "--json")
     assert said.returncode == 0, said.stderr
     assert json.loads(said.stdout)["totals"]["nn_jobs"] == 2

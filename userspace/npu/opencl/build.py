@@ -37,6 +37,7 @@ from bsp.base.errors import InfrastructureError, UserError, nearest
 from bsp.base.output import table
 from bsp.base.process import require_tool, run
 from bsp.base.progress import step
+from bsp.base.result import Result
 from userspace.payload.elf import needed_libraries
 
 FORMAT = 1
@@ -82,13 +83,13 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True)
-class Built:
+class Built(Result):
     """What was built: its folder and its manifest."""
 
     folder: Path
     manifest: dict[str, Any]
 
-    def as_json(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """What ``build-delegate --json`` prints."""
         return {"path": str(self.folder), **self.manifest}
 

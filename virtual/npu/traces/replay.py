@@ -78,7 +78,7 @@ class Replayed:
         """Findings that somebody is to blame for."""
         return [each for each in self.findings if each.blame is not Blame.OPEN]
 
-    def as_json(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """Return the document for machines."""
         document = {
             name: getattr(self, name)

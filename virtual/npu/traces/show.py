@@ -99,7 +99,7 @@ class Shown:
     header: Header
     submissions: list[SubmissionShown]
 
-    def as_json(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """Return the document for machines."""
         header = self.header
         return {

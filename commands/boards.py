@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: MIT
+"""Boards: which there are, what each needs, how to add one."""
+
+from __future__ import annotations
+
+from invoke.context import Context
+
+from bsp.base.result import FAILED_VALIDATION, Answer, Result
+
+from .face import command
+from .flags import BOARD, HOST, KERNEL
+
+
+@command(
+    help={
+        "scan": "look into kernel trees: every board with an NPU that a free driver (nearly) knows",
+        "kernel": f"which, may be repeated (default: the distribution's); {KERNEL}",
+        "fresh": "scan again, also where the answer is cached",
+    },
+    iterable=["kernel"],
+)
+def boards(
+    _: Context,
+    scan: bool = False,
+    kernel: list[str] | None = None,
+    fresh: bool = False,
+) -> Result:
+    """List the board profiles, or what kernels have. Example: ./inv boards --scan --kernel 7.3."""
+
+    if scan:
+        from bsp.scan import show
+        from bsp.scan.scan import scan_all
+
+        scans = scan_all(kernel or (), fresh=fresh)
+        return Answer(show.document(scans), show.text(scans))
+    from bsp import describe
+    from bsp.base.errors import UserError
+
+    if kernel or fresh:
+        raise UserError(
+            "--kernel and --fresh are for looking into kernels",
+            hint="./inv boards --scan --kernel 7.3",
+        )
+    rows = describe.all_boards()
+    return Answer(rows, describe.boards_table(rows))
+
+
+@command(
+    help={
+        "name": f"{BOARD}, or a profile's file: ./mine.toml",
+        "check": "say what its profile still lacks",
+    },
+    positional=["name"],
+)
+def board(_: Context, name: str, check: bool = False) -> Result:
+    """Explain one board and its NPU. Example: ./inv board vim3."""
+    from bsp import describe
+
+    if check:
+        from bsp.new_board import check_board, missing_text
+
+        found, lacks = check_board(name)
+        document = {"board": found.name, "missing": [each.__dict__ for each in lacks]}
+        text = missing_text(found.name, lacks)
+        return Answer(document, text, FAILED_VALIDATION if lacks else 0)
+    return Answer(describe.one_board(name), describe.board_text(name))
+
+
+@command(
+    help={
+        "name": "what to call it: small letters, digits, hyphens",
+        "like": f"a board that it resembles: {BOARD}",
+        "from-host": f"fill it in from this running board: {HOST}",
+        "from-dtb": "fill it in from this device tree (a vendor's, too)",
+        "kernel": f"its default kernel, whose source is searched for the board; {KERNEL}",
+        "output": "folder or file for the profile (default: ~/.config/npu-bsp/boards)",
+        "accept-new-key": "on first contact, trust the host's key without asking",
+        "dry-run": "show the profile; write nothing",
+    },
+    positional=["name"],
+)
+def new_board(
+    _: Context,
+    name: str,
+    like: str = "",
+    from_host: str = "",
+    from_dtb: str = "",
+    kernel: str = "",
+    output: str = "",
+    accept_new_key: bool = False,
+    dry_run: bool = False,
+) -> Result:
+    """Write a new board's profile. Example: ./inv new-board mine --from-dtb mine.dtb."""
+    from pathlib import Path
+
+    from bsp import new_board as making
+    from bsp.base.errors import UserError
+
+    if from_host and from_dtb:
+        raise UserError("--from-host and --from-dtb are two sources", hint="leave one of them out")
+    if from_host:
+        source = making.source_of_host(from_host, accept_new_key=accept_new_key)
+    elif from_dtb:
+        source = making.source_of_dtb(Path(from_dtb))
+    else:
+        source = making.Source("")
+    return making.new_board(name, source, like=like, kernel=kernel, output=output, dry_run=dry_run)

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: MIT
+"""The whole path, end to end, on a virtual board."""
+
+from __future__ import annotations
+
+from invoke.context import Context
+
+from bsp.base.result import Result
+
+from .face import command
+from .flags import BOARD, KERNEL
+
+
+@command(
+    help={
+        "board": f"whose device tree is built: {BOARD}",
+        "kernel": f"for that device tree; {KERNEL}",
+        "virtual-board": "virtual board that the rest runs on",
+        "keep": "leave the virtual board running",
+    }
+)
+def bringup(
+    _: Context,
+    board: str = "vim3",
+    kernel: str = "",
+    virtual_board: str = "virtual-a311d",
+    keep: bool = False,
+) -> Result:
+    """Go the whole path, end to end, on a virtual board. Example: ./inv bringup."""
+    from virtual import bringup as path
+
+    return path.bringup(board=board, kernel=kernel or None, virtual=virtual_board, keep=keep)

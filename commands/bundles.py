@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: MIT
+"""Bundles: what is deployed, as one signed unit; and what it is made of, locked."""
+
+from __future__ import annotations
+
+from invoke.context import Context
+
+from bsp.base.result import Result
+
+from .face import command
+from .flags import BOARD
+
+
+@command(
+    help={
+        "board": BOARD,
+        "kernel": "series of the distribution's kernel, or build:ID (default: the profile's)",
+        "dtb": "use this DTB as it is, in place of the one that build-dts makes",
+        "output": "put the bundle there (default: the cache; of RAUC: build/BOARD.raucb)",
+        "key": "sign with this private key (default: yours, made on first use)",
+        "verify": "check this bundle instead: manifest, signature, every byte",
+        "sign": "sign this bundle instead",
+        "reproduce": "make it twice, apart in folder and time, and compare",
+        "format": "npu-bsp, or rauc: a whole root for a device with A/B slots",
+        "rauc-cert": "certificate to sign a RAUC bundle with (default: one for development, made here)",
+        "rauc-key": "the private key of --rauc-cert",
+        "rauc-keyring": "certificates that the device trusts (default: that of --rauc-cert)",
+        "rauc-system": "the device's system.conf (default: slots rootfs-a and rootfs-b)",
+        "ssh-key": "of a RAUC bundle: public key that may log in as root (default: your usual one)",
+        "dry-run": "of a RAUC bundle: check what is given; make nothing",
+    }
+)
+def bundle(
+    _: Context,
+    board: str = "",
+    kernel: str = "",
+    dtb: str = "",
+    output: str = "",
+    key: str = "",
+    verify: str = "",
+    sign: str = "",
+    reproduce: bool = False,
+    format: str = "npu-bsp",
+    rauc_cert: str = "",
+    rauc_key: str = "",
+    rauc_keyring: str = "",
+    rauc_system: str = "",
+    ssh_key: str = "",
+    dry_run: bool = False,
+) -> Result:
+    """Make what deploy sends: kernel, device tree, userspace. Example: ./inv bundle --board vim3."""
+    from images.bundle import command
+
+    rauc = command.RaucFlags(rauc_cert, rauc_key, rauc_keyring, rauc_system, ssh_key, dry_run)
+    command.check_format(format, rauc, alone=bool(verify or sign or reproduce))
+    if verify:
+        return command.verify(verify)
+    if sign:
+        return command.sign(sign, key)
+    if reproduce:
+        return command.reproduce(board, kernel=kernel, dtb=dtb, key=key)
+    if format == "rauc":
+        return command.make_rauc(board, rauc, kernel=kernel, dtb=dtb, output=output, key=key)
+    return command.make(board, kernel=kernel, dtb=dtb, output=output, key=key)
+
+
+@command(
+    help={
+        "board": BOARD,
+        "kernel": "series of the distribution's kernel, or build:ID (default: the profile's)",
+        "update": "take what is newest now, and show what changed",
+        "file": "lock file (default: build/BOARD.lock.json)",
+        "dry-run": "show what would be written",
+    }
+)
+def lock(
+    _: Context,
+    board: str,
+    kernel: str = "",
+    update: bool = False,
+    file: str = "",
+    dry_run: bool = False,
+) -> Result:
+    """Write down every input of a bundle, exactly. Example: ./inv lock --board vim3."""
+    from bsp.profile import load_board
+    from images.bundle import lock as locks
+
+    return locks.lock(
+        load_board(board), kernel=kernel or None, file=file, update=update, dry_run=dry_run
+    )

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: MIT
+"""Deployments: onto boards, on trial, with a way back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from invoke.context import Context
+
+from bsp.base.result import Answer, Result
+
+from .face import command
+from .flags import BOARD, HOST, HOSTS
+
+
+@command(
+    help={
+        "host": HOSTS,
+        "bundle": "folder that the task bundle made (default: one is made for the board)",
+        "board": f"{BOARD}; default: the one that the host says it is",
+        "kernel": "series of the distribution's kernel (default: the profile's)",
+        "dtb": "deploy this DTB as it is, in place of the one that build-dts makes",
+        "dtb-only": "only another device tree, with the kernel that the board runs: --dtb, or the running "
+        "one with what its NPU lacks",
+        "adopt": "take over a board that boots in another way: what it runs becomes its first generation",
+        "undo": "give a board that was taken over back to what booted it before",
+        "timeout": "seconds that the board may take to come back from a reboot",
+        "keep": "generations that stay on the board (default: the inventory's, else 2)",
+        "verify": "read all that is on the board, where otherwise it is believed; repair what was changed",
+        "verify-every": "the same by itself, each Nth time; 0: never (default: the inventory's, else 10)",
+        "skip-health": "confirm what is as sent without checking that it works (docs/deploy.md)",
+        "accept-new-key": "on first contact, trust the host's key without asking",
+        "allow-downgrade": "an older kernel than the running one is meant",
+        "canary": "several hosts: how many come first, all of which have to be well afterwards",
+        "wave-size": "several hosts: how many in each further wave (default: a quarter, at least 4)",
+        "max-failures": "several hosts: how many may fail before no other is started",
+        "jobs": "several hosts: how many at a time, at most",
+        "fresh": "several hosts: begin anew where such a run was interrupted",
+        "steal": "take the board from a deployment that has it; needs --reason",
+        "reason": "why --steal; it stands in the log on the board",
+        "dry-run": "show the plan; change nothing",
+    }
+)
+def deploy(
+    _: Context,
+    host: str,
+    bundle: str = "",
+    board: str = "",
+    kernel: str = "",
+    dtb: str = "",
+    dtb_only: bool = False,
+    adopt: bool = False,
+    undo: bool = False,
+    timeout: int = 180,
+    skip_health: bool = False,
+    keep: int = 0,
+    verify: bool = False,
+    verify_every: int = -1,
+    accept_new_key: bool = False,
+    allow_downgrade: bool = False,
+    canary: int = 1,
+    wave_size: int = 0,
+    max_failures: int = 0,
+    jobs: int = 16,
+    fresh: bool = False,
+    steal: bool = False,
+    reason: str = "",
+    dry_run: bool = False,
+) -> Result:
+    """Bring a bundle onto boards, with a way back. Example: ./inv deploy --host vim3."""
+    from bsp.remote.groups import means_several
+    from images.deploy import show
+    from images.deploy.claim import claim_of
+    from images.deploy.command import Settings, deploy_to, give_back
+
+    settings = Settings(
+        timeout_s=timeout,
+        accept_new_key=accept_new_key,
+        check_health=not skip_health,
+        keep=keep or None,
+        verify=verify,
+        verify_every=None if verify_every == -1 else verify_every,
+        claim=claim_of(steal=steal, reason=reason),
+    )
+    if means_several(host):
+        from bsp.base.errors import UserError
+        from images.deploy.fleet import command as fleet_command
+        from images.deploy.fleet.waves import Rules
+
+        if adopt or undo or dtb_only:
+            raise UserError(
+                "--adopt, --undo and --dtb-only take one board at a time", hint="give one --host"
+            )
+        rules = Rules(canary, wave_size, max_failures, jobs)
+        report = fleet_command.deploy_to_all(
+            host,
+            rules=rules,
+            bundle=bundle,
+            board=board,
+            kernel=kernel,
+            dtb=dtb,
+            settings=settings,
+            allow_downgrade=allow_downgrade,
+            fresh=fresh,
+            dry_run=dry_run,
+        )
+        text = fleet_command.plans_text(report, rules) if dry_run else ""
+        text = text or fleet_command.report_text(report)
+        return Answer(report.document(), text, report.exit_code)
+    if undo:
+        given = give_back(host, accept_new_key=accept_new_key, dry_run=dry_run)
+        return Answer(given, show.given_back_text(given))
+    result = deploy_to(
+        host,
+        bundle=bundle,
+        board=board,
+        kernel=kernel,
+        dtb=dtb,
+        dtb_only=dtb_only,
+        adopt=adopt,
+        settings=settings,
+        allow_downgrade=allow_downgrade,
+        dry_run=dry_run,
+    )
+    return show.Shown(result)
+
+
+@command(
+    help={
+        "host": HOST,
+        "to": "another generation that is kept there (see status --json)",
+        "timeout": "seconds that the board may take to come back from a reboot",
+        "skip-health": "confirm what is as sent without checking that it works (docs/deploy.md)",
+        "steal": "take the board from a deployment that has it; needs --reason",
+        "reason": "why --steal; it stands in the log on the board",
+        "accept-new-key": "on first contact, trust the host's key without asking",
+        "dry-run": "show the plan; change nothing",
+    }
+)
+def rollback(
+    _: Context,
+    host: str,
+    to: str = "",
+    timeout: int = 180,
+    skip_health: bool = False,
+    steal: bool = False,
+    reason: str = "",
+    accept_new_key: bool = False,
+    dry_run: bool = False,
+) -> Result:
+    """Go back to the generation before this one. Example: ./inv rollback --host vim3."""
+    from bsp.remote.inventory import resolve
+    from images.deploy import show
+    from images.deploy.claim import claim_of
+    from images.deploy.deploy import Target
+    from images.deploy.deploy import rollback as roll_back
+
+    target = Target(
+        resolve(host),
+        timeout_s=timeout,
+        check_health=not skip_health,
+        accept_new_key=accept_new_key,
+        claim=claim_of(steal=steal, reason=reason),
+    )
+    return show.Shown(roll_back(target, to=to or None, dry_run=dry_run))
+
+
+@command(
+    help={
+        "host": HOSTS,
+        "verify": "read all that is there, and name what was changed",
+        "accept-new-key": "on first contact, trust the host's key without asking",
+    }
+)
+def status(_: Context, host: str, verify: bool = False, accept_new_key: bool = False) -> Result:
+    """Show what runs on a board, and what boots next. Example: ./inv status --host vim3."""
+    from bsp.remote.groups import means_several
+    from bsp.remote.inventory import resolve
+    from images.deploy import show
+    from images.deploy.deploy import Target
+    from images.deploy.deploy import status as status_of
+
+    if means_several(host):
+        from images.deploy.fleet import command as fleet_command
+
+        found = fleet_command.status_of_all(host, accept_new_key=accept_new_key, verify=verify)
+        text = fleet_command.status_text(found)
+        return Answer({"hosts": found}, text, fleet_command.worst(found))
+    status = status_of(Target(resolve(host), accept_new_key=accept_new_key, verify=verify))
+    return Answer(status, show.status_text(status))
+
+
+@command(
+    help={
+        "board": BOARD,
+        "container": "image that the test runs in, with this project (docs/lab.md)",
+        "folder": "where this project is in the image",
+        "device-type": "LAVA's name of the kind of board (default: the kernel's name of its device tree)",
+        "bundle": "address of a tar of a bundle (default: the container makes one)",
+        "bundle-sha256": "that tar's SHA-256",
+        "tag": "tag that the device has to have; may be given several times",
+        "output": "write the job there (default: print it)",
+        "dry-run": "print it in any case; write nothing",
+    },
+    iterable=["tag"],
+)
+def lava_job(
+    _: Context,
+    board: str,
+    container: str,
+    folder: str = "/npu-bsp",
+    device_type: str = "",
+    bundle: str = "",
+    bundle_sha256: str = "",
+    tag: Any = (),
+    output: str = "",
+    dry_run: bool = False,
+) -> Result:
+    """Write a LAVA job that deploys and validates. Example: ./inv lava-job --board vim3 --container I."""
+    from pathlib import Path
+
+    from bsp.profile import load_board
+    from bsp.remote.lab import lava
+
+    request = lava.Request(
+        load_board(board), container, folder, device_type, bundle, bundle_sha256, tuple(tag)
+    )
+    found = lava.write(request, Path(output) if output else None, dry_run=dry_run)
+    document = {key: value for key, value in found.items() if key != "text"}
+    return Answer(document, found["text"] if dry_run or not output else output)

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: MIT
+"""What developers of this project run: tests, linters, measurements, documents, power cuts."""
+
+from __future__ import annotations
+
+from invoke.context import Context
+
+from bsp.base.result import Answer, Result
+
+from .face import command, session
+from .flags import JSON
+
+
+@command(
+    help={
+        "points": "how many states of the disk to judge",
+        "boot": "how many of them to boot really (half a minute each, on an idle machine)",
+        "broken": "deploy in a way that is broken on purpose: no-fsync, switch-first",
+        "seed": "another seed samples other states",
+        "recording": "folder: keep the recording there, or judge the one that is there again",
+    }
+)
+def crash_test(
+    _: Context,
+    points: int = 10_000,
+    boot: int = 4,
+    broken: str = "",
+    seed: int = 1,
+    recording: str = "",
+) -> Result:
+    """Cut the power at each write of a deployment. Example: ./inv crash-test --points 10000."""
+    from pathlib import Path
+
+    from virtual.crash import harness
+
+    return harness.crash_test(
+        points=points, boot=boot, broken=broken, seed=seed,
+        keep=Path(recording) if recording else None,
+    )  # fmt: skip
+
+
+@session(
+    help={
+        "fast": "only the fast tier (under 2 minutes)",
+        "full": "the long tests too: real kernel builds, whole sweeps (hours)",
+        "select": "only tests whose names match (pytest -k)",
+        "durations": "list the N slowest tests",
+    }
+)
+def test(
+    context: Context, fast: bool = False, full: bool = False, select: str = "", durations: int = 0
+) -> int:
+    """Run the tests. Example: ./inv test --fast."""
+    tier = "not slow and not full" if fast else "" if full else "not full"
+    flags = [*(["-m", tier] if tier else []), *(["-k", select] if select else [])]
+    if fast:  # each test has folders and servers of its own; the slow ones share boards
+        flags += ["-n", "auto"]
+    return _tool(context, "pytest", *flags, *([f"--durations={durations}"] if durations else []))
+
+
+@session(help={})
+def faults(context: Context) -> int:
+    """Put hundreds of deployments through one fault each; writes docs/faults.md. Example: ./inv faults."""
+    import os
+
+    from bsp.base.project import PROJECT
+
+    os.environ["NPU_BSP_FAULT_TABLE"] = str(PROJECT / "docs/faults.md")
+    return _tool(context, "pytest", "tests/images/deploy/test_faults.py")
+
+
+@session(help={})
+def lint(context: Context) -> int:
+    """Check style and types with ruff and mypy. Example: ./inv lint."""
+    return (
+        _tool(context, "ruff", "check", ".")
+        or _tool(context, "ruff", "format", "--check", ".")
+        or _tool(context, "mypy")
+    )
+
+
+@session(
+    help={
+        "name": "which one: a file of bench/ (all are listed without it)",
+        "rounds": "how often to repeat (default: the measurement's own)",
+        "json": JSON,
+    },
+    positional=["name"],
+)
+def bench(context: Context, name: str = "", rounds: int = 0, json: bool = False) -> int:
+    """Measure how fast it is, against its peers. Example: ./inv bench startup."""
+    from bsp.base.errors import UserError
+    from bsp.base.output import print_json, print_text
+    from bsp.base.project import PROJECT
+
+    files = sorted((PROJECT / "bench").glob("[!_]*.py"))
+    known = [file.stem for file in files if "def main(" in file.read_text()]
+    if not name:
+        print_json(known) if json else print_text("\n".join(known))
+        return 0
+    if name not in known:
+        raise UserError(f"there is no measurement {name!r}", hint=f"one of: {', '.join(known)}")
+    flags = [*(["--rounds", str(rounds)] if rounds else []), *(["--json"] if json else [])]
+    return _tool(context, f"bench.{name}", *flags)
+
+
+@command(help={"check": "write nothing; fail if something would change"})
+def docs(_: Context, check: bool = False) -> Result:
+    """Write docs/commands.md from the commands, and check all links. Example: ./inv docs."""
+    from docs import make
+
+    from . import collection
+
+    written = make.make(collection(), check=check)
+    text = f"written: {', '.join(written)}" if written else "everything is up to date"
+    return Answer({"written": written}, text)
+
+
+def _tool(context: Context, module: str, *arguments: str) -> int:
+    """Run a developer's tool of our virtual environment in the project folder; return its exit code."""
+    import shlex
+    import sys
+
+    from bsp.base.project import PROJECT
+
+    with context.cd(str(PROJECT)):
+        command = shlex.join([sys.executable, "-m", module, *arguments])
+        result = context.run(command, warn=True, in_stream=False)
+    return int(result.exited)

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: MIT
+"""Device trees: built with what the NPU lacks, checked against the bindings, booted in QEMU."""
+
+from __future__ import annotations
+
+from invoke.context import Context
+
+from bsp.base.result import Result
+
+from .face import command
+from .flags import BOARD, HOST, KERNEL
+
+
+@command(
+    help={
+        "board": f"{BOARD}; with --from-host: the one that the host says it is",
+        "kernel": KERNEL,
+        "from-host": f"start from the tree that this board runs: {HOST}",
+        "accept-new-key": "on first contact, trust the host's key without asking",
+        "base-dtb": "start from this DTB in place of the kernel's source",
+        "npu-rate": "run the NPU's clocks at this rate, such as 500MHz",
+        "overlay": "keep the changes beside the DTB as a .dtbo too",
+        "output": "folder for the result (default: build/BOARD/KERNEL)",
+        "dry-run": "say what would be built; write nothing",
+    }
+)
+def build_dts(
+    _: Context,
+    board: str = "",
+    kernel: str = "",
+    from_host: str = "",
+    accept_new_key: bool = False,
+    base_dtb: str = "",
+    npu_rate: str = "",
+    overlay: bool = False,
+    output: str = "",
+    dry_run: bool = False,
+) -> Result:
+    """Build a board's device tree, with what its NPU lacks. Example: ./inv build-dts --board vim3."""
+    from pathlib import Path
+
+    from bsp.base.errors import UserError
+    from bsp.dts import build
+    from bsp.dts.rate import parse_rate
+    from bsp.profile import load_board
+
+    if from_host:
+        from bsp.remote.in_place import build_from_host
+
+        if kernel or base_dtb:
+            raise UserError(
+                "--from-host brings its own kernel and tree",
+                hint="leave --kernel and --base-dtb out",
+            )
+        return build_from_host(
+            from_host,
+            board=board,
+            output=output,
+            npu_rate_hz=parse_rate(npu_rate) if npu_rate else None,
+            keep_overlay=overlay,
+            accept_new_key=accept_new_key,
+            dry_run=dry_run,
+        )
+    if not board:
+        raise UserError(
+            "--board is missing", hint="./inv boards lists the boards; or --from-host HOST"
+        )
+
+    profile = load_board(board)
+    base = Path(base_dtb) if base_dtb else None
+    if base is None and profile.dts is None:
+        from virtual.boards.base_dtb import base_dtb as dtb_of_qemu
+
+        base = dtb_of_qemu(profile)
+    return build.build_dts(
+        profile,
+        kernel=kernel or None,
+        base_dtb=base,
+        target_dir=Path(output) if output else build.default_target(profile, kernel or None, base),
+        npu_rate_hz=parse_rate(npu_rate) if npu_rate else None,
+        keep_overlay=overlay,
+        dry_run=dry_run,
+    )
+
+
+@command(
+    help={
+        "board": BOARD,
+        "kernel": f"whose tree and bindings; {KERNEL}",
+        "dtb": "check this DTB in place of the one that build-dts makes",
+    }
+)
+def check_dts(_: Context, board: str, kernel: str = "", dtb: str = "") -> Result:
+    """Check a device tree against the kernel's bindings. Example: ./inv check-dts --board vim3."""
+    from pathlib import Path
+
+    from bsp.dts import schema
+    from bsp.profile import load_board
+
+    profile = load_board(board)
+    base = None
+    if profile.dts is None:
+        from virtual.boards.base_dtb import base_dtb as dtb_of_qemu
+
+        base = dtb_of_qemu(profile)
+    return schema.check_dts(
+        profile, kernel=kernel or None, dtb=Path(dtb) if dtb else None, base_dtb=base
+    )
+
+
+@command(
+    help={
+        "board": BOARD,
+        "kernel": KERNEL,
+        "dtb": "boot this DTB instead of building one",
+        "npu-disabled": "build it with the NPU switched off (it must then stay unbound)",
+        "npu-rate": "build the device tree with the NPU at this rate, such as 500MHz",
+        "timeout": "seconds until the kernel must have answered",
+    }
+)
+def boot_dts(
+    _: Context,
+    board: str,
+    kernel: str = "",
+    dtb: str = "",
+    npu_disabled: bool = False,
+    npu_rate: str = "",
+    timeout: float = 180.0,
+) -> Result:
+    """Boot a device tree in QEMU; is the NPU bound? Example: ./inv boot-dts --board imx8mp-evk."""
+    from pathlib import Path
+
+    from bsp.dts.rate import parse_rate
+    from bsp.profile import load_board
+    from virtual.boards import boot_dts as booting
+
+    return booting.boot_dts(
+        load_board(board),
+        kernel=kernel or None,
+        dtb=Path(dtb) if dtb else None,
+        npu_disabled=npu_disabled,
+        npu_rate_hz=parse_rate(npu_rate) if npu_rate else None,
+        timeout_s=timeout,
+    )

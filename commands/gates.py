@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: MIT
+"""Gates: is this Mesa, or this kernel, right on the virtual NPU?"""
+
+from __future__ import annotations
+
+from invoke.context import Context
+
+from bsp.base.result import FAILED_VALIDATION, Answer, Result
+
+from .face import command
+
+
+@command(
+    help={
+        "package": "a mesa-teflon-delegate .deb file for arm64",
+        "suite": "Debian suite in place of a file: trixie, trixie-backports, sid...",
+        "against": "version, suite or file that is known to be good: what changed?",
+        "npu": "virtual:a311d, virtual:imx8mp or all",
+        "quick": "about 60 generated models and one MobileNet in place of hundreds and three",
+        "timeout": "seconds for one model",
+    }
+)
+def gate_mesa(
+    _: Context,
+    package: str = "",
+    suite: str = "",
+    against: str = "",
+    npu: str = "all",
+    quick: bool = False,
+    timeout: float = 180.0,
+) -> Result:
+    """Judge Mesa's delegate on virtual NPUs. Example: ./inv gate-mesa --suite sid --against 25.0.7."""
+    from virtual.gates import mesa
+
+    document = mesa.gate(
+        mesa.Request(
+            package=package,
+            suite=suite,
+            against=against,
+            npu=npu,
+            quick=quick,
+            timeout_s=timeout,
+        )
+    )
+    code = 0 if document["verdict"] == "good" else FAILED_VALIDATION
+    return Answer(document, mesa.text_of(document), code)
+
+
+@command(
+    help={
+        "kernel": "series of the distribution's kernel, or build:ID (default: the profile's)",
+        "board": "virtual-a311d, virtual-imx8mp or all",
+        "invokes": "inferences on each board",
+    }
+)
+def gate_kernel(_: Context, kernel: str = "", board: str = "all", invokes: int = 1000) -> Result:
+    """Judge a kernel's NPU driver on virtual boards. Example: ./inv gate-kernel --kernel 6.12."""
+    from virtual.gates import kernel as gate
+
+    document = gate.gate(gate.plan(kernel, board, invokes))
+    code = 0 if document["verdict"] == "good" else FAILED_VALIDATION
+    return Answer(document, gate.text_of(document), code)

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: MIT
+"""Kernels: patched, configured, checked and cross-built."""
+
+from __future__ import annotations
+
+from invoke.context import Context
+
+from bsp.base.result import Answer, Result
+
+from .face import command
+from .flags import BOARD, KERNEL
+
+
+@command(
+    help={
+        "board": BOARD,
+        "kernel": KERNEL,
+        "prebuilt": "take the distribution's kernel package, and check the same symbols in it",
+        "fragment": "your own configuration on top: FILE, or FILE,FILE",
+        "experiment": "patch series marked as experiments, by name",
+        "config-only": "stop after the configuration has been compared with what was asked for",
+        "llvm": "build with clang and its tools",
+        "jobs": "how many compilers at once (default: as many as there are cores)",
+        "output": "folder that gets a copy of the result",
+        "explain": "say what each symbol is for; build nothing",
+        "menuconfig": "change the configuration in the kernel's menus (with --save-fragment)",
+        "save-fragment": "write the changes to this file, as a fragment",
+        "dry-run": "say what would be done",
+    }
+)
+def build_kernel(
+    _: Context,
+    board: str,
+    kernel: str = "",
+    prebuilt: bool = False,
+    fragment: str = "",
+    experiment: str = "",
+    config_only: bool = False,
+    llvm: bool = False,
+    jobs: int = 0,
+    output: str = "",
+    explain: bool = False,
+    menuconfig: bool = False,
+    save_fragment: str = "",
+    dry_run: bool = False,
+) -> Result:
+    """Patch, configure, check and cross-build a kernel. Example: ./inv build-kernel --board vim3."""
+    from bsp.kernel import command as kernel_command
+    from bsp.profile import load_board
+
+    profile = load_board(board)
+    options = kernel_command.Options(
+        kernel=kernel,
+        fragment=fragment,
+        experiment=experiment,
+        prebuilt=prebuilt,
+        llvm=llvm,
+        config_only=config_only,
+        dry_run=dry_run,
+        jobs=jobs,
+        output=output,
+    )
+    if explain:
+        rows = kernel_command.explain(profile, options)
+        return Answer(rows, kernel_command.explanation_text(rows))
+    if menuconfig or save_fragment:
+        saved = kernel_command.save_fragment(profile, options, save_fragment, menu=menuconfig)
+        return Answer(saved, "\n".join(saved["lines"]))
+    found = kernel_command.build_kernel_for(profile, options)
+    return Answer(found, kernel_command.text_of(found))

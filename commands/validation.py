@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: MIT
+"""Validation: does the NPU compute right, why does it not work, has it become slower?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from invoke.context import Context
+
+from bsp.base.result import FAILED_VALIDATION, Answer, Result
+
+from .face import command
+from .flags import BOARD, HOST, HOSTS
+
+
+@command(
+    help={
+        "test": "label_image, or detect: a model that finds objects",
+        "host": f"{HOST}; this machine if left out",
+        "npu": "virtual:a311d or virtual:imx8mp: this machine, with an emulated NPU",
+        "exact": "with --npu: compute exactly as TFLite, not as silicon is predicted to",
+        "strict": "with --npu: poison new memory; what the model contradicts fails the row",
+        "record": "with --npu: record what comes to the NPU to this file (npu.show, npu.replay)",
+        "delegate": "all, cpu, cpu-reference, teflon, opencl, tim-vx, or PATH[:key=value;key=value]; "
+        "several with commas, or several times",
+        "env": "NAME=VALUE for the delegates, as RUSTICL_ENABLE=etnaviv; several times",
+        "model": "name of a known model, or a .tflite file",
+        "image": "name of a known image, or a BMP file",
+        "quick": "the project's own small model on the NPU, three runs: does it work at all?",
+        "runs": "measured runs of each delegate, at most",
+        "threads": "CPU threads (default: all cores)",
+        "budget": "seconds of measured runs of each delegate, at most",
+        "views": "crops and flips of the picture to compare with the reference, at most",
+        "timeout": "seconds after which a delegate counts as hanging",
+        "userspace": "folder of a payload on the host (default: the deployed one)",
+        "rusticl": "send Mesa's OpenCL driver with the OpenCL delegate, to a host that has none",
+        "report": "write an HTML page there, with history and doctor; .json and .xml beside it",
+        "junit": "write the results as JUnit XML there",
+        "accept-new-key": "trust the host at first contact without asking",
+    },
+    positional=["test"],
+    iterable=["delegate", "env"],
+)
+def smoke_test(
+    _: Context,
+    test: str,
+    host: str = "",
+    npu: str = "",
+    exact: bool = False,
+    strict: bool = False,
+    record: str = "",
+    delegate: list[str] | None = None,
+    env: list[str] | None = None,
+    model: str = "",
+    image: str = "",
+    quick: bool = False,
+    runs: int = 50,
+    threads: int = 0,
+    budget: float = 20.0,
+    views: int = 8,
+    timeout: float = 300.0,
+    userspace: str = "",
+    rusticl: bool = False,
+    report: str = "",
+    junit: str = "",
+    accept_new_key: bool = False,
+) -> Result:
+    """Run a model with each delegate and judge it. Example: ./inv smoke-test label_image."""
+    from pathlib import Path
+
+    from bsp.remote.inventory import resolve
+    from userspace.npu.report import files as report_files
+    from userspace.npu.report.report import text_of
+    from userspace.npu.validate import smoke
+    from userspace.npu.validate.label_image import Request, environment_of
+    from userspace.npu.validate.label_image import quick as made_quick
+
+    wanted = report_files.Wanted.of(report, junit)
+    where = resolve(host) if host else None
+    request = Request(
+        delegate=",".join(delegate or ["all"]),
+        environment=environment_of(env or []),
+        model=model or None,
+        image=image or None,
+        runs=runs,
+        threads=threads or None,
+        budget_s=budget,
+        views=views,
+        timeout_s=timeout,
+        test=test,
+    )
+    document = smoke.smoke_test(
+        test,
+        made_quick(request) if quick else request,
+        host=where,
+        userspace=userspace or None,
+        accept_new_key=accept_new_key,
+        npu=npu or None,
+        exact=exact,
+        strict=strict,
+        record=Path(record) if record else None,
+        rusticl=rusticl,
+    )
+    report_files.after_run(document, where, wanted)
+    code = 0 if document["verdict"] == "pass" else FAILED_VALIDATION
+    return Answer(document, text_of(document), code)
+
+
+@command(
+    help={
+        "host": f"{HOSTS}; this machine if left out",
+        "board": f"{BOARD}; default: the one that the host says it is",
+        "userspace": "folder of a payload on the host (default: the deployed one)",
+        "accept-new-key": "trust the host at first contact without asking",
+    }
+)
+def doctor(
+    _: Context,
+    host: str = "",
+    board: str = "",
+    userspace: str = "",
+    accept_new_key: bool = False,
+) -> Result:
+    """Say why the NPU does not work, and what to do. Example: ./inv doctor --host vim3."""
+    from bsp.remote.groups import means_several
+    from bsp.remote.inventory import Host, resolve
+    from userspace.npu.doctor import doctor as examination
+
+    if means_several(host):
+        from images.deploy.fleet import command as fleet_command
+
+        def examine(each: Host) -> dict[str, Any]:
+            return examination.doctor(
+                each,
+                board=board or each.board,
+                userspace=userspace or None,
+                accept_new_key=accept_new_key,
+            )
+
+        all_found = fleet_command.doctor_of_all(host, examine)
+        text = fleet_command.doctor_text(all_found)
+        return Answer({"hosts": all_found}, text, fleet_command.worst(all_found, "first_broken"))
+    found = examination.doctor(
+        resolve(host) if host else None,
+        board=board or None,
+        userspace=userspace or None,
+        accept_new_key=accept_new_key,
+    )
+    code = FAILED_VALIDATION if found["first_broken"] else 0
+    return Answer(found, examination.text(found), code)
+
+
+@command(
+    help={
+        "host": f"{HOST}; this machine if left out",
+        "output": "HTML file; .json and .xml (JUnit) go beside it (default: build/report-HOST.html)",
+        "no-doctor": "do not ask the host how it is",
+        "accept-new-key": "trust the host at first contact without asking",
+    }
+)
+def report(
+    _: Context,
+    host: str = "",
+    output: str = "",
+    no_doctor: bool = False,
+    accept_new_key: bool = False,
+) -> Result:
+    """Write what is known of a host as one HTML page. Example: ./inv report --host vim3."""
+    from pathlib import Path
+
+    from bsp.remote.inventory import resolve
+    from userspace.npu.report import files as report_files
+
+    made = report_files.report(
+        resolve(host) if host else None,
+        Path(output) if output else None,
+        ask_doctor=not no_doctor,
+        accept_new_key=accept_new_key,
+    )
+    return Answer(made, report_files.text(made))
+
+
+@command(
+    help={
+        "host": f"{HOST}; this machine if left out",
+        "check": "exit code 4 if the newest runs are slower",
+    }
+)
+def history(_: Context, host: str = "", check: bool = False) -> Result:
+    """Say whether a host became slower. Example: ./inv history --host vim3."""
+    from userspace.npu.report import history as past
+    from userspace.npu.report import regression
+
+    found = regression.document(past.need(host or past.THIS_MACHINE))
+    slower = check and found["verdict"] == "slower"
+    return Answer(found, regression.text(found), FAILED_VALIDATION if slower else 0)
