@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from invoke.context import Context
 
-from bsp.base.result import Answer, Result
+from bsp.base.result import Result
 
 from .face import command, session
 from .flags import JSON
@@ -104,16 +104,11 @@ def bench(context: Context, name: str = "", rounds: int = 0, json: bool = False)
     return _tool(context, f"bench.{name}", *flags)
 
 
-@command(help={"check": "write nothing; fail if something would change"})
-def docs(_: Context, check: bool = False) -> Result:
+@session(help={"check": "write nothing; fail if something would change", "json": JSON})
+def docs(context: Context, check: bool = False, json: bool = False) -> int:
     """Write docs/commands.md from the commands, and check all links. Example: ./inv docs."""
-    from docs import make
-
-    from . import collection
-
-    written = make.make(collection(), check=check)
-    text = f"written: {', '.join(written)}" if written else "everything is up to date"
-    return Answer({"written": written}, text)
+    flags = [*(["--check"] if check else []), *(["--json"] if json else [])]
+    return _tool(context, "docs.make", *flags)
 
 
 def _tool(context: Context, module: str, *arguments: str) -> int:

@@ -69,7 +69,7 @@ def build_dts(
     profile = load_board(board)
     base = Path(base_dtb) if base_dtb else None
     if base is None and profile.dts is None:
-        from virtual.boards.base_dtb import base_dtb as dtb_of_qemu
+        from bsp.qemu.base_dtb import base_dtb as dtb_of_qemu
 
         base = dtb_of_qemu(profile)
     return build.build_dts(
@@ -100,7 +100,7 @@ def check_dts(_: Context, board: str, kernel: str = "", dtb: str = "") -> Result
     profile = load_board(board)
     base = None
     if profile.dts is None:
-        from virtual.boards.base_dtb import base_dtb as dtb_of_qemu
+        from bsp.qemu.base_dtb import base_dtb as dtb_of_qemu
 
         base = dtb_of_qemu(profile)
     return schema.check_dts(

@@ -74,6 +74,7 @@ def smoke_test(
     from userspace.npu.validate import smoke
     from userspace.npu.validate.label_image import Request, environment_of
     from userspace.npu.validate.label_image import quick as made_quick
+    from virtual.npu.shim.place import virtual_npu
 
     wanted = report_files.Wanted.of(report, junit)
     where = resolve(host) if host else None
@@ -95,11 +96,8 @@ def smoke_test(
         host=where,
         userspace=userspace or None,
         accept_new_key=accept_new_key,
-        npu=npu or None,
-        exact=exact,
-        strict=strict,
-        record=Path(record) if record else None,
         rusticl=rusticl,
+        place=virtual_npu(npu, exact=exact, strict=strict, record=Path(record) if record else None),
     )
     report_files.after_run(document, where, wanted)
     code = 0 if document["verdict"] == "pass" else FAILED_VALIDATION

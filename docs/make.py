@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""What of the documentation is made by a program: the page of all commands, and the check of its links."""
+"""What of the documentation is made by a program: the page of all commands, and the check of its links.
+
+``python -m docs.make`` is ``./inv docs``.
+"""
 
 from __future__ import annotations
 
+import argparse
 import re
+import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +16,9 @@ from typing import Any
 
 from bsp.base.cache import write_atomically
 from bsp.base.errors import ValidationError
+from bsp.base.output import print_json, print_text
 from bsp.base.project import PROJECT
+from commands import collection
 
 ROOT = PROJECT
 COMMANDS = ROOT / "docs/commands.md"
@@ -48,14 +55,6 @@ def make(namespace: Any, *, check: bool) -> list[str]:
         )
     if stale:
         write_atomically(COMMANDS, wanted.encode())
-    from tests.support.faults import missing  # late: nothing else here needs it
-
-    lacking = missing((ROOT / "docs/faults.md").read_text())
-    if lacking:
-        raise ValidationError(
-            f"docs/faults.md has no row for: {'; '.join(lacking)}",
-            hint="./inv faults writes it anew",
-        )
     broken = list(broken_links(ROOT))
     if broken:
         raise ValidationError("links that lead nowhere:\n" + "\n".join(broken))
@@ -116,3 +115,28 @@ def broken_links(root: Path) -> Iterator[str]:
 def _headings(page: Path) -> set[str]:
     titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in titles}
+
+
+def main() -> None:
+    """Write the page, check the links, and say what was written."""
+    parser = argparse.ArgumentParser(description="Writes docs/commands.md, checks all links.")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; fail if it would change"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    options = parser.parse_args()
+    try:
+        written = make(collection(), check=options.check)
+    except ValidationError as error:
+        sys.stderr.write(
+            f"error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else "")
+        )
+        sys.exit(error.exit_code)
+    if options.json:
+        print_json({"written": written})
+    else:
+        print_text(f"written: {', '.join(written)}" if written else "everything is up to date")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The virtual NPU beside a virtual board: its process, QEMU's options for it, its node.
+"""The virtual NPU beside a virtual board: QEMU's options for it, and its node.
 
 A board has one if its profile says ``npu = IDENTITY`` under ``[qemu]``. The NPU is a PCI function as far
 as QEMU knows. The board's own device tree describes its register window as an NPU of a SoC, switched off,
@@ -8,19 +8,11 @@ as on boards that one can buy: switching it on is what build-dts is for.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import socket
-import sys
-from pathlib import Path
 
-from bsp.base.process import run
-from bsp.base.project import PROJECT
 from bsp.profile import Board, npu_of
 
 SOCKET = "npu.sock"
-LOG = "npu.log"
 
 # hw/arm/virt.c: interrupt pin A of PCI slot N is SPI 3 + N % 4. Slots 1 and 2 are network and disk, whose
 # drivers do not share the interrupts 4 and 5.
@@ -31,9 +23,6 @@ _SPI = 3 + _SLOT % 4
 _WINDOW = 0x1000_0000
 _REGISTERS_BYTES = 0x4_0000
 _CLOCK_HZ = 800_000_000
-
-_START_S = 30
-_CONNECT_S = 60
 
 
 def machine_option(board: Board) -> str:
@@ -89,36 +78,3 @@ def node_source(board: Board) -> str | None:
 	}};
 }};
 """
-
-
-def start(board: Board, folder: Path, *, record: Path | None = None) -> None:
-    """Start the board's virtual NPU, if it has one, in the background; it ends when QEMU does.
-
-    Args:
-        record: file that gets a trace of all jobs when it ends.
-
-    Raises:
-        InfrastructureError: it did not start.
-    """
-    if board.qemu is None or board.qemu.npu is None:
-        return
-    run(
-        [
-            sys.executable, "-m", "virtual.npu.device", "--socket", SOCKET,
-            "--identity", board.qemu.npu, "--background", LOG, "--accept-timeout", str(_CONNECT_S),
-            *(["--record", str(record)] if record else []),
-        ],
-        cwd=folder,
-        env={"PYTHONPATH": str(PROJECT)},
-        timeout_s=_START_S,
-    )  # fmt: skip
-
-
-def dismiss(folder: Path) -> None:
-    """End a virtual NPU that no QEMU has connected to: a client that comes and goes ends it."""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        handle = os.open(folder, os.O_PATH | os.O_DIRECTORY)
-        try:
-            sock.connect(f"/proc/self/fd/{handle}/{SOCKET}")
-        finally:
-            os.close(handle)

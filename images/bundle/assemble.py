@@ -19,6 +19,7 @@ from bsp.dts.build import build_dts
 from bsp.kernel.packaged import PrebuiltKernel
 from bsp.kernel.select import is_build, kernel_named
 from bsp.profile import Board
+from bsp.qemu.base_dtb import base_dtb
 from images.bundle import lock, sbom, sign
 from images.bundle import manifest as bundles
 from images.bundle.manifest import Bundle, Parts
@@ -96,8 +97,6 @@ def _dtb(board: Board, kernel: PrebuiltKernel, series: str, work: Path) -> bytes
         base = next(kernel.dtbs.glob(f"*/{board.dts}.dtb"), None)
         series = kernel.series
     if board.dts is None:
-        from virtual.boards.base_dtb import base_dtb
-
         base = base_dtb(board)
     with step(f"Building the device tree of {board.name}"):
         return build_dts(board, kernel=series, base_dtb=base, target_dir=work).dtb.read_bytes()

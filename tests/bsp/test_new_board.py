@@ -21,7 +21,7 @@ from bsp.profile import (
     read_board,
     user_boards_dir,
 )
-from virtual.boards.base_dtb import base_dtb
+from bsp.qemu.base_dtb import base_dtb
 
 from ..support import local_sshd
 from ..support.fake_boot import compile_dtb

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from docs.make import COMMANDS, ROOT, arguments, broken_links, commands_page
 
+from ..support.faults import missing
+
 
 def test_the_page_of_commands_is_what_the_commands_say() -> None:
     import tasks
@@ -26,6 +28,11 @@ def test_each_command_has_an_example_and_explains_each_flag() -> None:
 
 def test_all_links_lead_somewhere() -> None:
     assert list(broken_links(ROOT)) == []
+
+
+def test_the_table_of_faults_has_a_row_for_each() -> None:
+    lacking = missing((ROOT / "docs/faults.md").read_text())
+    assert lacking == [], "./inv faults writes docs/faults.md anew"
 
 
 def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:

@@ -15,13 +15,14 @@ import pytest
 
 from bsp.dts.tree import read_tree
 from bsp.profile import board_names, load_board, npu_of
+from bsp.qemu import npu
+from bsp.qemu.base_dtb import base_dtb
+from bsp.qemu.machine import Machine, arguments
 from bsp.remote import inventory, ssh
 from bsp.remote.inventory import Host
 from tests.support.kernel_modules import ONBOARD
 from tests.support.vfio_client import wait_until
-from virtual.boards import npu
-from virtual.boards.base_dtb import base_dtb
-from virtual.boards.machine import Machine, arguments
+from virtual.boards import npu_process
 from virtual.npu.identity import load_identity
 from virtual.npu.traces.replay import replay
 
@@ -68,7 +69,7 @@ def test_a_board_without_npu_is_as_before(tmp_path: Path) -> None:
     words = arguments(Machine(board, Path("u-boot.bin"), Path("d.qcow2"), ssh_port=2222))
     assert not any("memory-backend" in word or "vfio" in word for word in words)
     assert npu.node_source(board) is None
-    npu.start(board, tmp_path)
+    npu_process.start(board, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -87,12 +88,12 @@ def test_the_board_is_born_with_its_npu_switched_off(name: str) -> None:
 
 
 def test_a_server_that_nobody_needs_is_dismissed(tmp_path: Path) -> None:
-    npu.start(load_board(NAME), tmp_path)
+    npu_process.start(load_board(NAME), tmp_path)
     assert (tmp_path / npu.SOCKET).exists()
-    npu.dismiss(tmp_path)
-    wait_until(lambda: "client gone" in (tmp_path / npu.LOG).read_text(), 10)
+    npu_process.dismiss(tmp_path)
+    wait_until(lambda: "client gone" in (tmp_path / npu_process.LOG).read_text(), 10)
     assert not (tmp_path / npu.SOCKET).exists()
-    npu.dismiss(tmp_path)
+    npu_process.dismiss(tmp_path)
 
 
 # --- a real kernel, a real delegate

@@ -22,6 +22,7 @@ import pytest
 from bsp.base.project import PROJECT
 from bsp.kernel.packaged import prebuilt_kernel
 from bsp.profile import Health, load_board
+from bsp.qemu.base_dtb import base_dtb
 from bsp.remote import inventory, ssh
 from bsp.remote.inventory import Host
 from images.bundle import manifest as bundles
@@ -31,7 +32,6 @@ from images.bundle.manifest import Bundle, Parts, assemble
 from images.deploy.deploy import Target, deploy, status
 from images.disk.initrd import ROOT_INIT, build_initrd
 from virtual.boards import boards
-from virtual.boards.base_dtb import base_dtb
 
 pytestmark = [pytest.mark.full, pytest.mark.network, pytest.mark.timeout(1200)]
 

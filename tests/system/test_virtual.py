@@ -22,14 +22,14 @@ from bsp.base.project import PROJECT
 from bsp.dts.clocks import ClockRate, compare_clocks, parse_clk_summary
 from bsp.dts.tree import Tree, read_tree
 from bsp.profile import Board, board_names, load_board, npu_of
+from bsp.qemu.base_dtb import base_dtb
+from bsp.qemu.machine import PID_FILE, QMP_SOCKET, DirectBoot, Machine, arguments, qemu_of
 from bsp.remote import inventory, ssh
 from bsp.remote.inventory import Host
 from images.disk import Disk
 from virtual.boards import boards, launch
-from virtual.boards.base_dtb import base_dtb
 from virtual.boards.boot_dts import boot_dts, find_problems
 from virtual.boards.instance import Instance, Record, start_ticks
-from virtual.boards.machine import PID_FILE, QMP_SOCKET, DirectBoot, Machine, arguments, qemu_of
 from virtual.boards.probe import Report, parse_report
 from virtual.boards.qmp import command
 

@@ -15,15 +15,15 @@ from bsp.kernel.packaged import PrebuiltKernel
 from bsp.kernel.select import is_build, kernel_named
 from bsp.kernel.source import label
 from bsp.profile import Board, load_board
+from bsp.qemu.base_dtb import base_dtb
+from bsp.qemu.machine import machine_arguments, qemu_of
 from bsp.remote import inventory, ssh
 from images.disk import build_disk
 
 from . import launch
-from .base_dtb import base_dtb
 from .boot import start, wait_until_up
 from .disks import own_disk, prepare_extra
 from .instance import Instance, Record, instances, start_ticks
-from .machine import machine_arguments, qemu_of
 
 UP_TIMEOUT_S = 300.0
 DOWN_TIMEOUT_S = 60.0

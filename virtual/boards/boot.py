@@ -15,6 +15,8 @@ from bsp.base.cache import state_dir, write_atomically
 from bsp.base.errors import InfrastructureError
 from bsp.base.project import PROJECT
 from bsp.profile import Board
+from bsp.qemu.emulator import u_boot
+from bsp.qemu.machine import WATCHDOG, WRITE_LOG, DirectBoot, Machine, qemu_of
 from bsp.remote import inventory, ssh
 from bsp.remote.inventory import Host
 from images.disk import Disk
@@ -22,9 +24,7 @@ from images.disk.layout import MIB
 
 from . import launch
 from .disks import key_on_console
-from .emulator import u_boot
 from .instance import Instance, Record, start_ticks
-from .machine import WATCHDOG, WRITE_LOG, DirectBoot, Machine, qemu_of
 
 _POLL_S = 0.5
 _GREETING_S = 5.0

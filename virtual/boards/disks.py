@@ -8,10 +8,9 @@ from pathlib import Path
 
 from bsp.base.errors import UserError
 from bsp.profile import Board
+from bsp.qemu.machine import qemu_of
 from images.disk import Disk
 from images.disk.image import parse_size, read_description
-
-from .machine import qemu_of
 
 _HOST_KEY = re.compile(rb"npu-bsp: host key (ssh-ed25519 [A-Za-z0-9+/]+=*)\s")
 

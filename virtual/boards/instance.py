@@ -16,9 +16,9 @@ import msgspec
 
 from bsp.base.cache import remove, state_dir, write_atomically
 from bsp.base.errors import UserError
+from bsp.qemu.machine import CONSOLE_LOG, PID_FILE, QMP_SOCKET
 
 from . import qmp
-from .machine import CONSOLE_LOG, PID_FILE, QMP_SOCKET
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,40}")
 _LAST_LINES = 15

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from bsp.base.errors import InfrastructureError
 from bsp.base.process import ToolFailedError, run
+from bsp.qemu.emulator import emulator
+from bsp.qemu.machine import Machine, arguments
 
-from . import npu
-from .emulator import emulator
-from .machine import Machine, arguments
+from . import npu_process
 
 _START_S = 60
 
@@ -25,11 +25,11 @@ def start(machine: Machine, folder: Path) -> None:
         InfrastructureError: QEMU did not start; its own words are in the message.
     """
     command = [*emulator().command("qemu-system-aarch64"), "-L", str(emulator().data)]
-    npu.start(machine.board, folder, record=machine.record)
+    npu_process.start(machine.board, folder, record=machine.record)
     try:
         run([*command, *arguments(machine)], cwd=folder, timeout_s=_START_S)
     except ToolFailedError as error:
-        npu.dismiss(folder)
+        npu_process.dismiss(folder)
         said = error.completed.stderr.decode(errors="replace").strip()
         raise InfrastructureError(
             f"QEMU did not start for {machine.board.name}:\n{said or error.message}",

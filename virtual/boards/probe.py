@@ -17,10 +17,9 @@ from bsp.base.process import run
 from bsp.dts.clocks import ClockRate, parse_clk_summary
 from bsp.kernel.packaged import PrebuiltKernel
 from bsp.profile import Board, load_soc
+from bsp.qemu.emulator import emulator
+from bsp.qemu.machine import machine_arguments, qemu_of
 from images.disk.initrd import PROBE_INIT, build_initrd
-
-from .emulator import emulator
-from .machine import machine_arguments, qemu_of
 
 TIMEOUT_S = 180.0
 

@@ -13,8 +13,7 @@ import msgspec
 
 from bsp.dts.tree import Tree
 from bsp.profile import Board, Qemu, board_names, load_board
-
-from .machine import qemu_of
+from bsp.qemu.machine import qemu_of
 
 
 def qemu_of_soc(board: Board) -> Qemu:

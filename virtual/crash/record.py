@@ -23,15 +23,15 @@ from bsp.base.process import run
 from bsp.base.progress import say, step
 from bsp.kernel.packaged import prebuilt_kernel
 from bsp.profile import Board
+from bsp.qemu.base_dtb import base_dtb
+from bsp.qemu.machine import WRITE_LOG
 from bsp.remote.inventory import unregister
 from images.bundle.assemble import bundle_for
 from images.bundle.manifest import Bundle
 from images.deploy.deploy import Result, Target, deploy, rollback
 from images.disk import Disk, build_disk
-from virtual.boards.base_dtb import base_dtb
 from virtual.boards.boot import start, wait_until_up
 from virtual.boards.instance import Instance
-from virtual.boards.machine import WRITE_LOG
 
 from .resume_cache import Known
 from .writelog import entries_so_far

@@ -115,7 +115,7 @@ class Booted:
 @pytest.fixture(scope="module")
 def dtb() -> Path:
     from bsp.profile import load_board
-    from virtual.boards.base_dtb import base_dtb
+    from bsp.qemu.base_dtb import base_dtb
 
     return base_dtb(load_board("virtual"))
 
@@ -128,7 +128,7 @@ def firmware(suite: str) -> Path:
 
 
 def boot(disk: Disk, folder: Path, dtb: Path, firmware: Path) -> Booted:
-    from virtual.boards.emulator import emulator
+    from bsp.qemu.emulator import emulator
 
     image = disk.write(folder, dtb)
     qemu = emulator()

@@ -42,6 +42,7 @@ from userspace.npu.validate.smoke import smoke_test
 from virtual.npu import shim
 from virtual.npu.identity import load_identity
 from virtual.npu.shim import host, server, session
+from virtual.npu.shim.place import VirtualNpu, virtual_npu
 from virtual.npu.shim.server import MAGIC, Server
 from virtual.npu.traces.replay import replay
 
@@ -304,19 +305,25 @@ def test_the_shim_without_an_emulator(tmp_path: Path) -> None:
 
 def test_npu_is_checked_before_anything_is_fetched() -> None:
     with pytest.raises(UserError, match="no NPU 'a311d'"):
-        smoke_test("label_image", Request(), npu="a311d")
+        smoke_test("label_image", Request(), place=VirtualNpu("a311d"))
     with pytest.raises(UserError, match="did you mean 'imx8mp'"):
-        smoke_test("label_image", Request(), npu="virtual:imx8")
+        smoke_test("label_image", Request(), place=VirtualNpu("virtual:imx8"))
     with pytest.raises(UserError, match="neither --host nor"):
-        smoke_test("label_image", Request(), npu="virtual:a311d", userspace="/somewhere")
+        smoke_test(
+            "label_image", Request(), place=VirtualNpu("virtual:a311d"), userspace="/somewhere"
+        )
     with pytest.raises(UserError, match="for a virtual NPU"):
-        smoke_test("label_image", Request(), exact=True)
+        virtual_npu("", exact=True)
     with pytest.raises(UserError, match="--strict is for a virtual NPU"):
-        smoke_test("label_image", Request(), strict=True)
+        virtual_npu("", strict=True)
     with pytest.raises(UserError, match="--record is for a virtual NPU"):
-        smoke_test("label_image", Request(), record=Path("t.npu"))
+        virtual_npu("", record=Path("t.npu"))
     with pytest.raises(UserError, match="no folder /none to record into"):
-        smoke_test("label_image", Request(), npu="virtual:a311d", record=Path("/none/t.npu"))
+        smoke_test(
+            "label_image",
+            Request(),
+            place=VirtualNpu("virtual:a311d", record=Path("/none/t.npu")),
+        )
 
 
 def test_a_fault_fails_the_row_that_mesa_passes() -> None:
@@ -435,7 +442,7 @@ def test_kernels_strides_and_paddings_exactly(npu: str, name: str, tmp_path: Pat
 def test_smoke_test_on_predicted_silicon(npu: str) -> None:
     model, image = asset("mobilenet_v1_0.25_128_quant.tflite"), asset("grace_hopper.bmp")
     request = Request(delegate="teflon", model=str(model), image=str(image))
-    document = smoke_test("label_image", request, npu=f"virtual:{npu}")
+    document = smoke_test("label_image", request, place=VirtualNpu(f"virtual:{npu}"))
     assert document["verdict"] == "pass", document
     rows = {row["delegate"]: row for row in document["results"]}
     assert rows["teflon"]["delegated_ops"] == 28

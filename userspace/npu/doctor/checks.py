@@ -9,41 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from bsp.kernel.distribution import series_key
-from bsp.profile import Board, Npu, load_soc, npu_of
+from bsp.profile import Board, load_soc, npu_of
 
 from . import device_tree, software
 from .check import Check, broken, ok, unknown
 from .facts import Facts
-
-
-@dataclass(frozen=True)
-class Patient:
-    """What is examined, and as what.
-
-    Attributes:
-        board: profile that the facts, or the inventory, say it is; None: none fits.
-        npu: the board's NPU, with the board's settings; None where there is no profile or no NPU.
-        wanted: profile that the inventory names.
-        host: name of the host for commands; None: this machine.
-    """
-
-    facts: Facts
-    board: Board | None
-    npu: Npu | None
-    wanted: Board | None = None
-    host: str | None = None
-
-    @property
-    def deploy(self) -> str:
-        """The command that puts our kernel, device tree and userspace there."""
-        return f"./inv deploy --host {self.host or 'NAME'}"
-
-    def there(self, command: str) -> str:
-        """A command that runs on the board."""
-        return f"ssh {self.host} {command!r}" if self.host else command
+from .subject import Subject
 
 
 def stack(facts: Facts) -> str:
@@ -55,13 +28,13 @@ def stack(facts: Facts) -> str:
     return "etnaviv" if "etnaviv" in facts.modules or "etnaviv" in nodes else "none"
 
 
-def examine(patient: Patient) -> list[Check]:
+def examine(subject: Subject) -> list[Check]:
     """Return all checks, in order."""
-    return [Check(name, *check(patient)) for name, check in CHECKS]
+    return [Check(name, *check(subject)) for name, check in CHECKS]
 
 
-def _compatible(patient: Patient) -> tuple[str, str, str, str]:
-    facts, board, wanted = patient.facts, patient.board, patient.wanted
+def _compatible(subject: Subject) -> tuple[str, str, str, str]:
+    facts, board, wanted = subject.facts, subject.board, subject.wanted
     if not facts.compatible:
         return broken(
             f"no device tree ({facts.machine or 'unknown machine'})",
@@ -79,45 +52,45 @@ def _compatible(patient: Patient) -> tuple[str, str, str, str]:
         return unknown(
             found,
             "a board that has a profile",
-            f"./inv new-board NAME --like BOARD --from-host {patient.host or 'HOST'}",
+            f"./inv new-board NAME --like BOARD --from-host {subject.host or 'HOST'}",
         )
     return ok(f"{board.title} ({board.compatible[0]})", board.compatible[0])
 
 
-def _stack(patient: Patient) -> tuple[str, str, str, str]:
-    found = stack(patient.facts)
+def _stack(subject: Subject) -> tuple[str, str, str, str]:
+    found = stack(subject.facts)
     expected = "etnaviv, Linux's own driver"
     if found == "galcore":
         return broken(
             "galcore, the vendor's driver, holds the NPU; it and etnaviv exclude each other",
             expected,
-            patient.deploy,
+            subject.deploy,
         )
     return ok("etnaviv", expected) if found == "etnaviv" else unknown("no NPU driver", expected)
 
 
-def _kernel(patient: Patient) -> tuple[str, str, str, str]:
-    match = re.match(r"\d+\.\d+", patient.facts.kernel)
-    found = f"Linux {patient.facts.kernel}"
-    if patient.npu is None or match is None:
+def _kernel(subject: Subject) -> tuple[str, str, str, str]:
+    match = re.match(r"\d+\.\d+", subject.facts.kernel)
+    found = f"Linux {subject.facts.kernel}"
+    if subject.npu is None or match is None:
         return unknown(found, "a kernel that knows the NPU")
-    since = patient.npu.kernel_since
+    since = subject.npu.kernel_since
     if since is None:
         return broken(
-            f"{found} lacks {patient.npu.kernel_lacks}",
+            f"{found} lacks {subject.npu.kernel_lacks}",
             "a kernel that knows the NPU",
             "./inv boards --scan",
         )
     expected = f"Linux {since} or later"
     if series_key(match[0])[:2] < series_key(since):
         return broken(
-            f"{found} lacks {patient.npu.kernel_lacks}", expected, f"{patient.deploy} --kernel 6.12"
+            f"{found} lacks {subject.npu.kernel_lacks}", expected, f"{subject.deploy} --kernel 6.12"
         )
     return ok(found, expected)
 
 
-def _module(patient: Patient) -> tuple[str, str, str, str]:
-    facts = patient.facts
+def _module(subject: Subject) -> tuple[str, str, str, str]:
+    facts = subject.facts
     expected = "etnaviv loaded"
     words = dict(word.partition("=")[::2] for word in facts.cmdline.split())
     barred = f"{words.get('module_blacklist', '')},{words.get('modprobe.blacklist', '')}".split(",")
@@ -127,20 +100,20 @@ def _module(patient: Patient) -> tuple[str, str, str, str]:
         where = facts.blacklist[0]
         file = where.partition(":")[0]
         return broken(
-            f"blacklisted: {where}", expected, patient.there(f"rm {file} && modprobe etnaviv")
+            f"blacklisted: {where}", expected, subject.there(f"rm {file} && modprobe etnaviv")
         )
     if "etnaviv" in barred:
-        return broken("blacklisted on the kernel's command line", expected, patient.deploy)
+        return broken("blacklisted on the kernel's command line", expected, subject.deploy)
     if not facts.module_file:
-        return broken(f"Linux {facts.kernel} has no etnaviv module", expected, patient.deploy)
-    return broken("there, and not loaded", expected, patient.there("modprobe etnaviv"))
+        return broken(f"Linux {facts.kernel} has no etnaviv module", expected, subject.deploy)
+    return broken("there, and not loaded", expected, subject.there("modprobe etnaviv"))
 
 
-def _memory(patient: Patient) -> tuple[str, str, str, str]:
-    total, free = patient.facts.cma_kib
+def _memory(subject: Subject) -> tuple[str, str, str, str]:
+    total, free = subject.facts.cma_kib
     # Linux etnaviv_cmdbuf.c: SUBALLOC_SIZE, in one piece.
     expected = f"{_COMMANDS_KIB} KiB of contiguous memory (CMA) free"
-    log = patient.facts.log
+    log = subject.facts.log
     # What failed before the driver came up anew is past.
     up = max((number for number, line in enumerate(log) if "model: GC" in line), default=0)
     failed = [line for line in log[up:] if re.search(r"cma.*alloc failed", line)]
@@ -151,9 +124,9 @@ def _memory(patient: Patient) -> tuple[str, str, str, str]:
         return broken(
             found + (f"; the kernel says: {failed[-1]}" if failed else ""),
             expected,
-            patient.there("reboot")
+            subject.there("reboot")
             if total >= _COMMANDS_KIB
-            else f"{patient.deploy}  # after adding cma=64M to the board's boot.cmdline",
+            else f"{subject.deploy}  # after adding cma=64M to the board's boot.cmdline",
         )
     return ok(found, expected)
 
@@ -164,8 +137,8 @@ _FAILED = re.compile(
 )
 
 
-def _probe(patient: Patient) -> tuple[str, str, str, str]:
-    facts, npu = patient.facts, patient.npu
+def _probe(subject: Subject) -> tuple[str, str, str, str]:
+    facts, npu = subject.facts, subject.npu
     device = facts.device_at(npu.node) if npu else None
     name = device.name if device else "npu"
     about = [line for line in facts.log if f"{name}: " in line or " npu: " in line]
@@ -175,7 +148,7 @@ def _probe(patient: Patient) -> tuple[str, str, str, str]:
     # By place: the log says the same words each time the driver is loaded.
     failed = [number for number, line in enumerate(about) if _FAILED.search(line)]
     last_model = max((n for n, line in enumerate(about) if "model: GC" in line), default=-1)
-    see = patient.there("dmesg | grep -i etnaviv")
+    see = subject.there("dmesg | grep -i etnaviv")
     if failed and failed[-1] > last_model:
         return broken(about[failed[-1]], expected, see)
     if device and not device.driver:
@@ -189,8 +162,8 @@ def _probe(patient: Patient) -> tuple[str, str, str, str]:
     return unknown("the kernel has no device for the NPU", expected)
 
 
-def _identity(patient: Patient) -> tuple[str, str, str, str]:
-    facts, npu = patient.facts, patient.npu
+def _identity(subject: Subject) -> tuple[str, str, str, str]:
+    facts, npu = subject.facts, subject.npu
     want = npu.identity if npu else None
     expected = (
         f"GC{want.model:x} r{want.revision:x}, product {want.product_id:#x}, "
@@ -217,16 +190,16 @@ def _identity(patient: Patient) -> tuple[str, str, str, str]:
     if lines and want:
         model, revision = lines[-1]
         why = {"0": ": no clock or no power", "ffffffff": ": nothing answers there"}.get(model, "")
-        see = patient.there("dmesg | grep -i etnaviv")
+        see = subject.there("dmesg | grep -i etnaviv")
         return broken(f"GC{model} r{revision}{why}", expected, see)
     unsafe = [device["unsafe"] for device in devices if "unsafe" in device]
     if unsafe:
-        see = patient.there("dmesg | grep -i etnaviv")
+        see = subject.there("dmesg | grep -i etnaviv")
         return broken(f"who opens the device node {unsafe[0]}: no core came up", expected, see)
     return unknown("nothing tells", expected)
 
 
-CHECKS: tuple[tuple[str, Callable[[Patient], tuple[str, str, str, str]]], ...] = (
+CHECKS: tuple[tuple[str, Callable[[Subject], tuple[str, str, str, str]]], ...] = (
     ("compatible", _compatible),
     ("stack", _stack),
     ("kernel", _kernel),
@@ -248,9 +221,9 @@ CHECKS: tuple[tuple[str, Callable[[Patient], tuple[str, str, str, str]]], ...] =
 )
 
 
-def patient_of(
+def subject_of(
     facts: Facts, boards: list[Board], *, wanted: Board | None, host: str | None
-) -> Patient:
+) -> Subject:
     """Return what the facts say it is: the first profile whose own name it has, the inventory's first."""
     order = [*([wanted] if wanted else []), *boards]
     # A virtual board of its own comes before the machine that it is made of.
@@ -258,4 +231,4 @@ def patient_of(
     fitting = [board for board in order if board.compatible[0] in place]
     board = min(fitting, key=lambda each: place[each.compatible[0]], default=wanted)
     npu = npu_of(board) if board and load_soc(board.soc).npu else None
-    return Patient(facts, board, npu, wanted, host)
+    return Subject(facts, board, npu, wanted, host)

@@ -3,22 +3,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from bsp.dts.clocks import ClockRate, compare_clocks, parse_clk_summary, same_rate
 from bsp.profile import Clock, load_soc
 
 from .check import Outcome, broken, ok, unknown
-
-if TYPE_CHECKING:
-    from .checks import Patient
+from .subject import Subject
 
 _CRYSTAL_HZ = 24_000_000
 
 
-def node(patient: Patient) -> Outcome:
+def node(subject: Subject) -> Outcome:
     """Whether the running device tree has the NPU."""
-    npu, board, tree = patient.npu, patient.board, patient.facts.tree
+    npu, board, tree = subject.npu, subject.board, subject.facts.tree
     if board and npu is None:
         return broken(
             f"{load_soc(board.soc).title} has no NPU", "a board with an NPU", "./inv boards"
@@ -32,24 +28,24 @@ def node(patient: Patient) -> Outcome:
     return broken(
         f"no such node in the running tree{'; there is ' + ', '.join(others) if others else ''}",
         expected,
-        patient.deploy,
+        subject.deploy,
     )
 
 
-def status(patient: Patient) -> Outcome:
+def status(subject: Subject) -> Outcome:
     """Whether the node is switched on."""
-    npu, tree = patient.npu, patient.facts.tree
+    npu, tree = subject.npu, subject.facts.tree
     if npu is None or tree is None or npu.node not in tree.nodes:
         return unknown("there is no node", "okay")
     found = tree.status(npu.node)
     if found in ("okay", "ok"):
         return ok(found, "okay")
-    return broken(f"{npu.node} is {found}", "okay", patient.deploy)
+    return broken(f"{npu.node} is {found}", "okay", subject.deploy)
 
 
-def power_domain(patient: Patient) -> Outcome:
+def power_domain(subject: Subject) -> Outcome:
     """Whether the NPU's power domain is there and came up."""
-    npu, facts = patient.npu, patient.facts
+    npu, facts = subject.npu, subject.facts
     tree = facts.tree
     if npu is None or tree is None or npu.node not in tree.nodes:
         return unknown("there is no node", "a power domain, if the SoC has one")
@@ -57,19 +53,19 @@ def power_domain(patient: Patient) -> Outcome:
     words = tree.cells(npu.node, "power-domains")
     if not words:
         if needed:
-            return broken(f"{npu.node} names none", "power-domains", patient.deploy)
+            return broken(f"{npu.node} names none", "power-domains", subject.deploy)
         return ok("none needed", "none")
     provider = tree.by_phandle(words[0])
     expected = f"{provider or 'a power domain'}, attached"
     device = facts.device_at(npu.node)
     if provider and tree.status(provider) not in ("okay", "ok"):
-        return broken(f"{provider} is {tree.status(provider)}", expected, patient.deploy)
+        return broken(f"{provider} is {tree.status(provider)}", expected, subject.deploy)
     if device is None:
         return unknown("the kernel has no device for the NPU", expected)
     waits = [row for row in facts.deferred if row.startswith(f"{device.name} ")]
     if device.waits or any("supplier" in row or "power" in row for row in waits):
         why = f"{device.name} waits: {waits[0] if waits else 'a supplier is missing'}"
-        see = patient.there("cat /sys/kernel/debug/devices_deferred")
+        see = subject.there("cat /sys/kernel/debug/devices_deferred")
         return broken(why, expected, see)
     if device.name in facts.domains:
         return ok("{} ({})".format(*facts.domains[device.name]), expected)
@@ -78,9 +74,9 @@ def power_domain(patient: Patient) -> Outcome:
     return unknown("no driver is bound yet", expected)
 
 
-def clocks(patient: Patient) -> Outcome:
+def clocks(subject: Subject) -> Outcome:
     """Whether the NPU's clocks run at the rates that profile and tree ask for."""
-    npu, facts = patient.npu, patient.facts
+    npu, facts = subject.npu, subject.facts
     device = facts.device_at(npu.node) if npu else None
     if npu is None or facts.tree is None or device is None:
         return unknown("the kernel has no device for the NPU", "the NPU's clocks")
@@ -102,7 +98,7 @@ def clocks(patient: Patient) -> Outcome:
             wanted.append(problem)
     shown = ", ".join(f"{name} {_mhz(each.rate_hz)}" for name, each in rates.items())
     if wrong:
-        return broken(", ".join(wrong), ", ".join(wanted), patient.deploy)
+        return broken(", ".join(wrong), ", ".join(wanted), subject.deploy)
     return ok(shown, "the rates that profile and device tree ask for")
 
 
@@ -120,9 +116,9 @@ def _wrong_rate(clock: Clock, found: ClockRate, tree_hz: int | None) -> str:
     return ""
 
 
-def config(patient: Patient) -> Outcome:
+def config(subject: Subject) -> Outcome:
     """Whether the kernel was built with what the NPU needs."""
-    npu, facts = patient.npu, patient.facts
+    npu, facts = subject.npu, subject.facts
     if npu is None:
         return unknown("no profile says what is needed", "kernel options")
     expected = ", ".join(npu.kernel_symbols)
@@ -130,7 +126,7 @@ def config(patient: Patient) -> Outcome:
     # A symbol that is not even mentioned depends on another that is off.
     off += [name for name in npu.kernel_symbols if facts.config and name not in facts.config]
     if off:
-        return broken(f"not set: {', '.join(dict.fromkeys(off))}", expected, patient.deploy)
+        return broken(f"not set: {', '.join(dict.fromkeys(off))}", expected, subject.deploy)
     if facts.config:
         return ok("all set", expected)
     if "etnaviv" in facts.modules:

@@ -16,7 +16,7 @@ from bsp.remote.inventory import Host
 from bsp.remote.ssh import Connection, connect
 
 from ..validate.machine import DEPLOYED_USERSPACE
-from .checks import examine, patient_of, stack
+from .checks import examine, stack, subject_of
 from .facts import Facts, parse_facts, script
 
 _CONNECT_TIMEOUT_S = 30
@@ -85,12 +85,12 @@ def text_of(completed: Completed, where: str) -> str:
 def judge(facts: Facts, *, wanted: Board | None = None, host: str | None = None) -> dict[str, Any]:
     """Return the document, without the time that it took. Pure."""
     boards = [load_board(name) for name in board_names()]
-    patient = patient_of(facts, boards, wanted=wanted, host=host)
-    checks = examine(patient)
+    subject = subject_of(facts, boards, wanted=wanted, host=host)
+    checks = examine(subject)
     first = next((check for check in checks if check.status == "broken"), None)
     return {
         "host": host or "this machine",
-        "board": patient.board.name if patient.board else None,
+        "board": subject.board.name if subject.board else None,
         "stack": stack(facts),
         "kernel": facts.kernel,
         "generation": facts.generation,

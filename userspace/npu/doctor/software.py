@@ -4,41 +4,38 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from ..validate.delegation import parse_log
 from .check import Outcome, broken, ok, unknown
-
-if TYPE_CHECKING:
-    from .checks import Patient
-    from .facts import RenderNode
+from .facts import RenderNode
+from .subject import Subject
 
 # Mesa src/gallium/targets/teflon/test_teflon.cpp: what it tolerates for one operation.
 _TOLERANCE = 2
 _PACKAGE = "apt-get install mesa-teflon-delegate"
 
 
-def _node(patient: Patient) -> RenderNode | None:
-    driver = patient.npu.driver if patient.npu else "etnaviv"
-    return next((node for node in patient.facts.render_nodes if node.driver == driver), None)
+def _node(subject: Subject) -> RenderNode | None:
+    driver = subject.npu.driver if subject.npu else "etnaviv"
+    return next((node for node in subject.facts.render_nodes if node.driver == driver), None)
 
 
-def device_node(patient: Patient) -> Outcome:
+def device_node(subject: Subject) -> Outcome:
     """Whether userspace can see the driver."""
-    node = _node(patient)
+    node = _node(subject)
     expected = "/dev/dri/renderD* of etnaviv"
     if node is None:
-        others = ", ".join(f"{each.path} ({each.driver})" for each in patient.facts.render_nodes)
-        see = patient.there("dmesg | grep -i -e drm -e etnaviv")
+        others = ", ".join(f"{each.path} ({each.driver})" for each in subject.facts.render_nodes)
+        see = subject.there("dmesg | grep -i -e drm -e etnaviv")
         return broken(f"none{'; there is ' + others if others else ''}", expected, see)
     if node.mode == "absent":
-        return broken(f"{node.path} is not in /dev", expected, patient.there("udevadm trigger"))
+        return broken(f"{node.path} is not in /dev", expected, subject.there("udevadm trigger"))
     return ok(node.path, expected)
 
 
-def permissions(patient: Patient) -> Outcome:
+def permissions(subject: Subject) -> Outcome:
     """Whether this user, and members of the group render, may open the node."""
-    node, facts = _node(patient), patient.facts
+    node, facts = _node(subject), subject.facts
     if node is None or not node.mode.isdigit():
         return unknown("there is no device node", "readable and writable")
     expected = "rw for the group render"
@@ -47,32 +44,32 @@ def permissions(patient: Patient) -> Outcome:
         member = node.group in facts.groups
         repair = f"sudo chmod 660 {node.path}" if member else f"sudo usermod -aG {node.group} $USER"
         why = "" if member else f"; this user is not in {node.group}"
-        return broken(f"{found}{why}", expected, patient.there(repair))
+        return broken(f"{found}{why}", expected, subject.there(repair))
     group, others = int(node.mode[-2]), int(node.mode[-1])
     # Root may open everything; whoever else runs models here may not.
     shared = others & 6 == 6 or (group & 6 == 6 and node.group != "root")
     if facts.user_id == 0 and facts.has_render_group and not shared:
         repair = f"chgrp render {node.path} && chmod 660 {node.path}"
-        return broken(f"{found}: only root can open it", expected, patient.there(repair))
+        return broken(f"{found}: only root can open it", expected, subject.there(repair))
     return ok(found, expected)
 
 
-def library(patient: Patient) -> Outcome:
+def library(subject: Subject) -> Outcome:
     """Whether Mesa's delegate is there."""
-    facts = patient.facts
+    facts = subject.facts
     expected = "libteflon.so, in the deployed userspace or in /usr/lib/teflon"
     if facts.libraries:
         return ok(facts.libraries[0], expected)
     if facts.payload:
-        return broken("the deployed userspace has none", expected, patient.deploy)
-    repair = patient.deploy if patient.host else _PACKAGE
+        return broken("the deployed userspace has none", expected, subject.deploy)
+    repair = subject.deploy if subject.host else _PACKAGE
     return broken("none, and no userspace was deployed", expected, repair)
 
 
-def mesa(patient: Patient) -> Outcome:
+def mesa(subject: Subject) -> Outcome:
     """Whether the delegate's Mesa knows the NPU."""
-    facts = patient.facts
-    since = patient.npu.mesa_since if patient.npu else None
+    facts = subject.facts
+    since = subject.npu.mesa_since if subject.npu else None
     expected = f"Mesa {since} or later" if since else "a Mesa that knows the NPU"
     found: str | None = facts.mesa
     if not found and facts.libraries and "/usr/lib" not in facts.libraries[0]:
@@ -81,55 +78,55 @@ def mesa(patient: Patient) -> Outcome:
         return unknown("the version cannot be seen", expected)
     version = _version(found)
     if since and version and version < (_version(since) or ()):
-        return broken(f"Mesa {found}", expected, patient.deploy if patient.host else _PACKAGE)
+        return broken(f"Mesa {found}", expected, subject.deploy if subject.host else _PACKAGE)
     return ok(f"Mesa {found}", expected)
 
 
-def runtime(patient: Patient) -> Outcome:
+def runtime(subject: Subject) -> Outcome:
     """Whether Python and a TFLite runtime work there."""
-    facts = patient.facts
+    facts = subject.facts
     python = facts.python
     expected = "a TFLite runtime that Python can import"
     if facts.payload_python:
         expected = f"Python {facts.payload_python}, as the deployed userspace was made for"
     if python is None:
         if not facts.python_said:
-            return broken("no python3", expected, patient.there("apt-get install python3"))
-        return broken(facts.python_said.splitlines()[-1][:200], expected, patient.deploy)
+            return broken("no python3", expected, subject.there("apt-get install python3"))
+        return broken(facts.python_said.splitlines()[-1][:200], expected, subject.deploy)
     problem = python.get("runtime_error", "")
     series = ".".join(str(python.get("python", "")).split(".")[:2])
     if facts.payload_python and series != facts.payload_python:
-        board = patient.board.name if patient.board else "BOARD"
+        board = subject.board.name if subject.board else "BOARD"
         return broken(
             f"Python {python.get('python')}",
             expected,
             f"./inv build-userspace --board {board} --python {series}",
         )
     if problem:
-        return broken(problem, expected, patient.deploy)
+        return broken(problem, expected, subject.deploy)
     return ok(f"{python.get('runtime')}, Python {python.get('python')}", expected)
 
 
-def model(patient: Patient) -> Outcome:
+def model(subject: Subject) -> Outcome:
     """Whether one convolution runs on the NPU and comes out right."""
-    result = (patient.facts.python or {}).get("model")
+    result = (subject.facts.python or {}).get("model")
     expected = f"one convolution on the NPU, within {_TOLERANCE} of the CPU"
     if result is None:
         return unknown("not run", expected)
     log = parse_log(result.get("log", ""))
-    see = f"./inv smoke-test label_image{f' --host {patient.host}' if patient.host else ''}"
+    see = f"./inv smoke-test label_image{f' --host {subject.host}' if subject.host else ''}"
     if "error" in result:
         said = log.errors[0] if log.errors else result["error"]["message"]
-        return broken(said, expected, patient.there("dmesg | tail -n 20"))
+        return broken(said, expected, subject.there("dmesg | tail -n 20"))
     if log.errors:
-        return broken(f"Mesa: {log.errors[0]}", expected, patient.there("dmesg | tail -n 20"))
+        return broken(f"Mesa: {log.errors[0]}", expected, subject.there("dmesg | tail -n 20"))
     if not log.operations or not log.invocations:
         return broken("the delegate took nothing: it ran on the CPU", expected, see)
     difference = result["max_difference"]
     if result["constant"] or difference > _TOLERANCE:
         what = "the output is constant" if result["constant"] else f"it is {difference} off"
         return broken(
-            f"{what} (driver {log.driver})", expected, patient.there("dmesg | tail -n 20")
+            f"{what} (driver {log.driver})", expected, subject.there("dmesg | tail -n 20")
         )
     return ok(f"driver {log.driver}, at most {difference} off", expected)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from bsp.base.errors import BspError, UserError
 from bsp.base.progress import say
@@ -23,11 +23,14 @@ from .machine import DEPLOYED_USERSPACE, BoardMachine, ThisMachine
 
 _CONNECT_TIMEOUT_S = 30
 _NPU_OF_BOARD = "this board has an NPU (./inv doctor says what is wrong)"
-_VIRTUAL_RUNS = 3
-_POISON = 0xA5
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
-_VIRTUAL_BUDGET_S = 3.0
-_VIRTUAL_VIEWS = 2
+
+
+class Place(Protocol):
+    """Where a smoke test runs, where that is neither this machine nor a host: a command hands it down."""
+
+    def smoke_test(self, request: label_image.Request) -> dict[str, Any]:
+        """Run the test there, and return its document."""
 
 
 def smoke_test(
@@ -37,23 +40,17 @@ def smoke_test(
     host: Host | None = None,
     userspace: str | None = None,
     accept_new_key: bool = False,
-    npu: str | None = None,
-    exact: bool = False,
-    strict: bool = False,
-    record: Path | None = None,
     rusticl: bool = False,
+    place: Place | None = None,
 ) -> dict[str, Any]:
     """Run a smoke test and return its document.
 
     Args:
         rusticl: the OpenCL row runs on a driver that is sent to the host; emulated boards always get it.
-        npu: ``virtual:NAME`` runs a board's userspace here, on that virtual NPU.
-        exact: the virtual NPU computes exactly as TFLite does, not as silicon is predicted to.
-        strict: the virtual NPU's new memory is poisoned, and what the model contradicts is a failure.
-        record: file that gets a trace of what comes to the virtual NPU.
         host: None runs on this machine, with this Python.
         userspace: folder of a payload there; None takes what was deployed, or, on this machine, this
             Python's own packages.
+        place: another place to run at, such as an emulated NPU; it goes with neither of the two.
 
     Raises:
         UserError: unknown test, delegate, model or image; nothing was deployed to the host.
@@ -62,21 +59,12 @@ def smoke_test(
     label_image.check_name(test)
     request = replace(request, test=test)
     rows(request.delegate)
-    if npu is not None:
+    if place is not None:
         if host is not None or userspace is not None:
             raise UserError(
                 "--npu is an NPU of this machine's own: it goes with neither --host nor --userspace"
             )
-        return _on_virtual_npu(npu, request, exact=exact, strict=strict, record=record)
-    if strict:
-        raise UserError("--strict is for a virtual NPU", hint="add --npu virtual:a311d")
-    if record:
-        raise UserError(
-            "--record is for a virtual NPU of this machine",
-            hint="add --npu virtual:a311d; for a virtual board: ./inv virtual.up --record FILE",
-        )
-    if exact:
-        raise UserError("--exact is for a virtual NPU", hint="add --npu virtual:a311d")
+        return place.smoke_test(request)
     if host is None:
         folder = Path(userspace) if userspace else None
         before = conditions(None)
@@ -171,41 +159,4 @@ def _remembered(document: dict[str, Any], found: dict[str, Any]) -> dict[str, An
         report_files.remember(document)
     except (BspError, OSError) as error:
         say(f"this run is not in the history: {error}")
-    return document
-
-
-def _on_virtual_npu(
-    npu: str, request: label_image.Request, *, exact: bool, strict: bool, record: Path | None
-) -> dict[str, Any]:
-    from virtual.npu.shim import host as virtual
-
-    name = virtual.npu_name(npu)
-    inputs = label_image.choose(request)
-    # Times under emulation say nothing: a few runs, to see that they agree.
-    request = replace(
-        request,
-        runs=min(request.runs, _VIRTUAL_RUNS),
-        budget_s=min(request.budget_s, _VIRTUAL_BUDGET_S),
-        views=min(request.views, _VIRTUAL_VIEWS),
-    )
-    exact_for = inputs.model.path if exact else None
-    if record and not record.absolute().parent.is_dir():
-        raise UserError(f"there is no folder {record.absolute().parent} to record into")
-    with virtual.virtual_host(
-        name,
-        exact_for=exact_for,
-        timeout_s=request.timeout_s,
-        poison=_POISON if strict else 0,
-        audit_for=inputs.model.path,
-        record=record,
-    ) as there:
-        document = label_image.smoke_test(
-            there.machine,
-            request,
-            host=npu,
-            inputs=inputs,
-            npu_expected=f"{npu} is there, behind the shim",
-        )
-    mode = "exact" if exact else "hw"
-    virtual.add_to_document(document, name, mode, there.emulator, strict=strict)
     return document

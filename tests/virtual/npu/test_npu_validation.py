@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bsp.base.project import PROJECT
 from userspace.npu.model import tiny_model
 from userspace.npu.model.tflite_file import NO_ACTIVATION, Tensor, depthwise_conv, write_model
 from userspace.npu.validate.label_image import Request
 from userspace.npu.validate.preprocess import encode_bmp
 from userspace.npu.validate.smoke import smoke_test
+from virtual.npu.shim.place import VirtualNpu
 
 pytestmark = [
     pytest.mark.usefixtures("own_state"),
@@ -25,7 +27,6 @@ pytestmark = [
     pytest.mark.network,
     pytest.mark.timeout(600),
 ]
-PROJECT = Path(__file__).parents[1]
 
 
 def noise(folder: Path, side: int = 32) -> str:
@@ -42,7 +43,7 @@ def run(model: bytes, folder: Path, npu: str, **changes: Any) -> dict[str, Any]:
     flags = {name: changes.pop(name) for name in ("exact", "strict") if name in changes}
     given: dict[str, Any] = {"delegate": "teflon", "image": noise(folder), "views": 0}
     request = Request(**given | {"model": str(path)} | changes)
-    return smoke_test("label_image", request, npu=f"virtual:{npu}", **flags)
+    return smoke_test("label_image", request, place=VirtualNpu(f"virtual:{npu}", **flags))
 
 
 def depthwise_of_three() -> bytes:

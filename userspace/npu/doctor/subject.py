@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: MIT
+"""What the checks examine: the facts of a board, and the profile that it has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bsp.profile import Board, Npu
+
+from .facts import Facts
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is examined, and as what.
+
+    Attributes:
+        board: profile that the facts, or the inventory, say it is; None: none fits.
+        npu: the board's NPU, with the board's settings; None where there is no profile or no NPU.
+        wanted: profile that the inventory names.
+        host: name of the host for commands; None: this machine.
+    """
+
+    facts: Facts
+    board: Board | None
+    npu: Npu | None
+    wanted: Board | None = None
+    host: str | None = None
+
+    @property
+    def deploy(self) -> str:
+        """The command that puts our kernel, device tree and userspace there."""
+        return f"./inv deploy --host {self.host or 'NAME'}"
+
+    def there(self, command: str) -> str:
+        """A command that runs on the board."""
+        return f"ssh {self.host} {command!r}" if self.host else command

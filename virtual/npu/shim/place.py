@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: MIT
+"""A smoke test on a virtual NPU of this machine: what ``--npu virtual:NAME`` chooses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bsp.base.errors import UserError
+from userspace.npu.validate import label_image
+
+from . import host
+
+_RUNS = 3
+_POISON = 0xA5
+_BUDGET_S = 3.0
+_VIEWS = 2
+
+
+@dataclass(frozen=True)
+class VirtualNpu:
+    """A virtual NPU behind the shim, as a ``Place`` for a smoke test.
+
+    Attributes:
+        npu: ``virtual:NAME``.
+        exact: it computes exactly as TFLite does, not as silicon is predicted to.
+        strict: its new memory is poisoned, and what the model contradicts is a failure.
+        record: file that gets a trace of what comes to it.
+    """
+
+    npu: str
+    exact: bool = False
+    strict: bool = False
+    record: Path | None = None
+
+    def smoke_test(self, request: label_image.Request) -> dict[str, Any]:
+        """Run the test there, and return its document.
+
+        Raises:
+            UserError: there is no such NPU, model or image.
+        """
+        name = host.npu_name(self.npu)
+        inputs = label_image.choose(request)
+        # Times under emulation say nothing: a few runs, to see that they agree.
+        request = replace(
+            request,
+            runs=min(request.runs, _RUNS),
+            budget_s=min(request.budget_s, _BUDGET_S),
+            views=min(request.views, _VIEWS),
+        )
+        if self.record and not self.record.absolute().parent.is_dir():
+            raise UserError(f"there is no folder {self.record.absolute().parent} to record into")
+        with host.virtual_host(
+            name,
+            exact_for=inputs.model.path if self.exact else None,
+            timeout_s=request.timeout_s,
+            poison=_POISON if self.strict else 0,
+            audit_for=inputs.model.path,
+            record=self.record,
+        ) as there:
+            document = label_image.smoke_test(
+                there.machine,
+                request,
+                host=self.npu,
+                inputs=inputs,
+                npu_expected=f"{self.npu} is there, behind the shim",
+            )
+        mode = "exact" if self.exact else "hw"
+        host.add_to_document(document, name, mode, there.emulator, strict=self.strict)
+        return document
+
+
+def virtual_npu(
+    npu: str, *, exact: bool = False, strict: bool = False, record: Path | None = None
+) -> VirtualNpu | None:
+    """Return the virtual NPU that the flags choose; None without ``npu``.
+
+    Raises:
+        UserError: a flag that only a virtual NPU has, without ``npu``.
+    """
+    if npu:
+        return VirtualNpu(npu, exact, strict, record)
+    if strict:
+        raise UserError("--strict is for a virtual NPU", hint="add --npu virtual:a311d")
+    if record:
+        raise UserError(
+            "--record is for a virtual NPU of this machine",
+            hint="add --npu virtual:a311d; for a virtual board: ./inv virtual.up --record FILE",
+        )
+    if exact:
+        raise UserError("--exact is for a virtual NPU", hint="add --npu virtual:a311d")
+    return None
