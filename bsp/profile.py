@@ -69,7 +69,8 @@ class Clock(_Record, frozen=True, kw_only=True):
         name: as in the node's ``clock-names``.
         rate_hz: the rate it is to run at; None leaves the tree's own.
         cell: its number at the provider, as ``assigned-clocks`` names it.
-        symbol: what ``header`` (below ``include/dt-bindings``) calls that number.
+        symbol: what ``header`` calls that number.
+        header: file below `include/dt-bindings` that has the symbol.
         parents: what its multiplexer can choose from.
         parent_cell: the parent that the tree is to choose, by its number; None leaves the tree's own.
         pinned: the kernel does not switch the multiplexer to reach a rate: only the parent that the
@@ -109,7 +110,16 @@ class Clock(_Record, frozen=True, kw_only=True):
 
 
 class Identity(_Record, frozen=True, kw_only=True):
-    """What the NPU's identity registers read, as in the kernel's ``etnaviv_hwdb.c``."""
+    """What the NPU's identity registers read, as in the kernel's ``etnaviv_hwdb.c``.
+
+    Attributes:
+        model: of the core (`gcmodel` in the driver's list).
+        revision: of the core.
+        product_id: tells products of one model apart.
+        customer_id: whose chip it is.
+        eco_id: of engineering changes.
+        nn_cores: cores for neural networks.
+    """
 
     model: int
     revision: int
@@ -152,8 +162,11 @@ class Npu(_Record, frozen=True, kw_only=True):
 
     Attributes:
         about: what it is, for people who never heard of it.
+        driver: kernel module of the free driver.
+        compatible: what its node has.
         node: its node, or that of its first core.
         more_nodes: nodes that have to be switched on along with it: further cores, IOMMUs.
+        clocks: its clocks, in the order of the node.
         rates_node: node whose ``assigned-clocks`` set the rates, where that is not the NPU's own.
         rate_clocks: the clocks that ``--npu-rate`` sets.
         requires: properties without which the node is not usable.
@@ -162,8 +175,10 @@ class Npu(_Record, frozen=True, kw_only=True):
         kernel_lacks: what older kernels lack, in words: printed with a refusal.
         kernel_needs: the same as things to look for in a kernel tree.
         mesa_since: first Mesa series whose Teflon delegate knows this NPU; None: none yet.
+        kernel_symbols: configuration symbols that its driver needs.
         dmesg: what the kernel log says when the driver has found it.
         vendor: how vendors' kernels describe it.
+        sources: documents and files that these facts come from.
         enabled: whether it is to be switched on; boards may say otherwise.
     """
 
@@ -192,7 +207,9 @@ class Nodeless(_Record, frozen=True, kw_only=True):
     """An NPU that a driver knows by its identity, and that no kernel's device tree describes yet.
 
     Attributes:
+        driver: kernel module of the free driver.
         compatible: what its node would have; any node of the chip that has it is the NPU.
+        identity: what its registers read.
         source: kernel file that the identity comes from.
     """
 
@@ -233,6 +250,7 @@ class Bootloader(_Record, frozen=True, kw_only=True):
 
     Attributes:
         file: name that its build gives it.
+        pieces: which part of the file goes where.
         table: partition table that leaves the bootloader's sectors alone.
         needs: what it is made of, where it cannot be shipped.
         source: document that the offsets come from.
@@ -265,12 +283,17 @@ class Soc(_Record, frozen=True, kw_only=True):
     """A system on chip: ``bsp/socs/NAME.toml``.
 
     Attributes:
+        format: of this file.
+        name: as boards' files name it.
+        title: what people call the chip.
+        vendor: who makes it.
         compatible: strings that boards with it have in their root's ``compatible``.
         without_npu: strings of related chips whose device trees have the NPU's node as well, by
             inheritance, but which have no NPU.
         dts_directory: folder below ``arch/arm64/boot/dts``.
         console: serial console as the kernel's command line names it (``ttyAML0,115200n8``).
         bootloader: None where the machine brings it itself.
+        published: latencies to compare a board with.
     """
 
     format: int
@@ -306,6 +329,10 @@ class Qemu(_Record, frozen=True, kw_only=True):
     """The QEMU machine that is this board, or has its SoC.
 
     Attributes:
+        machine: as QEMU's `-machine` takes it.
+        cpu: as `-cpu` takes it; none: the machine's own.
+        cores: of the machine.
+        memory_mib: in MiB.
         bootloader: whether the machine boots through U-Boot (else kernel and DTB are handed to QEMU).
         disk: where the disk sits: options of QEMU's ``-drive``.
         nic: QEMU's network device; ``{hostfwd}`` is replaced.
@@ -314,6 +341,8 @@ class Qemu(_Record, frozen=True, kw_only=True):
             boards with the same SoC, whose console may be another one.
         npu: identity of the virtual NPU beside the machine (``virtual/npu/identities``); None
             for a machine without one.
+        cmdline: kernel command line.
+        initrd_modules: as under `[boot]`.
     """
 
     machine: str
@@ -348,7 +377,12 @@ class Health(_Record, frozen=True, kw_only=True):
 
 
 class Userspace(_Record, frozen=True, kw_only=True):
-    """What the board's root file system is, where that is known beforehand."""
+    """What the board's root file system is, where that is known beforehand.
+
+    Attributes:
+        distribution: Debian release: bookworm, trixie.
+        min_delegated_share: part of a model's operations that a delegate has to take for a pass.
+    """
 
     distribution: str = "trixie"
     min_delegated_share: Share = 0.5
@@ -358,6 +392,10 @@ class Board(_Record, frozen=True, kw_only=True):
     """A board: ``bsp/boards/NAME.toml``.
 
     Attributes:
+        format: of this file.
+        name: as `--board` takes it: small letters, digits, hyphens.
+        title: what people call the board.
+        soc: name of the SoC's file.
         dts: file stem below the SoC's folder of device trees; None where no kernel source has the board.
         dtb: its device tree, where ``dts`` is None: a file beside the profile. None: it comes from QEMU.
         compatible: root ``compatible`` strings, most specific first; the first identifies the board.

@@ -16,6 +16,7 @@ from . import (
     boards,
     bringup,
     bundles,
+    completion,
     deployments,
     developers,
     device_trees,
@@ -29,8 +30,8 @@ from . import (
 )
 
 _GROUPS = (
-    boards, bringup, bundles, deployments, developers, device_trees, disk_images, gates, kernels,
-    userspace, validation,
+    boards, bringup, bundles, completion, deployments, developers, device_trees, disk_images, gates,
+    kernels, userspace, validation,
 )  # fmt: skip
 
 

@@ -81,13 +81,13 @@ def lint(context: Context) -> int:
 
 @session(
     help={
-        "name": "which one: a file of bench/ (all are listed without it)",
+        "name": "which one: a file of bench/; list names them all",
         "rounds": "how often to repeat (default: the measurement's own)",
         "json": JSON,
     },
     positional=["name"],
 )
-def bench(context: Context, name: str = "", rounds: int = 0, json: bool = False) -> int:
+def bench(context: Context, name: str, rounds: int = 0, json: bool = False) -> int:
     """Measure how fast it is, against its peers. Example: ./inv bench startup."""
     from bsp.base.errors import UserError
     from bsp.base.output import print_json, print_text
@@ -95,18 +95,20 @@ def bench(context: Context, name: str = "", rounds: int = 0, json: bool = False)
 
     files = sorted((PROJECT / "bench").glob("[!_]*.py"))
     known = [file.stem for file in files if "def main(" in file.read_text()]
-    if not name:
+    if name == "list":
         print_json(known) if json else print_text("\n".join(known))
         return 0
     if name not in known:
-        raise UserError(f"there is no measurement {name!r}", hint=f"one of: {', '.join(known)}")
+        raise UserError(
+            f"there is no measurement {name!r}", hint=f"one of: list, {', '.join(known)}"
+        )
     flags = [*(["--rounds", str(rounds)] if rounds else []), *(["--json"] if json else [])]
     return _tool(context, f"bench.{name}", *flags)
 
 
 @session(help={"check": "write nothing; fail if something would change", "json": JSON})
 def docs(context: Context, check: bool = False, json: bool = False) -> int:
-    """Write docs/commands.md from the commands, and check all links. Example: ./inv docs."""
+    """Write the pages of commands and formats, and check all links. Example: ./inv docs."""
     flags = [*(["--check"] if check else []), *(["--json"] if json else [])]
     return _tool(context, "docs.make", *flags)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What of the documentation is made by a program: the page of all commands, and the check of its links.
+"""What of the documentation a program makes: the pages of commands and formats, and the check of links.
 
 ``python -m docs.make`` is ``./inv docs``.
 """
@@ -20,8 +20,11 @@ from bsp.base.output import print_json, print_text
 from bsp.base.project import PROJECT
 from commands import collection
 
+from .formats import formats_page
+
 ROOT = PROJECT
 COMMANDS = ROOT / "docs/commands.md"
+FORMATS = ROOT / "docs/formats.md"
 
 _HEAD = """\
 # All commands
@@ -35,7 +38,7 @@ _CODE = re.compile(r"^```.*?^```|^ {4}.*$|`[^`\n]*`", re.DOTALL | re.MULTILINE)
 
 
 def make(namespace: Any, *, check: bool) -> list[str]:
-    """Write docs/commands.md, if it is not as the commands say, and check all links.
+    """Write the pages that are made, where they are not as the code says, and check all links.
 
     Args:
         namespace: the root collection of tasks.
@@ -47,18 +50,17 @@ def make(namespace: Any, *, check: bool) -> list[str]:
     Raises:
         ValidationError: a link leads nowhere, or with ``check`` the page is out of date.
     """
-    wanted = commands_page(namespace)
-    stale = not COMMANDS.exists() or COMMANDS.read_text() != wanted
+    pages = {COMMANDS: commands_page(namespace), FORMATS: formats_page()}
+    stale = [page for page, text in pages.items() if not page.exists() or page.read_text() != text]
+    names = [str(page.relative_to(ROOT)) for page in stale]
     if stale and check:
-        raise ValidationError(
-            "docs/commands.md is not what the commands say", hint="./inv docs writes it anew"
-        )
-    if stale:
-        write_atomically(COMMANDS, wanted.encode())
+        raise ValidationError(f"out of date: {', '.join(names)}", hint="./inv docs writes it anew")
+    for page in stale:
+        write_atomically(page, pages[page].encode())
     broken = list(broken_links(ROOT))
     if broken:
         raise ValidationError("links that lead nowhere:\n" + "\n".join(broken))
-    return [str(COMMANDS.relative_to(ROOT))] if stale else []
+    return names
 
 
 def commands_page(namespace: Any) -> str:

@@ -123,6 +123,15 @@ def registered() -> list[Host]:
     return [_from_record(file) for file in sorted(folder.glob("*.json"))]
 
 
+def host_names() -> list[str]:
+    """Names of the running virtual boards and of the inventory's hosts, sorted.
+
+    Raises:
+        UserError: the inventory is broken.
+    """
+    return sorted({*read_inventory(inventory_file()), *(host.name for host in registered())})
+
+
 def resolve(name: str) -> Host:
     """Return the host that ``name`` means.
 
@@ -153,9 +162,8 @@ def resolve(name: str) -> Host:
         return _with_ssh_config(
             Host(name, address, port, parsed["user"] or "root"), already=already
         )
-    known = sorted({*listed, *(host.name for host in registered())})
     raise UserError(
-        f"unknown host {name!r}{nearest(name, known)}",
+        f"unknown host {name!r}{nearest(name, host_names())}",
         hint=f"write --host root@{name} if it is an address, add it to {inventory_file()}, "
         "or start the virtual board: ./inv virtual.up",
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from docs.make import COMMANDS, ROOT, arguments, broken_links, commands_page
+from docs.formats import formats_page
+from docs.make import COMMANDS, FORMATS, ROOT, arguments, broken_links, commands_page
 
 from ..support.faults import missing
 
@@ -14,6 +15,16 @@ def test_the_page_of_commands_is_what_the_commands_say() -> None:
     import tasks
 
     assert COMMANDS.read_text() == commands_page(tasks.namespace), "./inv docs writes it anew"
+
+
+def test_the_page_of_formats_is_what_the_records_say() -> None:
+    assert FORMATS.read_text() == formats_page(), "./inv docs writes it anew"
+
+
+def test_each_key_of_a_format_says_what_it_means() -> None:
+    rows = [line.split(" | ") for line in formats_page().splitlines() if line.startswith("| `")]
+    assert len(rows) > 60
+    assert [row[0] for row in rows if not row[3].strip(" |")] == []
 
 
 def test_each_command_has_an_example_and_explains_each_flag() -> None:

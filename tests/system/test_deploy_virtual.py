@@ -26,7 +26,7 @@ from images.bundle.manifest import Bundle, Parts, assemble
 from images.deploy.deploy import Target, deploy, rollback, status
 from images.disk.initrd import build_initrd
 
-pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.network, pytest.mark.timeout(400)]
 
 
 def with_property(dtb: Path, target: Path, *words: str) -> Path:

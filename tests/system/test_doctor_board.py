@@ -77,7 +77,6 @@ def fault(connection: Connection, put_in: str, take_out: str) -> Iterator[None]:
         connection.run(["sh", "-c", take_out], timeout_s=60)
 
 
-@pytest.mark.slow
 def test_a_healthy_board(desk: NpuBoard) -> None:
     document = doctor.doctor(desk.host)
     assert document["first_broken"] is None, document["checks"]
@@ -87,10 +86,7 @@ def test_a_healthy_board(desk: NpuBoard) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name in SLOW else pytest.mark.full)
-        for name in FAULTS
-    ],
+    [pytest.param(name, marks=() if name in SLOW else pytest.mark.full) for name in FAULTS],
 )
 def test_a_fault_is_named_first(desk: NpuBoard, name: str) -> None:
     with ssh.connect(desk.host, timeout_s=60) as connection:

@@ -53,7 +53,6 @@ def by_delegate(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {row["delegate"]: row for row in document["results"]}
 
 
-@pytest.mark.slow
 def test_smoke_test_on_the_virtual_board(board: Host) -> None:
     document = smoke_test(
         "label_image",
