@@ -55,7 +55,7 @@ def smoke_test(
     image: str = "",
     quick: bool = False,
     runs: int = 50,
-    threads: int = 0,
+    threads: str = "",
     budget: float = 20.0,
     views: int = 8,
     timeout: float = 300.0,
@@ -72,7 +72,7 @@ def smoke_test(
     from userspace.npu.report import files as report_files
     from userspace.npu.report.report import text_of
     from userspace.npu.validate import smoke
-    from userspace.npu.validate.label_image import Request, environment_of
+    from userspace.npu.validate.label_image import Request, environment_of, threads_of
     from userspace.npu.validate.label_image import quick as made_quick
     from virtual.npu.shim.place import virtual_npu
 
@@ -84,7 +84,7 @@ def smoke_test(
         model=model or None,
         image=image or None,
         runs=runs,
-        threads=threads or None,
+        threads=threads_of(threads),
         budget_s=budget,
         views=views,
         timeout_s=timeout,

@@ -4,14 +4,34 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+
+def json_text(document: Any, *, indent: int | None = 2) -> str:
+    """Return one JSON document as text; a number that is not finite becomes null.
+
+    JSON (RFC 8259, section 6) has neither NaN nor Infinity, and strict parsers refuse them.
+    """
+    return json.dumps(finite(document), indent=indent, default=str, allow_nan=False)
+
+
+def finite(value: Any) -> Any:
+    """Return a document with None in place of each number that is not finite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
 
 
 def print_json(document: Any) -> None:
     """Print one JSON document on stdout."""
-    sys.stdout.write(json.dumps(document, indent=2, default=str) + "\n")
+    sys.stdout.write(json_text(document) + "\n")
     sys.stdout.flush()
 
 

@@ -3,6 +3,7 @@
 
 import errno
 import http.server
+import json
 import os
 import signal
 import subprocess
@@ -267,3 +268,19 @@ def test_tables_fit_80_columns() -> None:
     assert max(map(len, lines)) <= 80
     assert lines[0].startswith("board  what")
     assert lines[3].startswith("       word")
+
+
+def test_json_has_no_number_that_is_not_finite(capsys: pytest.CaptureFixture[str]) -> None:
+    document = {
+        "a": float("nan"),
+        "rows": [{"b": float("inf")}, (1.5, float("-inf"))],
+        "path": Path("x"),
+        "n": 3,
+    }
+    output.print_json(document)
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    found = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert found == {"a": None, "rows": [{"b": None}, [1.5, None]], "path": "x", "n": 3}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The offline userspace of a board: one folder, for the board's own Python and distribution.
 
-    bin/        runner.py and preprocess.py: what runs on the board, readable alone
+    bin/        runner.py and its modules: what runs on the board, readable alone
     site/       numpy and the TFLite runtime, unpacked wheels
     lib/        Mesa's Teflon delegate and the libraries that a minimal root file system may lack
     licences/   copyright files of the packages; the wheels keep theirs in site/*.dist-info
@@ -46,8 +46,9 @@ MACHINE = "aarch64"
 _HERE = Path(__file__).parent
 _DISTRIBUTIONS = _HERE / "distributions.toml"
 _REQUIREMENTS = _HERE / "requirements"
-_BOARD_PROGRAMS = tuple(
-    PROJECT / "userspace/npu/validate" / name for name in ("runner.py", "preprocess.py")
+BOARD_PROGRAMS = tuple(
+    PROJECT / "userspace/npu/validate" / name
+    for name in ("runner.py", "preprocess.py", "delegate_library.py")
 )
 _OWN_LICENCE = PROJECT / "LICENSE"
 _PIP_TIMEOUT_S = 900
@@ -197,7 +198,7 @@ def plan_payload(distribution: str, python: str | None = None) -> Plan:
     debs = Archive(release.suite, ARCHITECTURE).download(
         [delegate.package, *delegate.library_packages], with_dependencies=True
     )
-    inputs = [_DISTRIBUTIONS, requirements, *_BOARD_PROGRAMS, Path(__file__), _OWN_LICENCE]
+    inputs = [_DISTRIBUTIONS, requirements, *BOARD_PROGRAMS, Path(__file__), _OWN_LICENCE]
     described = [distribution, python, *(sha256_of(path) for path in inputs)]
     described += sorted(deb.name for deb in debs)
     key = hashlib.sha256("\n".join(described).encode()).hexdigest()[:16]
@@ -252,7 +253,7 @@ def _build(plan: Plan, target: Path) -> None:
     parts = _unpack_wheels(plan, work / "wheels", target / "site")
     parts += _take_libraries(plan, work / "debs", target)
     (target / "bin").mkdir()
-    for program in _BOARD_PROGRAMS:
+    for program in BOARD_PROGRAMS:
         shutil.copyfile(program, target / "bin" / program.name)
     own = target / "licences" / "npu-bsp" / "copyright"
     own.parent.mkdir(parents=True)

@@ -28,7 +28,8 @@ def trixie() -> Payload:
 @pytest.mark.network
 def test_what_is_in_it(trixie: Payload) -> None:
     folder, manifest = trixie.folder, trixie.manifest
-    for name in ("bin/runner.py", "bin/preprocess.py", "lib/libteflon.so", "lib/libdrm.so.2",
+    for name in ("bin/runner.py", "bin/preprocess.py", "bin/delegate_library.py",
+                 "lib/libteflon.so", "lib/libdrm.so.2",
                  "lib/libstdc++.so.6", "site/numpy/__init__.py", "site/ai_edge_litert/interpreter.py",
                  "licences/npu-bsp/copyright"):  # fmt: skip
         assert (folder / name).is_file(), name

@@ -98,7 +98,11 @@ def test_bad_inputs(tmp_path: Path) -> None:
         ({"delegate": "/usr/lib/x.so:a"}, "is not key=value"),
         ({"runs": 0}, "--runs is 0"),
         ({"threads": -1}, "--threads is -1"),
+        ({"threads": 0}, "--threads is 0"),
+        ({"threads": 1 << 40}, "--threads is 1.09951e+12, it may be 1024 at most"),
         ({"budget_s": 0.0}, "--budget is 0"),
+        ({"budget_s": float("nan")}, "--budget is nan"),
+        ({"timeout_s": float("inf")}, "--timeout is inf"),
     ]
     for changes, said in cases:
         with pytest.raises(UserError) as caught:
@@ -216,6 +220,12 @@ def test_the_task_and_its_exit_codes() -> None:
     skipped = inv("label_image", "--model", tiny_model.NAME, "--runs", "1", "--delegate", "teflon")
     assert skipped.returncode == 4
     assert b"no NPU device" in skipped.stdout
+    none = inv("label_image", "--model", tiny_model.NAME, "--threads", "0")
+    assert none.returncode == 2
+    assert b"--threads is 0, it has to be more than 0" in none.stderr
+    word = inv("label_image", "--model", tiny_model.NAME, "--threads", "all")
+    assert word.returncode == 2
+    assert b"--threads takes a whole number, found 'all'" in word.stderr
     unknown = inv("lable_image")
     assert unknown.returncode == 2
     assert b"did you mean 'label_image'" in unknown.stderr

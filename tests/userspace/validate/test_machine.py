@@ -17,9 +17,10 @@ from bsp.base.errors import InfrastructureError, UserError
 from bsp.remote.ssh import Connection, connect
 from tests.support.local_sshd import find_sshd, start
 from userspace.npu.model import tiny_model
-from userspace.npu.validate import models, preprocess, runner, smoke
+from userspace.npu.validate import models, smoke
 from userspace.npu.validate.label_image import Request, smoke_test
 from userspace.npu.validate.machine import BoardMachine
+from userspace.payload import payload
 
 pytestmark = pytest.mark.skipif(find_sshd() is None, reason="needs sshd (openssh-server)")
 
@@ -48,9 +49,8 @@ def deployed(tmp_path: Path, connection: Connection) -> Path:
     folder = tmp_path / "userspace"
     for name in ("bin", "lib"):
         (folder / name).mkdir(parents=True)
-    for module in (runner, preprocess):
-        assert module.__file__
-        shutil.copy(module.__file__, folder / "bin")
+    for program in payload.BOARD_PROGRAMS:
+        shutil.copy(program, folder / "bin")
     (folder / "site").symlink_to(sysconfig.get_path("platlib"))
     (folder / "manifest.json").write_text(json.dumps({"python": here}))
     return folder

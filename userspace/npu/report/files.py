@@ -11,6 +11,7 @@ from typing import Any
 
 from bsp.base.cache import write_atomically
 from bsp.base.errors import BspError, UserError
+from bsp.base.output import json_text
 from bsp.base.progress import say
 from bsp.remote.inventory import Host
 
@@ -24,7 +25,7 @@ FORMAT = 1
 
 def remember(document: dict[str, Any]) -> None:
     """Keep a smoke test's whole document as the newest of its host, for reports made later."""
-    content = json.dumps(document, default=str).encode()
+    content = json_text(document, indent=None).encode()
     write_atomically(_newest_file(document["host"]), content)
 
 
@@ -99,7 +100,7 @@ def write(
     whole = {"format": FORMAT, "smoke_test": smoke, "history": judged, "doctor": findings}
     files = {
         "html": (target, page),
-        "json": (target.with_suffix(".json"), json.dumps(whole, indent=2, default=str) + "\n"),
+        "json": (target.with_suffix(".json"), json_text(whole) + "\n"),
         "junit": (target.with_suffix(".xml"), junit(smoke, judged, findings)),
     }
     for path, content in files.values():

@@ -18,6 +18,7 @@ from typing import Any
 
 from bsp.base.cache import state_dir
 from bsp.base.errors import InfrastructureError, UserError, nearest
+from bsp.base.output import finite
 
 FORMAT = 1
 THIS_MACHINE = "this machine"
@@ -74,7 +75,7 @@ def append(host: str, entry: dict[str, Any]) -> Path:
         InfrastructureError: it cannot be written.
     """
     path = file_of(host)
-    line = json.dumps(entry, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    line = json.dumps(finite(entry), separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b") as file:

@@ -323,8 +323,8 @@ def _not_loaded(
             return _without_npu(devices)
         nodes = ", ".join(device["node"] for device in usable)
         return "fail", f"the delegate finds no device, although {nodes} is there"
-    said = _last_line(row.get("log", ""))
-    return "fail", f"the delegate does not load: {said or row['error']['message']}"
+    said = _why_it_did_not(row["error"]["message"], row.get("log", ""))
+    return "fail", f"the delegate does not load: {said}"
 
 
 def _without_npu(devices: Sequence[dict[str, Any]]) -> tuple[str, str]:
@@ -483,6 +483,14 @@ def _kind(row: dict[str, Any]) -> str:
     return str(row["delegate"]).partition(":")[0]
 
 
-def _last_line(log: str) -> str:
-    lines = [line for line in log.splitlines() if line.strip()]
-    return lines[-1].strip() if lines else ""
+def _why_it_did_not(message: str, log: str) -> str:
+    """Return why a delegate did not load: in the words of its library, or of the dynamic linker.
+
+    The runtime's own first line says only which library it was. Where the delegate reported nothing, what
+    it printed counts; Python's complaints about the half-made delegate come behind that.
+    """
+    first, _, rest = message.partition("\n")
+    said = rest if first.startswith("Failed to load delegate from") else message
+    printed = log.partition("Exception ignored in")[0].splitlines()
+    lines = [line.strip() for line in said.splitlines() or printed[-1:]]
+    return " ".join(filter(None, lines)) or "it refused, and did not say why"

@@ -26,6 +26,8 @@ TESTS = (NAME, detect.NAME)
 DEFAULT_MIN_DELEGATED_SHARE = 0.5
 # As many as the runner makes unless it is told otherwise.
 DEFAULT_VIEWS = 8
+# What the flags may be at most: seconds and counts that the timers and thread pools below still take.
+_MOST = {"runs": 1_000_000, "threads": 1024, "budget_s": 1_000_000, "timeout_s": 1_000_000}
 # Start of Python and numpy on the slowest machine that is meant: an emulated one, nothing compiled yet.
 _START_UP_S = 120
 
@@ -57,11 +59,13 @@ class Request:
     test: str = NAME
 
     def __post_init__(self) -> None:
-        for name in ("runs", "threads", "budget_s", "timeout_s"):
+        for name, most in _MOST.items():
             value = getattr(self, name)
-            if value is not None and value <= 0:
-                flag = name.removesuffix("_s")
+            flag = name.removesuffix("_s")
+            if value is not None and not value > 0:  # nor is NaN
                 raise UserError(f"--{flag} is {value}, it has to be more than 0")
+            if value is not None and value > most:
+                raise UserError(f"--{flag} is {value:g}, it may be {most} at most")
         if self.views < 0:
             raise UserError(f"--views is {self.views}, it has to be 0 or more")
 
@@ -95,6 +99,20 @@ def environment_of(words: Sequence[str]) -> tuple[tuple[str, str], ...]:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*=.*", word, re.DOTALL):
             raise UserError(f"--env takes NAME=VALUE, found {word!r}")
     return tuple((name, value) for name, _, value in (word.partition("=") for word in words))
+
+
+def threads_of(text: str) -> int | None:
+    """Return the number that ``--threads`` was given; None where it was left out.
+
+    Raises:
+        UserError: it is no whole number.
+    """
+    if not text:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(f"--threads takes a whole number, found {text!r}") from None
 
 
 def check_name(test: str) -> None:

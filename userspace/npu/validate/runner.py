@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: MIT
 """Runs one image through one model with each delegate, and prints the bare facts as JSON.
 
-This is what runs on a board. It needs only the standard library, numpy, a TFLite runtime and
-``preprocess.py`` beside it; it judges nothing. By hand, on a board:
+This is what runs on a board. It needs only the standard library, numpy, a TFLite runtime, and
+``preprocess.py`` and ``delegate_library.py`` beside it; it judges nothing. By hand, on a board:
 
     python3 runner.py --model M.tflite --image I.bmp --delegate cpu --delegate teflon
 
@@ -379,9 +379,12 @@ def run_delegate(module: Any, job: argparse.Namespace, model: bytes, pixels: Any
         arguments["experimental_op_resolver_type"] = resolver.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     start = time.perf_counter()
     if kind == "external":
+        import delegate_library  # type: ignore[import-not-found]
+
         try:
+            delegate_library.load(library)
             arguments["experimental_delegates"] = [module.load_delegate(library, options)]
-        except (ValueError, OSError, RuntimeError) as error:
+        except (delegate_library.LibraryError, ValueError, OSError, RuntimeError) as error:
             raise StageError("delegate", str(error).strip() or repr(error)) from error
     try:
         interpreter = module.Interpreter(**arguments)
