@@ -2,14 +2,15 @@
 """Hosts: which machine a name means, and how it is reached.
 
 ``lab:TAGS`` is a board of a shared lab (see ``lab``); any other name is looked up among the running
-virtual boards, then in the inventory file
-(``~/.config/npu-bsp/inventory.toml``), then in ``~/.ssh/config``; what is none of these has to be written
-as ``user@address[:port]``. What ``~/.ssh/config`` says about an address holds for all of them.
+virtual boards, then in the inventory file (``~/.config/npu-bsp/inventory.toml``), then in
+``~/.ssh/config`` (see ``ssh_config``); what is none of these has to be written as ``user@address[:port]``.
+What ``~/.ssh/config`` says about an address holds for all of them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import getpass
 import ipaddress
 import json
 import os
@@ -21,6 +22,9 @@ from typing import Any
 
 from bsp.base.cache import state_dir, write_atomically
 from bsp.base.errors import UserError, nearest
+from bsp.base.progress import say
+
+from .ssh_config import ask_ssh, named_in_ssh_config, names_in_ssh_config
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Host:
         verify_every: each how manieth deployment reads all that it would trust; None: the default.
         proxy_jump: host to go through (``ProxyJump``): a name, or ``user@address[:port]``.
         tags: words that ``--host tag:WORD`` finds it by; see groups.py.
+        more_identity_files: private keys to try after ``identity_file``; ~/.ssh/config may name several.
     """
 
     name: str
@@ -62,6 +67,7 @@ class Host:
     keep: int | None = None
     verify_every: int | None = None
     tags: tuple[str, ...] = ()
+    more_identity_files: tuple[Path, ...] = ()
 
     @property
     def key_name(self) -> str:
@@ -80,7 +86,11 @@ _COUNTS = {"keep": 2, "verify_every": 0}
 """The keys that are numbers, and the least of each."""
 _TABLES = ("hosts", "groups")
 _WORD = re.compile(r"[A-Za-z0-9][\w.-]*")
-_KEYS = [field.name for field in dataclasses.fields(Host) if field.name != "name"]
+_KEYS = [
+    field.name
+    for field in dataclasses.fields(Host)
+    if field.name not in ("name", "more_identity_files")
+]
 _ADDRESS = re.compile(
     r"(?:(?P<user>[^@\s]+)@)?(?:\[(?P<six>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^@:\s\[\]]+))"
     r"(?::(?P<port>\d+))?"
@@ -96,16 +106,10 @@ def inventory_file() -> Path:
     return (Path(base) if base else Path.home() / ".config") / "npu-bsp" / "inventory.toml"
 
 
-def ssh_config_file() -> Path:
-    """The user's OpenSSH configuration: ``$NPU_BSP_SSH_CONFIG`` or ``~/.ssh/config``."""
-    own = os.environ.get("NPU_BSP_SSH_CONFIG")
-    return Path(own) if own else Path.home() / ".ssh" / "config"
-
-
 def register(host: Host) -> None:
     """Remember a host (a virtual board that was started) until ``unregister``."""
     record = {
-        key: [str(part) for part in value] if key in _LISTS else str(value)
+        key: [str(part) for part in value] if isinstance(value, tuple) else str(value)
         if isinstance(value, Path) else value
         for key, value in dataclasses.asdict(host).items()
     }  # fmt: skip
@@ -138,6 +142,45 @@ def resolve(name: str) -> Host:
     Raises:
         UserError: the name is known nowhere and is no address, or the inventory is broken.
     """
+    host = _listed(name)
+    if host is not None:
+        return host
+    if named_in_ssh_config(name):
+        return _with_ssh_config(Host(name, name), already=frozenset())
+    address = _address(name)
+    if address is not None and (address[0] or address[2] or _is_ip(address[1])):
+        return _at_address(name, address, default_user="root")
+    known = sorted({*host_names(), *names_in_ssh_config()})
+    raise UserError(
+        f"unknown host {name!r}{nearest(name, known)}",
+        hint=f"write --host root@{name} if it is an address, add it to {inventory_file()}, "
+        "or start the virtual board: ./inv virtual.up",
+    )
+
+
+def resolve_jump(name: str) -> Host:
+    """Return the host that a ``ProxyJump`` names.
+
+    A board of the inventory is what it is there. Anything else is reached as ``ssh`` would, also a name
+    that stands nowhere: as the user that ``~/.ssh/config`` says, or the local one.
+
+    Raises:
+        UserError: it is no address, or the inventory is broken.
+    """
+    name = name.strip().removeprefix("ssh://")
+    host = _listed(name)
+    if host is not None:
+        return host
+    address = _address(name)
+    if address is None:
+        raise UserError(
+            f"the jump host {name!r} is no address", hint="ProxyJump takes [user@]address[:port]"
+        )
+    return _at_address(name, address, default_user=getpass.getuser())
+
+
+def _listed(name: str) -> Host | None:
+    """The running virtual board, board of a lab or host of the inventory of that name."""
     if not name or name.startswith("-") or re.search(r"[\s/]", name):
         raise UserError(f"{name!r} is no host name", hint="write --host user@address[:port]")
     if name.startswith("lab:"):
@@ -150,23 +193,28 @@ def resolve(name: str) -> Host:
     listed = read_inventory(inventory_file())
     if name in listed:
         return _with_ssh_config(listed[name][0], already=listed[name][1])
-    if named_in_ssh_config(name):
-        return _with_ssh_config(Host(name, name), already=frozenset())
+    return None
+
+
+def _address(name: str) -> tuple[str, str, int] | None:
+    """Take ``[user@]address[:port]`` apart: user or empty, address, port or 0; None: it is none."""
+    user, at, rest = name.rpartition("@")
+    if (user or not at) and _is_ip(rest):  # 2001:db8::1, without brackets: all of it is the address
+        return user, rest, 0
     parsed = _ADDRESS.fullmatch(name)
-    if parsed and (parsed["user"] or parsed["port"] or _is_ip(parsed["six"] or parsed["host"])):
-        already = frozenset(key for key in ("user", "port") if parsed[key])
-        port = int(parsed["port"] or 22)
-        if not 0 < port < 65536:
-            raise UserError(f"{name}: port {port} is outside 1-65535")
-        address = parsed["six"] or parsed["host"]
-        return _with_ssh_config(
-            Host(name, address, port, parsed["user"] or "root"), already=already
-        )
-    raise UserError(
-        f"unknown host {name!r}{nearest(name, host_names())}",
-        hint=f"write --host root@{name} if it is an address, add it to {inventory_file()}, "
-        "or start the virtual board: ./inv virtual.up",
-    )
+    if parsed is None:
+        return None
+    port = int(parsed["port"] or 0)
+    if parsed["port"] and not 0 < port < 65536:
+        raise UserError(f"{name}: port {port} is outside 1-65535")
+    return parsed["user"] or "", parsed["six"] or parsed["host"], port
+
+
+def _at_address(name: str, address: tuple[str, str, int], *, default_user: str) -> Host:
+    user, where, port = address
+    already = frozenset(key for key, given in (("user", user), ("port", port)) if given)
+    host = Host(name, where, port or 22, user or default_user)
+    return _with_ssh_config(host, already=already)
 
 
 def read_inventory(path: Path) -> dict[str, tuple[Host, frozenset[str]]]:
@@ -269,6 +317,7 @@ def _from_record(path: Path) -> Host:
             record[key] = Path(record[key]) if record.get(key) else None
         for key in _LISTS:
             record[key] = tuple(record.get(key, ()))
+        record["more_identity_files"] = tuple(map(Path, record.get("more_identity_files", ())))
         return Host(**record)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} is broken: {error}", hint=f"rm {path}") from error
@@ -286,45 +335,36 @@ def _is_ip(text: str) -> bool:
     return True
 
 
-def named_in_ssh_config(name: str) -> bool:
-    """Whether ``~/.ssh/config`` names this host itself (a wildcard alone does not count)."""
-    path = ssh_config_file()
-    if not path.exists():
-        return False
-    words: set[str] = set()
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        match = re.match(r"\s*Host(?:\s+|\s*=\s*)(.+)", line, re.IGNORECASE)
-        if match:
-            words.update(match[1].replace('"', " ").split())
-    return name in words
-
-
 def _with_ssh_config(host: Host, *, already: frozenset[str]) -> Host:
-    """Fill what ``~/.ssh/config`` says into the fields that were not given (``already``)."""
-    path = ssh_config_file()
-    if not path.exists():
-        return host
-    import paramiko  # late: costs 100 ms
+    """Fill what ``ssh`` makes of ``~/.ssh/config`` into the fields that were not given (``already``).
 
-    try:
-        config = paramiko.SSHConfig.from_path(str(path)).lookup(host.address)
-    except (paramiko.ConfigParseError, OSError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    changes: dict[str, Any] = {"address": config.get("hostname", host.address)}
-    if "user" not in already and "user" in config:
-        changes["user"] = config["user"]
-    if "port" not in already and "port" in config:
-        changes["port"] = int(config["port"])
-    if host.identity_file is None and config.get("identityfile"):
-        files = [Path(file).expanduser() for file in config["identityfile"]]
-        changes["identity_file"] = next((file for file in files if file.exists()), None)
-    if host.certificate_file is None and config.get("certificatefile"):
-        changes["certificate_file"] = Path(config["certificatefile"]).expanduser()
-    if host.known_hosts is None and config.get("userknownhostsfile"):
-        changes["known_hosts"] = Path(config["userknownhostsfile"].split()[0]).expanduser()
-    if host.host_key_alias is None and "hostkeyalias" in config:
-        changes["host_key_alias"] = config["hostkeyalias"]
-    jump = config.get("proxyjump", "none")
-    if host.proxy_jump is None and jump.lower() != "none":
-        changes["proxy_jump"] = jump
+    Raises:
+        UserError: ``ssh`` cannot read it.
+    """
+    answer = ask_ssh(
+        host.address,
+        user=host.user if "user" in already else "",
+        port=host.port if "port" in already else 0,
+        default_user=host.user,
+    )
+    if answer is None:
+        return host
+    identities = [file for file in answer.identity_files if file.exists()]
+    certificates = [file for file in answer.certificate_files if file.exists()]
+    if answer.proxy_command and host.proxy_jump is None:
+        say(
+            f"{host.name} has a ProxyCommand in ~/.ssh/config, which is not used: ProxyJump would be"
+        )
+    changes: dict[str, Any] = {"address": answer.address, "user": answer.user, "port": answer.port}
+    if host.identity_file is None and identities:
+        changes["identity_file"], *others = identities
+        changes["more_identity_files"] = tuple(others)
+    if host.certificate_file is None and certificates:
+        changes["certificate_file"] = certificates[0]
+    if host.known_hosts is None:
+        changes["known_hosts"] = answer.known_hosts
+    if host.host_key_alias is None:
+        changes["host_key_alias"] = answer.host_key_alias
+    if host.proxy_jump is None:
+        changes["proxy_jump"] = answer.proxy_jump
     return dataclasses.replace(host, **changes)

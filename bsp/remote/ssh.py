@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import copy
+import dataclasses
 import fnmatch
 import getpass
 import logging
@@ -32,7 +33,7 @@ from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.process import Completed, ToolFailedError
 from bsp.base.progress import say
 
-from .inventory import Host, resolve
+from .inventory import Host, resolve_jump
 
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes256-ctr")
 _MACS = (
@@ -295,8 +296,15 @@ def connect(host: Host, *, timeout_s: float = 15, accept_new_key: bool = False) 
         NotLetInError: no key of ours is accepted.
         UserError: the host's key is unknown, or another than the remembered one.
     """
+    return _connect(host, timeout_s, (), accept_new_key=accept_new_key)
+
+
+def _connect(
+    host: Host, timeout_s: float, through: tuple[tuple[str, int], ...], *, accept_new_key: bool
+) -> Connection:
+    """As ``connect``; ``through`` are the addresses and ports that this connection is to lead to."""
     deadline = time.monotonic() + timeout_s
-    under, sock = _reach(host, timeout_s=timeout_s, accept_new_key=accept_new_key)
+    under, sock = _reach(host, timeout_s, through, accept_new_key=accept_new_key)
     transport: paramiko.Transport | None = None
     try:
         transport = _Transport(sock, disabled_algorithms={"pubkeys": ["ssh-rsa"]})
@@ -352,15 +360,22 @@ def wait_until_up(host: Host, *, timeout_s: float) -> Connection:
 
 
 def _reach(
-    host: Host, *, timeout_s: float, accept_new_key: bool
+    host: Host, timeout_s: float, through: tuple[tuple[str, int], ...], *, accept_new_key: bool
 ) -> tuple[Connection | None, socket.socket | paramiko.Channel]:
     """Open the byte stream to the SSH server: a socket, or a channel through another host."""
     if host.proxy_jump:
         *before, last = host.proxy_jump.split(",")
-        jump = resolve(last)
+        jump = resolve_jump(last)
         if before:
-            jump = _replace_jump(jump, ",".join(before))
-        under = connect(jump, timeout_s=timeout_s, accept_new_key=accept_new_key)
+            jump = dataclasses.replace(jump, proxy_jump=",".join(before))
+        here = (host.address, host.port)
+        if jump.proxy_jump and (jump.address, jump.port) in (*through, here):
+            raise UserError(
+                f"the way to {jump.name} leads through {jump.name} itself",
+                hint="ProxyJump in ~/.ssh/config holds for the jump host too: write `Host * "
+                f"!{jump.name}` there, or `ProxyJump none` for it",
+            )
+        under = _connect(jump, timeout_s, (*through, here), accept_new_key=accept_new_key)
         try:
             channel = under.transport.open_channel(
                 "direct-tcpip", (host.address, host.port), ("127.0.0.1", 0), timeout=timeout_s
@@ -382,12 +397,6 @@ def _reach(
     prompt.settimeout(timeout_s)
     prompt.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return None, prompt
-
-
-def _replace_jump(host: Host, jump: str) -> Host:
-    import dataclasses
-
-    return dataclasses.replace(host, proxy_jump=jump)
 
 
 class _KnownHosts:
@@ -522,6 +531,8 @@ class _KnownHosts:
             raise UserError(f"the host key of {host.name} was not accepted")
 
     def _remember(self, key: paramiko.PKey) -> None:
+        if self._file == Path(os.devnull):
+            return
         line = f"{self._host.key_name} {key.get_name()} {key.get_base64()}\n"
         self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with lock(self._file.with_name(f".{self._file.name}.lock")):
@@ -587,23 +598,38 @@ def _log_in(transport: paramiko.Transport, host: Host) -> None:
 
 
 def _our_keys(host: Host) -> Iterator[tuple[str, paramiko.PKey]]:
-    home = Path.home() / ".ssh"
-    files = [host.identity_file] if host.identity_file else []
+    """The keys to try, in order: the host's identity files, the agent's keys, the user's usual ones."""
     if host.identity_file and not host.identity_file.exists():
         raise UserError(f"the identity file of {host.name} is not there: {host.identity_file}")
-    for file in files:
-        yield from _with_certificate(file, host.certificate_file)
+    files = [host.identity_file] if host.identity_file else []
     agent = paramiko.Agent()
     try:
-        for number, key in enumerate(agent.get_keys()):
+        held = {key.asbytes(): key for key in agent.get_keys()}
+        for number, file in enumerate([*files, *host.more_identity_files]):
+            public = _public_part(file)
+            if public in held:
+                yield f"{file}, which the agent holds", held.pop(public)
+            else:
+                with contextlib.suppress(*([UserError] if number else [])):
+                    yield from _with_certificate(file, host.certificate_file)
+        for number, key in enumerate(held.values()):
             yield f"agent key {number + 1}", key
     finally:
         agent.close()
+    files += host.more_identity_files
     for name in _DEFAULT_KEYS:
-        file = home / name
+        file = Path.home() / ".ssh" / name
         if file.exists() and file not in files:
             with contextlib.suppress(UserError):
                 yield from _with_certificate(file, host.certificate_file)
+
+
+def _public_part(file: Path) -> bytes:
+    """The public key of an identity file: the file itself or what lies beside it; empty if neither is."""
+    for each in (file, file.with_name(f"{file.name}.pub")):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            return base64.b64decode(each.read_text().split()[1], validate=True)
+    return b""
 
 
 def _with_certificate(file: Path, certificate: Path | None) -> Iterator[tuple[str, paramiko.PKey]]:

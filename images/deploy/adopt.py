@@ -62,8 +62,10 @@ def adopt(target: Target, *, board: Board | None, dry_run: bool = False) -> Resu
         if facts.boot_script and facts.good and not facts.rivals:
             result.outcome, result.to = "unchanged", facts.good.good
             return result
-        found = agent.ask({"do": "survey"})
+        with result.step("Looking for the kernel and RAM disk that run"):
+            found = agent.ask({"do": "survey"}, timeout_s=_ANSWER_S)
         _refuse(facts, found, host.name, fat_mount)
+        progress.say(f"what runs: kernel {found['kernel']}, RAM disk {found['initrd']}")
         kept = (*found["rivals"], *(["boot.scr"] if found["script"] else []))
         if dry_run:
             result.to = "what runs"
@@ -72,7 +74,8 @@ def adopt(target: Target, *, board: Board | None, dry_run: bool = False) -> Resu
             result.plan = Plan("what runs", facts.running, steps)
             return result
         with result.step("Copying kernel and RAM disk to the boot partition, on the board"):
-            entries = agent.ask({"do": "take-in"}, timeout_s=_ANSWER_S)["entries"]
+            question = {"do": "take-in", "fat_mounts": found["fat_mounts"]}
+            entries = agent.ask(question, timeout_s=_ANSWER_S)["entries"]
         blob = without_boot(read_fdt(agent.connection, root=target.root), host.name)
         bundle = _bundle(board, facts, [Entry(**each) for each in entries], blob, Path(folder))
         result.to = bundle.generation
@@ -139,14 +142,14 @@ def _refuse(facts: Facts, found: dict[str, object], host: str, fat_mount: str) -
             ),
         )
     planning.check_writable(facts, host=host, fat_mount=fat_mount)
-    for what, name in (("kernel", "vmlinuz"), ("initrd", "initrd.img")):
-        if not found[what]:
-            raise UserError(
-                f"{host} runs Linux {found['release']}, and /boot has no {name}-{found['release']}: what "
-                "runs cannot be made a generation",
-                hint=f"./inv bundle makes a whole one; docs/deploy.md says how it gets there. {host} is "
-                "as it was",
-            )
+    problems = found["problems"]
+    if problems and isinstance(problems, list):
+        raise UserError(
+            f"what {host} runs (Linux {found['release']}) cannot be made a generation: "
+            + ";\n".join(map(str, problems)),
+            hint=f"mount the partition that it was booted from, or leave one of the files there. {host} is "
+            "as it was; a whole bundle needs none of this: ./inv bundle, docs/deploy.md",
+        )
     need = int(str(found["size_bytes"])) + planning.FAT_RESERVE_BYTES + bundles.DTB_MAX_BYTES
     if facts.space["fat"].bytes < need:
         raise UserError(

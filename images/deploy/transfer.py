@@ -51,6 +51,7 @@ ONBOARD_MODULES = (
     "signature",
     "patches",
     "stage",
+    "boot_files",
     "adopt",
     "health",
     "agent",

@@ -28,7 +28,8 @@ from bsp.base.optional_env import extra_python
 from bsp.base.progress import say, step
 from bsp.profile import board_names
 
-from ..inventory import Host, named_in_ssh_config
+from ..inventory import Host
+from ..ssh_config import named_in_ssh_config
 
 PREFIX = "lab:"
 DEFAULT_WAIT_S = 600.0

@@ -10,9 +10,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-import zlib
 
 from .board import RIVALS, TAKEN_OVER, Board
+from .boot_files import Boot
 from .files import (
     SECTOR_BYTES,
     flush,
@@ -46,69 +46,49 @@ RENAMED = dict(
 
 
 def survey(board: Board) -> Record:
-    """Where the running kernel and its RAM disk lie, and what kind of partition they would go to."""
-    release = board.release()
-    folders = [board.at("boot"), board.fat]
-    kernel = _first(folders, ("vmlinuz-", "Image-", "vmlinux-"), release)
-    ram_disk = _first(folders, ("initrd.img-", "initramfs-", "initrd-"), release)
+    """Which files the running kernel and its RAM disk are, and what kind of partition they would go to."""
     kinds = {}
     for line in read_text(board.at("proc/mounts")).split("\n"):
         words = line.split()
         if len(words) > 2:
             kinds[words[1]] = words[2]
     place = board.fat[len(board.root) :]
+    fat_mounts = sorted(where for where, kind in kinds.items() if kind == "vfat")
+    boot = Boot(board, fat_mounts)
+    found: Record = {"kernel": None, "initrd": None, "size_bytes": 0, "problems": []}
+    for what, look in (("kernel", boot.kernel), ("initrd", boot.ram_disk)):
+        try:
+            path, content = look()
+        except RefusedError as error:
+            found["problems"].append(str(error))
+            continue
+        found[what] = boot.shown(path) if path else "none"
+        found["size_bytes"] += len(content)
     return {
-        "release": release,
-        "kernel": kernel,
-        "initrd": ram_disk,
+        **found,
+        "release": boot.release,
         "kind": kinds.get(place, ""),
-        "fat_mounts": sorted(where for where, kind in kinds.items() if kind == "vfat"),
+        "fat_mounts": fat_mounts,
         "rivals": [name for name in RIVALS if os.path.exists(f"{board.fat}/{name}")],
         "script": b"npu-bsp" not in read(f"{board.fat}/{SCRIPT}")
         and os.path.exists(f"{board.fat}/{SCRIPT}"),
-        "size_bytes": sum(os.stat(path).st_size for path in (kernel, ram_disk) if path),
     }
 
 
-def _first(folders: list[str], stems: tuple[str, ...], release: str) -> str | None:
-    for folder in folders:
-        for stem in stems:
-            path = f"{folder}/{stem}{release}"
-            if os.path.isfile(path):
-                return path
-    return None
-
-
-def take_in(board: Board) -> Record:
+def take_in(board: Board, request: Record) -> Record:
     """Copy the running kernel and RAM disk to where generations keep theirs; return their entries."""
-    found = survey(board)
-    if not found["kernel"] or not found["initrd"]:
-        raise RefusedError(f"the kernel {found['release']} or its RAM disk is not in /boot")
-    kernel = plain_image(read(found["kernel"]))
-    if b"Linux version " + found["release"].encode() + b" " not in kernel:
-        raise RefusedError(f"{found['kernel']} is not the kernel that runs ({found['release']})")
+    boot = Boot(board, request["fat_mounts"])
     entries = []
-    for path, content in (("boot/kernel", kernel), ("boot/initrd", read(found["initrd"]))):
+    for path, content in (
+        ("boot/kernel", boot.kernel()[1]),
+        ("boot/initrd", boot.ram_disk()[1]),
+    ):
         digest = hashlib.sha256(content).hexdigest()
         place = f"{board.files}/{digest[:32]}"
         if not os.path.exists(place) or os.stat(place).st_size != len(content):
             write_whole(place, content)
         entries.append({"path": path, "sha256": digest, "size_bytes": len(content)})
     return {"entries": entries}
-
-
-def plain_image(data: bytes) -> bytes:
-    """A kernel as booti takes it: neither gzipped nor an EFI zboot image (zboot-header.S)."""
-    if data[:2] == b"MZ" and data[4:8] == b"zimg":
-        if data[24:28] != b"gzip":
-            raise RefusedError("the kernel is compressed in a way that this Python cannot undo")
-        start, size = (int.from_bytes(data[at : at + 4], "little") for at in (8, 12))
-        data = data[start : start + size]
-    if data[:2] == b"\x1f\x8b":
-        data = zlib.decompressobj(31).decompress(data)
-    if data[56:60] != b"ARM\x64":
-        raise RefusedError("the kernel is no arm64 Image")
-    return data
 
 
 def take_over(board: Board, request: Record) -> Record:

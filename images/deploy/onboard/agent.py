@@ -160,7 +160,7 @@ def _answer(board: Board, request: Record, frames: Frames) -> Record:
     if what == "survey":
         return survey(board)
     if what == "take-in":
-        return take_in(board)
+        return take_in(board, request)
     if what == "take-over":
         return take_over(board, request)
     if what == "give-back":
