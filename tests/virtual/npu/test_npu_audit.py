@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.support.npu_jobs import NPUS, Convolution, bench_for
-from userspace.npu.model import flatbuffer as model
+from userspace.npu.model import graph
 from userspace.npu.model.tflite_file import NO_ACTIVATION, SAME, VALID, Tensor, conv, write_model
 from virtual.npu.finding import Blame, Finding
 from virtual.npu.identity import load_identity
@@ -285,7 +285,7 @@ def test_where_parts_of_an_image_are_folded(
         in_zero_point=77,
         out_zero_point=77,
     )
-    operators = model.operators(path)
+    operators = graph.read_file(path)
     seen = list(audit_tp.folded_at(job, operators))
     assert [each.found for each in seen] == ([found] if found else [])
     assert all(each.expected.split(":")[0] in ("0, -1", "-1") for each in seen)

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from userspace.npu.model import flatbuffer as model
+from userspace.npu.model import graph
 
 from ..faults import FaultError
 from ..finding import Blame, Finding
@@ -50,7 +50,7 @@ class ModelAudit:
             UserError: the file is no model.
         """
         self._generation = generation
-        self._operators = {each.index: each for each in model.operators(path)}
+        self._operators = {each.index: each for each in graph.read_file(path)}
         self._tensors = [
             tensor
             for operator in self._operators.values()
@@ -137,7 +137,7 @@ class ModelAudit:
         if image.shape[1:] == _size(operator.inputs[0]) and _unfolded(coefficients, weights):
             yield from _sums(operator, operation, job, image, weights, biases, accumulators)
 
-    def _folded(self, operator: model.Operator, job: NnJob) -> Iterator[Finding]:
+    def _folded(self, operator: graph.Operation, job: NnJob) -> Iterator[Finding]:
         """A kernel folded for 4 planes an input channel needs an image that a job has folded."""
         source = operator.inputs[0]
         assert source is not None
@@ -173,7 +173,7 @@ class ModelAudit:
             )
 
 
-def _constants(operator: model.Operator) -> tuple[Whole, Whole]:
+def _constants(operator: graph.Operation) -> tuple[Whole, Whole]:
     """Return signed weights as (output channels, planes, height, width), and biases."""
     tensor = operator.inputs[1]
     assert tensor is not None
@@ -187,7 +187,7 @@ def _constants(operator: model.Operator) -> tuple[Whole, Whole]:
     bias = operator.inputs[2] if len(operator.inputs) > 2 else None
     if bias is None:
         return weights, np.zeros(len(weights), np.int64)
-    return weights, np.frombuffer(bias.content, "<i4").astype(np.int64)
+    return weights, np.frombuffer(bias.data or b"", "<i4").astype(np.int64)
 
 
 def _unfolded(coefficients: Coefficients, weights: Whole) -> bool:
@@ -269,7 +269,7 @@ def _addition(operation: Operation, coefficients: Coefficients) -> Iterator[Find
 
 
 def _geometry(
-    operator: model.Operator, job: NnJob, weights: Whole, image: Bytes
+    operator: graph.Operation, job: NnJob, weights: Whole, image: Bytes
 ) -> Iterator[Finding]:
     source, target = _size(operator.inputs[0]), _size(operator.outputs[0])
     geometry = job.geometry
@@ -304,7 +304,7 @@ def _geometry(
 
 
 def _sums(
-    operator: model.Operator,
+    operator: graph.Operation,
     operation: Operation,
     job: NnJob,
     image: Bytes,
@@ -393,7 +393,7 @@ def _places(size: tuple[int, int], macs: int) -> list[tuple[int, int]]:
     return list(dict.fromkeys(wanted))[: max(1, _MOST_MACS // max(macs, 1))]
 
 
-def _size(tensor: model.Tensor | None) -> tuple[int, int]:
+def _size(tensor: graph.Tensor | None) -> tuple[int, int]:
     """Rows and columns of a tensor (1, rows, columns, channels); 1 x 1 of others."""
     if tensor is None or len(tensor.shape) != 4:
         return 1, 1

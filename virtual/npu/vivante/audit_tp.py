@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from userspace.npu.model.flatbuffer import Operator, Tensor
+from userspace.npu.model.graph import Operation, Tensor
 
 from ..finding import Blame, Finding
 from ..memory import Bytes
@@ -90,7 +90,7 @@ def folds(job: TpJob) -> bool:
     return (job.increments[2], job.increments[6]) == (2 * plane, 4 * plane)
 
 
-def folded_at(job: TpJob, operators: Sequence[Operator]) -> Iterator[Finding]:
+def folded_at(job: TpJob, operators: Sequence[Operation]) -> Iterator[Finding]:
     """Compare where a job begins that folds pixels with a strided convolution's padding.
 
     Mesa shares an image out among the TP cores by rows, columns or planes. Where a job has part of an axis
@@ -125,7 +125,7 @@ def folded_at(job: TpJob, operators: Sequence[Operator]) -> Iterator[Finding]:
         )
 
 
-def padding(operator: Operator, axis: int) -> int:
+def padding(operator: Operation, axis: int) -> int:
     """Return how many rows (0) or columns (1) of padding stand before a convolution's image.
 
     TensorFlow puts the odd one of SAME behind it.

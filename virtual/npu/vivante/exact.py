@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from userspace.npu.model import flatbuffer as model
+from userspace.npu.model import graph
 
 from ..faults import FaultError
 from ..memory import Bytes
@@ -61,7 +61,7 @@ def operations(path: Path) -> list[Operation]:
         UserError: the file is no model.
     """
     found = []
-    for operator in model.operators(path):
+    for operator in graph.read_file(path):
         if operator.kind == "ADD":
             made = _addition(operator)
         elif operator.kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
@@ -222,7 +222,7 @@ def _constant(accumulators: Accumulators, scale: Scale, halves: Bytes, scales: A
     return f", all by {steps:.1f} steps: the bias is off by {round(steps / scale.real)}"
 
 
-def _convolution(operator: model.Operator) -> Operation | None:
+def _convolution(operator: graph.Operation) -> Operation | None:
     tensors = [*operator.inputs[:2], *operator.outputs[:1]]
     source, weights, output = (_per_tensor(tensor) for tensor in (*tensors, None, None, None)[:3])
     if not (source and weights and output):
@@ -245,7 +245,7 @@ def _convolution(operator: model.Operator) -> Operation | None:
     )
 
 
-def _addition(operator: model.Operator) -> Operation | None:
+def _addition(operator: graph.Operation) -> Operation | None:
     first, second = (_per_tensor(tensor) for tensor in (*operator.inputs, None, None)[:2])
     output = _per_tensor(operator.outputs[0])
     if not (first and second and output):
@@ -275,7 +275,7 @@ def _addition(operator: model.Operator) -> Operation | None:
     )
 
 
-def _lookup(operator: model.Operator) -> Operation | None:
+def _lookup(operator: graph.Operation) -> Operation | None:
     source = _per_tensor(operator.inputs[0])
     output = _per_tensor(operator.outputs[0])
     if not (source and output):
@@ -304,6 +304,6 @@ def _lookup(operator: model.Operator) -> Operation | None:
     )
 
 
-def _per_tensor(tensor: model.Tensor | None) -> model.Tensor | None:
+def _per_tensor(tensor: graph.Tensor | None) -> graph.Tensor | None:
     """Return the tensor if it is bytes with one scale, as Teflon delegates it; else None."""
     return tensor if tensor and tensor.is_bytes and len(tensor.scales) == 1 else None
