@@ -16,7 +16,6 @@ import json
 import os
 import re
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,57 +23,8 @@ from bsp.base.cache import state_dir, write_atomically
 from bsp.base.errors import UserError, nearest
 from bsp.base.progress import say
 
+from .host import Host as Host
 from .ssh_config import ask_ssh, named_in_ssh_config, names_in_ssh_config
-
-
-@dataclass(frozen=True)
-class Host:
-    """One machine that is reached over SSH.
-
-    Attributes:
-        name: what the user types.
-        address: name or address to connect to.
-        identity_file: private key to try first; None leaves it to the agent and the usual files.
-        certificate_file: certificate of the user's key (``CertificateFile``); None is the one beside it.
-        sudo: the user is an ordinary one, which may start a deployment's half on the board with sudo.
-        known_hosts: file of host keys; None is ``~/.ssh/known_hosts``.
-        power: command (argument list) that resets the board, run on this machine; empty: there is none.
-        board: name of the board's profile.
-        console_log: file that the board's serial console is written to.
-        host_key_alias: name that the host key stands under in ``known_hosts`` (``HostKeyAlias``).
-        services: systemd units that have to be active there before a deployment is confirmed.
-        keep: generations that deployments leave there; None: two.
-        verify_every: each how manieth deployment reads all that it would trust; None: the default.
-        proxy_jump: host to go through (``ProxyJump``): a name, or ``user@address[:port]``.
-        tags: words that ``--host tag:WORD`` finds it by; see groups.py.
-        more_identity_files: private keys to try after ``identity_file``; ~/.ssh/config may name several.
-    """
-
-    name: str
-    address: str
-    port: int = 22
-    user: str = "root"
-    identity_file: Path | None = None
-    known_hosts: Path | None = None
-    power: tuple[str, ...] = ()
-    board: str | None = None
-    console_log: Path | None = None
-    host_key_alias: str | None = None
-    proxy_jump: str | None = None
-    certificate_file: Path | None = None
-    sudo: bool = False
-    services: tuple[str, ...] = ()
-    keep: int | None = None
-    verify_every: int | None = None
-    tags: tuple[str, ...] = ()
-    more_identity_files: tuple[Path, ...] = ()
-
-    @property
-    def key_name(self) -> str:
-        """The name that the host's key stands under in a known-hosts file."""
-        base = self.host_key_alias or self.address
-        return base if self.host_key_alias or self.port == 22 else f"[{base}]:{self.port}"
-
 
 _PATHS = ("identity_file", "certificate_file", "known_hosts", "console_log")
 _LISTS = {

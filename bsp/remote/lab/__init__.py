@@ -28,7 +28,7 @@ from bsp.base.optional_env import extra_python
 from bsp.base.progress import say, step
 from bsp.profile import board_names
 
-from ..inventory import Host
+from ..host import Host
 from ..ssh_config import named_in_ssh_config
 
 PREFIX = "lab:"
