@@ -1,26 +1,26 @@
 # SPDX-License-Identifier: MIT
 """Named, timed, nested steps on stderr; the same events feed the JSON results.
 
-On a terminal a running step shows a counter that moves; in a log each step is one line when it starts
-(if it lasts), one now and then if it says how far it is, and one when it ends.
+On a terminal the innermost running step shows a counter that moves, in one line that is never wider than
+the terminal; in a log each step is one line when it starts (if it lasts), one now and then if it says how
+far it is, and one when it ends.
 """
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from .screen import cells, cut, on_terminal, screen
+
 _depth: contextvars.ContextVar[int] = contextvars.ContextVar("npu_bsp_step_depth", default=0)
 _listener: contextvars.ContextVar[Callable[[str], None] | None] = contextvars.ContextVar(
     "npu_bsp_step_listener", default=None
 )
-_output_lock = threading.Lock()
 
 # A step that takes less than this is printed once, when it ends.
 ANNOUNCE_AFTER_S = 0.3
@@ -28,7 +28,7 @@ ANNOUNCE_AFTER_S = 0.3
 LOG_EVERY_S = 30.0
 
 
-@dataclass
+@dataclass(eq=False)
 class Step:
     """One step while it runs. ``note()`` changes what is shown beside its name."""
 
@@ -42,16 +42,21 @@ class Step:
         """Say how far the step is (``"34 of 180 MB"``); shown on a terminal at once."""
         self.detail = detail
 
+    def lines(self, columns: int, rows: int) -> list[str]:
+        """What a terminal shows of it: its name, how far it is, and for how long it has been running."""
+        elapsed_s = time.monotonic() - self.started
+        if elapsed_s < ANNOUNCE_AFTER_S:
+            return []
+        return [_running_line(self, elapsed_s, columns)]
 
-def on_terminal() -> bool:
-    """Whether lines on stderr may be drawn over."""
-    return sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
-
-def _print(text: str, *, end: str = "\n") -> None:
-    with _output_lock:
-        sys.stderr.write(text + end)
-        sys.stderr.flush()
+def _running_line(step: Step, elapsed_s: float, columns: int) -> str:
+    """What moves is at the end of the line: where it is too narrow, the step's name is cut first."""
+    ending = f" {elapsed_s:.0f} s"
+    detail = f" {step.detail}" if step.detail else ""
+    room = columns - len(ending)
+    name = cut(f"{'  ' * step.depth}{step.name} ...", max(room - cells(detail), room // 2))
+    return cut(f"{name}{detail}", room) + ending
 
 
 @contextlib.contextmanager
@@ -70,8 +75,7 @@ def say(text: str) -> None:
     if listener:
         listener(text)
         return
-    clear = "\r\x1b[K" if on_terminal() else ""
-    _print(f"{clear}{'  ' * _depth.get()}{text}")
+    screen.say(f"{'  ' * _depth.get()}{text}")
 
 
 @contextlib.contextmanager
@@ -89,40 +93,48 @@ def step(name: str) -> Iterator[Step]:
             _depth.reset(token)
             current.seconds = time.monotonic() - current.started
         return
-    ended = threading.Event()
-    ticker = threading.Thread(target=_show, args=(current, ended), daemon=True)
-    ticker.start()
     outcome = "failed"
     try:
-        yield current
+        with _shown(current):
+            yield current
         outcome = "done"
     except KeyboardInterrupt:
         outcome = "interrupted"
         raise
     finally:
         _depth.reset(token)
-        ended.set()
-        ticker.join()
         current.seconds = time.monotonic() - current.started
         detail = f" ({current.detail})" if current.detail else ""
         mark = "" if outcome == "done" else f" {outcome}"
-        clear = "\r\x1b[K" if on_terminal() else ""
-        _print(f"{clear}{'  ' * depth}{name}{detail}:{mark} {current.seconds:.1f} s")
+        screen.say(f"{'  ' * depth}{name}{detail}:{mark} {current.seconds:.1f} s")
 
 
-def _show(current: Step, ended: threading.Event) -> None:
+@contextlib.contextmanager
+def _shown(current: Step) -> Iterator[None]:
+    if on_terminal():
+        screen.begin(current)
+        try:
+            yield
+        finally:
+            screen.end(current)
+        return
+    ended = threading.Event()
+    logger = threading.Thread(target=_log, args=(current, ended), daemon=True)
+    logger.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        logger.join()
+
+
+def _log(current: Step, ended: threading.Event) -> None:
     if ended.wait(ANNOUNCE_AFTER_S):
         return
     indent = "  " * current.depth
-    if not on_terminal():
-        _print(f"{indent}{current.name} ...")
-        said = current.detail
-        while not ended.wait(LOG_EVERY_S):
-            if current.detail != said:
-                said = current.detail
-                _print(f"{indent}  {said}")
-        return
-    while not ended.wait(0.2):
-        elapsed_s = time.monotonic() - current.started
-        detail = f" {current.detail}" if current.detail else ""
-        _print(f"\r\x1b[K{indent}{current.name} ...{detail} {elapsed_s:.0f} s", end="")
+    screen.say(f"{indent}{current.name} ...")
+    said = current.detail
+    while not ended.wait(LOG_EVERY_S):
+        if current.detail != said:
+            said = current.detail
+            screen.say(f"{indent}  {said}")

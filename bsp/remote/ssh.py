@@ -28,10 +28,12 @@ from types import TracebackType
 
 import paramiko
 
+from bsp.base.ask import can_ask, confirm
 from bsp.base.cache import lock
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.process import Completed, ToolFailedError
 from bsp.base.progress import say
+from bsp.base.screen import screen
 
 from .inventory import Host, resolve_jump
 
@@ -516,18 +518,14 @@ class _KnownHosts:
 
     def _ask(self, shown: str) -> None:
         host = self._host
-        if not _can_ask():
+        if not can_ask():
             raise UserError(
                 f"the host key of {host.name} ({host.address}:{host.port}) is not known yet: {shown}",
                 hint="compare the fingerprint with `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` "
                 "on the board, then repeat with --accept-new-key",
             )
-        sys.stderr.write(
-            f"First contact with {host.name} ({host.address}:{host.port}).\nIts key: {shown}\n"
-        )
-        sys.stderr.write("Trust this host from now on? [y/N] ")
-        sys.stderr.flush()
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        contact = f"First contact with {host.name} ({host.address}:{host.port})."
+        if not confirm(f"{contact}\nIts key: {shown}\nTrust this host from now on?"):
             raise UserError(f"the host key of {host.name} was not accepted")
 
     def _remember(self, key: paramiko.PKey) -> None:
@@ -541,11 +539,6 @@ class _KnownHosts:
             handle = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             with os.fdopen(handle, "a") as file:
                 file.write(separator + line)
-
-
-def _can_ask() -> bool:
-    """Whether somebody may be asked: at a terminal, and not by one of many connections at once."""
-    return sys.stdin.isatty() and threading.current_thread() is threading.main_thread()
 
 
 def _lines(file: Path) -> list[str]:
@@ -652,12 +645,13 @@ def _read_key(file: Path) -> paramiko.PKey:
         try:
             return paramiko.PKey.from_path(file)
         except (paramiko.PasswordRequiredException, TypeError):
-            if not _can_ask():
+            if not can_ask():
                 raise UserError(
                     f"the key {file} has a passphrase and there is no terminal to ask on",
                     hint=f"ssh-add {file}",
                 ) from None
-            passphrase = getpass.getpass(f"Passphrase of {file}: ", stream=sys.stderr)
+            with screen.paused():
+                passphrase = getpass.getpass(f"Passphrase of {file}: ", stream=sys.stderr)
             return paramiko.PKey.from_path(file, passphrase)
     except UserError:
         raise

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import sys
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bsp.base.ask import can_ask, confirm
 from bsp.base.errors import UserError
 from bsp.base.progress import step
 from bsp.profile import Board, load_board
@@ -160,11 +159,7 @@ def ask_downgrade(what: str) -> None:
         f"{what}; nothing was changed",
         hint="--allow-downgrade if you mean it; rollback needs no flag",
     )
-    if not sys.stdin.isatty() or threading.current_thread() is not threading.main_thread():
-        raise refusal
-    sys.stderr.write(f"{what}. Go on? [y/N] ")
-    sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+    if not can_ask() or not confirm(f"{what}. Go on?"):
         raise refusal
 
 

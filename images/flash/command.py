@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -13,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bsp.base.ask import can_ask, confirm
 from bsp.base.errors import InfrastructureError, UserError, ValidationError
 from bsp.base.progress import Step, say, step
+from bsp.base.screen import on_terminal
 from bsp.profile import Board
 from bsp.remote import ssh
 from bsp.remote.inventory import Host
@@ -123,14 +124,12 @@ def flash(request: Request, *, dry_run: bool = False, yes: bool = False) -> Resu
 
 
 def _ask(planned: dict[str, Any]) -> None:
-    if not sys.stdin.isatty():
+    if not can_ask():
         raise UserError(
             f"this overwrites {planned['device']}, and there is no terminal to ask on",
             hint="--dry-run shows what would be written; --yes writes it",
         )
-    sys.stderr.write(show.plan_text(planned) + "\nWrite it? All that is there is lost. [y/N] ")
-    sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+    if not confirm(f"{show.plan_text(planned)}\nWrite it? All that is there is lost."):
         raise UserError("nothing was written")
 
 
@@ -275,7 +274,7 @@ class _Progress:
             f"{_duration(left_s)} left"
         )
         self._now.note(text)
-        if not sys.stderr.isatty() and time.monotonic() - self._said > 10:
+        if not on_terminal() and time.monotonic() - self._said > 10:
             self._said = time.monotonic()
             say(text)
 
