@@ -57,13 +57,12 @@ class Terminal:
 
     def wait(self, what: str | Callable[[list[str]], bool], timeout_s: float = 60) -> list[str]:
         """Wait until a pattern is found in a row, or the rows are as a function wants them."""
-        if isinstance(what, str):
-            pattern = re.compile(what)
 
-            def seen(rows: list[str]) -> bool:
-                return any(pattern.search(row) for row in rows)
-        else:
-            seen = what
+        def seen(rows: list[str]) -> bool:
+            if isinstance(what, str):
+                return any(re.search(what, row) for row in rows)
+            return what(rows)
+
         deadline = time.monotonic() + timeout_s
         while True:
             rows = self.rows()
