@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from bsp.base import screen
-
 from bsp.base.project import PROJECT
 
 from ..support.tmux import Terminal, needs_tmux
@@ -129,7 +128,7 @@ def test_steps_of_several_threads_take_turns(tmp_path: Path) -> None:
 
 TABLE = """
 import time
-from bsp.base.live import LiveTable
+from bsp.base.live_table import LiveTable
 from bsp.base.progress import step
 with LiveTable(lambda: "2 under way, 端末の幅より長い行" + " and so on" * 20) as table:
     for name in ("b00", "b01", "b02"):
@@ -174,7 +173,7 @@ def test_a_question_is_not_drawn_over(tmp_path: Path) -> None:
 
 SHORT = """
 import time
-from bsp.base.live import LiveTable
+from bsp.base.live_table import LiveTable
 from bsp.base.progress import step
 with step("outer"), step("inner") as now:
     now.note("half of it")

@@ -17,8 +17,6 @@ import pytest
 
 from bsp.base.project import PROJECT
 
-
-
 needs_tmux = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
 
 
