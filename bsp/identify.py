@@ -1,37 +1,215 @@
 # SPDX-License-Identifier: MIT
-"""Which profile a machine has, by its root ``compatible`` strings."""
+"""Which board is this? The one answer, for every command that asks it.
+
+A board is identified by the first ``compatible`` string of its profile. Of several profiles the one wins
+whose string comes first in the machine's list, which goes from the most specific string to the most
+general one (Devicetree Specification 0.4, 2.3.1). Where two have the same string, the user's own profile
+wins over a shipped one; where that does not decide, nothing is guessed.
+
+Trees of boards that were derived from a reference board often keep its string. Profiles of such boards
+have ``[identity]``, and their string is believed only where nothing in the tree contradicts it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from .base.errors import UserError
 from .dts.required_changes import vendor_of
 from .dts.tree import Tree
-from .profile import Board, by_compatible, load_soc, soc_names
+from .profile import (
+    Board,
+    BoardIdentity,
+    board_file,
+    board_names,
+    is_own,
+    load_board,
+    load_soc,
+    names_no_board,
+    runs_as,
+    soc_names,
+)
+
+# Firmware keeps some memory for itself (OP-TEE, frame buffers) and leaves it out of the tree.
+_LEAST_SHARE_OF_MEMORY = 0.75
 
 
-def identify(compatible: Sequence[str], *, what: str) -> Board:
-    """Return the board whose own string comes first among a machine's ``compatible``.
+@dataclass(frozen=True)
+class Machine:
+    """What a machine, or a device tree, says that it is.
+
+    Attributes:
+        compatible: the root's strings, most specific first.
+        model: the root's ``model``; empty: not known.
+        memory_mib: as its tree describes it; None: not known.
+        vendor: which node shows that its tree is for a vendor's NPU driver, in words; empty: none does.
+    """
+
+    compatible: tuple[str, ...]
+    model: str = ""
+    memory_mib: int | None = None
+    vendor: str = ""
+
+
+@dataclass(frozen=True)
+class Match:
+    """The profile that fits a machine best.
+
+    Attributes:
+        board: None: no profile fits.
+        place: index of the string in the machine's list that the profile was found by. Above 0 the
+            machine is another board, which is compatible with this one.
+        doubts: what contradicts the string, in words; empty: nothing.
+        tied: all boards that fit equally well, where that is more than one; ``board`` is then None.
+    """
+
+    board: Board | None = None
+    place: int = 0
+    doubts: tuple[str, ...] = ()
+    tied: tuple[Board, ...] = ()
+
+
+def machine_of(tree: Tree) -> Machine:
+    """Return what a device tree says that its machine is."""
+    model = (tree.strings("/", "model") or [""])[0]
+    return Machine(tuple(tree.compatible), model, memory_mib_of(tree), vendor_words(tree))
+
+
+def find(machine: Machine, *, chosen: Board | None = None, boards: Iterable[Board] = ()) -> Match:
+    """Return which profile fits a machine best.
 
     Args:
-        what: the machine or tree, for the error.
+        chosen: the profile that the user names; it wins where several fit equally well, and is believed.
+        boards: profiles to choose from; all that there are by default.
 
     Raises:
-        UserError: no profile is for it.
+        UserError: a profile is broken.
     """
-    known = by_compatible()
-    for word in compatible:
-        if word in known:
-            return known[word]
-    soc = soc_of(compatible)
-    raise UserError(
-        f"{what} is {', '.join(compatible) or 'nothing that says what it is'}, which no profile is for"
-        + (f"; its SoC {soc} is known" if soc else ""),
-        hint="./inv new-board NAME --from-host H (or --from-dtb F) writes one"
+    candidates = list(boards) or [load_board(name) for name in board_names()]
+    if chosen is not None and chosen not in candidates:
+        candidates.append(chosen)
+    for place, word in enumerate(machine.compatible):
+        fitting = [board for board in candidates if _claims(board, word, place, machine)]
+        if not fitting:
+            continue
+        if chosen in fitting:
+            return Match(chosen, place)
+        doubts = {board.name: _doubts(board, machine) for board in fitting}
+        undoubted = [board for board in fitting if not doubts[board.name]] or fitting
+        best = [board for board in undoubted if is_own(board)] or undoubted
+        if len(best) > 1:
+            return Match(place=place, tied=tuple(best))
+        return Match(best[0], place, doubts[best[0].name])
+    return Match()
+
+
+def identify(machine: Machine | Sequence[str], *, what: str, chosen: Board | None = None) -> Board:
+    """Return the board that a machine is, or is compatible with.
+
+    Args:
+        machine: what it says that it is; or only its ``compatible`` strings.
+        what: the machine or tree, for the error.
+        chosen: the profile that the user names.
+
+    Raises:
+        UserError: no profile is for it, several are, or what else it says contradicts its string.
+    """
+    if not isinstance(machine, Machine):
+        machine = Machine(tuple(machine))
+    match = find(machine, chosen=chosen)
+    if match.tied:
+        raise tie_error(match.tied, what)
+    if match.board is None:
+        raise _unknown(machine, what)
+    if match.doubts:
+        raise doubt_error(match.board, match.doubts, what)
+    return match.board
+
+
+def tie_error(tied: Sequence[Board], what: str) -> UserError:
+    """Return the error for a machine that two profiles claim."""
+    names = [board.name for board in tied]
+    return UserError(
+        f"{what} is {tied[0].compatible[0]!r}, and the boards {' and '.join(names)} both claim that",
+        hint=f"--board {' or --board '.join(names)} says which; or correct 'compatible' in "
+        f"{board_file(names[-1])}, or remove that file",
+    )
+
+
+def doubt_error(board: Board, doubts: Sequence[str], what: str) -> UserError:
+    """Return the error for a machine that has a reference board's string and says something else, too."""
+    return UserError(
+        f"{what} says {board.compatible[0]!r}, the string of {board.title} ({board.name}), which trees of "
+        f"other boards often keep; but {'; '.join(doubts)}",
+        hint=f"if it is another board: ./inv new-board NAME --like {board.name} with --from-host HOST or "
+        f"--from-dtb FILE; if it is this one, --board {board.name} says so",
+    )
+
+
+def _unknown(machine: Machine, what: str) -> UserError:
+    first, soc = machine.compatible[:1], soc_of(machine.compatible)
+    said = ", ".join(machine.compatible) or "nothing that says what it is"
+    if first and names_no_board(first[0]):
+        return UserError(
+            f"{what} is {said}: {first[0]!r} is the name of a chip or a module, which many boards have, "
+            "and of no board",
+            hint="./inv new-board NAME --like BOARD --from-host HOST (or --from-dtb FILE) writes a profile "
+            "with a string of its own; --board says which board it is",
+        )
+    return UserError(
+        f"{what} is {said}, which no profile is for" + (f"; its SoC {soc} is known" if soc else ""),
+        hint="./inv new-board NAME --from-host HOST (or --from-dtb FILE) writes one"
         if soc
         else "./inv boards lists the boards; --board says which one it is",
     )
+
+
+def _claims(board: Board, word: str, place: int, machine: Machine) -> bool:
+    """Whether a profile is for machines with this string at this place."""
+    if board.compatible[0] == word:
+        return not names_no_board(word)
+    return place == 0 and runs_as(board, machine.compatible, machine.model)
+
+
+def _doubts(board: Board, machine: Machine) -> tuple[str, ...]:
+    """Return what contradicts that a machine with a board's string is that board."""
+    identity = _identity(board)
+    if identity == BoardIdentity() or identity.runs_as == machine.compatible[0]:
+        return ()
+    found = []
+    if machine.model and _plain(machine.model) not in map(_plain, identity.models):
+        expected = " or ".join(repr(model) for model in identity.models)
+        found.append(f"its model is {machine.model!r}, not {expected}")
+    if machine.memory_mib and not _fits(machine.memory_mib, identity.memory_mib):
+        expected = " or ".join(str(size) for size in identity.memory_mib)
+        found.append(f"it has {machine.memory_mib} MiB of memory, not {expected}")
+    if machine.vendor and not (is_own(board) and board.identity.models):
+        found.append(
+            f"{machine.vendor}, and such trees keep the string of the board they came from"
+        )
+    return tuple(found)
+
+
+def _identity(board: Board) -> BoardIdentity:
+    """A profile's ``[identity]``; one that has none has that of the shipped profile with its string."""
+    if board.identity != BoardIdentity():
+        return board.identity
+    shipped = (load_board(name) for name in board_names())
+    same = [
+        each for each in shipped if each.compatible[0] == board.compatible[0] and not is_own(each)
+    ]
+    return same[0].identity if same else BoardIdentity()
+
+
+def _fits(found_mib: int, sold_mib: Sequence[int]) -> bool:
+    return not sold_mib or any(
+        _LEAST_SHARE_OF_MEMORY * size <= found_mib <= size for size in sold_mib
+    )
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())
 
 
 def soc_of(compatible: Sequence[str]) -> str | None:
@@ -55,3 +233,18 @@ def vendor_words(tree: Tree) -> str:
             path, vendor = found
             return f"its node {path} is for the vendor's NPU driver {vendor.driver}"
     return ""
+
+
+def memory_mib_of(tree: Tree) -> int | None:
+    """Return how much memory a tree describes, in MiB; None where it describes none."""
+    address = (tree.cells("/", "#address-cells") or [2])[0]
+    size = (tree.cells("/", "#size-cells") or [1])[0]
+    total = 0
+    for path in tree.nodes:
+        if tree.strings(path, "device_type") != ["memory"] or size not in (1, 2):
+            continue
+        words = tree.cells(path, "reg")
+        for at in range(0, len(words) - address - size + 1, address + size):
+            entry = words[at + address : at + address + size]
+            total += entry[0] << 32 | entry[1] if size == 2 else entry[0]
+    return total >> 20 or None

@@ -24,7 +24,7 @@ from .dts.compile import compile_dts
 from .dts.required_changes import vendor_of
 from .dts.running import without_boot
 from .dts.tree import Tree, read_blob, read_tree
-from .identify import soc_of, vendor_words
+from .identify import doubt_error, find, machine_of, soc_of, tie_error, vendor_words
 from .kernel.source import kernel_tree
 from .profile import (
     FORMAT,
@@ -32,9 +32,9 @@ from .profile import (
     Boot,
     board_file,
     board_names,
-    by_compatible,
     load_board,
     load_soc,
+    names_no_board,
     npu_of,
     read_board,
     soc_names,
@@ -270,19 +270,15 @@ def _text(
     tree = source.tree
     kernel = kernel or (like.kernel if like else DEFAULT_KERNEL)
     notes: list[str] = []
+    borrowed = ""
     if tree is None:
         assert like is not None
         soc, compatible, dts, title = like.soc, like.compatible, None, f"{like.title}, a relative"
     else:
         soc, compatible = _soc(tree, source.what, like), tuple(tree.compatible)
-        claimed = by_compatible().get(compatible[0])
-        if claimed:
-            raise UserError(
-                f"{source.what} is of {claimed.title}, which has a profile: {claimed.name}",
-                hint=f"./inv board {claimed.name}",
-            )
+        borrowed = _borrowed(tree, source.what, like)
         title = (tree.strings("/", "model") or [name])[0]
-        dts = _upstream(soc, tree, kernel)
+        dts = None if borrowed else _upstream(soc, tree, kernel)
     beside = source.blob if tree is not None and dts is None else b""
     if tree is not None:
         notes += _npu_notes(soc, tree)
@@ -311,9 +307,21 @@ def _text(
         lines.append(f"{_MARK}compatible: the first string has to be this board's own")
         own = [f"unknown,{name}", *compatible[1:]]
         lines.append(f"compatible = {json.dumps(own)}")
+    elif borrowed:
+        notes.append(borrowed)
+        lines.append(f"{_MARK}compatible: the first string has to be this board's own; {borrowed}")
+        lines.append(f"compatible = {json.dumps([f'unknown,{name}', *compatible])}")
     else:
         lines.append(f"compatible = {json.dumps(list(compatible))}")
     lines.append(f"kernel = {_string(kernel)}")
+    if tree is not None and borrowed and tree.strings("/", "model"):
+        lines += [
+            "",
+            "# Until a tree with its own string runs there, it is recognised by these two together.",
+            "[identity]",
+            f"models = {json.dumps([title], ensure_ascii=False)}",
+            f"runs_as = {_string(compatible[0])}",
+        ]
     said = _expected(soc, dts, kernel) if dts else None
     if said:
         lines += ["", "[expect]", f"{_string(kernel_tree(kernel).series)} = {_string(said)}"]
@@ -338,6 +346,39 @@ def _soc(tree: Tree, what: str, like: Board | None) -> str:
         "driver knows",
         hint=f"known SoCs: {', '.join(soc_names())}; --like B takes the SoC of another board",
     )
+
+
+def _borrowed(tree: Tree, what: str, like: Board | None) -> str:
+    """Say why the tree's first ``compatible`` string is not the board's own; empty: it is.
+
+    Raises:
+        UserError: the board has a profile already, or it is not said which board it resembles.
+    """
+    match = find(machine_of(tree))
+    if match.tied:
+        raise tie_error(match.tied, what)
+    first = (tree.compatible or [""])[0]
+    if match.board is not None and match.place == 0:
+        if not match.doubts:
+            raise UserError(
+                f"{what} is of {match.board.title}, which has a profile: {match.board.name}",
+                hint=f"./inv board {match.board.name}",
+            )
+        if like is None:
+            raise doubt_error(match.board, match.doubts, what)
+        return f"{first} is the string of {match.board.name}, but {'; '.join(match.doubts)}"
+    if first and not names_no_board(first):
+        return ""
+    name = f"{first!r} is the name of a chip or a module" if first else "its tree has none"
+    if like is None:
+        raise UserError(
+            f"{what} does not say which board it is: {name}, which many boards have"
+            if first
+            else f"{what} does not say which board it is: its root has no compatible",
+            hint="./inv new-board NAME --like BOARD with the same file or host goes on with a string of "
+            "its own",
+        )
+    return name
 
 
 def _upstream(soc: str, tree: Tree, kernel: str) -> str | None:

@@ -11,7 +11,7 @@ import functools
 import os
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from .base.errors import UserError, nearest
+from .profile_errors import ProfileError, expectation_mistakes, explain
 
 FORMAT = 1
 
@@ -376,6 +377,24 @@ class Health(_Record, frozen=True, kw_only=True):
     deadline_s: PositiveInt = 60
 
 
+class BoardIdentity(_Record, frozen=True, kw_only=True):
+    """What tells a board apart where its first ``compatible`` string alone does not: ``[identity]``.
+
+    Trees of boards that were derived from a reference board often keep its string.
+
+    Attributes:
+        models: what the root's ``model`` says on this board; a machine with another one is not this board.
+        memory_mib: how much memory the board is sold with; empty: not known.
+        runs_as: the first ``compatible`` string of the tree that its maker ships, where that is the name of
+            a chip or of another board. Together with ``models`` it identifies the board until a tree
+            with its own string runs there.
+    """
+
+    models: tuple[str, ...] = ()
+    memory_mib: tuple[PositiveInt, ...] = ()
+    runs_as: str | None = None
+
+
 class Userspace(_Record, frozen=True, kw_only=True):
     """What the board's root file system is, where that is known beforehand.
 
@@ -399,6 +418,7 @@ class Board(_Record, frozen=True, kw_only=True):
         dts: file stem below the SoC's folder of device trees; None where no kernel source has the board.
         dtb: its device tree, where ``dts`` is None: a file beside the profile. None: it comes from QEMU.
         compatible: root ``compatible`` strings, most specific first; the first identifies the board.
+        identity: what else tells it apart.
         kernel: default kernel: a series, or a source as ``--kernel`` takes it.
         expect: kernel series to what it does with the NPU, without and with this tool's changes.
     """
@@ -406,10 +426,11 @@ class Board(_Record, frozen=True, kw_only=True):
     format: int
     name: Name
     title: str
-    soc: Name
+    soc: str
     dts: str | None = None
     dtb: str | None = None
     compatible: Annotated[tuple[str, ...], Meta(min_length=1)]
+    identity: BoardIdentity = BoardIdentity()
     kernel: str
     expect: dict[Series, Expectation] = {}
     boot: Boot | None = None
@@ -471,15 +492,58 @@ def read_board(path: Path) -> Board:
     if board.name != path.stem:
         raise UserError(f"{path}: name is {board.name!r}, but the file is {path.name!r}")
     if board.soc not in soc_names():
-        raise UserError(
-            f"{path}: unknown SoC {board.soc!r}{nearest(board.soc, soc_names())} "
-            f"(there is no {SOCS_DIR / board.soc}.toml)",
-            hint=f"its SoCs are {', '.join(soc_names())}; a new one is a file of its own",
-        )
+        raise ProfileError(path, "soc", unknown_soc(board.soc))
     load_soc(board.soc)
     if board.dtb is not None:
         board = msgspec.structs.replace(board, dtb=str(path.parent / board.dtb))
     return board
+
+
+def is_own(board: Board) -> bool:
+    """Whether a profile is the user's own: in the user's folder, or in a file that was named."""
+    try:
+        return load_board(board.name) != board or board_file(board.name).parent != BOARDS_DIR
+    except UserError:
+        return True  # of a file that is in no folder of profiles
+
+
+@functools.cache
+def general_strings() -> frozenset[str]:
+    """Return the root ``compatible`` strings that are known to name no board.
+
+    They are those of the SoCs, and those that shipped boards have behind their own string: of modules and
+    families.
+    """
+    shipped = [read_board(file) for file in sorted(BOARDS_DIR.glob("*.toml"))]
+    socs = map(load_soc, soc_names())
+    of_socs = {string for soc in socs for string in (*soc.compatible, *soc.without_npu)}
+    behind = {string for board in shipped for string in board.compatible[1:]}
+    return frozenset(of_socs | behind) - {board.compatible[0] for board in shipped}
+
+
+def names_no_board(string: str) -> bool:
+    """Whether a root ``compatible`` string is that of a chip, a module or a family of boards.
+
+    Vendors' trees write ``amlogic, g12b`` for ``amlogic,g12b``.
+    """
+    return string.replace(" ", "") in general_strings()
+
+
+def runs_as(board: Board, compatible: Sequence[str], model: str) -> bool:
+    """Whether a machine is a board that still runs its maker's tree, without a string of its own.
+
+    Args:
+        compatible: the machine's root strings.
+        model: its root's ``model``.
+    """
+
+    def plain(text: str) -> str:
+        return " ".join(text.lower().split())
+
+    identity = board.identity
+    return tuple(compatible[:1]) == (identity.runs_as,) and plain(model) in map(
+        plain, identity.models
+    )
 
 
 def by_compatible(names: Iterable[str] | None = None) -> dict[str, Board]:
@@ -522,6 +586,36 @@ def load_soc(name: str) -> Soc:
     return _read(path, Soc)
 
 
+def unknown_soc(word: str) -> str:
+    """Say that there is no such SoC, which one may be meant, and which there are."""
+    return f"unknown SoC {word!r}{nearest_soc(word)} (known: {', '.join(soc_names())})"
+
+
+def nearest_soc(word: str) -> str:
+    """Return ``; did you mean X?`` for the SoC nearest to a name, a title or a compatible string."""
+
+    def plain(text: str) -> str:
+        return re.sub(r"[^a-z0-9]", "", text.lower())
+
+    wanted, spellings = plain(word), dict[str, str]()
+    for name in soc_names():
+        soc = load_soc(name)
+        titles = soc.title.removeprefix(soc.vendor).split("/")
+        strings = [text.rpartition(",")[2] for text in soc.compatible]
+        for text in (name, soc.title, *titles, *strings):
+            spellings.setdefault(plain(text), name)
+    inside = [
+        name for text, name in spellings.items() if wanted and (wanted in text or text in wanted)
+    ]
+    exact = spellings.get(wanted) or (inside[0] if len(set(inside)) == 1 else None)
+    if exact:
+        return f"; did you mean {exact!r}?"
+    import difflib
+
+    near = difflib.get_close_matches(wanted, list(spellings), n=1, cutoff=0.5)
+    return f"; did you mean {spellings[near[0]]!r}?" if near else ""
+
+
 def npu_of(board: Board) -> Npu | None:
     """Return the NPU of a board, with the board's own settings applied; None where it has none.
 
@@ -553,8 +647,24 @@ _T = TypeVar("_T", Board, Soc)
 
 
 def _read(path: Path, kind: type[_T]) -> _T:
+    data, text = read_toml(path)
+    for key, mistake in expectation_mistakes(data, kind) if kind is Board else ():
+        raise ProfileError(path, key, mistake)
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        return msgspec.convert(data, kind, strict=True)
+    except msgspec.ValidationError as error:
+        raise ProfileError(path, *explain(str(error), kind, text)) from error
+
+
+def read_toml(path: Path) -> tuple[dict[str, Any], str]:
+    """Return the content of a profile's file as TOML has it, and its text.
+
+    Raises:
+        UserError: it cannot be read, is no TOML, or has another format.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = tomllib.loads(text)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -564,39 +674,4 @@ def _read(path: Path, kind: type[_T]) -> _T:
             f"{path}: format is {data.get('format')!r}, this version reads format {FORMAT}",
             hint=f"start the file with: format = {FORMAT}",
         )
-    try:
-        return msgspec.convert(data, kind, strict=True)
-    except msgspec.ValidationError as error:
-        raise UserError(f"{path}: {_explain(str(error), kind)}") from error
-
-
-def _explain(message: str, kind: type[Any]) -> str:
-    """Turn msgspec's message into one that names the key and the nearest known key."""
-    text, _, where = message.partition(" - at ")
-    where = where.strip("`").removeprefix("$").removeprefix(".")
-    unknown = re.search(r"unknown field `(.+)`", text)
-    if unknown:
-        key = unknown.group(1)
-        place = f"[{where}]" if where else "the top level"
-        return f"unknown key {key!r} in {place}{nearest(key, _fields_at(kind, where))}"
-    missing = re.search(r"missing required field `(.+)`", text)
-    if missing:
-        return (
-            f"key {missing.group(1)!r} is missing in {f'[{where}]' if where else 'the top level'}"
-        )
-    return f"key {where!r}: {text}"
-
-
-def _fields_at(kind: type[Any], where: str) -> list[str]:
-    """Names of the fields of the record at ``where`` (``npu.clocks[...]``) below ``kind``."""
-    info: Any = msgspec.inspect.type_info(kind)
-    for word in filter(None, re.split(r"\.|\[[^]]*\]", where)):
-        info = next(field.type for field in info.fields if field.encode_name == word)
-        while not hasattr(info, "fields"):
-            if isinstance(info, msgspec.inspect.UnionType):
-                info = next(
-                    kind for kind in info.types if not isinstance(kind, msgspec.inspect.NoneType)
-                )
-            else:
-                info = info.item_type
-    return [field.encode_name for field in info.fields]
+    return data, text

@@ -54,9 +54,14 @@ class BoardStateUnknownError(BspError):
     exit_code = 6
 
 
-def nearest(word: str, known: list[str]) -> str:
-    """Return ``; did you mean X?`` for the nearest of ``known``, or an empty string."""
+def nearest(word: str, known: list[str], *, cutoff: float = 0.5) -> str:
+    """Return ``; did you mean X?`` for the nearest of ``known``, or an empty string; case does not count.
+
+    Args:
+        cutoff: how alike the two have to be, between 0 and 1, as ``difflib`` measures it.
+    """
     import difflib
 
-    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
+    spellings = {each.lower(): each for each in reversed(known)}
+    matches = difflib.get_close_matches(word.lower(), list(spellings), n=1, cutoff=cutoff)
+    return f"; did you mean {spellings[matches[0]]!r}?" if matches else ""

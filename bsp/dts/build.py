@@ -16,14 +16,16 @@ from ..base.errors import UserError
 from ..base.process import ToolFailedError
 from ..base.result import Result
 from ..kernel.distribution import series_named
-from ..kernel.source import kernel_tree, label
+from ..kernel.source import KernelTree, kernel_tree, label
 from ..profile import Board, Npu, load_soc, npu_of
 from .compile import compile_dts, compiled
+from .identity import check_identity, own_name
 from .overlay import compiled_overlay, merge, overlay_source
 from .rate import at_rate
-from .required_changes import Change, check_identity, plan_changes, rates
+from .required_changes import Change, plan_changes, rates
 from .support import lacking, verdict
 from .tree import Tree, read_blob, read_tree
+from .upstream import kernels_with, newer_tree
 from .verify import diff_text, verify
 
 
@@ -130,17 +132,21 @@ def build_dts(
     npu_rate_hz: int | None = None,
     keep_overlay: bool = False,
     dry_run: bool = False,
+    what: str = "",
+    newer: str = "",
 ) -> DtsResult:
     """Build a board's device tree into ``target_dir``.
 
     Args:
         board: the board; its ``npu`` settings apply.
         kernel: kernel source as ``--kernel`` takes it; None for the board's default. With a base DTB
-            only the series (``6.12``) of the kernel it is to run with, or None.
+            the kernel that it is to run with, or None.
         base_dtb: an existing DTB to start from, in place of the kernel's source.
         npu_rate_hz: what the NPU's clocks are to run at; None leaves what profile and tree say.
         keep_overlay: leave the changes beside the DTB as a ``.dtbo`` too.
         dry_run: say what would be built; write nothing.
+        what: what the base DTB is, for errors; empty: its file.
+        newer: how to get an upstream tree in place of the base DTB, for hints; empty: as the profile tells.
 
     Raises:
         UserError: the tree is not the board's, or lacks more than device tree can add.
@@ -152,10 +158,10 @@ def build_dts(
         built = Path(work) / "base.dtb"
         lacks: tuple[str, ...] | None = None
         if base_dtb is not None:
-            if kernel is not None:
-                series_named(kernel)
             blob = read_blob(base_dtb, flag="--base-dtb")
-            series, origin, what = kernel, str(base_dtb), str(base_dtb)
+            series, lacks = _kernel_to_run(kernel, npu)
+            origin, what = str(base_dtb), what or str(base_dtb)
+            newer = newer or (newer_tree(board, npu, base_dtb) if npu else "")
             built.write_bytes(blob)
         else:
             if board.dts is None:
@@ -166,6 +172,7 @@ def build_dts(
             kernel = kernel or board.kernel
             tree = kernel_tree(kernel)
             directory = load_soc(board.soc).dts_directory or "."
+            _refuse_without_board(board, tree, directory)
             if tree.fixed:
                 built = compiled(tree, directory, stem)
             else:
@@ -176,8 +183,11 @@ def build_dts(
             series, what = tree.series, f"the device tree of Linux {tree.release}"
             origin = f"Linux {tree.release} ({tree.origin})"
         base = read_tree(blob, what)
-        check_identity(base, board, what)
-        changes = plan_changes(base, npu, what=what, lacks=lacks or ()) if npu else []
+        check_identity(base, board, what, newer=newer)
+        named = own_name(base, board)
+        changes = list(named)
+        if npu:
+            changes += plan_changes(base, npu, what=what, lacks=lacks or (), newer=newer)
         if npu_rate_hz is not None:
             if npu is None or not npu.enabled:
                 raise UserError(
@@ -185,7 +195,7 @@ def build_dts(
                     hint="leave out --npu-rate",
                 )
             npu = at_rate(npu, base, npu_rate_hz, what)
-            changes = plan_changes(base, npu, what=what, lacks=lacks or ())
+            changes = named + plan_changes(base, npu, what=what, lacks=lacks or (), newer=newer)
         after, dtbo = base, None
         if changes:
             blob, after, dtbo = _change(Path(work), built, base, changes, board)
@@ -207,6 +217,40 @@ def build_dts(
         npu=_report(after, npu, supported, why),
         sha256=hashlib.sha256(blob).hexdigest(),
         dry_run=dry_run,
+    )
+
+
+def _kernel_to_run(
+    kernel: str | None, npu: Npu | None
+) -> tuple[str | None, tuple[str, ...] | None]:
+    """Return (series, what its source lacks for the NPU) of the kernel that a DTB is to run with.
+
+    A series of the distribution is known by its number; what else ``--kernel`` takes is looked into.
+    """
+    if kernel is None or ":" not in kernel:
+        if kernel is not None:
+            series_named(kernel)
+        return kernel, None
+    tree = kernel_tree(kernel)
+    return tree.series, lacking(tree.path, npu) if npu else None
+
+
+def _refuse_without_board(board: Board, tree: KernelTree, directory: str) -> None:
+    """Refuse a kernel that does not have a board, where the profile knows one that does.
+
+    Raises:
+        UserError: it has no source for the board.
+    """
+    source = Path("arch/arm64/boot/dts") / directory / f"{board.dts}.dts"
+    with_board = kernels_with(board)
+    if tree.series in with_board:  # then the name of the source is wrong
+        return
+    if (tree.path / source).is_file() or not with_board:
+        return
+    raise UserError(
+        f"Linux {tree.release} ({tree.name}) does not have the board {board.name}: there is no {source}",
+        hint=f"{' and '.join(with_board)} {'has' if len(with_board) == 1 else 'have'} it: --kernel "
+        f"{with_board[0]}; or give its device tree with --base-dtb",
     )
 
 

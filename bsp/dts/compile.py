@@ -33,7 +33,7 @@ def compile_dts(
     if not (tree.path / source).is_file():
         known = board_sources(tree.path / folder) if (tree.path / folder).is_dir() else []
         raise UserError(
-            f"Linux {tree.release} ({tree.name}) has no {source}{nearest(stem, list(known))}",
+            f"Linux {tree.release} ({tree.name}) has no {source}{_similar(stem, known)}",
             hint="take a kernel that has the board, or give its device tree with --base-dtb",
         )
     makefile = tree.path / folder / "Makefile"
@@ -62,6 +62,12 @@ def compile_dts(
             hint="the first of these lines names the place; sources of newer kernels may need a "
             "newer dtc than this machine's (Debian 13 has 1.7)",
         )
+
+
+def _similar(stem: str, known: Sequence[str]) -> str:
+    """Return a suggestion for a misspelt source; a board of another chip is none, however it is spelt."""
+    chip = re.split(r"[-_.]", stem, maxsplit=1)[0].lower()
+    return nearest(stem, [each for each in known if each.lower().startswith(chip)], cutoff=0.8)
 
 
 def _piped(

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..base.cache import cache_dir, make_once
 from ..base.process import run
 from .compile import tool_key
-from .required_changes import Change
+from .required_changes import Change, is_text, texts
 
 # Each takes milliseconds; a base that was made to keep a program busy is given up.
 _TIMEOUT_S = 30
@@ -32,8 +32,8 @@ def overlay_source(changes: Sequence[Change], compatible: str) -> str:
 
 
 def _value(change: Change) -> str:
-    if isinstance(change.after, str):
-        return f'"{change.after}"'
+    if is_text(change.after):
+        return ", ".join(f'"{text}"' for text in texts(change.after))
     labels = dict(change.labels)
     words = (
         f"&{labels[index]}" if index in labels else str(cell)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from ..base.errors import UserError
 from ..kernel.distribution import all_series, series_key
-from ..profile import Board, Clock, Npu, Vendor, load_soc
+from ..profile import Clock, Npu, Vendor
 from .tree import Tree
 
-Value = str | tuple[int, ...]
+Value = str | tuple[str, ...] | tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Change:
     Attributes:
         path: the node.
         property: the property's name.
-        before: its value in the base tree: a string, cells, or None where it is absent.
+        before: its value in the base tree: a string, strings, cells, or None where it is absent.
         after: its new value.
         labels: (index, label) of those cells in ``after`` that are references to nodes.
     """
@@ -34,36 +34,24 @@ class Change:
 
     def after_bytes(self) -> bytes:
         """Return the new value as it stands in a DTB."""
-        if isinstance(self.after, str):
-            return self.after.encode() + b"\0"
+        if is_text(self.after):
+            return b"".join(text.encode() + b"\0" for text in texts(self.after))
         return struct.pack(f">{len(self.after)}I", *self.after)
 
 
-def check_identity(tree: Tree, board: Board, what: str) -> None:
-    """Refuse the device tree of another board.
-
-    Args:
-        what: what the tree is, for the error.
-
-    Raises:
-        UserError: the root's ``compatible`` does not name the board.
-    """
-    if board.compatible[0] not in tree.compatible:
-        found = ", ".join(tree.compatible) or "nothing"
-        raise UserError(
-            f"{what} is of another board: board {board.name} is {board.compatible[0]!r}, "
-            f"the tree says {found}",
-            hint="./inv boards lists the boards; --board has to fit the tree",
-        )
-    lacking = set(load_soc(board.soc).without_npu) & set(tree.compatible)
-    if lacking:
-        raise UserError(
-            f"{what} is of a relative of board {board.name} whose chip ({', '.join(lacking)}) has no NPU",
-            hint="nothing can be enabled there, although the tree may have the node",
-        )
+def is_text(value: Value) -> bool:
+    """Whether a value is one or several strings, and not cells."""
+    return isinstance(value, str) or (bool(value) and isinstance(value[0], str))
 
 
-def plan_changes(tree: Tree, npu: Npu, *, what: str, lacks: tuple[str, ...] = ()) -> list[Change]:
+def texts(value: Value) -> tuple[str, ...]:
+    """Return the strings of a value that is text."""
+    return (value,) if isinstance(value, str) else tuple(str(text) for text in value)
+
+
+def plan_changes(
+    tree: Tree, npu: Npu, *, what: str, lacks: tuple[str, ...] = (), newer: str = ""
+) -> list[Change]:
     """Return the changes that make the tree what the profile wants; empty if it is so already.
 
     Args:
@@ -71,12 +59,14 @@ def plan_changes(tree: Tree, npu: Npu, *, what: str, lacks: tuple[str, ...] = ()
         npu: what is wanted.
         what: what the tree is, for errors (``the device tree of Linux 6.1.176``).
         lacks: what the kernel source was found to lack, in words.
+        newer: how to get a newer tree, for the hint; empty: take a newer kernel's.
 
     Raises:
         UserError: the tree lacks more than properties, or a rate cannot be reached.
     """
+    newer = newer or newer_kernel(npu)
     if npu.compatible not in tree.strings(npu.node, "compatible"):
-        _refuse_without_node(tree, npu, what, lacks)
+        _refuse_without_node(tree, npu, what, lacks, newer)
     missing = [name for name in npu.requires if tree.get(npu.node, name) is None]
     if missing and npu.enabled:
         supplies = [name for name in missing if name.endswith("-supply")]
@@ -85,21 +75,19 @@ def plan_changes(tree: Tree, npu: Npu, *, what: str, lacks: tuple[str, ...] = ()
             hint="which regulator feeds the NPU is written in the board's own device tree only; "
             "its maker or its schematic knows"
             if supplies == missing
-            else _newer_kernel(npu),
+            else newer,
         )
     changes = []
     for node in (npu.node, *npu.more_nodes):
         if node not in tree.nodes:
-            raise UserError(
-                f"{what} has no node {node}, which the NPU needs", hint=_newer_kernel(npu)
-            )
+            raise UserError(f"{what} has no node {node}, which the NPU needs", hint=newer)
         enabled = tree.status(node) in ("okay", "ok")
         if enabled != npu.enabled:
             before = tree.strings(node, "status")
             after = "okay" if npu.enabled else "disabled"
             changes.append(Change(node, "status", before[0] if before else None, after))
     if npu.enabled:
-        changes += _rate_changes(tree, npu, what)
+        changes += _rate_changes(tree, npu, what, newer)
     return changes
 
 
@@ -115,24 +103,34 @@ def vendor_of(tree: Tree, npu: Npu) -> tuple[str, Vendor] | None:
     return None
 
 
-def _refuse_without_node(tree: Tree, npu: Npu, what: str, lacks: tuple[str, ...]) -> None:
-    vendor = vendor_of(tree, npu)
-    if vendor is not None:
-        path, known = vendor
-        raise UserError(
-            f"{what} is for a vendor's kernel: its NPU is {path} ({', '.join(known.compatible)}), "
-            f"for the vendor's driver {known.driver}. The free driver {npu.driver} wants a node "
-            f"{npu.node} with clocks and power domains of the upstream kernel.",
-            hint=_newer_kernel(npu),
-        )
-    raise UserError(
-        f"{what} has no NPU at {npu.node} (compatible {npu.compatible!r}): enabling it takes "
-        f"more than device tree.\nmissing: {', '.join(lacks) or npu.kernel_lacks}",
-        hint=_newer_kernel(npu),
+def for_vendor(what: str, vendor: tuple[str, Vendor], npu: Npu) -> str:
+    """Say that a tree is for a vendor's kernel.
+
+    Args:
+        vendor: what :func:`vendor_of` returned.
+    """
+    path, known = vendor
+    return (
+        f"{what} is for a vendor's kernel: its NPU is {path} ({', '.join(known.compatible)}), "
+        f"for the vendor's driver {known.driver}. The free driver {npu.driver} wants a node "
+        f"{npu.node} with clocks and power domains of the upstream kernel."
     )
 
 
-def _newer_kernel(npu: Npu) -> str:
+def _refuse_without_node(
+    tree: Tree, npu: Npu, what: str, lacks: tuple[str, ...], newer: str
+) -> None:
+    vendor = vendor_of(tree, npu)
+    if vendor is not None:
+        raise UserError(for_vendor(what, vendor, npu), hint=newer)
+    raise UserError(
+        f"{what} has no NPU at {npu.node} (compatible {npu.compatible!r}): enabling it takes "
+        f"more than device tree.\nmissing: {', '.join(lacks) or npu.kernel_lacks}",
+        hint=newer,
+    )
+
+
+def newer_kernel(npu: Npu) -> str:
     """Return the hint for a kernel that is too old: the first packaged one that is not."""
     since = npu.kernel_since
     if since is None:
@@ -185,12 +183,12 @@ def _refuse_unreachable(clock: Clock, rate_hz: int, parent_cell: int | None) -> 
     )
 
 
-def _rate_changes(tree: Tree, npu: Npu, what: str) -> list[Change]:
+def _rate_changes(tree: Tree, npu: Npu, what: str, newer: str) -> list[Change]:
     node = npu.rates_node or npu.node
     if node not in tree.nodes:
         raise UserError(
             f"{what} has no node {node}, where the NPU's clock rates are assigned",
-            hint=_newer_kernel(npu),
+            hint=newer,
         )
     if tree.get(node, "assigned-clock-rates-u64") is not None:
         raise UserError(f"{what}: {node} assigns 64-bit clock rates, which are not supported")

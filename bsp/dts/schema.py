@@ -27,7 +27,7 @@ from ..kernel.source import BINDINGS, KernelTree, kernel_tree
 from ..profile import Board, load_soc
 from .build import build_dts
 from .compile import compile_dts
-from .required_changes import check_identity
+from .identity import check_identity
 from .tree import read_blob, read_tree
 
 _RUNNER = Path(__file__).with_name("validate_trees.py")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..base.errors import InfrastructureError
-from .required_changes import Change, Value
+from .required_changes import Change, Value, is_text, texts
 from .tree import Tree
 
 
@@ -58,6 +58,6 @@ def diff_text(changes: Sequence[Change]) -> str:
 
 def shown(value: Value) -> str:
     """Return a value as device tree source."""
-    if isinstance(value, str):
-        return f'"{value}"'
+    if is_text(value):
+        return ", ".join(f'"{text}"' for text in texts(value))
     return f"<{' '.join(str(cell) for cell in value)}>"

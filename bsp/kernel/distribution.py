@@ -61,12 +61,33 @@ def series_named(name: str) -> Series:
     """
     known = all_series()
     if name not in known:
+        suites = ", ".join(dict.fromkeys(where.suite for where in known.values()))
+        series = re.match(r"\d+\.\d+", name.removeprefix("v"))
+        packaged_one = series.group() if series and series.group() in known else ""
+        release = re.fullmatch(r"v?(\d+)\.(\d+)(\.\d+)?(-rc\d+)?", name)
+        similar = "" if release else nearest(name, list(known))
+        ways = [f"--kernel {packaged_one}"] if packaged_one else []
+        ways += [_tarball_of(release)] if release and (not packaged_one or release[3]) else []
         raise UserError(
-            f"unknown kernel {name!r}: the distribution has {', '.join(known)}"
-            f"{nearest(name, list(known))}",
-            hint="or name a source: tarball:URL#sha256=..., git:URL@ref, path:DIR",
+            f"unknown kernel {name!r}: the distribution has {', '.join(known)} (in {suites}) and no other "
+            f"series{similar}",
+            hint=f"{'; or '.join(ways) or 'take one of these'}; or name another source: "
+            "tarball:URL#sha256=..., git:URL@ref, path:DIR",
         )
     return known[name]
+
+
+def _tarball_of(release: re.Match[str]) -> str:
+    """Say how a release that is not packaged is taken from where kernels are published."""
+    major, patch, candidate = release[1], release[3] or "", release[4] or ""
+    version = f"{major}.{release[2]}{patch}{candidate}"
+    if candidate:
+        return f"a release candidate is a tag of Linus' tree: --kernel git:URL@v{version}"
+    folder = f"https://cdn.kernel.org/pub/linux/kernel/v{major}.x"
+    return (
+        f"the release's tarball: --kernel 'tarball:{folder}/linux-{version}.tar.xz#sha256=HASH', with "
+        f"the HASH that {folder}/sha256sums.asc lists for it"
+    )
 
 
 def series_key(name: str) -> tuple[int, ...]:
@@ -112,8 +133,16 @@ def _asked(series: str, *, image: bool) -> tuple[str, str, str]:
 
     # The source is the same for every architecture; asking for arm64 makes one set of lists do.
     archive = Archive(known.suite, "arm64")
-    package = archive.newest(known.image) if image else known.source
-    version = archive.version(package)
+    try:
+        package = archive.newest(known.image) if image else known.source
+        version = archive.version(package)
+    except UserError as error:
+        others = [name for name in all_series() if name != series]
+        raise UserError(
+            f"Linux {series} is not in the suite {known.suite} of this machine's mirror: {error.message}",
+            hint=f"--kernel {' or --kernel '.join(others)}; or name a source: tarball:URL#sha256=..., "
+            "git:URL@ref, path:DIR",
+        ) from error
     answer = {"suite": known.suite, "package": package, "version": version}
     write_atomically(memory, json.dumps(answer).encode())
     return known.suite, package, version

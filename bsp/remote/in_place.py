@@ -16,7 +16,7 @@ from ..base.result import Result
 from ..dts.build import DtsResult, build_dts
 from ..dts.running import without_boot
 from ..dts.tree import Tree, read_tree
-from ..identify import identify, vendor_words
+from ..identify import identify, machine_of, vendor_words
 from ..profile import Board, npu_of
 from .facts import KernelFacts, read_fdt, read_kernel
 from .ssh import Connection
@@ -91,6 +91,10 @@ def build_in_place(
             npu_rate_hz=npu_rate_hz,
             keep_overlay=keep_overlay,
             dry_run=dry_run,
+            what=what,
+            newer=f"its kernel's own tree has to have it: boot {host} with an upstream kernel"
+            + (f" {npu.kernel_since} or later" if npu and npu.kernel_since else "")
+            + f" first (./inv deploy --host {host} brings one along)",
         )
     report = built.npu
     if npu is not None and kernel is not None and npu.enabled:
@@ -103,7 +107,7 @@ def build_in_place(
 
 def _identified(tree: Tree, host: str) -> Board:
     try:
-        return identify(tree.compatible, what=host)
+        return identify(machine_of(tree), what=host)
     except UserError as error:
         vendor = vendor_words(tree)
         if not vendor:

@@ -30,14 +30,12 @@ from .deploy import (
     arm,
     check_serial,
     decide,
-    fat_mount_of,
     prepare,
-    profile_named,
-    recognised,
     session,
 )
 from .in_place import DTB
 from .plan import Confirm, Facts, Plan, Send, TakeOver, Try
+from .recognise import opened, recognised
 from .transfer import Agent, each_known
 
 _ANSWER_S = 600.0  # copying a kernel and a RAM disk to a slow card
@@ -54,9 +52,7 @@ def adopt(target: Target, *, board: Board | None, dry_run: bool = False) -> Resu
     """
     host = target.host
     with tempfile.TemporaryDirectory(prefix="npu-bsp-adopt-") as folder, session(target) as agent:
-        board, fat_mount, facts = recognised(target, agent, board, lock=not dry_run)
-        what = f"the profile {board.name}"
-        planning.check_identity(facts, board.compatible, host=host.name, what=what)
+        board, fat_mount, facts = recognised(host, agent, board, target.root, lock=not dry_run)
         check_serial(host, facts)
         result = Result(host.name, board.name, facts.running, facts.running or "")
         if facts.boot_script and facts.good and not facts.rivals:
@@ -106,10 +102,11 @@ def undo(target: Target, *, fat_mount: str | None = None, dry_run: bool = False)
     Raises:
         UserError: the board was not taken over.
     """
-    if fat_mount is None:
-        fat_mount = fat_mount_of(profile_named(target.host.board))
     with session(target, accept_new_key=target.accept_new_key) as agent:
-        facts = agent.open(None, fat_mount=fat_mount, lock=not dry_run)
+        if fat_mount is None:
+            fat_mount, facts, _ = opened(target.host, agent, target.root, lock=not dry_run)
+        else:
+            facts = agent.open(None, fat_mount=fat_mount, lock=not dry_run)
         if not facts.adopted:
             raise UserError(
                 f"{target.host.name} was not taken over by npu-bsp: there is nothing to give back",

@@ -18,7 +18,7 @@ import msgspec
 from bsp.base import progress
 from bsp.base.cache import state_dir, write_atomically
 from bsp.base.errors import BoardStateUnknownError, BspError, RolledBackError, UserError
-from bsp.profile import Board, board_names, load_board
+from bsp.profile import Board
 from bsp.remote.inventory import Host
 from bsp.remote.ssh import UnreachableError, connect
 from images.bundle import manifest as bundles
@@ -29,6 +29,17 @@ from . import plan as planning
 from .boot import slots, state
 from .claim import Claim
 from .plan import Confirm, Discard, Facts, Mend, Plan, Send, Try
+from .recognise import (
+    board_at,
+    check_identity,
+    fat_mount_of,
+    opened,
+    problem_of,
+    profile_named,
+    refuse_doubtful,
+    refuse_exchanged,
+    refuse_without_boot,
+)
 from .shared import Shared
 from .transfer import (
     Agent,
@@ -41,7 +52,6 @@ from .transfer import (
 
 BundleMaker = Callable[[Board], Bundle]
 
-_FAT_MOUNT = "/boot/firmware"  # where Debian mounts it; profiles may say otherwise
 _CONNECT_S = 30.0
 _CONFIRM_ATTEMPTS = 3
 _ANSWER_S = 120.0  # hashing a kernel takes an emulated board a while
@@ -181,8 +191,8 @@ def deploy(
         # While the agent starts over there:
         if isinstance(bundle, Path):
             bundle = bundles.load(bundle)
-        if board is None:
-            board = profile_named(bundle.manifest.board if bundle else host.board)
+        said = board or profile_named(host.board)  # which board it is, where somebody has said that
+        board = board or profile_named(bundle.manifest.board if bundle else host.board)
         if board is not None:
             refuse_without_boot(host, board)
         if bundle is None and board is not None and make_bundle is not None:
@@ -190,8 +200,13 @@ def deploy(
         fat_mount = fat_mount_of(board)
         generation = bundle.generation if bundle else None
         facts = agent.open(generation, fat_mount=fat_mount, lock=not dry_run)
+        if said is None and board is not None:
+            refuse_doubtful(agent, facts, host, board, target.root)
         if bundle is None:
-            board = _board_of(facts, host)
+            board = board_at(agent, facts, host, target.root)
+            check_identity(
+                facts, board.compatible, host=host.name, what=f"the profile {board.name}"
+            )
             refuse_without_boot(host, board)
             assert make_bundle is not None
             assert board.boot
@@ -201,7 +216,9 @@ def deploy(
         thorough = drift.is_due(host, asked=target.verify, every=target.verify_every)
         if thorough:
             what = f"the bundle {bundle.generation}"
-            planning.check_identity(facts, bundle.manifest.compatible, host=host.name, what=what)
+            check_identity(
+                facts, bundle.manifest.compatible, host=host.name, what=what, board=board
+            )
             check_serial(host, facts)
             facts, changes = drift.look(
                 agent, bundle.generation, bundle, fat_mount=fat_mount, repair=not dry_run
@@ -240,7 +257,7 @@ def planned(
     host, manifest = target.host, bundle.manifest
     _check_board_name(board, manifest)
     what = f"the bundle {bundle.generation}"
-    planning.check_identity(facts, manifest.compatible, host=host.name, what=what)
+    check_identity(facts, manifest.compatible, host=host.name, what=what, board=board)
     check_serial(host, facts)
     good = planning.check_layout(facts, host=host.name, fat_mount=fat_mount)
     present = facts.generations.get(bundle.generation) == ()
@@ -268,28 +285,6 @@ def planned(
             # The boot loader hands on another tree than the one sent; a reboot would not help.
             progress.say(f"the running device tree of {host.name} is not the one sent; see status")
     return result
-
-
-def recognised(
-    target: Target, agent: Agent, board: Board | None, *, lock: bool
-) -> tuple[Board, str, Facts]:
-    """Return which board this is, where its boot partition is mounted, and what it says of itself.
-
-    Args:
-        board: profile; None: the host record's, or the one whose ``compatible`` the board has.
-
-    Raises:
-        UserError: no profile is for it, or it is started without a boot loader.
-    """
-    from bsp.identify import identify  # late: an ordinary deployment needs none of it
-
-    host = target.host
-    board = board or profile_named(host.board)
-    facts = agent.open(None, fat_mount=fat_mount_of(board), lock=lock)
-    board = board or identify(facts.compatible, what=host.name)
-    refuse_without_boot(host, board)
-    fat_mount = fat_mount_of(board)
-    return board, fat_mount, agent.open(None, fat_mount=fat_mount, lock=False)
 
 
 @contextmanager
@@ -320,9 +315,8 @@ def rollback(target: Target, *, to: str | None = None, dry_run: bool = False) ->
         UserError: there is none to go back to; nothing was changed.
     """
     host = target.host
-    fat_mount = _fat_mount_of(host)
     with session(target) as agent:
-        facts = agent.open(None, fat_mount=fat_mount, lock=not dry_run)
+        fat_mount, facts, _ = opened(target.host, agent, target.root, lock=not dry_run)
         good = planning.check_layout(facts, host=host.name, fat_mount=fat_mount)
         check_serial(host, facts)
         plan = planning.plan_rollback(facts, good, host=host.name, to=to)
@@ -341,10 +335,9 @@ def status(target: Target) -> dict[str, Any]:
     With ``target.verify`` all that is there is read, and the running modules where they are loaded from.
     """
     host = target.host
-    fat_mount = _fat_mount_of(host)
     changes: list[drift.Change] = []
     with session(target) as agent:
-        facts = agent.open(None, fat_mount=fat_mount, lock=False)
+        fat_mount, facts, match = opened(target.host, agent, target.root, lock=False)
         if target.verify:
             facts, changes = drift.look(agent, None, None, fat_mount=fat_mount, repair=False)
             changes += drift.changes_in(facts)
@@ -367,6 +360,8 @@ def status(target: Target) -> dict[str, Any]:
         "trial": facts.trial,
         "confirmed": bool(good and facts.running == good.good),
         "board": running.board if running else None,
+        "profile": match.board.name if match.board and not match.doubts else None,
+        "profile_problem": problem_of(match),
         "kernel_matches": facts.release == running.kernel_release if running else None,
         "running_dtb_matches": not differences if running else None,
         "dtb_differences": differences,
@@ -534,8 +529,8 @@ def _confirm_once(
         session(target, accept_new_key=False) as agent,
     ):
         facts = agent.open(confirm.generation, fat_mount=fat_mount, lock=True)
-        _refuse_another(host, before, facts)
         manifest = agent.manifest(confirm.generation)
+        refuse_exchanged(before, facts, host, manifest.compatible, profile_named(manifest.board))
         release = manifest.kernel_release
         verified = agent.ask({"do": "verify", "generation": confirm.generation}, timeout_s=300)
         found = trial.problems(facts, verified, release=release, generation=confirm.generation)
@@ -557,16 +552,6 @@ def _confirm_once(
         if facts.boot_id == boot_id:
             agent.ask({"do": "reboot", "reboot": target.reboot})
     return found
-
-
-def _refuse_another(host: Host, before: Facts, after: Facts) -> None:
-    """Refuse to confirm on a machine that took the board's place while it was away."""
-    if (before.compatible[:1], before.serial) != (after.compatible[:1], after.serial):
-        raise UserError(
-            f"{host.name} came back as another board: expected {' '.join(before.compatible[:1])} "
-            f"{before.serial}, found {' '.join(after.compatible[:1])} {after.serial}",
-            hint="look which board answers at that address; nothing was changed on this one",
-        )
 
 
 def _let_go(target: Target, fat_mount: str) -> None:
@@ -623,58 +608,6 @@ def _unknown(result: Result, host: Host) -> Result:
         "inventory lets deploy do that (docs/hosts.md)"
     )
     return result
-
-
-def refuse_without_boot(host: Host, board: Board) -> None:
-    """Refuse boards whose kernel and device tree do not come from a boot partition.
-
-    Raises:
-        UserError: the profile has no ``[boot]``, or the virtual board is started without a boot loader.
-    """
-    handed = board.qemu is not None and not board.qemu.bootloader and host.board == board.name
-    if handed:
-        raise UserError(
-            f"{host.name} is {board.title} in QEMU, which has no boot loader there: QEMU is handed kernel "
-            "and DTB, so deploy cannot replace them",
-            hint=f"start it with others: ./inv virtual.up --board {board.name}; or deploy to a board that "
-            "boots by itself: ./inv virtual.up",
-        )
-    if board.boot is None:
-        raise UserError(
-            f"the profile of {board.name} has no [boot], so deploy does not know its boot partition",
-            hint=f"add [boot] with fat_mount to the profile of {board.name}, and prepare the board as "
-            "docs/deploy.md says",
-        )
-
-
-def _fat_mount_of(host: Host) -> str:
-    if host.board is None:
-        return _FAT_MOUNT
-    board = load_board(host.board)
-    refuse_without_boot(host, board)
-    assert board.boot
-    return board.boot.fat_mount
-
-
-def profile_named(name: str | None) -> Board | None:
-    """The profile of that name; None if there is none."""
-    return load_board(name) if name is not None and name in board_names() else None
-
-
-def fat_mount_of(board: Board | None) -> str:
-    """Where a board's boot partition is mounted; Debian's place for a board that is not known yet."""
-    return board.boot.fat_mount if board and board.boot else _FAT_MOUNT
-
-
-def _board_of(facts: Facts, host: Host) -> Board:
-    for name in board_names():
-        board = load_board(name)
-        if board.compatible[:1] == facts.compatible[:1]:
-            return board
-    raise UserError(
-        f"{host.name} says it is {', '.join(facts.compatible) or 'nothing'}, which no profile is for",
-        hint="say which with --board; ./inv boards lists them",
-    )
 
 
 def _check_board_name(board: Board | None, manifest: Manifest) -> None:

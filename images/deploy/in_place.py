@@ -10,7 +10,7 @@ import msgspec
 
 from bsp.base import progress
 from bsp.base.errors import UserError
-from bsp.dts.required_changes import check_identity
+from bsp.dts.identity import check_identity
 from bsp.dts.tree import read_blob, read_tree
 from bsp.profile import Board
 from bsp.remote.in_place import build_in_place
@@ -27,10 +27,10 @@ from .deploy import (
     decide,
     planned,
     prepare,
-    recognised,
     session,
 )
 from .plan import Facts
+from .recognise import recognised
 from .transfer import Agent
 
 DTB = "boot/board.dtb"
@@ -51,7 +51,7 @@ def deploy_dtb(
     """
     host = target.host
     with tempfile.TemporaryDirectory(prefix="npu-bsp-dtb-") as folder, session(target) as agent:
-        board, fat_mount, facts = recognised(target, agent, board, lock=not dry_run)
+        board, fat_mount, facts = recognised(host, agent, board, target.root, lock=not dry_run)
         check_serial(host, facts)
         planning.check_layout(facts, host=host.name, fat_mount=fat_mount)
         running = _running(agent, facts, host.name)
@@ -78,7 +78,14 @@ def deploy_dtb(
 
 def _given(dtb: Path, board: Board) -> bytes:
     blob = read_blob(dtb, flag="--dtb")
-    check_identity(read_tree(blob, str(dtb)), board, str(dtb))
+    tree = read_tree(blob, str(dtb))
+    check_identity(tree, board, str(dtb))
+    if board.compatible[0] in tree.compatible[1:]:
+        raise UserError(
+            f"{dtb} is of a board that was derived from {board.name}: its root says "
+            f"{', '.join(tree.compatible)}",
+            hint="./inv new-board NAME --from-dtb FILE writes a profile for it",
+        )
     return blob
 
 

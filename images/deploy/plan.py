@@ -221,21 +221,6 @@ class Plan:
         return "\n".join([f"from {self.running or 'no generation'} to {self.generation}", *lines])
 
 
-def check_identity(facts: Facts, compatible: tuple[str, ...], *, host: str, what: str) -> None:
-    """Refuse a board that is another than the one that something was made for.
-
-    Raises:
-        UserError: the first root ``compatible`` string is another.
-    """
-    if facts.compatible[:1] != compatible[:1]:
-        raise UserError(
-            f"{host} is another board than {what} is for: expected root compatible "
-            f"{compatible[0]!r}, found {', '.join(map(repr, facts.compatible)) or 'none'}"
-            f"{f' ({facts.model})' if facts.model else ''}",
-            hint="check --host and --board; nothing was written",
-        )
-
-
 def is_downgrade(running: str, wanted: str) -> bool:
     """Whether a kernel release is older than the one that runs: by its numbers, not by who built it."""
     versions = [re.match(r"\d+(?:\.\d+)*", release) for release in (wanted, running)]

@@ -100,6 +100,7 @@ def status_text(found: dict[str, Any]) -> str:
         first = f"{found['running']} ({'good' if found['confirmed'] else 'not confirmed'})"
     rows = [
         ("board", f"{found['model'] or '?'} ({', '.join(found['compatible'])})"),
+        ("profile", found["profile"] or found["profile_problem"] or "none: ./inv new-board"),
         ("running", first),
         ("kernel", f"{found['kernel']}{_verdict(found['kernel_matches'])}"),
         ("device tree", _verdict(found["running_dtb_matches"]).strip(" ,") or "not compared"),

@@ -124,7 +124,10 @@ class FakeBoard:
         return ("/bin/sh", "-c", program)
 
     def behave(self, how: str) -> None:
-        """ok | panic | hang | stay (no reboot) | other-tree | no-activate: what the next trial does."""
+        """What the next trial does.
+
+        ok | panic | hang | stay (no reboot) | other-tree | own-name | no-activate
+        """
         (self.root / "behaviour").write_text(how)
 
     def target(self, *, timeout_s: float = 10, **changes: object) -> Target:

@@ -12,6 +12,7 @@ import sys
 import uuid
 from pathlib import Path
 
+from bsp.dts.tree import read_tree
 from images.deploy.boot import state
 
 STORE = "var/lib/npu-bsp/generations"
@@ -66,6 +67,9 @@ def boot(root: Path, *, trial_allowed: bool = True) -> str:
     if slot == "trial" and how == "other-board":  # somebody exchanged it meanwhile
         (root / "proc/device-tree/serial-number").write_bytes(b"9999\0")
     (root / "sys/firmware/fdt").write_bytes(dtb)
+    if how == "own-name":  # the tree that it boots with has another name for it than the one before
+        strings = read_tree(dtb, "the deployed tree").get("/", "compatible") or b""
+        (root / "proc/device-tree/compatible").write_bytes(strings)
     _write(root / "proc/cmdline", f"{arguments['npu_args']} npu_bsp.slot={slot}\n")
     _write(root / "proc/sys/kernel/random/boot_id", f"{uuid.uuid4()}\n")
     store = root / STORE / generation

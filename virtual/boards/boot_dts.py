@@ -21,7 +21,7 @@ from bsp.base.progress import step
 from bsp.base.result import FAILED_VALIDATION, Result
 from bsp.dts.build import build_dts
 from bsp.dts.clocks import ClockResult, compare_clocks, same_rate
-from bsp.dts.required_changes import check_identity
+from bsp.dts.identity import check_identity
 from bsp.dts.tree import read_blob, read_tree
 from bsp.kernel.distribution import all_series
 from bsp.kernel.packaged import prebuilt_kernel

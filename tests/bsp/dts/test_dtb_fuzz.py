@@ -16,7 +16,8 @@ import pytest
 
 from bsp.base.errors import UserError
 from bsp.base.project import PROJECT
-from bsp.dts.required_changes import check_identity, plan_changes, rates, vendor_of
+from bsp.dts.identity import check_identity
+from bsp.dts.required_changes import plan_changes, rates, vendor_of
 from bsp.dts.tree import read_blob, read_tree
 from bsp.profile import load_board, npu_of
 from bsp.scan.classify import look

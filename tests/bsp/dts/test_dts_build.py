@@ -43,7 +43,7 @@ def vim3() -> Board:
     return load_board("vim3")
 
 
-def build(board: Board, tmp_path: Path, kernel: Path | str, **options: bool) -> DtsResult:
+def build(board: Board, tmp_path: Path, kernel: Path | str, **options: Any) -> DtsResult:
     name = kernel if isinstance(kernel, str) else f"path:{kernel}"
     return build_dts(board, kernel=name, base_dtb=None, target_dir=tmp_path / "out", **options)
 

@@ -8,10 +8,13 @@ is ``unknown`` where it cannot. ``next`` is one command.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from bsp.dts.identity import names_another
+from bsp.identify import Machine, find, machine_of, tie_error, vendor_words
 from bsp.kernel.distribution import series_key
-from bsp.profile import Board, load_soc, npu_of
+from bsp.profile import Board, load_soc, npu_of, runs_as
 
 from . import device_tree, software
 from .check import Check, broken, ok, unknown
@@ -42,13 +45,24 @@ def _compatible(subject: Subject) -> tuple[str, str, str, str]:
             "./inv doctor --host NAME",
         )
     found = f"{facts.model or 'no model'} ({', '.join(facts.compatible)})"
-    if wanted and wanted.compatible[0] not in facts.compatible:
+    if (
+        wanted
+        and wanted.compatible[0] not in facts.compatible
+        and not runs_as(wanted, facts.compatible, facts.model)
+    ):
+        vendor = vendor_words(facts.tree) if facts.tree else ""
+        if vendor and not names_another(facts.compatible, wanted):
+            return unknown(
+                f"{found}, the tree of a vendor's kernel: {vendor}", wanted.compatible[0]
+            )
         return broken(
             found,
             f"{wanted.compatible[0]}, since the inventory says board = {wanted.name}",
             "./inv boards",
         )
     if board is None:
+        if subject.doubts:
+            found = f"{found}: {subject.doubts}"
         return unknown(
             found,
             "a board that has a profile",
@@ -222,13 +236,25 @@ CHECKS: tuple[tuple[str, Callable[[Subject], tuple[str, str, str, str]]], ...] =
 
 
 def subject_of(
-    facts: Facts, boards: list[Board], *, wanted: Board | None, host: str | None
+    facts: Facts, *, wanted: Board | None, host: str | None, boards: Sequence[Board] = ()
 ) -> Subject:
-    """Return what the facts say it is: the first profile whose own name it has, the inventory's first."""
-    order = [*([wanted] if wanted else []), *boards]
-    # A virtual board of its own comes before the machine that it is made of.
-    place = {name: index for index, name in enumerate(facts.compatible)}
-    fitting = [board for board in order if board.compatible[0] in place]
-    board = min(fitting, key=lambda each: place[each.compatible[0]], default=wanted)
+    """Return what the facts say it is.
+
+    Args:
+        wanted: profile that the inventory or ``--board`` names.
+        boards: profiles to choose from; all that there are by default.
+
+    Raises:
+        UserError: several profiles fit equally well.
+    """
+    tree = facts.tree
+    machine = machine_of(tree) if tree else Machine(())
+    machine = replace(machine, compatible=facts.compatible, model=facts.model or machine.model)
+    match = find(machine, chosen=wanted, boards=boards)
+    if match.tied:
+        raise tie_error(match.tied, host or "this machine")
+    board = match.board or wanted
     npu = npu_of(board) if board and load_soc(board.soc).npu else None
+    if match.doubts:  # another board than its string says; the chip is certain
+        return Subject(facts, None, npu, wanted, host, "; ".join(match.doubts))
     return Subject(facts, board, npu, wanted, host)

@@ -11,7 +11,7 @@ from bsp.base.errors import InfrastructureError
 from bsp.base.output import table
 from bsp.base.process import Completed, run
 from bsp.base.progress import step
-from bsp.profile import Board, board_names, load_board
+from bsp.profile import Board, load_board
 from bsp.remote.inventory import Host
 from bsp.remote.ssh import Connection, connect
 
@@ -84,8 +84,7 @@ def text_of(completed: Completed, where: str) -> str:
 
 def judge(facts: Facts, *, wanted: Board | None = None, host: str | None = None) -> dict[str, Any]:
     """Return the document, without the time that it took. Pure."""
-    boards = [load_board(name) for name in board_names()]
-    subject = subject_of(facts, boards, wanted=wanted, host=host)
+    subject = subject_of(facts, wanted=wanted, host=host)
     checks = examine(subject)
     first = next((check for check in checks if check.status == "broken"), None)
     return {

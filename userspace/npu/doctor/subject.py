@@ -19,6 +19,7 @@ class Subject:
         npu: the board's NPU, with the board's settings; None where there is no profile or no NPU.
         wanted: profile that the inventory names.
         host: name of the host for commands; None: this machine.
+        doubts: what contradicts its ``compatible`` string, in words; ``board`` is then None.
     """
 
     facts: Facts
@@ -26,6 +27,7 @@ class Subject:
     npu: Npu | None
     wanted: Board | None = None
     host: str | None = None
+    doubts: str = ""
 
     @property
     def deploy(self) -> str:

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: MIT
+"""Which kernels have a board's device tree: for hints that can be followed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..kernel.distribution import all_series, series_key
+from ..profile import Board, Npu
+from .required_changes import newer_kernel
+
+_WITH_NPU = ("works", "enable")
+
+
+def kernels_with(board: Board) -> list[str]:
+    """Return the packaged kernel series that have the board, by its profile's ``[expect]``, best first.
+
+    Best are those with which the NPU works, of these the oldest.
+    """
+    known = [name for name in all_series() if board.expect.get(name, "no board") != "no board"]
+    return sorted(known, key=lambda name: (board.expect[name] not in _WITH_NPU, series_key(name)))
+
+
+def newer_tree(board: Board, npu: Npu, given: Path) -> str:
+    """Return how to get a tree of an upstream kernel in place of a DTB, for the hint.
+
+    Args:
+        given: the DTB: the profile's own, or one that the user named.
+    """
+    since = npu.kernel_since
+    if since is None:
+        return newer_kernel(npu)
+    if board.dtb is not None and given == Path(board.dtb):
+        return (
+            f"put this board's device tree of Linux {since} or later in place of {given}, or try one with "
+            "--base-dtb FILE; if the kernel's source has the board, name it in the profile: dts = "
+            '"NAME" instead of dtb'
+        )
+    fit = [name for name in kernels_with(board) if series_key(name)[:2] >= series_key(since)]
+    if board.dts is not None and fit:
+        return f"leave --base-dtb out: --kernel {fit[0]} has an upstream device tree of this board"
+    return f"--base-dtb takes a device tree of Linux {since} or later for this board"

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: MIT
+"""Mistakes in a profile in words: the key, what is wrong with its value, and what to write instead."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from .base.errors import UserError, nearest
+
+_SERIES = re.compile(r"\d+\.\d+")
+_NUMBER = re.compile(r"\d[\d.]*")
+
+# What the patterns of the records mean, by their text.
+_PATTERNS = {
+    r"^[a-z0-9][a-z0-9-]*$": "a name of small letters, digits and hyphens",
+    r"^/": "a path that begins with /",
+    r"^[0-9]+\.[0-9]+$": 'a kernel series such as "6.12"',
+}
+
+
+class ProfileError(UserError):
+    """A value in a profile is wrong; ``key`` is where: ``boot.fat_mount``."""
+
+    def __init__(self, file: object, key: str, message: str) -> None:
+        super().__init__(
+            f"{file}: {message}", hint="./inv board FILE --check lists all that is wrong"
+        )
+        self.key = key
+        self.bare = message
+
+
+def expectation_mistakes(data: Any, kind: type[Any]) -> Iterator[tuple[str, str]]:
+    """Yield (key, what is wrong) for each entry of ``[expect]`` that cannot be read.
+
+    Args:
+        data: the profile as TOML has it.
+        kind: the record that it is to become.
+    """
+    table = data.get("expect", {})
+    if not isinstance(table, dict):
+        yield (
+            "expect",
+            f'key \'expect\': expected a table ([expect] and "6.12" = "works"), found {table!r}',
+        )
+        return
+    words = _words_of(kind, "expect")
+    for series, value in _flat(table):
+        key = f"expect.{series}"
+        if not _SERIES.fullmatch(series):
+            match = _SERIES.match(series)
+            better = f'; write "{match.group()}"' if match else ""
+            yield key, f'[expect]: "{series}" is no kernel series such as "6.12"{better}'
+        elif series not in table:
+            yield (
+                key,
+                f'[expect]: "{series}" = {_toml(value)}: quote it (without quotes TOML reads {series} as '
+                f"the key {series.split('.')[1]} of a table {series.split('.')[0]})",
+            )
+        elif value not in words:
+            yield (
+                key,
+                f"key {key!r} in [expect]: {value!r} is none of {', '.join(words)}"
+                f"{nearest(str(value), words)}",
+            )
+
+
+def _flat(table: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the entries of nested tables with their dotted keys."""
+    for key, value in table.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value
+
+
+def _toml(value: Any) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def _words_of(kind: type[Any], field: str) -> list[str]:
+    """Return the words that the values of a table may be, from the record's declared type."""
+    info: Any = msgspec.inspect.type_info(kind)
+    declared = next((each.type for each in info.fields if each.encode_name == field), None)
+    values = getattr(getattr(declared, "value_type", None), "values", ())
+    return [str(value) for value in values]
+
+
+def explain(message: str, kind: type[Any], text: str) -> tuple[str, str]:
+    """Turn msgspec's message into (key, words that name it and what it should be).
+
+    Args:
+        message: ``Expected `str`, got `float` - at `$.kernel```.
+        text: the file, for how the value is written there.
+    """
+    said, _, where = message.partition(" - at ")
+    where = where.strip("`").removeprefix("$").removeprefix(".")
+    unknown = re.search(r"unknown field `(.+)`", said)
+    if unknown:
+        key = unknown.group(1)
+        place = f"[{where}]" if where else "the top level"
+        full = f"{where}.{key}" if where else key
+        return full, f"unknown key {key!r} in {place}{nearest(key, _fields_at(kind, where))}"
+    missing = re.search(r"missing required field `(.+)`", said)
+    if missing:
+        full = f"{where}.{missing.group(1)}" if where else missing.group(1)
+        place = f"[{where}]" if where else "the top level"
+        return full, f"key {missing.group(1)!r} is missing in {place}"
+    pattern = re.search(r"matching regex '(.*)'", said)
+    if pattern:
+        meaning = _PATTERNS.get(
+            pattern.group(1).replace("\\\\", "\\"), f"text like {pattern.group(1)}"
+        )
+        return where, f"key {where!r}: expected {meaning}{_as_written(where, text)}"
+    if "Expected `str`" in said:
+        return where, f"key {where!r}: {said}{_quoted(where, text)}"
+    return where, f"key {where!r}: {said}"
+
+
+def _line_of(where: str, text: str) -> str:
+    """Return what a file has behind ``KEY =``; empty where it is not on one line."""
+    found = re.search(
+        rf"^[ \t]*{re.escape(where.rpartition('.')[2])}[ \t]*=[ \t]*([^#\n]*)", text, re.M
+    )
+    return found.group(1).strip() if found else ""
+
+
+def _as_written(where: str, text: str) -> str:
+    written = _line_of(where, text)
+    return f", found {written}" if written else ""
+
+
+def _quoted(where: str, text: str) -> str:
+    written = _line_of(where, text)
+    name = where.rpartition(".")[2]
+    return f'; quote it: {name} = "{written}"' if _NUMBER.fullmatch(written) else ""
+
+
+def _fields_at(kind: type[Any], where: str) -> list[str]:
+    """Names of the fields of the record at ``where`` (``npu.clocks[...]``) below ``kind``."""
+    info: Any = msgspec.inspect.type_info(kind)
+    for word in filter(None, re.split(r"\.|\[[^]]*\]", where)):
+        info = next(field.type for field in info.fields if field.encode_name == word)
+        while not hasattr(info, "fields"):
+            if isinstance(info, msgspec.inspect.UnionType):
+                info = next(
+                    kind for kind in info.types if not isinstance(kind, msgspec.inspect.NoneType)
+                )
+            else:
+                info = info.item_type
+    return [field.encode_name for field in info.fields]
