@@ -21,6 +21,7 @@ import numpy as np
 
 from bsp.base.cache import cache_dir, lock
 from userspace.npu.validate import models
+from userspace.npu.validate.runner import load_runtime
 from virtual.npu.memory import Buffers
 from virtual.npu.shim import host
 from virtual.npu.traces.replay import Machine, submissions
@@ -104,10 +105,7 @@ def trace_of(npu: str, model: str) -> Path:
 
 def reference(model: str) -> Any:
     """Return a function that runs a model once on TFLite's portable kernels, on one core."""
-    try:
-        from ai_edge_litert import interpreter as module
-    except ImportError:
-        from tflite_runtime import interpreter as module
+    module, _ = load_runtime()
     made = module.Interpreter(
         str(models.choose(model, None).model.path),
         experimental_op_resolver_type=module.OpResolverType.BUILTIN_REF,

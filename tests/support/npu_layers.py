@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +20,11 @@ from userspace.npu.model.tflite_file import (
     write_model,
 )
 from userspace.npu.validate import preprocess
+from userspace.npu.validate.runner import load_runtime
 from virtual.npu.memory import Bytes
 from virtual.npu.vivante.exact import ExactMode, Operation, operations
 from virtual.npu.vivante.nn import NnJob
 from virtual.npu.vivante.requant import Accumulators, Pixels
-
-
-def runtime() -> Any:
-    """Return the interpreter module of this Python."""
-    for name in ("tflite_runtime", "ai_edge_litert"):
-        if importlib.util.find_spec(name):
-            return importlib.import_module(f"{name}.interpreter")
-    raise ImportError("no TFLite runtime")
 
 
 def reference(model: Path, image: Path) -> dict[int, NDArray[Any]]:
@@ -42,7 +33,7 @@ def reference(model: Path, image: Path) -> dict[int, NDArray[Any]]:
     TFLite may run an ADD in place of its input, also where tensors are to be kept: such an input's own
     operator is left out.
     """
-    module = runtime()
+    module, _ = load_runtime()
     interpreter = module.Interpreter(
         str(model),
         experimental_op_resolver_type=module.OpResolverType.BUILTIN_REF,

@@ -3,8 +3,9 @@
 
 Started once, under qemu-user, by ``sweep``: imports take seconds there, a fork takes none. It needs only
 the standard library, numpy and a TFLite runtime, whose folder is the first argument; the second is
-libteflon.so. Each line of standard input is a request, each line of standard output its answer, as JSON.
-A request with ``here`` is run in this process: what QEMU has translated then, it has in every fork.
+libteflon.so, the others are the names of the runtimes to take, the preferred one first. Each line of
+standard input is a request, each line of standard output its answer, as JSON. A request with ``here``
+is run in this process: what QEMU has translated then, it has in every fork.
 """
 
 from __future__ import annotations
@@ -93,13 +94,13 @@ def in_child(module: Any, library: str, request: dict[str, Any]) -> dict[str, An
 
 def main() -> int:
     """Serve requests until standard input ends."""
-    site, library = sys.argv[1:3]
+    site, library, *runtimes = sys.argv[1:]
     sys.path.insert(0, site)
     import importlib
 
     import numpy  # noqa: F401 - before the first fork
 
-    for name in ("ai_edge_litert", "tflite_runtime"):
+    for name in runtimes:
         if (Path(site) / name).is_dir():
             module = importlib.import_module(f"{name}.interpreter")
             break

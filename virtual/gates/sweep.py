@@ -9,8 +9,6 @@ hangs on no byte that the driver never wrote; what is wrong is run again with th
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.util
 import json
 import os
 import select
@@ -28,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bsp.base.errors import InfrastructureError
+from userspace.npu.validate.runner import RUNTIMES, StageError, load_runtime
 from userspace.payload import payload
 
 from ..npu import shim
@@ -130,6 +129,7 @@ def runner(delegate: Delegate, *, timeout_s: float = 120.0) -> Iterator[Runner]:
         _CLIENT,
         site,
         delegate.root / delegate.library[1:],
+        *RUNTIMES,
     ]
     with (
         tempfile.TemporaryDirectory(prefix="npu-bsp-gate-") as folder,
@@ -300,17 +300,17 @@ def reference(model: bytes, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
 
 
 def tflite_runtime() -> Any:
-    """Return the interpreter module of this Python.
+    """Return the interpreter module of this Python: the runner's choice, where there are several.
 
     Raises:
         InfrastructureError: there is none.
     """
-    for name in ("tflite_runtime", "ai_edge_litert"):
-        if importlib.util.find_spec(name):
-            return importlib.import_module(f"{name}.interpreter")
-    raise InfrastructureError(
-        "no TFLite runtime in this Python", hint="./inv sets it up; run the task through it"
-    )
+    try:
+        return load_runtime()[0]
+    except StageError as error:
+        raise InfrastructureError(
+            str(error), hint="./inv sets it up; run the task through it"
+        ) from error
 
 
 def _judge(outcome: Outcome, attempt: _Attempt, expected: list[NDArray[Any]]) -> None:

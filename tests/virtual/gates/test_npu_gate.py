@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,9 @@ import numpy as np
 import pytest
 
 from bsp.base.errors import UserError
+from bsp.base.project import PROJECT
 from tests.conftest import NpuBoard
+from userspace.npu.validate.runner import RUNTIMES
 from virtual.gates import kernel as gate_kernel
 from virtual.gates import mesa, packages, sweep
 from virtual.gates.build import build
@@ -145,6 +150,32 @@ def test_what_changed_between_two_versions() -> None:
         "d": "better",
         "e": "no longer delegated",
     }
+
+
+def test_gate_and_runner_take_the_same_runtime(tmp_path: Path) -> None:
+    """Where both are installed, the gate's right answer and the smoke test's reference must be one."""
+    for name in RUNTIMES:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+        (tmp_path / name / "interpreter.py").touch()
+    code = (
+        "from userspace.npu.validate.runner import load_runtime\n"
+        "from virtual.gates.sweep import tflite_runtime\n"
+        "print(load_runtime()[0].__name__, tflite_runtime().__name__)\n"
+    )
+
+    def taken(*without: str) -> list[str]:
+        for name in without:
+            (tmp_path / name / "interpreter.py").write_text("raise ImportError('broken')")
+        command = [sys.executable, "-c", code]
+        environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{PROJECT}"}
+        done = subprocess.run(command, env=environment, capture_output=True, check=False)
+        return done.stdout.decode().split()
+
+    first, second = (f"{name}.interpreter" for name in RUNTIMES)
+    assert taken() == [first, first]
+    assert taken(RUNTIMES[0]) == [second, second]
+    assert taken(*RUNTIMES) == []
 
 
 def test_what_is_no_package_is_said(tmp_path: Path) -> None:

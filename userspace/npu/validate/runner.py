@@ -58,6 +58,7 @@ WATCHED = (
     "RUSTICL_FEATURES", "OCL_ICD_VENDORS", "OCL_ICD_FILENAMES", "SMALLER_SOFTMAX", "TEFLON_DEBUG",
     "ETNA_MESA_DEBUG", "MESA_LOADER_DRIVER_OVERRIDE", "VIVANTE_SDK_DIR", "OMP_NUM_THREADS",
 )  # fmt: skip
+# The one order of preference, for the doctor and the gate too: the runtime that is still developed first.
 RUNTIMES = ("ai_edge_litert", "tflite_runtime")
 
 # Its latency is nobody's figure of merit.
