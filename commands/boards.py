@@ -13,9 +13,9 @@ from .flags import BOARD, HOST, KERNEL
 
 @command(
     help={
-        "scan": "look into kernel trees: every board with an NPU that a free driver (nearly) knows",
+        "scan": "scan kernel trees for every board whose NPU a free driver knows, or nearly",
         "kernel": f"which, may be repeated (default: the distribution's); {KERNEL}",
-        "fresh": "scan again, also where the answer is cached",
+        "fresh": "scan again, ignoring cached answers",
     },
     iterable=["kernel"],
 )
@@ -48,7 +48,7 @@ def boards(
 @command(
     help={
         "name": f"{BOARD}, or a profile's file: ./mine.toml",
-        "check": "say what its profile still lacks",
+        "check": "list what its profile still lacks",
     },
     positional=["name"],
 )

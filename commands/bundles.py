@@ -15,12 +15,12 @@ from .flags import BOARD
     help={
         "board": BOARD,
         "kernel": "series of the distribution's kernel, or build:ID (default: the profile's)",
-        "dtb": "use this DTB as it is, in place of the one that build-dts makes",
+        "dtb": "use this DTB unchanged instead of the one that build-dts makes",
         "output": "put the bundle there (default: the cache; of RAUC: build/BOARD.raucb)",
         "key": "sign with this private key (default: yours, made on first use)",
-        "verify": "check this bundle instead: manifest, signature, every byte",
+        "verify": "verify this bundle instead: manifest, signature, every file's hash",
         "sign": "sign this bundle instead",
-        "reproduce": "make it twice, apart in folder and time, and compare",
+        "reproduce": "build it twice, in different folders and at different times, and compare",
         "format": "npu-bsp, or rauc: a whole root for a device with A/B slots",
         "rauc-cert": "certificate to sign a RAUC bundle with (default: one for development, made here)",
         "rauc-key": "the private key of --rauc-cert",
@@ -68,7 +68,7 @@ def bundle(
     help={
         "board": BOARD,
         "kernel": "series of the distribution's kernel, or build:ID (default: the profile's)",
-        "update": "take what is newest now, and show what changed",
+        "update": "take the newest versions, and show what changed",
         "file": "lock file (default: build/BOARD.lock.json)",
         "dry-run": "show what would be written",
     }

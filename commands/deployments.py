@@ -19,25 +19,25 @@ from .flags import BOARD, HOST, HOSTS
         "bundle": "folder that the task bundle made (default: one is made for the board)",
         "board": f"{BOARD}; default: the one that the host says it is",
         "kernel": "series of the distribution's kernel (default: the profile's)",
-        "dtb": "deploy this DTB as it is, in place of the one that build-dts makes",
-        "dtb-only": "only another device tree, with the kernel that the board runs: --dtb, or the running "
-        "one with what its NPU lacks",
-        "adopt": "take over a board that boots in another way: what it runs becomes its first generation",
-        "undo": "give a board that was taken over back to what booted it before",
+        "dtb": "deploy this DTB unchanged instead of the one that build-dts makes",
+        "dtb-only": "deploy only a device tree, for the kernel that the board runs: --dtb, or the running "
+        "one plus what its NPU lacks",
+        "adopt": "adopt a board that boots in another way: what it runs becomes its first generation",
+        "undo": "undo --adopt: the board boots as it did before",
         "timeout": "seconds that the board may take to come back from a reboot",
-        "keep": "generations that stay on the board (default: the inventory's, else 2)",
-        "verify": "read all that is on the board, where otherwise it is believed; repair what was changed",
-        "verify-every": "the same by itself, each Nth time; 0: never (default: the inventory's, else 10)",
-        "skip-health": "confirm what is as sent without checking that it works (docs/deploy.md)",
+        "keep": "generations to keep on the board (default: the inventory's, else 2)",
+        "verify": "re-hash every deployed file instead of trusting the board's manifest; repair mismatches",
+        "verify-every": "do so on every Nth deployment; 0: never (default: the inventory's, else 10)",
+        "skip-health": "confirm without health checks (docs/deploy.md)",
         "accept-new-key": "on first contact, trust the host's key without asking",
-        "allow-downgrade": "an older kernel than the running one is meant",
-        "canary": "several hosts: how many come first, all of which have to be well afterwards",
-        "wave-size": "several hosts: how many in each further wave (default: a quarter, at least 4)",
-        "max-failures": "several hosts: how many may fail before no other is started",
-        "jobs": "several hosts: how many at a time, at most",
-        "fresh": "several hosts: begin anew where such a run was interrupted",
-        "steal": "take the board from a deployment that has it; needs --reason",
-        "reason": "why --steal; it stands in the log on the board",
+        "allow-downgrade": "allow deploying an older kernel than the running one",
+        "canary": "several hosts: how many are deployed first; all must pass before the next wave",
+        "wave-size": "several hosts: how many in each later wave (default: a quarter, at least 4)",
+        "max-failures": "several hosts: stop after this many failures",
+        "jobs": "several hosts: at most this many at a time",
+        "fresh": "several hosts: start over instead of resuming an interrupted run",
+        "steal": "take the lease from the deployment that holds it; needs --reason",
+        "reason": "why --steal; recorded in the board's log",
         "dry-run": "show the plan; change nothing",
     }
 )
@@ -128,11 +128,11 @@ def deploy(
 @command(
     help={
         "host": HOST,
-        "to": "another generation that is kept there (see status --json)",
+        "to": "roll back to this generation (status --json lists those on the board)",
         "timeout": "seconds that the board may take to come back from a reboot",
-        "skip-health": "confirm what is as sent without checking that it works (docs/deploy.md)",
-        "steal": "take the board from a deployment that has it; needs --reason",
-        "reason": "why --steal; it stands in the log on the board",
+        "skip-health": "confirm without health checks (docs/deploy.md)",
+        "steal": "take the lease from the deployment that holds it; needs --reason",
+        "reason": "why --steal; recorded in the board's log",
         "accept-new-key": "on first contact, trust the host's key without asking",
         "dry-run": "show the plan; change nothing",
     }
@@ -168,7 +168,7 @@ def rollback(
 @command(
     help={
         "host": HOSTS,
-        "verify": "read all that is there, and name what was changed",
+        "verify": "re-hash every deployed file and list mismatches",
         "accept-new-key": "on first contact, trust the host's key without asking",
     }
 )
@@ -194,11 +194,11 @@ def status(_: Context, host: str, verify: bool = False, accept_new_key: bool = F
     help={
         "board": BOARD,
         "container": "image that the test runs in, with this project (docs/lab.md)",
-        "folder": "where this project is in the image",
+        "folder": "path of this project in the image",
         "device-type": "LAVA's name of the kind of board (default: the kernel's name of its device tree)",
         "bundle": "address of a tar of a bundle (default: the container makes one)",
         "bundle-sha256": "that tar's SHA-256",
-        "tag": "tag that the device has to have; may be given several times",
+        "tag": "tag that the device must have; may be given several times",
         "output": "write the job there (default: print it)",
         "dry-run": "print it in any case; write nothing",
     },

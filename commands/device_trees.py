@@ -17,11 +17,11 @@ from .flags import BOARD, HOST, KERNEL
         "kernel": KERNEL,
         "from-host": f"start from the tree that this board runs: {HOST}",
         "accept-new-key": "on first contact, trust the host's key without asking",
-        "base-dtb": "start from this DTB in place of the kernel's source",
+        "base-dtb": "start from this DTB instead of the kernel's source",
         "npu-rate": "run the NPU's clocks at this rate, such as 500MHz",
         "overlay": "keep the changes beside the DTB as a .dtbo too",
         "output": "folder for the result (default: build/BOARD/KERNEL)",
-        "dry-run": "say what would be built; write nothing",
+        "dry-run": "show what would be built; write nothing",
     }
 )
 def build_dts(
@@ -87,7 +87,7 @@ def build_dts(
     help={
         "board": BOARD,
         "kernel": f"whose tree and bindings; {KERNEL}",
-        "dtb": "check this DTB in place of the one that build-dts makes",
+        "dtb": "check this DTB instead of the one that build-dts makes",
     }
 )
 def check_dts(_: Context, board: str, kernel: str = "", dtb: str = "") -> Result:
@@ -113,7 +113,7 @@ def check_dts(_: Context, board: str, kernel: str = "", dtb: str = "") -> Result
         "board": BOARD,
         "kernel": KERNEL,
         "dtb": "boot this DTB instead of building one",
-        "npu-disabled": "build it with the NPU switched off (it must then stay unbound)",
+        "npu-disabled": "build it with the NPU disabled; the driver must then not bind",
         "npu-rate": "build the device tree with the NPU at this rate, such as 500MHz",
         "timeout": "seconds until the kernel must have answered",
     }

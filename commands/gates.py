@@ -14,7 +14,7 @@ from .face import command
     help={
         "package": "a mesa-teflon-delegate .deb file for arm64",
         "suite": "Debian suite in place of a file: trixie, trixie-backports, sid...",
-        "against": "version, suite or file that is known to be good: what changed?",
+        "against": "version, suite or file known to be good: report what changed",
         "npu": "virtual:a311d, virtual:imx8mp or all",
         "quick": "about 60 generated models and one MobileNet in place of hundreds and three",
         "timeout": "seconds for one model",

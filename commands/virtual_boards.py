@@ -19,7 +19,7 @@ _VIRTUAL = "name of the virtual board (default: the board's)"
 @command(
     help={
         "board": f"{BOARD}; default: virtual",
-        "name": "call it this; several run side by side under different names (default: the board's)",
+        "name": "name of the virtual board; several run side by side (default: the board's)",
         "port": "port on 127.0.0.1 for SSH (default: a free one)",
         "kernel": "series of the distribution's kernel (default: the profile's)",
         "watchdog": "give it a hardware watchdog that resets it when its kernel hangs",
@@ -27,8 +27,8 @@ _VIRTUAL = "name of the virtual board (default: the board's)"
         "disk": "boot from a copy of this image (of build-image, or a flashed one)",
         "identity": "private key that logs in to --disk (default: the image's)",
         "extra-disk": "a second disk: FILE, or FILE:SIZE to make it; written to",
-        "record": "record what its NPU does to this file (npu.show, npu.replay)",
-        "timeout": "seconds until it has to answer over SSH",
+        "record": "write a trace of its NPU's jobs to this file (npu.show, npu.replay)",
+        "timeout": "seconds until it must answer over SSH",
         "dry-run": "say what would be done",
     }
 )

@@ -86,7 +86,7 @@ class Report(Result):
         total_s = sum(row.seconds for row in self.rows)
         verdict = "passed" if self.exit_code == 0 else "failed"
         parts = [self.smoke_text] if self.smoke_text else []
-        parts.append(table(("step", "status", "s", "what was seen"), rows))
+        parts.append(table(("step", "status", "s", "result"), rows))
         parts.append(f"bringup {verdict} in {total_s / 60:.1f} minutes")
         return "\n\n".join(parts)
 

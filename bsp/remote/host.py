@@ -24,7 +24,7 @@ class Host:
         host_key_alias: name that the host key stands under in ``known_hosts`` (``HostKeyAlias``).
         services: systemd units that have to be active there before a deployment is confirmed.
         keep: generations that deployments leave there; None: two.
-        verify_every: each how manieth deployment reads all that it would trust; None: the default.
+        verify_every: every Nth deployment re-hashes what it would trust; None: the default.
         proxy_jump: host to go through (``ProxyJump``): a name, or ``user@address[:port]``.
         tags: words that ``--host tag:WORD`` finds it by; see groups.py.
         more_identity_files: private keys to try after ``identity_file``; ~/.ssh/config may name several.

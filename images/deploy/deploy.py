@@ -461,7 +461,7 @@ def decide(target: Target, result: Result, facts: Facts, fat_mount: str) -> Resu
             if boot.generation != confirm.generation:
                 result.console = trial.console_tail(host, since_bytes=console_from)
                 _let_go(target, fat_mount)
-                why = result.problem or "it fell during the trial boot and was reset"
+                why = result.problem or "it crashed during the trial boot and was reset"
                 return _rolled_back(result, boot.generation, why)
             boot_id = boot.boot_id
         return _confirm(target, result, confirm, boot_id, fat_mount, facts)

@@ -97,7 +97,7 @@ def test_dry_run_shows_the_plan_and_changes_nothing(
 @pytest.mark.parametrize(
     ("behaviour", "why"),
     [
-        ("panic", "fell during the trial"),
+        ("panic", "crashed during the trial"),
         ("other-tree", "device tree: /npu@1000 status"),
         ("no-activate", "npu-bsp-activate.service did not run"),
         ("stay", "did not reboot"),
