@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from userspace.npu.validate import models, preprocess
+from userspace.npu.validate import bmp, models, preprocess
 from userspace.npu.validate.runner import load_runtime, timed_runs
 
 from .measure import Arm, Timing, arguments, measure, report
@@ -47,7 +47,7 @@ def preprocessing(rounds: int) -> list[Timing]:
     """Compare the resizing of one picture with Pillow's."""
     image: Any = importlib.import_module("PIL.Image")
     path: Path = models.find("grace_hopper.bmp", "image").path
-    pixels = preprocess.decode_bmp(path.read_bytes())
+    pixels = bmp.decode_bmp(path.read_bytes())
     picture = image.fromarray(pixels)
 
     def ours() -> None:

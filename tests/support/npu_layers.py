@@ -19,8 +19,12 @@ from userspace.npu.model.tflite_file import (
     depthwise_conv,
     write_model,
 )
+<<<<<<< HEAD
 from userspace.npu.validate import preprocess
 from userspace.npu.validate.runner import load_runtime
+=======
+from userspace.npu.validate import bmp, preprocess
+>>>>>>> db08984 (BMP files are read row by row: palettes, 16 bits and colour masks are read right, memory stays bounded)
 from virtual.npu.memory import Bytes
 from virtual.npu.vivante.exact import ExactMode, Operation, operations
 from virtual.npu.vivante.nn import NnJob
@@ -42,7 +46,7 @@ def reference(model: Path, image: Path) -> dict[int, NDArray[Any]]:
     interpreter.allocate_tensors()
     source = interpreter.get_input_details()[0]
     _, height, width, _ = (int(size) for size in source["shape"])
-    pixels = preprocess.decode_bmp(image.read_bytes())
+    pixels = bmp.open_bmp(image)
     resized = preprocess.resize_bilinear(pixels, height, width, fused=True)
     interpreter.set_tensor(source["index"], preprocess.to_input(resized, source["dtype"])[None])
     interpreter.invoke()

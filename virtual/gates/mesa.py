@@ -21,7 +21,7 @@ from bsp.base.output import table
 from bsp.base.progress import Step, say, step
 from bsp.base.project import PROJECT
 from userspace.npu.model import tflite_file
-from userspace.npu.validate import models, preprocess
+from userspace.npu.validate import bmp, models, preprocess
 
 from ..npu.identity import identity_names
 from ..npu.shim.host import PREFIX, npu_name
@@ -317,6 +317,6 @@ def _picture(model: bytes) -> NDArray[Any]:
     module = sweep.tflite_runtime()
     source = module.Interpreter(model_content=model).get_input_details()[0]
     _, height, width, _ = (int(size) for size in source["shape"])
-    pixels = preprocess.decode_bmp(models.find(_IMAGE, "image").path.read_bytes())
+    pixels = bmp.open_bmp(models.find(_IMAGE, "image").path)
     resized = preprocess.resize_bilinear(pixels, height, width, fused=True)
     return preprocess.to_input(resized, np.dtype(source["dtype"]))[None]

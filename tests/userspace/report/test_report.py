@@ -6,12 +6,14 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import struct
 import subprocess
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bsp.base.errors import UserError
@@ -22,6 +24,7 @@ from userspace.npu.report import html as report_html
 from userspace.npu.report import svg as report_svg
 from userspace.npu.report.junit import junit
 from userspace.npu.report.report import text_of
+from userspace.npu.validate.bmp import encode_bmp
 
 pytestmark = pytest.mark.usefixtures("own_state")
 NASTY = '</table><script>alert("x")</script>&\x07 \N{SNOWMAN}'
@@ -233,7 +236,18 @@ def test_plots_of_odd_numbers() -> None:
     assert "median 3.00 ms" in report_svg.distributions([("x", [3.0], 900.0)])
     assert "1 run" in report_svg.series("x", [3.0], baseline=3.0, spread=0.01, kind=0)
     assert report_svg.series("x", [], baseline=0, spread=0, kind=0) == ""
-    assert report_html.png_of(b"no picture") is None
+
+
+def test_pictures_of_odd_sizes_become_small_pngs(tmp_path: Path) -> None:
+    file = tmp_path / "picture.bmp"
+    file.write_bytes(b"no picture")
+    assert report_html.png_of(file) is None
+    for height, width, expected in ((1, 1, (1, 1)), (1000, 3, (1, 333)), (961, 500, (166, 320))):
+        pixels = np.full((height, width, 3), 200, np.uint8)
+        file.write_bytes(encode_bmp(pixels))
+        png = report_html.png_of(file)
+        assert png
+        assert struct.unpack_from(">II", png, 16) == expected
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import pytest
 from bsp.base.errors import UserError
 from userspace.npu.model import tiny_model
 from userspace.npu.validate import accuracy, label_image
+from userspace.npu.validate.bmp import Picture, picture_of
 from userspace.npu.validate.label_image import Request
 from userspace.npu.validate.machine import ThisMachine
 from userspace.npu.validate.preprocess import views
@@ -23,14 +24,24 @@ def one_hot(index: int, lead: float = 0.9) -> Any:
 
 
 def test_views_are_fixed_crops_and_flips() -> None:
-    picture = np.arange(40 * 24 * 3, dtype=np.int64).astype(np.uint8).reshape(40, 24, 3)
-    found = views(picture)
+    pixels = np.arange(40 * 24 * 3, dtype=np.int64).astype(np.uint8).reshape(40, 24, 3)
+    found = [view.pixels() for view in views(picture_of(pixels))]
     assert len(found) == 8
     assert [view.shape[:2] for view in found[:3]] == [(40, 24), (30, 18), (35, 21)]
-    assert np.array_equal(found[0][:, ::-1], picture)
-    assert np.array_equal(found[5], picture[5:, 3:])
-    assert all(np.array_equal(one, two) for one, two in zip(found, views(picture), strict=True))
-    assert {view.shape for view in views(picture[:1, :1])} == {(1, 1, 3)}
+    assert np.array_equal(found[0][:, ::-1], pixels)
+    assert np.array_equal(found[1], pixels[5:35, 3:21])
+    assert np.array_equal(found[5], pixels[5:, 3:])
+    assert np.array_equal(found[6], found[1][:, ::-1])
+    assert np.array_equal(found[7], found[2][:, ::-1])
+    small = views(picture_of(pixels[:1, :1]))
+    assert {view.pixels().shape for view in small} == {(1, 1, 3)}
+
+
+def test_a_view_is_not_made_before_it_is_used() -> None:
+    def rows(_: object) -> Any:
+        raise AssertionError("rows were decoded")
+
+    assert len(views(Picture(30000, 30000, rows))) == 8
 
 
 def test_agreement() -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import struct
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from userspace.npu.model.tflite_file import Tensor, resize_bilinear, write_model
-from userspace.npu.validate import preprocess
+from userspace.npu.validate import bmp, preprocess
 from userspace.npu.validate.runner import load_runtime
 
 Picture = NDArray[np.uint8]
@@ -146,61 +145,27 @@ def test_conversions() -> None:
     assert to_input(resized, np.dtype(np.uint8)).tolist() == [0, 0, 127, 128, 255]
     assert to_input(resized, np.dtype(np.int8)).tolist() == [-128, -128, -1, 0, 127]
     assert to_input(resized, np.dtype(np.float32))[[0, 2, 4]].tolist() == [-1.0, 0.0, 1.0]
-    with pytest.raises(preprocess.ImageError, match="int16"):
+    assert to_input(resized, np.dtype(np.int32)).tolist() == [0, 0, 127, 128, 255]
+    halves = to_input(resized, np.dtype(np.float16))
+    assert halves.dtype == np.float16
+    assert halves[[0, 4]].tolist() == [-1.0, 1.0]
+    with pytest.raises(ValueError, match="int16"):
         to_input(resized, np.dtype(np.int16))
 
 
-@given(st.integers(1, 33), st.integers(1, 33), st.integers(0, 1000))
-@settings(max_examples=40, deadline=None)
-def test_bmp_round_trip(height: int, width: int, seed: int) -> None:
-    pixels = noise(height, width, seed)
-    assert np.array_equal(preprocess.decode_bmp(preprocess.encode_bmp(pixels)), pixels)
+def test_a_picture_is_resized_as_its_pixels_are_in_blocks_of_rows() -> None:
+    """More output rows than one block has; of a picture only rows that are needed are asked for."""
+    pixels = noise(700, 9, 4)
+    asked: list[int] = []
 
+    def rows(numbers: NDArray[np.intp]) -> Picture:
+        asked.extend(numbers.tolist())
+        return pixels[numbers]
 
-def header(content: bytes, **fields: Any) -> bytes:
-    """Return a BMP with header fields replaced."""
-    places = {
-        "width": ("<i", 18),
-        "height": ("<i", 22),
-        "bits": ("<H", 28),
-        "compression": ("<I", 30),
-    }
-    changed = bytearray(content)
-    for name, value in fields.items():
-        struct.pack_into(places[name][0], changed, places[name][1], value)
-    return bytes(changed)
-
-
-def test_a_top_down_bmp_is_read_from_the_top() -> None:
-    pixels = noise(4, 5, 1)
-    top_down = header(preprocess.encode_bmp(pixels[::-1]), height=-4)
-    assert np.array_equal(preprocess.decode_bmp(top_down), pixels)
-
-
-def test_32_and_8_bits() -> None:
-    plain = preprocess.encode_bmp(noise(4, 4, 2))
-    four = header(plain[:54] + bytes(range(64)), bits=32)
-    assert preprocess.decode_bmp(four)[3, 0].tolist() == [2, 1, 0]  # bottom row first; B, G, R, A
-    grey = header(plain[:54] + bytes(range(16)), bits=8)
-    assert preprocess.decode_bmp(grey)[3, 1].tolist() == [1, 1, 1]
-
-
-GOOD = preprocess.encode_bmp(noise(4, 4, 3))
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"", "an empty file"),
-        (b"\x89PNG\r\n\x1a\n", "expected a BMP"),
-        (GOOD[:20], "cut short: 20 of 54"),
-        (GOOD[:-1], "the BMP is cut short"),
-        (header(GOOD, width=0), "0 x 4 pixels"),
-        (header(GOOD, width=1 << 30), "pixels"),
-        (header(GOOD, bits=4), "found 4"),
-        (header(GOOD, compression=1), "compression 1"),
-    ],
-)
-def test_what_is_no_bmp_is_refused(content: bytes, said: str) -> None:
-    with pytest.raises(preprocess.ImageError, match=said):
-        preprocess.decode_bmp(content)
+    picture = bmp.Picture(700, 9, rows)
+    for height in (300, 5):
+        asked.clear()
+        for fused in (False, True):
+            ours = preprocess.resize_bilinear(picture, height, 7, fused=fused)
+            assert np.array_equal(ours, preprocess.resize_bilinear(pixels, height, 7, fused=fused))
+        assert len(asked) == 4 * height

@@ -36,8 +36,8 @@ from userspace.npu.model.tflite_file import (
     conv,
     write_model,
 )
+from userspace.npu.validate.bmp import encode_bmp
 from userspace.npu.validate.label_image import Request
-from userspace.npu.validate.preprocess import encode_bmp
 from userspace.npu.validate.smoke import smoke_test
 from virtual.npu import shim
 from virtual.npu.identity import load_identity

@@ -16,8 +16,8 @@ import pytest
 from bsp.base.project import PROJECT
 from userspace.npu.model import tiny_model
 from userspace.npu.model.tflite_file import NO_ACTIVATION, Tensor, depthwise_conv, write_model
+from userspace.npu.validate.bmp import encode_bmp
 from userspace.npu.validate.label_image import Request
-from userspace.npu.validate.preprocess import encode_bmp
 from userspace.npu.validate.smoke import smoke_test
 from virtual.npu.shim.place import VirtualNpu
 

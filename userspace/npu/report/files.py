@@ -174,7 +174,7 @@ def _medians(past: history.History) -> dict[str, list[float]]:
 def _picture(smoke: dict[str, Any] | None) -> bytes | None:
     path = (smoke or {}).get("image", {}).get("path")
     try:
-        return report_html.png_of(Path(path).read_bytes()) if path else None
+        return report_html.png_of(Path(path)) if path else None
     except OSError:
         return None
 

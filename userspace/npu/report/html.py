@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from ..validate.bmp import ImageError, open_bmp
 from ..validate.judge import TOP
-from ..validate.preprocess import ImageError, decode_bmp
 from . import svg as report_svg
 
 _STYLE = Path(__file__).parent / "style.css"
@@ -347,17 +347,25 @@ def _mhz(value: int | None) -> str:
     return f"{value} MHz" if value else ""
 
 
-def png_of(bmp: bytes) -> bytes | None:
-    """Return a picture, scaled down to at most 480 pixels, as PNG; None if it is no picture."""
+def png_of(bmp: Path) -> bytes | None:
+    """Return a picture, scaled down to at most 480 pixels, as PNG; None if it is no picture.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
     try:
-        pixels = decode_bmp(bmp)
+        picture = open_bmp(bmp)
     except ImageError:
         return None
-    step = -(-max(pixels.shape[:2]) // _PICTURE_PIXELS)
-    height, width = pixels.shape[0] // step * step, pixels.shape[1] // step * step
-    if step > 1:  # the mean of each square
-        blocks = pixels[:height, :width].reshape(height // step, step, width // step, step, 3)
-        pixels = blocks.mean(axis=(1, 3)).round().astype(np.uint8)
+    step = -(-max(picture.height, picture.width) // _PICTURE_PIXELS)
+    # A side that is shorter than a step is one square.
+    (tall, height), (wide, width) = (
+        (min(step, side), max(side // step, 1)) for side in (picture.height, picture.width)
+    )
+    pixels = np.empty((height, width, 3), np.uint8)
+    for row in range(height):  # the mean of each square
+        few = picture.rows(np.arange(row * tall, (row + 1) * tall))[:, : width * wide]
+        pixels[row] = few.reshape(tall, width, wide, 3).mean(axis=(0, 2)).round()
     rows = b"".join(b"\0" + row.tobytes() for row in pixels)
     header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 8, 2, 0, 0, 0)
 

@@ -1,100 +1,71 @@
 # SPDX-License-Identifier: MIT
-"""Reads a BMP and resizes it, bit for bit as TensorFlow's C++ label_image does.
+"""Resizes a picture for a model, bit for bit as TensorFlow's C++ label_image does.
 
 Shipped to boards beside ``runner.py``: the standard library and numpy only.
 
-Sources: ``tensorflow/lite/examples/label_image/bitmap_helpers.cc`` (BMP) and ``bitmap_helpers_impl.h``
-(resize with RESIZE_BILINEAR in float32, then conversion), and the RESIZE_BILINEAR kernel in
+Sources: ``tensorflow/lite/examples/label_image/bitmap_helpers_impl.h`` (resize with RESIZE_BILINEAR in
+float32, then conversion), and the RESIZE_BILINEAR kernel in
 ``tensorflow/lite/kernels/internal/optimized/resize_bilinear.h``.
 """
 
 from __future__ import annotations
 
 import platform
-import struct
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-_HEADER_BYTES = 54
-_MAX_SIDE_PIXELS = 32768
+# Output rows that are made at once.
+_BLOCK_ROWS = 256
+
+AnyPicture = TypeVar("AnyPicture", bound="Picture")
 
 
-class ImageError(ValueError):
-    """The image cannot be read; the message says why."""
+class Picture(Protocol):
+    """What is resized: ``bmp.Picture``, whose rows are decoded when they are asked for."""
+
+    @property
+    def height(self) -> int:
+        """Pixels from top to bottom."""
+
+    @property
+    def width(self) -> int:
+        """Pixels from left to right."""
+
+    @property
+    def rows(self) -> Callable[[NDArray[np.intp]], NDArray[np.uint8]]:
+        """From row numbers to uint8 pixels, rows x width x 3."""
+
+    def cut(
+        self: AnyPicture, top: int, left: int, height: int, width: int, *, mirrored: bool
+    ) -> AnyPicture:
+        """Return a part of it, mirrored where asked."""
 
 
-def decode_bmp(content: bytes) -> NDArray[np.uint8]:
-    """Return the pixels of an uncompressed BMP, uint8, height x width x 3, in the order R, G, B.
-
-    8, 24 and 32 bits a pixel, bottom-up and top-down, as label_image reads them; 8 bits are grey,
-    whatever the palette says.
-
-    Raises:
-        ImageError: this is no such BMP, or it is cut short.
-    """
-    if content[:2] != b"BM":
-        found = "an empty file" if not content else f"a file that starts with {content[:4]!r}"
-        raise ImageError(f"expected a BMP image (it starts with b'BM'), found {found}")
-    if len(content) < _HEADER_BYTES:
-        raise ImageError(f"the BMP header is cut short: {len(content)} of {_HEADER_BYTES} bytes")
-    (offset,) = struct.unpack_from("<I", content, 10)
-    width, signed_height = struct.unpack_from("<ii", content, 18)
-    bits, compression = struct.unpack_from("<HI", content, 28)
-    height = abs(signed_height)
-    if not (0 < width <= _MAX_SIDE_PIXELS and 0 < height <= _MAX_SIDE_PIXELS):
-        raise ImageError(f"the BMP says that it is {width} x {signed_height} pixels")
-    if bits not in (8, 24, 32):
-        raise ImageError(f"expected a BMP with 8, 24 or 32 bits a pixel, found {bits}")
-    # BI_BITFIELDS (3) is what most programs write for 32 bits; the masks are then B, G, R, A.
-    if compression not in ((0, 3) if bits == 32 else (0,)):
-        raise ImageError(f"expected an uncompressed BMP, found compression {compression}")
-    channels = bits // 8
-    row_bytes = (bits * width + 31) // 32 * 4
-    if len(content) < offset + row_bytes * height:
-        raise ImageError(
-            f"the BMP is cut short: {width} x {height} pixels need {offset + row_bytes * height} "
-            f"bytes, the file has {len(content)}"
-        )
-    rows = np.frombuffer(content, np.uint8, row_bytes * height, offset).reshape(height, row_bytes)
-    pixels = rows[:, : width * channels].reshape(height, width, channels)
-    if signed_height > 0:
-        pixels = pixels[::-1]
-    if channels == 1:
-        return np.repeat(pixels, 3, axis=2)
-    return np.ascontiguousarray(pixels[:, :, 2::-1])
-
-
-def encode_bmp(pixels: NDArray[np.uint8]) -> bytes:
-    """Return uint8 pixels, height x width x 3 in the order R, G, B, as a 24-bit BMP."""
-    height, width, _ = pixels.shape
-    row_bytes = (24 * width + 31) // 32 * 4
-    rows = np.zeros((height, row_bytes), np.uint8)
-    rows[:, : width * 3] = pixels[::-1, :, ::-1].reshape(height, width * 3)
-    size_bytes = rows.size
-    header = struct.pack("<2sIHHI", b"BM", _HEADER_BYTES + size_bytes, 0, 0, _HEADER_BYTES)
-    header += struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, size_bytes, 2835, 2835, 0, 0)
-    return header + rows.tobytes()
-
-
-def views(pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+def views(picture: AnyPicture) -> list[AnyPicture]:
     """Return fixed crops and flips of a picture: a small set of inputs, the same everywhere.
 
     The mirrored picture, its middle, four corners of it, and the middle and one corner mirrored; crops have
-    seven eighths of the sides (the middle three quarters).
+    seven eighths of the sides (the middle three quarters). Nothing is decoded yet.
     """
-    height, width = pixels.shape[:2]
+    height, width = picture.height, picture.width
 
-    def cut(eighths: int, down: int, right: int) -> NDArray[np.uint8]:
+    def cut(eighths: int, down: int, right: int, *, mirrored: bool = False) -> AnyPicture:
         """``eighths`` of each side; ``down`` and ``right`` are 0 (start), 1 (middle), 2 (end)."""
         tall, wide = max(height * eighths // 8, 1), max(width * eighths // 8, 1)
         top, left = (height - tall) * down // 2, (width - wide) * right // 2
-        return pixels[top : top + tall, left : left + wide]
+        return picture.cut(top, left, tall, wide, mirrored=mirrored)
 
-    middle, corners = cut(6, 1, 1), [cut(7, down, right) for down in (0, 2) for right in (0, 2)]
-    found = [pixels[:, ::-1], middle, *corners, middle[:, ::-1], corners[0][:, ::-1]]
-    return [np.ascontiguousarray(view) for view in found]
+    corners = [cut(7, down, right) for down in (0, 2) for right in (0, 2)]
+    return [
+        cut(8, 0, 0, mirrored=True),
+        cut(6, 1, 1),
+        *corners,
+        cut(6, 1, 1, mirrored=True),
+        cut(7, 0, 0, mirrored=True),
+    ]
 
 
 def fuses_multiply_add() -> bool:
@@ -103,38 +74,46 @@ def fuses_multiply_add() -> bool:
 
 
 def resize_bilinear(
-    pixels: NDArray[np.uint8], height: int, width: int, *, fused: bool
+    pixels: NDArray[np.uint8] | Picture, height: int, width: int, *, fused: bool
 ) -> NDArray[np.float32]:
     """Return ``pixels`` resized, float32, height x width x channels.
 
-    As TFLite's RESIZE_BILINEAR with align_corners and half_pixel_centers false.
+    As TFLite's RESIZE_BILINEAR with align_corners and half_pixel_centers false. Of a ``Picture`` only the
+    rows that are needed are decoded, some at a time.
 
     Args:
+        pixels: uint8, height x width x channels, or a picture.
         fused: round once after each multiply-and-add, as 64-bit Arm does, not twice.
     """
-    low_y, high_y, part_y = _positions(height, pixels.shape[0])
-    low_x, high_x, part_x = _positions(width, pixels.shape[1])
-    channels = pixels.shape[2]
+    if isinstance(pixels, np.ndarray):
+        in_height, in_width, channels = pixels.shape
+        rows_of: Callable[[NDArray[np.intp]], NDArray[np.uint8]] = pixels.__getitem__
+    else:
+        in_height, in_width, channels, rows_of = pixels.height, pixels.width, 3, pixels.rows
+    low_y, high_y, part_y = _positions(height, in_height)
+    low_x, high_x, part_x = _positions(width, in_width)
     # Rows of width * channels numbers: numpy is slow where the innermost axis has but three.
-    rows = np.ascontiguousarray(pixels).reshape(pixels.shape[0], -1)
     channel = np.arange(channels)
     columns = [(place[:, None] * channels + channel).ravel() for place in (low_x, high_x)]
     part_x = np.repeat(part_x, channels)
     one = np.float32(1)
     total = np.zeros((height, width * channels), np.float32)
-    for y, share_y in ((low_y, one - part_y), (high_y, part_y)):
-        of_rows = rows[y]
-        for column, share_x in zip(columns, (one - part_x, part_x), strict=True):
-            source = of_rows.take(column, axis=1)
-            weight = np.multiply.outer(share_y, share_x)
-            if fused:
-                # 8 by 24 bits is exact in float64, so that only the sum is rounded, to float32.
-                product = np.multiply(source, weight, dtype=np.float64)
-                product += total
-                total = product.astype(np.float32)
-            else:
-                weight *= source
-                total += weight
+    for start in range(0, height, _BLOCK_ROWS):
+        block = slice(start, start + _BLOCK_ROWS)
+        part = total[block]
+        for y, share_y in ((low_y[block], one - part_y[block]), (high_y[block], part_y[block])):
+            of_rows = np.ascontiguousarray(rows_of(y)).reshape(len(y), -1)
+            for column, share_x in zip(columns, (one - part_x, part_x), strict=True):
+                source = of_rows.take(column, axis=1)
+                weight = np.multiply.outer(share_y, share_x)
+                if fused:
+                    # 8 by 24 bits is exact in float64, so that only the sum is rounded, to float32.
+                    product = np.multiply(source, weight, dtype=np.float64)
+                    product += part
+                    part[:] = product.astype(np.float32)
+                else:
+                    weight *= source
+                    part += weight
     return total.reshape(height, width, channels)
 
 
@@ -150,15 +129,19 @@ def _positions(
 
 
 def to_input(resized: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return resized pixels as a model takes them: uint8, int8, or float32 in -1..1.
+    """Return resized pixels as a model takes them: uint8, int8, or float32 in -1..1, as label_image does.
+
+    int32 and int64 get what uint8 gets, float16 what float32 gets.
 
     Raises:
-        ImageError: label_image has no such input type.
+        ValueError: pixels are of no such type.
     """
     if dtype == np.uint8:
         return resized.astype(np.uint8)
     if dtype == np.int8:
         return (resized.astype(np.int32) - 128).astype(np.int8)
-    if dtype == np.float32:
-        return (resized - np.float32(127.5)) / np.float32(127.5)
-    raise ImageError(f"the model takes {dtype} as input; label_image knows uint8, int8, float32")
+    if dtype in (np.int32, np.int64):
+        return resized.astype(dtype)
+    if dtype in (np.float32, np.float16):
+        return ((resized - np.float32(127.5)) / np.float32(127.5)).astype(dtype)
+    raise ValueError(f"pixels of a picture are no {dtype}")

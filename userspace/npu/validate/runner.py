@@ -3,7 +3,7 @@
 """Runs one image through one model with each delegate, and prints the bare facts as JSON.
 
 This is what runs on a board. It needs only the standard library, numpy, a TFLite runtime, and
-``preprocess.py`` and ``delegate_library.py`` beside it; it judges nothing. By hand, on a board:
+the modules that lie beside it in a payload; it judges nothing. By hand, on a board:
 
     python3 runner.py --model M.tflite --image I.bmp --delegate cpu --delegate teflon
 
@@ -363,7 +363,7 @@ def not_there(name: str, library: str | None) -> str:
     return ""
 
 
-def run_delegate(module: Any, job: argparse.Namespace, model: bytes, pixels: Any,
+def run_delegate(module: Any, job: argparse.Namespace, model: bytes, picture: Any,
                  delegate: str) -> dict[str, Any]:  # fmt: skip
     """Run the model once, then up to ``job.runs`` times within ``job.budget`` seconds."""
     import numpy
@@ -398,13 +398,13 @@ def run_delegate(module: Any, job: argparse.Namespace, model: bytes, pixels: Any
     source = interpreter.get_input_details()[0]
     _, height, width, _ = (int(size) for size in source["shape"])
 
-    def prepared(picture: Any) -> Any:
+    def prepared(view: Any) -> Any:
         resized = preprocess.resize_bilinear(
-            picture, height, width, fused=preprocess.fuses_multiply_add()
+            view, height, width, fused=preprocess.fuses_multiply_add()
         )
         return preprocess.to_input(resized, numpy.dtype(source["dtype"]))
 
-    image = prepared(pixels)
+    image = prepared(picture)
     interpreter.set_tensor(source["index"], image[None])
 
     start = time.perf_counter()
@@ -418,7 +418,7 @@ def run_delegate(module: Any, job: argparse.Namespace, model: bytes, pixels: Any
     others = [described(interpreter, detail) for detail in interpreter.get_output_details()[1:]]
     views = []
     deadline = time.perf_counter() + job.budget
-    for view in preprocess.views(pixels)[: job.views]:
+    for view in preprocess.views(picture)[: job.views]:
         if time.perf_counter() > deadline:
             break
         interpreter.set_tensor(source["index"], prepared(view)[None])
@@ -553,19 +553,27 @@ def wait_for(child: int, timeout_s: float) -> int | None:
     return None
 
 
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, which may be larger than the memory that is wanted for it."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
 # --- the whole -------------------------------------------------------------------------------
 
 
 def run(job: argparse.Namespace) -> dict[str, Any]:
     """Run all delegates and return the facts."""
+    import bmp  # type: ignore[import-not-found]
     import numpy
-    import preprocess
 
     model = Path(job.model).read_bytes()
-    image = Path(job.image).read_bytes()
     try:
-        pixels = preprocess.decode_bmp(image)
-    except preprocess.ImageError as error:
+        picture = bmp.open_bmp(Path(job.image))
+    except bmp.ImageError as error:
         raise StageError("image", f"{job.image}: {error}") from error
     operations = count_operations(model)
     module, runtime = load_runtime()
@@ -591,7 +599,7 @@ def run(job: argparse.Namespace) -> dict[str, Any]:
             facts |= {"error": {"stage": "device", "message": unsafe[0]}, "log": ""}
         else:
             facts |= in_child(
-                lambda name=delegate: run_delegate(module, job, model, pixels, name), job.timeout
+                lambda name=delegate: run_delegate(module, job, model, picture, name), job.timeout
             )
         facts["kernel_log"] = kernel_log.read()
         results.append(facts)
@@ -604,7 +612,7 @@ def run(job: argparse.Namespace) -> dict[str, Any]:
         "kernel": platform.release(),
         "threads": job.threads,
         "model_sha256": hashlib.sha256(model).hexdigest(),
-        "image_sha256": hashlib.sha256(image).hexdigest(),
+        "image_sha256": sha256_of(Path(job.image)),
         "total_ops": operations,
         "npu_devices": devices,
         "results": results,
