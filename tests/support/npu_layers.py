@@ -19,12 +19,8 @@ from userspace.npu.model.tflite_file import (
     depthwise_conv,
     write_model,
 )
-<<<<<<< HEAD
-from userspace.npu.validate import preprocess
-from userspace.npu.validate.runner import load_runtime
-=======
 from userspace.npu.validate import bmp, preprocess
->>>>>>> db08984 (BMP files are read row by row: palettes, 16 bits and colour masks are read right, memory stays bounded)
+from userspace.npu.validate.runner import load_runtime
 from virtual.npu.memory import Bytes
 from virtual.npu.vivante.exact import ExactMode, Operation, operations
 from virtual.npu.vivante.nn import NnJob
