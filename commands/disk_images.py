@@ -76,10 +76,11 @@ def build_image(
 @command(
     help={
         "device": "block device to write to: /dev/mmcblk1, /dev/sdb",
-        "image": "disk image (of build-image, or another; IMAGE.bmap beside it is used)",
+        "image": "image of a disk, also .xz .zst .gz .bz2; the block map beside it is used",
         "host": f"where the device is: {HOST}; this machine if left out",
         "board": "refuse if the host is not this board (default: what the image says)",
         "any-device": "also devices that cannot be taken out of this machine, and plain files",
+        "raw": "write what the image holds, also if that is no disk with a partition table",
         "timeout": "seconds that the board may take to answer",
         "accept-new-key": "on first contact, trust the host's key without asking",
         "yes": "do not ask before overwriting the device",
@@ -93,6 +94,7 @@ def flash(
     host: str = "",
     board: str = "",
     any_device: bool = False,
+    raw: bool = False,
     timeout: float = 60.0,
     accept_new_key: bool = False,
     yes: bool = False,
@@ -112,6 +114,7 @@ def flash(
             host=resolve(host) if host else None,
             board=load_board(board) if board else None,
             any_device=any_device,
+            raw=raw,
             accept_new_key=accept_new_key,
             timeout_s=timeout,
         ),

@@ -2,8 +2,10 @@
 """Block maps: which blocks of a disk image have to be written, and what they hash to.
 
 The file is bmaptool's format 2.0 (``IMAGE.bmap``), so that bmaptool can be used with our images and our
-flash with others'. A block belongs to the map if the file system of the host has stored it: tools write
-what has to be on the disk, also zeros, and leave holes where it does not matter what is there.
+flash with others'. Only who builds an image knows which blocks do not matter; in the file that a user has,
+holes are zeros like any others (unxz, unzstd and cp --sparse make them), so that an image without a map is
+written whole. ``build-image`` makes its map of what is stored of the sparse file that it has just
+made: its tools write what has to be on the disk, also zeros, and leave holes elsewhere.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ BLOCK_BYTES = 4096
 RANGE_BLOCKS = 256
 """Ranges that we write have 1 MiB at most: flash hashes, sends and resumes by them."""
 _READ_BYTES = 1 << 20
+_EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9_]*$")
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,33 @@ def map_file(image: Path) -> Path:
     return image.with_name(f"{image.name}.bmap")
 
 
+def map_files(image: Path) -> list[Path]:
+    """Return where else tools put it, the nearest name first.
+
+    ``a.img.xz`` may have ``a.img.xz.bmap``, ``a.img.bmap`` and ``a.bmap``: bmaptool drops one extension
+    after another. Here extensions begin with a letter, so that ``debian-12.5.img`` does not get the map of
+    ``debian-12.img``.
+    """
+    names = [image.name]
+    while shorter := _EXTENSION.sub("", names[-1]):
+        if shorter == names[-1]:
+            break
+        names.append(shorter)
+    return [image.with_name(f"{name}.bmap") for name in names]
+
+
+def whole(image_bytes: int) -> Map:
+    """Return the map of an image that has none: every block, without hashes."""
+    blocks = -(-image_bytes // BLOCK_BYTES)
+    return Map(image_bytes, (Range(0, blocks - 1),) if blocks else ())
+
+
 def stored(image: Path) -> Map:
-    """Return the map of what the file system has stored of a sparse file, without hashes."""
+    """Return the map of what the file system has stored of a sparse file, without hashes.
+
+    Only for a file that was made here and now: on one that was copied or unpacked, holes are zeros that
+    somebody may need.
+    """
     size = image.stat().st_size
     ranges: list[Range] = []
     with image.open("rb") as file:
@@ -147,7 +175,9 @@ def read(path: Path) -> Map:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the block map {path}: {error}") from error
-    again = f"remove {path} (all that the image file holds is written then), or make it again"
+    again = (
+        f"remove {path} (the whole image is written then), or take it again from who made the image"
+    )
     # Five numbers and a list: no XML reader of ours, so nothing to be fooled with.
     size, block, own = (
         _field(text, path, name) for name in ("ImageSize", "BlockSize", "BmapFileChecksum")
@@ -166,11 +196,21 @@ def read(path: Path) -> Map:
         r"<Range(?:\s+chksum=\"([0-9a-f]{64})\")?>\s*(\d+)(?:-(\d+))?\s*</Range>", text
     ):
         ranges.append(Range(int(first), int(last or first), checksum or None))
+    mapped = re.search(r"<MappedBlocksCount>\s*(\d+)\s*</MappedBlocksCount>", text)
+    counted = sum(each.blocks for each in ranges)
+    if not mapped or int(mapped[1]) != counted:
+        raise UserError(
+            f"{path} has ranges of {counted} blocks that this version can read, and says that "
+            f"{mapped[1] if mapped else 'an unknown number of'} blocks are mapped",
+            hint=again,
+        )
     blocks = -(-int(size) // BLOCK_BYTES)
     before = -1
     for each in ranges:
         if not before < each.first <= each.last < blocks:
-            raise UserError(f"{path}: blocks {_numbers(each)} are out of order or behind the end")
+            raise UserError(
+                f"{path}: blocks {_numbers(each)} are out of order or behind the end", hint=again
+            )
         before = each.last
     return Map(int(size), tuple(ranges))
 
@@ -178,7 +218,10 @@ def read(path: Path) -> Map:
 def _field(text: str, path: Path, name: str) -> str:
     found = re.search(rf"<{name}>\s*(\w+)\s*</{name}>", text)
     if not found or (name.endswith("Size") and not found[1].isdigit()):
-        raise UserError(f"{path} is no block map: it has no {name}", hint=f"rm {path}")
+        raise UserError(
+            f"{path} is no block map: it has no {name}",
+            hint=f"rm {path} (the whole image is written then)",
+        )
     return found[1]
 
 

@@ -207,7 +207,8 @@ def read_description(image: Path) -> Description | None:
         return msgspec.json.decode(path.read_bytes(), type=Description)
     except msgspec.DecodeError as error:
         raise UserError(
-            f"{path} does not describe an image: {error}", hint="make it again"
+            f"{path} does not describe an image: {error}",
+            hint="make it again; or move it away, if it is not build-image's",
         ) from error
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 import uuid
@@ -46,6 +47,7 @@ class Request:
 
     Attributes:
         host: the board; None for a device of this machine.
+        raw: the image need not be that of a disk.
         root: prefix of the paths on the board; for the tests.
     """
 
@@ -56,6 +58,7 @@ class Request:
     any_device: bool = False
     accept_new_key: bool = False
     timeout_s: float = 60.0
+    raw: bool = False
     root: str = ""
 
 
@@ -96,7 +99,11 @@ def flash(request: Request, *, dry_run: bool = False, yes: bool = False) -> Resu
         InfrastructureError: the board went away and did not come back, or the device vanished.
         ValidationError: what is read back is not what was written.
     """
-    source = read_source(request.image)
+    with contextlib.closing(read_source(request.image, raw=request.raw)) as source:
+        return _flash(request, source, dry_run=dry_run, yes=yes)
+
+
+def _flash(request: Request, source: Source, *, dry_run: bool, yes: bool) -> Result:
     wish = Wish(
         request.device,
         request.host.name if request.host else None,
@@ -110,6 +117,7 @@ def flash(request: Request, *, dry_run: bool = False, yes: bool = False) -> Resu
         _, facts = work.begin(stack, lock=False)
         plan.check(wish, facts)
     planned = plan.document(wish, facts, str(request.image), facts["done_chunks"])
+    planned |= source.document()
     result = Result(planned, "planned", chunks=len(work.chunks))
     if dry_run:
         return result
@@ -216,8 +224,7 @@ class _Work:
         first = done
         for _ in range(_PASSES):
             answer = session.send(
-                self._source.path,
-                self._source.map,
+                self._source,
                 indexes,
                 done=first,
                 compress=bool(self._request.host and facts["zstd"]),

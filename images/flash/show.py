@@ -20,6 +20,7 @@ def plan_text(planned: dict[str, Any]) -> str:
         f"device: {planned['device']}{on}: {model}{planned['device_bytes'] // _MIB} MiB, {has}",
         f"image:  {planned['image']}: {planned['image_bytes'] // _MIB} MiB, "
         f"{planned['mapped_bytes'] // _MIB} MiB of them to write",
+        f"map:    {planned['bmap'] or 'none, so that the whole image is written'}",
         "",
     ]
     spans = planned["ranges"]

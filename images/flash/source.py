@@ -1,123 +1,245 @@
 # SPDX-License-Identifier: MIT
-"""The image that is to be written: there, whole, with its block map."""
+"""The image that is to be written: a whole disk's, unpacked where it is compressed, with its block map."""
 
 from __future__ import annotations
 
 import hashlib
-import struct
-from dataclasses import dataclass
+import os
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any
 
 from bsp.base.errors import UserError
-from bsp.base.progress import step
+from bsp.base.progress import say, step
 from images.deploy.onboard.frames import CHUNK_BYTES
 from images.disk import bmap
-from images.disk.bmap import Map
+from images.disk.bmap import Map, Range
 from images.disk.image import Description, read_description
 
-_SECTOR_BYTES = 512
-_PACKED = {
-    b"\x1f\x8b": "gunzip -k",
-    b"\xfd7": "unxz -k",
-    b"\x28\xb5": "unzstd",
-    b"BZ": "bunzip2 -k",
-}
+from . import formats
+from .formats import HEAD_BYTES, TAIL_BYTES, Format
+from .table import Table, read_table
+from .unpack import unpack
+
+_AGAIN = "copy it again, or build it again"
+_SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zstd")
+_CAT = {"gzip": "zcat", "bzip2": "bzcat", "xz": "xzcat", "zstd": "zstdcat"}
 
 
 @dataclass(frozen=True)
 class Source:
-    """An image, and what is known about it."""
+    """An image, and what is known about it.
+
+    Attributes:
+        path: what the user named.
+        content: the bytes of the disk: that file, or what was unpacked of it. Read it with ``os.pread``.
+        packed: how the file is compressed; None if it is not.
+        table: kind of its partition table; None where ``--raw`` or the description replaces one.
+        map_path: the block map; None if there is none, and the image is written whole.
+        ignored_maps: block maps beside it that are not used, and why.
+    """
 
     path: Path
+    content: IO[bytes]
     map: Map
     description: Description | None
+    packed: str | None = None
+    table: str | None = None
+    map_path: Path | None = None
+    ignored_maps: dict[str, str] = field(default_factory=dict)
 
     @property
     def identity(self) -> str:
         """Differs for another image, and for the same file with other content."""
-        status = self.path.stat()
-        words = [str(status.st_size)]
+        words = [str(self.map.image_bytes)]
         if all(each.sha256 for each in self.map.ranges):
             words += [f"{each.first} {each.sha256}" for each in self.map.ranges]
         else:
-            words += [str(self.path.absolute()), str(status.st_mtime_ns)]
+            words += [str(self.path.absolute()), str(self.path.stat().st_mtime_ns)]
             words += [f"{each.first}-{each.last}" for each in self.map.ranges]
         return hashlib.sha256("\n".join(words).encode()).hexdigest()
 
+    def document(self) -> dict[str, Any]:
+        """What is known, for ``--json``."""
+        return {
+            "packed": self.packed,
+            "table": self.table,
+            "bmap": str(self.map_path) if self.map_path else None,
+            "ignored_bmaps": self.ignored_maps,
+        }
 
-def read_source(image: Path) -> Source:
-    """Return an image.
+    def close(self) -> None:
+        """Close the file; what was unpacked is gone then."""
+        self.content.close()
+
+
+def read_source(image: Path, *, raw: bool = False) -> Source:
+    """Return an image; the caller closes it.
+
+    Args:
+        raw: what is in it need not be a disk.
 
     Raises:
-        UserError: it is not there, is compressed or truncated, or is not what its block map says.
+        UserError: it is not there, is no image of a disk, is truncated, or is not what its block map says.
+        InfrastructureError: there is no room to unpack it.
     """
     if not image.is_file():
-        raise UserError(f"there is no image {image}", hint="./inv build-image --board B")
-    size = image.stat().st_size
+        what = f"there is no image {image}" if not image.exists() else f"{image} is no file"
+        raise UserError(what, hint="./inv build-image --board B")
     with image.open("rb") as file:
-        head = file.read(2)
-    if head in _PACKED:
-        raise UserError(f"{image} is compressed", hint=f"{_PACKED[head]} {image}")
-    description = read_description(image)
-    beside = bmap.map_file(image)
-    if beside.is_file():
-        found = bmap.read(beside)
-        if found.image_bytes != size:
-            raise UserError(
-                f"{image} is truncated, or not the image of {beside.name}: expected "
-                f"{found.image_bytes} bytes, found {size}",
-                hint="copy it again, or build it again",
-            )
-        _check_long_ranges(image, found)
+        head = file.read(HEAD_BYTES)
+    if not head:
+        raise UserError(f"{image} is empty: there is nothing to write", hint=_AGAIN)
+    packed = formats.read_through(head)
+
+    def check_head(inside: bytes) -> None:
+        found = None if raw or read_table(inside) else formats.by_signature(inside)
+        if found:
+            raise _no_disk(image, packed, found)
+
+    if packed:
+        content = unpack(image, packed, head_bytes=HEAD_BYTES, check_head=check_head)
     else:
-        found = bmap.stored(image)
-        _check_table(image, size)
+        content = image.open("rb")
+    try:
+        size = os.fstat(content.fileno()).st_size
+        if not size:
+            raise UserError(f"{image} has nothing in it, compressed with {packed}", hint=_AGAIN)
+        unpacked = _unpacked_name(image) if packed else image
+        description = read_description(image) or read_description(unpacked)
+        if description and description.size_bytes != size:
+            raise _truncated(image, f"its description says {description.size_bytes} bytes", size)
+        table = None if raw else _check_disk(image, packed, content, size, description)
+        found, path, ignored = _find_map(image, unpacked, content, size)
+    except BaseException:
+        content.close()
+        raise
+    kind = table.kind if table else None
+    return Source(image, content, found, description, packed, kind, path, ignored)
+
+
+def _unpacked_name(image: Path) -> Path:
+    return image.with_suffix("") if image.suffix.lower() in _SUFFIXES else image
+
+
+def _check_disk(
+    image: Path, packed: str | None, content: IO[bytes], size: int, description: Description | None
+) -> Table | None:
+    """Refuse what has no partition table, or one that ends behind the image."""
+    handle = content.fileno()
+    head = os.pread(handle, HEAD_BYTES, 0)
+    tail = os.pread(handle, TAIL_BYTES, max(size - TAIL_BYTES, 0))
+    table = read_table(head)
+    other = formats.container_of_disk(tail) if table else formats.identify(head, tail)
+    if table is None and description and other in formats.UNMARKED:
+        return None
+    if other:
+        raise _no_disk(image, packed, other)
+    assert table
+    if table.problem:
+        raise UserError(f"{image}: {table.problem}", hint=f"{_AGAIN}; --raw writes it as it is")
+    if table.end_bytes > size:
+        raise _truncated(image, f"its partition table wants {table.end_bytes} bytes", size)
+    return table
+
+
+def _no_disk(image: Path, packed: str | None, other: Format) -> UserError:
+    inside, unpack_first = "", ""
+    file = image
+    if packed:
+        inside = f"compressed with {packed}, and what is inside is "
+        file = _unpacked_name(image)
+        if file == image:
+            file = image.with_name(f"{image.name}.unpacked")
+        unpack_first = (
+            f"{_CAT[packed]} {shlex.quote(str(image))} > {shlex.quote(str(file))}, then: "
+        )
+    advice = other.advice.format(image=shlex.quote(str(file)))
+    return UserError(
+        f"{image} is {inside}{other.name}; expected the image of a whole disk, with a partition table",
+        hint=(unpack_first if "{image}" in other.advice else "") + advice,
+    )
+
+
+def _truncated(image: Path, expected: str, size: int) -> UserError:
+    return UserError(f"{image} is truncated: {expected}, found {size}", hint=_AGAIN)
+
+
+def _find_map(
+    image: Path, unpacked: Path, content: IO[bytes], size: int
+) -> tuple[Map, Path | None, dict[str, str]]:
+    """Return what to write, the block map that says so, and maps beside the image that are not used.
+
+    A map under the image's own name has to be right. One under a shorter name may be another image's: it is
+    used if the image is what it says, and named if not.
+    """
+    own = {bmap.map_file(image), bmap.map_file(unpacked)}
+    used: tuple[Map, Path] | None = None
+    ignored: dict[str, str] = {}
+    for path in bmap.map_files(image):
+        if not path.is_file() or path == image:
+            continue
+        if used:
+            ignored[str(path)] = f"{used[1].name} is used"
+        elif path in own:
+            used = _own_map(image, path, content, size), path
+        elif problem := _not_of(path, content, size):
+            ignored[str(path)] = problem
+        else:
+            used = bmap.read(path), path
+    for name, why in ignored.items():
+        say(f"the block map {name} is ignored: {why}")
+    return (*used, ignored) if used else (bmap.whole(size), None, ignored)
+
+
+def _own_map(image: Path, path: Path, content: IO[bytes], size: int) -> Map:
+    found = bmap.read(path)
+    if found.image_bytes != size:
+        raise UserError(
+            f"{image} is truncated, or not the image of {path.name}: expected {found.image_bytes} "
+            f"bytes, found {size}",
+            hint=f"{_AGAIN}; or remove {path}, and the whole image is written",
+        )
     if not found.ranges:
-        raise UserError(f"{image} is empty: there is nothing to write")
-    return Source(image, found, description)
+        raise UserError(f"{path} maps nothing: there is nothing to write", hint=f"rm {path}")
+    # Shorter ranges are compared when they are sent.
+    long = [each for each in found.ranges if each.blocks > CHUNK_BYTES // bmap.BLOCK_BYTES]
+    for wrong in _wrong_ranges(content, found, long):
+        raise UserError(
+            f"{image} is not what its block map says, in blocks {wrong.first}-{wrong.last}",
+            hint=_AGAIN,
+        )
+    return found
 
 
-def _check_long_ranges(image: Path, found: Map) -> None:
-    """Hash ranges that are longer than what is sent at once (maps that others made)."""
-    long = [
-        each
-        for each in found.ranges
-        if each.sha256 and each.blocks > CHUNK_BYTES // bmap.BLOCK_BYTES
-    ]
-    if not long:
+def _not_of(path: Path, content: IO[bytes], size: int) -> str:
+    """Return why a map is not the image's; empty if it is."""
+    try:
+        found = bmap.read(path)
+    except UserError as error:
+        return error.message
+    if found.image_bytes != size:
+        return f"it is for an image of {found.image_bytes} bytes, this one has {size}"
+    if not found.ranges or not all(each.sha256 for each in found.ranges):
+        return "it has no checksums that would show that it is this image's"
+    for wrong in _wrong_ranges(content, found, list(found.ranges)):
+        return f"the image differs from it in blocks {wrong.first}-{wrong.last}"
+    return ""
+
+
+def _wrong_ranges(content: IO[bytes], found: Map, ranges: list[Range]) -> Iterator[Range]:
+    """Hash ranges of the image; yield those that are not what the map says."""
+    if not any(each.sha256 for each in ranges):
         return
-    with step("Comparing the image with its block map"), image.open("rb") as file:
-        for each in long:
+    with step("Comparing the image with its block map"):
+        for each in ranges:
             start, end = found.span(each)
             digest = hashlib.sha256()
-            file.seek(start)
             while start < end:
-                data = file.read(min(CHUNK_BYTES, end - start))
+                data = os.pread(content.fileno(), min(CHUNK_BYTES, end - start), start)
                 digest.update(data)
                 start += len(data) or end
-            if digest.hexdigest() != each.sha256:
-                raise UserError(
-                    f"{image} is not what its block map says, in blocks {each.first}-{each.last}",
-                    hint="copy it again, or build it again",
-                )
-
-
-def _check_table(image: Path, size: int) -> None:
-    """Refuse an image that is shorter than its own partition table says (GPT or MBR)."""
-    with image.open("rb") as file:
-        head = file.read(2 * _SECTOR_BYTES)
-    mbr, gpt = head[:_SECTOR_BYTES], head[_SECTOR_BYTES:]
-    ends = [0]
-    if gpt[:8] == b"EFI PART":
-        ends.append(int.from_bytes(gpt[32:40], "little") + 1)  # where its second copy lies
-    elif mbr[510:] == b"\x55\xaa":
-        for at in range(446, 510, 16):
-            start, count = struct.unpack_from("<II", mbr, at + 8)
-            if mbr[at + 4] and mbr[at] in (0, 0x80):
-                ends.append(start + count)
-    if max(ends) * _SECTOR_BYTES > size:
-        raise UserError(
-            f"{image} is truncated: its partition table wants {max(ends) * _SECTOR_BYTES} bytes, "
-            f"found {size}",
-            hint="copy it again, or build it again",
-        )
+            if each.sha256 and digest.hexdigest() != each.sha256:
+                yield each

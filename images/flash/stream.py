@@ -27,6 +27,7 @@ from images.disk.bmap import Map
 
 from .onboard import writer
 from .onboard.writer import HEADER
+from .source import Source
 
 _ONBOARD = Path(__file__).parent / "onboard"
 _AHEAD = 6
@@ -166,8 +167,7 @@ class Session:
 
     def send(
         self,
-        image: Path,
-        found: Map,
+        source: Source,
         indexes: Iterable[int],
         *,
         done: int,
@@ -188,6 +188,7 @@ class Session:
             RefusedError: the writer gave up for another reason.
             ConnectionLostError: the link broke.
         """
+        image, found = source.path, source.map
         ranges = [[each.first, each.last] for each in found.ranges]
         chunks = chunks_of(found)
         expected = _expected(found)
@@ -196,7 +197,7 @@ class Session:
         )
         answers = _Answers(self._link, progress)
         try:
-            for index, kind, digest, data in _prepared(image, chunks, indexes, done, compress):
+            for index, kind, digest, data in _prepared(source, chunks, indexes, done, compress):
                 if index in expected and expected[index] != digest:
                     start, length = chunks[index]
                     raise UserError(
@@ -316,18 +317,24 @@ class _Level:
 
 
 def _prepared(
-    image: Path, chunks: list[tuple[int, int]], indexes: Iterable[int], done: int, compress: bool
+    source: Source,
+    chunks: list[tuple[int, int]],
+    indexes: Iterable[int],
+    done: int,
+    compress: bool,
 ) -> Iterator[tuple[int, bytes, bytes, bytes]]:
     """Index, kind, hash and content of each chunk to send, in order, some of them ahead."""
     local = threading.local()
-    handle = os.open(image, os.O_RDONLY)
+    handle = source.content.fileno()
     level = _Level()
 
     def prepare(index: int) -> tuple[int, bytes, bytes, bytes]:
         start, length = chunks[index]
         data = os.pread(handle, length, start)
         if len(data) != length:
-            raise UserError(f"{image} became shorter while it was sent", hint="build it again")
+            raise UserError(
+                f"{source.path} became shorter while it was sent", hint="build it again"
+            )
         digest = hashlib.sha256(data).digest()
         if index < done:
             return index, b"H", digest, b""
@@ -353,4 +360,3 @@ def _prepared(
             yield pending.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-        os.close(handle)

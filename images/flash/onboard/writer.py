@@ -43,6 +43,8 @@ _BATCH_BYTES = 16 << 20
 _QUEUED_BATCHES = 2
 _SILENCE_S = 120
 """So long may the host say nothing in the middle of a stream; then it is gone, whatever TCP believes."""
+_GIVE_WAY_S = 20
+"""So long may an earlier session of the same flash check what it has; then it is killed."""
 _BLKRRPART = 0x125F  # linux/fs.h
 _ZEROS = bytes(CHUNK_BYTES)
 _LOST = (5, 6, 19, 28, 121)  # EIO, ENXIO, ENODEV, ENOSPC (of a size that is now 0), EREMOTEIO
@@ -146,6 +148,7 @@ class Writer:
         self._suspect: set[int] = set()
         self.heard_s = time.monotonic()
         self.streaming = False
+        self._checking = False
 
     def serve(self) -> None:
         """Answer requests until the input ends."""
@@ -217,22 +220,24 @@ class Writer:
         path = f"{self._root}/run/lock/npu-bsp-flash-{self._device.name}"
         os.makedirs(os.path.dirname(path), exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        deadline = time.monotonic() + 20
+        started = time.monotonic()
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except OSError:
                 pid, _, other = os.pread(handle, 200, 0).decode(errors="replace").partition(" ")
-                if other.strip() != token or time.monotonic() > deadline:
+                waited_s = time.monotonic() - started
+                if other.strip() != token or waited_s > _GIVE_WAY_S + 10:
                     os.close(handle)
                     raise RefusedError(
                         f"another flash is writing to {self._device.path} (process {pid})"
                     ) from None
-                # The link of that session broke, and it has not noticed.
+                # The link of that session broke, and it has not noticed, or it still checks what came.
                 if pid.isdigit() and int(pid) != os.getpid():
                     try:
-                        os.kill(int(pid), signal.SIGTERM)
+                        asked = waited_s < _GIVE_WAY_S
+                        os.kill(int(pid), signal.SIGTERM if asked else signal.SIGKILL)
                     except OSError:
                         pass
                 time.sleep(0.2)
@@ -274,12 +279,14 @@ class Writer:
         handle = os.open(self._device.path, flags)
         try:
             checker = _Checker(handle, self, chunks, request["done"], self._digests)
+            self._checking = True
             self.heard_s, self.streaming = time.monotonic(), True
             try:
                 complete = self._take(handle, chunks, checker)
             finally:
                 self.streaming = False
                 checker.end()
+                self._checking = False
             if checker.error:
                 raise checker.error
             if not complete:
@@ -326,6 +333,18 @@ class Writer:
             parts.append(data)
             size -= len(data)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def give_way(self) -> None:
+        """End because another session of this flash waits; what has arrived is checked and counted first.
+
+        Raises:
+            EOFError: in place of the host, which is not heard of any more.
+        """
+        if self.streaming:
+            self.streaming = False  # once: the other session asks again and again
+            raise EOFError
+        if not self._checking:
+            os._exit(1)
 
     def watch(self) -> None:
         """End this process when the host says nothing in the middle of a stream."""
@@ -503,5 +522,6 @@ def main(source: BinaryIO) -> None:
     os.umask(0o022)
     with open(1, "wb", closefd=False) as sink:
         writer = Writer(source, sink)
+        signal.signal(signal.SIGTERM, lambda *_: writer.give_way())
         threading.Thread(target=writer.watch, daemon=True).start()
         writer.serve()

@@ -3,8 +3,13 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
+import os
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,26 +17,36 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from bsp.base.errors import InfrastructureError, UserError
+from bsp.base.process import run
 from bsp.profile import load_board
 from bsp.remote.inventory import Host
+from images.deploy.boot import slots
+from images.deploy.transfer import START
 from images.disk import bmap
-from images.disk.image import Description, description_file
 from images.flash import plan
 from images.flash.command import Request, flash
+from images.flash.onboard import writer
+from images.flash.onboard.writer import HEADER
 from images.flash.source import read_source
+from images.flash.stream import LocalLink, Sent, Session, VanishedError, chunks_of
 from tests.support import local_sshd
+from tests.support.descriptions import describe
 from tests.support.relay import Relay
 
 MIB = 1 << 20
 needs_sshd = pytest.mark.skipif(local_sshd.find_sshd() is None, reason="not installed: sshd")
 
 
+def _with_table(image: Path) -> None:
+    """One partition, from 1 MiB to the end."""
+    run(["sfdisk", "--quiet", image], stdin=b"label: dos\nstart=2048, type=83\n")
+
+
 def _make_image(folder: Path, *, mib: int = 24) -> Path:
-    """A sparse image: noise, text, zeros that count, holes; its end is no multiple of a chunk."""
+    """A sparse image: a table, noise, text, zeros that count, holes; its end is no multiple of a chunk."""
     image = folder / "disk.img"
     noise = random.Random(1)
     with image.open("wb") as file:
@@ -41,6 +56,7 @@ def _make_image(folder: Path, *, mib: int = 24) -> Path:
         file.seek(2 * MIB)
         file.write(bytes(MIB))
         file.truncate(mib * MIB + 512)
+    _with_table(image)
     bmap.write(bmap.map_file(image), bmap.hashed(image, bmap.stored(image)))
     return image
 
@@ -97,9 +113,21 @@ def test_a_local_device_gets_the_mapped_blocks_and_nothing_else(
 @pytest.mark.slow
 @needs_sshd
 def test_a_flash_goes_on_where_the_link_was_cut(
-    image: Path, device: Path, tmp_path: Path, sshd: local_sshd.LocalSshd
+    image: Path,
+    device: Path,
+    tmp_path: Path,
+    sshd: local_sshd.LocalSshd,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with Relay(sshd.port, cut_after_bytes=(3 * MIB, 5 * MIB)) as relay:
+    resumed_at = []
+    send = Session.send
+
+    def note(session: Session, *args: Any, done: int, **rest: Any) -> dict[str, Any]:
+        resumed_at.append(done)
+        return send(session, *args, done=done, **rest)
+
+    monkeypatch.setattr(Session, "send", note)
+    with Relay(sshd.port, cut_after_bytes=(3 * MIB, 7 * MIB)) as relay:
         known = tmp_path / "known_hosts"
         key = (sshd.folder / "known_hosts").read_text().split(" ", 1)[1]
         known.write_text(f"[127.0.0.1]:{relay.port} {key}")
@@ -109,8 +137,10 @@ def test_a_flash_goes_on_where_the_link_was_cut(
     _holds(device, image)
     assert result.reconnects == 2
     assert result.verified_bytes == result.plan["mapped_bytes"]
-    # What had arrived and passed was not sent again: far less than two more times the whole.
-    assert result.chunks_sent < result.chunks + 8
+    # What had arrived is not sent again, also when the new connection comes before it was all checked. How
+    # much lies in the buffers of a link that is cut is not for us to say.
+    first, second, third = resumed_at
+    assert first == 0 < second < third < result.chunks
 
 
 @pytest.mark.slow
@@ -159,8 +189,6 @@ def test_what_was_changed_since_an_interrupted_flash_is_written_again(
 def test_a_second_flash_at_the_same_time_is_refused(
     image: Path, device: Path, tmp_path: Path
 ) -> None:
-    from images.flash.stream import LocalLink, Session
-
     with Session(LocalLink(), root=str(tmp_path), timeout_s=10) as session:
         session.open(str(device), image="other", token="other", lock=True)
         before = device.read_bytes()
@@ -180,10 +208,6 @@ def test_an_image_that_is_not_what_its_map_says_is_refused(device: Path, tmp_pat
     with image.open("r+b") as file:
         file.truncate(7 * MIB)
     with pytest.raises(UserError, match="truncated"):
-        flash(_request(image, device, tmp_path), yes=True)
-    bmap.map_file(image).unlink()
-    image.write_bytes(b"\x1f\x8b" + bytes(100))
-    with pytest.raises(UserError, match="compressed"):
         flash(_request(image, device, tmp_path), yes=True)
 
 
@@ -242,15 +266,13 @@ def test_a_device_that_fails_is_one_error(image: Path, device: Path, tmp_path: P
 
 def test_a_device_that_vanishes_is_one_error(image: Path, device: Path, tmp_path: Path) -> None:
     """It answers ``open``, and is gone when the writing begins."""
-    from images.flash.stream import LocalLink, Sent, Session, VanishedError, chunks_of
-
     source = read_source(image)
     with Session(LocalLink(), root=str(tmp_path), timeout_s=10) as session:
         session.open(str(device), image="x", token="x", lock=True)
         device.unlink()
         with pytest.raises(VanishedError):
             session.send(
-                image, source.map, range(len(chunks_of(source.map))), done=0, compress=False,
+                source, range(len(chunks_of(source.map))), done=0, compress=False,
                 sent=Sent(), digests={}, progress=lambda _: None,
             )  # fmt: skip
 
@@ -312,24 +334,7 @@ def test_the_board_is_compared_with_what_the_image_is_for(
 ) -> None:
     own = tmp_path / "own.img"
     own.write_bytes(image.read_bytes())
-    fields = {field.name: "" for field in msgspec.structs.fields(Description)}
-    description = Description(
-        **{  # type: ignore[arg-type]
-            **fields,
-            "format": 1,
-            "board": "vim3",
-            "compatible": ("khadas,vim3",),
-            "packages": (),
-            "host_key": None,
-            "identity_file": None,
-            "bootloader": {},
-            "partitions": (),
-            "size_bytes": own.stat().st_size,
-            "mapped_bytes": None,
-            "sha256": None,
-        }
-    )
-    description_file(own).write_bytes(msgspec.json.encode(description))
+    describe(own)
     folder = tmp_path / "proc/device-tree"
     folder.mkdir(parents=True)
     (folder / "compatible").write_bytes(b"linux,dummy-virt\0")
@@ -343,8 +348,6 @@ def test_the_board_is_compared_with_what_the_image_is_for(
 
 def test_ctrl_c_leaves_a_state_to_go_on_from(image: Path, device: Path, tmp_path: Path) -> None:
     """The link ends in the middle: what was found whole is kept."""
-    from images.flash.stream import LocalLink, Sent, Session, chunks_of
-
     source = read_source(image)
     with Session(LocalLink(), root=str(tmp_path), timeout_s=10) as session:
         session.open(str(device), image=source.identity, token="x", lock=True)
@@ -362,10 +365,71 @@ def test_ctrl_c_leaves_a_state_to_go_on_from(image: Path, device: Path, tmp_path
 
         with pytest.raises(StoppedError):
             session.send(
-                image, source.map, indexes(), done=0, compress=False, sent=Sent(), digests={},
+                source, indexes(), done=0, compress=False, sent=Sent(), digests={},
                 progress=lambda _: None,
             )  # fmt: skip
     result = flash(_request(image, device, tmp_path), yes=True)
     assert stop.is_set()
     assert 0 < result.chunks_sent < result.chunks
     _holds(device, image)
+
+
+def test_a_writer_that_gives_way_keeps_what_it_has(
+    image: Path, device: Path, tmp_path: Path
+) -> None:
+    """A new connection comes before the old one's writer has noticed that its link is cut."""
+    source = read_source(image)
+    chunks = chunks_of(source.map)
+    start = {"root": str(tmp_path), "device": str(device), "image": source.identity}
+    ranges = [[each.first, each.last] for each in source.map.ranges]
+    requests = [
+        {"do": "open", **start, "token": "a", "lock": True},
+        {"do": "write", "ranges": ranges, "image_bytes": source.map.image_bytes, "done": 0},
+    ]
+    modules = [
+        ("frames", (slots.ONBOARD_DIR / "frames.py").read_text()),
+        ("writer", Path(writer.__file__).read_text()),
+    ]
+    sent = json.dumps(modules).encode()
+    with subprocess.Popen(
+        [sys.executable, "-c", START], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin
+        process.stdin.write(b"%d\n%s" % (len(sent), sent))
+        for request in requests:
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+        with image.open("rb") as file:
+            for index, (offset, length) in enumerate(chunks[:3]):
+                file.seek(offset)
+                data = file.read(length)
+                digest = hashlib.sha256(data).digest()
+                process.stdin.write(HEADER.pack(b"R", index, length, digest) + data)
+        process.stdin.flush()
+        third = chunks[2][0]
+        deadline = time.monotonic() + 60
+        with device.open("rb") as file, image.open("rb") as own:
+            while os.pread(file.fileno(), 64, third) != os.pread(own.fileno(), 64, third):
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+        with Session(LocalLink(), root=str(tmp_path), timeout_s=60) as session:
+            facts = session.open(str(device), image=source.identity, token="a", lock=True)
+        assert process.wait(timeout=10) == 0
+    assert facts["done_chunks"] >= 2
+
+
+@pytest.mark.slow
+@needs_sshd
+def test_a_compressed_image_goes_on_too_where_the_link_was_cut(
+    image: Path, device: Path, tmp_path: Path, sshd: local_sshd.LocalSshd
+) -> None:
+    packed = tmp_path / "disk.img.gz"
+    packed.write_bytes(gzip.compress(image.read_bytes(), 1))
+    with Relay(sshd.port, cut_after_bytes=(3 * MIB,)) as relay:
+        known = tmp_path / "known_hosts"
+        key = (sshd.folder / "known_hosts").read_text().split(" ", 1)[1]
+        known.write_text(f"[127.0.0.1]:{relay.port} {key}")
+        host = replace(sshd.host, port=relay.port, known_hosts=known)
+        result = flash(_request(packed, device, tmp_path, host), yes=True)
+    assert result.reconnects == 1
+    own = image.read_bytes()  # no map beside it: all of it
+    assert device.read_bytes() == own + b"\xa5" * 4096
