@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from bsp.base.errors import UserError, nearest
 
-from .inventory import Host, inventory_file, read_groups, read_inventory, resolve
+from .inventory import Host, inventory_file, resolve
+from .inventory_file import read_groups, read_inventory
 
 _TAG, _GROUP = "tag:", "group:"
 

@@ -15,7 +15,6 @@ import ipaddress
 import json
 import os
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +23,11 @@ from bsp.base.errors import UserError, nearest
 from bsp.base.progress import say
 
 from .host import Host as Host
+from .inventory_file import read_inventory
 from .ssh_config import ask_ssh, named_in_ssh_config, names_in_ssh_config
 
 _PATHS = ("identity_file", "certificate_file", "known_hosts", "console_log")
-_LISTS = {
-    "power": "a list of strings: the command and its arguments",
-    "services": "a list of strings: names of systemd units",
-    "tags": "a list of words: letters, digits, . _ -",
-}
-_COUNTS = {"keep": 2, "verify_every": 0}
-"""The keys that are numbers, and the least of each."""
-_TABLES = ("hosts", "groups")
-_WORD = re.compile(r"[A-Za-z0-9][\w.-]*")
-_KEYS = [
-    field.name
-    for field in dataclasses.fields(Host)
-    if field.name not in ("name", "more_identity_files")
-]
+_LISTS = ("power", "services", "tags")
 _ADDRESS = re.compile(
     r"(?:(?P<user>[^@\s]+)@)?(?:\[(?P<six>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^@:\s\[\]]+))"
     r"(?::(?P<port>\d+))?"
@@ -165,99 +152,6 @@ def _at_address(name: str, address: tuple[str, str, int], *, default_user: str) 
     already = frozenset(key for key, given in (("user", user), ("port", port)) if given)
     host = Host(name, where, port or 22, user or default_user)
     return _with_ssh_config(host, already=already)
-
-
-def read_inventory(path: Path) -> dict[str, tuple[Host, frozenset[str]]]:
-    """Return the hosts of an inventory file, with the keys that the file sets for each.
-
-    The file has one table a host::
-
-        [hosts.desk-vim3]
-        address = "192.168.1.30"
-        board = "vim3"
-        power = ["uhubctl", "-l", "1-1", "-p", "2", "-a", "cycle"]
-
-    Raises:
-        UserError: not TOML, an unknown key, or a value of a wrong type.
-    """
-    hosts = _tables(path).get("hosts", {})
-    if not isinstance(hosts, dict):
-        raise UserError(
-            f"{path}: 'hosts' must be a table", hint='write [hosts.NAME], address = "..."'
-        )
-    return {name: _from_table(path, name, table) for name, table in hosts.items()}
-
-
-def read_groups(path: Path) -> dict[str, tuple[str, ...]]:
-    """Return the groups of an inventory file: what each consists of, as it is written.
-
-    ::
-
-        [groups]
-        desk = ["desk-vim3", "tag:bench"]
-
-    Raises:
-        UserError: not TOML, or a value of a wrong type.
-    """
-    groups = _tables(path).get("groups", {})
-    if not isinstance(groups, dict):
-        raise UserError(f"{path}: 'groups' must be a table", hint='write [groups], NAME = ["HOST"]')
-    for name, words in groups.items():
-        if not _WORD.fullmatch(name):
-            raise UserError(f"{path}: {name!r} is no name for a group: letters, digits, . _ -")
-        if not (isinstance(words, list) and all(isinstance(word, str) and word for word in words)):
-            raise UserError(
-                f"{path}: [groups]: {name} is {words!r}, expected a list of hosts, tag:T and group:G"
-            )
-    return {name: tuple(words) for name, words in groups.items()}
-
-
-def _tables(path: Path) -> dict[str, Any]:
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid TOML: {error}") from error
-    for key in data:
-        if key not in _TABLES:
-            raise UserError(f"{path}: unknown key {key!r}{nearest(key, list(_TABLES))}")
-    return data
-
-
-def _from_table(path: Path, name: str, table: Any) -> tuple[Host, frozenset[str]]:
-    where = f"{path}: [hosts.{name}]"
-    if not isinstance(table, dict):
-        raise UserError(f"{where} must be a table")
-    values: dict[str, Any] = {}
-    for key, value in table.items():
-        if key not in _KEYS:
-            raise UserError(f"{where}: unknown key {key!r}{nearest(key, _KEYS)}")
-        if key == "port":
-            right = isinstance(value, int) and not isinstance(value, bool) and 0 < value < 65536
-            wanted = "a port number"
-        elif key in _LISTS:
-            right = isinstance(value, list) and all(isinstance(word, str) for word in value)
-            if right and key == "tags":
-                right = all(_WORD.fullmatch(word) for word in value)
-            wanted = _LISTS[key]
-        elif key == "sudo":
-            right, wanted = isinstance(value, bool), "true or false"
-        elif key in _COUNTS:
-            least = _COUNTS[key]
-            right = isinstance(value, int) and not isinstance(value, bool) and value >= least
-            wanted = f"a number from {least} up"
-        else:
-            right, wanted = isinstance(value, str) and bool(value), "a string"
-        if not right:
-            raise UserError(f"{where}: {key} is {value!r}, expected {wanted}")
-        if key in _PATHS:
-            value = Path(value).expanduser()
-        values[key] = tuple(value) if key in _LISTS else value
-    values.setdefault("address", name)
-    return Host(name=name, **values), frozenset(table)
 
 
 def _from_record(path: Path) -> Host:

@@ -97,15 +97,34 @@ def test_inventory_and_ssh_config(tmp_path: Path) -> None:
         ("[hosts.a]\nadress = 'x'", "unknown key 'adress'; did you mean 'address'"),
         ("[hosts.a]\nport = 'ssh'", "port is 'ssh', expected a port number"),
         ("[hosts.a]\npower = 'reset'", "expected a list of strings"),
-        ("[host.a]\nport = 1", "unknown key 'host'; did you mean 'hosts'"),
+        ("[host.a]\nport = 1", "unknown key 'host' in the top level; did you mean 'hosts'"),
         ("hosts = 3", "'hosts' must be a table"),
+        ("hosts = [1]", "'hosts' must be a table"),
+        ("groups = 'a'", "'groups' must be a table"),
         ("[hosts", "not valid TOML"),
+        ("format = 2\n[hosts.a]", "format is 2, this version reads format 1"),
+        ("format = 'x'\n[hosts.a]", "key 'format': Expected `int`"),
+        ("[hosts.a]\nport = 70000", "port is 70000, expected a port number"),
+        ("[hosts.a]\nport = true", "port is True, expected a port number"),
+        ("[hosts.a]\nsudo = 1", "sudo is 1, expected true or false"),
+        ("[hosts.a]\nkeep = 1", "keep is 1, expected a number from 2 up"),
+        ("[hosts.a]\ntags = ['a b']", "expected a list of words"),
+        ("[hosts.a]\nuser = ''", "user is '', expected a string"),
+        ("[hosts]\na = 1", r"\[hosts.a\] must be a table"),
     ],
 )
 def test_a_broken_inventory(tmp_path: Path, text: str, match: str) -> None:
     (tmp_path / "inventory.toml").write_text(text)
     with pytest.raises(UserError, match=match):
         resolve("a")
+
+
+def test_an_inventory_may_say_its_format(tmp_path: Path) -> None:
+    (tmp_path / "inventory.toml").write_text(
+        "format = 1\n[hosts.a]\naddress = '192.0.2.1'\nkeep = 3\n"
+    )
+    host = resolve("a")
+    assert (host.address, host.keep) == ("192.0.2.1", 3)
 
 
 def test_registered_hosts_come_back_whole() -> None:
