@@ -92,35 +92,47 @@ def given_back_text(document: dict[str, Any]) -> str:
 
 def status_text(found: dict[str, Any]) -> str:
     """What runs on a board, as aligned lines."""
-    if not found["boots_through_npu_bsp"]:
-        first = "does not boot through npu-bsp (./inv deploy --adopt takes it over)"
-    elif found["running"] is None:
-        first = "booted something that is no generation"
-    else:
-        first = f"{found['running']} ({'good' if found['confirmed'] else 'not confirmed'})"
     rows = [
         ("board", f"{found['model'] or '?'} ({', '.join(found['compatible'])})"),
-        ("profile", found["profile"] or found["profile_problem"] or "none: ./inv new-board"),
-        ("running", first),
+        ("running", _running(found)),
         ("kernel", f"{found['kernel']}{_verdict(found['kernel_matches'])}"),
         ("device tree", _verdict(found["running_dtb_matches"]).strip(" ,") or "not compared"),
         *(("", difference) for difference in found["dtb_differences"]),
         ("userspace", "present" if found["userspace"] else "none in this generation"),
         ("next boot", found["trial"] or found["good"] or "?"),
         ("previous", found["previous"] or "none"),
+        *_integrity(found),
+        *_lease(found["lease"]),
+        *(("" if number else "log", line) for number, line in enumerate(found["log"])),
     ]
-    changes = [Change(**each) for each in found["drift"]]
-    rows += [("verified", line) for line in drift_lines(found["verified"], changes)]
-    damaged = {name: paths for name, paths in found["generations"].items() if paths}
-    if not found["verified"]:
-        rows += [(f"damaged {name}", ", ".join(paths[:5])) for name, paths in damaged.items()]
-    if held := found["lease"]:
-        rows.append(
-            ("in use", f"{held['purpose']} of {held['owner']}, {held['left_s']:.0f} s left")
-        )
-    rows += [("log" if number == 0 else "", line) for number, line in enumerate(found["log"])]
     width = max(len(name) for name, _ in rows)
     return "\n".join([found["host"], *(f"  {name.ljust(width)}  {text}" for name, text in rows)])
+
+
+def _running(found: dict[str, Any]) -> str:
+    if not found["boots_through_npu_bsp"]:
+        return "does not boot through npu-bsp (./inv deploy --adopt takes it over)"
+    if found["running"] is None:
+        return "booted something that is no generation"
+    return f"{found['running']} ({'good' if found['confirmed'] else 'not confirmed'})"
+
+
+def _integrity(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a thorough look found; else what the board itself knows to be damaged."""
+    if found["verified"]:
+        changes = [Change(**each) for each in found["drift"]]
+        return [("verified", line) for line in drift_lines(found["verified"], changes)]
+    return [
+        (f"damaged {name}", ", ".join(paths[:5]))
+        for name, paths in found["generations"].items()
+        if paths
+    ]
+
+
+def _lease(held: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if not held:
+        return []
+    return [("in use", f"{held['purpose']} of {held['owner']}, {held['left_s']:.0f} s left")]
 
 
 def bundle_document(bundle: Bundle) -> dict[str, Any]:

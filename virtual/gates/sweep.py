@@ -322,16 +322,24 @@ def _judge(outcome: Outcome, attempt: _Attempt, expected: list[NDArray[Any]]) ->
     outcome.hardware_error = witness.hardware_error
     outcome.values = sum(each.size for each in expected)
     if answer["status"] in (CRASHES, HANGS, "error"):
-        outcome.status = HANGS if answer["status"] == HANGS else CRASHES
-        when = f"after {outcome.jobs} jobs" if outcome.jobs else "before it submitted any job"
-        outcome.blame = "submission" if not outcome.faults else ""
-        last = [line for line in answer["log"].strip().splitlines() if "ssert" in line]
-        said = f": {last[-1].strip()}" if last else ""
-        outcome.evidence = f"the delegate's process: {answer['message']}, {when}{said}"
-        return
-    if not answer["partitions"]:
+        _judge_an_end(outcome, answer)
+    elif not answer["partitions"]:
         outcome.status = REFUSED
-        return
+    else:
+        _judge_values(outcome, attempt, expected)
+
+
+def _judge_an_end(outcome: Outcome, answer: dict[str, Any]) -> None:
+    """The delegate's process did not come to its end."""
+    outcome.status = HANGS if answer["status"] == HANGS else CRASHES
+    when = f"after {outcome.jobs} jobs" if outcome.jobs else "before it submitted any job"
+    outcome.blame = "submission" if not outcome.faults else ""
+    last = [line for line in answer["log"].strip().splitlines() if "ssert" in line]
+    said = f": {last[-1].strip()}" if last else ""
+    outcome.evidence = f"the delegate's process: {answer['message']}, {when}{said}"
+
+
+def _judge_values(outcome: Outcome, attempt: _Attempt, expected: list[NDArray[Any]]) -> None:
     for found, right in zip(attempt.outputs, expected, strict=True):
         difference = np.abs(found.astype(np.int32) - right.astype(np.int32))
         outcome.different += int((difference != 0).sum())
@@ -339,27 +347,36 @@ def _judge(outcome: Outcome, attempt: _Attempt, expected: list[NDArray[Any]]) ->
     order = next((each for each in outcome.findings if _TWO_ORDERS in each), "")
     if not outcome.faults and not outcome.different and not order:
         outcome.status = GOOD
-        notes = [*outcome.findings, *witness.contradictions]
+        notes = [*outcome.findings, *attempt.witness.contradictions]
         outcome.note = notes[0] if notes else ""
         return
     outcome.status = WRONG
-    outcome.blame, outcome.evidence = _blame(outcome, witness)
-    if order and not outcome.faults and not outcome.different:
+    outcome.blame, outcome.evidence = _blame(outcome, attempt.witness)
+    if outcome.faults:
+        return
+    if order and not outcome.different:
         outcome.evidence = f"two orders under one descriptor, silicon reads one: {order}"
-    elif not outcome.faults:
-        for found, right in zip(attempt.outputs, expected, strict=True):
-            if found.ndim == 4 and np.array_equal(_channels_first(found), right):
-                outcome.blame = "submission"
-                outcome.evidence = (
-                    "the output has the right values, but channel by channel: the job that brings "
-                    "them into TFLite's order is missing"
-                )
-            elif found.ndim == 4 and np.array_equal(found, _channels_first(right)):
-                outcome.blame = "submission"
-                outcome.evidence = (
-                    "the output has the right values in a wrong order: a job took them for channel "
-                    "by channel, and they were in TFLite's order already"
-                )
+        return
+    for found, right in zip(attempt.outputs, expected, strict=True):
+        if exchanged := _exchanged(found, right):
+            outcome.blame, outcome.evidence = "submission", exchanged
+
+
+def _exchanged(found: NDArray[Any], right: NDArray[Any]) -> str:
+    """What to say of an output that has the right values in a wrong order; empty where it has not."""
+    if found.ndim != 4:
+        return ""
+    if np.array_equal(_channels_first(found), right):
+        return (
+            "the output has the right values, but channel by channel: the job that brings them into "
+            "TFLite's order is missing"
+        )
+    if np.array_equal(found, _channels_first(right)):
+        return (
+            "the output has the right values in a wrong order: a job took them for channel by channel, "
+            "and they were in TFLite's order already"
+        )
+    return ""
 
 
 def _channels_first(found: NDArray[Any]) -> NDArray[Any]:

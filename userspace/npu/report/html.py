@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import struct
 import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -97,76 +99,94 @@ def _head(
     return "".join([*lines, "</header>"])
 
 
+@dataclass(frozen=True)
+class _Column:
+    """A column of the table of results.
+
+    Attributes:
+        cell: a row's content as HTML, from the row and the CPU's median in milliseconds.
+        kind: CSS class of the cells; "n" is a number.
+        label: what a cell is called where the table is shown as cards.
+    """
+
+    title: str
+    cell: Callable[[dict[str, Any], float | None], str]
+    kind: str = "n"
+    label: str = ""
+
+
+def _time(figure: str) -> Callable[[dict[str, Any], float | None], str]:
+    def cell(row: dict[str, Any], _: float | None) -> str:
+        return report_svg.milliseconds(row["latency_ms"][figure]) if row["latency_ms"] else ""
+
+    return cell
+
+
+def _first_run(row: dict[str, Any], _: float | None) -> str:
+    return report_svg.milliseconds(row["first_ms"]) if row["first_ms"] is not None else ""
+
+
+def _against_cpu(row: dict[str, Any], cpu_ms: float | None) -> str:
+    median = row["latency_ms"] and row["latency_ms"]["median"]
+    return f"{cpu_ms / median:.2f}{_TIMES}" if median and cpu_ms else ""
+
+
+def _operations_taken(row: dict[str, Any], _: float | None) -> str:
+    if row["delegated_ops"] is None:
+        return ""
+    driver = f" ({row['driver']})" if row["driver"] else ""
+    return escape(f"{row['delegated_ops']} of {row['total_ops']}{driver}")
+
+
+def _answer(row: dict[str, Any], _: float | None) -> str:
+    best = row["top"][0] if row.get("top") else None
+    said = f"{best['score']:.3f} {best['index']} {best['label']}".rstrip() if best else ""
+    difference, agreed = row.get("max_abs_diff"), row.get("agreement")
+    why = [
+        row["reason"],
+        f"at most {difference:.3f} off the reference" if difference else "",
+        f"same top class on {agreed['same']} of {agreed['inputs']} crops and flips"
+        if agreed
+        else "",
+    ]
+    words = escape("; ".join(filter(None, why)))
+    return escape(said) + (f'<div class="why">{words}</div>' if words else "")
+
+
+_COLUMNS = (
+    _Column("delegate", lambda row, _: escape(row["delegate"]), "head word"),
+    _Column("", lambda row, _: badge(row["status"]), "word"),
+    _Column("median", _time("median"), label="median, ms"),
+    _Column("p95", _time("p95"), label="p95, ms"),
+    _Column("first run", _first_run, label="first run, ms"),
+    _Column("against cpu", _against_cpu, label="against cpu"),
+    _Column("operations", _operations_taken, "took", "operations"),
+    _Column("top class", _answer, "wide"),
+)
+
+
 def _results(smoke: dict[str, Any]) -> str:
-    cpu = next(
-        (
-            row["latency_ms"]["median"]
-            for row in smoke["results"]
-            if row["delegate"] == "cpu" and row["latency_ms"]
-        ),
-        None,
-    )
-    rows = []
-    for row in smoke["results"]:
-        times = row["latency_ms"]
-        cells = [
-            f'<td class="head word">{escape(row["delegate"])}</td>',
-            f'<td class="word">{badge(row["status"])}</td>',
-        ]
-        for title, value in (
-            ("median", times and times["median"]),
-            ("p95", times and times["p95"]),
-            ("first run", row["first_ms"]),
-        ):
-            shown = report_svg.milliseconds(value) if value is not None else ""
-            cells.append(f'<td class="n" data-t="{title}, ms">{shown}</td>')
-        ratio = f"{cpu / times['median']:.2f}{_TIMES}" if times and cpu and times["median"] else ""
-        cells.append(f'<td class="n" data-t="against cpu">{ratio}</td>')
-        operations = ""
-        if row["delegated_ops"] is not None:
-            operations = f"{row['delegated_ops']} of {row['total_ops']}"
-            operations += f" ({row['driver']})" if row["driver"] else ""
-        cells.append(f'<td class="took" data-t="operations">{escape(operations)}</td>')
-        best = row["top"][0] if row.get("top") else None
-        said = ""
-        if best:
-            said = f"{best['score']:.3f} {best['index']} {best['label']}".rstrip()
-        difference = row.get("max_abs_diff")
-        agreed = row.get("agreement")
-        alike = (
-            f"same top class on {agreed['same']} of {agreed['inputs']} crops and flips"
-            if agreed
-            else ""
-        )
-        off = f"at most {difference:.3f} off the reference" if difference else ""
-        why = "; ".join(filter(None, [row["reason"], off, alike]))
-        cells.append(
-            f'<td class="wide">{escape(said)}'
-            + (f'<div class="why">{escape(why)}</div>' if why else "")
-            + "</td>"
-        )
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-    titles = (
-        "delegate",
-        "",
-        "median",
-        "p95",
-        "first run",
-        "against cpu",
-        "operations",
-        "top class",
-    )
-    numeric = {"median", "p95", "first run", "against cpu"}
+    rows = smoke["results"]
+    timed = (row["latency_ms"] for row in rows if row["delegate"] == "cpu" and row["latency_ms"])
+    cpu_ms = next((times["median"] for times in timed), None)
     heads = "".join(
-        f'<th class="n">{title}</th>' if title in numeric else f"<th>{title}</th>"
-        for title in titles
+        f'<th class="n">{column.title}</th>' if column.kind == "n" else f"<th>{column.title}</th>"
+        for column in _COLUMNS
+    )
+    body = "".join(
+        f"<tr>{''.join(_cell(column, row, cpu_ms) for column in _COLUMNS)}</tr>" for row in rows
     )
     return (
         f'<h2>Results</h2><table class="cards"><thead><tr>{heads}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table>"
+        f"<tbody>{body}</tbody></table>"
         '<p class="soft small">Times in ms. "Against cpu": how many times as fast as the best CPU '
         "path. The first run compiles, and is not in the median.</p>"
     )
+
+
+def _cell(column: _Column, row: dict[str, Any], cpu_ms: float | None) -> str:
+    label = f' data-t="{column.label}"' if column.label else ""
+    return f'<td class="{column.kind}"{label}>{column.cell(row, cpu_ms)}</td>'
 
 
 def _plots_and_picture(smoke: dict[str, Any], picture: bytes | None) -> str:
