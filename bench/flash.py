@@ -121,7 +121,12 @@ class Bench:
     def ours(self) -> None:
         flash(
             FlashRequest(
-                str(self.device), self.image, host=self.host, any_device=True, root=str(self.work)
+                str(self.device),
+                self.image,
+                host=self.host,
+                any_device=True,
+                raw=True,
+                root=str(self.work),
             ),
             yes=True,
         )

@@ -14,6 +14,7 @@ import errno
 import hashlib
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -110,6 +111,15 @@ def stored(image: Path) -> Map:
             else:
                 ranges.append(Range(first, last))
     return Map(size, tuple(ranges))
+
+
+def keeps_zeros(folder: Path) -> bool:
+    """Say whether the file system stores zeros that are written; compression on ZFS makes them holes."""
+    with tempfile.NamedTemporaryFile(dir=folder) as file:
+        file.write(bytes(64 * BLOCK_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+        return stored(Path(file.name)).mapped_bytes == 64 * BLOCK_BYTES
 
 
 def with_blocks(found: Map, first: int, last: int) -> Map:

@@ -400,7 +400,8 @@ def _make(
         with step("Root file system"):
             fill_root(image, layout, tree)
         with step("Block map"):
-            found = bmap.stored(image)
+            whole = bmap.whole(layout.size_bytes)
+            found = bmap.stored(image) if bmap.keeps_zeros(workspace) else whole
             # Holes, but what an earlier flash of the same image left there would be taken for its own.
             for first, last in journal_blocks(image, layout):
                 found = bmap.with_blocks(found, first, last)

@@ -56,6 +56,28 @@ def test_holes_are_left_out_and_zeros_that_were_written_are_not(tmp_path: Path) 
     assert last.sha256 == hashlib.sha256(bytes(end - start)).hexdigest()
 
 
+def test_a_file_system_that_makes_holes_of_zeros_is_recognised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert bmap.keeps_zeros(tmp_path)
+    monkeypatch.setattr(bmap, "_extents", lambda *_: iter(()))
+    assert not bmap.keeps_zeros(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_map_with_ranges_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    """A range that is left out would be left out on the device too."""
+    target = tmp_path / "a.bmap"
+    bmap.write(target, Map(8 * BLOCK_BYTES, (Range(0, 1, _SHA), Range(4, 5, _SHA))))
+    text = target.read_text()
+    own = text.partition("<BmapFileChecksum> ")[2][:64]
+    text = text.replace(f'chksum="{_SHA}"> 4-5', "sha1='00'> 4-5").replace(own, "0" * 64)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    target.write_text(text.replace("0" * 64, digest, 1))
+    with pytest.raises(UserError, match=r"ranges of 2 blocks .* says that 4 blocks are mapped"):
+        bmap.read(target)
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [

@@ -143,6 +143,46 @@ def test_the_block_map_holds_all_that_is_not_zero_and_the_journal(image: Image) 
 
 
 @pytest.mark.slow
+def test_the_mapped_blocks_make_a_whole_disk_of_one_that_is_full_of_old_data(
+    request_: Request, tmp_path: Path
+) -> None:
+    """What is left out may hold anything, also below files that have zeros in them."""
+    zeros = b"A" * 5000 + bytes(3 << 20) + b"Z" * 5000
+    bundle = make_bundle(tmp_path / "zeros", kernel=zeros, userspace={"lib/zeros": zeros})
+    sign.sign(bundle)
+    made = build_image(replace(request_, bundle=bundle.path, output=tmp_path / "a.img"))
+    found = bmap.read(bmap.map_file(made.path))
+    flashed = tmp_path / "flashed.img"
+    with made.path.open("rb") as source, flashed.open("wb") as target:
+        for _ in range(made.description.size_bytes >> 20):
+            target.write(b"\xaa" * (1 << 20))
+        for start, end in map(found.span, found.ranges):
+            source.seek(start)
+            target.seek(start)
+            target.write(source.read(end - start))
+    assert _run("sfdisk", "--dump", flashed).splitlines()[1:] == [
+        line.replace(str(made.path), str(flashed))
+        for line in _run("sfdisk", "--dump", made.path).splitlines()[1:]
+    ]
+    root = made.description.partitions[1]["start_bytes"]
+    _run("e2fsck", "-f", "-n", f"{flashed}?offset={root}")
+    for image_file in (made.path, flashed):
+        files = tmp_path / f"files-of-{image_file.name}"
+        (files / "fat").mkdir(parents=True)
+        at = f"{image_file}@@{FIRST_PARTITION_BYTES}"
+        _run("mcopy", "-i", at, "-s", "-Q", "::*", files / "fat")
+        _run("debugfs", "-R", f"rdump / {files}", f"{image_file}?offset={root}")
+    _run(
+        "diff",
+        "-r",
+        "--no-dereference",
+        tmp_path / "files-of-a.img",
+        tmp_path / "files-of-flashed.img",
+    )
+    assert len([*(tmp_path / "files-of-flashed.img").rglob("*")]) > 50
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vim3", "imx8mp-evk"])
 def test_the_bootloader_lies_where_the_soc_wants_it(
     name: str, request_: Request, tmp_path: Path

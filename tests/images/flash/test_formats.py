@@ -9,7 +9,9 @@ import io
 import lzma
 import os
 import random
+import resource
 import shutil
+import signal
 import struct
 import tarfile
 import uuid
@@ -22,7 +24,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bsp.base.errors import UserError
+from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.process import run
 from images.disk import bmap
 from images.disk.layout import Layout, make_empty
@@ -235,6 +237,22 @@ def test_padding_between_and_behind_streams(tmp_path: Path) -> None:
     for content in padded.values():
         image.write_bytes(content)
         assert read_source(image).content.read() == plain
+
+
+def test_no_room_to_unpack_is_one_error(tmp_path: Path, own_cache: Path) -> None:
+    image = tmp_path / "a.img.gz"
+    image.write_bytes(gzip.compress(_disk(tmp_path / "a.img").read_bytes(), 1))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3 * MIB, hard))
+    try:
+        with pytest.raises(InfrastructureError, match=r"cannot unpack .* after") as raised:
+            read_source(image)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, old)
+    assert "NPU_BSP_CACHE" in raised.value.hint
+    assert list(own_cache.iterdir()) == []
 
 
 def test_what_is_inside_is_looked_at_too(tmp_path: Path) -> None:
