@@ -73,7 +73,7 @@ def make_rauc(
     """Make a board's bundle as one for RAUC.
 
     Raises:
-        UserError: no board is named; or as ``rauc.plan``, ``bundle_for``.
+        UserError: no board is named; or as ``rauc.prepare``, ``bundle_for``.
     """
     from images.bundle import rauc
 
@@ -90,10 +90,12 @@ def make_rauc(
     planned = rauc.plan(request)
     if flags.dry_run:
         return Answer(planned.document, planned.text())
+    prepared = rauc.prepare(request)
     from images.bundle.assemble import bundle_for
 
     made = rauc.make(
         request,
+        prepared,
         bundle_for(
             profile,
             kernel=kernel or None,

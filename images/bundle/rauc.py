@@ -93,6 +93,8 @@ class Made:
             + (" (development only)" if found["development"] else ""),
             f"verified    {found['verified']}",
         ]
+        if missing := found["missing_packages"]:
+            lines.append(f"needs       {', '.join(missing)}: root installs them first")
         return "\n".join(lines)
 
 
@@ -106,17 +108,52 @@ def plan(request: Request) -> Made:
     return _made(request, signing, _system(request)[0], "", verified="not made", size=0)
 
 
-def make(request: Request, bundle: Bundle) -> Made:
+@dataclass(frozen=True)
+class Prepared:
+    """What a RAUC bundle needs besides one of ours; looked at before that is made, which takes minutes."""
+
+    signing: Signing
+    access: Access
+
+
+def prepare(request: Request) -> Prepared:
+    """See to the programs and the keys, and sign and verify a small bundle with them.
+
+    Raises:
+        UserError: as ``plan``; the key does not belong to the certificate, or the keyring to neither; only
+            root can install rauc; the output cannot be written.
+        ValidationError: rauc does not accept what was signed.
+        InfrastructureError: a package cannot be fetched.
+    """
+    plan(request)
+    install_packages(_missing_packages())
+    signing = _signing(request, make=True)
+    access = read_access(Path(request.ssh_key).expanduser() if request.ssh_key else None, None)
+    check_host_name(f"npu-{request.board.name}")
+    output = request.output
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        workspace = tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {output}: {error.strerror}", hint="--output FILE puts it elsewhere"
+        ) from error
+    with workspace as name, step("Signing a small bundle, to try the keys"):
+        content = Path(name) / "content"
+        content.mkdir()
+        (content / "rootfs.tar").write_bytes(os.urandom(64 << 10))
+        _sign(content, _manifest(_system(request)[0], "0", ""), Path(name) / "tried", signing)
+    return Prepared(signing, access)
+
+
+def make(request: Request, prepared: Prepared, bundle: Bundle) -> Made:
     """Make a RAUC bundle of one of ours, and have ``rauc info`` verify it.
 
     Raises:
-        UserError: as ``plan``; the key does not belong to the certificate; only root can install rauc.
         InfrastructureError: a package cannot be fetched, or there is no room.
     """
-    signing = _signing(request, make=True)
-    access = read_access(Path(request.ssh_key).expanduser() if request.ssh_key else None, None)
     rootfs = root_tar(request.board.userspace.distribution, SLOT_PACKAGES)
-    return pack(request, bundle, signing, access, rootfs.tar)
+    return pack(request, bundle, prepared.signing, prepared.access, rootfs.tar)
 
 
 def pack(request: Request, bundle: Bundle, signing: Signing, access: Access, rootfs: Path) -> Made:
@@ -125,7 +162,6 @@ def pack(request: Request, bundle: Bundle, signing: Signing, access: Access, roo
     Args:
         rootfs: tar of a Debian root.
     """
-    install_packages(sorted({package for tool, package in _TOOLS.items() if not _has(tool)}))
     compatible, system = _system(request)
     manifest = bundle.manifest
     version = f"{manifest.kernel_release}-{bundle.generation}"
@@ -139,25 +175,33 @@ def pack(request: Request, bundle: Bundle, signing: Signing, access: Access, roo
         _slot_files(over, system, signing)
         with step("Root file system"), (content / "rootfs.tar").open("wb") as file:
             Tree(rootfs, over, tuple(slot_files(bundle))).write_tar(file)
-        text = (
-            f"[update]\ncompatible={compatible}\nversion={version}\nbuild={bundle.generation}\n"
-            f"description=npu-bsp {request.board.name}\n\n[bundle]\nformat=verity\n\n"
-            "[image.rootfs]\nfilename=rootfs.tar\n"
-        )
-        (content / "manifest.raucm").write_text(text, encoding="utf-8")
+        about = f"build={bundle.generation}\ndescription=npu-bsp {request.board.name}\n"
         made = workspace / "made.raucb"
         with step("Packing and signing"):
-            _rauc(
-                ["bundle", f"--cert={signing.cert}", f"--key={signing.key}",
-                 f"--signing-keyring={signing.keyring}", content, made],
-                what=f"rauc could not make {output}",
-            )  # fmt: skip
-        verify(made, signing.keyring)
+            _sign(content, _manifest(compatible, version, about), made, signing)
         with made.open("rb") as file:
             os.fsync(file.fileno())
         size = made.stat().st_size
         made.rename(output)
     return _made(request, signing, compatible, version, verified="by rauc info", size=size)
+
+
+def _manifest(compatible: str, version: str, about: str) -> str:
+    return (
+        f"[update]\ncompatible={compatible}\nversion={version}\n{about}\n[bundle]\nformat=verity\n\n"
+        "[image.rootfs]\nfilename=rootfs.tar\n"
+    )
+
+
+def _sign(content: Path, manifest: str, made: Path, signing: Signing) -> None:
+    """Have rauc make a bundle of a folder, and verify it."""
+    (content / "manifest.raucm").write_text(manifest, encoding="utf-8")
+    _rauc(
+        ["bundle", f"--cert={signing.cert}", f"--key={signing.key}",
+         f"--signing-keyring={signing.keyring}", content, made],
+        what=f"rauc could not make a bundle with {signing.cert} and {signing.key}",
+    )  # fmt: skip
+    verify(made, signing.keyring)
 
 
 def verify(path: Path, keyring: Path) -> str:
@@ -235,6 +279,7 @@ def _made(
         "verified": verified,
         "size_bytes": size or None,
         "dry_run": not size,
+        "missing_packages": _missing_packages(),
     }
     return Made(request.output, document)
 
@@ -320,6 +365,10 @@ def _rauc(words: list[str | Path], *, what: str) -> None:
             f"{what}: {why}",
             hint="check that --rauc-key belongs to --rauc-cert, and --rauc-keyring to both",
         ) from error
+
+
+def _missing_packages() -> list[str]:
+    return sorted({package for tool, package in _TOOLS.items() if not _has(tool)})
 
 
 def _has(tool: str) -> bool:

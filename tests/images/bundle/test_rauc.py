@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,7 +66,7 @@ def request(tmp_path: Path, **changes: str) -> rauc.Request:
 @needs_rauc
 def test_made_signed_and_verified(tmp_path: Path, bundle: Bundle) -> None:
     asked = request(tmp_path)
-    signing = rauc._signing(asked, make=True)
+    signing = rauc.prepare(asked).signing
     root = small_root(tmp_path / "root.tar")
     made = rauc.pack(asked, bundle, signing, read_access(None, None), root)
     assert made.document["verified"] == "by rauc info"
@@ -116,6 +117,55 @@ def test_made_signed_and_verified(tmp_path: Path, bundle: Bundle) -> None:
     wrong = request(tmp_path, cert=str(signing.cert), key=str(other_key))
     with pytest.raises(UserError, match="rauc could not make"):
         rauc.pack(wrong, bundle, rauc._signing(wrong, make=True), read_access(None, None), root)
+
+
+@needs_rauc
+def test_keys_are_tried_before_anything_takes_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_late(*_: object, **__: object) -> None:
+        raise AssertionError("the bundle is made already")
+
+    monkeypatch.setattr("images.bundle.assemble.bundle_for", too_late)
+    names = {name: tmp_path / f"{name}.pem" for name in ("cert", "key", "other-cert", "other-key")}
+    rauc.development_certificate(names["cert"], names["key"])
+    rauc.development_certificate(names["other-cert"], names["other-key"])
+
+    def make(output: Path, **flags: Any) -> None:
+        given = bundle_command.RaucFlags(**flags)
+        bundle_command.make_rauc(BOARD, given, kernel="", dtb="", output=str(output), key="")
+
+    output = tmp_path / "out" / "update.raucb"
+    cert, key = str(names["cert"]), str(names["key"])
+    with pytest.raises(UserError, match="rauc could not make a bundle with"):
+        make(output, cert=cert, key=str(names["other-key"]))
+    with pytest.raises((UserError, ValidationError), match="rauc"):
+        make(output, cert=cert, key=key, keyring=str(names["other-cert"]))
+    assert list(output.parent.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write"):
+        make(tmp_path / "file" / "update.raucb")
+    with pytest.raises(AssertionError, match="made already"):
+        make(output, cert=cert, key=key)
+
+
+def test_programs_that_lack_are_named_before_anything_takes_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_late(*_: object, **__: object) -> None:
+        raise AssertionError("the bundle is made already")
+
+    monkeypatch.setattr("images.bundle.assemble.bundle_for", too_late)
+    monkeypatch.setattr(rauc, "_has", lambda tool: tool not in ("rauc", "mksquashfs"))
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    flags = bundle_command.RaucFlags()
+    with pytest.raises(UserError, match="only root can install packages: rauc, squashfs-tools"):
+        bundle_command.make_rauc(
+            BOARD, flags, kernel="", dtb="", output=str(tmp_path / "a.raucb"), key=""
+        )
+    planned = rauc.plan(request(tmp_path))
+    assert planned.document["missing_packages"] == ["rauc", "squashfs-tools"]
+    assert "rauc, squashfs-tools: root installs them first" in planned.text()
 
 
 def test_flags() -> None:
