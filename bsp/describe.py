@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import textwrap
+from pathlib import Path
 from typing import Any
 
 from .base.output import table
+from .dts.own_tree import OwnTree, own_tree
 from .dts.support import series_supports
 from .kernel.distribution import all_series
 from .profile import (
     Board,
     Expectation,
     Npu,
+    board_file,
     board_names,
     by_compatible,
     load_board,
@@ -41,6 +44,7 @@ def one_board(name: str) -> dict[str, Any]:
     """
     board = load_board(name)
     soc, npu = load_soc(board.soc), npu_of(board)
+    own = own_tree(board, npu) if npu else None
     return {
         "name": board.name,
         "title": board.title,
@@ -48,8 +52,11 @@ def one_board(name: str) -> dict[str, Any]:
         "soc_title": soc.title,
         "compatible": list(board.compatible),
         "dts": f"{soc.dts_directory}/{board.dts}" if board.dts else None,
+        "dtb": board.dtb,
+        "dtb_state": own.state if own else None,
+        "dtb_problem": own.why or None if own else None,
         "kernel": board.kernel,
-        "kernels": {series: _level(series, board, npu) for series in all_series()},
+        "kernels": {series: _level(series, board, npu, own) for series in all_series()},
         "expect": dict(board.expect),
         "bootloader": bool(board.boot),
         "qemu": board.qemu.machine if board.qemu else None,
@@ -57,13 +64,15 @@ def one_board(name: str) -> dict[str, Any]:
     }
 
 
-def _level(series: str, board: Board, npu: Npu | None) -> str:
+def _level(series: str, board: Board, npu: Npu | None, own: OwnTree | None) -> str:
     """Return the support level of a kernel series in a word or two: ``works``, ``no driver``..."""
     if npu is None:
         return "no npu"
     if not npu.enabled:
         return "off"
-    stated = board.expect.get(series)
+    if own is not None and not own.usable:
+        return _OWN_LEVELS[own.state]
+    stated = board.expect.get(series) if own is None else None
     if stated is not None:
         return _LEVELS[stated]
     if npu.kernel_since is None:
@@ -79,6 +88,15 @@ _LEVELS: dict[Expectation, str] = {
     "supply missing": "no supply",
     "enable": "works",
     "works": "works",
+}
+
+
+# With a device tree beside the profile, it decides before any kernel does.
+_OWN_LEVELS = {
+    "no tree": "no tree",
+    "vendor tree": "vendor tree",
+    "no node": "no node",
+    "supply missing": "no supply",
 }
 
 
@@ -137,8 +155,14 @@ def boards_table(rows: list[dict[str, Any]]) -> str:
         parts.append(table(header, body, width=_WIDTH))
     legend = (
         "works: with what ./inv build-dts adds; no driver: the kernel lacks more than device tree; "
-        "unknown: the driver does not recognise this NPU; .: the kernel has no such board.\n"
+        "unknown: the driver does not recognise this NPU; .: the kernel has no such board."
     )
+    levels = {level for row in rows for level in row["kernels"].values()}
+    if levels & {"vendor tree", "no tree", "no node"}:
+        legend += (
+            " vendor tree, no node, no tree: the device tree beside the profile is for a vendor's kernel, "
+            "does not have the NPU, or cannot be used."
+        )
     return (
         "\n\n".join(parts)
         + "\n\n"
@@ -167,13 +191,20 @@ def board_text(name: str) -> str:
         paragraphs.append(_wrap("This board has no NPU. It is for what runs on any board."))
     else:
         paragraphs += _npu_paragraphs(board, npu)
-    paragraphs += _board_paragraphs(board, npu, soc.dts_directory)
+    paragraphs += _board_paragraphs(board, npu, soc.dts_directory, name)
     return "\n\n".join(paragraphs)
 
 
 def _npu_paragraphs(board: Board, npu: Npu) -> list[str]:
     about = f" This one is {npu.about}." if npu.about else ""
-    states = _rows([(series, _sentence(series, board, npu)) for series in all_series()])
+    own = own_tree(board, npu)
+    if own is not None and not own.usable:
+        states = _wrap(
+            f"Its own device tree decides, whatever the kernel: {own.why.rstrip('.')}. What to do: "
+            f"{own.hint.rstrip('.')}."
+        )
+    else:
+        states = _rows([(series, _sentence(series, board, npu, own)) for series in all_series()])
     return [
         _wrap(
             "WHAT IT IS. An NPU (neural processing unit) is a part of the chip that runs trained "
@@ -246,9 +277,11 @@ def _log_paragraphs(board: Board, npu: Npu) -> list[str]:
     ]
 
 
-def _sentence(series: str, board: Board, npu: Npu) -> str:
+def _sentence(series: str, board: Board, npu: Npu, own: OwnTree | None) -> str:
     if not npu.enabled:
         return "switched off by the profile"
+    if own is not None:
+        return _own_sentence(series, npu, own)
     stated = board.expect.get(series)
     if stated is None:
         works = npu.kernel_since is not None and series_supports(series, npu)
@@ -266,12 +299,32 @@ def _sentence(series: str, board: Board, npu: Npu) -> str:
     }[stated]
 
 
-def _board_paragraphs(board: Board, npu: Npu | None, directory: str | None) -> list[str]:
+def _own_sentence(series: str, npu: Npu, own: OwnTree) -> str:
+    """Say what a kernel does with a tree that comes from a file and not from its source."""
+    if npu.kernel_since is None or not series_supports(series, npu):
+        since = f"; take Linux {npu.kernel_since} or later" if npu.kernel_since else ""
+        return f"its driver {npu.driver} does not know this NPU{since}"
+    if own.state == "enable":
+        return f"knows this NPU; {own.file.name} leaves it switched off, and ./inv build-dts switches it on"
+    return f"knows this NPU, and {own.file.name} has it switched on"
+
+
+def _own_file(file: Path, name: str) -> str:
+    """Say where a board's own device tree is, shortly where that is plain."""
+    beside = file.parent == board_file(name).parent
+    return f"{file.name} beside the profile" if beside else str(file)
+
+
+def _board_paragraphs(board: Board, npu: Npu | None, directory: str | None, name: str) -> list[str]:
     rows = [("compatible", ", ".join(board.compatible)), ("kernel", f"{board.kernel} by default")]
     if board.dts:
         rows.append(("source", f"arch/arm64/boot/dts/{directory}/{board.dts}.dts"))
-    else:
+    elif board.dtb:
+        rows.append(("source", f"none in the kernel, but {_own_file(Path(board.dtb), name)}"))
+    elif board.qemu:
         rows.append(("source", "none: the device tree comes from QEMU"))
+    else:
+        rows.append(("source", "none: the profile names neither dts nor dtb"))
     if board.boot:
         rows.append(("deploy", f"FAT boot partition at {board.boot.fat_mount}"))
     else:

@@ -7,7 +7,7 @@ import hashlib
 from pathlib import Path
 
 from bsp.base.cache import cache_dir, make_once
-from bsp.base.errors import InfrastructureError
+from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.process import run
 from bsp.dts.overlay import compiled_overlay, merge
 from bsp.profile import Board
@@ -30,6 +30,12 @@ def base_dtb(board: Board) -> Path:
     """
     if board.dtb is not None:
         return Path(board.dtb)
+    if board.qemu is None:
+        raise UserError(
+            f"the profile of {board.name} names no device tree: neither a source in the kernel (dts) nor a "
+            "file (dtb)",
+            hint="name one of them in the profile; or give a tree with --base-dtb FILE",
+        )
     qemu = qemu_of(board)
     qemu_version = emulator().version
     words = machine_arguments(board, dtb_randomness=False)

@@ -26,6 +26,7 @@ from bsp.dts.tree import read_blob, read_tree
 from bsp.kernel.distribution import all_series
 from bsp.kernel.packaged import prebuilt_kernel
 from bsp.profile import Board, Npu, npu_of
+from bsp.qemu.base_dtb import base_dtb
 
 from .probe import TIMEOUT_S, Report, probe
 from .same_soc import on_machine, qemu_of_soc
@@ -159,7 +160,7 @@ def boot_dts(
                 file = build_dts(
                     board,
                     kernel=kernel,
-                    base_dtb=None,
+                    base_dtb=base_dtb(board) if board.dts is None else None,
                     target_dir=Path(name),
                     npu_rate_hz=npu_rate_hz,
                 ).dtb
