@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: MIT
 """A new board's profile, filled in from a device tree, a running board or a board like it.
 
-What could not be found is in the file as a comment that begins with MISSING; ``missing`` lists these, and
-what else keeps a profile from being complete.
+What could not be found is in the file as a comment that begins with MISSING; ``profile_check`` lists these,
+and what else keeps a profile from being complete.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from typing import Any
 
 from .base.cache import write_atomically
 from .base.errors import UserError
-from .base.output import table
 from .base.result import Result
 from .dts.compile import compile_dts
 from .dts.required_changes import vendor_of
@@ -29,37 +27,22 @@ from .kernel.source import kernel_tree
 from .profile import (
     FORMAT,
     Board,
-    Boot,
     board_file,
     board_names,
     load_board,
     load_soc,
     names_no_board,
-    npu_of,
     read_board,
     soc_names,
     user_boards_dir,
 )
+from .profile_check import missing_text
+from .profile_mistakes import MARK, Missing, mistakes
+from .profile_tree_check import tree_mistakes
 
 DEFAULT_KERNEL = "6.12"
-_MARK = "# MISSING: "
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _FAT_MOUNTS = ("/boot/firmware", "/boot/efi", "/boot")
-
-
-@dataclass(frozen=True)
-class Missing:
-    """Something that a profile lacks.
-
-    Attributes:
-        key: where in the file it belongs.
-        why: what cannot be done without it.
-        next: what to do about it.
-    """
-
-    key: str
-    why: str
-    next: str
 
 
 @dataclass(frozen=True)
@@ -165,7 +148,12 @@ def new_board(
         if beside:
             trial.with_suffix(".dtb").write_bytes(beside)
         board = read_board(trial)
-        lacks = missing(board, text)
+        lacks = mistakes(board, text)
+        if board.dtb:  # a source in the kernel was just found, and compared
+            lacks += [
+                Missing(each.key, each.why, each.next.replace(folder, str(file.parent)))
+                for each in tree_mistakes(board)[0]
+            ]
         if board.dtb:
             import msgspec
 
@@ -301,15 +289,15 @@ def _text(
         )
     else:
         lines.append(
-            f'{_MARK}dts: the file below the SoC\'s device trees, or dtb = "FILE" beside this one'
+            f'{MARK}dts: the file below the SoC\'s device trees, or dtb = "FILE" beside this one'
         )
     if tree is None:
-        lines.append(f"{_MARK}compatible: the first string has to be this board's own")
+        lines.append(f"{MARK}compatible: the first string has to be this board's own")
         own = [f"unknown,{name}", *compatible[1:]]
         lines.append(f"compatible = {json.dumps(own)}")
     elif borrowed:
         notes.append(borrowed)
-        lines.append(f"{_MARK}compatible: the first string has to be this board's own; {borrowed}")
+        lines.append(f"{MARK}compatible: the first string has to be this board's own; {borrowed}")
         lines.append(f"compatible = {json.dumps([f'unknown,{name}', *compatible])}")
     else:
         lines.append(f"compatible = {json.dumps(list(compatible))}")
@@ -444,13 +432,13 @@ def _boot_lines(soc: str, source: Source, like: Board | None) -> list[str]:
     else:
         none = "the running board has no FAT file system mounted" if source.fat_mounts == () else ""
         lines.append(
-            f"{_MARK}boot.fat_mount: where the board mounts its FAT boot partition{none and '; '}{none}"
+            f"{MARK}boot.fat_mount: where the board mounts its FAT boot partition{none and '; '}{none}"
         )
         lines.append('fat_mount = "/boot/firmware"')
     if modules:
         lines.append(f"initrd_modules = {json.dumps(list(modules))}  # {origin}")
     else:
-        lines.append(f"{_MARK}boot.initrd_modules: the drivers of the storage that the root is on")
+        lines.append(f"{MARK}boot.initrd_modules: the drivers of the storage that the root is on")
         lines.append("initrd_modules = []")
     return lines
 
@@ -468,85 +456,3 @@ def _modules_like(soc: str, like: Board | None) -> tuple[Sequence[str], str]:
 
 def _string(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
-
-
-# --- what a profile lacks
-
-
-def missing(board: Board, text: str = "") -> list[Missing]:
-    """Return what keeps a profile from being complete, in the order of the file.
-
-    Args:
-        text: the profile as it is written, for the marks in it.
-    """
-    found = [
-        Missing(key, why, "fill it in, and remove the line that says MISSING")
-        for key, _, why in (
-            line.strip().removeprefix(_MARK).partition(": ")
-            for line in text.splitlines()
-            if line.strip().startswith(_MARK)
-        )
-    ]
-    marked = {each.key for each in found}
-    checks = [
-        Missing("dts", "no device tree to build on", "name its source (dts), or a file (dtb)")
-        if board.dts is None and board.dtb is None and board.qemu is None
-        else None,
-        Missing("boot", "nothing can be deployed", 'add [boot] with fat_mount = "..."')
-        if board.boot is None and board.qemu is None
-        else None,
-        Missing(
-            "boot.initrd_modules",
-            "a deployed kernel may not reach its root file system",
-            "name the storage drivers (lsmod on the board)",
-        )
-        if isinstance(board.boot, Boot) and not board.boot.initrd_modules
-        else None,
-        *_npu_missing(board),
-    ]
-    return found + [each for each in checks if each is not None and each.key not in marked]
-
-
-def _npu_missing(board: Board) -> list[Missing]:
-    npu = npu_of(board)
-    if npu is None:
-        return [Missing("soc", f"{board.soc} has no NPU", "take the SoC that the board has")]
-    if board.dtb is None:
-        return []
-    file = Path(board.dtb)
-    if not file.is_file():
-        return [Missing("dtb", f"there is no file {file}", "put the board's device tree there")]
-    tree = read_tree(file.read_bytes(), file.name)
-    if npu.compatible not in tree.strings(npu.node, "compatible"):
-        return [
-            Missing(
-                "dtb",
-                f"{file.name} has no node {npu.node} ({npu.compatible})",
-                f"take a device tree of Linux {npu.kernel_since or 'some later release'} or later",
-            )
-        ]
-    return [
-        Missing("dtb", f"{npu.node} in {file.name} has no {name}", "add it to the device tree")
-        for name in npu.requires
-        if tree.get(npu.node, name) is None
-    ]
-
-
-def check_board(name: str) -> tuple[Board, list[Missing]]:
-    """Return a board and what its profile lacks.
-
-    Raises:
-        UserError: there is no such board, or its file is broken.
-    """
-    file = board_file(name)
-    return load_board(name), missing(load_board(name), file.read_text(encoding="utf-8"))
-
-
-def missing_text(name: str, lacks: Sequence[Missing]) -> str:
-    """Return what a profile lacks as a table for 80 columns."""
-    if not lacks:
-        return f"nothing is missing in the profile of {name}"
-    rows = [[each.key, f"{each.why}. {each.next[0].upper()}{each.next[1:]}."] for each in lacks]
-    return table(
-        ["STILL MISSING", "WHAT AND WHY"], rows, width=min(80, shutil.get_terminal_size().columns)
-    )

@@ -494,9 +494,14 @@ def read_board(path: Path) -> Board:
     if board.soc not in soc_names():
         raise ProfileError(path, "soc", unknown_soc(board.soc))
     load_soc(board.soc)
-    if board.dtb is not None:
-        board = msgspec.structs.replace(board, dtb=str(path.parent / board.dtb))
-    return board
+    return complete_board(board, path)
+
+
+def complete_board(board: Board, path: Path) -> Board:
+    """Return a board as its file has it with the place of its own device tree, which is beside the file."""
+    if board.dtb is None:
+        return board
+    return msgspec.structs.replace(board, dtb=str(path.parent / board.dtb))
 
 
 def is_own(board: Board) -> bool:

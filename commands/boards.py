@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from invoke.context import Context
 
-from bsp.base.result import FAILED_VALIDATION, Answer, Result
+from bsp.base.result import Answer, Result
 
 from .face import command
 from .flags import BOARD, HOST, KERNEL
@@ -48,7 +48,7 @@ def boards(
 @command(
     help={
         "name": f"{BOARD}, or a profile's file: ./mine.toml",
-        "check": "list what its profile still lacks",
+        "check": "list what is wrong in its profile, and what it still lacks",
     },
     positional=["name"],
 )
@@ -57,12 +57,9 @@ def board(_: Context, name: str, check: bool = False) -> Result:
     from bsp import describe
 
     if check:
-        from bsp.new_board import check_board, missing_text
+        from bsp.profile_check import check_profile
 
-        found, lacks = check_board(name)
-        document = {"board": found.name, "missing": [each.__dict__ for each in lacks]}
-        text = missing_text(found.name, lacks)
-        return Answer(document, text, FAILED_VALIDATION if lacks else 0)
+        return check_profile(name)
     return Answer(describe.one_board(name), describe.board_text(name))
 
 

@@ -51,7 +51,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, width: int = 
     last_width = max(width - indent, 16)
     lines: list[str] = []
     for number, row in enumerate(cells):
-        wrapped = textwrap.wrap(row[-1], last_width) or [""]
+        wrapped = textwrap.wrap(row[-1], last_width, break_on_hyphens=False) or [""]
         start = "  ".join(cell.ljust(widths[column]) for column, cell in enumerate(row[:-1]))
         lines.append(f"{start}  {wrapped[0]}".rstrip() if len(row) > 1 else wrapped[0])
         lines.extend(" " * indent + line for line in wrapped[1:])

@@ -121,6 +121,23 @@ def kernel_tree(name: str, *, whole: bool = False, bindings: bool = False) -> Ke
     return KernelTree(path, name, label(name), _release(path, name), origin, kind != "path")
 
 
+def check_source_name(name: str) -> None:
+    """Check what ``--kernel`` takes, without fetching anything.
+
+    Raises:
+        UserError: it is not such a name, or the folder that it names is no kernel tree.
+    """
+    kind, colon, rest = name.partition(":")
+    if not colon:
+        series_named(name)
+    elif kind == "tarball":
+        _tarball_named(rest)
+    elif kind == "git":
+        _ref_named(rest)
+    else:
+        kernel_tree(name)  # a folder; or no kind that there is
+
+
 def label(name: str) -> str:
     """Return a folder name for a kernel source: short, readable, different for different sources."""
     if ":" not in name:
@@ -195,7 +212,12 @@ def _from_distribution(series: str, parts: Parts) -> tuple[Path, str]:
 # --- a tarball -----------------------------------------------------------------------------------
 
 
-def _from_tarball(rest: str, parts: Parts) -> tuple[Path, str]:
+def _tarball_named(rest: str) -> tuple[str, str]:
+    """Return (address, SHA-256) of ``URL#sha256=HASH``.
+
+    Raises:
+        UserError: it is not written so.
+    """
     url, _, fragment = rest.partition("#")
     if not url or not fragment.startswith("sha256="):
         raise UserError(
@@ -205,6 +227,15 @@ def _from_tarball(rest: str, parts: Parts) -> tuple[Path, str]:
     if "://" not in url:
         url = Path(url).expanduser().absolute().as_uri()
     sha256 = fragment.removeprefix("sha256=")
+    if not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+        raise UserError(
+            f"{sha256!r} is no SHA-256 (64 hexadecimal digits)", hint="sha256sum FILE prints one"
+        )
+    return url, sha256.lower()
+
+
+def _from_tarball(rest: str, parts: Parts) -> tuple[Path, str]:
+    url, sha256 = _tarball_named(rest)
 
     def make(target: Path) -> None:
         from ..base.download import download
@@ -214,11 +245,6 @@ def _from_tarball(rest: str, parts: Parts) -> tuple[Path, str]:
             _unpack(tarball, target, parts)
             _release(target, f"tarball:{rest}")
 
-    if not re.fullmatch("[0-9a-fA-F]{64}", sha256):
-        raise UserError(
-            f"{sha256!r} is no SHA-256 (64 hexadecimal digits)", hint="sha256sum FILE prints one"
-        )
-    sha256 = sha256.lower()
     return make_once(_target(f"tarball-{sha256[:16]}", parts), make), f"sha256 {sha256}"
 
 
@@ -267,7 +293,12 @@ def _refuse_devices(tarball: Path, target: Path) -> None:
 # --- git -----------------------------------------------------------------------------------------
 
 
-def _from_git(rest: str, parts: Parts) -> tuple[Path, str]:
+def _ref_named(rest: str) -> tuple[str, str]:
+    """Return (address, ref) of ``URL@REF``.
+
+    Raises:
+        UserError: it is not written so.
+    """
     url, at, ref = rest.rpartition("@")
     if (
         not at
@@ -281,6 +312,11 @@ def _from_git(rest: str, parts: Parts) -> tuple[Path, str]:
         )
     if "://" not in url and Path(url).expanduser().is_dir():
         url = Path(url).expanduser().absolute().as_uri()
+    return url, ref
+
+
+def _from_git(rest: str, parts: Parts) -> tuple[Path, str]:
+    url, ref = _ref_named(rest)
     commit = ref if re.fullmatch("[0-9a-f]{40}", ref) else _commit_of(url, ref)
 
     def make(target: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from bsp import new_board as making
 from bsp.base.errors import UserError
 from bsp.dts.build import build_dts
-from bsp.new_board import Source, check_board, new_board, source_of_dtb
+from bsp.new_board import Source, new_board, source_of_dtb
 from bsp.profile import (
     board_file,
     board_names,
@@ -21,6 +21,7 @@ from bsp.profile import (
     read_board,
     user_boards_dir,
 )
+from bsp.profile_check import check_profile
 from bsp.qemu.base_dtb import base_dtb
 
 from ..support import local_sshd
@@ -77,11 +78,11 @@ def test_a_board_that_no_kernel_knows(tmp_path: Path, own_profiles: Path, kernel
     assert [(each.property, each.after) for each in built.changes] == [("status", "okay")]
     # What is missing is said, and goes away when it is filled in.
     assert [each.key for each in made.missing] == ["boot.fat_mount"]
-    assert [each.key for each in check_board("acme-one")[1]] == ["boot.fat_mount"]
+    assert [each.key for each in check_profile("acme-one").missing] == ["boot.fat_mount"]
     lines = made.file.read_text().splitlines()
     made.file.write_text("\n".join(line for line in lines if "MISSING" not in line))
-    assert check_board("acme-one")[1] == []
-    assert check_board(str(made.file))[1] == []
+    assert check_profile("acme-one").missing == ()
+    assert check_profile(str(made.file)).missing == ()
 
 
 def test_a_board_that_the_kernel_knows(

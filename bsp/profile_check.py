@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: MIT
+"""What is wrong with a profile, and what it lacks: ``board NAME --check``.
+
+All of it at once, each with the key in the file and what to write there.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from .base.output import table
+from .base.result import FAILED_VALIDATION, Result
+from .profile import Board, board_file, complete_board, read_toml, soc_names
+from .profile_errors import expectation_mistakes, explain
+from .profile_mistakes import Missing, mistakes, wrong_soc
+from .profile_tree_check import tree_mistakes
+
+_MOST_MISTAKES = 50
+
+
+@dataclass(frozen=True)
+class Checked(Result):
+    """What came out of checking a profile.
+
+    Attributes:
+        missing: what is wrong or lacking, in the order of the checks.
+        unchecked: what could not be looked at, and why.
+    """
+
+    board: str
+    missing: tuple[Missing, ...]
+    unchecked: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0 where nothing is missing."""
+        return FAILED_VALIDATION if self.missing else 0
+
+    def document(self) -> dict[str, Any]:
+        """Return the document that ``--json`` prints."""
+        return {
+            "board": self.board,
+            "missing": [asdict(each) for each in self.missing],
+            "unchecked": list(self.unchecked),
+        }
+
+    def text(self) -> str:
+        """Return the result for people."""
+        notes = [f"not checked: {each}" for each in self.unchecked]
+        return "\n".join([missing_text(self.board, self.missing), *notes])
+
+
+def check_profile(name: str) -> Checked:
+    """Check a profile: by its name, or by the name of its file.
+
+    Raises:
+        UserError: there is no such board, or its file cannot be read as TOML.
+    """
+    file = board_file(name)
+    data, text = read_toml(file)
+    board, found = _readable(data, text, file)
+    unchecked: tuple[str, ...] = ()
+    if board is not None:
+        found += mistakes(board, text)
+        keys = {each.key for each in found}
+        if board.soc in soc_names() and not {"dts", "dtb", "kernel"} & keys:
+            more, unchecked = tree_mistakes(board, rates="npu.rates_hz" not in keys)
+            found += [each for each in more if each.key not in keys]
+    return Checked(file.stem, _each_once(found), unchecked)
+
+
+def _each_once(found: Iterable[Missing]) -> tuple[Missing, ...]:
+    return tuple({(each.key, each.why): each for each in found}.values())
+
+
+# --- what cannot be read
+
+
+def _readable(data: dict[str, Any], text: str, file: Path) -> tuple[Board | None, list[Missing]]:
+    """Return the board without the keys that cannot be read, and what is wrong with these.
+
+    None where too little is left for a board.
+    """
+    rest = copy.deepcopy(data)
+    found = []
+    for key, mistake in list(expectation_mistakes(rest, Board)):
+        found.append(Missing(key, mistake.removeprefix("[expect]: "), "correct it"))
+        rest.pop("expect", None)
+    board, dropped = None, set[str]()
+    for _ in range(_MOST_MISTAKES):
+        try:
+            board = msgspec.convert(rest, Board, strict=True)
+            break
+        except msgspec.ValidationError as error:
+            key, words = explain(str(error), Board, text)
+            if key in dropped:  # required, and its value was wrong: that is said already
+                break
+            found.append(Missing(key, words, "correct it"))
+            dropped.add(key)
+            if not _drop(rest, key):
+                break
+    if board is None:
+        soc = data.get("soc")
+        known = not isinstance(soc, str) or soc in soc_names()
+        return None, found if known else [*found, wrong_soc(str(soc))]
+    if board.name != file.stem:
+        found.append(
+            Missing("name", f"it is {board.name!r}, the file is {file.name!r}", "make them agree")
+        )
+    return complete_board(board, file), found
+
+
+def _drop(data: dict[str, Any], key: str) -> bool:
+    """Take a key out of nested tables; return whether it was there."""
+    *tables, last = [re.sub(r"\[.*", "", part) for part in key.split(".")]
+    place: Any = data
+    for part in tables:
+        place = place.get(part) if isinstance(place, dict) else None
+    if not isinstance(place, dict) or last not in place:
+        return False
+    del place[last]
+    return True
+
+
+# --- in words
+
+
+def _ended(sentence: str) -> str:
+    return sentence if sentence.endswith((".", "?")) else f"{sentence}."
+
+
+def missing_text(name: str, lacks: Sequence[Missing]) -> str:
+    """Return what a profile lacks as a table for 80 columns."""
+    if not lacks:
+        return f"nothing is missing in the profile of {name}"
+    rows = [
+        [each.key, f"{_ended(each.why)} {_ended(f'{each.next[:1].upper()}{each.next[1:]}')}"]
+        for each in lacks
+    ]
+    return table(
+        ["WRONG OR MISSING", "WHAT AND WHY"],
+        rows,
+        width=min(80, shutil.get_terminal_size().columns),
+    )
