@@ -49,7 +49,7 @@ ROOT = Path(__file__).parents[1]
 # imports; the board's root is a folder, which the command line has no flag for.
 _OURS = """\
 import pathlib, sys
-import bsp.base.start, tasks
+import commands.start, tasks
 from bsp.remote.inventory import Host
 from bsp.remote.ssh import connect
 from images.bundle import manifest as bundles

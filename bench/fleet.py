@@ -45,7 +45,7 @@ JOBS = 16
 
 _OURS = """\
 import pathlib, sys
-import bsp.base.start, tasks
+import commands.start, tasks
 from dataclasses import replace
 from pathlib import PosixPath
 from bsp.remote.inventory import Host

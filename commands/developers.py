@@ -48,35 +48,31 @@ def crash_test(
     }
 )
 def test(
-    context: Context, fast: bool = False, full: bool = False, select: str = "", durations: int = 0
+    _: Context, fast: bool = False, full: bool = False, select: str = "", durations: int = 0
 ) -> int:
     """Run the tests. Example: ./inv test --fast."""
     tier = "not slow and not full" if fast else "" if full else "not full"
     flags = [*(["-m", tier] if tier else []), *(["-k", select] if select else [])]
     if fast:  # each test has folders and servers of its own; the slow ones share boards
         flags += ["-n", "auto"]
-    return _tool(context, "pytest", *flags, *([f"--durations={durations}"] if durations else []))
+    return _tool("pytest", *flags, *([f"--durations={durations}"] if durations else []))
 
 
 @session(help={})
-def faults(context: Context) -> int:
+def faults(_: Context) -> int:
     """Put hundreds of deployments through one fault each; writes docs/faults.md. Example: ./inv faults."""
     import os
 
     from bsp.base.project import PROJECT
 
     os.environ["NPU_BSP_FAULT_TABLE"] = str(PROJECT / "docs/faults.md")
-    return _tool(context, "pytest", "tests/images/deploy/test_faults.py")
+    return _tool("pytest", "tests/images/deploy/test_faults.py")
 
 
 @session(help={})
-def lint(context: Context) -> int:
+def lint(_: Context) -> int:
     """Check style and types with ruff and mypy. Example: ./inv lint."""
-    return (
-        _tool(context, "ruff", "check", ".")
-        or _tool(context, "ruff", "format", "--check", ".")
-        or _tool(context, "mypy")
-    )
+    return _tool("ruff", "check", ".") or _tool("ruff", "format", "--check", ".") or _tool("mypy")
 
 
 @session(
@@ -87,7 +83,7 @@ def lint(context: Context) -> int:
     },
     positional=["name"],
 )
-def bench(context: Context, name: str, rounds: int = 0, json: bool = False) -> int:
+def bench(_: Context, name: str, rounds: int = 0, json: bool = False) -> int:
     """Measure how fast it is, against its peers. Example: ./inv bench startup."""
     from bsp.base.errors import UserError
     from bsp.base.output import print_json, print_text
@@ -103,24 +99,23 @@ def bench(context: Context, name: str, rounds: int = 0, json: bool = False) -> i
             f"there is no measurement {name!r}", hint=f"one of: list, {', '.join(known)}"
         )
     flags = [*(["--rounds", str(rounds)] if rounds else []), *(["--json"] if json else [])]
-    return _tool(context, f"bench.{name}", *flags)
+    return _tool(f"bench.{name}", *flags)
 
 
 @session(help={"check": "write nothing; fail if something would change", "json": JSON})
-def docs(context: Context, check: bool = False, json: bool = False) -> int:
+def docs(_: Context, check: bool = False, json: bool = False) -> int:
     """Write the pages of commands and formats, and check all links. Example: ./inv docs."""
     flags = [*(["--check"] if check else []), *(["--json"] if json else [])]
-    return _tool(context, "docs.make", *flags)
+    return _tool("docs.make", *flags)
 
 
-def _tool(context: Context, module: str, *arguments: str) -> int:
+def _tool(module: str, *arguments: str) -> int:
     """Run a developer's tool of our virtual environment in the project folder; return its exit code."""
-    import shlex
+    import subprocess
     import sys
 
     from bsp.base.project import PROJECT
 
-    with context.cd(str(PROJECT)):
-        command = shlex.join([sys.executable, "-m", module, *arguments])
-        result = context.run(command, warn=True, in_stream=False)
-    return int(result.exited)
+    # What it prints goes where ours goes, so that it sees a terminal, and a pipe that is closed.
+    ended = subprocess.run([sys.executable, "-m", module, *arguments], cwd=PROJECT, check=False)
+    return ended.returncode if ended.returncode >= 0 else 128 - ended.returncode

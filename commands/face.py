@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import inspect
 import os
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -86,59 +86,92 @@ def _task(
 
 def print_and_exit(result: Result, *, as_json: bool) -> None:
     """Print a result, and raise ``Exit`` where its exit code is not 0."""
-    from bsp.base.output import print_json, print_text
+    from bsp.base.output import print_error, print_json, print_text
 
     if as_json:
         print_json(result.document())
     elif text := result.text():
         print_text(text)
-    sys.stderr.write(result.complaint())
+    complaint = result.complaint()
+    if complaint:
+        print_error(complaint.rstrip("\n"))
     if result.exit_code:
         raise Exit(code=result.exit_code)
 
 
 @contextlib.contextmanager
 def errors_for_people(*, as_json: bool) -> Any:
-    """Print errors as ``error:`` and ``hint:`` (and as a document), and end with their exit code."""
-    from bsp.base.errors import BspError, InfrastructureError
+    """Print errors as ``error:`` and ``hint:`` (and as a document), and end with their exit code.
 
+    A signal ends with 128 and its number, also that of a closed pipe, which nothing is said about.
+    """
     _handle_signals()
     try:
-        yield
-    except BspError as error:
-        _end(error, as_json=as_json)
-    except OSError as error:
-        hint = "NPU_BSP_DEBUG=1 shows where; df shows whether a disk is full"
-        _end(InfrastructureError(str(error), hint=hint), as_json=as_json)
+        with _errors_printed(as_json=as_json):
+            yield
     except KeyboardInterrupt as interrupt:
-        sys.stderr.write("interrupted\n")
+        from bsp.base.output import print_error
+        from bsp.base.screen import screen
+
         number = interrupt.args[0] if interrupt.args else signal.SIGINT
+        if screen.reader_gone:
+            number = signal.SIGPIPE
+        if number != signal.SIGPIPE:
+            print_error("interrupted")
         raise Exit(code=128 + number) from None
 
 
-def _end(error: BspError, *, as_json: bool) -> NoReturn:
+@contextlib.contextmanager
+def _errors_printed(*, as_json: bool) -> Any:
     import traceback
 
-    from bsp.base.output import print_json
+    from bsp.base.errors import BspError, InfrastructureError
+    from bsp.base.project import PROJECT
+
+    try:
+        yield
+    except BspError as error:
+        end(error, as_json=as_json)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "df shows which disk is full" if full else "NPU_BSP_DEBUG=1 shows where"
+        end(InfrastructureError(str(error), hint=hint), as_json=as_json)
+    except Exit:
+        raise
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{where.filename.removeprefix(f'{PROJECT}/')}, line {where.lineno}"
+        text = f"a fault of npu-bsp itself: {type(error).__name__}: {error} ({place})"
+        hint = "please report it; NPU_BSP_DEBUG=1 prints the whole traceback"
+        end(InfrastructureError(text, hint=hint), as_json=as_json)
+
+
+def end(error: BspError, *, as_json: bool) -> NoReturn:
+    """Print an error, and raise the ``Exit`` that ends the program with its exit code."""
+    import traceback
+
+    from bsp.base.output import ReaderGoneError, print_error, print_json
 
     if os.environ.get("NPU_BSP_DEBUG"):
         traceback.print_exc()
-    sys.stderr.write(f"error: {error.message}\n")
-    if error.hint:
-        sys.stderr.write(f"hint: {error.hint}\n")
+    print_error(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""))
     if as_json:
-        print_json({"error": error.message, "hint": error.hint, "exit_code": error.exit_code})
+        document = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
+        try:
+            print_json(document)
+        except ReaderGoneError as gone:
+            raise Exit(code=128 + gone.args[0]) from None
     raise Exit(code=error.exit_code) from error
 
 
 def _handle_signals() -> None:
-    """Have SIGTERM and a closed terminal clean up and end what was started, as Ctrl-C does."""
+    """Have Ctrl-C, SIGTERM and a closed terminal end what was started, and clean up."""
 
     def interrupt(number: int, _: object) -> None:
         signal.signal(number, signal.SIG_IGN)  # once: no second one while cleaning up
         raise KeyboardInterrupt(number)
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:  # not under nohup
             with contextlib.suppress(ValueError):  # in a thread
                 signal.signal(number, interrupt)

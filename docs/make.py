@@ -18,7 +18,7 @@ from bsp.base.cache import write_atomically
 from bsp.base.errors import ValidationError
 from bsp.base.output import print_json, print_text
 from bsp.base.project import PROJECT
-from commands import collection
+from commands import collection, help_text
 
 from .formats import formats_page
 
@@ -29,7 +29,7 @@ FORMATS = ROOT / "docs/formats.md"
 _HEAD = """\
 # All commands
 
-Made from the commands themselves by `./inv docs`; `./inv --help TASK` says the same.
+Made from the commands themselves by `./inv docs`; `./inv TASK --help` says the same.
 How to name boards is in [hosts.md](hosts.md), what exit codes mean in the [README](../README.md).
 """
 _WIDTH = 100
@@ -68,11 +68,10 @@ def commands_page(namespace: Any) -> str:
     parts = [_HEAD]
     for name in sorted(namespace.task_names):
         task = namespace[name]
-        said = " ".join((task.__doc__ or "").split())
-        what, _, example = said.partition(" Example: ")
+        what, example = help_text.split(task.__doc__ or "")
         parts.append(f"## {name}\n\n{textwrap.fill(what, _WIDTH)}\n")
         if example:
-            parts.append(f"    {example.rstrip('.')}\n")
+            parts.append(f"    {example}\n")
         rows = [_argument(argument, example) for argument in arguments(task)]
         if rows:
             parts.append("| flag | what it is |\n|---|---|\n" + "\n".join(rows) + "\n")
@@ -89,14 +88,8 @@ def arguments(task: Any) -> list[Any]:
 
 
 def _argument(argument: Any, example: str) -> str:
-    name = max((name.replace("_", "-") for name in argument.names), key=len)
-    # Invoke takes what has no default without its flag too; the example says which of the two we mean.
-    bare = argument.positional and f"--{name}" not in example
-    flag = name if bare else f"--{name}" if argument.kind is bool else f"--{name} X"
-    default = argument.default
-    shown = f" (default: {default})" if default not in (None, "", False, [], ()) else ""
-    text = (argument.help or "").replace("|", "\\|")
-    return f"| `{flag}` | {text}{shown} |"
+    text = help_text.explained(argument).replace("|", "\\|")
+    return f"| `{help_text.spelled(argument, example, ' ')}` | {text} |"
 
 
 def broken_links(root: Path) -> Iterator[str]:

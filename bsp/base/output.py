@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from .errors import InfrastructureError
 
 
 def json_text(document: Any, *, indent: int | None = 2) -> str:
@@ -29,20 +32,60 @@ def finite(value: Any) -> Any:
     return value
 
 
+class ReaderGoneError(KeyboardInterrupt):
+    """Whoever read stdout has closed it (``| head``): what goes on ends as with Ctrl-C, silently."""
+
+    def __init__(self) -> None:
+        super().__init__(signal.SIGPIPE)
+
+
 def print_json(document: Any) -> None:
     """Print one JSON document on stdout."""
-    sys.stdout.write(json_text(document) + "\n")
-    sys.stdout.flush()
+    _print(json_text(document))
 
 
 def print_text(text: str) -> None:
     """Print text on stdout."""
-    sys.stdout.write(text.rstrip("\n") + "\n")
-    sys.stdout.flush()
+    _print(text.rstrip("\n"))
+
+
+def print_error(text: str) -> None:
+    """Print a line on stderr, if anybody reads it."""
+    try:
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+    except OSError:
+        pass
+
+
+def give_up_stdout(error: OSError) -> int:
+    """Have nothing more written to stdout, which failed; return the exit code that says so.
+
+    Python would try again at its end, and complain.
+    """
+    from .screen import silence
+
+    silence(1)
+    if isinstance(error, BrokenPipeError):
+        return 128 + signal.SIGPIPE
+    print_error(f"error: cannot write the result: {error.strerror}")
+    return InfrastructureError.exit_code
+
+
+def _print(text: str) -> None:
+    try:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        give_up_stdout(error)
+        raise ReaderGoneError from None
+    except OSError as error:
+        give_up_stdout(error)
+        raise SystemExit(InfrastructureError.exit_code) from None
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, width: int = 80) -> str:
-    """Return a table with aligned columns; the last column is wrapped to fit ``width``."""
+    """Return a table with aligned columns; the last column is wrapped to fit ``width``, between words."""
     import textwrap
 
     cells = [list(header), *(list(row) for row in rows)]
@@ -51,7 +94,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, width: int = 
     last_width = max(width - indent, 16)
     lines: list[str] = []
     for number, row in enumerate(cells):
-        wrapped = textwrap.wrap(row[-1], last_width, break_on_hyphens=False) or [""]
+        wrapped = textwrap.wrap(
+            row[-1], last_width, break_long_words=False, break_on_hyphens=False
+        ) or [""]
         start = "  ".join(cell.ljust(widths[column]) for column, cell in enumerate(row[:-1]))
         lines.append(f"{start}  {wrapped[0]}".rstrip() if len(row) > 1 else wrapped[0])
         lines.extend(" " * indent + line for line in wrapped[1:])
