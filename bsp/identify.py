@@ -154,8 +154,8 @@ def _unknown(machine: Machine, what: str) -> UserError:
         return UserError(
             f"{what} is {said}: {first[0]!r} is the name of a chip or a module, which many boards have, "
             "and of no board",
-            hint="./inv new-board NAME --like BOARD --from-host HOST (or --from-dtb FILE) writes a profile "
-            "with a string of its own; --board says which board it is",
+            hint=f"./inv new-board NAME --like {relative_of(machine.compatible)} with --from-host HOST or "
+            "--from-dtb FILE writes a profile with a string of its own; --board says which board it is",
         )
     return UserError(
         f"{what} is {said}, which no profile is for" + (f"; its SoC {soc} is known" if soc else ""),
@@ -184,6 +184,9 @@ def _doubts(board: Board, machine: Machine) -> tuple[str, ...]:
     if machine.memory_mib and not _fits(machine.memory_mib, identity.memory_mib):
         expected = " or ".join(str(size) for size in identity.memory_mib)
         found.append(f"it has {machine.memory_mib} MiB of memory, not {expected}")
+    strange = [word for word in machine.compatible if word not in board.compatible]
+    if strange:
+        found.append(f"its compatible has {', '.join(map(repr, strange))}, too")
     if machine.vendor and not (is_own(board) and board.identity.models):
         found.append(
             f"{machine.vendor}, and such trees keep the string of the board they came from"
@@ -222,6 +225,19 @@ def soc_of(compatible: Sequence[str]) -> str | None:
             if word in soc.compatible:
                 return soc.name
     return None
+
+
+def relative_of(compatible: Sequence[str]) -> str:
+    """Return a shipped board with the same SoC, for ``--like``; ``BOARD`` where none is known."""
+    soc = soc_of(compatible)
+    boards = [load_board(name) for name in board_names()]
+    same = [board for board in boards if board.soc == soc and not is_own(board)]
+
+    def distance(board: Board) -> tuple[int, bool, bool]:
+        shared = len(set(board.compatible) & set(compatible))
+        return -shared, not board.identity.models, board.qemu is None
+
+    return min(same, key=distance).name if same else "BOARD"
 
 
 def vendor_words(tree: Tree) -> str:

@@ -22,7 +22,7 @@ from .dts.compile import compile_dts
 from .dts.required_changes import vendor_of
 from .dts.running import without_boot
 from .dts.tree import Tree, read_blob, read_tree
-from .identify import doubt_error, find, machine_of, soc_of, tie_error, vendor_words
+from .identify import doubt_error, find, machine_of, relative_of, soc_of, tie_error, vendor_words
 from .kernel.source import kernel_tree
 from .profile import (
     FORMAT,
@@ -363,8 +363,8 @@ def _borrowed(tree: Tree, what: str, like: Board | None) -> str:
             f"{what} does not say which board it is: {name}, which many boards have"
             if first
             else f"{what} does not say which board it is: its root has no compatible",
-            hint="./inv new-board NAME --like BOARD with the same file or host goes on with a string of "
-            "its own",
+            hint=f"./inv new-board NAME --like {relative_of(tree.compatible)} with the same file or host "
+            "goes on with a string of its own",
         )
     return name
 

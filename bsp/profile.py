@@ -673,7 +673,9 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid TOML: {error}") from error
+        raise UserError(
+            f"{path}: not valid TOML: {error}", hint='text is quoted, versions too: kernel = "6.12"'
+        ) from error
     if data.get("format") != FORMAT:
         raise UserError(
             f"{path}: format is {data.get('format')!r}, this version reads format {FORMAT}",

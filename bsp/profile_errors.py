@@ -115,9 +115,7 @@ def explain(message: str, kind: type[Any], text: str) -> tuple[str, str]:
             pattern.group(1).replace("\\\\", "\\"), f"text like {pattern.group(1)}"
         )
         return where, f"key {where!r}: expected {meaning}{_as_written(where, text)}"
-    if "Expected `str`" in said:
-        return where, f"key {where!r}: {said}{_quoted(where, text)}"
-    return where, f"key {where!r}: {said}"
+    return where, f"key {where!r}: {said}{_rewritten(said, where, text)}"
 
 
 def _line_of(where: str, text: str) -> str:
@@ -133,10 +131,18 @@ def _as_written(where: str, text: str) -> str:
     return f", found {written}" if written else ""
 
 
-def _quoted(where: str, text: str) -> str:
-    written = _line_of(where, text)
-    name = where.rpartition(".")[2]
-    return f'; quote it: {name} = "{written}"' if _NUMBER.fullmatch(written) else ""
+def _rewritten(said: str, where: str, text: str) -> str:
+    """Return how a value of the wrong kind is to be written."""
+    written, name = _line_of(where, text), where.rpartition(".")[2]
+    if "Expected `str`" in said and _NUMBER.fullmatch(written):
+        return f'; quote it: {name} = "{written}"'
+    if "Expected `array`, got `str`" in said and written:
+        return f"; write it as a list: {name} = [{written}]"
+    if re.search(r"Expected `(int|float)`, got `str`", said):
+        return "; write it as a number, without quotes and unit"
+    if "Expected `bool`" in said:
+        return "; write true or false, without quotes"
+    return ""
 
 
 def _fields_at(kind: type[Any], where: str) -> list[str]:

@@ -55,6 +55,8 @@ def _own_file(board: Board) -> list[Missing]:
         return []
     if not own.file.is_file():
         return [Missing("dtb", f"there is no file {own.file}", "put the board's device tree there")]
+    if names_no_board(board.compatible[0]):
+        return []  # that is said, and nothing else can be told of the tree
     return [Missing("dtb", own.why, own.hint)]
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -134,7 +135,10 @@ def test_the_name_of_a_chip_or_module_is_no_boards_name(
 ) -> None:
     with pytest.raises(UserError, match="name of a chip or a module") as caught:
         identify(compatible, what="h")
-    assert "new-board NAME --like BOARD" in caught.value.hint
+    relative = re.search(r"new-board NAME --like (\S+) ", caught.value.hint)
+    assert relative
+    if relative[1] != "BOARD":
+        assert set(compatible) & set(load_board(relative[1]).compatible)
     # Not even with a profile that says so.
     said = ", ".join(f'"{each}"' for each in compatible)
     board = own(own_profiles, "nameless", compatible=f"compatible = [{said}]")
@@ -194,6 +198,10 @@ def test_the_name_of_a_reference_board_is_believed_where_nothing_contradicts_it(
     match = find(machine)
     assert match.board
     assert match.board.name == "imx8mp-evk"
+    # A string between the board's and the chip's is another maker's.
+    more = (machine.compatible[0], "vendor,carrier", *machine.compatible[1:])
+    more_doubts = find(replace(machine, compatible=more)).doubts
+    assert "its compatible has 'vendor,carrier', too" in more_doubts
     assert len(match.doubts) == len(doubts)
     for found, expected in zip(match.doubts, doubts, strict=True):
         assert expected in found

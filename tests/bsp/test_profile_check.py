@@ -137,6 +137,11 @@ MODULES = '"meson-gx-mmc", "mmc_block"'
          "correct"),
         ('"6.12" = "enable"', '"6.12" = "works"', "expect.6.12", "needs changes",
          '"6.12" = "enable"'),
+        # values of another kind
+        ('["khadas,vim3", "amlogic,a311d", "amlogic,g12b"]', '"khadas,vim3"', "compatible",
+         'compatible = ["khadas,vim3"]', "correct"),
+        ("800_000_000", '"800MHz"', "npu.rates_hz[...]", "as a number", "correct"),
+        ("rates_hz =", 'enabled = "no"\nrates_hz =', "npu.enabled", "true or false", "correct"),
         # how it boots
         ("/boot/firmware", "/dev/mmcblk1p1", "boot.fat_mount", "a device file", "/boot/firmware"),
         ("/boot/firmware", "boot", "boot.fat_mount", "no absolute path", "/boot/firmware"),
