@@ -26,6 +26,7 @@ from .flags import BOARD, HOST, HOSTS
         "env": "NAME=VALUE for the delegates, as RUSTICL_ENABLE=etnaviv; several times",
         "model": "name of a known model, or a .tflite file",
         "image": "name of a known image, or a BMP file",
+        "size": "HEIGHTxWIDTH for a model that takes pictures of any size (default: 224x224)",
         "quick": "a small model of this project on the NPU, three runs: does it work at all?",
         "runs": "most measured runs of each delegate",
         "threads": "CPU threads (default: all cores)",
@@ -54,6 +55,7 @@ def smoke_test(
     model: str = "",
     image: str = "",
     quick: bool = False,
+    size: str = "",
     runs: int = 50,
     threads: str = "",
     budget: float = 20.0,
@@ -72,6 +74,7 @@ def smoke_test(
     from userspace.npu.report import files as report_files
     from userspace.npu.report.report import text_of
     from userspace.npu.validate import smoke
+    from userspace.npu.validate.fixed_size import size_of
     from userspace.npu.validate.label_image import Request, environment_of, threads_of
     from userspace.npu.validate.label_image import quick as made_quick
     from virtual.npu.shim.place import virtual_npu
@@ -89,6 +92,7 @@ def smoke_test(
         views=views,
         timeout_s=timeout,
         test=test,
+        size=size_of(size),
     )
     document = smoke.smoke_test(
         test,

@@ -48,7 +48,14 @@ _DISTRIBUTIONS = _HERE / "distributions.toml"
 _REQUIREMENTS = _HERE / "requirements"
 BOARD_PROGRAMS = tuple(
     PROJECT / "userspace/npu/validate" / name
-    for name in ("runner.py", "bmp.py", "preprocess.py", "delegate_library.py")
+    for name in (
+        "runner.py",
+        "bmp.py",
+        "delegate_library.py",
+        "loading.py",
+        "model_inputs.py",
+        "preprocess.py",
+    )
 )
 _OWN_LICENCE = PROJECT / "LICENSE"
 _PIP_TIMEOUT_S = 900

@@ -155,6 +155,24 @@ def test_without_the_default_model_the_small_one_is_made(tmp_path: Path) -> None
     assert chosen.image.path.read_bytes()[:2] == b"BM"
 
 
+def test_without_the_default_image_the_own_one_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(name: str, kind: str) -> models.File:
+        if kind == "image":
+            raise InfrastructureError(f"{name} is not on this machine")
+        return found(name, kind)
+
+    found = models.find
+    monkeypatch.setattr(models, "find", nothing)
+    (tmp_path / "own.tflite").write_bytes(MODEL)
+    chosen = models.choose(str(tmp_path / "own.tflite"), None)
+    assert chosen.image.path.read_bytes() == tiny_model.sample_bmp()
+    assert "grace_hopper.bmp cannot be had here" in chosen.note
+    with pytest.raises(InfrastructureError):
+        models.choose(str(tmp_path / "own.tflite"), "grace_hopper.bmp")
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "said"),
     [

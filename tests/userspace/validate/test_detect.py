@@ -5,16 +5,26 @@ from __future__ import annotations
 
 import base64
 import copy
+import itertools
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from bsp.base.errors import UserError
+from tests.support import input_models
 from userspace.npu.model import tiny_detector, tiny_model
 from userspace.npu.validate import detect, models
-from userspace.npu.validate.detections import Detection, detections, differences, overlap
+from userspace.npu.validate.detections import (
+    Detection,
+    arrangement,
+    detections,
+    differences,
+    is_detector,
+    overlap,
+)
 from userspace.npu.validate.label_image import Request, smoke_test
 from userspace.npu.validate.machine import ThisMachine
 
@@ -79,6 +89,120 @@ TIE = Detection(32, 0.75, (0.5, 0.375, 0.75, 0.5))
 def test_outputs_of_an_ssd_are_read() -> None:
     assert detections(ssd([TIE, PERSON])) == [PERSON, TIE]
     assert detections([output(np.zeros((1, 1001)))]) is None
+
+
+BY_NAME = {"boxes": "detection_boxes", "classes": "detection_classes", "scores": "detection_scores",
+           "count": "num_detections"}  # fmt: skip
+POST_PROCESS = {
+    kind: f"TFLite_Detection_PostProcess{suffix}"
+    for kind, suffix in (("boxes", ""), ("classes", ":1"), ("scores", ":2"), ("count", ":3"))
+}
+ORDERS = [list(order) for order in itertools.permutations(("boxes", "classes", "scores", "count"))]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("objects", [[PERSON, TIE], [TIE], []])
+def test_outputs_are_read_in_any_order(order: list[str], objects: list[Detection]) -> None:
+    """By their values, and by their names where no values tell."""
+    plain = dict(zip(("boxes", "classes", "scores", "count"), ssd(objects), strict=True))
+    for names in (None, BY_NAME, POST_PROCESS):
+        outputs = [{**plain[kind], "name": names[kind] if names else "x"} for kind in order]
+        found = arrangement(outputs)
+        assert found
+        assert [order[found.boxes], order[found.count]] == ["boxes", "count"]
+        assert names is None or order[found.scores] == "scores"
+        assert detections(outputs) == objects
+
+
+def test_the_two_known_orders_count_where_nothing_else_tells() -> None:
+    empty = dict(zip(("boxes", "classes", "scores", "count"), ssd([]), strict=True))
+    for order in (["boxes", "classes", "scores", "count"], ["scores", "boxes", "count", "classes"]):
+        found = arrangement([empty[kind] for kind in order])
+        assert found
+        assert order[found.scores] == "scores"
+
+
+def test_a_broken_row_is_read_as_the_reference_is() -> None:
+    """Its scores are whole numbers, as if they were classes."""
+    wrong = ssd([PERSON, TIE])
+    wrong[2] = output(np.full((1, 4), 7.0))
+    row = judged(wrong, ssd([PERSON, TIE]))
+    assert row["status"] == "fail"
+    assert "all 7.0" in row["reason"]
+
+
+def test_objects_of_one_class_are_alive() -> None:
+    people = [PERSON, Detection(1, 0.8, TIE.box), Detection(1, 0.7, (0.0, 0.0, 0.2, 0.2)),
+              Detection(1, 0.6, (0.7, 0.7, 0.9, 0.9))]  # fmt: skip
+    assert judged(ssd(people), ssd(people))["status"] == "pass"
+
+
+def test_a_count_that_is_no_number_fails() -> None:
+    wrong = [*ssd([PERSON, TIE])[:3], output([np.nan])]
+    row = judged(wrong, ssd([PERSON, TIE]))
+    assert row["status"] == "fail"
+    assert "not finite" in row["reason"]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "known"),
+    [
+        ([(1, 10), (1, 10, 4), (1,), (1, 10)], True),
+        ([(1, 1, 4), (1, 1), (1, 1), (1,)], True),
+        ([(), (), (), ()], True),  # the file does not tell
+        ([(1, 1001)], False),
+        ([(1, 10, 4), (1, 10), (1, 20), (1,)], False),
+        ([(1, 10, 4), (1, 10), (1, 10)], False),
+        ([(2, 10, 4), (1, 10), (1, 10), (1,)], False),
+        ([(1, 10, 4), (1, 10, 4), (1, 10), (1,)], False),
+    ],
+)
+def test_which_shapes_are_a_detectors(shapes: list[tuple[int, ...]], known: bool) -> None:
+    assert is_detector(shapes) == known
+
+
+def squares(folder: Path) -> Path:
+    path = folder / "squares.bmp"
+    path.write_bytes(tiny_detector.sample_bmp())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("order", "names"),
+    [
+        (["scores", "boxes", "count", "classes"], None),
+        (["count", "classes", "scores", "boxes"], None),
+        (["boxes", "classes", "scores", "count"], POST_PROCESS),
+    ],
+)
+def test_a_detector_of_tensorflow_2_runs(
+    order: list[str], names: dict[str, str] | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "detector.tflite"
+    path.write_bytes(input_models.detector(order, [names[kind] for kind in order] if names else ()))
+    request = Request(
+        test="detect", delegate="cpu", model=str(path), image=str(squares(tmp_path)), runs=1
+    )
+    document = smoke_test(ThisMachine(), request)
+    assert document["verdict"] == "pass", document["results"]
+    for row in document["results"]:
+        assert [each["index"] for each in row["detections"]] == [1, 2, 3, 1, 2, 3]
+        assert row["detections"][0]["score"] == pytest.approx(0.95, abs=0.1)
+
+
+def test_what_is_no_detector_is_refused_before_it_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "classifier.tflite"
+    path.write_bytes(input_models.one_conv(1, 16, 16, 3))
+    machine = ThisMachine()
+
+    def never(*_: object, **__: object) -> Any:
+        raise AssertionError("it ran")
+
+    monkeypatch.setattr(machine, "run_runner", never)
+    with pytest.raises(UserError, match=r"outputs \(1x16x16x4\) are not those of a detector"):
+        smoke_test(machine, Request(test="detect", model=str(path), image=str(squares(tmp_path))))
 
 
 def judged(outputs: list[dict[str, Any]], reference: list[dict[str, Any]]) -> dict[str, Any]:

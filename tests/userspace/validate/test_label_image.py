@@ -75,7 +75,7 @@ def test_other_models_agree_with_the_reference(model: str) -> None:
 def test_truncated_model(tmp_path: Path) -> None:
     whole = models.find("mobilenet_v1_0.25_128_quant", "model").path.read_bytes()
     for length, said in (
-        (3, "not a .tflite file"),
+        (3, "is no .tflite file"),
         (40, "cut short"),
         (len(whole) - 100_000, "cut short"),
     ):
@@ -93,7 +93,7 @@ def test_bad_inputs(tmp_path: Path) -> None:
     cases: list[tuple[dict[str, Any], str]] = [
         ({"image": str(png)}, "expected a BMP image"),
         ({"image": str(tmp_path / "none.bmp")}, "there is no image file"),
-        ({"model": str(text), "image": str(models.tiny_image().path)}, "not a .tflite file"),
+        ({"model": str(text), "image": str(models.tiny_image().path)}, "is no .tflite file"),
         ({"delegate": "telfon"}, "did you mean 'teflon'"),
         ({"delegate": "/usr/lib/x.so:a"}, "is not key=value"),
         ({"runs": 0}, "--runs is 0"),

@@ -55,20 +55,21 @@ class Table:
 
     def tables(self, slot: int) -> list[Table]:
         """Return a vector of tables."""
-        start, length = self._vector(slot)
+        start, length = self.span(slot)
         return [
             Table(self._content, self._table.Indirect(start + 4 * index)) for index in range(length)
         ]
 
     def vector(self, slot: int, kind: str) -> tuple[Any, ...]:
         """Return a vector of scalars."""
-        start, length = self._vector(slot)
+        start, length = self.span(slot)
         flags = getattr(self._types, f"{kind}Flags")
         return tuple(
             self._table.Get(flags, start + flags.bytewidth * index) for index in range(length)
         )
 
-    def _vector(self, slot: int) -> tuple[int, int]:
+    def span(self, slot: int) -> tuple[int, int]:
+        """Return where a vector's entries begin in the content, and how many there are; 0, 0 without."""
         place = self._table.Offset(4 + 2 * slot)
         if not place:
             return 0, 0

@@ -7,9 +7,11 @@ append-only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,18 +30,27 @@ OPERATIONS = {
     117: "HARD_SWISH",
 }  # fmt: skip
 # enum TensorType
-_TYPES = {0: "float32", 2: "int32", 3: "uint8", 4: "int64", 7: "int16", 9: "int8", 1: "float16"}
+_TYPES = {
+    0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 5: "string", 6: "bool", 7: "int16",
+    8: "complex64", 9: "int8", 10: "float64", 11: "complex128", 12: "uint64", 13: "resource",
+    14: "variant", 15: "uint32", 16: "uint16", 17: "int4",
+}  # fmt: skip
 ACTIVATIONS = ("NONE", "RELU", "RELU_N1_TO_1", "RELU6", "TANH", "SIGN_BIT")
 # Slots of fused_activation_function, dilation_w and dilation_h in the operations' options.
 _OPTION_SLOTS = {"CONV_2D": (3, 4, 5), "DEPTHWISE_CONV_2D": (4, 5, 6)}
 _AXIS_SLOT = {"CONCATENATION": 0}
+# Of a tensor.
+_SHAPE_SLOT, _SIGNATURE_SLOT = 0, 7
+
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
 class Tensor:
     """A tensor; ``scales`` has one entry per tensor, several per axis, none without quantisation.
 
-    ``data`` holds a constant's bytes, and None where the value is computed.
+    ``data`` holds a constant's bytes, and None where the value is computed. ``signature`` is the shape with
+    -1 where any size will do; empty where the file has none.
     """
 
     name: str
@@ -48,6 +59,7 @@ class Tensor:
     scales: tuple[float, ...]
     zero_points: tuple[int, ...]
     data: bytes | None = field(default=None, repr=False, compare=False)
+    signature: tuple[int, ...] = ()
 
     @property
     def is_signed(self) -> bool:
@@ -129,12 +141,65 @@ def read_graph(model: bytes, *, what: str = "the model") -> list[Operation]:
     Raises:
         UserError: it is no .tflite file, or a broken one.
     """
+    return _read(model, what, lambda table: list(_operations(table)))
+
+
+def read_ends(
+    model: bytes, *, what: str = "the model"
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Return the inputs and the outputs of a model's main graph, in their order.
+
+    Raises:
+        UserError: as ``read_graph``.
+    """
+
+    def ends(table: Table) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        graph, tensors = _graph_and_tensors(table)
+        inputs, outputs = (
+            tuple(tensors[number] for number in graph.vector(slot, "Int32")) for slot in (1, 2)
+        )
+        return inputs, outputs
+
+    return _read(model, what, ends)
+
+
+def with_shapes(model: bytes, shapes: Mapping[int, Sequence[int]]) -> bytes:
+    """Return a model whose tensors have other shapes, of the same ranks, and fixed ones.
+
+    Args:
+        shapes: by the tensor's index in the main graph. Tensors of another rank keep theirs, and indices
+            behind the last, which runtimes use for tensors of their own, do not count.
+
+    Raises:
+        UserError: as ``read_graph``.
+    """
+
+    def changed(table: Table) -> bytes:
+        content = bytearray(model)
+        for index, tensor in enumerate(table.tables(2)[0].tables(0)):
+            shape = shapes.get(index, ())
+            for slot in (_SHAPE_SLOT, _SIGNATURE_SLOT):
+                start, length = tensor.span(slot)
+                if length == len(shape):
+                    struct.pack_into(f"<{length}i", content, start, *shape)
+        return bytes(content)
+
+    return _read(model, "the model", changed)
+
+
+def _read(model: bytes, what: str, reader: Callable[[Table], _Found]) -> _Found:
     if model[4:8] != b"TFL3":
         raise UserError(f"{what} is no .tflite file: bytes 4-7 are {model[4:8]!r}, not b'TFL3'")
     try:
-        return list(_operations(Table(model, int.from_bytes(model[:4], "little"))))
+        return reader(Table(model, int.from_bytes(model[:4], "little")))
     except Exception as error:  # whatever flatbuffers and struct raise on garbage
         raise UserError(f"{what} is cut short or broken: {error!r}") from error
+
+
+def _graph_and_tensors(model: Table) -> tuple[Table, list[Tensor]]:
+    buffers = [buffer.raw(0) for buffer in model.tables(4)]
+    graph = model.tables(2)[0]
+    return graph, [_tensor(table, buffers) for table in graph.tables(0)]
 
 
 def _operations(model: Table) -> Iterator[Operation]:
@@ -142,9 +207,7 @@ def _operations(model: Table) -> Iterator[Operation]:
         (max(code.number(0, "Int8"), code.number(3, "Int32")), code.number(2, "Int32", 1))
         for code in model.tables(1)
     ]
-    buffers = [buffer.raw(0) for buffer in model.tables(4)]
-    graph = model.tables(2)[0]
-    tensors = [_tensor(table, buffers) for table in graph.tables(0)]
+    graph, tensors = _graph_and_tensors(model)
 
     def named(numbers: tuple[int, ...]) -> tuple[Tensor | None, ...]:
         return tuple(tensors[number] if number >= 0 else None for number in numbers)
@@ -172,11 +235,15 @@ def _operations(model: Table) -> Iterator[Operation]:
 
 def _tensor(table: Table, buffers: list[bytes]) -> Tensor:
     quantisation = table.table(4)
+    name, buffer = table.text(3), table.number(2, "Uint32")
+    if buffer >= len(buffers):
+        raise ValueError(f"tensor {name!r} has its values in buffer {buffer}, of {len(buffers)}")
     return Tensor(
-        name=table.text(3),
-        shape=table.vector(0, "Int32"),
+        name=name,
+        shape=table.vector(_SHAPE_SLOT, "Int32"),
         dtype=_TYPES.get(table.number(1, "Int8"), "another type"),
         scales=quantisation.vector(2, "Float32") if quantisation else (),
         zero_points=quantisation.vector(3, "Int64") if quantisation else (),
-        data=buffers[table.number(2, "Uint32")] or None,
+        data=buffers[buffer] or None,
+        signature=table.vector(_SIGNATURE_SLOT, "Int32"),
     )

@@ -30,6 +30,7 @@ class Tensor:
     """A tensor: ``data`` is None where the runtime computes it.
 
     ``scale`` and ``zero_point``: real value = scale * (stored - zero_point); scale 0 is unquantised.
+    ``signature``: the shape with -1 where any size will do.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Tensor:
     scale: float = 0.0
     zero_point: int = 0
     data: NDArray[Any] | None = None
+    signature: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Operator:
         code: ``BuiltinOperator`` of the schema.
         options_type: ``BuiltinOptions`` of the schema.
         options: value for each slot of the options table: (kind, slot, value).
+        version: of the operator.
+        custom: name of a custom operator, whose code is ``CUSTOM``.
     """
 
     code: int
@@ -55,6 +59,16 @@ class Operator:
     outputs: tuple[int, ...]
     options_type: int
     options: tuple[tuple[str, int, float], ...] = ()
+    version: int = 1
+    custom: str = ""
+
+    @property
+    def key(self) -> tuple[int, int, str]:
+        """What operators share that have one entry among the model's operator codes."""
+        return self.code, self.version, self.custom
+
+
+CUSTOM = 32
 
 
 def conv(
@@ -148,7 +162,7 @@ def write_model(
     outputs: Sequence[int],
     description: str,
 ) -> bytes:
-    """Return a .tflite file with one graph. All operators are version 1."""
+    """Return a .tflite file with one graph."""
     writer = _Writer()
     builder = writer.builder
 
@@ -175,16 +189,18 @@ def write_model(
             zero_point = writer.numbers([tensor.zero_point], "int64")
             quantization = writer.table([("offset", 2, scale), ("offset", 3, zero_point)])
             fields.append(("offset", 4, quantization))
+        if tensor.signature:
+            fields.append(("offset", 7, writer.numbers(tensor.signature, "int32")))
         tensor_offsets.append(writer.table(fields))
 
-    codes = sorted({operator.code for operator in operators})
+    codes = sorted({operator.key for operator in operators})
     operator_offsets = []
     for operator in operators:
         ins = writer.numbers(operator.inputs, "int32")
         outs = writer.numbers(operator.outputs, "int32")
         options = writer.table(operator.options)
         fields = [
-            ("uint32", 0, codes.index(operator.code)),
+            ("uint32", 0, codes.index(operator.key)),
             ("offset", 1, ins),
             ("offset", 2, outs),
             ("uint8", 3, operator.options_type),
@@ -200,9 +216,14 @@ def write_model(
     ]
     graph = writer.table(graph_fields)
     # Slot 0 is the old 8-bit code, slot 3 the present one: readers take the larger of the two.
-    code_offsets = [
-        writer.table([("int8", 0, code), ("int32", 2, 1), ("int32", 3, code)]) for code in codes
-    ]
+    code_offsets = []
+    for code, version, custom in codes:
+        name = [("offset", 1, builder.CreateString(custom))] if custom else []
+        code_offsets.append(
+            writer.table(
+                [("int8", 0, min(code, 127)), *name, ("int32", 2, version), ("int32", 3, code)]
+            )
+        )
     model_fields = [
         ("uint32", 0, _SCHEMA_VERSION),
         ("offset", 1, writer.offsets(code_offsets)),

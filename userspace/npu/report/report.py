@@ -8,6 +8,8 @@ from typing import Any
 
 from bsp.base.output import table
 
+from ..validate import model_inputs
+
 _WIDTH = 80
 _MOST_FINDINGS = 8
 _HEADER = ("delegate", "result", "median", "p95", "first", "operations", "top class, or why")
@@ -22,6 +24,10 @@ def text_of(document: dict[str, Any]) -> str:
         f"model {document['model']['name']}, image {document['image']['name']}",
     ]
     notes = [document["note"]]
+    for each in document.get("inputs", []):  # older documents have none
+        if each["given"] != model_inputs.PLAIN:
+            shape = "x".join(map(str, each["shape"]))
+            notes.append(f"input {each['name']}, {shape} {each['dtype']}, gets {each['given']}")
     if document["expected"] is None:
         notes.append("no answer is on file for this model and image; compared with the CPU only")
     for note in filter(None, notes):

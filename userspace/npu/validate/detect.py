@@ -14,9 +14,20 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from bsp.base.errors import UserError
 
-from .detections import THRESHOLD, Detection, class_scores, detections, differences
+from .detections import (
+    THRESHOLD,
+    Detection,
+    arrangement,
+    class_scores,
+    detections,
+    differences,
+    is_detector,
+    values_of,
+)
 from .judge import lifeless
 
 NAME = "detect"
@@ -36,21 +47,21 @@ def read(facts: dict[str, Any], labels: Sequence[str]) -> list[tuple[list[Detect
         UserError: the model is no detector that is known.
     """
     found: list[tuple[list[Detection], str]] = []
+    # What is which is the same in all rows; the reference's values can be relied on.
+    rows = sorted(facts["results"], key=lambda row: row["delegate"] != _REFERENCE)
+    known = next((arrangement(_outputs(row)) for row in rows if "output" in row), None)
     for row in facts["results"]:
         if "output" not in row:
             found.append(([], ""))
             continue
-        outputs = [row["output"], *row.get("other_outputs", [])]
-        objects = detections(outputs)
+        outputs = _outputs(row)
+        objects = detections(outputs, known)
         if objects is None:
-            shapes = ", ".join("x".join(map(str, output["shape"])) for output in outputs)
-            raise UserError(
-                f"the model's outputs ({shapes}) are not those of a detector that is known: boxes, "
-                "classes, scores and count",
-                hint="./inv smoke-test label_image --model FILE runs classifiers",
-            )
-        # A count is one number, and of one object all may be equal.
-        dead = [lifeless(output) for output in outputs if max(output["shape"], default=0) > 1]
+            raise not_known([tuple(output["shape"]) for output in outputs])
+        # All may be of one class, of which there may be one.
+        judged = outputs if known is None else [outputs[known.boxes], outputs[known.scores]]
+        dead = [lifeless(output) for output in judged if max(output["shape"], default=0) > 1]
+        dead += [_not_finite(output) for output in outputs]
         objects = [each for each in objects if each.score >= THRESHOLD]
         found.append((objects, next(filter(None, dead), "")))
         scores = class_scores(objects, max(len(labels), 2) if labels else _CLASSES)
@@ -62,6 +73,31 @@ def read(facts: dict[str, Any], labels: Sequence[str]) -> list[tuple[list[Detect
             "data": base64.b64encode(zlib.compress(scores.tobytes())).decode(),
         }
     return found
+
+
+def _not_finite(output: dict[str, Any]) -> str:
+    finite = np.all(np.isfinite(values_of(output)))
+    return "" if finite else "the output holds numbers that are not finite"
+
+
+def _outputs(row: dict[str, Any]) -> list[dict[str, Any]]:
+    return [row["output"], *row.get("other_outputs", [])]
+
+
+def check(shapes: Sequence[tuple[int, ...]]) -> None:
+    """Raise a UserError where outputs of these shapes are no known detector's: before anything runs."""
+    if not is_detector(shapes):
+        raise not_known(shapes)
+
+
+def not_known(shapes: Sequence[tuple[int, ...]]) -> UserError:
+    """Return the error of a model whose outputs have these shapes."""
+    texts = ["x".join(map(str, shape)) or "one number" for shape in shapes]
+    return UserError(
+        f"the model's outputs ({', '.join(texts)}) are not those of a detector that is known: boxes, "
+        "classes, scores and count",
+        hint="./inv smoke-test label_image --model FILE runs classifiers",
+    )
 
 
 def add(

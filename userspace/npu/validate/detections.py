@@ -3,7 +3,7 @@
 
 Two forms are read: what ``TFLite_Detection_PostProcess`` gives (TensorFlow
 ``tensorflow/lite/kernels/detection_postprocess.cc``: boxes as top, left, bottom, right; classes; scores;
-count), and the two heads of the project's own small detector.
+count), in whatever order a converter put them, and the two heads of the project's own small detector.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..model import tiny_detector
+
+_POST_PROCESS = "tflite_detection_postprocess:"
 
 THRESHOLD = 0.5
 SAME_PLACE = 0.5
@@ -42,25 +44,110 @@ def values_of(output: dict[str, Any]) -> NDArray[np.float64]:
     return values.reshape(output["shape"])
 
 
-def detections(outputs: Sequence[dict[str, Any]]) -> list[Detection] | None:
-    """Return the objects of a row, best first; None if these are not the outputs of a known detector."""
-    shapes = [tuple(output["shape"]) for output in outputs]
-    if len(shapes) == 4 and len(shapes[0]) == 3 and shapes[0][2] == 4:
-        boxes, classes, scores, count = (values_of(output) for output in outputs)
-        found = [
-            Detection(
-                # The model counts classes without the background.
-                int(classes[0, place]) + 1,
-                float(scores[0, place]),
-                tuple(float(value) for value in boxes[0, place]),  # type: ignore[arg-type]
-            )
-            for place in range(min(int(count.ravel()[0]), boxes.shape[1]))
-        ]
-        return sorted(found, key=lambda each: -each.score)
+@dataclass(frozen=True)
+class Outputs:
+    """Which of a detector's outputs is which: positions among all of them; ``count`` is the objects'."""
+
+    boxes: int
+    classes: int
+    scores: int
+    count: int
+
+
+def is_detector(shapes: Sequence[tuple[int, ...]]) -> bool:
+    """Return whether outputs of these shapes may be a detector's that is known.
+
+    A shape without sizes is one that the model's file does not tell.
+    """
+    unknown = len(shapes) == 4 and () in shapes
+    return unknown or _is_tiny(shapes) or _by_shape(shapes) is not None
+
+
+def arrangement(outputs: Sequence[dict[str, Any]]) -> Outputs | None:
+    """Return which output is which, by shapes, names and values; None if they are no known detector's.
+
+    TensorFlow 1's converter gives boxes, classes, scores, count; TensorFlow 2's gives scores, boxes, count,
+    classes. Where names do not tell classes from scores, whole numbers are classes, and where values do not
+    tell (nothing was found), the two orders do.
+    """
+    found = _by_shape([tuple(output["shape"]) for output in outputs])
+    if found is None:
+        return None
+    boxes, pair, count = found
+    one, other = pair
+    names = [str(outputs[place].get("name", "")).lower() for place in pair]
+    for words, first_is_score in ((("score",), True), (("class", "categor", "label"), False)):
+        named = [any(word in name for word in words) for name in names]
+        if named[0] != named[1]:
+            return _ordered(boxes, pair, count, first_is_score=named[0] == first_is_score)
+    if all(name.startswith(_POST_PROCESS) for name in names):  # names from which the order is known
+        return _ordered(boxes, pair, count, first_is_score=names[0] > names[1])
+    whole = [_are_classes(values_of(outputs[place])) for place in pair]
+    if whole[0] != whole[1]:
+        return _ordered(boxes, pair, count, first_is_score=whole[1])
+    return _ordered(boxes, pair, count, first_is_score=one < boxes < other)
+
+
+def _ordered(boxes: int, pair: tuple[int, int], count: int, *, first_is_score: bool) -> Outputs:
+    scores, classes = pair if first_is_score else pair[::-1]
+    return Outputs(boxes, classes, scores, count)
+
+
+def _by_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, tuple[int, int], int] | None:
+    """Return the positions of the boxes, of two lists as long as they, and of one number."""
+    if len(shapes) != 4:
+        return None
+    boxes = [place for place, shape in enumerate(shapes) if len(shape) == 3 and shape[2] == 4]
+    if len(boxes) != 1:
+        return None
+    lists = (1, shapes[boxes[0]][1])
+    others = [place for place in range(4) if place != boxes[0]]
+    counts = [place for place in others if shapes[place] in ((1,), (), (1, 1))]
+    # The shortest, where lists of one object look alike.
+    count = min(counts, key=lambda place: len(shapes[place]), default=None)
+    pair = [place for place in others if place != count]
+    if count is None or shapes[boxes[0]][0] != 1 or any(shapes[place] != lists for place in pair):
+        return None
+    return boxes[0], (pair[0], pair[1]), count
+
+
+def _are_classes(values: NDArray[np.float64]) -> bool:
+    """Whether values are whole numbers, and not all 0, as scores are where nothing was found."""
+    return bool(
+        np.all(np.isfinite(values)) and np.all(values == np.round(values)) and np.any(values)
+    )
+
+
+def _is_tiny(shapes: Sequence[tuple[int, ...]]) -> bool:
     anchors = tiny_detector.GRID**2
-    if shapes == [(1, anchors, 4), (1, anchors, len(tiny_detector.LABELS))]:
+    return list(shapes) == [(1, anchors, 4), (1, anchors, len(tiny_detector.LABELS))]
+
+
+def detections(
+    outputs: Sequence[dict[str, Any]], known: Outputs | None = None
+) -> list[Detection] | None:
+    """Return the objects of a row, best first; None if these are not the outputs of a known detector.
+
+    Args:
+        known: which output is which, where another row has told.
+    """
+    if _is_tiny([tuple(output["shape"]) for output in outputs]):
         return _from_heads(*(values_of(output)[0] for output in outputs))
-    return None
+    known = known or arrangement(outputs)
+    if known is None:
+        return None
+    places = (known.boxes, known.classes, known.scores, known.count)
+    boxes, classes, scores, count = (np.nan_to_num(values_of(outputs[place])) for place in places)
+    found = [
+        Detection(
+            # The model counts classes without the background.
+            int(classes[0, place]) + 1,
+            float(scores[0, place]),
+            tuple(float(value) for value in boxes[0, place]),  # type: ignore[arg-type]
+        )
+        for place in range(min(max(int(count.ravel()[0]), 0), boxes.shape[1]))
+    ]
+    return sorted(found, key=lambda each: -each.score)
 
 
 def _from_heads(offsets: NDArray[np.float64], scores: NDArray[np.float64]) -> list[Detection]:

@@ -14,7 +14,7 @@ from bsp.base.progress import step
 from ..model import operations, tiny_detector, tiny_model
 from ..model.graph import read_graph
 from ..model.prediction import Prediction, predict, rules_for
-from . import accuracy, detect, models
+from . import accuracy, detect, model_check, models
 from .delegates import ALL, TEFLON, implied, rows
 from .delegation import parse_log
 from .judge import MAX_ABS_DIFF, Expected, Figure, judge, verdict
@@ -45,6 +45,7 @@ class Request:
         timeout_s: a row that takes longer is a failure.
         environment: variables and values that the delegates get.
         test: ``label_image``, or ``detect``, whose models find objects.
+        size: height and width (pixels) for a model that takes pictures of any size; None: the default.
     """
 
     delegate: str = "all"
@@ -57,6 +58,7 @@ class Request:
     timeout_s: float = 300.0
     environment: tuple[tuple[str, str], ...] = ()
     test: str = NAME
+    size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         for name, most in _MOST.items():
@@ -83,10 +85,20 @@ def quick(request: Request) -> Request:
 
 
 def choose(request: Request) -> models.Inputs:
-    """Return the model, image and labels that a request means; raises as ``models.choose``."""
+    """Return the model, image and labels that a request means, looked at before anything runs.
+
+    Raises:
+        UserError, InfrastructureError: as ``models.choose``.
+        UserError: they are broken, or the model is none for this test.
+    """
     if request.test == detect.NAME:
-        return models.choose_detector(request.model, request.image)
-    return models.choose(request.model, request.image)
+        inputs = models.choose_detector(request.model, request.image)
+    else:
+        inputs = models.choose(request.model, request.image)
+    inputs = model_check.checked(inputs, request.size)
+    if request.test == detect.NAME:
+        detect.check(model_check.output_shapes(inputs.model.path))
+    return inputs
 
 
 def environment_of(words: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -195,7 +207,8 @@ def smoke_test(
         "test": request.test,
         "board": board,
         "host": host or "this machine",
-        "model": _described(inputs.model),
+        "model": _described(inputs.original or inputs.model),
+        "inputs": [each.record() for each in model_check.given(inputs.model.path)],
         "image": {**_described(inputs.image), "path": str(inputs.image.path)},
         "note": inputs.note,
         "expected": answer.source if answer else None,

@@ -204,7 +204,10 @@ def document_of(completed: Completed, where: str) -> dict[str, Any]:
         ) from None
     if "error" in document:
         stage, message = document["error"]["stage"], document["error"]["message"]
+        hint = document["error"].get("hint", "")  # older payloads give none
         if stage in _USER_STAGES:
-            raise UserError(message, hint=f"give another {stage}" if stage != "arguments" else "")
-        raise InfrastructureError(f"on {where}: {message}")
+            raise UserError(
+                message, hint=hint or (f"give another {stage}" if stage != "arguments" else "")
+            )
+        raise InfrastructureError(f"on {where}: {message}", hint=hint)
     return document

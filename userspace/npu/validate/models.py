@@ -104,12 +104,14 @@ class Inputs:
     Attributes:
         labels: name of each class, by index; empty where there are none.
         note: what the reader must know (that this is not the model that was wanted); or empty.
+        original: where ``model`` is a copy with another input size: what it was made of.
     """
 
     model: File
     image: File
     labels: tuple[str, ...]
     note: str = ""
+    original: File | None = None
 
 
 @functools.cache
@@ -131,7 +133,8 @@ def choose(model: str | None, image: str | None) -> Inputs:
     Args:
         model: name in the catalogue, the small model's name, or a .tflite file; None: the default, or
             the small model where that cannot be had.
-        image: name in the catalogue or a BMP file; None: the one that goes with the model.
+        image: name in the catalogue or a BMP file; None: the one that goes with the model, or the
+            project's own where that cannot be had.
 
     Raises:
         UserError: there is no such model, image or file, or a file has the wrong content.
@@ -152,11 +155,25 @@ def choose(model: str | None, image: str | None) -> Inputs:
     else:
         chosen = tiny() if model == tiny_model.NAME else find(model, "model")
     is_tiny = chosen.name == tiny_model.NAME
-    if image is None:
-        picture = tiny_image() if is_tiny else find(catalogue().default_image, "image")
-    else:
+    if image is not None:
         picture = find(image, "image")
+    elif is_tiny:
+        picture = tiny_image()
+    else:
+        picture, lacking = _default_image()
+        note = "; ".join(filter(None, [note, lacking]))
     return Inputs(chosen, picture, tiny_model.LABELS if is_tiny else _labels_of(chosen), note)
+
+
+def _default_image() -> tuple[File, str]:
+    """Return the default image, or the project's own where that cannot be had, and a note that says so."""
+    wanted = catalogue().default_image
+    try:
+        return find(wanted, "image"), ""
+    except InfrastructureError as error:
+        own = tiny_image()
+        say(f"{error.message}; using {own.name}")
+        return own, f"{wanted} cannot be had here; the picture is the project's own instead"
 
 
 def choose_detector(model: str | None, image: str | None) -> Inputs:

@@ -85,11 +85,16 @@ NPU_MODEL = 0x8000
 
 
 class StageError(Exception):
-    """Something that the caller is to read: the stage in which it went wrong, and what."""
+    """Something that the caller is to read: the stage in which it went wrong, what, and what helps."""
 
-    def __init__(self, stage: str, message: str) -> None:
+    def __init__(self, stage: str, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.stage = stage
+        self.hint = hint
+
+    def record(self) -> dict[str, str]:
+        """Return it for a document."""
+        return {"stage": self.stage, "message": str(self), "hint": self.hint}
 
 
 # --- set-up ----------------------------------------------------------------------------------
@@ -366,7 +371,7 @@ def not_there(name: str, library: str | None) -> str:
 def run_delegate(module: Any, job: argparse.Namespace, model: bytes, picture: Any,
                  delegate: str) -> dict[str, Any]:  # fmt: skip
     """Run the model once, then up to ``job.runs`` times within ``job.budget`` seconds."""
-    import numpy
+    import model_inputs  # type: ignore[import-not-found]
     import preprocess  # type: ignore[import-not-found]
 
     kind, library, options = parse_delegate(delegate, job.opencl)
@@ -395,17 +400,22 @@ def run_delegate(module: Any, job: argparse.Namespace, model: bytes, picture: An
     prepare_ms = (time.perf_counter() - start) * 1000
     taken = delegated(interpreter, count_operations(model))
 
-    source = interpreter.get_input_details()[0]
-    _, height, width, _ = (int(size) for size in source["shape"])
+    sources = [detail["index"] for detail in interpreter.get_input_details()]
+    fillings = model_inputs.fillings(model_inputs.inputs_of(interpreter))
 
-    def prepared(view: Any) -> Any:
-        resized = preprocess.resize_bilinear(
-            view, height, width, fused=preprocess.fuses_multiply_add()
-        )
-        return preprocess.to_input(resized, numpy.dtype(source["dtype"]))
+    def feed(view: Any) -> list[Any]:
+        """Set all inputs, and return what they were set to."""
 
-    image = prepared(picture)
-    interpreter.set_tensor(source["index"], image[None])
+        def resized(height: int, width: int) -> Any:
+            fused = preprocess.fuses_multiply_add()
+            return preprocess.resize_bilinear(view, height, width, fused=fused)
+
+        given = [model_inputs.values(each, resized, preprocess.to_input) for each in fillings]
+        for source, values in zip(sources, given):  # noqa: B905 # one each
+            interpreter.set_tensor(source, values)
+        return given
+
+    given = feed(picture)
 
     start = time.perf_counter()
     interpreter.invoke()
@@ -421,7 +431,7 @@ def run_delegate(module: Any, job: argparse.Namespace, model: bytes, picture: An
     for view in preprocess.views(picture)[: job.views]:
         if time.perf_counter() > deadline:
             break
-        interpreter.set_tensor(source["index"], prepared(view)[None])
+        feed(view)
         interpreter.invoke()
         views.append(packed(interpreter.get_tensor(sink["index"])))
     return {
@@ -429,11 +439,8 @@ def run_delegate(module: Any, job: argparse.Namespace, model: bytes, picture: An
         "prepare_ms": prepare_ms,
         "first_ms": first_ms,
         "runs_ms": runs_ms,
-        "input": {
-            "shape": [int(size) for size in source["shape"]],
-            "dtype": image.dtype.name,
-            "sha256": hashlib.sha256(image.tobytes()).hexdigest(),
-        },
+        "input": fed(given[0]),
+        "other_inputs": [fed(values) for values in given[1:]],
         "output": output,
         "other_outputs": others,
         "views": views,
@@ -451,11 +458,21 @@ def timed_runs(invoke: Any, most: int, budget_s: float) -> list[float]:
     return runs_ms
 
 
+def fed(values: Any) -> dict[str, Any]:
+    """Describe what an input was set to."""
+    return {
+        "shape": [int(size) for size in values.shape],
+        "dtype": values.dtype.name,
+        "sha256": hashlib.sha256(values.tobytes()).hexdigest(),
+    }
+
+
 def described(interpreter: Any, detail: dict[str, Any]) -> dict[str, Any]:
     """Return an output with its values, and what they mean."""
     values = interpreter.get_tensor(detail["index"])
     scale, zero_point = detail["quantization"]
     return {
+        "name": str(detail["name"]),
         "shape": [int(size) for size in values.shape],
         "dtype": values.dtype.name,
         "scale": float(scale),
@@ -485,7 +502,7 @@ def in_child(work: Any, timeout_s: float) -> dict[str, Any]:
                 try:
                     result = work()
                 except StageError as error:
-                    result = {"error": {"stage": error.stage, "message": str(error)}}
+                    result = {"error": error.record()}
                 except Exception as error:
                     traceback.print_exc()
                     result = {"error": {"stage": "run", "message": f"{error!r}"}}
@@ -565,6 +582,32 @@ def sha256_of(path: Path) -> str:
 # --- the whole -------------------------------------------------------------------------------
 
 
+def check_model(module: Any, runtime: str, model: bytes, timeout_s: float) -> list[dict[str, Any]]:
+    """Load the model without any delegate, in a process of its own; return what its inputs are given.
+
+    Raises:
+        StageError: no row could run it.
+    """
+    import loading  # type: ignore[import-not-found]
+
+    def load() -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = loading.check(module, runtime, model)
+        except loading.LoadError as error:
+            raise StageError(error.stage, str(error), error.hint) from error
+        return found
+
+    found = in_child(load, timeout_s)
+    if "error" not in found:
+        inputs: list[dict[str, Any]] = found["inputs"]
+        return inputs
+    error = found["error"]
+    if error["stage"] in ("crash", "time"):
+        message = f"{runtime} {error['message']} while it loaded this model, without any delegate"
+        raise StageError("model", message, "the model is broken or too large: give another one")
+    raise StageError(error["stage"], error["message"], error.get("hint", ""))
+
+
 def run(job: argparse.Namespace) -> dict[str, Any]:
     """Run all delegates and return the facts."""
     import bmp  # type: ignore[import-not-found]
@@ -577,6 +620,7 @@ def run(job: argparse.Namespace) -> dict[str, Any]:
         raise StageError("image", f"{job.image}: {error}") from error
     operations = count_operations(model)
     module, runtime = load_runtime()
+    inputs = check_model(module, runtime, model, job.timeout)
     devices = npu_devices()
     unsafe = [f"{each['node']} {each['unsafe']}" for each in devices if "unsafe" in each]
     results = []
@@ -614,6 +658,7 @@ def run(job: argparse.Namespace) -> dict[str, Any]:
         "model_sha256": hashlib.sha256(model).hexdigest(),
         "image_sha256": sha256_of(Path(job.image)),
         "total_ops": operations,
+        "inputs": inputs,
         "npu_devices": devices,
         "results": results,
         # From this program's start; what the rows took is in them.
@@ -650,7 +695,7 @@ def main() -> int:
         use_payload()
         document = run(job)
     except StageError as error:
-        document = {"format": FORMAT, "error": {"stage": error.stage, "message": str(error)}}
+        document = {"format": FORMAT, "error": error.record()}
     except OSError as error:
         document = {"format": FORMAT, "error": {"stage": "files", "message": str(error)}}
     json.dump(document, sys.stdout)

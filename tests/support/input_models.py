@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: MIT
+"""Small models whose inputs and operators are not those of a usual image classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from userspace.npu.model import tflite_file as t
+
+RESHAPE, TRANSPOSE, ADD, CAST, FULLY_CONNECTED = 22, 39, 0, 53, 9
+
+
+class Model:
+    """Collects tensors and operators."""
+
+    def __init__(self, seed: int = 7) -> None:
+        self.tensors: list[t.Tensor] = []
+        self.operators: list[t.Operator] = []
+        self.random = np.random.default_rng(seed)
+
+    def tensor(self, name: str, shape: Sequence[int], dtype: str = "uint8", *, scale: float = 0.0,
+               zero_point: int = 0, data: object = None,
+               signature: Sequence[int] = ()) -> int:  # fmt: skip
+        array = None if data is None else np.asarray(data)
+        self.tensors.append(
+            t.Tensor(name, tuple(shape), dtype, scale, zero_point, array, tuple(signature))
+        )
+        return len(self.tensors) - 1
+
+    def image(self, *shape: int, dtype: str = "uint8", signature: Sequence[int] = ()) -> int:
+        scale, zero_point = {"uint8": (1 / 255, 0), "int8": (1 / 255, -128)}.get(dtype, (0.0, 0))
+        return self.tensor(
+            "image", shape, dtype, scale=scale, zero_point=zero_point, signature=signature
+        )
+
+    def conv(self, source: int, channels: int = 4, *, stride: int = 1) -> int:
+        """A convolution with a window of 3 x 3 and random weights, in the type of its input."""
+        before = self.tensors[source]
+        batch, height, width, depth = before.shape
+        shape = (channels, 3, 3, depth)
+        out = (batch, -(-height // stride), -(-width // stride), channels)
+        if before.dtype == "float32":
+            weights = self.tensor("w", shape, "float32", data=self.random.normal(0, 0.2, shape))
+            bias = self.tensor("b", (channels,), "float32", data=np.zeros(channels))
+            sink = self.tensor("features", out, "float32")
+        else:
+            zero = 128 if before.dtype == "uint8" else 0
+            stored = self.random.integers(-60, 60, shape) + zero
+            weights = self.tensor(
+                "w", shape, before.dtype, scale=0.01, zero_point=zero, data=stored
+            )
+            bias = self.tensor(
+                "b", (channels,), "int32", scale=0.01 * before.scale, data=np.zeros(channels)
+            )
+            sink = self.tensor("features", out, before.dtype, scale=0.02, zero_point=zero)
+        if before.signature:
+            signature = (*before.signature[:3], channels)
+            self.tensors[sink] = replace(self.tensors[sink], signature=signature)
+        version = 3 if before.dtype == "int8" else 1
+        operator = t.conv((source, weights, bias), sink, stride=stride, activation=t.NO_ACTIVATION)
+        self.operators.append(replace(operator, version=version))
+        return sink
+
+    def reshape(self, source: int, *shape: int) -> int:
+        before = self.tensors[source]
+        sizes = self.tensor("shape", (len(shape),), "int32", data=np.array(shape))
+        sink = self.tensor("reshaped", shape, before.dtype, scale=before.scale,
+                           zero_point=before.zero_point)  # fmt: skip
+        self.operators.append(t.reshape(source, sizes, sink))
+        return sink
+
+    def written(self, inputs: Sequence[int], outputs: Sequence[int]) -> bytes:
+        return t.write_model(
+            self.tensors,
+            self.operators,
+            inputs=inputs,
+            outputs=outputs,
+            description="made for a test",
+        )
+
+
+def one_conv(*shape: int, dtype: str = "uint8", signature: Sequence[int] = ()) -> bytes:
+    """A model with one input, N x H x W x C, and one convolution."""
+    model = Model()
+    image = model.image(*shape, dtype=dtype, signature=signature)
+    return model.written([image], [model.conv(image)])
+
+
+def channels_first(*shape: int, signature: Sequence[int] = ()) -> bytes:
+    """An input N x C x H x W, which the model itself transposes."""
+    model = Model()
+    image = model.image(*shape, signature=signature)
+    order = model.tensor("order", (4,), "int32", data=np.array([0, 2, 3, 1]))
+    batch, depth, height, width = shape
+    turned = model.tensor("turned", (batch, height, width, depth), scale=1 / 255)
+    model.operators.append(t.Operator(TRANSPOSE, (image, order), (turned,), 26))
+    return model.written([image], [model.conv(turned)])
+
+
+def two_inputs(dtype: str = "uint8", second: tuple[int, ...] = (1, 16, 16, 5)) -> bytes:
+    """A picture, and what is added to the convolution of it."""
+    model = Model()
+    image = model.image(1, 16, 16, 3)
+    features = model.conv(image, 5)
+    if dtype == "uint8":
+        other = model.tensor("mask", second, scale=0.02, zero_point=128)
+        added = model.tensor("sum", (1, 16, 16, 5), scale=0.04, zero_point=128)
+        model.operators.append(t.Operator(ADD, (features, other), (added,), 11))
+        return model.written([image, other], [added])
+    other = model.tensor("lengths", second, dtype)
+    real = model.tensor("real", second, "float32")
+    model.operators.append(t.Operator(CAST, (other,), (real,), 37))
+    return model.written([image, other], [features, real])
+
+
+def vector(*shape: int, dtype: str = "float32") -> bytes:
+    """No picture: a vector that is reshaped."""
+    model = Model()
+    source = model.tensor("features", shape, dtype)
+    flat = int(np.prod(shape))
+    return model.written([source], [model.reshape(source, flat)])
+
+
+def with_operator(code: int, *, version: int = 1, custom: str = "") -> bytes:
+    """A convolution, and an operator that the runtime may not have."""
+    model = Model()
+    image = model.image(1, 16, 16, 3)
+    features = model.conv(image)
+    sink = model.tensor("y", (1, 16, 16, 4), scale=0.02, zero_point=128)
+    model.operators.append(
+        t.Operator(code, (features,), (sink,), 0, version=version, custom=custom)
+    )
+    return model.written([image], [sink])
+
+
+def detector(order: Sequence[str], names: Sequence[str] = (), objects: int = 10) -> bytes:
+    """A model with a detector's four outputs in some order; boxes and scores hang on the picture."""
+    model = Model()
+    image = model.image(1, 16, 16, 3, dtype="float32")
+
+    def dense(width: int, *, weight: float, bias: object) -> int:
+        weights = model.random.normal(0, 1, (width, 16, 16, 3)) * weight
+        kernel = model.tensor("w", (width, 16, 16, 3), "float32", data=weights)
+        offset = model.tensor("b", (width,), "float32", data=bias)
+        sink = model.tensor("made", (1, 1, 1, width), "float32")
+        operator = t.conv((image, kernel, offset), sink, stride=16, activation=t.NO_ACTIVATION,
+                          padding=t.VALID)  # fmt: skip
+        model.operators.append(operator)
+        return sink
+
+    corners = [[0.1 * number, 0.1, 0.1 * number + 0.2, 0.5] for number in range(objects)]
+    made = {
+        "boxes": (dense(4 * objects, weight=1e-4, bias=np.ravel(corners)), (1, objects, 4)),
+        "scores": (
+            dense(objects, weight=1e-4, bias=np.linspace(0.95, 0.2, objects)), (1, objects)
+        ),
+        "classes": (dense(objects, weight=0.0, bias=np.arange(objects) % 3), (1, objects)),
+        "count": (dense(1, weight=0.0, bias=np.array([objects])), (1,)),
+    }  # fmt: skip
+    outputs = []
+    for position, kind in enumerate(order):
+        source, shape = made[kind]
+        sink = model.reshape(source, *shape)
+        name = names[position] if names else f"StatefulPartitionedCall:{position}"
+        model.tensors[sink] = replace(model.tensors[sink], name=name)
+        outputs.append(sink)
+    return model.written([image], outputs)

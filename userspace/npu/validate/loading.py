@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: MIT
+"""Loads a model into the TFLite runtime before any delegate does, and says why that cannot be.
+
+A model that the runtime's own kernels cannot run is a fault of the model, or of the runtime, and of no
+delegate. Shipped to boards beside ``runner.py``.
+
+Source of the messages: TensorFlow ``tensorflow/compiler/mlir/lite/core/api/op_resolver.cc``,
+``tensorflow/lite/core/subgraph.cc``.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import model_inputs  # type: ignore[import-not-found]
+
+# Part of the runtime's message, and what helps.
+_HINTS = (
+    (r"custom op: edgetpu-custom-op",
+     "it was compiled for a Coral Edge TPU: give the .tflite file that edgetpu_compiler was given"),
+    (r"unresolved custom op",
+     "a custom operator comes with its vendor's runtime; convert the model without it"),
+    (r"Select TensorFlow op",
+     "convert the model with TFLITE_BUILTINS alone, without SELECT_TF_OPS (Flex)"),
+    (r"builtin_code out of range|Didn't find op for builtin opcode",
+     "the model needs a newer TFLite runtime, or to be converted with an older TensorFlow"),
+    (r"[Qq]uantization",
+     "convert the model again: its quantisation is not in the form that TFLite's schema asks for"),
+)  # fmt: skip
+_OTHER_HINT = "give another model, or convert it again"
+
+
+class LoadError(Exception):
+    """The model cannot be run here at all.
+
+    Attributes:
+        stage: ``model``, or ``runtime`` where the runtime itself does not work.
+        hint: what to do.
+    """
+
+    def __init__(self, stage: str, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.stage = stage
+        self.hint = hint
+
+
+def check(module: Any, runtime: str, model: bytes) -> dict[str, Any]:
+    """Load a model, as far as running it, with the runtime's own kernels.
+
+    Args:
+        module: the runtime's interpreter module.
+        runtime: its name and version.
+
+    Returns:
+        ``inputs``: for each input of the model, what it is given.
+
+    Raises:
+        LoadError: it cannot be loaded, or takes something else than a picture.
+    """
+    plain = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    try:
+        interpreter = module.Interpreter(model_content=model, experimental_op_resolver_type=plain)
+        interpreter.allocate_tensors()
+        inputs = model_inputs.inputs_of(interpreter)
+    except Exception as error:  # SystemError, too
+        raise _why_not(runtime, error) from error
+    try:
+        return {"inputs": [each.record() for each in model_inputs.fillings(inputs)]}
+    except model_inputs.InputError as error:
+        raise LoadError("model", str(error), model_inputs.HINT) from error
+
+
+def _why_not(runtime: str, error: Exception) -> LoadError:
+    import numpy
+
+    said = " ".join(str(error).split()) or repr(error)
+    old = runtime.startswith("tflite-runtime") and int(numpy.__version__.partition(".")[0]) >= 2
+    if old and not isinstance(error, (ValueError, RuntimeError)):
+        return LoadError(
+            "runtime",
+            f"{runtime} was compiled for numpy 1 and does not work with numpy {numpy.__version__}: {said}",
+            "pip install 'numpy<2', in the Python that runs this",
+        )
+    hint = next((words for part, words in _HINTS if re.search(part, said)), _OTHER_HINT)
+    return LoadError("model", f"{runtime} cannot run this model: {said}", hint)

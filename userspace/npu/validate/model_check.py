@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""Looks at a model and a picture before anything runs: can a smoke test be made of them at all?
+
+What is wrong with them is said here, the same for this machine, a host and a virtual NPU. What only the
+TFLite runtime knows, ``loading.py`` says.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bsp.base.errors import UserError
+
+from ..model.graph import Tensor, read_ends, read_graph
+from . import bmp, fixed_size, models
+from .model_inputs import HINT, Filling, Input, InputError, fillings
+
+_OTHER_MODEL = "give another model, or convert it again"
+
+
+def checked(inputs: models.Inputs, size: tuple[int, int] | None) -> models.Inputs:
+    """Return what a smoke test runs: as it is, or the model with its input fixed at a size.
+
+    Args:
+        size: height and width that a model which takes any gets.
+
+    Raises:
+        UserError: the model is broken or takes no picture; the picture cannot be read.
+    """
+    content = inputs.model.path.read_bytes()
+    try:
+        operations = read_graph(content, what=inputs.model.name)
+        found = inputs_in(content)
+    except UserError as error:
+        raise UserError(error.message, hint=_OTHER_MODEL) from error
+    if not operations:
+        raise UserError(f"{inputs.model.name} has no operations", hint=_OTHER_MODEL)
+    check_picture(inputs.image.path)
+    fixed = fixed_size.fixed(inputs, found, size)
+    if fixed is not inputs:
+        inputs, found = fixed, inputs_in(fixed.model.path.read_bytes())
+    try:
+        fillings(found)
+    except InputError as error:
+        raise UserError(str(error), hint=HINT) from error
+    return inputs
+
+
+def given(model: Path) -> list[Filling]:
+    """Return what each input of a model that was checked is given."""
+    return fillings(inputs_in(model.read_bytes()))
+
+
+def output_shapes(model: Path) -> list[tuple[int, ...]]:
+    """Return the shapes of a model's outputs, as its file has them; () where it does not tell."""
+    return [tensor.shape for tensor in read_ends(model.read_bytes())[1]]
+
+
+def inputs_in(model: bytes) -> list[Input]:
+    """Return the inputs of a .tflite file; raises as ``read_graph``."""
+    return [_input(tensor) for tensor in read_ends(model)[0]]
+
+
+def _input(tensor: Tensor) -> Input:
+    scale = tensor.scales[0] if len(tensor.scales) == 1 else 0.0
+    zero_point = tensor.zero_points[0] if len(tensor.zero_points) == 1 else 0
+    return Input(tensor.name, tensor.shape, tensor.signature, tensor.dtype, scale, zero_point)
+
+
+def check_picture(path: Path) -> None:
+    """Raise a UserError for a picture that cannot be read; only its header is looked at."""
+    try:
+        bmp.open_bmp(path)
+    except bmp.ImageError as error:
+        raise UserError(f"{path}: {error}", hint=f"make a BMP of it: {bmp.CONVERT}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
