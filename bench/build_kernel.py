@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bsp.kernel import compile as build
 from bsp.kernel.config import Difference
-from bsp.kernel.configure import Workspace, configure, explained
+from bsp.kernel.configure import Workspace, configure, judged
 from bsp.kernel.fragments import Asked
 from bsp.profile import load_board
 
@@ -92,7 +92,7 @@ def main() -> None:
 
     def compared() -> None:
         configure(work, asked)
-        assert all(each.reasons for each in explained(work, dropped))
+        assert all(each.reasons for each in judged(work, asked, dropped).wrong)
 
     both = [Arm("compared, with reasons for three", compared), Arm("again (A/A)", compared)]
     sys.stdout.write(shown("took-effect check, target 3 s", measure(both, rounds=5)) + "\n")

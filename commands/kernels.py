@@ -16,7 +16,7 @@ from .flags import BOARD, KERNEL
         "board": BOARD,
         "kernel": KERNEL,
         "prebuilt": "take the distribution's kernel package, and check the same symbols in it",
-        "fragment": "your own configuration on top: FILE, or FILE,FILE",
+        "fragment": "your own configuration on top, may be repeated: a fragment, a defconfig or a .config",
         "experiment": "patch series marked as experiments, by name",
         "config-only": "stop after checking that every requested symbol was kept",
         "llvm": "build with clang and its tools",
@@ -26,14 +26,15 @@ from .flags import BOARD, KERNEL
         "menuconfig": "change the configuration in the kernel's menus (with --save-fragment)",
         "save-fragment": "write the changes to this file, as a fragment",
         "dry-run": "say what would be done",
-    }
+    },
+    iterable=["fragment"],
 )
 def build_kernel(
     _: Context,
     board: str,
     kernel: str = "",
     prebuilt: bool = False,
-    fragment: str = "",
+    fragment: list[str] | None = None,
     experiment: str = "",
     config_only: bool = False,
     llvm: bool = False,
@@ -51,7 +52,7 @@ def build_kernel(
     profile = load_board(board)
     options = kernel_command.Options(
         kernel=kernel,
-        fragment=fragment,
+        fragment=fragment or (),
         experiment=experiment,
         prebuilt=prebuilt,
         llvm=llvm,

@@ -17,8 +17,10 @@ from ..profile import Board
 from . import compile as build
 from . import fragments
 from .config import differences, read_config
-from .configure import configure, refuse
+from .configure import configure
+from .judge import is_nobodys
 from .packaged import prebuilt_kernel
+from .report import describe_files, refuse, say_left_out
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,12 @@ class Options:
     """Flags of the task; empty strings were not given.
 
     Attributes:
-        fragment: files of the user's, separated by commas.
+        fragment: files of the user's; one string may name several, separated by commas.
         experiment: names of patch series, separated by commas.
     """
 
     kernel: str = ""
-    fragment: str = ""
+    fragment: Sequence[str] = ()
     experiment: str = ""
     prebuilt: bool = False
     llvm: bool = False
@@ -42,7 +44,10 @@ class Options:
 
     def files(self) -> tuple[Path, ...]:
         """The user's fragments."""
-        return tuple(Path(name) for name in self.fragment.split(",") if name)
+        names: list[str] = []
+        for word in self.fragment:
+            names += [word] if Path(word).is_file() else [name for name in word.split(",") if name]
+        return tuple(Path(name).expanduser() for name in names)
 
 
 def build_kernel_for(board: Board, options: Options) -> dict[str, Any]:
@@ -73,13 +78,16 @@ def build_kernel_for(board: Board, options: Options) -> dict[str, Any]:
         "origin": prepared.source.origin,
         "patches": [patch.name for patch in prepared.patches],
         "compiler": prepared.work.toolchain.banner,
+        "fragments": list(prepared.fragments),
         "symbols_asked": len(prepared.configured.asked),
         "differences": [each.document() for each in prepared.configured.differences],
+        "gave_way": [each.document() for each in prepared.configured.gave_way],
+        "left_out": [each.symbol for each in prepared.configured.left_out],
         "check_seconds": round(prepared.configured.check_s, 4),
         "config": str(prepared.work.config),
     }
     if options.config_only:
-        refuse(prepared.configured.differences, f"Linux {prepared.source.release}")
+        prepared.refuse_differences()
         return {**document, "outcome": "config-only"}
     folder = build.build_kernel(prepared, output=Path(options.output) if options.output else None)
     return {**document, **products(folder), "outcome": "built"}
@@ -105,17 +113,19 @@ def products(folder: Path) -> dict[str, Any]:
 def _plan(request: build.Request) -> dict[str, Any]:
     """What would be done, from what is at hand; nothing is fetched."""
     asked = fragments.merge(fragments.fragment_files(request.board, request.fragments))
+    described = describe_files(request.fragments)
     names = [path.name for path in fragments.fragment_files(request.board, request.fragments)]
     return {
         "board": request.board.name,
         "kernel": request.kernel,
         "dry_run": True,
+        "fragments": described,
         "symbols_asked": len(asked),
         "would": [
             f"fetch the source {request.kernel}, if it is not cached",
             "apply the patch series that its version needs, if any, to a copy",
             f"merge {' + '.join(names)}: {len(asked)} symbols",
-            "make allnoconfig + olddefconfig, and stop where a symbol is not as asked",
+            f"make {fragments.base_target(asked)} + olddefconfig, and stop where a symbol is not as asked",
             f"make Image modules dtbs with {'clang' if request.llvm else 'gcc'} in the cache",
         ],
     }
@@ -136,8 +146,16 @@ def _prebuilt(board: Board, kernel: str, options: Options) -> dict[str, Any]:
             ],
         }
     found = prebuilt_kernel(kernel)
-    missing = tuple(differences(asked, read_config(found.config), module_will_do=True))
-    refuse(missing, f"{found.package} {found.version}")
+    described = describe_files(options.files())
+    missing = differences(asked, read_config(found.config), module_will_do=True)
+    left_out = [each.asked for each in missing if is_nobodys(each.asked)]
+    say_left_out(left_out)
+    refuse(
+        [each for each in missing if not is_nobodys(each.asked)],
+        f"{found.package} {found.version}",
+        name=f"{board.name}-{found.release}",
+        given=options.files(),
+    )
     return {
         "board": board.name,
         "kernel": kernel,
@@ -149,8 +167,10 @@ def _prebuilt(board: Board, kernel: str, options: Options) -> dict[str, Any]:
         "modules": str(found.modules),
         "config": str(found.config),
         "dtbs": [str(found.dtbs)],
+        "fragments": described,
         "symbols_asked": len(asked),
         "differences": [],
+        "left_out": [each.symbol for each in left_out],
     }
 
 
@@ -182,7 +202,18 @@ def text_of(document: dict[str, Any]) -> str:
         rows.append(["source", f"{document['origin']} ({document['version']})"])
         rows.append(["compiler", document["compiler"]])
         rows.append(["patches", ", ".join(document["patches"]) or "none"])
-    rows.append(["symbols", f"{document['symbols_asked']} asked for, all as asked"])
+    rows += [["fragment", f"{each['file']}: a {each['kind']}"] for each in document["fragments"]]
+    gave_way, left_out = (len(document.get(key, ())) for key in ("gave_way", "left_out"))
+    details = [
+        *([f"{gave_way} gave way to later fragments"] if gave_way else []),
+        *([f"{left_out} left out, as nobody can ask for them"] if left_out else []),
+    ]
+    as_asked = (
+        f"{document['symbols_asked'] - gave_way - left_out} as asked" if details else "all as asked"
+    )
+    rows.append(
+        ["symbols", ", ".join([f"{document['symbols_asked']} asked for", as_asked, *details])]
+    )
     if document["outcome"] == "built":
         rows.append(["build id", document["build_id"]])
         rows.append(["release", document["release"]])

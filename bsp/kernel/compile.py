@@ -29,9 +29,10 @@ from ..base.progress import Step, say, step
 from ..profile import Board
 from . import fragments
 from .config import read_config
-from .configure import Configured, Workspace, configure, refuse
+from .configure import Configured, Workspace, configure
 from .objects import count_objects, drop_unfinished, existing_objects
 from .patches import Patch, apply_all, key_of, missing_from, needed_by, patches_for
+from .report import describe_files, refuse, say_gave_way, say_left_out
 from .source import KernelTree, kernel_tree
 from .toolchain import find_toolchain
 
@@ -64,13 +65,31 @@ class Request:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything before compiling."""
+    """Everything before compiling.
+
+    Attributes:
+        fragments: ``file`` and ``kind`` of each of the user's.
+    """
 
     request: Request
     source: KernelTree
     patches: tuple[Patch, ...]
     work: Workspace
     configured: Configured
+    fragments: tuple[dict[str, str], ...] = ()
+
+    def refuse_differences(self) -> None:
+        """Stop where the configuration is not as asked for.
+
+        Raises:
+            UserError: it is not.
+        """
+        refuse(
+            self.configured.differences,
+            f"Linux {self.source.release}",
+            name=f"{self.request.board.name}-{self.source.release}",
+            given=self.request.fragments,
+        )
 
     @property
     def local_version(self) -> str:
@@ -88,8 +107,9 @@ def prepare(request: Request) -> Prepared:
         UserError: a patch does not apply, a fragment cannot be read, the compiler is too old.
         InfrastructureError: the source cannot be fetched.
     """
-    source = kernel_tree(request.kernel, whole=True)
     asked = fragments.merge(fragments.fragment_files(request.board, request.fragments))
+    described = describe_files(request.fragments)
+    source = kernel_tree(request.kernel, whole=True)
     patches = patches_for(request.board, source.series, request.experiments)
     patches = needed_by(source.path, patches)
     tree = _patched(source, patches)
@@ -105,7 +125,9 @@ def prepare(request: Request) -> Prepared:
     )
     with lock(work.folder.with_name(work.folder.name + ".lock")):
         configured = configure(work, asked)
-    return Prepared(request, source, tuple(patches), work, configured)
+    say_left_out(configured.left_out)
+    say_gave_way(configured.gave_way)
+    return Prepared(request, source, tuple(patches), work, configured, tuple(described))
 
 
 def build_kernel(prepared: Prepared, *, output: Path | None = None) -> Path:
@@ -118,7 +140,7 @@ def build_kernel(prepared: Prepared, *, output: Path | None = None) -> Path:
         UserError: a symbol is not as asked for, or the source does not compile.
         InfrastructureError: the disk is full; the next run goes on from there.
     """
-    refuse(prepared.configured.differences, f"Linux {prepared.source.release}")
+    prepared.refuse_differences()
     if output is not None and output.exists():
         raise UserError(f"{output} exists already", hint="give another folder, or remove it")
     work = prepared.work
@@ -390,7 +412,8 @@ def _collect(prepared: Prepared, target: Path) -> dict[str, Any]:
             {"name": patch.name, "sha256": _sha256(patch.path)} for patch in prepared.patches
         ],
         "compiler": work.toolchain.banner,
-        "fragment": fragments.render(dict(prepared.configured.asked)),
+        "fragment": fragments.render(prepared.configured.asked),
+        "configured_from": fragments.base_target(prepared.configured.asked),
         "command": subprocess.list2cmdline(work.make("Image", "modules", "dtbs")),
         "files": files,
     }

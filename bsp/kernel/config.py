@@ -72,7 +72,7 @@ def differences(
     found = []
     for each in asked.values():
         value = got.get(each.symbol, "")
-        if (
+        if each.is_unset_in_passing or (
             value == each.value
             or (each.value in _OFF and value in _OFF)
             or _same(each.value, value)

@@ -2,8 +2,9 @@
 """Makes a kernel's configuration from fragments in a build folder, and stops where it is not as asked.
 
 What no fragment asks for is off (``allnoconfig``), so a configuration holds what somebody had a reason
-for. It is made anew only when a fragment, the compiler or a Kconfig file has changed, so that ``make``
-finds nothing to do where nothing is.
+for; below a whole ``.config`` or ``defconfig`` it has Kconfig's default (``alldefconfig``). It is made anew
+only when a fragment, the compiler or a Kconfig file has changed, so that ``make`` finds nothing to do where
+nothing is.
 """
 
 from __future__ import annotations
@@ -14,15 +15,19 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..base.cache import write_atomically
-from ..base.errors import UserError, nearest
 from ..base.process import run
 from ..base.progress import say, step
 from . import fragments
 from .config import Difference, differences, known_symbols, read_config
 from .fragments import Asked
+from .judge import GaveWay, Judged, judge
 from .toolchain import Toolchain
+
+if TYPE_CHECKING:
+    from .kconfig import Reasons
 
 _KEY = "npu-bsp.config-key"
 
@@ -66,14 +71,19 @@ class Configured:
     """A configuration that was made.
 
     Attributes:
-        differences: what is not as asked for.
+        differences: what is not as asked for, and is wrong.
         check_s: how long comparing took.
+        fresh: whether the configuration was there already.
+        gave_way: what is not as asked for, as a later fragment wants something else.
+        left_out: what is not as asked for, and nobody can ask for.
     """
 
     asked: Mapping[str, Asked]
     differences: tuple[Difference, ...]
     check_s: float
     fresh: bool
+    gave_way: tuple[GaveWay, ...] = ()
+    left_out: tuple[Asked, ...] = ()
 
 
 def configure(work: Workspace, asked: dict[str, Asked]) -> Configured:
@@ -83,23 +93,23 @@ def configure(work: Workspace, asked: dict[str, Asked]) -> Configured:
         ToolFailedError: the kernel's own tools failed.
     """
     text = fragments.render(asked)
+    target = fragments.base_target(asked)
     key = hashlib.sha256(
-        "\n".join([text, work.toolchain.banner, *work.toolchain.make_arguments]).encode()
+        "\n".join([text, target, work.toolchain.banner, *work.toolchain.make_arguments]).encode()
     ).hexdigest()
     marker = work.folder / _KEY
     fresh = marker.exists() and marker.read_text() == key and not _kconfig_changed(work)
     if not fresh:
-        _make_config(work, text)
+        _make_config(work, text, target)
         write_atomically(marker, key.encode())
     started = time.monotonic()
     found = differences(asked, read_config(work.config))
     check_s = time.monotonic() - started
-    if found:
-        found = explained(work, found)
-    return Configured(asked, tuple(found), check_s, fresh)
+    result = judged(work, asked, found) if found else Judged()
+    return Configured(asked, result.wrong, check_s, fresh, result.gave_way, result.left_out)
 
 
-def _make_config(work: Workspace, text: str) -> None:
+def _make_config(work: Workspace, text: str, target: str) -> None:
     with step("Configuring"):
         work.folder.mkdir(parents=True, exist_ok=True)
         merged = work.folder / "npu-bsp.fragment"
@@ -107,8 +117,8 @@ def _make_config(work: Workspace, text: str) -> None:
         before = work.config.read_bytes() if work.config.exists() else None
         times = work.config.stat() if before is not None else None
         variables = {**work.environment, "KCONFIG_ALLCONFIG": str(merged)}
-        run(work.make("-s", "allnoconfig"), env=variables)
-        # Says again what allnoconfig said, unless a default depends on what came after it.
+        run(work.make("-s", target), env=variables)
+        # Says again what the first said, unless a default depends on what came after it.
         run(work.make("-s", "olddefconfig"), env=work.environment)
         if before == work.config.read_bytes() and times is not None:
             import os
@@ -137,26 +147,16 @@ def _kconfig_changed(work: Workspace) -> bool:
     return False
 
 
-def explained(work: Workspace, found: list[Difference]) -> list[Difference]:
-    """Say of each difference why; symbols that do not exist get the nearest names."""
-    result = []
+def judged(work: Workspace, asked: Mapping[str, Asked], found: list[Difference]) -> Judged:
+    """Say what each difference means, from the tree's Kconfig files; takes some seconds."""
     # The names are looked for while kconfiglib waits for what it asks the compiler.
     with step("Looking for the reasons"), ThreadPoolExecutor(1) as pool:
-        known = pool.submit(lambda: sorted(known_symbols(work.tree)))
+        known = pool.submit(lambda: known_symbols(work.tree))
         reasons = _reasons(work)
-        for each in found:
-            why = reasons.of(each.asked.symbol, each.asked.value) if reasons else ()
-            if not why and not each.got and each.asked.symbol not in known.result():
-                near = nearest(each.asked.symbol, known.result()).removeprefix("; ")
-                why = (
-                    f"this kernel ({work.release}) has no such symbol",
-                    *([near] if near else []),
-                )
-            result.append(Difference(each.asked, each.got, why))
-    return result
+        return judge(found, asked, reasons, release=work.release, known_names=known.result)
 
 
-def _reasons(work: Workspace):  # type: ignore[no-untyped-def]
+def _reasons(work: Workspace) -> Reasons | None:
     from .kconfig import Reasons
 
     variables = work.toolchain.kconfig_variables(work.tree, work.release)
@@ -164,22 +164,6 @@ def _reasons(work: Workspace):  # type: ignore[no-untyped-def]
 
     try:
         return Reasons(work.tree, work.config, variables)
-    except kconfiglib.KconfigError as error:
+    except (kconfiglib.KconfigError, OSError, RecursionError) as error:
         say(f"the reasons cannot be told: kconfiglib cannot read these Kconfig files: {error}")
         return None
-
-
-def refuse(found: tuple[Difference, ...], what: str) -> None:
-    """Stop where the configuration is not as asked for.
-
-    Raises:
-        UserError: it is not; names each symbol, and why.
-    """
-    if not found:
-        return
-    paragraphs = "\n".join(each.text() for each in found)
-    count = f"{len(found)} symbol{'s are' if len(found) > 1 else ' is'}"
-    raise UserError(
-        f"{count} not as asked for in {what}; nothing was compiled\n{paragraphs}",
-        hint="add to the fragment what they depend on, or take them out; --explain shows what each is for",
-    )

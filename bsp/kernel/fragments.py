@@ -3,8 +3,8 @@
 
 A fragment is what the kernel's own tools read (``CONFIG_X=y``, ``# CONFIG_X is not set``). The comment
 above a group of symbols says what they are for; one that begins with ``Prefer:`` marks choices about
-our own builds that a kernel of somebody else's need not share. Later fragments win:
-base, then the SoC's, the board's, and the user's.
+our own builds that a kernel of somebody else's need not share, and that gives way to later fragments.
+Later fragments win: base, then the SoC's, the board's, and the user's in the order in which they are given.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..base.errors import UserError
 from ..profile import Board
+from .whole_config import Kind, kind_of, read_text
 
 FOLDER = Path(__file__).with_name("fragments")
 
@@ -33,17 +34,28 @@ class Asked:
         value: as in a ``.config``: ``y``, ``m``, ``n``, a number or a quoted string.
         purpose: the comment above it.
         where: ``base.config:12``.
+        rank: how late the file comes that named it last; later ones have more.
+        kind: what that file is.
+        insisted: a later file names it again, without ``Prefer:``.
     """
 
     symbol: str
     value: str
     purpose: str
     where: str
+    rank: int = 0
+    kind: Kind = Kind.FRAGMENT
+    insisted: bool = False
 
     @property
     def preferred_only(self) -> bool:
-        """Whether a kernel of somebody else's may do without."""
-        return self.purpose.startswith(_PREFERENCE)
+        """Whether it gives way to later fragments, and a kernel of somebody else's may do without."""
+        return self.purpose.startswith(_PREFERENCE) and not self.insisted
+
+    @property
+    def is_unset_in_passing(self) -> bool:
+        """Whether a whole ``.config`` says that it is off, as it does of whatever nobody asked for."""
+        return self.kind is Kind.CONFIG and self.value == "n"
 
     def line(self) -> str:
         """The line of a ``.config``."""
@@ -74,13 +86,33 @@ def merge(files: Iterable[Path]) -> dict[str, Asked]:
         UserError: a line is not one of a fragment.
     """
     merged: dict[str, Asked] = {}
-    for file in files:
-        for asked in parse(file.read_text(encoding="utf-8", errors="replace"), file.name):
-            before = merged.pop(asked.symbol, None)
+    for rank, file in enumerate(files):
+        text = read_text(file)
+        kind = kind_of(file.name, text)[0]
+        for asked in parse(text, file.name):
+            asked = replace(asked, rank=rank, kind=kind)
+            if kind is not Kind.FRAGMENT:
+                asked = replace(
+                    asked, purpose=""
+                )  # its comments are headings of the kernel's menus
+            before = merged.get(asked.symbol)
+            if before is not None and asked.is_unset_in_passing and _is_needed(before):
+                continue
             if before is not None and before.value == asked.value and before.purpose:
-                asked = replace(before, where=f"{before.where}, {asked.where}")
+                asked = replace(
+                    before,
+                    where=f"{before.where}, {asked.where}",
+                    rank=rank,
+                    kind=kind,
+                    insisted=not asked.preferred_only,
+                )
+            merged.pop(asked.symbol, None)  # the kernel's tools take the last member of a choice
             merged[asked.symbol] = asked
     return merged
+
+
+def _is_needed(asked: Asked) -> bool:
+    return not asked.preferred_only and asked.kind is not Kind.CONFIG and asked.value != "n"
 
 
 def parse(text: str, name: str) -> list[Asked]:
@@ -124,12 +156,18 @@ def _pair(match: re.Match[str] | None) -> tuple[str, str]:
     return match.group(1), match.group(2)
 
 
-def render(asked: dict[str, Asked]) -> str:
+def base_target(asked: Mapping[str, Asked]) -> str:
+    """Return the target of the kernel's Makefile that gives what no fragment names its value."""
+    whole = any(each.kind in (Kind.CONFIG, Kind.DEFCONFIG) for each in asked.values())
+    return "alldefconfig" if whole else "allnoconfig"
+
+
+def render(asked: Mapping[str, Asked]) -> str:
     """Return merged fragments as one, for the kernel's own tools."""
     return "".join(f"{each.line()}\n" for each in asked.values())
 
 
-def explanation(asked: dict[str, Asked]) -> list[dict[str, str]]:
+def explanation(asked: Mapping[str, Asked]) -> list[dict[str, str]]:
     """What each symbol is for: ``symbol``, ``value``, ``purpose``, ``where``."""
     return [
         {"symbol": each.symbol, "value": each.value, "purpose": each.purpose, "where": each.where}

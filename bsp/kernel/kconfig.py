@@ -18,14 +18,33 @@ from typing import Any
 import kconfiglib  # type: ignore[import-untyped]
 
 _DEPENDS_IF = re.compile(r"^(\s*depends on )([^#]+?) if ([^#]+)$")
+_BEGINS = re.compile(r"\s*(?:menu)?config\s+(\w+)")
+_FACT = re.compile(r"\s*(?:def_bool|def_tristate|default)\b.*\$\(")
 _DEPTH = 6
+_FOUND_OUT = "what the compiler and its tools can do here decides it"
 _VALUES = {0: "n", 1: "m", 2: "y"}
 
 
 class _Kconfig(kconfiglib.Kconfig):  # type: ignore[misc]
-    """kconfiglib, reading today's Kconfig files."""
+    """kconfiglib, reading today's Kconfig files.
+
+    Attributes:
+        facts: names of the symbols whose value the compiler or a tool gives: ``def_bool $(cc-option,...)``.
+    """
+
+    def __init__(self, *words: Any, **named: Any) -> None:
+        self.facts: set[str] = set()
+        self._reading = ""
+        super().__init__(*words, **named)
 
     def _tokenize(self, line: str) -> Any:
+        begun = _BEGINS.match(line)
+        if begun:
+            self._reading = begun[1]
+        elif line.strip() == "choice":
+            self._reading = ""
+        elif _FACT.match(line):
+            self.facts.add(self._reading)
         return super()._tokenize(modernised(line))
 
 
@@ -77,21 +96,14 @@ class Reasons:
         symbol = self._kconfig.syms.get(name)
         if symbol is None or not symbol.nodes:
             return ()
+        if not _has_prompt(symbol):
+            return (_without_prompt(symbol), *_selected_by(symbol))
         if asked == "n":
-            return tuple(_selected_by(symbol)) or (
-                "it has no choice of its own: a default sets it",
-            )
+            return tuple(_why_on(symbol))
         wanted = {"y": 2, "m": 1}.get(asked, 2)
         lines = _unmet(symbol.direct_dep, wanted, 0, {name})
         if lines:
             return tuple(dict.fromkeys(lines))
-        node = symbol.nodes[0]
-        if all(each.prompt is None for each in symbol.nodes):
-            selecting = _selectors(symbol)
-            return (
-                f"it cannot be asked for ({node.filename}:{node.linenr}): it is on where another symbol "
-                f"selects it{': ' + ', '.join(selecting[:6]) if selecting else ''}",
-            )
         if symbol.choice is not None and symbol.choice.selection is not None:
             return (f"one of several: {symbol.choice.selection.name} was chosen",)
         prompts = [
@@ -107,6 +119,88 @@ class Reasons:
                 if kconfiglib.expr_value(condition):
                     return (f"it has to be between {low.str_value} and {high.str_value}",)
         return tuple(_selected_by(symbol))
+
+    def is_known(self, name: str) -> bool:
+        """Whether this kernel has a symbol of that name."""
+        symbol = self._kconfig.syms.get(name)
+        return symbol is not None and bool(symbol.nodes)
+
+    def has_prompt(self, name: str) -> bool:
+        """Whether anybody can ask for a symbol that this kernel has."""
+        return _has_prompt(self._kconfig.syms[name])
+
+    def is_fact(self, name: str) -> bool:
+        """Whether the compiler or a tool gives a symbol its value."""
+        return name in self._kconfig.facts
+
+    def choice_of(self, name: str) -> set[str]:
+        """Return the other members of the choice that a symbol belongs to."""
+        symbol = self._kconfig.syms.get(name)
+        if symbol is None or symbol.choice is None:
+            return set()
+        return {each.name for each in symbol.choice.syms} - {name}
+
+    def bearing_on(self, name: str) -> list[str]:
+        """Return the symbols that decide whether a symbol may be on, the nearest first."""
+        symbol = self._kconfig.syms.get(name)
+        names: list[str] = _selectors(symbol) if symbol is not None else []
+        seen = {symbol}
+        waiting = [symbol] if symbol is not None else []
+        for each in waiting:
+            conditions = [each.direct_dep, *(node.prompt[1] for node in each.nodes if node.prompt)]
+            if isinstance(each, kconfiglib.Symbol) and each.nodes and not _has_prompt(each):
+                conditions.append(each.rev_dep)
+            items = {found for part in conditions for found in kconfiglib.expr_items(part)}
+            for item in sorted(items - seen, key=lambda item: item.name or ""):
+                seen.add(item)
+                waiting.append(item)
+                if item.nodes and item.name:
+                    names.append(item.name)
+        return names
+
+
+def _has_prompt(symbol: Any) -> bool:
+    return any(node.prompt for node in symbol.nodes)
+
+
+def _without_prompt(symbol: Any) -> str:
+    """Where the value of a symbol comes from that nobody can ask for."""
+    node = symbol.nodes[0]
+    where = f"it has no prompt ({node.filename}:{node.linenr}), so nobody can ask for it"
+    if symbol.name in symbol.kconfig.facts:
+        return f"{where}: {_FOUND_OUT}"
+    selecting = _selectors(symbol)
+    sources = []
+    if selecting:
+        more = f" and {len(selecting) - 6} others" if len(selecting) > 6 else ""
+        sources.append(
+            f"it is on where another symbol selects it: {', '.join(selecting[:6])}{more}"
+        )
+    if symbol.defaults:
+        value, condition = symbol.defaults[0]
+        text = kconfiglib.expr_str(value)
+        if condition is not symbol.kconfig.y:
+            text += f" if {kconfiglib.expr_str(condition)}"
+        sources.append(f"its value is a default ({text})")
+    return f"{where}: {'; '.join(sources) or 'it has no default, and nothing selects it'}"
+
+
+def _why_on(symbol: Any) -> Iterator[str]:
+    """Why a symbol is on that was asked to be off."""
+    selected = list(_selected_by(symbol))
+    yield from selected
+    if selected:
+        return
+    if symbol.choice is not None:
+        others = [each.name for each in symbol.choice.syms if each is not symbol]
+        yield f"it is what its choice falls back on; ask for another: {', '.join(others[:8])}"
+        return
+    for node in symbol.nodes:
+        if node.prompt:
+            lines = _unmet(node.prompt[1], 2, 1, {symbol.name})
+            if lines:
+                yield "a default sets it, and it can be changed only where its prompt is shown:"
+                yield from lines
 
 
 def _selectors(symbol: Any) -> list[str]:
@@ -150,7 +244,17 @@ def _unmet(expression: Any, wanted: int, depth: int, seen: set[str]) -> list[str
         return [f"{indent}depends on {kconfiglib.expr_str(expression)}: it must be off"]
     if isinstance(expression, kconfiglib.Symbol):
         return _unmet_symbol(expression, wanted, depth, seen)
-    return [f"{indent}depends on {kconfiglib.expr_str(expression)}"]
+    return [f"{indent}depends on {kconfiglib.expr_str(expression)}{_values_in(expression)}"]
+
+
+def _values_in(expression: Any) -> str:
+    """The values of what a comparison compares."""
+    symbols = [item for item in kconfiglib.expr_items(expression) if item.nodes]
+    if not symbols:
+        return ", which is never so with this machine and compiler"
+    values = ", ".join(f"{item.name} is {item.str_value or 'empty'}" for item in symbols)
+    facts = any(item.name in item.kconfig.facts for item in symbols)
+    return f" ({values}{f': {_FOUND_OUT}' if facts else ''})"
 
 
 def _is_possible(expression: Any) -> bool:
@@ -164,13 +268,16 @@ def _unmet_symbol(symbol: Any, wanted: int, depth: int, seen: set[str]) -> list[
     indent = "  " * depth
     if not symbol.nodes:
         if symbol.name in _VALUES.values():
-            return [f"{indent}depends on {symbol.name}: never on this architecture"]
+            return [
+                f"{indent}depends on a condition that is never met with this machine and compiler"
+            ]
         return [f"{indent}depends on {symbol.name}, which this kernel does not have"]
     node = symbol.nodes[0]
     at_most = " (it limits this to a module)" if symbol.tri_value == 1 and wanted == 2 else ""
+    found_out = f": {_FOUND_OUT}" if symbol.name in symbol.kconfig.facts else ""
     lines = [
         f"{indent}depends on {symbol.name}, which is {symbol.str_value}{at_most} "
-        f"({node.filename}:{node.linenr})"
+        f"({node.filename}:{node.linenr}){found_out}"
     ]
     if symbol.name in seen or depth >= _DEPTH:
         return lines
@@ -179,5 +286,7 @@ def _unmet_symbol(symbol: Any, wanted: int, depth: int, seen: set[str]) -> list[
     if not deeper and all(each.prompt is None for each in symbol.nodes):
         selecting = _selectors(symbol)
         if selecting:
-            lines.append(f"{indent}  selected by: {', '.join(selecting[:8])}")
+            lines.append(
+                f"{indent}  it is on where one of these selects it: {', '.join(selecting[:8])}"
+            )
     return lines + deeper

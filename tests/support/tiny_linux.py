@@ -38,6 +38,7 @@ config DRM_ETNAVIV
 	tristate "Etnaviv"
 	depends on DRM
 	select CRC32
+	select DRM_SCHED
 
 config CRC32
 	bool "Checksums"
@@ -46,6 +47,70 @@ config NR_CPUS
 	int "Cores"
 	range 2 64
 	default 4
+
+choice
+	prompt "Preemption"
+	default PREEMPT_NONE
+
+config PREEMPT_NONE
+	bool "None"
+
+config PREEMPT_VOLUNTARY
+	bool "Voluntary"
+
+config PREEMPT
+	bool "Full"
+
+endchoice
+
+config IKCONFIG
+	tristate "Configuration in the kernel"
+
+config IKCONFIG_PROC
+	bool "Readable in /proc"
+	depends on IKCONFIG
+
+config STMMAC
+	tristate "Ethernet"
+
+config STMMAC_MESON
+	tristate "Glue"
+	depends on STMMAC
+
+config EXPERT
+	bool "Expert"
+
+config FUTEX
+	bool "Futex" if EXPERT
+	default y
+
+config HID
+	bool "Input devices"
+	default y
+
+config HID_GENERIC
+	bool "Generic driver"
+	depends on HID
+
+config GCC_VERSION
+	int
+	default $(shell,echo 120200)
+
+config CC_HAS_KASAN
+	def_bool $(shell,echo n)
+
+config KASAN
+	bool "Checks"
+	depends on CC_HAS_KASAN
+
+config DRM_SCHED
+	tristate
+
+config HAVE_BLOCK
+	def_bool y if BLOCK
+
+config NOTHING_SETS
+	bool
 
 """
 
@@ -57,7 +122,7 @@ release = $(VERSION).$(PATCHLEVEL).$(SUBLEVEL)$(LOCALVERSION)
 conf = cd $(O) && srctree=$(CURDIR) KCONFIG_CONFIG=$(O)/.config @PYTHON@ -m
 mkdir = mkdir -p $(@D)
 
-allnoconfig olddefconfig:
+allnoconfig alldefconfig olddefconfig:
 	@$(conf) $@ $(CURDIR)/Kconfig >/dev/null
 
 $(O)/%.o: $(CURDIR)/%.c
@@ -101,6 +166,15 @@ CONFIG_VIRTIO_BLK=y
 CONFIG_DRM=m
 CONFIG_DRM_ETNAVIV=m
 CONFIG_NR_CPUS=8
+
+# The network
+CONFIG_STMMAC=y
+CONFIG_STMMAC_MESON=y
+
+# Prefer: as distributions have it
+CONFIG_PREEMPT_VOLUNTARY=y
+CONFIG_IKCONFIG=y
+CONFIG_IKCONFIG_PROC=y
 """
 
 

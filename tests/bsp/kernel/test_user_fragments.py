@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: MIT
+"""What users give as fragments: choices, whole configurations, vendors' symbols; what is said of them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bsp.base.errors import UserError
+from bsp.base.project import PROJECT
+from bsp.kernel import command, fragments
+from bsp.kernel import compile as build
+from bsp.kernel.config import read_config
+from bsp.kernel.report import MOST_PARAGRAPHS
+from bsp.kernel.vendor_symbols import vendor_lines
+from bsp.kernel.whole_config import BY_ITSELF, Kind, kind_of
+from bsp.profile import load_board
+from tests.support.tiny_linux import FRAGMENT, make_tree
+
+BOARD = load_board("virtual-a311d")
+HEADER = "#\n# Automatically generated file; DO NOT EDIT.\n# Linux/arm64 6.12.7 Kernel Configuration\n#\n"
+
+pytestmark = pytest.mark.skipif(
+    not all(map(shutil.which, ("gcc", "make"))), reason="no compiler or make"
+)
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NPU_BSP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CROSS_COMPILE", "")
+    (tmp_path / "fragments").mkdir()
+    (tmp_path / "fragments/base.config").write_text(FRAGMENT)
+    monkeypatch.setattr(fragments, "FOLDER", tmp_path / "fragments")
+    return make_tree(tmp_path / "linux")
+
+
+def given(tree: Path, text: str, name: str = "user.config") -> Path:
+    path = tree.parent / "given" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def prepared(tree: Path, *files: Path) -> build.Prepared:
+    return build.prepare(build.Request(BOARD, f"path:{tree}", files))
+
+
+def config_of(result: build.Prepared) -> dict[str, str]:
+    return read_config(result.work.config)
+
+
+def reasons_for(tree: Path, text: str, name: str = "user.config") -> dict[str, tuple[str, ...]]:
+    found = prepared(tree, given(tree, text, name)).configured.differences
+    return {each.asked.symbol: each.reasons for each in found}
+
+
+# --- the last one to name an option wins ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "gone", "to"),
+    [
+        ("CONFIG_PREEMPT=y", "PREEMPT_VOLUNTARY", "PREEMPT"),
+        ("CONFIG_PREEMPT_NONE=y", "PREEMPT_VOLUNTARY", "PREEMPT_NONE"),
+        ("# CONFIG_IKCONFIG is not set", "IKCONFIG_PROC", "IKCONFIG"),
+        ("# CONFIG_IKCONFIG_PROC is not set", None, None),
+        ("# CONFIG_PREEMPT_VOLUNTARY is not set", None, None),
+        ("CONFIG_STMMAC=m", "STMMAC_MESON", "STMMAC"),
+    ],
+)
+def test_a_choice_of_the_user_wins(tree: Path, line: str, gone: str | None, to: str | None) -> None:
+    result = prepared(tree, given(tree, line + "\n"))
+    assert result.configured.differences == ()
+    gave_way = [(each.asked.symbol, each.to.symbol) for each in result.configured.gave_way]
+    assert gave_way == ([(gone, to)] if gone else [])
+    config = config_of(result)
+    asked = fragments.parse(line, "x")[0]
+    assert config.get(asked.symbol, "n") == asked.value
+    if gone:
+        assert config.get(gone, "n") != "y"
+
+
+def test_the_last_of_the_users_fragments_wins(tree: Path) -> None:
+    first = given(tree, "CONFIG_PREEMPT=y\nCONFIG_NR_CPUS=16\n", "a.config")
+    second = given(tree, "CONFIG_PREEMPT_NONE=y\nCONFIG_NR_CPUS=32\n", "b.config")
+    result = prepared(tree, first, second)
+    assert result.configured.differences == ()
+    assert {each.asked.symbol for each in result.configured.gave_way} == {
+        "PREEMPT", "PREEMPT_VOLUNTARY",
+    }  # fmt: skip
+    assert (config_of(result)["PREEMPT_NONE"], config_of(result)["NR_CPUS"]) == ("y", "32")
+    # What the base prefers is the user's word once a fragment says it again.
+    third = given(tree, "CONFIG_PREEMPT_VOLUNTARY=y\n", "c.config")
+    again = prepared(tree, first, second, third)
+    assert config_of(again)["PREEMPT_VOLUNTARY"] == "y"
+    assert not again.configured.asked["PREEMPT_VOLUNTARY"].preferred_only
+
+
+def test_what_a_board_needs_does_not_give_way_to_what_it_depends_on(tree: Path) -> None:
+    """Off is off, but then the disk, which the base asks for and does not merely prefer, is missed."""
+    reasons = reasons_for(tree, "# CONFIG_BLOCK is not set\n")
+    assert set(reasons) == {"BLK_DEV", "VIRTIO_BLK"}
+    # Two members of one choice in one file contradict each other.
+    both = reasons_for(tree, "CONFIG_PREEMPT=y\nCONFIG_PREEMPT_NONE=y\n")
+    assert both == {"PREEMPT": ("one of several: PREEMPT_NONE was chosen",)}
+
+
+# --- reasons are true ----------------------------------------------------------------------------
+
+
+def test_reasons_say_where_a_value_comes_from(tree: Path) -> None:
+    reasons = reasons_for(
+        tree,
+        "CONFIG_DRM_SCHED=y\nCONFIG_HAVE_BLOCK=n\nCONFIG_NOTHING_SETS=y\n"
+        "# CONFIG_CRC32 is not set\nCONFIG_KASAN=y\nCONFIG_GCC_VERSIOM=1\n",
+    )
+    assert reasons.keys() == {
+        "DRM_SCHED", "HAVE_BLOCK", "NOTHING_SETS", "CRC32", "KASAN", "GCC_VERSIOM",
+    }  # fmt: skip
+    assert "it is on where another symbol selects it: DRM_ETNAVIV" in reasons["DRM_SCHED"][0]
+    assert "its value is a default (y if BLOCK)" in reasons["HAVE_BLOCK"][0]
+    assert "select" not in reasons["HAVE_BLOCK"][0]
+    assert "no default, and nothing selects it" in reasons["NOTHING_SETS"][0]
+    assert reasons["CRC32"] == ("selected by DRM_ETNAVIV && DRM",)
+    assert "CC_HAS_KASAN, which is n" in reasons["KASAN"][0]
+    assert "what the compiler and its tools can do here decides it" in reasons["KASAN"][0]
+    assert reasons["GCC_VERSIOM"][1] == "did you mean 'GCC_VERSION'?"
+
+
+def test_a_prompt_that_is_not_shown(tree: Path) -> None:
+    """FUTEX is on by default, and cannot be switched off without EXPERT."""
+    reasons = reasons_for(tree, "# CONFIG_FUTEX is not set\n")
+    assert reasons["FUTEX"][0].startswith("a default sets it, and it can be changed only where")
+    assert "EXPERT, which is n" in reasons["FUTEX"][1]
+
+
+def test_vendors_symbols_are_known_by_name(tree: Path) -> None:
+    reasons = reasons_for(
+        tree,
+        "CONFIG_MXC_GPU_VIV=m\nCONFIG_AMLOGIC_THING=y\nCONFIG_VIRTIO_BLKK=y\nCONFIG_MXC_OTHER=y\n",
+    )
+    assert reasons["MXC_GPU_VIV"][1:] == vendor_lines("MXC_GPU_VIV")
+    assert "NXP's linux-imx has it" in reasons["MXC_GPU_VIV"]
+    assert "DRM_ETNAVIV" in reasons["MXC_GPU_VIV"][2]
+    assert reasons["AMLOGIC_THING"][1] == "by its name it is of Amlogic's vendor tree"
+    assert reasons["MXC_OTHER"][1] == "by its name it is of NXP's linux-imx"
+    assert reasons["VIRTIO_BLKK"][1] == "did you mean 'VIRTIO_BLK'?"
+    # A symbol that this tree does have is nobody else's.
+    with (tree / "Kconfig").open("a") as file:
+        file.write('config MXC_GPU_VIV\n\ttristate "in this tree"\n')
+    assert "MXC_GPU_VIV" not in reasons_for(tree, "CONFIG_MXC_GPU_VIV=m\n")
+
+
+# --- whole configurations ------------------------------------------------------------------------
+
+
+def test_what_a_file_is() -> None:
+    many = "".join(f"CONFIG_X{number}=y\n" for number in range(500))
+    assert kind_of("a.config", "CONFIG_X=y\n# CONFIG_Y is not set\n")[0] is Kind.FRAGMENT
+    assert kind_of("a.config", HEADER + "CONFIG_X=y\n")[0] is Kind.CONFIG
+    assert (
+        kind_of("a.config", "# Automatically generated make config: don't edit\n")[0] is Kind.CONFIG
+    )
+    assert kind_of("x", 'CONFIG_CC_VERSION_TEXT="gcc"\nCONFIG_X=y\n')[0] is Kind.EXCERPT
+    for name in ("defconfig", "small_defconfig", "kvim3_defconfigbak", "defconfig.txt"):
+        assert kind_of(name, "CONFIG_X=y\n")[0] is Kind.DEFCONFIG, name
+    assert kind_of("beyond_defconfig.config", "CONFIG_X=y\n")[0] is Kind.FRAGMENT
+    assert kind_of("mine", many)[0] is Kind.DEFCONFIG
+    assert kind_of("my_defconfig", HEADER)[0] is Kind.CONFIG  # somebody renamed a .config
+
+
+def test_a_defconfig_goes_on_defaults(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """HID_GENERIC needs HID, which a defconfig leaves to its default; a fragment has to name it."""
+    text = "CONFIG_HID_GENERIC=y\n"
+    assert "HID_GENERIC" in reasons_for(tree, text)
+    result = prepared(tree, given(tree, text, "small_defconfig"))
+    assert result.configured.differences == ()
+    config = config_of(result)
+    assert (config["HID"], config["HID_GENERIC"]) == ("y", "y")
+    assert (config["DRM_ETNAVIV"], config["NR_CPUS"]) == ("m", "8")  # what the board needs is there
+    assert "small_defconfig is taken for a defconfig (by its name)" in capsys.readouterr().err
+    assert result.fragments[0]["kind"] == "defconfig"
+    # The same lines below another name make another configuration.
+    text = "CONFIG_NR_CPUS=8\n"
+    assert config_of(prepared(tree, given(tree, text, "a_defconfig")))["HID"] == "y"
+    assert config_of(prepared(tree, given(tree, text, "a.config"))).get("HID", "n") == "n"
+
+
+def test_a_whole_config_is_not_held_to_what_nobody_can_ask_for(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (
+        "CONFIG_GCC_VERSION=990000\nCONFIG_CC_HAS_KASAN=y\nCONFIG_NOTHING_SETS=y\nCONFIG_DRM_SCHED=y\n"
+        "CONFIG_HAVE_OLD_THING=y\nCONFIG_HID=y\nCONFIG_PREEMPT=y\n# CONFIG_PREEMPT_VOLUNTARY is not set\n"
+        "# CONFIG_CRC32 is not set\n# CONFIG_DRM_ETNAVIV is not set\n# CONFIG_IKCONFIG is not set\n"
+    )
+    result = prepared(tree, given(tree, HEADER + text))
+    configured = result.configured
+    assert configured.differences == ()
+    assert [each.symbol for each in configured.left_out] == [
+        "GCC_VERSION", "CC_HAS_KASAN", "NOTHING_SETS", "DRM_SCHED", "HAVE_OLD_THING",
+    ]  # fmt: skip
+    config = config_of(result)
+    assert config["PREEMPT"] == "y"
+    assert config["DRM_ETNAVIV"] == "m"  # not set there means that nobody asked for it there
+    assert config["CRC32"] == "y"  # which selects it
+    assert config.get("IKCONFIG", "n") == "n"  # but a mere preference of ours gives way
+    said = capsys.readouterr().err
+    assert "user.config is taken for a whole .config (by its first lines)" in said
+    assert "GCC_VERSION, CC_HAS_KASAN" in said
+    # A fragment by hand is held to what it says, but for what the compiler decides.
+    by_hand = reasons_for(tree, text.replace("CONFIG_GCC_VERSION=990000\n", ""))
+    assert by_hand.keys() == {"NOTHING_SETS", "DRM_SCHED", "HAVE_OLD_THING"}
+
+
+def test_a_part_of_a_config(tree: Path) -> None:
+    text = 'CONFIG_CC_VERSION_TEXT="gcc (Example) 14"\nCONFIG_GCC_VERSION=140200\nCONFIG_EXPERT=y\n'
+    result = prepared(tree, given(tree, text, "from_dot_config"))
+    assert result.configured.differences == ()
+    left_out = {each.symbol for each in result.configured.left_out}
+    assert left_out == {"CC_VERSION_TEXT", "GCC_VERSION"}
+    config = config_of(result)
+    assert (config["EXPERT"], config.get("HID", "n")) == ("y", "n")  # not on defaults
+
+
+def test_its_own_configuration_comes_out_again(tree: Path) -> None:
+    config = prepared(tree).work.config
+    shutil.copyfile(config, tree.parent / "own.config")
+    before = read_config(config)
+    (tree.parent / "own.config").write_text(HEADER + (tree.parent / "own.config").read_text())
+    again = prepared(tree, tree.parent / "own.config")
+    assert again.configured.differences == ()
+    assert config_of(again) == before
+    packed = tree.parent / "config.gz"
+    packed.write_bytes(gzip.compress((tree.parent / "own.config").read_bytes()))
+    assert config_of(prepared(tree, packed)) == before
+
+
+def test_names_of_symbols_without_prompts() -> None:
+    for name in (
+        "CC_VERSION_TEXT",
+        "HAVE_KPROBES",
+        "ARCH_HAS_KCOV",
+        "CC_HAS_ASM_GOTO",
+        "PAHOLE_VERSION",
+    ):
+        assert BY_ITSELF.fullmatch(name), name
+    for name in ("ARCH_MESON", "ARCH_MXC", "HID", "SND_VERSION", "DRM_ETNAVIV"):
+        assert not BY_ITSELF.fullmatch(name), name
+
+
+# --- what is said is short -----------------------------------------------------------------------
+
+
+def test_a_long_report_goes_into_a_file(tree: Path, tmp_path: Path) -> None:
+    text = "".join(f"CONFIG_AMLOGIC_T{number}=y\n" for number in range(900)) + "CONFIG_HID=y\n"
+    path = given(tree, text, "vendor_defconfig")
+    with pytest.raises(UserError) as error:
+        prepared(tree, path).refuse_differences()
+    assert error.value.exit_code == 2
+    assert error.value.message.startswith("900 symbols are not as asked for in Linux 6.12.7")
+    assert error.value.message.count("asked for y") == MOST_PARAGRAPHS
+    assert len(error.value.message) < 8000
+    reports = tmp_path / "cache/reports"
+    report = reports / "virtual-a311d-6.12.7-not-as-asked.txt"
+    assert f"... and 880 more; all of them: {report}" in error.value.message
+    assert report.read_text().count("asked for y") == 900
+    # What is left of it is another file, which is taken.
+    fitted = reports / "virtual-a311d-6.12.7-fitted/vendor_defconfig"
+    assert f"--fragment {fitted} is without them" in error.value.hint
+    assert fitted.read_text() == "CONFIG_HID=y\n"
+    assert prepared(tree, fitted).configured.differences == ()
+    # By hand, nobody is offered another file.
+    with pytest.raises(UserError) as error:
+        prepared(tree, given(tree, "CONFIG_AMLOGIC_T1=y\n")).refuse_differences()
+    assert "--fragment" not in error.value.hint
+    assert "more" not in error.value.message
+
+
+def test_a_defconfig_that_is_told_by_its_size_stays_one(tree: Path, tmp_path: Path) -> None:
+    text = "".join(f"CONFIG_OLD_T{number}=y\n" for number in range(500)) + "CONFIG_HID_GENERIC=y\n"
+    with pytest.raises(UserError) as error:
+        prepared(tree, given(tree, text, "mine.config")).refuse_differences()
+    fitted = tmp_path / "cache/reports/virtual-a311d-6.12.7-fitted/mine_defconfig"
+    assert str(fitted) in error.value.hint
+    assert config_of(prepared(tree, fitted))["HID_GENERIC"] == "y"
+
+
+# --- the command line ----------------------------------------------------------------------------
+
+
+def test_fragments_may_be_repeated_and_errors_keep_to_their_exit_codes(tree: Path) -> None:
+    files = [
+        given(tree, "CONFIG_HID=y\n", "a.config"),
+        given(tree, "CONFIG_NR_CPUS=16\n", "b.config"),
+        given(tree, "CONFIG_PREEMPT=y\n", "c,d.config"),
+    ]
+    options = command.Options(fragment=(f"{files[0]},{files[1]}", str(files[2])))
+    assert options.files() == tuple(files)
+
+    def invoke(*words: str) -> tuple[int, dict[str, object]]:
+        done = subprocess.run(
+            [sys.executable, "-m", "invoke", "build-kernel", "--board", BOARD.name, "--kernel",
+             f"path:{tree}", "--config-only", "--json", *words],
+            cwd=PROJECT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        return done.returncode, json.loads(done.stdout)
+
+    code, document = invoke(
+        "--dry-run", "--fragment", f"{files[0]},{files[1]}", "--fragment", str(files[2])
+    )
+    assert code == 0
+    assert [each["file"] for each in document["fragments"]] == list(map(str, files))  # type: ignore[attr-defined]
+    binary = given(tree, "", "binary")
+    binary.write_bytes(bytes(range(256)))
+    broken = given(tree, "", "broken.gz")
+    broken.write_bytes(gzip.compress(b"CONFIG_HID=y\n")[:-9])
+    for bad in (binary, broken, tree, tree / "none"):
+        code, document = invoke("--dry-run", "--fragment", str(bad))
+        assert code == document["exit_code"] == 2, bad
