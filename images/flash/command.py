@@ -21,6 +21,9 @@ from bsp.profile import Board
 from bsp.remote import ssh
 from bsp.remote.inventory import Host
 from bsp.remote.ssh import ConnectionLostError, UnreachableError
+from images.disk import bmap
+from images.disk.bmap import Map
+from images.disk.image import Description
 
 from . import plan, show
 from .plan import Wish
@@ -64,7 +67,7 @@ class Request:
 
 @dataclass
 class Result:
-    """What was done; ``as_json`` is the document of ``--json``."""
+    """What was done."""
 
     plan: dict[str, Any]
     outcome: str
@@ -99,19 +102,21 @@ def flash(request: Request, *, dry_run: bool = False, yes: bool = False) -> Resu
         InfrastructureError: the board went away and did not come back, or the device vanished.
         ValidationError: what is read back is not what was written.
     """
-    with contextlib.closing(read_source(request.image, raw=request.raw)) as source:
+
+    def look_at_device() -> None:
+        with ExitStack() as stack:
+            _, facts = _begin(request, stack, image="", token="", lock=False)
+            plan.check(_wish(request, bmap.whole(0), None), facts)
+        if not dry_run and not yes and not can_ask():
+            raise _no_terminal(request.device)
+
+    source = read_source(request.image, raw=request.raw, before_unpacking=look_at_device)
+    with contextlib.closing(source):
         return _flash(request, source, dry_run=dry_run, yes=yes)
 
 
 def _flash(request: Request, source: Source, *, dry_run: bool, yes: bool) -> Result:
-    wish = Wish(
-        request.device,
-        request.host.name if request.host else None,
-        source.map,
-        source.description,
-        request.board,
-        request.any_device,
-    )
+    wish = _wish(request, source.map, source.description)
     work = _Work(request, source, wish)
     with ExitStack() as stack:
         _, facts = work.begin(stack, lock=False)
@@ -131,12 +136,44 @@ def _flash(request: Request, source: Source, *, dry_run: bool, yes: bool) -> Res
     return result
 
 
+def _wish(request: Request, found: Map, description: Description | None) -> Wish:
+    host = request.host.name if request.host else None
+    return Wish(request.device, host, found, description, request.board, request.any_device)
+
+
+def _begin(
+    request: Request, stack: ExitStack, *, image: str, token: str, lock: bool
+) -> tuple[Session, dict[str, Any]]:
+    """Connect, start the writer, ask about the device."""
+    if request.host:
+        connection = stack.enter_context(
+            ssh.connect(
+                request.host,
+                timeout_s=min(request.timeout_s, 30),
+                accept_new_key=request.accept_new_key,
+            )
+        )
+        link: SshLink | LocalLink = SshLink(connection)
+    else:
+        link = LocalLink()
+    session = stack.enter_context(Session(link, root=request.root, timeout_s=request.timeout_s))
+    try:
+        facts = session.open(request.device, image=image, token=token, lock=lock)
+    except RefusedError as error:
+        raise UserError(error.message, hint="lsblk lists what there is") from error
+    return session, facts
+
+
+def _no_terminal(device: str) -> UserError:
+    return UserError(
+        f"this overwrites {device}, and there is no terminal to ask on",
+        hint="--dry-run shows what would be written; --yes writes it",
+    )
+
+
 def _ask(planned: dict[str, Any]) -> None:
     if not can_ask():
-        raise UserError(
-            f"this overwrites {planned['device']}, and there is no terminal to ask on",
-            hint="--dry-run shows what would be written; --yes writes it",
-        )
+        raise _no_terminal(planned["device"])
     if not confirm(f"{show.plan_text(planned)}\nWrite it? All that is there is lost."):
         raise UserError("nothing was written")
 
@@ -157,24 +194,7 @@ class _Work:
 
     def begin(self, stack: ExitStack, *, lock: bool) -> tuple[Session, dict[str, Any]]:
         """Connect, start the writer, ask about the device."""
-        request = self._request
-        if request.host:
-            connection = stack.enter_context(
-                ssh.connect(
-                    request.host,
-                    timeout_s=min(request.timeout_s, 30),
-                    accept_new_key=request.accept_new_key,
-                )
-            )
-            link: SshLink | LocalLink = SshLink(connection)
-        else:
-            link = LocalLink()
-        session = stack.enter_context(Session(link, root=request.root, timeout_s=request.timeout_s))
-        try:
-            facts = session.open(request.device, image=self._identity, token=self._token, lock=lock)
-        except RefusedError as error:
-            raise UserError(error.message, hint="lsblk lists what there is") from error
-        return session, facts
+        return _begin(self._request, stack, image=self._identity, token=self._token, lock=lock)
 
     def write(self, now: Step, result: Result) -> None:
         """Write, verify, and say so to the writer."""

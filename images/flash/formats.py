@@ -19,10 +19,8 @@ _FOOTER_BYTES = 512
 
 _IN_PARTITION = "genimage or wic put it into a partition of a disk image; --raw writes it as it is"
 _CONVERT = "qemu-img convert -O raw {image} disk.img (package qemu-utils)"
-_BOOTLOADER = (
-    "./inv build-image --bootloader {image} makes a disk image with it; --raw writes it to the "
-    "beginning of the device as it is"
-)
+_BOOTLOADER = "./inv build-image --bootloader {image} makes a disk image with it, at its place"
+_SECTOR_64 = "it belongs at sector 64 of a disk; take the image of a whole disk"
 _UPDATE = "it is installed on the device, {tool}; take the image of the whole disk from who made it"
 _SEVERAL = "it holds single partitions: {tool}; or take the image for SD cards from who made it"
 
@@ -197,7 +195,9 @@ _SIGNATURES: tuple[tuple[int, bytes, Format], ...] = (
     (36, b"\x18\x28\x6f\x01", _KERNEL),
     (514, b"HdrS", _KERNEL),
     (16, b"@AML", Format("an Amlogic bootloader alone", _BOOTLOADER)),
-    (4, b"eGON.BT0", Format("an Allwinner bootloader alone", _BOOTLOADER)),
+    (4, b"eGON.BT0", Format("an Allwinner bootloader alone", "it belongs at sector 16 of a disk")),
+    (0, b"RKNS", Format("a Rockchip bootloader alone", _SECTOR_64)),
+    (0, b"\x3b\x8c\xdc\xfc", Format("a Rockchip bootloader alone", _SECTOR_64)),
     (0, b"\xd1\0\x20", Format("an i.MX bootloader alone", _BOOTLOADER)),
     (0, b"LDR \x66", Format("a Rockchip loader", "rkdeveloptool db {image} starts it over USB")),
     (0, b"\x7fELF", Format("a program (ELF)", "take the image of the whole disk")),

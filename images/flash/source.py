@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -75,11 +75,14 @@ class Source:
         self.content.close()
 
 
-def read_source(image: Path, *, raw: bool = False) -> Source:
+def read_source(
+    image: Path, *, raw: bool = False, before_unpacking: Callable[[], object] = lambda: None
+) -> Source:
     """Return an image; the caller closes it.
 
     Args:
         raw: what is in it need not be a disk.
+        before_unpacking: called before what may take minutes.
 
     Raises:
         UserError: it is not there, is no image of a disk, is truncated, or is not what its block map says.
@@ -100,6 +103,7 @@ def read_source(image: Path, *, raw: bool = False) -> Source:
             raise _no_disk(image, packed, found)
 
     if packed:
+        before_unpacking()
         content = unpack(image, packed, head_bytes=HEAD_BYTES, check_head=check_head)
     else:
         content = image.open("rb")

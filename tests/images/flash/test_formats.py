@@ -255,6 +255,27 @@ def test_no_room_to_unpack_is_one_error(tmp_path: Path, own_cache: Path) -> None
     assert list(own_cache.iterdir()) == []
 
 
+def test_the_device_is_looked_at_before_an_image_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_late(*_: object, **__: object) -> None:
+        raise AssertionError("unpacked already")
+
+    monkeypatch.setattr("images.flash.source.unpack", too_late)
+    image = tmp_path / "a.img.gz"
+    image.write_bytes(gzip.compress(_disk(tmp_path / "a.img").read_bytes(), 1))
+    device = tmp_path / "device"
+    with pytest.raises(UserError, match="there is no device"):
+        flash(Request(str(device), image), yes=True)
+    device.touch()
+    with pytest.raises(UserError, match="no block device"):
+        flash(Request(str(device), image), yes=True)
+    with pytest.raises(UserError, match="no terminal to ask on"):
+        flash(Request(str(device), image, any_device=True))
+    with pytest.raises(AssertionError, match="unpacked already"):
+        flash(Request(str(device), image, any_device=True), dry_run=True)
+
+
 def test_what_is_inside_is_looked_at_too(tmp_path: Path) -> None:
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w") as archive:
@@ -401,6 +422,7 @@ _NO_DISKS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "rkfw": (_headed(b"RKFW\x66\0"), "RKFW"),
     "rkaf": (_headed(b"RKAF"), "RKAF"),
     "allwinner": (_headed(b"IMAGEWTY\0\3\0\0"), "is an Allwinner firmware image"),
+    "rockchip-boot": (_headed(b"RKNS"), "Rockchip bootloader"),
     "imx": (_headed(b"\xd1\0\x20\x41"), "i.MX bootloader"),
     "amlogic-boot": (_headed(b"@AML", 16), "Amlogic bootloader"),
     "qcow2": (_headed(b"QFI\xfb\0\0\0\3"), r"virtual machine's disk \(qcow2\)"),
