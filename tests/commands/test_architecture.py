@@ -27,7 +27,7 @@ def drawn_rooms() -> set[str]:
 
 def rooms() -> set[str]:
     """The folders that hold modules of the floors, and the data of boards."""
-    found = {"bsp/boards", "bsp/socs"}
+    found = {"bsp/boards", "bsp/socs", "bsp/uboots"}
     for floor in FLOORS:
         for module in (PROJECT / floor).rglob("*.py"):
             found.add(str(module.parent.relative_to(PROJECT)))
