@@ -16,7 +16,7 @@ from ..base.errors import UserError
 from ..base.process import ToolFailedError
 from ..base.result import Result
 from ..kernel.distribution import series_named
-from ..kernel.source import KernelTree, kernel_tree, label
+from ..kernel.source import kernel_tree, label
 from ..profile import Board, Npu, load_soc, npu_of
 from .compile import compile_dts, compiled
 from .identity import check_identity, own_name
@@ -25,7 +25,7 @@ from .rate import at_rate
 from .required_changes import Change, plan_changes, rates
 from .support import lacking, verdict
 from .tree import Tree, read_blob, read_tree
-from .upstream import kernels_with, newer_tree
+from .upstream import newer_tree, refuse_without_board
 from .verify import diff_text, verify
 
 
@@ -172,7 +172,7 @@ def build_dts(
             kernel = kernel or board.kernel
             tree = kernel_tree(kernel)
             directory = load_soc(board.soc).dts_directory or "."
-            _refuse_without_board(board, tree, directory)
+            refuse_without_board(board, tree, directory)
             if tree.fixed:
                 built = compiled(tree, directory, stem)
             else:
@@ -233,25 +233,6 @@ def _kernel_to_run(
         return kernel, None
     tree = kernel_tree(kernel)
     return tree.series, lacking(tree.path, npu) if npu else None
-
-
-def _refuse_without_board(board: Board, tree: KernelTree, directory: str) -> None:
-    """Refuse a kernel that does not have a board, where the profile knows one that does.
-
-    Raises:
-        UserError: it has no source for the board.
-    """
-    source = Path("arch/arm64/boot/dts") / directory / f"{board.dts}.dts"
-    with_board = kernels_with(board)
-    if tree.series in with_board:  # then the name of the source is wrong
-        return
-    if (tree.path / source).is_file() or not with_board:
-        return
-    raise UserError(
-        f"Linux {tree.release} ({tree.name}) does not have the board {board.name}: there is no {source}",
-        hint=f"{' and '.join(with_board)} {'has' if len(with_board) == 1 else 'have'} it: --kernel "
-        f"{with_board[0]}; or give its device tree with --base-dtb",
-    )
 
 
 def default_target(board: Board, kernel: str | None, base_dtb: Path | None) -> Path:

@@ -29,6 +29,7 @@ from .build import build_dts
 from .compile import compile_dts
 from .identity import check_identity
 from .tree import read_blob, read_tree
+from .upstream import refuse_without_board
 
 _RUNNER = Path(__file__).with_name("validate_trees.py")
 _EXTRA = "dtschema"
@@ -143,9 +144,9 @@ def check_dts(
             base.write_bytes(read_blob(base_dtb, flag="--base-dtb"))
         else:
             assert board.dts
-            compile_dts(
-                kernel_tree(name), load_soc(board.soc).dts_directory or ".", board.dts, base
-            )
+            linux, directory = kernel_tree(name), load_soc(board.soc).dts_directory or "."
+            refuse_without_board(board, linux, directory)
+            compile_dts(linux, directory, board.dts, base)
         if dtb is None:
             built = build_dts(
                 board,

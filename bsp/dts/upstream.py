@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..base.errors import UserError
 from ..kernel.distribution import all_series, series_key
+from ..kernel.source import KernelTree
 from ..profile import Board, Npu
 from .required_changes import newer_kernel
 
@@ -40,3 +42,22 @@ def newer_tree(board: Board, npu: Npu, given: Path) -> str:
     if board.dts is not None and fit:
         return f"leave --base-dtb out: --kernel {fit[0]} has an upstream device tree of this board"
     return f"--base-dtb takes a device tree of Linux {since} or later for this board"
+
+
+def refuse_without_board(board: Board, tree: KernelTree, directory: str) -> None:
+    """Refuse a kernel that does not have a board, where the profile knows one that does.
+
+    Raises:
+        UserError: it has no source for the board.
+    """
+    source = Path("arch/arm64/boot/dts") / directory / f"{board.dts}.dts"
+    with_board = kernels_with(board)
+    if tree.series in with_board:  # then the name of the source is wrong
+        return
+    if (tree.path / source).is_file() or not with_board:
+        return
+    raise UserError(
+        f"Linux {tree.release} ({tree.name}) does not have the board {board.name}: there is no {source}",
+        hint=f"{' and '.join(with_board)} {'has' if len(with_board) == 1 else 'have'} it: --kernel "
+        f"{with_board[0]}; or give its device tree with --base-dtb",
+    )

@@ -21,6 +21,7 @@ from .configure import configure
 from .judge import is_nobodys
 from .packaged import prebuilt_kernel
 from .report import describe_files, refuse, say_left_out
+from .source import check_source_name
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ def build_kernel_for(board: Board, options: Options) -> dict[str, Any]:
         options.jobs,
     )
     if options.dry_run:
+        check_source_name(kernel)
         return _plan(request)
     prepared = build.prepare(request)
     document = {

@@ -12,7 +12,9 @@ import pytest
 
 from bsp.base.errors import UserError
 from bsp.dts.build import build_dts
+from bsp.dts.schema import check_dts
 from bsp.dts.upstream import kernels_with
+from bsp.kernel.command import Options, build_kernel_for
 from bsp.kernel.distribution import all_series
 from bsp.profile import board_names, load_board
 
@@ -98,6 +100,8 @@ def test_a_kernel_without_the_board_names_the_one_that_has_it(tmp_path: Path) ->
         named = re.search(r"--kernel (\S+);", caught.value.hint)
         assert named, caught.value.hint
         assert board.expect[named[1]] != "no board"
+    with pytest.raises(UserError, match="does not have the board avaota-a1"):
+        check_dts(load_board("avaota-a1"), kernel=linux)
 
 
 def test_of_several_kernels_the_one_that_works_is_named(tmp_path: Path) -> None:
@@ -147,6 +151,9 @@ def test_only_a_misspelt_source_is_suggested(tmp_path: Path, stem: str, suggesti
 def test_a_kernel_that_no_suite_has(tmp_path: Path, kernel: str, ways: list[str]) -> None:
     with pytest.raises(UserError, match=f"unknown kernel '{re.escape(kernel)}'") as caught:
         build_dts(load_board("vim3"), kernel=kernel, base_dtb=None, target_dir=tmp_path)
+    dry = Options(kernel=kernel, dry_run=True)
+    with pytest.raises(UserError, match=f"unknown kernel '{re.escape(kernel)}'"):
+        build_kernel_for(load_board("vim3"), dry)
     for series, where in all_series().items():
         assert series in caught.value.message
         assert where.suite in caught.value.message
