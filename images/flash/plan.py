@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bsp.base.errors import UserError
-from bsp.profile import Board
+from bsp.identify import Machine, doubt_error, find
+from bsp.profile import Board, board_names, load_board, runs_as
 from images.disk.bmap import Map
 from images.disk.image import Description
 
@@ -92,6 +93,15 @@ def _check_board(wish: Wish, board: dict[str, Any]) -> None:
                 f"{wish.board.name} ({wish.board.compatible[0]})"
             )
         expected = wish.board.compatible[0]
+    named = wish.description.board if wish.description else None
+    profile = wish.board or (load_board(named) if named in board_names() else None)
+    machine = Machine(tuple(board["compatible"]), board["model"])
+    if profile is not None and runs_as(profile, machine.compatible, machine.model):
+        return  # it does not have a string of its own yet
+    if profile is not None and wish.board is None:  # where nobody said which board it is
+        doubts = find(machine, boards=[profile]).doubts
+        if doubts:
+            raise doubt_error(profile, doubts, str(wish.host))
     if expected and expected not in board["compatible"]:
         found = ", ".join(board["compatible"]) or "no device tree"
         raise UserError(

@@ -17,15 +17,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.process import run
-from bsp.profile import load_board
+from bsp.profile import Board, BoardIdentity, load_board
 from bsp.remote.inventory import Host
 from images.deploy.boot import slots
 from images.deploy.transfer import START
 from images.disk import bmap
+from images.disk.image import Description, description_file
 from images.flash import plan
 from images.flash.command import Request, flash
 from images.flash.onboard import writer
@@ -108,6 +110,34 @@ def test_a_local_device_gets_the_mapped_blocks_and_nothing_else(
     _holds(device, image)
     assert result.verified_bytes == planned.plan["mapped_bytes"]
     assert not (tmp_path / "var/lib/npu-bsp/flash/device.json").exists()
+
+
+def test_a_board_that_only_has_a_reference_boards_string_is_refused(image: Path) -> None:
+    evk = load_board("imx8mp-evk")
+    describe(image)
+    vim3s = msgspec.json.decode(description_file(image).read_bytes(), type=Description)
+
+    def describing(board: Board) -> Description:
+        return msgspec.structs.replace(vim3s, board=board.name, compatible=board.compatible)
+
+    described = describing(evk)
+    wish = _wish(image, host="h", description=described)
+    facts = {**_facts(), "board": {"compatible": list(evk.compatible), "model": "Example carrier"}}
+    with pytest.raises(UserError, match="its model is 'Example carrier'"):
+        plan.check(wish, facts)
+    plan.check(replace(wish, board=evk), facts)  # the user says that it is one
+    facts["board"]["model"] = evk.identity.models[0]
+    plan.check(wish, facts)
+    # A carrier that still runs its maker's tree is known by its model.
+    names = BoardIdentity(models=("Example carrier",), runs_as=evk.compatible[0])
+    own = msgspec.structs.replace(
+        evk, name="carrier", compatible=("acme,carrier", *evk.compatible), identity=names
+    )
+    described = describing(own)
+    with pytest.raises(UserError, match="expected acme,carrier"):
+        plan.check(replace(wish, description=described, board=own), facts)
+    facts["board"]["model"] = "Example carrier"
+    plan.check(replace(wish, description=described, board=own), facts)
 
 
 @pytest.mark.slow
