@@ -23,6 +23,11 @@ class Blame(enum.StrEnum):
     NOT_UNDERSTOOD = "not understood"
     OPEN = ""
 
+    @property
+    def says_wrong(self) -> bool:
+        """Whether it says that values are wrong; where something is not understood, nobody can tell."""
+        return self in (Blame.SUBMISSION, Blame.EMULATOR)
+
 
 @dataclass(frozen=True)
 class Finding:

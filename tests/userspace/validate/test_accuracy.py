@@ -12,9 +12,13 @@ from bsp.base.errors import UserError
 from userspace.npu.model import tiny_model
 from userspace.npu.validate import accuracy, label_image
 from userspace.npu.validate.bmp import Picture, picture_of
+from userspace.npu.validate.judge import find_reference
+from userspace.npu.validate.kinds import Kind
 from userspace.npu.validate.label_image import Request
 from userspace.npu.validate.machine import ThisMachine
+from userspace.npu.validate.outputs import Reference
 from userspace.npu.validate.preprocess import views
+from userspace.npu.validate.values import Values
 
 
 def one_hot(index: int, lead: float = 0.9) -> Any:
@@ -44,15 +48,45 @@ def test_a_view_is_not_made_before_it_is_used() -> None:
     assert len(views(Picture(30000, 30000, rows))) == 8
 
 
+def values(scores: Any) -> Values:
+    return Values(scores, scores, 0.0)
+
+
+def reference_with(kind: Kind) -> Reference:
+    first = values(one_hot(0))
+    return Reference("cpu-reference", ({},), (first,), (kind,), (), ())
+
+
 def test_agreement() -> None:
-    reference = [one_hot(0), one_hot(1), one_hot(2, 0.05), one_hot(3)]
-    found = [one_hot(0), one_hot(2), one_hot(1, 0.05)]  # one fewer: it ran out of time
-    figures = accuracy.agreement(found, reference, tolerance=0.1)
+    nearly = np.array([0.01, 0.04, 0.05, 0.01])
+    wanted = [values(each) for each in (one_hot(0), one_hot(1), nearly, one_hot(3))]
+    # One fewer: it ran out of time. The third is another class, but not by much.
+    found = [values(each) for each in (one_hot(0), one_hot(2), nearly[[0, 2, 1, 3]])]
+    figures = accuracy.agreement(found, wanted, reference_with(Kind.SCORES))
     assert figures == {"inputs": 3, "same": 1, "top1": 0.3333, "clear": 1}
-    assert "on 1 of 3" in accuracy.problem(figures)
-    assert accuracy.agreement([], reference, tolerance=0.1) is None
+    assert "another top class than the reference on 1 of 3" in accuracy.problem(figures)
+    assert accuracy.agreement([], wanted, reference_with(Kind.SCORES)) is None
     assert accuracy.problem(None) == ""
-    assert accuracy.problem(accuracy.agreement(reference, reference, tolerance=0.1)) == ""
+    itself = accuracy.agreement(wanted, wanted, reference_with(Kind.SCORES))
+    assert accuracy.problem(itself) == ""
+
+
+def test_what_is_no_class_is_compared_by_its_own_measure() -> None:
+    rng = np.random.default_rng(2)
+    maps = [values(rng.normal(size=(1, 8, 8, 4))) for _ in range(4)]
+    near = [values(each.real + rng.normal(size=each.real.shape) / 50) for each in maps]
+    reference = reference_with(Kind.VALUES)
+    assert accuracy.agreement(near, maps, reference) == {
+        "inputs": 4, "same": 4, "top1": 1.0, "clear": 0,
+    }  # fmt: skip
+    moved = accuracy.agreement(maps[1:] + maps[:1], maps, reference)
+    assert moved is not None
+    assert moved["clear"] == 4
+    assert "unlike the reference on 4 of 4" in accuracy.problem(moved, by_class=False)
+    exact = accuracy.agreement([near[0], *maps[1:]], maps, reference, exact=True)
+    assert exact is not None
+    assert exact["clear"] == 1
+    assert "not exactly" in accuracy.problem(exact, exact=True)
 
 
 def test_a_row_that_is_right_on_one_picture_alone_fails() -> None:
@@ -60,20 +94,22 @@ def test_a_row_that_is_right_on_one_picture_alone_fails() -> None:
     import zlib
 
     def packed(index: int) -> str:
-        values = (one_hot(index) * 255).astype(np.uint8)
-        return base64.b64encode(zlib.compress(values.tobytes())).decode()
+        scores = (one_hot(index) * 255).astype(np.uint8)
+        return base64.b64encode(zlib.compress(scores.tobytes())).decode()
 
     def row(name: str, classes: list[int]) -> dict[str, Any]:
-        return {"delegate": name, "output": {"dtype": "uint8"}, "views": [*map(packed, classes)]}
+        output = {"dtype": "uint8", "shape": [1, 4], "scale": 1 / 256, "zero_point": 0}
+        output |= {"data": packed(classes[0])}
+        return {"delegate": name, "output": output, "views": [*map(packed, classes)]}
 
     facts = {"results": [row("cpu-reference", [0, 1, 2, 3]), row("x", [0, 0, 0, 0])]}
     results = [
         {"delegate": name, "status": "pass", "reason": ""} for name in ("cpu-reference", "x")
     ]
-    accuracy.add(facts, results, tolerance=0.1)
+    accuracy.add(facts, results, find_reference(facts, (), "abcd"))
     assert results[0] == {"delegate": "cpu-reference", "status": "pass", "reason": ""}
     assert results[1]["status"] == "fail"
-    assert "3 of 4 crops" in results[1]["reason"]
+    assert "another top class than the reference on 3 of 4 crops" in results[1]["reason"]
 
 
 def test_the_small_model_agrees_with_itself() -> None:

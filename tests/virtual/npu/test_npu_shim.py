@@ -338,8 +338,10 @@ def test_a_fault_fails_the_row_that_mesa_passes() -> None:
     document = {"results": [dict(row)], "verdict": "pass"}
     host.add_to_document(document, "a311d", "hw", emulator)
     assert document["results"][0]["reason"] == "no job came to the virtual NPU"  # type: ignore[index]
-    report[0] |= {"nn_jobs": 3, "blamed": ["job 1: bias"]}
-    for strict, verdict in ((False, "pass"), (True, "fail")):
+    report[0] |= {"nn_jobs": 3, "blamed": ["job 1: fits no operation"]}
+    wrong: list[str] = ["job 1: bias"]
+    for strict, said, verdict in ((False, [], "pass"), (True, [], "fail"), (False, wrong, "fail")):
+        report[0]["wrong"] = said
         document = {"results": [dict(row)], "verdict": "pass"}
         host.add_to_document(document, "a311d", "hw", emulator, strict=strict)
         assert document["verdict"] == verdict

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from bsp.base.project import PROJECT
+from tests.support.small_nets import Net
 from userspace.npu.model import tiny_model
-from userspace.npu.model.tflite_file import NO_ACTIVATION, Tensor, depthwise_conv, write_model
 from userspace.npu.validate.bmp import encode_bmp
 from userspace.npu.validate.label_image import Request
 from userspace.npu.validate.smoke import smoke_test
@@ -48,16 +48,8 @@ def run(model: bytes, folder: Path, npu: str, **changes: Any) -> dict[str, Any]:
 
 def depthwise_of_three() -> bytes:
     """A depthwise convolution right on the picture: Mesa 25.0.7 ends with SIGSEGV on generation 8."""
-    rng = np.random.default_rng(3)
-    weights = rng.integers(40, 216, (1, 3, 3, 3))
-    tensors = [
-        Tensor("input", (1, 16, 16, 3), "uint8", 1 / 255, 0),
-        Tensor("weights", weights.shape, "uint8", 0.01, 128, weights),
-        Tensor("bias", (3,), "int32", 0.01 / 255, 0, np.zeros(3)),
-        Tensor("output", (1, 16, 16, 3), "uint8", 0.02, 128),
-    ]
-    operators = [depthwise_conv((0, 1, 2), 3, stride=1, activation=NO_ACTIVATION)]
-    return write_model(tensors, operators, inputs=[0], outputs=[3], description="depthwise of 3")
+    net = Net(16)
+    return net.model([net.depthwise(0, scale=0.02)])
 
 
 def test_a_crash_of_the_delegate_fails_in_every_form(tmp_path: Path) -> None:
@@ -92,3 +84,61 @@ def test_a_row_that_takes_too_long_names_the_deadline(tmp_path: Path) -> None:
     row = document["results"][-1]
     assert (row["delegate"], row["status"], document["verdict"]) == ("teflon", "fail", "fail")
     assert row["reason"].startswith("did not end within 0.02 s")
+
+
+@pytest.mark.parametrize("wrong_first", [False, True])
+def test_a_wrong_output_fails_whichever_it_is(wrong_first: bool, tmp_path: Path) -> None:
+    """Mesa pads a depthwise convolution of stride 2 and odd sizes at the wrong sides."""
+    net = Net(33)
+    source = net.conv(0, 16, zero_point=110)
+    right = net.conv(source, 8, kernel=1, scale=0.2, zero_point=120)
+    wrong = net.depthwise(source, stride=2)
+    outputs = [wrong, right] if wrong_first else [right, wrong]
+    document = run(net.model(outputs), tmp_path, "a311d")
+    row = document["results"][-1]
+    assert (row["status"], document["verdict"]) == ("fail", "fail")
+    problems = [bool(each["problem"]) for each in row["outputs"]]
+    assert problems == ([True, False] if wrong_first else [False, True])
+    # The finding names the operation, and stands beside no pass.
+    assert "not what the model says: operation 2 (DEPTHWISE_CONV_2D)" in row["reason"]
+    assert document["npu"]["wrong"]
+
+
+def test_exactly_means_exactly(tmp_path: Path) -> None:
+    """A tensor that the graph itself reads, too, comes channel by channel; each job is as it should be."""
+    net = Net(20)
+    inner = net.conv(0, 16, zero_point=110)
+    outer = net.conv(inner, 8, scale=0.1, zero_point=120)
+    document = run(net.model([outer, inner]), tmp_path, "a311d", exact=True)
+    row = document["results"][-1]
+    assert (row["status"], document["verdict"]) == ("fail", "fail")
+    assert "output 1 is not exactly cpu-reference's" in row["reason"]
+    assert row["outputs"][0]["different"] == 0
+    document = run(net.model([outer]), tmp_path, "a311d", exact=True, views=2)
+    assert document["verdict"] == "pass", document["results"][-1]["reason"]
+    assert document["results"][-1]["outputs"][0]["different"] == 0
+
+
+def test_errors_of_a_few_steps_are_no_exact_answer_and_no_pass_beside_a_finding(
+    tmp_path: Path,
+) -> None:
+    """With 0.35 a step all that is wrong is a few steps apart: less than a tenth of the range."""
+    net = Net(33)
+    source = net.conv(0, 16, zero_point=110)
+    model = net.model([net.depthwise(source, stride=2, scale=0.35)])
+    for exact in (True, False):
+        document = run(model, tmp_path, "a311d", exact=exact)
+        row = document["results"][-1]
+        assert (row["status"], document["verdict"]) == ("fail", "fail")
+        assert "not what the model says: operation 1 (DEPTHWISE_CONV_2D)" in row["reason"]
+        assert ("is not exactly cpu-reference's" in row["reason"]) == exact
+
+
+@pytest.mark.parametrize("npu", ["a311d", "imx8mp"])
+def test_the_small_model_is_right_in_both_modes(npu: str, tmp_path: Path) -> None:
+    for exact in (True, False):
+        document = run(tiny_model.build(), tmp_path, npu, exact=exact, views=2)
+        row = document["results"][-1]
+        assert document["verdict"] == "pass", row["reason"]
+        assert document["npu"]["wrong"] == []
+        assert (row["outputs"][0]["different"] == 0) or not exact

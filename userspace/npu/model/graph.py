@@ -26,8 +26,9 @@ OPERATIONS = {
     6: "DEQUANTIZE", 9: "FULLY_CONNECTED", 14: "LOGISTIC", 17: "MAX_POOL_2D", 18: "MUL", 19: "RELU",
     21: "RELU6", 22: "RESHAPE", 23: "RESIZE_BILINEAR", 25: "SOFTMAX", 28: "TANH", 32: "CUSTOM",
     34: "PAD", 36: "GATHER", 39: "TRANSPOSE", 40: "MEAN", 41: "SUB", 43: "SQUEEZE", 45: "STRIDED_SLICE",
-    49: "SPLIT", 67: "TRANSPOSE_CONV", 97: "RESIZE_NEAREST_NEIGHBOR", 101: "ABS", 114: "QUANTIZE",
-    117: "HARD_SWISH",
+    48: "TOPK_V2", 49: "SPLIT", 53: "CAST", 56: "ARG_MAX", 67: "TRANSPOSE_CONV", 70: "EXPAND_DIMS",
+    79: "ARG_MIN", 97: "RESIZE_NEAREST_NEIGHBOR", 101: "ABS", 109: "WHERE", 114: "QUANTIZE",
+    117: "HARD_SWISH", 120: "NON_MAX_SUPPRESSION_V4", 121: "NON_MAX_SUPPRESSION_V5",
 }  # fmt: skip
 # enum TensorType
 _TYPES = {
@@ -141,7 +142,24 @@ def read_graph(model: bytes, *, what: str = "the model") -> list[Operation]:
     Raises:
         UserError: it is no .tflite file, or a broken one.
     """
-    return _read(model, what, lambda table: list(_operations(table)))
+    return read_outputs(model, what=what)[0]
+
+
+def read_outputs(model: bytes, *, what: str = "the model") -> tuple[list[Operation], list[Tensor]]:
+    """Return the operations, and the tensors that are the main graph's outputs.
+
+    A tensor is one object, wherever it is named: as an operation's input or output, or the graph's output.
+
+    Raises:
+        UserError: as ``read_graph``.
+    """
+
+    def whole(table: Table) -> tuple[list[Operation], list[Tensor]]:
+        graph, tensors = _graph_and_tensors(table)
+        outputs = [tensors[number] for number in graph.vector(2, "Int32")]
+        return list(_operations(table, graph, tensors)), outputs
+
+    return _read(model, what, whole)
 
 
 def read_ends(
@@ -202,12 +220,11 @@ def _graph_and_tensors(model: Table) -> tuple[Table, list[Tensor]]:
     return graph, [_tensor(table, buffers) for table in graph.tables(0)]
 
 
-def _operations(model: Table) -> Iterator[Operation]:
+def _operations(model: Table, graph: Table, tensors: list[Tensor]) -> Iterator[Operation]:
     codes = [
         (max(code.number(0, "Int8"), code.number(3, "Int32")), code.number(2, "Int32", 1))
         for code in model.tables(1)
     ]
-    graph, tensors = _graph_and_tensors(model)
 
     def named(numbers: tuple[int, ...]) -> tuple[Tensor | None, ...]:
         return tuple(tensors[number] if number >= 0 else None for number in numbers)

@@ -20,6 +20,7 @@ import numpy as np
 from ..validate.bmp import ImageError, open_bmp
 from ..validate.judge import TOP
 from . import svg as report_svg
+from .report import answer_of
 
 _STYLE = Path(__file__).parent / "style.css"
 _PICTURE_PIXELS = 480
@@ -141,13 +142,13 @@ def _operations_taken(row: dict[str, Any], _: float | None) -> str:
 def _answer(row: dict[str, Any], _: float | None) -> str:
     best = row["top"][0] if row.get("top") else None
     said = f"{best['score']:.3f} {best['index']} {best['label']}".rstrip() if best else ""
-    difference, agreed = row.get("max_abs_diff"), row.get("agreement")
+    if not best and row["status"] == "pass":
+        said = answer_of(row)
+    difference, agreed = row.get("max_abs_diff") if best else None, row.get("agreement")
     why = [
         row["reason"],
         f"at most {difference:.3f} off the reference" if difference else "",
-        f"same top class on {agreed['same']} of {agreed['inputs']} crops and flips"
-        if agreed
-        else "",
+        f"same answer on {agreed['same']} of {agreed['inputs']} crops and flips" if agreed else "",
     ]
     words = escape("; ".join(filter(None, why)))
     return escape(said) + (f'<div class="why">{words}</div>' if words else "")

@@ -49,9 +49,8 @@ def _row(result: dict[str, Any]) -> tuple[str, ...]:
     if result["delegated_ops"] is not None:
         operations = f"{result['delegated_ops']}/{result['total_ops']} {result['driver'] or ''}"
     said = result["reason"]
-    if not said and result["top"]:
-        best = result["top"][0]
-        said = f"{best['score']:.6g} {best['index']} {best['label']}".rstrip()
+    if result["status"] == "pass":
+        said = "; ".join(filter(None, [answer_of(result), said]))
     return (
         name,
         result["status"],
@@ -61,6 +60,21 @@ def _row(result: dict[str, Any]) -> tuple[str, ...]:
         operations.strip(),
         said,
     )
+
+
+def answer_of(result: dict[str, Any]) -> str:
+    """Return the best class of a row; of a model that has no classes, its outputs' kinds and errors."""
+    if result["top"]:
+        best = result["top"][0]
+        return f"{best['score']:.6g} {best['index']} {best['label']}".rstrip()
+    kinds: dict[str, list[float | None]] = {}
+    for each in result.get("outputs") or []:
+        kinds.setdefault(each["kind"], []).append(each["error"])
+    errors = [error for each in kinds.values() for error in each if error is not None]
+    words = ", ".join(
+        f"{len(each)} x {kind}" if len(each) > 1 else kind for kind, each in kinds.items()
+    )
+    return f"{words}, error {max(errors):.2g}" if errors else words
 
 
 def _ms(value: float) -> str:

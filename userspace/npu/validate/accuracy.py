@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Accuracy over a set of inputs: how often a delegate has the same top class as the portable kernels.
+"""Accuracy over a set of inputs: how often a row's answer is that of the portable kernels.
 
 One picture proves little: it may be right by luck, or wrong by a hair. The set is made of the picture
 itself (``preprocess.views``: mirrored, and cut in fixed ways): it needs no data set, and is the same
-everywhere. Pure: the runner's records in, figures out.
+everywhere. The model's first output is compared: class scores by their top class, others by their own
+measure (``outputs``). Pure: the runner's records in, figures out.
 """
 
 from __future__ import annotations
@@ -11,81 +12,90 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .judge import scores
+from .compare import top_differs
+from .delegation import is_npus
+from .kinds import Kind
+from .outputs import Reference, compare_view
+from .values import Values, values_of
 
-_REFERENCE = "cpu-reference"
-
-# Of the views that have a clear answer, at least so many have to be answered alike.
+# Of the views, at most one in four may have a clearly different answer.
 LEAST_SHARE = 0.75
 
 
 def agreement(
-    found: list[NDArray[np.float64]], reference: list[NDArray[np.float64]], *, tolerance: float
+    found: list[Values], wanted: list[Values], reference: Reference, *, exact: bool = False
 ) -> dict[str, Any] | None:
     """Return how far two rows agree on the views that both have seen; None if there are none.
 
     Args:
-        found, reference: scores of all classes, 0..1, one array a view.
-        tolerance: a top class whose lead over the other's is smaller is a matter of taste.
+        found, wanted: a row's and the reference's first output, one a view.
+        exact: nothing may differ.
 
     Returns:
-        ``inputs``, ``same`` (top classes that are equal), ``top1`` (their share), ``clear`` (views on
-        which they differ although the reference is sure).
+        ``inputs``, ``same`` (views on which the answers are the same: the top class, of scores), ``top1``
+        (their share), ``clear`` (views on which they differ by more than kernels' rounding explains).
     """
     pairs = [
-        (one, two) for one, two in zip(found, reference, strict=False) if one.shape == two.shape
+        (one, two)
+        for one, two in zip(found, wanted, strict=False)
+        if one.raw.shape == two.raw.shape and one.raw.dtype == two.raw.dtype
     ]
     if not pairs:
         return None
+    by_class = reference.kinds[0] is Kind.SCORES and not exact
     same = clear = 0
-    for one, two in pairs:
-        mine, wanted = int(np.argmax(one)), int(np.argmax(two))
-        if mine == wanted or one[mine] == one[wanted]:
-            same += 1
-        elif two[wanted] - two[mine] > tolerance:
-            clear += 1
+    for ours, theirs in pairs:
+        if by_class:
+            one, two = ours.real.ravel(), theirs.real.ravel()
+            same += bool(np.any((one == one.max()) & (two == two.max())))
+            clear += top_differs(one, two, step=theirs.step)
+        else:
+            differs = bool(compare_view(ours, theirs, reference, exact=exact))
+            same, clear = same + (not differs), clear + differs
     count = len(pairs)
     return {"inputs": count, "same": same, "top1": round(same / count, 4), "clear": clear}
 
 
-def problem(figures: dict[str, Any] | None) -> str:
+def problem(figures: dict[str, Any] | None, *, by_class: bool = True, exact: bool = False) -> str:
     """Say what is wrong with an agreement, or return an empty string."""
-    if figures is None or figures["clear"] <= (1 - LEAST_SHARE) * figures["inputs"]:
+    allowed = 0.0 if exact else 1 - LEAST_SHARE
+    if figures is None or figures["clear"] <= allowed * figures["inputs"]:
         return ""
-    return (
-        f"another top class than the reference on {figures['clear']} of {figures['inputs']} crops and "
-        "flips of the picture"
-    )
+    where = f"on {figures['clear']} of {figures['inputs']} crops and flips of the picture"
+    if exact:
+        return f"not exactly the reference's answer {where}"
+    return f"{'another top class than' if by_class else 'unlike'} the reference {where}"
 
 
-def add(facts: dict[str, Any], results: list[dict[str, Any]], *, tolerance: float) -> None:
+def add(
+    facts: dict[str, Any],
+    results: list[dict[str, Any]],
+    reference: Reference | None,
+    *,
+    exact: bool = False,
+) -> None:
     """Put ``agreement`` into each result; one that clearly disagrees with the reference fails.
 
     Args:
         facts: the runner's document, whose rows are in the order of ``results``.
+        exact: nothing may differ in rows of the NPU.
     """
     seen = [_views(row) for row in facts["results"]]
-    reference = next(
-        (
-            views
-            for row, views in zip(facts["results"], seen, strict=True)
-            if row["delegate"] == _REFERENCE
-        ),
-        [],
-    )
-    for result, views in zip(results, seen, strict=True):
-        if result["delegate"] == _REFERENCE:
+    names = [row["delegate"] for row in facts["results"]]
+    wanted = seen[names.index(reference.name)] if reference else []
+    for row, result, views in zip(facts["results"], results, seen, strict=True):
+        if reference and result["delegate"] == reference.name:
             continue
-        result["agreement"] = agreement(views, reference, tolerance=tolerance)
-        if wrong := problem(result["agreement"]):
+        exactly = exact and is_npus(row)
+        figures = agreement(views, wanted, reference, exact=exactly) if reference else None
+        result["agreement"] = figures
+        by_class = reference is not None and reference.kinds[0] is Kind.SCORES
+        if wrong := problem(figures, by_class=by_class, exact=exactly):
             result["status"] = "fail"
             result["reason"] = "; ".join(filter(None, [result["reason"], wrong]))
 
 
-def _views(row: dict[str, Any]) -> list[NDArray[np.float64]]:
+def _views(row: dict[str, Any]) -> list[Values]:
     # Runners of older payloads make none.
-    return [
-        scores({"dtype": row["output"]["dtype"], "data": data}) for data in row.get("views") or []
-    ]
+    return [values_of(row["output"] | {"data": data}) for data in row.get("views") or []]

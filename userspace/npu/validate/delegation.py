@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
+
+from .delegates import TEFLON
 
 NO_DEVICE = "Couldn't open kernel device"
 
@@ -81,6 +84,12 @@ def parse_opencl(log: str) -> OpenCl | None:
     devices = tuple(_OPENCL_DEVICE.findall(log))
     problem = "" if devices else f"{count.group(1)} OpenCL platforms, none with a GPU"
     return OpenCl(problem, devices)
+
+
+def is_npus(row: dict[str, Any]) -> bool:
+    """Whether a row of the runner is Teflon's, by its name or by what its log says."""
+    name = str(row["delegate"]).partition(":")[0]
+    return name == TEFLON or parse_log(row.get("log", "")).driver is not None
 
 
 def parse_log(log: str) -> Delegation:

@@ -28,7 +28,8 @@ from .detections import (
     is_detector,
     values_of,
 )
-from .judge import lifeless
+from .outputs import records_of
+from .values import lifeless
 
 NAME = "detect"
 _REFERENCE = "cpu-reference"
@@ -38,7 +39,7 @@ _CLASSES = 91
 
 
 def read(facts: dict[str, Any], labels: Sequence[str]) -> list[tuple[list[Detection], str]]:
-    """Read each row's objects, and put the classes' best scores in place of its output.
+    """Read each row's objects, and put the classes' best scores beside its outputs, as ``answer``.
 
     Returns:
         For each row: its objects, and what is wrong with its outputs ("" if nothing).
@@ -49,12 +50,12 @@ def read(facts: dict[str, Any], labels: Sequence[str]) -> list[tuple[list[Detect
     found: list[tuple[list[Detection], str]] = []
     # What is which is the same in all rows; the reference's values can be relied on.
     rows = sorted(facts["results"], key=lambda row: row["delegate"] != _REFERENCE)
-    known = next((arrangement(_outputs(row)) for row in rows if "output" in row), None)
+    known = next((arrangement(records_of(row)) for row in rows if "output" in row), None)
     for row in facts["results"]:
         if "output" not in row:
             found.append(([], ""))
             continue
-        outputs = _outputs(row)
+        outputs = records_of(row)
         objects = detections(outputs, known)
         if objects is None:
             raise not_known([tuple(output["shape"]) for output in outputs])
@@ -65,7 +66,7 @@ def read(facts: dict[str, Any], labels: Sequence[str]) -> list[tuple[list[Detect
         objects = [each for each in objects if each.score >= THRESHOLD]
         found.append((objects, next(filter(None, dead), "")))
         scores = class_scores(objects, max(len(labels), 2) if labels else _CLASSES)
-        row["output"] = {
+        row["answer"] = {
             "shape": [len(scores)],
             "dtype": "float32",
             "scale": 0.0,
@@ -78,10 +79,6 @@ def read(facts: dict[str, Any], labels: Sequence[str]) -> list[tuple[list[Detect
 def _not_finite(output: dict[str, Any]) -> str:
     finite = np.all(np.isfinite(values_of(output)))
     return "" if finite else "the output holds numbers that are not finite"
-
-
-def _outputs(row: dict[str, Any]) -> list[dict[str, Any]]:
-    return [row["output"], *row.get("other_outputs", [])]
 
 
 def check(shapes: Sequence[tuple[int, ...]]) -> None:
@@ -126,6 +123,7 @@ def add(
         problems = [f"one of the outputs: {dead}"] if dead else []
         if result["delegate"] != _REFERENCE:
             problems += differences(objects, reference, tolerance=tolerance)[:3]
+        problems = [each for each in problems if each not in result["reason"]]
         if problems:
             result["status"] = "fail"
             result["reason"] = "; ".join(filter(None, [result["reason"], *problems]))

@@ -182,7 +182,11 @@ def overlap(one: tuple[float, ...], two: tuple[float, ...]) -> float:
 
 
 def differences(
-    found: Sequence[Detection], reference: Sequence[Detection], *, tolerance: float
+    found: Sequence[Detection],
+    reference: Sequence[Detection],
+    *,
+    tolerance: float,
+    threshold: float = THRESHOLD,
 ) -> list[str]:
     """Say which objects only one of the two has, or has elsewhere or much surer.
 
@@ -191,7 +195,7 @@ def differences(
     problems = []
     for ours, others, who in ((found, reference, "only here"), (reference, found, "missing")):
         for each in ours:
-            if each.score < THRESHOLD + tolerance:
+            if each.score < threshold + tolerance:
                 continue
             same = [
                 other

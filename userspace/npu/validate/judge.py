@@ -2,16 +2,14 @@
 """Judges what the runner found: pure, from its JSON to one verdict.
 
 A row passes only with all of: the delegate loaded, took at least the demanded share of operations (by
-its own log) and ran; its output is alive; its top class and scores are those of the CPU's portable
-kernels and of the answer on file. What is absent is ``skip``, with the reason; a run on the CPU under
+its own log) and ran; each of its outputs is that of the CPU's portable kernels, by the output's own measure
+(``outputs``), and the answer on file. What is absent is ``skip``, with the reason; a run on the CPU under
 another name is ``fail``.
 """
 
 from __future__ import annotations
 
-import base64
 import statistics
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,15 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..model.prediction import Prediction
+from ..model.sinks import Sink
+from .compare import MAX_ABS_DIFF, best, named
 from .delegates import OPENCL, TEFLON, TIM_VX
-from .delegation import parse_log, parse_opencl
+from .delegation import is_npus, parse_log, parse_opencl
 from .kernel_log import out_of_memory, troubles
+from .outputs import Reference, compare_row, look_at, records_of, reference_of, shown_output
+from .values import scores
 
 TOP = 5
 # label_image.cc and get_top_n.h: what it prints, and what is too small to print.
 THRESHOLD = 0.001
-# Kernels round differently: seen 0.76-0.81 for one class of one model on CPU, GPU and NPU paths.
-MAX_ABS_DIFF = 0.1
 NO_DEVICE = "no NPU device"
 NO_OPENCL = "no OpenCL device"
 # How many operations are named where too few were taken.
@@ -70,21 +70,6 @@ class Expected:
     tolerance: float = MAX_ABS_DIFF
 
 
-def scores(output: dict[str, Any]) -> NDArray[np.float64]:
-    """Return the scores of all classes, 0..1, as label_image computes them: q/255, (q+128)/256.
-
-    Args:
-        output: the runner's ``output`` record.
-    """
-    raw = zlib.decompress(base64.b64decode(output["data"]))
-    values = np.frombuffer(raw, np.dtype(output["dtype"])).ravel()
-    if values.dtype == np.uint8:
-        return values / 255.0
-    if values.dtype == np.int8:
-        return (values.astype(np.float64) + 128) / 256.0
-    return values.astype(np.float64)
-
-
 def top_classes(
     values: NDArray[np.float64], labels: Sequence[str], *, count: int = TOP
 ) -> list[dict[str, Any]]:
@@ -99,22 +84,6 @@ def top_classes(
         for index in order[:count]
         if values[index] >= THRESHOLD
     ]
-
-
-def lifeless(output: dict[str, Any]) -> str:
-    """Say what is wrong with an output that no working model gives, or return an empty string."""
-    raw = zlib.decompress(base64.b64decode(output["data"]))
-    values = np.frombuffer(raw, np.dtype(output["dtype"])).ravel()
-    if not np.all(np.isfinite(values)):
-        return "the output holds numbers that are not finite"
-    if values.size > 1 and np.all(values == values[0]):
-        value = values[0]
-        if value == 0:
-            return "the output is all zeros"
-        limits = np.iinfo(values.dtype) if np.issubdtype(values.dtype, np.integer) else None
-        saturated = limits is not None and value in (limits.min, limits.max)
-        return f"the output is {'saturated: ' if saturated else ''}all {value}"
-    return ""
 
 
 def latency(runs_ms: Sequence[float]) -> dict[str, Any]:
@@ -138,6 +107,8 @@ def judge(
     predictions: Mapping[str, Prediction] | None = None,
     published: Sequence[Figure] = (),
     npu_expected: str = "",
+    sinks: Sequence[Sink] = (),
+    exact: bool = False,
 ) -> list[dict[str, Any]]:
     """Return one result a delegate, as in the command line's contract.
 
@@ -149,15 +120,10 @@ def judge(
         published: figures for this board and model.
         npu_expected: why an NPU must be there, as a clause: where none is found, Teflon's row fails with
             it. "" where there need not be one: then the row is skipped.
+        sinks: the model's outputs as its file has them; empty where it is not at hand.
+        exact: a row of the NPU may not differ from the reference by a single step.
     """
-    reference = next(
-        (
-            scores(row["output"])
-            for row in facts["results"]
-            if row["delegate"] == _REFERENCE and "output" in row and not lifeless(row["output"])
-        ),
-        None,
-    )
+    reference = find_reference(facts, sinks, labels)
     results = [
         _judge_row(
             row,
@@ -167,6 +133,7 @@ def judge(
             reference,
             min_delegated_share,
             (predictions or {}).get(row["delegate"]),
+            exact=exact and is_npus(row),
         )
         for row in facts["results"]
     ]
@@ -176,6 +143,17 @@ def judge(
             result["status"] = "fail"
             result["reason"] += f"; but {npu_expected}"
     return results
+
+
+def find_reference(
+    facts: dict[str, Any], sinks: Sequence[Sink], labels: Sequence[str]
+) -> Reference | None:
+    """Return the row that the others are compared with; None if it has not run, or says nothing."""
+    for row in facts["results"]:
+        if row["delegate"] == _REFERENCE and records_of(row):
+            found = reference_of(row, sinks, labels)
+            return None if look_at(found).problems else found
+    return None
 
 
 def _compare_speed(results: Sequence[dict[str, Any]], published: Sequence[Figure]) -> None:
@@ -213,9 +191,11 @@ def _judge_row(
     facts: dict[str, Any],
     labels: Sequence[str],
     expected: Expected | None,
-    reference: NDArray[np.float64] | None,
+    reference: Reference | None,
     min_delegated_share: float,
     prediction: Prediction | None,
+    *,
+    exact: bool,
 ) -> dict[str, Any]:
     on_cpu = row["delegate"] in _CPU
     log = parse_log(row.get("log", ""))
@@ -237,6 +217,7 @@ def _judge_row(
         "driver": opencl.devices[0][1] if opencl and opencl.devices else log.driver,
         "library": row.get("library"),
         "max_abs_diff": None,
+        "outputs": [],
         "ratio_to_cpu": None,
         "published": [],
         "environment": row.get("environment", {}),
@@ -257,27 +238,48 @@ def _judge_row(
             result["delegated_ops"] = result["partitions"] = None  # it came to nothing
         return result
 
-    values = scores(row["output"])
+    # What a row's outputs are, the reference says; without one, the row itself.
+    own = reference_of(row, reference.sinks if reference else (), labels)
+    shown = shown_output(reference or own)
+    answer = row.get("answer")  # of a detector: its classes' best scores
+    if answer is None and shown is not None and shown < len(own.records):
+        answer = own.records[shown]
+    values = scores(answer) if answer else None
     result |= {
-        "top": top_classes(values, labels),
+        "top": top_classes(values, labels) if values is not None else [],
         "latency_ms": latency(row["runs_ms"]),
         "delegated_nodes": row.get("delegated_nodes"),
         "runs_ms": [round(run_ms, 3) for run_ms in row["runs_ms"]],
         "first_ms": round(row["first_ms"], 3),
         "prepare_ms": round(row["prepare_ms"], 3),
     }
-    if reference is not None and reference.shape == values.shape:
-        result["max_abs_diff"] = round(float(np.max(np.abs(values - reference))), 6)
+    if reference:
+        result["max_abs_diff"] = _score_difference(own.records[0], reference.records[0])
+    compared = look_at(own)
+    if row["delegate"] != _REFERENCE and reference:
+        compared = compare_row(row, reference, exact=exact)
+    elif row["delegate"] != _REFERENCE:
+        compared.problems.append(f"there is no result of {_REFERENCE} to compare with")
+    result["outputs"] = compared.records
     problems = [
         _kernel_said(result["kernel_log"]) if result["kernel_log"] else "",
-        lifeless(row["output"]),
         "" if on_cpu else _not_delegated(row, facts["total_ops"], min_delegated_share, prediction),
-        _unlike_reference(row, values, reference, labels),
+        *compared.problems,
         _unlike_expected(values, labels, expected),
     ]
-    result["reason"] = "; ".join(problem for problem in problems if problem)
-    result["status"] = "fail" if result["reason"] else "pass"
+    result["reason"] = "; ".join(filter(None, [*problems, *compared.notes]))
+    result["status"] = "fail" if any(problems) else "pass"
     return result
+
+
+def _score_difference(record: dict[str, Any], reference: dict[str, Any]) -> float | None:
+    """Largest difference of the first outputs, as label_image's scores; None where there is none."""
+    ours, theirs = scores(record), scores(reference)
+    if ours.shape != theirs.shape or not (
+        np.all(np.isfinite(ours)) and np.all(np.isfinite(theirs))
+    ):
+        return None
+    return round(float(np.max(np.abs(ours - theirs), initial=0.0)), 6)
 
 
 def _why_not(row: dict[str, Any], facts: dict[str, Any]) -> tuple[str, str]:
@@ -434,48 +436,24 @@ def _not_delegated(
     return ""
 
 
-def _unlike_reference(
-    row: dict[str, Any],
-    values: NDArray[np.float64],
-    reference: NDArray[np.float64] | None,
-    labels: Sequence[str],
-) -> str:
-    if row["delegate"] == _REFERENCE:
-        return ""
-    if reference is None:
-        return f"there is no result of {_REFERENCE} to compare with"
-    if reference.shape != values.shape:
-        return f"{values.size} outputs, but {_REFERENCE} has {reference.size}"
-    difference = float(np.max(np.abs(values - reference)))
-    found, wanted = int(np.argmax(values)), int(np.argmax(reference))
-    if values[found] != values[wanted]:
-        return f"top class is {_named(found, labels)}, {_REFERENCE} says {_named(wanted, labels)}"
-    if difference > MAX_ABS_DIFF:
-        return f"differs from {_REFERENCE} by up to {difference:.3f}, allowed are {MAX_ABS_DIFF}"
-    return ""
-
-
 def _unlike_expected(
-    values: NDArray[np.float64], labels: Sequence[str], expected: Expected | None
+    values: NDArray[np.float64] | None, labels: Sequence[str], expected: Expected | None
 ) -> str:
     if expected is None:
         return ""
-    found, (wanted, _) = int(np.argmax(values)), expected.top[0]
-    if wanted >= values.size:
-        return f"the answer on file is class {wanted}, the model has {values.size} classes"
-    if values[found] != values[wanted]:
-        return f"top class is {_named(found, labels)}, expected {_named(wanted, labels)}"
+    wanted, _ = expected.top[0]
+    if values is None or wanted >= values.size:
+        size = 0 if values is None else values.size
+        return f"the answer on file is class {wanted}, the model has {size} classes"
+    if values[wanted] != values.max():
+        return f"top class is {named(best(values), labels)}, expected {named(wanted, labels)}"
     for index, score in expected.top:
         if abs(values[index] - score) > expected.tolerance:
             return (
-                f"{_named(index, labels)} has score {values[index]:.6g}, expected {score:.6g} "
+                f"{named(index, labels)} has score {values[index]:.6g}, expected {score:.6g} "
                 f"within {expected.tolerance:g}"
             )
     return ""
-
-
-def _named(index: int, labels: Sequence[str]) -> str:
-    return f"{index} {labels[index]}" if index < len(labels) else str(index)
 
 
 def _kind(row: dict[str, Any]) -> str:

@@ -14,10 +14,12 @@ from bsp.base.progress import step
 from ..model import operations, tiny_detector, tiny_model
 from ..model.graph import read_graph
 from ..model.prediction import Prediction, predict, rules_for
+from ..model.sinks import read_sinks
 from . import accuracy, detect, model_check, models
+from .compare import MAX_ABS_DIFF
 from .delegates import ALL, TEFLON, implied, rows
 from .delegation import parse_log
-from .judge import MAX_ABS_DIFF, Expected, Figure, judge, verdict
+from .judge import Expected, Figure, find_reference, judge, verdict
 from .machine import Machine
 
 NAME = "label_image"
@@ -148,6 +150,7 @@ def smoke_test(
     rusticl: str | None = None,
     published: Sequence[tuple[str, Figure]] = (),
     npu_expected: str = "",
+    exact: bool = False,
 ) -> dict[str, Any]:
     """Run the test and return the document of the command line's contract.
 
@@ -159,6 +162,8 @@ def smoke_test(
         rusticl: folder on the machine with an OpenCL driver for it; None: what is installed there.
         published: (model's name, figure) of the board's SoC.
         npu_expected: as ``judge`` takes it.
+        exact: the NPU is one that computes as TFLite's portable kernels do: nothing may differ from
+            them, and what a delegate leaves to the CPU runs on them, too.
 
     Raises:
         UserError: unknown delegate, model or image; a file that is no model or no BMP.
@@ -177,6 +182,8 @@ def smoke_test(
         arguments += ["--threads", str(request.threads)]
     for name, value in request.environment:
         arguments += ["--env", f"{name}={value}"]
+    if exact:
+        arguments.append("--portable")
     if opencl:
         arguments += ["--opencl", opencl]
     if rusticl:
@@ -187,6 +194,7 @@ def smoke_test(
         )
     found = detect.read(facts, inputs.labels) if request.test == detect.NAME else None
     answer = models.answers().get((inputs.model.sha256, inputs.image.sha256))
+    sinks = read_sinks(inputs.model.path.read_bytes())
     expected = Expected(answer.top, answer.tolerance) if answer else None
     results = judge(
         facts,
@@ -196,11 +204,14 @@ def smoke_test(
         predictions=_predictions(facts, inputs.model.path.read_bytes()),
         published=[figure for model, figure in published if model == inputs.model.name],
         npu_expected=npu_expected,
+        sinks=sinks,
+        exact=exact,
     )
     if found is not None:
         detect.add(found, results, inputs.labels, tolerance=MAX_ABS_DIFF)
     else:
-        accuracy.add(facts, results, tolerance=MAX_ABS_DIFF)
+        reference = find_reference(facts, sinks, inputs.labels)
+        accuracy.add(facts, results, reference, exact=exact)
     for result in results:
         result["implied"] = result["delegate"] in implied(request.delegate)
     return {

@@ -377,7 +377,7 @@ def run_delegate(module: Any, job: argparse.Namespace, model: bytes, picture: An
     kind, library, options = parse_delegate(delegate, job.opencl)
     arguments: dict[str, Any] = {"model_content": model, "num_threads": job.threads}
     resolver = module.OpResolverType
-    if kind == "cpu-reference":
+    if kind == "cpu-reference" or (kind == "external" and job.portable):
         # The portable kernels: the same numbers on every machine, bit for bit, and slow.
         arguments["experimental_op_resolver_type"] = resolver.BUILTIN_REF
     elif kind == "external":
@@ -680,6 +680,8 @@ def main() -> int:
     parser.add_argument(
         "--rusticl", help="folder with Mesa's OpenCL driver, where none is installed"
     )
+    parser.add_argument("--portable", action="store_true",
+                        help="run what a delegate leaves on the portable kernels")  # fmt: skip
     parser.add_argument("--runs", type=int, default=50, help="measured runs at most")
     parser.add_argument("--views", type=int, default=8, help="crops and flips to run, too")
     parser.add_argument("--budget", type=float, default=20, help="seconds of measured runs")

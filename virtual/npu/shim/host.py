@@ -125,8 +125,9 @@ def add_to_document(
 ) -> None:
     """Put into a smoke test's document what the emulator saw; a fault fails Teflon's row.
 
-    Mesa returns garbage or zeros after a fault, and no error: only the emulator knows. With ``strict``
-    what the model contradicts fails the row too.
+    Mesa returns garbage or zeros after a fault, and no error: only the emulator knows. A finding that says
+    that values are wrong fails the row in every mode; with ``strict`` one of a job that is not understood
+    does so, too.
     """
     jobs = sum(client["nn_jobs"] + client["tp_jobs"] for client in seen.report)
     document["npu"] = {
@@ -136,6 +137,7 @@ def add_to_document(
         "peak_memory_bytes": seen.peak_memory_bytes,
         "faults": seen.faults,
         "findings": [each for client in seen.report for each in client["findings"]],
+        "wrong": seen.wrong,
     }
     for row in document["results"]:
         if row["delegate"].partition(":")[0] != TEFLON:
@@ -157,8 +159,9 @@ def _problems(row: dict[str, Any], seen: Emulator, jobs: int, *, strict: bool) -
         return [*own, *stopped] if row["status"] == "fail" or stopped else []
     if seen.faults:
         return [f"the virtual NPU stopped: {seen.faults[0]}", *own]
-    if strict and seen.blamed:
-        return [f"not what the model says: {seen.blamed[0]}", *own]
+    blamed = seen.blamed if strict else seen.wrong
+    if blamed:
+        return [f"not what the model says: {blamed[0]}", *own]
     if row["status"] == "pass" and not jobs:
         return ["no job came to the virtual NPU", *own]
     return []

@@ -65,6 +65,7 @@ class VirtualNpu:
                 host=self.npu,
                 inputs=inputs,
                 npu_expected=f"{self.npu} is there, behind the shim",
+                exact=self.exact,
             )
         mode = "exact" if self.exact else "hw"
         host.add_to_document(document, name, mode, there.emulator, strict=self.strict)

@@ -81,7 +81,8 @@ class Report:
     Attributes:
         faults: the findings that stopped a submit, as text.
         findings: odd things that could be run, as text.
-        blamed: those of them that somebody is to blame for.
+        blamed: those of them that were looked into: somebody is to blame, or the job is not understood.
+        wrong: those that say that values are wrong (``Blame.says_wrong``).
         job_list: the first jobs (at most ``KEPT_JOBS``).
         ended: the client has gone.
     """
@@ -94,6 +95,7 @@ class Report:
     faults: list[str] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
     blamed: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
     job_list: list[dict[str, Any]] = field(default_factory=list)
     ended: bool = False
 
@@ -313,6 +315,9 @@ class Session:
         self._report.findings = [str(finding) for finding in engine.findings]
         self._report.blamed = [
             str(finding) for finding in engine.findings if finding.blame is not Blame.OPEN
+        ]
+        self._report.wrong = [
+            str(finding) for finding in engine.findings if finding.blame.says_wrong
         ]
         return text and f"virtual NPU {self._identity.name}: {text}"
 

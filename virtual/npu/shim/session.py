@@ -46,8 +46,13 @@ class Emulator:
 
     @property
     def blamed(self) -> list[str]:
-        """Findings of all clients that somebody is to blame for."""
+        """Findings of all clients that were looked into: somebody is to blame, or it is not understood."""
         return [each for client in self.report for each in client.get("blamed", [])]
+
+    @property
+    def wrong(self) -> list[str]:
+        """Findings of all clients that say that values are wrong."""
+        return [each for client in self.report for each in client.get("wrong", [])]
 
 
 @contextlib.contextmanager

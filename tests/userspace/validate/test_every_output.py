@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: MIT
+"""Models with several outputs on this machine: TFLite's two sets of kernels, and a wrong delegate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bsp.base.process import run
+from bsp.base.project import PROJECT
+from tests.support.small_nets import Net
+from userspace.npu.model.sinks import read_sinks
+from userspace.npu.validate.bmp import encode_bmp
+from userspace.npu.validate.label_image import Request
+from userspace.npu.validate.smoke import smoke_test
+
+pytestmark = pytest.mark.usefixtures("own_state")
+
+
+def judged(model: bytes, folder: Path, **changes: Any) -> dict[str, Any]:
+    path, image = folder / "model.tflite", folder / "noise.bmp"
+    path.write_bytes(model)
+    pixels = np.random.default_rng(1).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    image.write_bytes(encode_bmp(pixels))
+    given: dict[str, Any] = {"model": str(path), "image": str(image), "runs": 1, "views": 2}
+    return smoke_test("label_image", Request(**given | {"delegate": "cpu"} | changes))
+
+
+def deep_net(dtype: str, seed: int) -> bytes:
+    """Twelve convolutions, so that what kernels round differently is carried on; four outputs."""
+    net = Net(32, dtype=dtype, seed=seed)
+    source = net.conv(0, 16, scale=0.04)
+    for number in range(10):
+        scale = 0.05 + 0.01 * (number % 3)
+        if number % 3 == 1:
+            source = net.depthwise(source, stride=2 if number == 4 else 1, scale=scale)
+        else:
+            source = net.conv(source, 16 + 8 * (number % 2), scale=scale, relu=number % 2 == 0)
+    features = net.pool(source, 16)
+    answer = net.scores(net.conv(features, 10, kernel=1, scale=0.1))
+    return net.model([answer, source, features, 3])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_tflites_own_kernels_agree_on_every_output(dtype: str, seed: int, tmp_path: Path) -> None:
+    document = judged(deep_net(dtype, seed), tmp_path)
+    assert document["verdict"] == "pass", [row["reason"] for row in document["results"]]
+    rows = {row["delegate"]: row for row in document["results"]}
+    outputs = rows["cpu"]["outputs"]
+    assert [each["kind"] for each in outputs] == ["scores", "values", "vector", "values"]
+    assert all(each["compared"] and not each["problem"] for each in outputs)
+    assert [each["shape"] for each in outputs][2] == [1, 1, 1, 24]
+    assert rows["cpu"]["top"][0]["index"] == int(rows["cpu-reference"]["top"][0]["index"])
+    assert not any(each["compared"] for each in rows["cpu-reference"]["outputs"])
+
+
+def test_what_the_models_file_says_of_its_outputs() -> None:
+    sinks = read_sinks(deep_net("int8", 1))
+    assert [sink.maker for sink in sinks] == ["SOFTMAX", "CONV_2D", "AVERAGE_POOL_2D", "CONV_2D"]
+    assert [round(sink.step, 4) for sink in sinks] == [0.0039, 0.05, 0.05, 0.04]
+    assert not any(sink.picked for sink in sinks)
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    library = tmp_path_factory.mktemp("delegate") / "libbroken.so"
+    run(["gcc", "-shared", "-fPIC", "-o", library, PROJECT / "tests/support/broken_delegate.c"])
+    return library
+
+
+@pytest.mark.parametrize("value", [-1, 0, 200])
+@pytest.mark.parametrize("wrong_first", [False, True])
+def test_an_output_that_is_wrong_fails_whichever_it_is(
+    broken: Path, value: int, wrong_first: bool, tmp_path: Path
+) -> None:
+    """The delegate takes the convolutions; the average over the picture stays right."""
+    net = Net(32)
+    right, wrong = net.pool(0, 2), net.conv(0, 8, scale=0.1)
+    outputs = [wrong, right] if wrong_first else [right, wrong]
+    document = judged(net.model(outputs), tmp_path, delegate=f"{broken}:how=wrong;value={value}")
+    row = document["results"][-1]
+    assert (row["status"], document["verdict"]) == ("fail", "fail")
+    place = 0 if wrong_first else 1
+    assert f"output {place}" in row["reason"]
+    assert f"output {1 - place}" not in row["reason"]
+    assert [bool(each["problem"]) for each in row["outputs"]] == [place == 0, place == 1]
+    assert row["outputs"][1 - place]["different"] == 0

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: MIT
+"""An output of a row, from the runner's record to numbers. Pure."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Reals = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Values:
+    """An output's numbers.
+
+    Attributes:
+        raw: as the model gives them, in the output's shape.
+        real: what they mean: scale * (raw - zero point); raw where they are not quantised.
+        step: by how much neighbouring values differ; 0 where values are not in steps, or nobody knows.
+    """
+
+    raw: NDArray[Any]
+    real: Reals
+    step: float
+
+
+def raw_values(record: dict[str, Any]) -> NDArray[Any]:
+    """Return a record's values as they are, in its shape."""
+    content = zlib.decompress(base64.b64decode(record["data"]))
+    values = np.frombuffer(content, np.dtype(record["dtype"]))
+    return values.reshape(record["shape"]) if "shape" in record else values
+
+
+def values_of(record: dict[str, Any], *, step: float = 0.0) -> Values:
+    """Return a record's values.
+
+    Args:
+        record: the runner's: ``dtype``, ``shape``, ``scale``, ``zero_point``, ``data``.
+        step: of values that are in steps though they are no longer integers (dequantised ones).
+    """
+    raw = raw_values(record)
+    real = raw.astype(np.float64)
+    scale = float(record.get("scale") or 0.0)
+    if scale:
+        return Values(raw, (real - record["zero_point"]) * scale, scale)
+    whole = np.issubdtype(raw.dtype, np.integer) or raw.dtype == np.bool_
+    return Values(raw, real, 1.0 if whole else step)
+
+
+def scores(record: dict[str, Any]) -> Reals:
+    """Return the scores of all classes, 0..1, as label_image computes them: q/255, (q+128)/256.
+
+    Args:
+        record: the runner's ``output`` record.
+    """
+    values = raw_values(record).ravel()
+    if values.dtype == np.uint8:
+        return values / 255.0
+    if values.dtype == np.int8:
+        return (values.astype(np.float64) + 128) / 256.0
+    return values.astype(np.float64)
+
+
+def lifeless(record: dict[str, Any]) -> str:
+    """Say what is wrong with an output that no working model gives, or return an empty string."""
+    return lifeless_values(raw_values(record))
+
+
+def lifeless_values(values: NDArray[Any], what: str = "the output") -> str:
+    """As ``lifeless``, of numbers; ``what`` names the output."""
+    values = values.ravel()
+    if values.dtype.kind in "fc" and not np.all(np.isfinite(values)):
+        return f"{what} holds numbers that are not finite"
+    if values.size > 1 and np.all(values == values[0]):
+        value = values[0]
+        if value == 0:
+            return f"{what} is all zeros"
+        limits = np.iinfo(values.dtype) if np.issubdtype(values.dtype, np.integer) else None
+        saturated = limits is not None and value in (limits.min, limits.max)
+        return f"{what} is {'saturated: ' if saturated else ''}all {value}"
+    return ""
