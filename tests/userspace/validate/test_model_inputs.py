@@ -147,7 +147,7 @@ def test_a_model_for_any_size_gets_one(model: bytes, picture: Path) -> None:
     assert {16, 224} & set(given["shape"])
     assert 1 not in given["shape"][1:] or "grey" in given["given"]
     assert "it gets 224x224" in document["note"]
-    assert document["results"][0]["top"]
+    assert document["results"][0]["outputs"][0]["compared"]
 
 
 def test_the_size_can_be_chosen(picture: Path) -> None:
