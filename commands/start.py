@@ -22,6 +22,8 @@ if sys.stdout is None:
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
 if sys.stderr is None:
     sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+# Debian leaves sbin out of an ordinary user's PATH; mke2fs, depmod and their like are there.
+os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 
 gc.set_threshold(100_000, 20, 20)  # as tasks.py does, and before invoke is imported
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # noqa: PTH100, PTH120

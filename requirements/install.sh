@@ -1,18 +1,53 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# install.sh ROOT KIND: installs what ./inv needs: system packages with apt, and a virtual
-# environment from pinned, hashed requirements. KIND is run or dev.
+# install.sh ROOT KIND NEEDS [YES]: installs what ./inv needs: Debian packages with apt (system.sh), and a
+# virtual environment from pinned, hashed requirements. KIND is run or dev; NEEDS is python (the
+# environment only) or all; YES: do not ask before installing packages.
 set -eu
 root=$1
 kind=$2
+needs=$3
+yes=${4-}
+[ -z "${NPU_BSP_YES-}" ] || yes=1
+here=$root/requirements
 venv=$root/.venv
+
+say() { printf '%s\n' "$*" >&2; }
 
 fail() {
     printf 'error: %s\nhint: %s\n' "$1" "$2" >&2
     exit "${3-2}"
 }
 
-# The newest Python that is there; 3.11 is the oldest that will do.
+# --- one at a time; what is half-made goes -----------------------------------------------------
+
+if command -v flock >/dev/null 2>&1; then
+    exec 9<"$here/install.sh"
+    if ! flock -n 9 2>/dev/null; then
+        say 'Another ./inv is setting this up; waiting for it.'
+        flock 9 || true # a file system without locks
+    fi
+fi
+
+half_made=
+work=$(mktemp -d "${TMPDIR:-/tmp}/npu-bsp-install.XXXXXX")
+clean_up() {
+    rm -rf "$work"
+    [ -z "$half_made" ] || rm -rf "$venv"
+}
+interrupted() {
+    trap '' INT TERM HUP
+    printf '\ninterrupted; the same command begins anew\n' >&2
+    exit "$1"
+}
+trap clean_up EXIT
+trap 'interrupted 130' INT
+trap 'interrupted 143' TERM
+trap 'interrupted 129' HUP
+
+# --- Python ------------------------------------------------------------------------------------
+
+# The first that will do; 3.11 is the oldest.
 python=
 for name in python3 python3.14 python3.13 python3.12 python3.11; do
     if command -v "$name" >/dev/null 2>&1 &&
@@ -24,44 +59,71 @@ done
 [ -n "$python" ] || fail 'Python 3.11 or later is needed and was not found' \
     'sudo apt-get install python3 (Debian 12 and later have it)'
 
-missing=
-if command -v dpkg-query >/dev/null 2>&1; then
-    for package in $(grep -v '^#' "$root/requirements/system.txt"); do
-        state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
-        [ "$state" = installed ] || missing="$missing $package"
-    done
-else
-    printf 'This is no Debian-like system; these programs are expected to be there:\n' >&2
-    grep -v '^#' "$root/requirements/system.txt" | tr '\n' ' ' >&2
-    printf '\n' >&2
+environment_works() {
+    [ -x "$venv/bin/python" ] && "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+        2>/dev/null
+}
+
+# venv alone makes an environment without pip; Debian has what brings pip in a package of its own.
+can_make_environment() {
+    environment_works || "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+        "$python" -c 'import pip, venv' 2>/dev/null
+}
+
+# --- Debian packages ---------------------------------------------------------------------------
+
+python_is_done() {
+    # shellcheck disable=SC3013
+    environment_works && [ -e "$venv/.npu-bsp-$kind" ] && [ ! "$here/$kind.txt" -nt "$venv/.npu-bsp-$kind" ]
+}
+
+if [ "$needs" = all ] || [ -n "$yes" ] || ! can_make_environment; then
+    # shellcheck source=requirements/system.sh
+    . "$here/system.sh"
+    install_system_packages
 fi
 
-printf 'First use: setting up %s.\n' "$root" >&2
-if [ -n "$missing" ]; then
-    printf 'Installing system packages:%s\n' "$missing" >&2
-    sudo=
-    if [ "$(id -u)" != 0 ]; then
-        command -v sudo >/dev/null 2>&1 ||
-            fail "these packages are missing:$missing" "as root: apt-get install$missing"
-        sudo=sudo
-    fi
-    log=$(mktemp)
-    trap 'rm -f "$log"' EXIT
-    # shellcheck disable=SC2086 # a list of words
-    if ! { $sudo apt-get update -q &&
-        $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing; } >"$log" 2>&1; then
-        tail -n 20 "$log" >&2
-        fail 'apt could not install the packages named above' 'see the lines above; then run the same command again' 3
-    fi
-fi
+# --- the virtual environment -------------------------------------------------------------------
 
-printf 'Installing Python packages into .venv (pinned, hashed)\n' >&2
-if [ ! -x "$venv/bin/python" ] || ! "$venv/bin/python" -c 'import pip' 2>/dev/null; then
-    rm -rf "$venv"
-    "$python" -m venv "$venv" || fail 'cannot make a virtual environment' 'sudo apt-get install python3-venv'
+# Runs a program whose output is only of interest where it fails.
+quietly() {
+    TMPDIR=$work "$@" >"$work/log" 2>&1 9<&- || {
+        tail -n 20 "$work/log" >&2
+        return 1
+    }
+}
+
+if ! python_is_done; then
+    say 'Installing Python packages into .venv (pinned, hashed; some 250 MB).'
+    if ! environment_works; then
+        [ -w "$root" ] || fail "$root cannot be written to by $(id -un)" \
+            'clone the repository into a folder of your own'
+        can_make_environment || fail "$python cannot make virtual environments: python3-venv is not installed" \
+            'an administrator installs it, see above'
+        rm -rf "$venv"
+        half_made=yes
+        if "$python" -c 'import ensurepip' 2>/dev/null; then
+            quietly "$python" -m venv "$venv" || fail 'cannot make a virtual environment' 'see the lines above' 3
+        else
+            quietly "$python" -m venv --without-pip "$venv" ||
+                fail 'cannot make a virtual environment' 'see the lines above' 3
+        fi
+    fi
+    if "$venv/bin/python" -c 'import pip' 2>/dev/null; then
+        set -- "$venv/bin/python" -m pip
+    else
+        set -- "$python" -m pip --python "$venv/bin/python"
+    fi
+    quietly "$@" install -q --disable-pip-version-check --no-input --require-hashes --only-binary :all: \
+        -r "$here/$kind.txt" || fail 'pip could not install the Python packages' \
+        'see the lines above; then run the same command again' 3
+    half_made=
+    touch "$venv/.npu-bsp-$kind"
+    [ "$kind" = run ] || touch "$venv/.npu-bsp-run"
 fi
-"$venv/bin/python" -m pip install -qq --disable-pip-version-check --require-hashes --only-binary :all: \
-    -r "$root/requirements/$kind.txt" ||
-    fail 'pip could not install the Python packages' 'see the lines above; then run the same command again' 3
-touch "$venv/.npu-bsp-$kind"
-[ "$kind" = run ] || touch "$venv/.npu-bsp-run"
+if [ -n "${system_is_looked_at-}" ]; then
+    rm -f "$venv/.npu-bsp-missing"
+    [ -z "$lacking" ] || printf '%s\n' "$lacking" >"$venv/.npu-bsp-missing"
+    touch "$venv/.npu-bsp-system-$kind"
+    [ "$kind" = run ] || touch "$venv/.npu-bsp-system-run"
+fi

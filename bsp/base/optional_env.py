@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import sys
 import sysconfig
 from pathlib import Path
@@ -17,7 +16,8 @@ from pathlib import Path
 from bsp.base.project import PROJECT
 
 from .cache import cache_dir, make_once
-from .errors import InfrastructureError, UserError
+from .errors import InfrastructureError
+from .host_packages import has_header, install_packages
 from .process import ToolFailedError, run
 from .progress import step
 
@@ -77,31 +77,12 @@ def _install(environment: Path, words: list[str]) -> None:
 
 
 def _require_compiler() -> None:
-    """See to a C compiler and the headers of this Python.
+    """See to a C compiler with its headers, and the headers of this Python.
 
     Raises:
         UserError: they lack, and cannot be installed from here.
     """
-    missing = [] if shutil.which("gcc") else ["gcc", "libc6-dev"]
+    missing = [] if has_header("stdlib.h") else ["gcc", "libc6-dev"]
     if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
         missing.append(f"python{sys.version_info.major}.{sys.version_info.minor}-dev")
     install_packages(missing)
-
-
-def install_packages(missing: list[str]) -> None:
-    """Install Debian packages on this machine, for what only few people use.
-
-    Raises:
-        UserError: only root can do that.
-    """
-    if not missing:
-        return
-    command = ["apt-get", "install", "--yes", "--no-install-recommends", *missing]
-    if os.geteuid() != 0:
-        raise UserError(
-            f"not installed here, and only root can install packages: {', '.join(missing)}",
-            hint=f"sudo {' '.join(command)}",
-        )
-    with step(f"Installing {', '.join(missing)}"):
-        run(["apt-get", "update", "--quiet"], timeout_s=600)
-        run(command, env={"DEBIAN_FRONTEND": "noninteractive"}, timeout_s=1800)

@@ -74,14 +74,18 @@ class ToolFailedError(InfrastructureError):
         self.completed = completed
 
 
+def find_tool(name: str) -> str | None:
+    """Return the path of a program, also in sbin, which Debian leaves out of an ordinary user's PATH."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+
+
 def require_tool(name: str) -> str:
     """Return the path of a program, or say which package has it.
 
     Raises:
         UserError: the program is not installed.
     """
-    # sbin: mke2fs, sfdisk and their like are not on an ordinary user's PATH on Debian.
-    path = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    path = find_tool(name)
     if path is None:
         package = PACKAGE_OF_TOOL.get(name, name)
         raise UserError(

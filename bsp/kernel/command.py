@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..base.errors import UserError
+from ..base.errors import InfrastructureError, UserError
+from ..base.host_packages import has_header, install_packages
 from ..base.output import table
 from ..profile import Board
 from . import compile as build
@@ -252,8 +253,10 @@ def save_fragment(board: Board, options: Options, name: str, *, menu: bool) -> d
     work = prepared.work
     before = read_config(work.config) if not prepared.configured.fresh else _untouched(prepared)
     if menu:
+        install_packages([] if has_header("ncurses.h") else ["libncurses-dev"])
         # With the terminal: run() would take it away.
-        subprocess.run(work.make("-s", "menuconfig"), check=True)
+        if subprocess.run(work.make("-s", "menuconfig"), check=False).returncode:
+            raise InfrastructureError("the kernel's menus ended with an error, see above")
     changed = fragments.changes(before, read_config(work.config))
     target.write_text(
         f"# Changed with menuconfig, on top of the fragments of {board.name}\n"

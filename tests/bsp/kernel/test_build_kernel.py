@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bsp.base.errors import InfrastructureError, UserError
+from bsp.base.process import find_tool
 from bsp.kernel import command, fragments, objects, patches
 from bsp.kernel import compile as build
 from bsp.kernel.config import differences, read_config
@@ -22,7 +23,7 @@ from tests.support.tiny_linux import FRAGMENT, make_tree
 BOARD = load_board("virtual-a311d")
 
 pytestmark = pytest.mark.skipif(
-    not all(map(shutil.which, ("gcc", "make", "depmod", "patch"))), reason="no compiler or depmod"
+    not all(map(find_tool, ("gcc", "make", "depmod", "patch"))), reason="no compiler or depmod"
 )
 
 
