@@ -1,12 +1,12 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# install.sh ROOT KIND NEEDS [YES]: installs what ./inv needs: Debian packages with apt (system.sh), and a
+# install.sh ROOT KIND [NEEDS [YES]]: installs what ./inv needs: Debian packages with apt (system.sh), and a
 # virtual environment from pinned, hashed requirements. KIND is run or dev; NEEDS is python (the
 # environment only) or all; YES: do not ask before installing packages.
 set -eu
 root=$1
 kind=$2
-needs=$3
+needs=${3-all}
 yes=${4-}
 [ -z "${NPU_BSP_YES-}" ] || yes=1
 here=$root/requirements
@@ -79,7 +79,7 @@ python_is_done() {
 
 if [ "$needs" = all ] || [ -n "$yes" ] || ! can_make_environment; then
     # shellcheck source=requirements/system.sh
-    . "$here/system.sh"
+    . "${0%/*}/system.sh"
     install_system_packages
 fi
 
