@@ -150,11 +150,16 @@ def end(error: BspError, *, as_json: bool) -> NoReturn:
     """Print an error, and raise the ``Exit`` that ends the program with its exit code."""
     import traceback
 
+    from bsp.base.errors import InfrastructureError
     from bsp.base.output import ReaderGoneError, print_error, print_json
+    from bsp.base.project import PROJECT
 
     if os.environ.get("NPU_BSP_DEBUG"):
         traceback.print_exc()
     print_error(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""))
+    missing = PROJECT / ".venv/.npu-bsp-missing"  # requirements/install.sh writes it
+    if error.exit_code == InfrastructureError.exit_code and missing.exists():
+        print_error(f"note: these Debian packages are not installed: {missing.read_text().strip()}")
     if as_json:
         document = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
         try:

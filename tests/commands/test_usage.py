@@ -245,6 +245,29 @@ def test_a_fault_of_ours_is_told_from_an_error_of_the_user(
     assert "Traceback" in inv("boards").error
 
 
+def test_what_was_not_installed_is_named_when_a_task_fails(
+    inv: Runner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from bsp import describe
+    from bsp.base import project
+    from bsp.base.errors import InfrastructureError, UserError
+
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv/.npu-bsp-missing").write_text("libc6-dev zstd\n")
+    monkeypatch.setattr(project, "PROJECT", tmp_path)
+    for error, said in (
+        (InfrastructureError("sys/types.h: No such file"), True),
+        (UserError("x"), False),
+    ):
+
+        def fail(error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(describe, "all_boards", fail)
+        note = "note: these Debian packages are not installed: libc6-dev zstd"
+        assert (note in inv("boards").error) is said
+
+
 def test_invoke_itself_is_the_same_program(tmp_path: Path) -> None:
     """In an activated environment ``invoke TASK`` is ``./inv TASK``."""
     invoke = Path(sys.executable).with_name("invoke")
