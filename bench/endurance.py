@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import statistics
 import sys
@@ -24,6 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from bsp.base.output import print_json
 from bsp.base.progress import heard_by
 from images.deploy import trial
 from images.deploy.deploy import deploy
@@ -102,7 +102,7 @@ def main() -> None:
         )
         document[key] = {"first": first, "last": last, "ratio": last / first}
     if options.json:
-        print(json.dumps(document, indent=1))
+        print_json(document)
     else:
         for key, found in document.items():
             print(key, found)

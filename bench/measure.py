@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import statistics
 import sys
 import time
@@ -20,7 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bsp.base.output import table
+from bsp.base.output import print_json, table
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ def report(results: dict[str, list[Timing]], *, as_json: bool) -> None:
             title: [{**dataclasses.asdict(timing), "met": timing.met} for timing in timings]
             for title, timings in results.items()
         }
-        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+        print_json(document)
     else:
         sys.stdout.write(
             "\n\n".join(shown(title, result) for title, result in results.items()) + "\n"

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from bsp.base.errors import UserError
 from tests.support.rule_cases import cases
-from userspace.npu.model.graph import read_graph
-from userspace.npu.model.prediction import all_rules, predict, rules_for
+from userspace.npu.model.graph import Operation, read_graph
+from userspace.npu.model.graph import Tensor as GraphTensor
+from userspace.npu.model.prediction import _per_tensor, all_rules, predict, rules_for
 from userspace.npu.model.tflite_file import NO_ACTIVATION, Tensor, conv, softmax, write_model
 from userspace.npu.validate import models
 from userspace.npu.validate.delegates import rows
@@ -67,6 +68,19 @@ def test_a_convolution(changes: dict[str, Any], why: str) -> None:
     found = refused(convolution(**changes))
     softmax_too = (1, "SOFTMAX", "the etnaviv driver has no SOFTMAX")
     assert found == [*([(0, "CONV_2D", why)] if why else []), softmax_too]
+
+
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [(0, "its input is"), (1, "its weights are"), (2, "its bias is")],
+)
+def test_what_is_quantised_per_axis_is_named(place: int, why: str) -> None:
+    plain = GraphTensor("x", (1, 4, 4, 2), "uint8", (0.1,), (0,))
+    per_axis = GraphTensor("x", (1, 4, 4, 2), "uint8", (0.1, 0.2), (0, 0))
+    inputs = [plain, plain, plain]
+    inputs[place] = per_axis
+    operation = Operation(0, "CONV_2D", 1, tuple(inputs), (plain,))
+    assert _per_tensor(operation) == f"{why} quantised per axis"
 
 
 def test_a_rule_that_came_later() -> None:

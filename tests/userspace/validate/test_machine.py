@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -84,6 +85,17 @@ def test_a_file_is_sent_once_and_again_if_it_was_damaged(
     place.write_bytes(b"damaged")
     there.place(image)
     assert place.read_bytes() == image.path.read_bytes()
+
+
+def test_a_large_file_is_sent_in_pieces(
+    connection: Connection, deployed: Path, tmp_path: Path
+) -> None:
+    content = bytes(range(256)) * 10000
+    (tmp_path / "large").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    there = machine(connection, deployed, tmp_path / "cache")
+    place = there.place(models.File("large", tmp_path / "large", digest, ""))
+    assert Path(place).read_bytes() == content
 
 
 def test_what_arrives_with_another_content_is_not_kept(

@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 
 from bsp.base.errors import UserError
+from bsp.base.output import json_text
 from tests.support import input_models as m
-from userspace.npu.model.tflite_file import CUSTOM
+from userspace.npu.model.tflite_file import CUSTOM, conv
+from userspace.npu.report import files as report_files
 from userspace.npu.report.report import text_of
-from userspace.npu.validate import bmp, model_inputs, preprocess
+from userspace.npu.validate import bmp, label_image, model_inputs, preprocess
 from userspace.npu.validate.fixed_size import size_of
 from userspace.npu.validate.label_image import Request, choose
-from userspace.npu.validate.machine import RUNNER
+from userspace.npu.validate.machine import RUNNER, ThisMachine
 from userspace.npu.validate.model_inputs import Input, InputError, fillings
 from userspace.npu.validate.smoke import smoke_test
 
@@ -182,6 +184,26 @@ def test_a_size_that_the_model_cannot_take(picture: Path) -> None:
     assert run_model(content, picture, size=(24, 24))["verdict"] == "pass"
 
 
+def test_outputs_that_are_no_numbers_are_null_in_every_file(picture: Path) -> None:
+    model = m.Model()
+    image = model.image(1, 4, 4, 3, dtype="float32")
+    weights = model.tensor("w", (3, 3, 3, 3), "float32", data=np.ones((3, 3, 3, 3)))
+    bias = model.tensor("b", (3,), "float32", data=np.array([np.nan, np.inf, 1.0]))
+    sink = model.tensor("y", (1, 4, 4, 3), "float32")
+    model.operators.append(conv((image, weights, bias), sink, stride=1))
+    page = picture.with_name("report.html")
+    document = run_model(model.written([image], [sink]), picture)
+    assert document["verdict"] == "fail"
+    assert "not finite" in document["results"][0]["reason"]
+    report_files.write("this machine", page, smoke=document, findings=None)
+    for content in (json_text(document), page.with_suffix(".json").read_text()):
+        json.loads(content, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    kept = report_files.newest("this machine")
+    assert kept
+    assert kept["results"] == document["results"]
+    report_files.write("this machine", page, smoke=kept, findings=None)
+
+
 # --- what is refused -------------------------------------------------------------------------
 
 
@@ -234,6 +256,29 @@ def test_a_host_and_a_virtual_npu_refuse_it_before_they_are_asked(
         smoke_test("label_image", request, place=VirtualNpu("virtual:a311d"))
 
 
+def test_a_board_with_an_older_userspace_says_so(
+    picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = picture.with_name("model.tflite")
+    machine = ThisMachine()
+
+    def older(*arguments: Any, **more: Any) -> dict[str, Any]:
+        facts = ThisMachine.run_runner(machine, *arguments, **more)
+        del facts["inputs"]
+        return facts
+
+    monkeypatch.setattr(machine, "run_runner", older)
+    for model, fails in ((m.one_conv(1, 16, 16, 3), False), (m.one_conv(1, 16, 16, 1), True)):
+        path.write_bytes(model)
+        request = Request(model=str(path), image=str(picture), delegate="cpu", runs=1, views=0)
+        if not fails:
+            assert label_image.smoke_test(machine, request, host="board")["verdict"] == "pass"
+            continue
+        with pytest.raises(UserError, match="the userspace on board is older") as caught:
+            label_image.smoke_test(machine, request, host="board")
+        assert caught.value.hint == "./inv deploy --host board"
+
+
 @pytest.mark.parametrize(
     ("model", "said", "hint"),
     [
@@ -251,6 +296,38 @@ def test_operators_that_the_runtime_lacks_are_the_models_matter(
         run_model(model, picture)
     assert said in caught.value.message
     assert hint in caught.value.hint
+
+
+_NUMPY_2 = """
+import sys
+import numpy
+sys.path.insert(0, sys.argv[1])
+numpy.__version__ = "2.2.6"
+import loading
+
+class Runtime:
+    class OpResolverType:
+        BUILTIN_WITHOUT_DEFAULT_DELEGATES = 0
+
+    def Interpreter(self, **_):
+        raise SystemError("<built-in method> returned a result with an exception set")
+
+for name in ("tflite-runtime 2.14.0", "ai-edge-litert 2.3.0"):
+    try:
+        loading.check(Runtime(), name, b"")
+    except loading.LoadError as error:
+        print(error.stage, error, error.hint, sep="; ")
+"""
+
+
+def test_a_runtime_that_numpy_2_breaks_is_named_with_its_cause() -> None:
+    command = [sys.executable, "-c", _NUMPY_2, str(RUNNER.parent)]
+    lines = subprocess.run(command, capture_output=True, check=True).stdout.decode().splitlines()
+    assert lines[0] == (
+        "runtime; tflite-runtime 2.14.0 was compiled for numpy 1 and does not work with numpy 2.2.6; "
+        "pip install 'numpy<2', in the Python that runs this"
+    )
+    assert lines[1].startswith("model; ai-edge-litert 2.3.0 cannot run this model: <built-in")
 
 
 def test_broken_models_are_refused_in_words(picture: Path) -> None:

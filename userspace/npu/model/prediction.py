@@ -105,6 +105,10 @@ def _why_not(operation: Operation, rules: Rules) -> str:
     return ""
 
 
+def _are(what: str) -> str:
+    return f"{what} are" if what.endswith("s") and what != "bias" else f"{what} is"
+
+
 def _per_tensor(operation: Operation) -> str:
     """Input, weights, bias and output are quantised, each with one scale."""
     for what, tensor in zip(
@@ -115,9 +119,9 @@ def _per_tensor(operation: Operation) -> str:
         if tensor is None:
             return f"it has no {what}"
         if not tensor.scales:
-            return f"its {what} is not quantised ({tensor.dtype})"
+            return f"its {_are(what)} not quantised ({tensor.dtype})"
         if len(tensor.scales) != 1 or len(tensor.zero_points) != 1:
-            return f"its {what} is quantised per axis"
+            return f"its {_are(what)} quantised per axis"
     return ""
 
 
@@ -129,7 +133,7 @@ def _equal_scales(operation: Operation) -> str:
         strict=True,
     ):
         if tensor and (len(set(tensor.scales)) > 1 or len(set(tensor.zero_points)) > 1):
-            return f"its {what} is quantised per axis"
+            return f"its {_are(what)} quantised per axis"
     return ""
 
 

@@ -82,7 +82,7 @@ def top_classes(
             "score": round(float(values[index]), 6),
         }
         for index in order[:count]
-        if values[index] >= THRESHOLD
+        if values[index] >= THRESHOLD and np.isfinite(values[index])
     ]
 
 

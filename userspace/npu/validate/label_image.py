@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bsp.base.errors import UserError, nearest
+from bsp.base.output import finite
 from bsp.base.progress import step
 
 from ..model import operations, tiny_detector, tiny_model
@@ -21,6 +22,7 @@ from .delegates import ALL, TEFLON, implied, rows
 from .delegation import parse_log
 from .judge import Expected, Figure, find_reference, judge, verdict
 from .machine import Machine
+from .model_inputs import PLAIN
 
 NAME = "label_image"
 _QUICK_RUNS = 3
@@ -192,6 +194,13 @@ def smoke_test(
         facts = machine.run_runner(
             arguments, timeout_s=_START_UP_S + request.timeout_s * len(names)
         )
+    given = model_check.given(inputs.model.path)
+    if "inputs" not in facts and any(each.text() != PLAIN for each in given):
+        raise UserError(
+            f"the userspace on {host or 'this machine'} is older than this command: it runs only models "
+            "with one picture of three channels as input",
+            hint=f"./inv deploy --host {host}" if host else "./inv build-userspace",
+        )
     found = detect.read(facts, inputs.labels) if request.test == detect.NAME else None
     answer = models.answers().get((inputs.model.sha256, inputs.image.sha256))
     sinks = read_sinks(inputs.model.path.read_bytes())
@@ -219,7 +228,7 @@ def smoke_test(
         "board": board,
         "host": host or "this machine",
         "model": _described(inputs.original or inputs.model),
-        "inputs": [each.record() for each in model_check.given(inputs.model.path)],
+        "inputs": [each.record() for each in given],
         "image": {**_described(inputs.image), "path": str(inputs.image.path)},
         "note": inputs.note,
         "expected": answer.source if answer else None,
@@ -228,7 +237,7 @@ def smoke_test(
         "machine": {key: facts[key] for key in ("machine", "kernel", "python", "numpy", "threads")},
         "npu_devices": facts["npu_devices"],
         "operations": operations.described(inputs.model.path),
-        "results": results,
+        "results": finite(results),
         "verdict": verdict(results),
     }
 

@@ -74,13 +74,19 @@ def check(module: Any, runtime: str, model: bytes) -> dict[str, Any]:
 def _why_not(runtime: str, error: Exception) -> LoadError:
     import numpy
 
-    said = " ".join(str(error).split()) or repr(error)
+    said = _sentences(str(error)) or repr(error)
     old = runtime.startswith("tflite-runtime") and int(numpy.__version__.partition(".")[0]) >= 2
     if old and not isinstance(error, (ValueError, RuntimeError)):
         return LoadError(
             "runtime",
-            f"{runtime} was compiled for numpy 1 and does not work with numpy {numpy.__version__}: {said}",
+            f"{runtime} was compiled for numpy 1 and does not work with numpy {numpy.__version__}",
             "pip install 'numpy<2', in the Python that runs this",
         )
     hint = next((words for part, words in _HINTS if re.search(part, said)), _OTHER_HINT)
     return LoadError("model", f"{runtime} cannot run this model: {said}", hint)
+
+
+def _sentences(text: str) -> str:
+    """Return the runtime's words in one line; its sentences follow each other without a space."""
+    text = re.sub(r"See instructions: https?://\S*?(?=Node number|\s|$)", "", text)
+    return " ".join(re.sub(r"([a-z0-9)][.?])(?=[A-Z])", r"\1 ", text).split())

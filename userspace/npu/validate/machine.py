@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import sys
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +24,7 @@ DEPLOYED_USERSPACE = "/run/npu-bsp/current/userspace"
 BOARD_CACHE = "/var/cache/npu-bsp"
 _SHORT_TIMEOUT_S = 60
 _SEND_TIMEOUT_S = 600
+_PIECE_BYTES = 1 << 20
 _PACK_LEVEL = 1  # of gzip, the fastest
 # What the runner says went wrong before any delegate ran, and whose matter it is.
 _USER_STAGES = ("arguments", "image", "model")
@@ -143,24 +144,32 @@ class BoardMachine:
 
     def place(self, file: File) -> str:
         """Send the file, if the board does not have it already, and return its path there."""
-        return self._stored(_LOOK, _STORE, file.sha256, file.name, file.path.read_bytes)
+        size_bytes = file.path.stat().st_size
+        return self._stored(
+            _LOOK, _STORE, file.sha256, file.name, lambda: (_pieces(file.path), size_bytes)
+        )
 
     def place_folder(self, folder: Path) -> str:
         """Send a folder whose name tells its content, if the board lacks it; return its path there."""
 
-        def packed() -> bytes:
+        def packed() -> tuple[Iterable[bytes], int]:
             content = BytesIO()
             with (
                 step(f"Packing {folder.name}"),
                 tarfile.open(fileobj=content, mode="w:gz", compresslevel=_PACK_LEVEL) as archive,
             ):
                 archive.add(folder, arcname=".")
-            return content.getvalue()
+            return [content.getvalue()], content.tell()
 
         return self._stored(_LOOK_FOR_FOLDER, _STORE_FOLDER, folder.name, folder.name, packed)
 
     def _stored(
-        self, look: str, store: str, key: str, name: str, content_of: Callable[[], bytes]
+        self,
+        look: str,
+        store: str,
+        key: str,
+        name: str,
+        content_of: Callable[[], tuple[Iterable[bytes], int]],
     ) -> str:
         """Look for a key on the board, send its content if it is not there, and return its path."""
         found = self._connection.run(
@@ -173,8 +182,8 @@ class BoardMachine:
                 f"{found.stderr.decode(errors='replace').strip()}"
             )
         if found.exit_code == 7:
-            content = content_of()
-            with step(f"Sending {name} ({len(content) / 1e6:.1f} MB)"):
+            content, size_bytes = content_of()
+            with step(f"Sending {name} ({size_bytes / 1e6:.1f} MB)"):
                 self._connection.run(
                     ["sh", "-c", store, "sh", key, folder], stdin=content, timeout_s=_SEND_TIMEOUT_S
                 )
@@ -189,6 +198,13 @@ class BoardMachine:
                 f"{self._name} has no python3", hint="on the board: apt-get install python3"
             )
         return document_of(completed, self._name)
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    """Read a file, which may be larger than the memory that is wanted for it."""
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE_BYTES):
+            yield piece
 
 
 def document_of(completed: Completed, where: str) -> dict[str, Any]:
