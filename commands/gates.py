@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from invoke.context import Context
 
+from bsp.base.errors import UserError
 from bsp.base.result import FAILED_VALIDATION, Answer, Result
 
 from .face import command
@@ -16,7 +17,9 @@ from .face import command
         "suite": "Debian suite in place of a file: trixie, trixie-backports, sid...",
         "against": "version, suite or file known to be good: report what changed",
         "npu": "virtual:a311d, virtual:imx8mp or all",
-        "quick": "about 60 generated models and one MobileNet in place of hundreds and three",
+        "silicon": "run Mesa's own tests, and compare with its lists of results from real boards",
+        "quick": "about 60 generated models and one MobileNet in place of hundreds and three; "
+        "with --silicon an eighth of the tests",
         "timeout": "seconds for one model",
     }
 )
@@ -26,10 +29,24 @@ def gate_mesa(
     suite: str = "",
     against: str = "",
     npu: str = "all",
+    silicon: bool = False,
     quick: bool = False,
     timeout: float = 180.0,
 ) -> Result:
     """Judge Mesa's delegate on virtual NPUs. Example: ./inv gate-mesa --suite sid --against 25.0.7."""
+    if silicon:
+        from virtual.gates.silicon import gate
+
+        if against:
+            raise UserError(
+                "--silicon compares with boards, --against with another Mesa",
+                hint="leave one of the two out",
+            )
+        return gate.compare_with_silicon(
+            gate.SiliconRequest(
+                package=package, suite=suite, npu=npu, quick=quick, timeout_s=timeout
+            )
+        )
     from virtual.gates import mesa
 
     document = mesa.gate(

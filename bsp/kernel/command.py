@@ -208,7 +208,7 @@ def text_of(document: dict[str, Any]) -> str:
     rows += [["fragment", f"{each['file']}: a {each['kind']}"] for each in document["fragments"]]
     gave_way, left_out = (len(document.get(key, ())) for key in ("gave_way", "left_out"))
     details = [
-        *([f"{gave_way} gave way"] if gave_way else []),
+        *([f"{gave_way} gave way to later fragments"] if gave_way else []),
         *([f"{left_out} left out, as nobody can ask for them"] if left_out else []),
     ]
     as_asked = (

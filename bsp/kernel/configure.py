@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from .kconfig import Reasons
 
 _KEY = "npu-bsp.config-key"
-_JUDGED = "npu-bsp.judged.json"
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def configure(work: Workspace, asked: dict[str, Asked]) -> Configured:
     started = time.monotonic()
     found = differences(asked, read_config(work.config))
     check_s = time.monotonic() - started
-    result = (_remembered(work, asked) if fresh else None) or judged(work, asked, found)
+    result = judged(work, asked, found) if found else Judged()
     return Configured(asked, result.wrong, check_s, fresh, result.gave_way, result.left_out)
 
 
@@ -150,29 +149,6 @@ def _kconfig_changed(work: Workspace) -> bool:
 
 def judged(work: Workspace, asked: Mapping[str, Asked], found: list[Difference]) -> Judged:
     """Say what each difference means, from the tree's Kconfig files; takes some seconds."""
-    if not found:
-        return Judged()
-    result = _judged_anew(work, asked, found)
-    write_atomically(work.folder / _JUDGED, f"{_mark(work, asked)}\n{result.to_json()}".encode())
-    return result
-
-
-def _mark(work: Workspace, asked: Mapping[str, Asked]) -> str:
-    digest = hashlib.sha256(work.config.read_bytes())
-    digest.update(repr(list(asked.values())).encode())
-    return digest.hexdigest()
-
-
-def _remembered(work: Workspace, asked: Mapping[str, Asked]) -> Judged | None:
-    """What was judged before, where neither the fragments nor the configuration have changed since."""
-    try:
-        mark, _, text = (work.folder / _JUDGED).read_text(encoding="utf-8").partition("\n")
-        return Judged.from_json(text, asked) if mark == _mark(work, asked) else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _judged_anew(work: Workspace, asked: Mapping[str, Asked], found: list[Difference]) -> Judged:
     # The names are looked for while kconfiglib waits for what it asks the compiler.
     with step("Looking for the reasons"), ThreadPoolExecutor(1) as pool:
         known = pool.submit(lambda: known_symbols(work.tree))

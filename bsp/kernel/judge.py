@@ -2,16 +2,15 @@
 """What is not as it was asked for: what gave way, what nobody can ask for, and what is wrong.
 
 The last fragment to name an option wins, and with it what follows from it. A fragment that names one member
-of a choice names the choice, so an earlier fragment's member gives way. Where a later fragment makes
-something a module, what depends on it is one too. A line marked ``Prefer:`` gives way to later fragments
-and to the kernel. Nobody can ask for a symbol without a prompt: a whole ``.config`` or ``defconfig`` is not
-held to them, and no fragment is to what the compiler decides.
+of a choice names the choice, so an earlier fragment's member gives way. A line marked ``Prefer:`` also does
+where a later fragment names something that it depends on, and where that makes something a module, what
+depends on it is one too. Nobody can ask for a symbol without a prompt: a whole ``.config`` or ``defconfig``
+is not held to them, and no fragment is to what the compiler decides.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -29,38 +28,29 @@ _NEAREST = 20  # looking for a like name takes a tenth of a second
 
 @dataclass(frozen=True)
 class GaveWay:
-    """A symbol that is not as asked, as a later fragment or (if it is only preferred) the kernel has it so.
+    """A symbol that is not as asked, as a later fragment wants something else.
 
     Attributes:
-        to: what that fragment named; None: it is the kernel.
-        reasons: why the kernel has it otherwise.
+        to: what that fragment named.
     """
 
     asked: Asked
-    to: Asked | None
-    reasons: tuple[str, ...] = ()
+    to: Asked
 
     def text(self) -> str:
         """A line for people."""
         mine, other = self.asked, self.to
-        line = f"{mine.symbol}={mine.value} ({mine.where})"
-        if other is None:
-            return (
-                f"{line}, which is only preferred: {self.reasons[0] if self.reasons else 'dropped'}"
-            )
-        return f"{line} to {other.symbol}={other.value} ({other.where})"
+        return f"{mine.symbol}={mine.value} ({mine.where}) to {other.symbol}={other.value} ({other.where})"
 
-    def document(self) -> dict[str, object]:
+    def document(self) -> dict[str, str]:
         """The same as JSON."""
-        to = self.to
         return {
             "symbol": self.asked.symbol,
             "asked": self.asked.value,
             "where": self.asked.where,
-            "to": to.symbol if to else None,
-            "to_value": to.value if to else None,
-            "to_where": to.where if to else None,
-            "reasons": list(self.reasons),
+            "to": self.to.symbol,
+            "to_value": self.to.value,
+            "to_where": self.to.where,
         }
 
 
@@ -71,36 +61,6 @@ class Judged:
     wrong: tuple[Difference, ...] = ()
     gave_way: tuple[GaveWay, ...] = ()
     left_out: tuple[Asked, ...] = ()
-
-    def to_json(self) -> str:
-        """Return it in a form that ``from_json`` reads."""
-        return json.dumps(
-            {
-                "wrong": [[each.asked.symbol, each.got, each.reasons] for each in self.wrong],
-                "gave_way": [
-                    [each.asked.symbol, each.to.symbol if each.to else None, each.reasons]
-                    for each in self.gave_way
-                ],
-                "left_out": [each.symbol for each in self.left_out],
-            }
-        )
-
-    @classmethod
-    def from_json(cls, text: str, asked: Mapping[str, Asked]) -> Judged:
-        """Return what was judged before, of the same fragments.
-
-        Raises:
-            ValueError, KeyError, TypeError: it is something else.
-        """
-        data = json.loads(text)
-        return cls(
-            tuple(Difference(asked[name], got, tuple(why)) for name, got, why in data["wrong"]),
-            tuple(
-                GaveWay(asked[name], asked[to] if to else None, tuple(why))
-                for name, to, why in data["gave_way"]
-            ),
-            tuple(asked[name] for name in data["left_out"]),
-        )
 
 
 def judge(
@@ -138,10 +98,7 @@ def judge(
                 f"this kernel ({release}) has no such symbol",
                 *_like(symbol, known_names, unknown),
             )
-        if each.asked.preferred_only:
-            gave_way.append(GaveWay(each.asked, None, why))
-        else:
-            wrong.append(replace(each, reasons=why))
+        wrong.append(replace(each, reasons=why))
     return Judged(tuple(wrong), tuple(gave_way), tuple(left_out))
 
 

@@ -100,8 +100,6 @@ class Reasons:
             return (_without_prompt(symbol), *_selected_by(symbol))
         if asked == "n":
             return tuple(_why_on(symbol))
-        if asked == "m" and symbol.orig_type is kconfiglib.BOOL:
-            return ("it cannot be a module: y or n",)
         wanted = {"y": 2, "m": 1}.get(asked, 2)
         lines = _unmet(symbol.direct_dep, wanted, 0, {name})
         if lines:

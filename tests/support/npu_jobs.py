@@ -168,8 +168,6 @@ def encode_v7(job: Convolution) -> bytes:
     per_core = -(-channels // cores)
     six = height == width == 1 if job.blocks_of_six is None else job.blocks_of_six
     taps = rows_in_pairs(height, width)
-    if planes == 1 and job.image.shape[2] <= 64:
-        taps = [(row, column) for row in range(height) for column in range(width)]
     corrected = job.biases - (
         (job.weights.astype(np.int64) - job.weight_zero_point).sum(axis=(1, 2, 3))
         * job.in_zero_point

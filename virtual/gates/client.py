@@ -25,15 +25,18 @@ LOG_BYTES = 20_000
 
 
 def run_model(module: Any, library: str, request: dict[str, Any]) -> dict[str, Any]:
-    """Run one model; return what part of it was delegated, and write its outputs to a file."""
+    """Run one model; return what part of it was delegated, and write its outputs to a file.
+
+    Without ``delegate`` in the request the CPU computes it all.
+    """
     import numpy
 
     os.environ.update(request["environment"])
     resolver = module.OpResolverType
-    delegate = module.load_delegate(library)
+    delegates = [module.load_delegate(library)] if request["delegate"] else []
     interpreter = module.Interpreter(
         model_path=request["model"],
-        experimental_delegates=[delegate],
+        experimental_delegates=delegates,
         experimental_op_resolver_type=getattr(resolver, request["resolver"]),
         num_threads=1,
     )

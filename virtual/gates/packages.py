@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: MIT
 """Unpacked arm64 systems with a delegate of any version: Debian's suites, or one package file.
 
-Each has the Python that the wheels are for (from the payload's distribution), and of every package the
-newer one of that distribution's and the delegate's: a library runs what was built against an older one.
+Each has the Python of a distribution that the payload has wheels for, and of every package the newer one
+of that distribution's and the delegate's: a library runs what was built against an older one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,12 +37,14 @@ class Delegate:
         version: of the package.
         origin: suite or file that it came from.
         library: path of libteflon.so inside the root, as the client sees it.
+        distribution: whose Python is in the root; it decides which TFLite runtime fits.
     """
 
     version: str
     origin: str
     root: Path
     library: str
+    distribution: str = DISTRIBUTION
 
     @property
     def upstream(self) -> str:
@@ -49,21 +52,24 @@ class Delegate:
         return re.sub(r"^\d+:", "", self.version).partition("-")[0]
 
 
-def find_delegate(text: str) -> Delegate:
+def find_delegate(text: str, *, distribution: str = DISTRIBUTION) -> Delegate:
     """Return the delegate that ``text`` names: a .deb file, a suite, or a version that a suite has.
+
+    Args:
+        distribution: whose Python it is to run in.
 
     Raises:
         UserError: it names none of them, or the file is no package of the delegate.
         InfrastructureError: packages cannot be had.
     """
     if text.endswith(".deb") or "/" in text:
-        return from_file(Path(text))
+        return from_file(Path(text), distribution=distribution)
     if re.fullmatch(r"\d+\.\d+.*", text):
-        return from_version(text)
-    return from_suite(text)
+        return from_version(text, distribution=distribution)
+    return from_suite(text, distribution=distribution)
 
 
-def from_suite(suite: str) -> Delegate:
+def from_suite(suite: str, *, distribution: str = DISTRIBUTION) -> Delegate:
     """Return the delegate of a Debian suite.
 
     Raises:
@@ -86,10 +92,10 @@ def from_suite(suite: str) -> Delegate:
     debs = archive.download(
         [package, *catalogue().delegate.library_packages], with_dependencies=True
     )
-    return _assembled(debs, version, suite)
+    return _assembled(debs, version, suite, distribution)
 
 
-def from_version(version: str) -> Delegate:
+def from_version(version: str, *, distribution: str = DISTRIBUTION) -> Delegate:
     """Return the delegate of the first suite that has a version of Mesa.
 
     Raises:
@@ -100,12 +106,12 @@ def from_version(version: str) -> Delegate:
     for suite in (DISTRIBUTION, *(suite for suite in SUITES if suite != DISTRIBUTION)):
         found[suite] = Archive(suite, ARCHITECTURE).version(package)
         if found[suite] == version or found[suite].partition("-")[0] == version:
-            return from_suite(suite)
+            return from_suite(suite, distribution=distribution)
     there = ", ".join(f"{number} ({suite})" for suite, number in found.items())
     raise UserError(f"no suite has Mesa {version}", hint=f"there are: {there}; or name a .deb file")
 
 
-def from_file(path: Path) -> Delegate:
+def from_file(path: Path, *, distribution: str = DISTRIBUTION) -> Delegate:
     """Return the delegate in a package file; what it depends on comes from Debian.
 
     Raises:
@@ -135,7 +141,7 @@ def from_file(path: Path) -> Delegate:
     debs = Archive(suite, ARCHITECTURE).download(
         [*names, *wanted.library_packages], with_dependencies=True
     )
-    return _assembled([*debs, path.absolute()], fields["Version"], str(path))
+    return _assembled([*debs, path.absolute()], fields["Version"], str(path), distribution)
 
 
 def _suite_for(depends: str) -> tuple[str, list[str]]:
@@ -152,8 +158,8 @@ def _suite_for(depends: str) -> tuple[str, list[str]]:
     return suite, names
 
 
-def _assembled(debs: list[Path], version: str, origin: str) -> Delegate:
-    base = Archive(DISTRIBUTION, ARCHITECTURE).download(_PYTHON, with_dependencies=True)
+def _assembled(debs: list[Path], version: str, origin: str, distribution: str) -> Delegate:
+    base = Archive(distribution, ARCHITECTURE).download(_PYTHON, with_dependencies=True)
     chosen: dict[str, Path] = {}
     for deb in [*base, *debs]:
         name, number = _identity(deb)
@@ -170,11 +176,23 @@ def _assembled(debs: list[Path], version: str, origin: str) -> Delegate:
             target.mkdir()
             for deb in chosen.values():
                 run(["dpkg-deb", "--extract", deb, target])
+            _merge_usr(target)
 
     folder = cache_dir() / "packages"
     folder.mkdir(parents=True, exist_ok=True)
     root = make_once(folder / f"teflon-{ARCHITECTURE}-{key}", make)
-    return Delegate(version, origin, root, "/" + catalogue().delegate.library)
+    return Delegate(version, origin, root, "/" + catalogue().delegate.library, distribution)
+
+
+def _merge_usr(root: Path) -> None:
+    """Move /bin, /sbin and /lib under /usr, as in Debian since trixie; older packages fill both."""
+    for name in ("bin", "sbin", "lib"):
+        place = root / name
+        if place.is_dir() and not place.is_symlink():
+            shutil.copytree(place, root / "usr" / name, symlinks=True, dirs_exist_ok=True)
+            shutil.rmtree(place)
+        if not place.is_symlink():
+            place.symlink_to(f"usr/{name}")
 
 
 def _identity(deb: Path) -> tuple[str, str]:

@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,14 +32,16 @@ from userspace.payload import payload
 from ..npu import shim
 from ..npu.finding import Blame
 from ..npu.identity import identity_names, load_identity
-from ..npu.shim.host import CPU, DISTRIBUTION, qemu_user
+from ..npu.shim.host import CPU, qemu_user
 from ..npu.shim.server import Report, Server
 from ..npu.vivante.audit import ModelAudit
+from ..npu.vivante.coefficients import CoefficientCache
+from ..npu.vivante.engine import Audit, HardwareMode, Requantisation
 from ..npu.vivante.exact import operations
 from .build import Built, build
 from .cases import Case
 from .packages import Delegate
-from .witness import ORDER_OPEN, Witness
+from .witness import Witness
 
 GOOD, WRONG, REFUSED, CRASHES, HANGS = "good", "wrong", "refused", "crashes", "hangs"
 POISON = 0xA5
@@ -49,6 +51,8 @@ _START_TIMEOUT_S = 120.0
 _WARM_UP = Case("residual", 6, 6, 8, zero_points=(110, 90, 100))
 _MORE_S = 30.0
 _END_TIMEOUT_S = 10.0
+_SAME_EVERYWHERE = "BUILTIN_REF"
+"""TFLite's portable kernels: what is left to the CPU is the same on every machine."""
 
 # Who is to blame for a fault, by what the fault says.
 _BY_FAULT = (
@@ -107,10 +111,23 @@ class Outcome:
 
 
 @dataclass
-class _Attempt:
+class Attempt:
+    """One run of a model.
+
+    Attributes:
+        answer: what the client says: ``status`` (``ran``, ``crashes``, ``hangs``, ``error``), ``message``,
+            ``partitions`` (how many the delegate took), ``log``.
+        outputs: the model's, in their order; empty if it did not end.
+        report: what the virtual NPU saw.
+    """
+
     answer: dict[str, Any]
     outputs: list[NDArray[Any]]
     report: Report
+
+
+@dataclass
+class _Witnessed(Attempt):
     witness: Witness
 
 
@@ -121,7 +138,7 @@ def runner(delegate: Delegate, *, timeout_s: float = 120.0) -> Iterator[Runner]:
     Raises:
         InfrastructureError: it does not start, or packages cannot be had.
     """
-    site = payload.build_payload(distribution=DISTRIBUTION).folder / "site"
+    site = payload.build_payload(distribution=delegate.distribution).folder / "site"
     command: list[str | Path] = ["prlimit", "--core=0", qemu_user(), "-cpu", CPU]
     command += ["-L", delegate.root, "-E", f"LD_PRELOAD={shim.build('aarch64')}"]
     command += [
@@ -216,37 +233,60 @@ class Runner:
         poison: int,
         *,
         here: bool = False,
-    ) -> _Attempt:
-        identity = load_identity(npu)
-        witness = Witness(operations(path), identity.nn_generation, built)
+    ) -> _Witnessed:
+        generation = load_identity(npu).nn_generation
+        witness = Witness(operations(path), generation, built)
+        attempt = self.attempt(
+            path,
+            inputs,
+            npu,
+            requantisation=lambda: witness,
+            audit=lambda: ModelAudit(path, generation),
+            poison=poison,
+            here=here,
+        )
+        return _Witnessed(attempt.answer, attempt.outputs, attempt.report, witness)
+
+    def attempt(
+        self,
+        path: Path,
+        inputs: list[NDArray[Any]],
+        npu: str,
+        *,
+        requantisation: Callable[[], Requantisation] = HardwareMode,
+        audit: Callable[[], Audit] | None = None,
+        cache: CoefficientCache | None = None,
+        poison: int = 0,
+        here: bool = False,
+        resolver: str = _SAME_EVERYWHERE,
+    ) -> Attempt:
+        """Run a model once.
+
+        Args:
+            requantisation: makes how the NPU rounds; audit: what compares its jobs with the model.
+            cache: decoded coefficients, kept from run to run.
+            poison: the byte that new buffers are filled with; the kernel's own are zeros.
+            here: run it in the client itself, not in a fork.
+            resolver: TFLite's kernels for what is left to the CPU.
+        """
         self._number += 1
         place = self._folder / f"{self._number}.sock"
-        given, taken = self._folder / "inputs.npz", self._folder / "outputs.npz"
-        np.savez(given, *inputs)
-        taken.unlink(missing_ok=True)
+        environment = {
+            "NPU_SHIM_SOCKET": str(place),
+            "NPU_SHIM_POISON": str(poison),
+            "NPU_SHIM_TIMEOUT_S": str(round(self._timeout_s)),
+            "NPU_SHIM_MEMORY_MIB": "1024",
+        }
         server = Server(
             place,
-            identity,
-            requantisation=lambda: witness,
-            audit=lambda: ModelAudit(path, identity.nn_generation),
+            load_identity(npu),
+            requantisation=requantisation,
+            audit=audit,
+            cache=cache,
         )
         threading.Thread(target=server.serve, daemon=True).start()
-        request = {
-            "here": here,
-            "model": str(path),
-            "inputs": str(given),
-            "outputs": str(taken),
-            "timeout_s": self._timeout_s,
-            "resolver": "BUILTIN_REF",  # what is left to the CPU is to be the same everywhere
-            "environment": {
-                "NPU_SHIM_SOCKET": str(place),
-                "NPU_SHIM_POISON": str(poison),
-                "NPU_SHIM_TIMEOUT_S": str(round(self._timeout_s)),
-                "NPU_SHIM_MEMORY_MIB": "1024",
-            },
-        }
         with closing(server):
-            answer = self._ask(request)
+            answer, outputs = self._run(path, inputs, resolver, environment, here=here)
             deadline = time.monotonic() + _END_TIMEOUT_S
             while not here and time.monotonic() < deadline:
                 if all(report.ended for report in server.reports):
@@ -254,11 +294,44 @@ class Runner:
                 time.sleep(0.002)
             reports = server.reports
         place.unlink(missing_ok=True)
+        return Attempt(answer, outputs, reports[-1] if reports else Report())
+
+    def on_cpu(
+        self, path: Path, inputs: list[NDArray[Any]], *, resolver: str = _SAME_EVERYWHERE
+    ) -> Attempt:
+        """Run a model once, without the delegate, on the emulated arm64 CPU."""
+        answer, outputs = self._run(path, inputs, resolver, None, here=False)
+        return Attempt(answer, outputs, Report())
+
+    def _run(
+        self,
+        path: Path,
+        inputs: list[NDArray[Any]],
+        resolver: str,
+        environment: dict[str, str] | None,
+        *,
+        here: bool,
+    ) -> tuple[dict[str, Any], list[NDArray[Any]]]:
+        """Have the client run a model; with an ``environment`` of the shim, by the delegate."""
+        given, taken = self._folder / "inputs.npz", self._folder / "outputs.npz"
+        np.savez(given, *inputs)
+        taken.unlink(missing_ok=True)
+        request = {
+            "here": here,
+            "model": str(path),
+            "inputs": str(given),
+            "outputs": str(taken),
+            "timeout_s": self._timeout_s,
+            "resolver": resolver,
+            "delegate": environment is not None,
+            "environment": environment or {},
+        }
+        answer = self._ask(request)
         outputs: list[NDArray[Any]] = []
         if taken.exists():
             with np.load(taken) as file:
                 outputs = [file[f"arr_{number}"] for number in range(len(file.files))]
-        return _Attempt(answer, outputs, reports[-1] if reports else Report(), witness)
+        return answer, outputs
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin
@@ -279,15 +352,19 @@ class Runner:
         return self._process.stdout.readline()
 
 
-def reference(model: bytes, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
-    """Return a model's outputs from TFLite's portable kernels, on this machine.
+def reference(
+    model: bytes, inputs: list[NDArray[Any]], *, resolver: str = _SAME_EVERYWHERE
+) -> list[NDArray[Any]]:
+    """Return a model's outputs from TFLite's portable kernels (or others), on this machine.
 
     Raises:
         ValueError: TFLite does not take the model.
     """
     module = tflite_runtime()
     interpreter = module.Interpreter(
-        model_content=model, experimental_op_resolver_type=module.OpResolverType.BUILTIN_REF
+        model_content=model,
+        experimental_op_resolver_type=getattr(module.OpResolverType, resolver),
+        num_threads=1,
     )
     try:
         interpreter.allocate_tensors()
@@ -313,7 +390,7 @@ def tflite_runtime() -> Any:
         ) from error
 
 
-def _judge(outcome: Outcome, attempt: _Attempt, expected: list[NDArray[Any]]) -> None:
+def _judge(outcome: Outcome, attempt: _Witnessed, expected: list[NDArray[Any]]) -> None:
     answer, report, witness = attempt.answer, attempt.report, attempt.witness
     outcome.faults = list(report.faults)
     outcome.findings = list(report.findings)
@@ -339,7 +416,7 @@ def _judge_an_end(outcome: Outcome, answer: dict[str, Any]) -> None:
     outcome.evidence = f"the delegate's process: {answer['message']}, {when}{said}"
 
 
-def _judge_values(outcome: Outcome, attempt: _Attempt, expected: list[NDArray[Any]]) -> None:
+def _judge_values(outcome: Outcome, attempt: _Witnessed, expected: list[NDArray[Any]]) -> None:
     for found, right in zip(attempt.outputs, expected, strict=True):
         difference = np.abs(found.astype(np.int32) - right.astype(np.int32))
         outcome.different += int((difference != 0).sum())
@@ -391,8 +468,6 @@ def _blame(outcome: Outcome, witness: Witness) -> tuple[str, str]:
         for text, blame, meaning in _BY_FAULT:
             if text in fault:
                 return blame, f"{meaning}: {fault}"
-    if any(ORDER_OPEN in text for text in witness.contradictions):
-        return "not understood", "; ".join(witness.contradictions)
     if witness.contradictions:
         return "submission", "; ".join(witness.contradictions)
     # The audit says of each of its findings whose fault it is: the gravest first.

@@ -25,6 +25,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         chip_date: register 0x28; any date will do, the driver only prints it.
         nn_generation: 7 decodes zero-run-length coefficients, 8 Huffman coefficients.
         max_zrl_bits: widest run field that the coefficient decoder takes.
+        silicon_lists: prefix of the lists of results from boards in Mesa's src/etnaviv/ci; "" for none.
     """
 
     format: Literal[1]
@@ -40,6 +41,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     nn_cores: Count
     tp_cores: Count
     max_zrl_bits: Annotated[int, Meta(ge=0, le=8)]
+    silicon_lists: str = ""
 
 
 def identity_names() -> list[str]:

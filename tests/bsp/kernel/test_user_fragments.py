@@ -78,10 +78,7 @@ def reasons_for(tree: Path, text: str, name: str = "user.config") -> dict[str, t
 def test_a_choice_of_the_user_wins(tree: Path, line: str, gone: str | None, to: str | None) -> None:
     result = prepared(tree, given(tree, line + "\n"))
     assert result.configured.differences == ()
-    gave_way = [
-        (each.asked.symbol, each.to.symbol if each.to else None)
-        for each in result.configured.gave_way
-    ]
+    gave_way = [(each.asked.symbol, each.to.symbol) for each in result.configured.gave_way]
     assert gave_way == ([(gone, to)] if gone else [])
     config = config_of(result)
     asked = fragments.parse(line, "x")[0]
@@ -115,32 +112,6 @@ def test_what_a_board_needs_does_not_give_way_to_what_it_depends_on(tree: Path) 
     assert both == {"PREEMPT": ("one of several: PREEMPT_NONE was chosen",)}
 
 
-def test_a_preference_that_the_kernel_has_no_room_for_is_only_said(
-    tree: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    kconfig = tree / "Kconfig"
-    kconfig.write_text(
-        kconfig.read_text().replace('bool "Voluntary"\n', 'bool "Voluntary"\n\tdepends on !ARM64\n')
-    )
-    result = prepared(tree)
-    assert result.configured.differences == ()
-    (gave_way,) = result.configured.gave_way
-    assert gave_way.document()["to"] is None
-    said = capsys.readouterr().err
-    assert (
-        "PREEMPT_VOLUNTARY=y (base.config:19), which is only preferred: depends on !ARM64" in said
-    )
-    # The next run remembers, and says the same.
-    again = prepared(tree)
-    assert again.configured.fresh
-    assert again.configured.gave_way == result.configured.gave_way
-    remembered = capsys.readouterr().err
-    assert "Looking for the reasons" not in remembered
-    assert "which is only preferred: depends on !ARM64" in remembered
-    # Where the user insists, it is missed.
-    assert set(reasons_for(tree, "CONFIG_PREEMPT_VOLUNTARY=y\n")) == {"PREEMPT_VOLUNTARY"}
-
-
 # --- reasons are true ----------------------------------------------------------------------------
 
 
@@ -148,17 +119,15 @@ def test_reasons_say_where_a_value_comes_from(tree: Path) -> None:
     reasons = reasons_for(
         tree,
         "CONFIG_DRM_SCHED=y\nCONFIG_HAVE_BLOCK=n\nCONFIG_NOTHING_SETS=y\n"
-        "# CONFIG_CRC32 is not set\nCONFIG_KASAN=y\nCONFIG_GCC_VERSIOM=1\n"
-        "CONFIG_PREEMPT=m\n",
+        "# CONFIG_CRC32 is not set\nCONFIG_KASAN=y\nCONFIG_GCC_VERSIOM=1\n",
     )
     assert reasons.keys() == {
-        "DRM_SCHED", "HAVE_BLOCK", "NOTHING_SETS", "CRC32", "KASAN", "GCC_VERSIOM", "PREEMPT",
+        "DRM_SCHED", "HAVE_BLOCK", "NOTHING_SETS", "CRC32", "KASAN", "GCC_VERSIOM",
     }  # fmt: skip
     assert "it is on where another symbol selects it: DRM_ETNAVIV" in reasons["DRM_SCHED"][0]
     assert "its value is a default (y if BLOCK)" in reasons["HAVE_BLOCK"][0]
     assert "select" not in reasons["HAVE_BLOCK"][0]
     assert "no default, and nothing selects it" in reasons["NOTHING_SETS"][0]
-    assert reasons["PREEMPT"] == ("it cannot be a module: y or n",)
     assert reasons["CRC32"] == ("selected by DRM_ETNAVIV && DRM",)
     assert "CC_HAS_KASAN, which is n" in reasons["KASAN"][0]
     assert "what the compiler and its tools can do here decides it" in reasons["KASAN"][0]

@@ -21,7 +21,7 @@ from virtual.gates import mesa, packages, sweep
 from virtual.gates.build import build
 from virtual.gates.cases import PADDED, Case
 from virtual.gates.cases import sweep as cases
-from virtual.gates.witness import ORDER_OPEN, Witness, model_coefficients, unsigned
+from virtual.gates.witness import Witness, model_coefficients, unsigned
 from virtual.npu.vivante import requant
 from virtual.npu.vivante.convolution import Geometry, accumulate
 from virtual.npu.vivante.exact import operations
@@ -269,9 +269,7 @@ def test_hundreds_of_models_exactly(npu: str) -> None:
     assert {case.name for case in FULL} < {found["name"] for found in cases}
     assert sum(found["status"] == "good" for found in cases) > len(FULL) / 3
     for found in cases:
-        # One order is open, and is said so.
-        understood = found["blame"] in ("", "submission")
-        assert understood or ORDER_OPEN in found["evidence"], found
+        assert found["blame"] in ("", "submission"), found
         assert found["status"] != "good" or found["hardware_error"] <= 1, found
 
 

@@ -123,11 +123,13 @@ class Server:
         report: Path | None = None,
         trace: Writer | None = None,
         audit: Callable[[], Audit] | None = None,
+        cache: CoefficientCache | None = None,
     ) -> None:
         """Listen on ``path``.
 
         Args:
             requantisation: makes one ``Requantisation`` a client.
+            cache: decoded coefficients, shared by all clients; may be shared with other servers.
             report: JSON file that is written after each client.
             trace: records every submission; ended by ``close``.
             audit: makes one ``Audit`` a client.
@@ -139,7 +141,7 @@ class Server:
         self._report_path = report
         self._reports: list[Report] = []
         self._lock = threading.Lock()
-        self._cache = CoefficientCache()
+        self._cache = cache or CoefficientCache()
         self._places = threading.BoundedSemaphore(MAX_CLIENTS)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self._socket.bind(str(path))

@@ -159,7 +159,7 @@ class ModelAudit:
         shape = job.shape
         key = (
             shape.in_channels, shape.out_channels, shape.height, shape.width, shape.depthwise,
-            shape.kernels, shape.wide_input, job.geometry.step,
+            shape.kernels, job.geometry.step,
         )  # fmt: skip
         layout, where = self._layouts.setdefault(key, (coefficients.layout, operation.name))
         if layout != coefficients.layout:

@@ -26,7 +26,6 @@ class Shape:
         depthwise: v8's native depthwise mode: one kernel plane an output channel.
         kernels: most kernels of one superblock on one core (``kernels_per_core``).
         plane_bytes: size of an output plane: v7 streams name output channels by byte offset.
-        wide_input: v7 only, the input is wider than 64 pixels (changes the order of wide kernels).
         whole_input: the kernel is as large as the input: fully connected layers are.
     """
 
@@ -38,7 +37,6 @@ class Shape:
     depthwise: bool
     kernels: int
     plane_bytes: int
-    wide_input: bool
     whole_input: bool = False
 
     @property

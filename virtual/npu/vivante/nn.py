@@ -206,7 +206,6 @@ def parse(words: Words, generation: int) -> NnJob:
         depthwise=bool(field["depthwise"]),
         kernels=field["kernels_per_core"],
         plane_bytes=field["out_image_x_stride"] * field["out_image_y_stride"],
-        wide_input=field["in_image_x_size"] > 64,
         whole_input=(field["kernel_xy_size"], field["kernel_y_size"])
         == (field["in_image_x_size"], field["in_image_y_size"]),
     )

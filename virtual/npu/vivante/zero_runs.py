@@ -76,24 +76,31 @@ def decode(data: Bytes, shape: Shape, nn_cores: int, max_run_bits: int) -> Coeff
         raise
 
 
-def tap_order(height: int, width: int, *, raster: bool = False) -> NDArray[np.intp]:
+def tap_order(height: int, width: int) -> NDArray[np.intp]:
     """Return the order of a kernel's taps as indices into its rows laid end to end.
 
-    Rows go in pairs; of kernels higher than 3 first three columns of both rows, then the rest (unless
-    ``raster``: single-plane kernels over inputs up to 64 wide; write_core_sequential).
+    Rows go in pairs; of kernels wider than 3 first three columns of both rows, then the rest. Mesa's
+    write_core_sequential lays the taps of some dense 5x5 kernels over one plane row by row; silicon does
+    not read them so: Mesa's list for the A311D has those Conv2D tests as failing, and passes the depthwise
+    ones, whose descriptors are the same and whose taps go in pairs.
     """
     order: list[int] = []
     for top in range(0, height, 2):
         rows = range(top, min(top + 2, height))
-        split = width if raster or width <= 3 else 3
+        split = min(width, 3)
         order += [row * width + column for row in rows for column in range(split)]
         order += [row * width + column for row in rows for column in range(split, width)]
     return np.array(order, np.intp)
 
 
 def _is_connected(shape: Shape) -> bool:
-    """Whether a kernel has the sides that a fully connected layer's gets (create_nn_config)."""
-    if not shape.whole_input:
+    """Whether a kernel has the sides that a fully connected layer's gets (create_nn_config).
+
+    Of one plane: never. Silicon reads a 5x5 kernel over 5x5 pixels like any other of that size, and no
+    field tells it from a fully connected layer of 25 inputs. Whether it reads those of several planes in
+    the order of the input's bytes is open: Mesa's CI skips all FullyConnected tests on the A311D.
+    """
+    if not shape.whole_input or shape.planes == 1:
         return False
     rest = shape.planes * shape.height * shape.width
     sides = []
@@ -200,8 +207,7 @@ def _superblock(reader: _Reader, shape: Shape, kernels: int, layout: str) -> _Su
     elif layout == SEQUENTIAL:
         planes = values
     else:
-        raster = shape.planes == 1 and not shape.wide_input
-        order = tap_order(shape.height, shape.width, raster=raster)
+        order = tap_order(shape.height, shape.width)
         in_order = values.reshape(shape.planes, kernels, taps).transpose(1, 0, 2)
         planes = np.empty_like(in_order)
         planes[:, :, order] = in_order

@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: MIT
+"""``gate-mesa --silicon``: Mesa's own tests on virtual NPUs, compared with the lists from boards."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bsp.base.cache import cache_dir
+from bsp.base.errors import UserError
+from bsp.base.progress import say, step
+from bsp.base.project import PROJECT
+from bsp.base.result import FAILED_VALIDATION, Result
+
+from ...npu.identity import identity_names, load_identity
+from ...npu.shim.host import PREFIX, npu_name
+from ..packages import Delegate, find_delegate
+from . import report
+from .explain import explain
+from .lists import FAIL, UNJUDGED, Lists, read_lists
+from .run import Outcome, Pair, run_tests
+from .source import MesaSource, fetch_source
+from .suites import SiliconTest, all_tests, choose_quick
+
+DEFAULT_SUITE = "trixie"
+TFLITE_DISTRIBUTION = "bookworm"
+"""Its wheel is tflite-runtime 2.14. The lists' boards computed the right answers with a TFLite of that
+time: later arm64 kernels round otherwise, and MobileNetV1 alone then differs by more than is allowed."""
+# What an outcome depends on.
+_SOURCES = (
+    "virtual/npu/*.py",
+    "virtual/npu/identities",
+    "virtual/npu/shim",
+    "virtual/npu/vivante",
+    "virtual/gates/client.py",
+    "virtual/gates/sweep.py",
+    "virtual/gates/silicon/lists.py",
+    "virtual/gates/silicon/run.py",
+    "virtual/gates/silicon/sequences.py",
+    "virtual/gates/silicon/suites.py",
+    "virtual/gates/silicon/synthetic.py",
+    "userspace/npu/model/tflite_file.py",
+)
+_MOST_LOOKED_INTO = 20
+Run = Callable[[Sequence[Pair], Callable[[Outcome], None]], None]
+
+
+@dataclass(frozen=True)
+class SiliconRequest:
+    """What to compare.
+
+    Attributes:
+        package: a .deb file of the delegate; suite: a Debian suite; at most one of both.
+        npu: ``virtual:NAME`` or ``all``.
+        quick: about an eighth of the tests.
+    """
+
+    package: str = ""
+    suite: str = ""
+    npu: str = "all"
+    quick: bool = False
+    timeout_s: float = 180.0
+
+
+@dataclass(frozen=True)
+class SiliconResult(Result):
+    """The agreement of virtual NPUs with the lists."""
+
+    contents: dict[str, Any]
+
+    def document(self) -> dict[str, Any]:
+        """Return the document."""
+        return self.contents
+
+    def text(self) -> str:
+        """Return the text."""
+        return report.text_of(self.contents)
+
+    @property
+    def exit_code(self) -> int:
+        """Return 4 where a disagreement is not explained by something outside of NPU and Mesa."""
+        return FAILED_VALIDATION if self.contents["unexplained"] else 0
+
+
+def compare_with_silicon(request: SiliconRequest) -> SiliconResult:
+    """Run the tests that the request names, and compare each with the lists.
+
+    Raises:
+        UserError: the arguments are no good, or this Mesa has no such tests or lists.
+        InfrastructureError: packages cannot be had, or the client does not start.
+    """
+    if request.package and request.suite:
+        raise UserError("--package and --suite exclude each other", hint="leave one out")
+    names = identity_names() if request.npu == "all" else [npu_name(request.npu)]
+    if request.package and not Path(request.package).is_file():
+        raise UserError(f"there is no file {request.package}")
+    npus = [name for name in names if load_identity(name).silicon_lists]
+    if not npus:
+        raise UserError(
+            f"Mesa has no lists of results from boards for {request.npu}",
+            hint="it has some for: " + ", ".join(_with_lists()),
+        )
+    text = str(Path(request.package).absolute()) if request.package else request.suite
+    delegate = find_delegate(text or DEFAULT_SUITE, distribution=TFLITE_DISTRIBUTION)
+    source = fetch_source(delegate)
+    lists = {npu: read_lists(source.lists, load_identity(npu).silicon_lists) for npu in npus}
+    tests = all_tests(source)
+    if request.quick:
+        tests = choose_quick(tests, frozenset().union(*(each.fails for each in lists.values())))
+
+    def run(pairs: Sequence[Pair], done: Callable[[Outcome], None], *, audit: bool = False) -> None:
+        run_tests(
+            pairs,
+            delegate,
+            source,
+            lists=lists,
+            workers=os.cpu_count() or 1,
+            timeout_s=request.timeout_s,
+            done=done,
+            audit=audit,
+        )
+
+    outcomes = _outcomes(tests, npus, _Store(delegate, source), run)
+    disagreements = _disagreements(tests, outcomes, lists, source)
+    _add_evidence(disagreements, tests, functools.partial(run, audit=True))
+    contents = {
+        "format": 1,
+        "package": {
+            "version": delegate.version,
+            "upstream": delegate.upstream,
+            "origin": delegate.origin,
+        },
+        "source": {"version": source.version, "suite": source.suite, "tarball": source.tarball},
+        "npus": [PREFIX + npu for npu in npus],
+        "lists": {PREFIX + npu: lists[npu].name for npu in npus},
+        "quick": request.quick,
+        "tests": len(tests),
+        "agreement": report.agreement(
+            tests, outcomes, lists, by=lambda test: test.group, key="group"
+        ),
+        "suites": report.agreement(tests, outcomes, lists, by=lambda test: test.suite, key="suite"),
+        "disagreements": disagreements,
+        "unexplained": sum(not each["why"] for each in disagreements),
+    }
+    return SiliconResult(contents)
+
+
+def _with_lists() -> list[str]:
+    return [PREFIX + name for name in identity_names() if load_identity(name).silicon_lists]
+
+
+def _outcomes(
+    tests: Sequence[SiliconTest], npus: Sequence[str], store: _Store, run: Run
+) -> dict[tuple[str, str], Outcome]:
+    """Return each test's outcome on each NPU; those that the cache has are not computed again."""
+    outcomes = store.read()
+    pairs: list[Pair] = []
+    for test in tests:
+        missing = tuple(npu for npu in npus if (npu, test.name) not in outcomes)
+        if missing:
+            pairs.append((test, missing))
+    total = sum(len(missing) for _, missing in pairs)
+    if pairs:
+        if known := len(tests) * len(npus) - total:
+            say(f"{known} results are known from an earlier run")
+        with step(f"Running the tests of Mesa {store.version}") as now, store:
+            count = 0
+
+            def done(outcome: Outcome) -> None:
+                nonlocal count
+                count += 1
+                outcomes[outcome.npu, outcome.test] = outcome
+                store.add(outcome)
+                now.note(f"{count} of {total}")
+
+            run(pairs, done)
+    return outcomes
+
+
+class _Store:
+    """Outcomes in the cache, a line each, under all that they depend on; a stopped run can go on."""
+
+    def __init__(self, delegate: Delegate, source: MesaSource) -> None:
+        digest = hashlib.sha256(f"{delegate.root.name} {source.folder.name}".encode())
+        for path in sorted(_source_files()):
+            digest.update(path.name.encode() + path.read_bytes())
+        folder = cache_dir() / "silicon"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.version = source.version
+        self._path = folder / f"outcomes-{source.version}-{digest.hexdigest()[:16]}.jsonl"
+
+    def read(self) -> dict[tuple[str, str], Outcome]:
+        found = {}
+        if self._path.exists():
+            for line in self._path.read_text(encoding="utf-8").splitlines():
+                try:
+                    outcome = Outcome(**json.loads(line))
+                except (ValueError, TypeError):
+                    continue  # a line that was cut off
+                found[outcome.npu, outcome.test] = outcome
+        return found
+
+    def __enter__(self) -> None:
+        self._file = self._path.open("a", encoding="utf-8")
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, outcome: Outcome) -> None:
+        self._file.write(json.dumps(outcome.document()) + "\n")
+        self._file.flush()
+
+
+def _source_files() -> Iterable[Path]:
+    for pattern in _SOURCES:
+        for path in PROJECT.glob(pattern):
+            yield from (each for each in path.rglob("*") if each.suffix in (".py", ".c", ".toml"))
+            if path.is_file():
+                yield path
+
+
+def _disagreements(
+    tests: Sequence[SiliconTest],
+    outcomes: Mapping[tuple[str, str], Outcome],
+    lists: Mapping[str, Lists],
+    source: MesaSource,
+) -> list[dict[str, Any]]:
+    found = []
+    for npu, listed in lists.items():
+        for test in tests:
+            silicon, outcome = listed.verdict(test.name), outcomes[npu, test.name]
+            if silicon in (UNJUDGED, outcome.verdict):
+                continue
+            found.append(
+                {
+                    "npu": PREFIX + npu,
+                    "group": test.group,
+                    "test": test.name,
+                    "silicon": silicon,
+                    "virtual": outcome.verdict,
+                    "why": explain(test, npu, listed, source.version),
+                    "largest": outcome.largest,
+                    "beyond": outcome.beyond,
+                    "values": outcome.values,
+                    "evidence": outcome.evidence,
+                    "reference": outcome.reference,
+                }
+            )
+    return found
+
+
+def _add_evidence(
+    disagreements: Sequence[dict[str, Any]], tests: Sequence[SiliconTest], run: Run
+) -> None:
+    """Run what fails here only once more, and say what of the submission contradicts the model."""
+    wrong = {
+        (each["npu"].removeprefix(PREFIX), each["test"]): each
+        for each in disagreements
+        if each["virtual"] == FAIL and not each["evidence"]
+    }
+    if not wrong:
+        return
+    pairs: list[Pair] = []
+    for test in tests:
+        npus = tuple(npu for npu, name in wrong if name == test.name)
+        if npus:
+            pairs.append((test, npus))
+
+    def done(outcome: Outcome) -> None:
+        wrong[outcome.npu, outcome.test]["evidence"] = outcome.evidence
+
+    with step("Looking into what disagrees"):
+        run(pairs[:_MOST_LOOKED_INTO], done)
