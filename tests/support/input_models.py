@@ -124,12 +124,16 @@ def vector(*shape: int, dtype: str = "float32") -> bytes:
     return model.written([source], [model.reshape(source, flat)])
 
 
-def with_operator(code: int, *, version: int = 1, custom: str = "") -> bytes:
+def with_operator(
+    code: int, *, version: int = 1, custom: str = "", any_size: bool = False
+) -> bytes:
     """A convolution, and an operator that the runtime may not have."""
     model = Model()
-    image = model.image(1, 16, 16, 3)
+    side = 1 if any_size else 16
+    signature = (1, -1, -1, 3) if any_size else ()
+    image = model.image(1, side, side, 3, signature=signature)
     features = model.conv(image)
-    sink = model.tensor("y", (1, 16, 16, 4), scale=0.02, zero_point=128)
+    sink = model.tensor("y", (1, side, side, 4), scale=0.02, zero_point=128)
     model.operators.append(
         t.Operator(code, (features,), (sink,), 0, version=version, custom=custom)
     )

@@ -154,7 +154,8 @@ def test_the_row_says_it(tmp_path: Path) -> None:
     refuses = compiled(tmp_path, "refuses", plugin('report("no device for me");'))
     needs = compiled(tmp_path, "needs", plugin("extern int gone(void); gone();"))
     (tmp_path / "text.so").write_text("text")
-    delegates = [refuses, needs, tmp_path / "text.so"]
+    (tmp_path / "link.so").symlink_to("gone.so.1")
+    delegates = [refuses, needs, *(tmp_path / name for name in ("text.so", "link.so", "none.so"))]
     document = smoke_test(
         "label_image",
         Request(
@@ -168,4 +169,6 @@ def test_the_row_says_it(tmp_path: Path) -> None:
     assert reasons["refuses"] == "the delegate does not load: no device for me"
     assert "undefined symbol: gone" in reasons["needs"]
     assert "invalid ELF header" in reasons["text"]
+    assert "is a link to gone.so.1, which is not there" in reasons["link"]
+    assert "none.so is not there: give the delegate's path" in reasons["none"]
     assert document["verdict"] == "fail"

@@ -16,6 +16,7 @@ import pytest
 
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.remote.ssh import Connection, connect
+from tests.support import input_models
 from tests.support.local_sshd import find_sshd, start
 from userspace.npu.model import tiny_model
 from userspace.npu.validate import models, smoke
@@ -70,6 +71,32 @@ def test_the_whole_over_ssh(connection: Connection, deployed: Path, tmp_path: Pa
     inputs = models.choose(tiny_model.NAME, None)
     wanted = {inputs.model.sha256, inputs.image.sha256}
     assert {path.name for path in (tmp_path / "cache").iterdir()} == wanted
+
+
+def test_inputs_that_are_no_rgb_picture_over_ssh(
+    connection: Connection, deployed: Path, tmp_path: Path
+) -> None:
+    there = machine(connection, deployed, tmp_path / "cache")
+    path = tmp_path / "model.tflite"
+    models_and_inputs = [
+        (input_models.one_conv(1, 16, 16, 1), ["the picture, in grey"]),
+        (input_models.two_inputs(), ["the picture", "generated data, seed 21"]),
+    ]
+    for content, given in models_and_inputs:
+        path.write_bytes(content)
+        request = Request(
+            model=str(path),
+            image=models.tiny_image().path.as_posix(),
+            delegate="cpu",
+            runs=1,
+            views=1,
+        )
+        document = smoke_test(there, request, host="loop")
+        assert document["verdict"] == "pass", document["results"]
+        assert [each["given"] for each in document["inputs"]] == given
+    path.write_bytes(input_models.with_operator(250))
+    with pytest.raises(UserError, match="cannot run this model: Op builtin_code out of range"):
+        smoke_test(there, request, host="loop")
 
 
 def test_a_file_is_sent_once_and_again_if_it_was_damaged(

@@ -181,6 +181,10 @@ def test_a_size_that_the_model_cannot_take(picture: Path) -> None:
     with pytest.raises(UserError, match="cannot take a picture of 32x32") as caught:
         run_model(content, picture, size=(32, 32))
     assert "--size" in caught.value.hint
+    custom = m.with_operator(CUSTOM, custom="vendor-op", any_size=True)
+    with pytest.raises(UserError, match="custom op: vendor-op") as caught:
+        run_model(custom, picture)
+    assert "vendor's runtime" in caught.value.hint
     assert run_model(content, picture, size=(24, 24))["verdict"] == "pass"
 
 
@@ -314,7 +318,7 @@ class Runtime:
 
 for name in ("tflite-runtime 2.14.0", "ai-edge-litert 2.3.0"):
     try:
-        loading.check(Runtime(), name, b"")
+        loading.load(Runtime(), name, b"")
     except loading.LoadError as error:
         print(error.stage, error, error.hint, sep="; ")
 """

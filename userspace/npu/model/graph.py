@@ -211,7 +211,7 @@ def _read(model: bytes, what: str, reader: Callable[[Table], _Found]) -> _Found:
     try:
         return reader(Table(model, int.from_bytes(model[:4], "little")))
     except Exception as error:  # whatever flatbuffers and struct raise on garbage
-        raise UserError(f"{what} is cut short or broken: {error!r}") from error
+        raise UserError(f"{what} is cut short or broken: {str(error) or repr(error)}") from error
 
 
 def _graph_and_tensors(model: Table) -> tuple[Table, list[Tensor]]:

@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from bsp.base.cache import cache_dir, write_atomically
 from bsp.base.download import sha256_of
@@ -23,6 +24,7 @@ from bsp.base.project import PROJECT
 
 from ..model.graph import with_shapes
 from . import models
+from .loading import OTHER_HINT, LoadError, load
 from .model_inputs import Input, free_sides, layout_of
 from .runner import load_runtime
 
@@ -111,27 +113,25 @@ def _computed(model: models.File, shapes: dict[int, list[int]], size: str) -> di
     try:
         answer = json.loads(done.stdout)
     except ValueError:
-        answer = {"error": f"the runtime ended with {done.exit_code}"}
-    if "error" in answer:
-        raise UserError(
-            f"{model.name} cannot take a picture of {size}: {answer['error']}",
-            hint="give another size: --size HEIGHTxWIDTH",
-        )
-    return {int(number): shape for number, shape in answer.items()}
+        answer = {"error": f"the TFLite runtime ended with {done.exit_code}", "hint": OTHER_HINT}
+    if "error" not in answer:
+        return {int(number): shape for number, shape in answer.items()}
+    if answer["hint"] != OTHER_HINT:  # it runs with no size
+        raise UserError(answer["error"], hint=answer["hint"])
+    raise UserError(
+        f"{model.name} cannot take a picture of {size}: {answer['error']}",
+        hint="give another size: --size HEIGHTxWIDTH",
+    )
 
 
 def _main(model: str, shapes: str) -> dict[str, object]:
+    module, runtime = load_runtime()
+    wanted = {int(number): shape for number, shape in json.loads(shapes).items()}
     try:
-        module, _ = load_runtime()
-        plain = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-        interpreter = module.Interpreter(model_path=model, experimental_op_resolver_type=plain)
-        indices = [detail["index"] for detail in interpreter.get_input_details()]
-        for number, shape in json.loads(shapes).items():
-            interpreter.resize_tensor_input(indices[int(number)], shape)
-        interpreter.allocate_tensors()
-        details = interpreter.get_tensor_details()
-    except Exception as error:
-        return {"error": " ".join(str(error).split()) or repr(error)}
+        interpreter = load(module, runtime, Path(model).read_bytes(), wanted)
+    except LoadError as error:
+        return {"error": str(error), "hint": error.hint}
+    details = interpreter.get_tensor_details()
     return {str(detail["index"]): [int(size) for size in detail["shape"]] for detail in details}
 
 

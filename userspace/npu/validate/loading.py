@@ -11,9 +11,8 @@ Source of the messages: TensorFlow ``tensorflow/compiler/mlir/lite/core/api/op_r
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import model_inputs  # type: ignore[import-not-found]
 
 # Part of the runtime's message, and what helps.
 _HINTS = (
@@ -28,7 +27,7 @@ _HINTS = (
     (r"[Qq]uantization",
      "convert the model again: its quantisation is not in the form that TFLite's schema asks for"),
 )  # fmt: skip
-_OTHER_HINT = "give another model, or convert it again"
+OTHER_HINT = "give another model, or convert it again"
 
 
 class LoadError(Exception):
@@ -45,30 +44,29 @@ class LoadError(Exception):
         self.hint = hint
 
 
-def check(module: Any, runtime: str, model: bytes) -> dict[str, Any]:
-    """Load a model, as far as running it, with the runtime's own kernels.
+def load(
+    module: Any, runtime: str, model: bytes, shapes: Mapping[int, Sequence[int]] | None = None
+) -> Any:
+    """Return an interpreter that is ready to run a model, with the runtime's own kernels.
 
     Args:
         module: the runtime's interpreter module.
         runtime: its name and version.
-
-    Returns:
-        ``inputs``: for each input of the model, what it is given.
+        shapes: other shapes for inputs, by their place among the inputs.
 
     Raises:
-        LoadError: it cannot be loaded, or takes something else than a picture.
+        LoadError: it cannot be loaded.
     """
     plain = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     try:
         interpreter = module.Interpreter(model_content=model, experimental_op_resolver_type=plain)
+        indices = [detail["index"] for detail in interpreter.get_input_details()]
+        for number, shape in (shapes or {}).items():
+            interpreter.resize_tensor_input(indices[number], list(shape))
         interpreter.allocate_tensors()
-        inputs = model_inputs.inputs_of(interpreter)
     except Exception as error:  # SystemError, too
         raise _why_not(runtime, error) from error
-    try:
-        return {"inputs": [each.record() for each in model_inputs.fillings(inputs)]}
-    except model_inputs.InputError as error:
-        raise LoadError("model", str(error), model_inputs.HINT) from error
+    return interpreter
 
 
 def _why_not(runtime: str, error: Exception) -> LoadError:
@@ -82,7 +80,7 @@ def _why_not(runtime: str, error: Exception) -> LoadError:
             f"{runtime} was compiled for numpy 1 and does not work with numpy {numpy.__version__}",
             "pip install 'numpy<2', in the Python that runs this",
         )
-    hint = next((words for part, words in _HINTS if re.search(part, said)), _OTHER_HINT)
+    hint = next((words for part, words in _HINTS if re.search(part, said)), OTHER_HINT)
     return LoadError("model", f"{runtime} cannot run this model: {said}", hint)
 
 

@@ -361,7 +361,9 @@ def not_there(name: str, library: str | None) -> str:
         wanted = PLACES[kind][-1].rpartition("/")[2]
         return f"{wanted} is not there"
     if not Path(library).exists():
-        return f"{library} is not there"
+        if Path(library).is_symlink():
+            return f"{library} is a link to {Path(library).readlink()}, which is not there: install that"
+        return f"{library} is not there: give the delegate's path on the machine that runs it"
     node = DEVICES.get(kind)
     if node and not Path(node).exists():
         return f"{node} is not there: the vendor's kernel driver is not loaded"
@@ -589,13 +591,17 @@ def check_model(module: Any, runtime: str, model: bytes, timeout_s: float) -> li
         StageError: no row could run it.
     """
     import loading  # type: ignore[import-not-found]
+    import model_inputs
 
     def load() -> dict[str, Any]:
         try:
-            found: dict[str, Any] = loading.check(module, runtime, model)
+            interpreter = loading.load(module, runtime, model)
+            fillings = model_inputs.fillings(model_inputs.inputs_of(interpreter))
         except loading.LoadError as error:
             raise StageError(error.stage, str(error), error.hint) from error
-        return found
+        except model_inputs.InputError as error:
+            raise StageError("model", str(error), model_inputs.HINT) from error
+        return {"inputs": [each.record() for each in fillings]}
 
     found = in_child(load, timeout_s)
     if "error" not in found:
