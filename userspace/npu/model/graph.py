@@ -40,6 +40,11 @@ ACTIVATIONS = ("NONE", "RELU", "RELU_N1_TO_1", "RELU6", "TANH", "SIGN_BIT")
 # Slots of fused_activation_function, dilation_w and dilation_h in the operations' options.
 _OPTION_SLOTS = {"CONV_2D": (3, 4, 5), "DEPTHWISE_CONV_2D": (4, 5, 6)}
 _AXIS_SLOT = {"CONCATENATION": 0}
+# What a delegate or the virtual NPU looks at, and how many inputs such an operation has at least.
+_LEAST_INPUTS = {
+    "CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "ADD": 2, "RELU": 1, "ABS": 1,
+    "LOGISTIC": 1, "CONCATENATION": 1, "SPLIT": 2, "PAD": 2,
+}  # fmt: skip
 # Of a tensor.
 _SHAPE_SLOT, _SIGNATURE_SLOT = 0, 7
 
@@ -233,6 +238,9 @@ def _operations(model: Table, graph: Table, tensors: list[Tensor]) -> Iterator[O
         code, version = codes[operator.number(0, "Uint32")]
         kind = OPERATIONS.get(code, f"builtin {code}")
         inputs, outputs = named(operator.vector(1, "Int32")), named(operator.vector(2, "Int32"))
+        least = _LEAST_INPUTS.get(kind, 0)
+        if least and (len(inputs) < least or not outputs):
+            raise ValueError(f"operation {index} ({kind}) lacks inputs or outputs")
         options = operator.table(4)
         if options and kind in _OPTION_SLOTS:
             activation, across, down = _OPTION_SLOTS[kind]

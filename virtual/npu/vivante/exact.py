@@ -305,5 +305,11 @@ def _lookup(operator: graph.Operation) -> Operation | None:
 
 
 def _per_tensor(tensor: graph.Tensor | None) -> graph.Tensor | None:
-    """Return the tensor if it is bytes with one scale, as Teflon delegates it; else None."""
-    return tensor if tensor and tensor.is_bytes and len(tensor.scales) == 1 else None
+    """Return the tensor if it is bytes with one scale, as Teflon delegates it; else None.
+
+    Broken models may have a scale that is 0 or no number, and tensors without a shape.
+    """
+    if not (tensor and tensor.is_bytes and tensor.shape and len(tensor.scales) == 1):
+        return None
+    usable = np.isfinite(tensor.scales[0]) and np.float32(tensor.scales[0]) > 0
+    return tensor if usable else None
