@@ -85,6 +85,9 @@ def test_a_picture_in_another_form_runs(model: bytes, given: str, picture: Path)
     assert [each["given"] for each in document["inputs"]] == [given]
     lines = " ".join(text_of(document).split())
     assert (f"gets {given}" in lines) == (given != "the picture")
+    page = picture.with_name("report.html")
+    report_files.write("this machine", page, smoke=document, findings=None)
+    assert (f"gets {given}</p>" in page.read_text()) == (given != "the picture")
 
 
 def test_all_inputs_are_set_and_alike_in_all_rows(picture: Path) -> None:

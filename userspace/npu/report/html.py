@@ -20,7 +20,7 @@ import numpy as np
 from ..validate.bmp import ImageError, open_bmp
 from ..validate.judge import TOP
 from . import svg as report_svg
-from .report import answer_of
+from .report import answer_of, input_notes
 
 _STYLE = Path(__file__).parent / "style.css"
 _PICTURE_PIXELS = 480
@@ -93,8 +93,8 @@ def _head(
     lines.append(f'<p class="soft">{escape(" · ".join(filter(None, about)))}</p>')
     if smoke and smoke["verdict"] == "skip":
         lines.append("<p>Nothing that was asked for could run, so nothing was validated.</p>")
-    if smoke and smoke.get("note"):
-        lines.append(f"<p>Note: {escape(smoke['note'])}</p>")
+    notes = [smoke.get("note"), *input_notes(smoke)] if smoke else []
+    lines += [f"<p>Note: {escape(note)}</p>" for note in notes if note]
     if smoke and "npu" in smoke:
         lines.append("<p>Note: an emulated NPU; its times say nothing about a board.</p>")
     return "".join([*lines, "</header>"])

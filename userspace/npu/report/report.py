@@ -23,11 +23,7 @@ def text_of(document: dict[str, Any]) -> str:
         f"{machine['machine']}, {machine['threads']} threads",
         f"model {document['model']['name']}, image {document['image']['name']}",
     ]
-    notes = [document["note"]]
-    for each in document.get("inputs", []):  # older documents have none
-        if each["given"] != model_inputs.PLAIN:
-            shape = "x".join(map(str, each["shape"]))
-            notes.append(f"input {each['name']}, {shape} {each['dtype']}, gets {each['given']}")
+    notes = [document["note"], *input_notes(document)]
     if document["expected"] is None:
         notes.append("no answer is on file for this model and image; compared with the CPU only")
     for note in filter(None, notes):
@@ -38,6 +34,16 @@ def text_of(document: dict[str, Any]) -> str:
     none = ": nothing that was asked for could run" if document["verdict"] == "skip" else ""
     lines.append(f"times in ms; verdict: {document['verdict']}{none}")
     return "\n".join(lines)
+
+
+def input_notes(document: dict[str, Any]) -> list[str]:
+    """Say what each input is given that is not given the plain picture."""
+    return [
+        f"input {each['name']}, {'x'.join(map(str, each['shape']))} {each['dtype']}, gets "
+        f"{each['given']}"
+        for each in document.get("inputs", [])  # older documents have none
+        if each["given"] != model_inputs.PLAIN
+    ]
 
 
 def _row(result: dict[str, Any]) -> tuple[str, ...]:
