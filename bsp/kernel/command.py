@@ -23,6 +23,7 @@ from .judge import is_nobodys
 from .packaged import prebuilt_kernel
 from .report import describe_files, refuse, say_left_out
 from .source import check_source_name
+from .vendor_symbols import vendor_lines
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,11 @@ def _prebuilt(board: Board, kernel: str, options: Options) -> dict[str, Any]:
     left_out = [each.asked for each in missing if is_nobodys(each.asked)]
     say_left_out(left_out)
     refuse(
-        [each for each in missing if not is_nobodys(each.asked)],
+        [
+            dataclasses.replace(each, reasons=() if each.got else vendor_lines(each.asked.symbol))
+            for each in missing
+            if not is_nobodys(each.asked)
+        ],
         f"{found.package} {found.version}",
         name=f"{board.name}-{found.release}",
         given=options.files(),

@@ -61,13 +61,15 @@ def kind_of(name: str, text: str) -> tuple[Kind, str]:
     """Return what a file is, and by what that is seen; a fragment needs no reason."""
     if _HEADER.search(text):
         return Kind.CONFIG, "by its first lines"
+    count, has_facts = len(_LINE.findall(text)), bool(_FACT.search(text))
+    if has_facts and count >= _MANY_LINES:
+        return Kind.CONFIG, f"as it holds the compiler's version and {count} options"
     if "defconfig" in name.lower() and not re.search(r"\.(?:config|cfg|fragment)$", name):
         return Kind.DEFCONFIG, "by its name"
-    count = len(_LINE.findall(text))
+    if has_facts:
+        return Kind.EXCERPT, "as it holds the compiler's version"
     if count >= _MANY_LINES:
         return Kind.DEFCONFIG, f"as it has {count} options"
-    if _FACT.search(text):
-        return Kind.EXCERPT, "as it holds the compiler's version"
     return Kind.FRAGMENT, ""
 
 

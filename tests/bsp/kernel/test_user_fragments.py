@@ -173,6 +173,7 @@ def test_what_a_file_is() -> None:
         assert kind_of(name, "CONFIG_X=y\n")[0] is Kind.DEFCONFIG, name
     assert kind_of("beyond_defconfig.config", "CONFIG_X=y\n")[0] is Kind.FRAGMENT
     assert kind_of("mine", many)[0] is Kind.DEFCONFIG
+    assert kind_of("mine", many + "CONFIG_GCC_VERSION=120200\n")[0] is Kind.CONFIG
     assert kind_of("my_defconfig", HEADER)[0] is Kind.CONFIG  # somebody renamed a .config
 
 
