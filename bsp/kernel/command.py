@@ -48,7 +48,7 @@ class Options:
     def files(self) -> tuple[Path, ...]:
         """The user's fragments."""
         names: list[str] = []
-        for word in self.fragment:
+        for word in [self.fragment] if isinstance(self.fragment, str) else self.fragment:
             names += [word] if Path(word).is_file() else [name for name in word.split(",") if name]
         return tuple(Path(name).expanduser() for name in names)
 
