@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: MIT
+"""First use on a new Debian: nothing but Python there, no recommended packages, a user without sudo.
+
+In a root of its own that mmdebstrap makes; packages and wheels are fetched, as a newcomer fetches them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bsp.base.apt import debian_mirror
+from bsp.base.project import PROJECT
+
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.network,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a root of its own"),
+    pytest.mark.skipif(shutil.which("mmdebstrap") is None, reason="mmdebstrap is not installed"),
+]
+
+_USER = 1000
+_HOME = "/home/tester"
+_CLONE = f"{_HOME}/a clone"
+
+
+@dataclass(frozen=True)
+class Root:
+    """A small Debian with a clone of this project in it."""
+
+    folder: Path
+
+    def run(self, *words: str, user: int = 0, where: str = "/") -> subprocess.CompletedProcess[str]:
+        """Run a program there; its mounts go when it ends."""
+        pip = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+        proxies = {
+            name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")
+        }
+        # As a login has it: an ordinary user's PATH has no sbin.
+        path = "/usr/local/bin:/usr/bin:/bin" if user else "/usr/sbin:/usr/bin:/sbin:/bin"
+        settings = {
+            **pip,
+            **proxies,
+            "PATH": path,
+            "HOME": _HOME if user else "/root",
+            "TERM": "dumb",
+        }
+        inside = 'mount -t proc proc "$1/proc"; mount --rbind /dev "$1/dev"; root=$1; user=$2; where=$3; shift 3; '
+        inside += 'exec chroot --userspec="$user:$user" "$root" sh -c \'cd "$1"; shift; exec "$@"\' sh "$where" "$@"'
+        return subprocess.run(
+            ["unshare", "--mount", "sh", "-euc", inside, "sh", str(self.folder), str(user), where, *words],
+            env=settings, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=3600,
+        )  # fmt: skip
+
+    def inv(self, *words: str, user: int = 0) -> subprocess.CompletedProcess[str]:
+        """Type a command in the clone."""
+        return self.run("./inv", *words, user=user, where=_CLONE)
+
+
+@pytest.fixture(params=["bookworm", "trixie"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Root]:
+    folder = tmp_path / "root"
+    subprocess.run(
+        ["unshare", "--mount", "mmdebstrap", "--mode=root", "--variant=minbase", "--quiet",
+         "--include=ca-certificates,python3", "--skip=output/dev", request.param, folder,
+         f"deb {debian_mirror()} {request.param} main"],
+        check=True, capture_output=True, timeout=1800,
+    )  # fmt: skip
+    try:
+        shutil.copy("/etc/resolv.conf", folder / "etc/resolv.conf")
+        certificate = os.environ.get("PIP_CERT")
+        if certificate:  # the network here may have a certificate of its own
+            (folder / certificate.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(certificate, folder / certificate.lstrip("/"))
+        clone(folder / _CLONE.lstrip("/"))
+        made = Root(folder)
+        made.run("sh", "-c", f"echo tester:x:{_USER}:{_USER}::{_HOME}:/bin/sh >> /etc/passwd")
+        made.run("chown", "-R", f"{_USER}:{_USER}", _HOME)
+        yield made
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def clone(target: Path) -> None:
+    """The project's files as they are now, without what is built or installed."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=PROJECT, check=True, capture_output=True,
+    ).stdout  # fmt: skip
+    for name in listed.decode().split("\0"):
+        if name and (PROJECT / name).exists():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(PROJECT / name, target / name, follow_symlinks=False)
+
+
+def test_first_use(root: Root) -> None:
+    # An ordinary user, no sudo: nothing can be made without python3-venv; what is missing is said once.
+    first = root.inv("--list", user=_USER)
+    assert first.returncode == 2, first
+    assert first.stderr.count(" python3-venv ") == 1
+    assert "As root, an administrator installs them" in first.stderr
+    assert "Traceback" not in first.stderr
+    assert not (root.folder / _CLONE.lstrip("/") / ".venv").exists()
+
+    # With just that: lists work; what lacks a program says so.
+    assert (
+        root.run(
+            "apt-get", "install", "--yes", "--no-install-recommends", "python3-venv"
+        ).returncode
+        == 0
+    )
+    listed = root.inv("--list", user=_USER)
+    assert listed.returncode == 0, listed.stderr
+    assert "bringup" in listed.stdout
+    assert root.inv("board", "vim3", user=_USER).returncode == 0
+    tree = root.inv("build-dts", "--board", "vim3", user=_USER)
+    assert tree.returncode == 2, tree
+    assert (
+        tree.stderr.count("device-tree-compiler") == 2
+    )  # in the administrator's line, in the error
+    assert "error: the program 'dtc' is needed" in tree.stderr or "'cpp' is needed" in tree.stderr
+    again = root.inv("build-dts", "--board", "vim3", user=_USER)
+    assert "administrator" not in again.stderr
+
+    # The administrator types the line; then it works, for that user too.
+    line = next(row for row in tree.stderr.splitlines() if row.startswith("    apt-get install"))
+    installed = root.run("sh", "-c", f"{line} --yes")
+    assert installed.returncode == 0, installed.stderr
+    built = root.inv("build-dts", "--board", "vim3", user=_USER)
+    assert built.returncode == 0, built.stderr
+    assert root.inv("--yes", "boards", user=_USER).stderr == ""
+
+    # What is compiled with gcc, make and the cross compiler, and what depmod and patch are for.
+    tested = root.inv(
+        "test", "--fast", "--select", "build_kernel or npu_shim or dts_build", user=_USER
+    )
+    assert tested.returncode == 0, tested.stdout[-4000:] + tested.stderr
+    for reason in ("no compiler", "not installed", "needs aarch64-linux-gnu-gcc"):
+        assert reason not in tested.stdout, tested.stdout[-4000:]
