@@ -336,4 +336,6 @@ def debian_mirror() -> str:
 
 
 def _these(packages: Sequence[str]) -> str:
-    return packages[0] if len(packages) == 1 else f"{packages[0]} and {len(packages) - 1} more"
+    """In words: ``qemu-user and 2 more``; apt's patterns (``?and(...)``) stand for the base system."""
+    names = ["the base system" if name.startswith("?") else name for name in packages]
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"

@@ -14,6 +14,7 @@ from typing import Any
 from ..base.errors import InfrastructureError, UserError
 from ..base.host_packages import has_header, install_packages
 from ..base.output import table
+from ..base.words import counted
 from ..profile import Board
 from . import compile as build
 from . import fragments
@@ -128,7 +129,7 @@ def _plan(request: build.Request) -> dict[str, Any]:
         "would": [
             f"fetch the source {request.kernel}, if it is not cached",
             "apply the patch series that its version needs, if any, to a copy",
-            f"merge {' + '.join(names)}: {len(asked)} symbols",
+            f"merge {' + '.join(names)}: {counted(len(asked), 'symbol')}",
             f"make {fragments.base_target(asked)} + olddefconfig, and stop where a symbol is not as asked",
             f"make Image modules dtbs with {'clang' if request.llvm else 'gcc'} in the cache",
         ],
@@ -146,7 +147,7 @@ def _prebuilt(board: Board, kernel: str, options: Options) -> dict[str, Any]:
             "symbols_asked": len(asked),
             "would": [
                 f"fetch the distribution's kernel package of {kernel}, if it is not cached",
-                f"look for {len(asked)} symbols in its configuration",
+                f"look for {counted(len(asked), 'symbol')} in its configuration",
             ],
         }
     found = prebuilt_kernel(kernel)
@@ -196,7 +197,7 @@ def explanation_text(rows: Sequence[dict[str, str]]) -> str:
             purpose = row["purpose"]
             lines += ["", purpose or "(no purpose given)"]
         lines.append(f"    {row['symbol']}={row['value']}")
-    return "\n".join([*lines[1:], "", f"{len(rows)} symbols"])
+    return "\n".join([*lines[1:], "", counted(len(rows), "symbol")])
 
 
 def text_of(document: dict[str, Any]) -> str:

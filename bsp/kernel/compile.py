@@ -26,6 +26,7 @@ from ..base.cache import cache_dir, lock, make_once, remove, write_atomically
 from ..base.errors import InfrastructureError, UserError
 from ..base.process import Completed, require_tool, run
 from ..base.progress import Step, say, step
+from ..base.words import counted
 from ..profile import Board
 from . import fragments
 from .config import read_config
@@ -222,7 +223,7 @@ def _compile(prepared: Prepared) -> None:
     running = folder / _RUNNING
     if running.exists():  # the last build was killed, or the power was cut
         dropped = drop_unfinished(folder)
-        say(f"the last build did not end; compiling {len(dropped)} files of it again")
+        say(f"the last build did not end; compiling {counted(len(dropped), 'file')} of it again")
     running.touch()
     log = folder / _LOG
     jobs = prepared.request.jobs or os.cpu_count() or 1

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..base.output import table
+from ..base.words import counted
 from ..profile import board_names, load_board, load_soc
 from .classify import Row
 from .scan import Scan
@@ -58,8 +59,8 @@ def text(scans: Sequence[Scan]) -> str:
     for scan in scans:
         parts.append(
             _wrap(
-                f"Linux {scan.release}: {scan.sources} boards, of which {scan.compiled} may have an NPU "
-                f"and were compiled; {len(scan.rows)} have one."
+                f"Linux {scan.release}: {counted(scan.sources, 'board')}, of which {scan.compiled} may "
+                f"have an NPU and were compiled; with one: {len(scan.rows)}."
             )
         )
         parts += [_wrap(line) for line in _failures(scan)]

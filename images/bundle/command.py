@@ -9,6 +9,7 @@ from pathlib import Path
 from bsp.base.errors import UserError
 from bsp.base.progress import step
 from bsp.base.result import Answer
+from bsp.base.words import counted
 from bsp.profile import Board, load_board
 from images.bundle import manifest as bundles
 from images.bundle import sign as signing
@@ -128,7 +129,8 @@ def verify(folder: str) -> Answer:
     }
     text = (
         f"generation {manifest.generation} for {manifest.board}: signed by who is trusted here, "
-        f"{len(manifest.files)} files, {manifest.total_bytes / 1e6:.0f} MB, all as they were signed"
+        f"{counted(len(manifest.files), 'file')}, {manifest.total_bytes / 1e6:.0f} MB, "
+        "all as they were signed"
     )
     return Answer(document, text)
 
@@ -160,7 +162,7 @@ def reproduce(board: str, *, kernel: str, dtb: str, key: str) -> Answer:
         words += ["--dtb", str(Path(dtb).absolute())]
     found = make_twice(words)
     text = (
-        f"identical: generation {found['generation']}, {found['files']} files, "
+        f"identical: generation {found['generation']}, {counted(found['files'], 'file')}, "
         f"{found['bytes_total'] / 1e6:.0f} MB"
     )
     return Answer({"board": board, **found}, text)

@@ -21,6 +21,7 @@ from bsp.base.output import table
 from bsp.base.progress import say, step
 from bsp.base.project import PROJECT
 from bsp.base.result import Result
+from bsp.base.words import counted
 from bsp.kernel.distribution import packaged, series_named
 from bsp.kernel.select import is_build, record_file
 from bsp.profile import Board
@@ -68,7 +69,7 @@ class Locked(Result):
             shown = "\n".join(self.notes)
         else:
             shown = table(["kind", "input", "version"], rows)
-        return f"{shown}\n{len(inputs)} inputs, {self.path}"
+        return f"{shown}\n{counted(len(inputs), 'input')}, {self.path}"
 
 
 def default_file(board: Board) -> Path:

@@ -19,6 +19,7 @@ from bsp.base.errors import ValidationError
 from bsp.base.process import run
 from bsp.base.progress import step
 from bsp.base.project import PROJECT
+from bsp.base.words import counted
 
 _FETCHED = ("apt", "downloads", "kernels", "packages", "sources", "builds", "models")
 _ZONES = ("UTC", "Pacific/Kiritimati")
@@ -80,7 +81,7 @@ def _compared(one: Path, other: Path) -> dict[str, Any]:
     found = bundles.load(one)
     if different:
         raise ValidationError(
-            f"two bundles of the same inputs differ in {len(different)} files: "
+            f"two bundles of the same inputs differ in {counted(len(different), 'file')}: "
             f"{', '.join(different[:6])}",
             hint="an input that changes by itself? ./inv lock --board B --update shows what changed",
         )

@@ -47,7 +47,7 @@ def claim_of(*, steal: bool, reason: str) -> Claim:
     if steal and not reason.strip():
         raise UserError(
             "--steal takes the board from somebody: say why",
-            hint='--steal --reason "their machine is gone"; it stands in the log on the board',
+            hint='--steal --reason "their machine is gone"; it is recorded in the board\'s log',
         )
     if reason and not steal:
         raise UserError("--reason is why --steal steals", hint="add --steal, or leave --reason out")

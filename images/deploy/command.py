@@ -150,7 +150,7 @@ def given_bundle(bundle: str, *, kernel: str, dtb: str) -> Bundle | None:
 
 
 def ask_downgrade(what: str) -> None:
-    """Ask on a terminal whether an older kernel is meant; refuse where nobody can answer.
+    """Ask on a terminal whether to deploy an older kernel; refuse where nobody can answer.
 
     Raises:
         UserError: nobody said yes.

@@ -18,6 +18,7 @@ import msgspec
 from bsp.base import progress
 from bsp.base.cache import state_dir, write_atomically
 from bsp.base.errors import BoardStateUnknownError, BspError, RolledBackError, UserError
+from bsp.base.words import counted
 from bsp.profile import Board
 from bsp.remote.inventory import Host
 from bsp.remote.ssh import UnreachableError, connect
@@ -141,8 +142,8 @@ class Target:
         recovery_s: how long it may then take to come back with the old generation.
         check_health: whether what the profile and the inventory ask for is checked before confirming.
         keep: how many generations stay on the board; None: what the inventory says, else two.
-        verify: read all that is on the board, where otherwise it is believed.
-        verify_every: do so each how manieth time by itself; None: what the inventory says, else ten.
+        verify: re-hash every deployed file instead of trusting the board's manifest.
+        verify_every: do so on every Nth deployment; None: what the inventory says, else ten.
         root: prefix of all paths on the board; for the tests.
         reboot: command that reboots the board, run there.
         claim: to the board: the same one in all sessions of a deployment.
@@ -401,7 +402,7 @@ def prepare(agent: Agent, plan: Plan, bundle: Bundle, facts: Facts, result: Resu
                     timeout_s=_ANSWER_S,
                 )
         elif isinstance(step, Send):
-            with result.step(f"Sending {len(step.indexes)} files") as now:
+            with result.step(f"Sending {counted(len(step.indexes), 'file')}") as now:
                 args = slots.args_env(bundle.manifest, _cmdline(bundle.manifest, facts))
                 agent.stage(bundle, step, args=args, facts=facts, progress=result.sent)
                 sent = result.sent

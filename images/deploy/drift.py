@@ -26,7 +26,7 @@ from .plan import Facts, Mend, Plan
 from .transfer import Agent, onboard_request, remembered
 
 EVERY = 10
-"""Each how manieth deployment is a thorough one, where nothing else is asked for."""
+"""Every Nth deployment re-hashes all files, where nothing else is asked for."""
 _MANIFEST = "manifest.json"
 _MEND_S = 600.0
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import msgspec
 
 from bsp.base.errors import UserError
+from bsp.base.words import counted
 from images.bundle.manifest import Manifest
 
 from .boot import slots, state
@@ -136,7 +137,7 @@ class Send:
 
     def __str__(self) -> str:
         shared = f"; the rest is shared with {', '.join(self.bases)}" if self.bases else ""
-        return f"send {len(self.indexes)} files, {self.size_bytes / 1e6:.2f} MB{shared}"
+        return f"send {counted(len(self.indexes), 'file')}, {self.size_bytes / 1e6:.2f} MB{shared}"
 
 
 @dataclass(frozen=True)

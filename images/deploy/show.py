@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bsp.base import result as base
+from bsp.base.words import counted
 from images.bundle.manifest import Bundle
 
 from .deploy import Result
@@ -53,7 +54,9 @@ def result_text(result: Result) -> str:
     lines = [f"{result.host} ({result.board}): {result.outcome}, generation {result.to}"]
     if result.outcome == "confirmed":
         seconds = sum(float(step["seconds"]) for step in result.steps)
-        sent = f"{result.sent.sent_files} files, {result.sent.sent_bytes / 1e6:.2f} MB sent"
+        sent = (
+            f"{counted(result.sent.sent_files, 'file')}, {result.sent.sent_bytes / 1e6:.2f} MB sent"
+        )
         lines.append(f"  before: {result.before or 'no generation'}; {sent}; {seconds:.0f} s")
     lines += [f"  {line}" for line in drift_lines(result.verified, result.drift)]
     if result.health:
@@ -155,7 +158,7 @@ def bundle_text(bundle: Bundle) -> str:
     manifest = bundle.manifest
     return (
         f"generation {manifest.generation} for {manifest.board}: kernel {manifest.kernel_release}, "
-        f"{len(manifest.files)} files, {manifest.total_bytes / 1e6:.0f} MB\n{bundle.path}"
+        f"{counted(len(manifest.files), 'file')}, {manifest.total_bytes / 1e6:.0f} MB\n{bundle.path}"
     )
 
 

@@ -29,6 +29,7 @@ import msgspec
 from bsp.base.cache import state_dir, write_atomically
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.progress import say
+from bsp.base.words import counted
 from bsp.remote.inventory import Host
 from bsp.remote.ssh import Connection, ConnectionLostError, Process
 from images.bundle import manifest as bundles
@@ -278,7 +279,9 @@ class Agent:
             # The board has lost files since it was asked, or they are damaged: send these, and whole.
             request["send"] = frames.ranges(indexes)
             maker = None
-        raise BoardRefusedError(f"the board keeps asking for {len(indexes)} files of the bundle")
+        raise BoardRefusedError(
+            f"the board keeps asking for {counted(len(indexes), 'file')} of the bundle"
+        )
 
     def _patch_maker(self, bundle: Bundle, step: Send, facts: Facts) -> delta.Maker | None:
         """Who makes patches against what the board holds; None where none can be of use."""

@@ -17,6 +17,7 @@ from bsp.base.ask import can_ask, confirm
 from bsp.base.errors import InfrastructureError, UserError, ValidationError
 from bsp.base.progress import Step, say, step
 from bsp.base.screen import on_terminal
+from bsp.base.words import counted
 from bsp.profile import Board
 from bsp.remote import ssh
 from bsp.remote.inventory import Host
@@ -256,12 +257,12 @@ class _Work:
             indexes, first = answer["need"], 0
             if not indexes:
                 break
-            say(f"{len(indexes)} chunks are not there as they were sent: sending them again")
+            say(f"{counted(len(indexes), 'chunk')} read back differently: sending again")
         else:
             where = ", ".join(str(self.chunks[index][0]) for index in indexes[:5])
             raise ValidationError(
-                f"{self._request.device} does not keep what is written to it: {len(indexes)} chunks "
-                f"differ when they are read back (at bytes {where}{', ...' * (len(indexes) > 5)})",
+                f"{self._request.device} does not keep what is written to it: read back, "
+                f"{counted(len(indexes), 'chunk')} differ (at bytes {where}{', ...' * (len(indexes) > 5)})",
                 hint="it is worn out, or smaller than it says: take another",
             )
         own = hashlib.sha256()

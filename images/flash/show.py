@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from bsp.base.output import table
+from bsp.base.words import counted
 
 _MIB = 1 << 20
 _SHOWN = 8
@@ -43,7 +44,7 @@ def result_text(result: Any) -> str:
         return plan_text(result.plan) + "\n\nnothing was written"
     planned = result.plan
     on = f" on {planned['host']}" if planned["host"] else ""
-    broke = f", the link broke {result.reconnects} times" if result.reconnects else ""
+    broke = f", the link broke {counted(result.reconnects, 'time')}" if result.reconnects else ""
     return (
         f"{planned['device']}{on} holds {planned['image']}: {result.verified_bytes / 1e6:.0f} MB "
         f"written and read back in {result.seconds:.1f} s\n"

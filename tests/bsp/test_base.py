@@ -18,6 +18,7 @@ import pytest
 from bsp.base import cache, download, output, process
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.project import PROJECT
+from bsp.base.words import counted
 
 
 @pytest.fixture
@@ -284,3 +285,24 @@ def test_json_has_no_number_that_is_not_finite(capsys: pytest.CaptureFixture[str
 
     found = json.loads(capsys.readouterr().out, parse_constant=refuse)
     assert found == {"a": None, "rows": [{"b": None}, [1.5, None]], "path": "x", "n": 3}
+
+
+def test_tables_break_lines_between_words() -> None:
+    long = "a-word-with-hyphens-that-is-longer-than-the-column-is-wide/and/has/slashes"
+    text = output.table(("name", "what"), (("x" * 50, f"few words {long} and more"),))
+    assert long in text
+    assert all(word in text.split() for word in f"few words {long} and more".split())
+
+
+@pytest.mark.parametrize(
+    ("number", "words", "expected"),
+    [
+        (0, ("run",), "0 runs"),
+        (1, ("run",), "1 run"),
+        (2, ("run",), "2 runs"),
+        (1, ("property", "properties"), "1 property"),
+        (3, ("property", "properties"), "3 properties"),
+    ],
+)
+def test_numbers_and_their_nouns(number: int, words: tuple[str, ...], expected: str) -> None:
+    assert counted(number, *words) == expected

@@ -30,6 +30,15 @@ _HOME = "/home/tester"
 _CLONE = f"{_HOME}/a clone"
 
 
+_INSIDE = """
+root=$1 user=$2 where=$3
+shift 3
+mount -t proc proc "$root/proc"
+mount --rbind /dev "$root/dev"
+exec chroot --userspec="$user:$user" "$root" sh -c 'cd "$1"; shift; exec "$@"' sh "$where" "$@"
+"""
+
+
 @dataclass(frozen=True)
 class Root:
     """A small Debian with a clone of this project in it."""
@@ -51,10 +60,8 @@ class Root:
             "HOME": _HOME if user else "/root",
             "TERM": "dumb",
         }
-        inside = 'mount -t proc proc "$1/proc"; mount --rbind /dev "$1/dev"; root=$1; user=$2; where=$3; shift 3; '
-        inside += 'exec chroot --userspec="$user:$user" "$root" sh -c \'cd "$1"; shift; exec "$@"\' sh "$where" "$@"'
         return subprocess.run(
-            ["unshare", "--mount", "sh", "-euc", inside, "sh", str(self.folder), str(user), where, *words],
+            ["unshare", "--mount", "sh", "-euc", _INSIDE, "sh", str(self.folder), str(user), where, *words],
             env=settings, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=3600,
         )  # fmt: skip
 

@@ -37,6 +37,7 @@ from bsp.base.process import ToolFailedError, run
 from bsp.base.progress import step
 from bsp.base.project import PROJECT
 from bsp.base.result import Result
+from bsp.base.words import counted
 
 from .elf import needed_libraries
 
@@ -166,7 +167,7 @@ class Payload(Result):
         rows = [(part["name"], part["version"], part["licence"]) for part in manifest["parts"]]
         title = (
             f"userspace for Debian {manifest['distribution']}, Python {manifest['python']}, "
-            f"{manifest['architecture']}: {manifest['files']} files, "
+            f"{manifest['architecture']}: {counted(manifest['files'], 'file')}, "
             f"{manifest['size_bytes'] / 1e6:.0f} MB"
         )
         shown = table(("part", "version", "licence"), rows)

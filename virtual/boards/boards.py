@@ -183,9 +183,11 @@ def down(name: str, *, timeout_s: float = DOWN_TIMEOUT_S, dry_run: bool = False)
             return {"name": name, "was_running": was_running, "clean": False, "dry_run": True}
         if was_running:
             with step(f"Shutting {name} down"):
+                began = time.monotonic()
                 clean = _power_off(instance, timeout_s)
                 if not clean:
-                    say(f"{name} did not switch itself off within {timeout_s:g} s; ending QEMU")
+                    waited_s = time.monotonic() - began
+                    say(f"{name} is still running after {waited_s:.0f} s; ending QEMU")
         _discard(instance)
         return {"name": name, "was_running": was_running, "clean": clean, "dry_run": False}
 

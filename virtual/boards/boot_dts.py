@@ -113,7 +113,12 @@ class BootResult(Result):
         lines += [f"dmesg    {line}" for line in report.dmesg]
         lines += [f"WRONG    {problem}" for problem in self.problems]
         if not self.problems:
-            lines.append("as the device tree says")
+            nearest = any(each.rounded for each in self.clocks)
+            lines.append(
+                "the kernel did what the device tree says, with the nearest rates that parents reach"
+                if nearest
+                else "the kernel did what the device tree says"
+            )
         return "\n".join(lines)
 
 

@@ -19,6 +19,7 @@ from bsp.base.errors import ValidationError
 from bsp.base.output import table
 from bsp.base.progress import say, step
 from bsp.base.result import FAILED_VALIDATION, Result
+from bsp.base.words import counted
 from bsp.profile import Board, load_board
 
 from .booted import boot_problem
@@ -86,7 +87,7 @@ class Report(Result):
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.tally.kinds.items()))
         slots = ", ".join(f"{count} {slot}" for slot, count in sorted(self.tally.slots.items()))
         lines = [
-            f"{sum(self.tally.kinds.values())} states after a power cut ({kinds}), from "
+            f"{counted(sum(self.tally.kinds.values()), 'state')} after a power cut ({kinds}), from "
             f"{self.writes} writes",
             f"they boot: {slots or 'none'}",
             f"really booted to SSH: {self.booted}",
@@ -170,7 +171,7 @@ def _judged(made: Recording, points: list[Point], work: Path) -> Tally:
     done = multiprocessing.Value("l", 0)
     tally = Tally()
     with (
-        step(f"Judging {len(points)} states") as now,
+        step(f"Judging {counted(len(points), 'state')}") as now,
         ProcessPoolExecutor(jobs, initializer=_share, initargs=(done,)) as pool,
     ):
         parts = [
@@ -228,7 +229,7 @@ def _boot(
 
     # As many at a time as there are cores: a boot waits more than it computes on more than one.
     with (
-        step(f"Booting {len(chosen)} states") as now,
+        step(f"Booting {counted(len(chosen), 'state')}") as now,
         ThreadPoolExecutor(os.cpu_count() or 1) as pool,
     ):
         left = [point for point in chosen if point not in found]

@@ -20,6 +20,7 @@ from typing import Any
 from bsp.base.errors import BspError, UserError
 from bsp.base.output import table
 from bsp.base.progress import step
+from bsp.base.words import counted
 from bsp.profile import board_names, load_board
 from bsp.remote import inventory, ssh
 from bsp.remote.inventory import Host
@@ -122,7 +123,7 @@ def examine(name: str, host: Host, invokes: int) -> dict[str, Any]:
     else:
         large = max(1, invokes // _LARGE_SHARE)
         for model, count in ((models.tiny().name, max(1, invokes - large)), (LARGE_MODEL, large)):
-            with step(f"{name}: {count} invokes of {model}"):
+            with step(f"{name}: {counted(count, 'invoke')} of {model}"):
                 runs.append(_runs(host, model, count, problems))
         _said(host, "modprobe", "-r", "etnaviv")
         _said(host, "modprobe", "etnaviv")

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bsp.base.errors import InfrastructureError
+from bsp.base.words import counted
 from userspace.npu.validate.runner import RUNTIMES, StageError, load_runtime
 from userspace.payload import payload
 
@@ -409,7 +410,9 @@ def _judge(outcome: Outcome, attempt: _Witnessed, expected: list[NDArray[Any]]) 
 def _judge_an_end(outcome: Outcome, answer: dict[str, Any]) -> None:
     """The delegate's process did not come to its end."""
     outcome.status = HANGS if answer["status"] == HANGS else CRASHES
-    when = f"after {outcome.jobs} jobs" if outcome.jobs else "before it submitted any job"
+    when = (
+        f"after {counted(outcome.jobs, 'job')}" if outcome.jobs else "before it submitted any job"
+    )
     outcome.blame = "submission" if not outcome.faults else ""
     last = [line for line in answer["log"].strip().splitlines() if "ssert" in line]
     said = f": {last[-1].strip()}" if last else ""

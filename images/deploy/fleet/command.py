@@ -9,6 +9,7 @@ from typing import Any
 
 from bsp.base.errors import UserError
 from bsp.base.output import table
+from bsp.base.words import counted
 from bsp.profile import load_board
 from bsp.remote.groups import resolve_all
 from bsp.remote.inventory import Host
@@ -151,7 +152,7 @@ def report_text(report: Report) -> str:
     ]
     lines = [table(["host", "wave", "outcome", "s", "MB sent", "problem"], rows, width=110), ""]
     counts = ", ".join(f"{count} {outcome}" for outcome, count in report.counts().items())
-    lines.append(f"{len(rows)} boards in {report.seconds:.0f} s: {counts}")
+    lines.append(f"{counted(len(rows), 'board')} in {report.seconds:.0f} s: {counts}")
     if report.run.stopped:
         lines.append(f"stopped: {report.run.stopped}")
     hints = {each.hint: None for each in report.run.hosts.values() if each.hint}

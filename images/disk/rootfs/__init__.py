@@ -20,6 +20,7 @@ from bsp.base.cache import cache_dir, make_once, remove
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.process import ToolFailedError, require_tool, run
 from bsp.base.progress import step
+from bsp.base.words import counted
 
 HERE = Path(__file__).parent
 
@@ -80,7 +81,7 @@ def root_tar(distribution: str = "trixie", more: Sequence[str] = ()) -> Rootfs:
     def make(target: Path) -> None:
         enable_foreign_programs()
         with step(f"Installing Debian {distribution} for the board") as now:
-            now.note(f"{len(debs)} packages")
+            now.note(counted(len(debs), "package"))
             _install(debs, distribution, target)
         # Debian has moved on: an older one is of no use, the newest may be in use right now.
         found = folder.glob(f"{prefix}-*.tar")

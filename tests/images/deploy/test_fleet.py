@@ -99,7 +99,7 @@ def test_broken_groups_and_tags(inventory: Path) -> None:
         ('[hosts.a]\ntags = ["a b"]', "expected a list of words"),
         ('[groups]\nx = "one"', "x is 'one', expected a list of hosts"),
         ('[groups]\n"a,b" = ["one"]', "no name for a group"),
-        ("[group]", "unknown key 'group'; did you mean 'groups'"),
+        ("[group]", "unknown key 'group' in the top level; did you mean 'groups'"),
     ):
         inventory.write_text(text)
         with pytest.raises(UserError, match=why):

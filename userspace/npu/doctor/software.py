@@ -128,7 +128,8 @@ def model(subject: Subject) -> Outcome:
         return broken(
             f"{what} (driver {log.driver})", expected, subject.there("dmesg | tail -n 20")
         )
-    return ok(f"driver {log.driver}, at most {difference} off", expected)
+    off = f"off by at most {difference}" if difference else "the same output as the CPU's"
+    return ok(f"driver {log.driver}, {off}", expected)
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -38,6 +38,7 @@ from bsp.base.output import table
 from bsp.base.process import require_tool, run
 from bsp.base.progress import step
 from bsp.base.result import Result
+from bsp.base.words import counted
 from userspace.payload.elf import needed_libraries
 
 FORMAT = 1
@@ -202,7 +203,7 @@ def _build(target: Path, jobs: int) -> None:
         if not (work / "common.h").exists():
             shutil.copyfile(_COMMON, work / "common.h")
         waiting = sum(not (work / name).exists() for name in _objects_in(text))
-        with step(f"Compiling TFLite's OpenCL delegate: {waiting} files"):
+        with step(f"Compiling TFLite's OpenCL delegate: {counted(waiting, 'file')}"):
             command: list[str | Path] = [
                 "make",
                 f"--jobs={jobs}",

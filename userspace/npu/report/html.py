@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from bsp.base.words import counted
+
 from ..validate.bmp import ImageError, open_bmp
 from ..validate.judge import TOP
 from . import svg as report_svg
@@ -267,8 +269,8 @@ def _history(history: dict[str, Any] | None, medians: dict[str, list[float]]) ->
             f'<figure class="card">{plot}<figcaption>{badge(each["verdict"])} '
             f"{escape(each['model'])}: {escape(each['text'])}.{changed}</figcaption></figure>"
         )
-    runs = "1 run" if history["entries"] == 1 else f"{history['entries']} runs"
-    torn = f", {history['torn']} lines could not be read" if history["torn"] else ""
+    runs = counted(history["entries"], "run")
+    torn = f", {counted(history['torn'], 'line')} could not be read" if history["torn"] else ""
     return (
         f'<h2>History</h2><p class="soft small">{runs} of smoke tests{torn}. The band '
         "is two standard deviations of single runs around the ten runs before.</p>"

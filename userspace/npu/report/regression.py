@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bsp.base.words import counted
+
 from .history import History
 
 BASELINE_RUNS = 10
@@ -190,9 +192,9 @@ def text(found: dict[str, Any]) -> str:
         )
         for each in found["series"]
     ]
-    lines = [f"{found['host']}: {found['entries']} runs of smoke tests"]
+    lines = [f"{found['host']}: {counted(found['entries'], 'run')} of smoke tests"]
     if found["torn"]:
-        lines.append(f"note: {found['torn']} lines could not be read, and were left out")
+        lines.append(f"note: {counted(found['torn'], 'line')} of the history could not be read")
     if rows:
         lines += ["", table(("delegate", "runs", "newest", "before", "verdict"), rows), ""]
         lines.append("medians in ms")

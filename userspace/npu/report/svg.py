@@ -12,6 +12,8 @@ import statistics
 from collections.abc import Sequence
 from html import escape
 
+from bsp.base.words import counted
+
 _WIDTH = 380
 _ROW = 46
 _DOTS = 120
@@ -122,7 +124,7 @@ def series(name: str, values: Sequence[float], *, baseline: float, spread: float
     points = " ".join(f"{x_of(index)},{y_of(value)}" for index, value in enumerate(values))
     parts = [
         f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(name)}: medians of '
-        f'{len(values)} runs">',
+        f'{counted(len(values), "run")}">',
         f'<text class="name" x="8" y="14">{escape(name)}</text>',
         f'<text class="value" x="{right}" y="14">newest {milliseconds(values[-1])} ms</text>',
         f'<rect class="band" x="{left}" width="{right - left}" '
@@ -147,6 +149,6 @@ def series(name: str, values: Sequence[float], *, baseline: float, spread: float
         f'<circle class="newest k{kind % 6}" cx="{x_of(len(values) - 1)}" '
         f'cy="{y_of(values[-1])}" r="4"/>'
     )
-    shown = f"{len(values)} runs, oldest left" if len(values) > 1 else "1 run"
+    shown = counted(len(values), "run") + (", oldest left" if len(values) > 1 else "")
     parts.append(f'<text class="unit" x="{right}" y="{bottom + 14}">{shown}</text>')
     return "".join([*parts, "</svg>"])

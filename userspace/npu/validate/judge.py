@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bsp.base.words import counted
+
 from ..model.prediction import Prediction
 from ..model.sinks import Sink
 from .compare import MAX_ABS_DIFF, best, named
@@ -38,7 +40,7 @@ _CPU = ("cpu", _REFERENCE)
 # Delegates that a board need not have, and how to come by them.
 _OTHERS = {
     OPENCL: " (./inv build-delegate opencl makes it)",
-    TIM_VX: " (the vendor's; it is not ours to give)",
+    TIM_VX: " (the vendor's library, which npu-bsp may not distribute)",
 }
 
 
@@ -421,7 +423,7 @@ def _not_delegated(
             f"; refused: {refused}" if refused else ""
         )
     if log.driver and not log.invocations:
-        return f"{who} compiled {operations} operations and ran none"
+        return f"{who} compiled {counted(operations, 'operation')} and ran none"
     if operations < min_share * total_ops:
         refused = _refusals(row, prediction)
         return (

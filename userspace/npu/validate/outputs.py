@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from bsp.base.words import counted
+
 from ..model.sinks import Sink
 from .compare import MAX_ABS_DIFF, compare, relative_error
 from .detections import THRESHOLD, arrangement, detections, differences
@@ -108,7 +110,8 @@ def compare_row(row: dict[str, Any], reference: Reference, *, exact: bool = Fals
     records = records_of(row)
     if len(records) != len(reference.records):
         found.problems.append(
-            f"the model has {len(records)} outputs here, {reference.name} has {len(reference.records)}"
+            f"the model has {counted(len(records), 'output')} here, "
+            f"{reference.name} has {len(reference.records)}"
         )
     for number, (record, theirs) in enumerate(zip(records, reference.outputs, strict=False)):
         what = _named(number, reference)

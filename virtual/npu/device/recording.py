@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from bsp.base.words import counted
+
 from ..faults import FaultError
 from ..identity import Identity
 from ..traces import recorder
@@ -67,4 +69,4 @@ def end(writer: Writer, path: Path, log: Callable[[str], None]) -> None:
     """
     writer.close()
     full = ", then the limit was reached" if writer.full else ""
-    log(f"recorded {writer.submissions} jobs to {path}{full}")
+    log(f"recorded {counted(writer.submissions, 'job')} to {path}{full}")

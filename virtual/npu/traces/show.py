@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from bsp.base.errors import UserError
+from bsp.base.words import counted
 
 from ..faults import FaultError
 from ..identity import Identity
@@ -159,7 +160,7 @@ def show(path: Path, *, job: int | None = None) -> Shown:
             each.jobs = [one for one in each.jobs if one.number == job]
         found = [each for each in found if each.jobs]
         if not found:
-            raise UserError(f"{path} has {number} jobs, from 0; there is no job {job}")
+            raise UserError(f"{path} has {counted(number, 'job')}, from 0; there is no job {job}")
     return Shown(header, found)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import textwrap
 
 from bsp.base.output import table
+from bsp.base.words import counted
 
 from .replay import Difference, Replayed
 from .show import JobShown, Shown, SubmissionShown
@@ -25,7 +26,7 @@ def shown_text(shown: Shown, *, fields: bool = False) -> str:
     if not fields:
         sums = shown.totals()
         seconds = sum(each.seconds for one in shown.submissions for each in one.jobs)
-        count = _count(sums["submissions"], "submission")
+        count = counted(sums["submissions"], "submission")
         parts.append(_wrapped(f"in all: {count}, {_sums(sums, seconds)}"))
     return "\n\n".join(parts)
 
@@ -35,7 +36,7 @@ def replayed_text(replayed: Replayed) -> str:
     parts = [_title(replayed.header)]
     jobs = f"{replayed.nn_jobs} NN and {replayed.tp_jobs} TP jobs"
     ran = (
-        f"{_count(replayed.submissions, 'submission')}, {jobs} replayed in "
+        f"{counted(replayed.submissions, 'submission')}, {jobs} replayed in "
         f"{replayed.seconds:.2f} s (recorded: {replayed.recorded_seconds:.2f} s), "
         f"{replayed.macs / 1e6:.0f} million multiplications"
     )
@@ -43,7 +44,7 @@ def replayed_text(replayed: Replayed) -> str:
     if replayed.findings:
         parts.append("\n".join(_wrapped(f"finding: {each}") for each in replayed.findings))
     if replayed.faults:
-        parts.append(_wrapped(f"{_count(replayed.faults, 'submission')} stopped at a fault"))
+        parts.append(_wrapped(f"{counted(replayed.faults, 'submission')} stopped at a fault"))
     if not replayed.differences:
         parts.append(f"equal: all {replayed.bytes_compared} bytes that the jobs wrote")
         return "\n\n".join(parts)
@@ -52,7 +53,7 @@ def replayed_text(replayed: Replayed) -> str:
     more = len(replayed.differences) - _MOST_DIFFERENCES
     if more > 0:
         parts.append(f"and {more} more")
-    parts.append(f"DIFFERS: {_count(len(replayed.differences), 'job')}")
+    parts.append(f"DIFFERS: {counted(len(replayed.differences), 'job')}")
     return "\n\n".join(parts)
 
 
@@ -79,7 +80,7 @@ def _title(header: Header) -> str:
 def _submission(each: SubmissionShown) -> str:
     sums = each.totals()
     title = (
-        f"submission {each.number}, client {each.client}: {_count(each.buffers, 'buffer')} of "
+        f"submission {each.number}, client {each.client}: {counted(each.buffers, 'buffer')} of "
         f"{_size(each.buffer_bytes)}, {each.stream_words} command words"
     )
     lines = [_wrapped(title)]
@@ -132,10 +133,6 @@ def _descriptor(job: JobShown) -> str:
     rows = [[name, str(value), f"{value:#x}"] for name, value in job.fields.items() if value]
     lines.append(table(("field (all others are 0)", "value", "hex"), rows))
     return "\n".join(lines)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _size(size_bytes: int) -> str:
