@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .base.output import table
+from .base.words import filled
 from .dts.own_tree import OwnTree, own_tree
 from .dts.support import series_supports
 from .kernel.distribution import all_series
@@ -172,7 +173,8 @@ def boards_table(rows: list[dict[str, Any]]) -> str:
 
 
 def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width - 2].rstrip()}.."
+    """The first words of a text, as many as fit; ".." stands for the others."""
+    return textwrap.shorten(text, width, placeholder="..")
 
 
 def board_text(name: str) -> str:
@@ -262,10 +264,7 @@ def _log_paragraphs(board: Board, npu: Npu) -> list[str]:
                 "the CPU. ./inv boards --scan --kernel K says whether a newer kernel knows it."
             )
         ]
-    said = "\n".join(
-        textwrap.fill(line, _WIDTH, initial_indent="    ", subsequent_indent="      ")
-        for line in npu.dmesg
-    )
+    said = "\n".join(filled(line, _WIDTH, first="    ", rest="      ") for line in npu.dmesg)
     devices = "/dev/dri/renderD128" if npu.driver == "etnaviv" else "/dev/accel/accel0"
     return [
         _wrap(f"WHAT YOU WILL SEE. When it works, `dmesg | grep {npu.driver}` on the board says:")
@@ -318,7 +317,7 @@ def _own_file(file: Path, name: str) -> str:
 def _board_paragraphs(board: Board, npu: Npu | None, directory: str | None, name: str) -> list[str]:
     rows = [("compatible", ", ".join(board.compatible)), ("kernel", f"{board.kernel} by default")]
     if board.dts:
-        rows.append(("source", f"arch/arm64/boot/dts/{directory}/{board.dts}.dts"))
+        rows.append(("source", f"{directory}/{board.dts}.dts in arch/arm64/boot/dts"))
     elif board.dtb:
         rows.append(("source", f"none in the kernel, but {_own_file(Path(board.dtb), name)}"))
     elif board.qemu:
@@ -341,15 +340,10 @@ def _board_paragraphs(board: Board, npu: Npu | None, directory: str | None, name
 def _rows(rows: list[tuple[str, str]]) -> str:
     width = max(len(name) for name, _ in rows)
     return "\n".join(
-        textwrap.fill(
-            text,
-            _WIDTH,
-            initial_indent=f"  {name.ljust(width)}  ",
-            subsequent_indent=" " * (width + 4),
-        )
+        filled(text, _WIDTH, first=f"  {name.ljust(width)}  ", rest=" " * (width + 4))
         for name, text in rows
     )
 
 
 def _wrap(text: str) -> str:
-    return textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
+    return filled(text, _WIDTH)

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+from bsp.base.words import filled
 
 from .usage import flag_of
 
@@ -33,8 +34,8 @@ def overview(tasks: Iterable[tuple[str, str]], width: int) -> str:
         "README.md has a tour, docs/README.md an index; ./inv --help also names Invoke's own flags."
     )
     return "\n".join(
-        [fill(about, width), "", "Begin here:", "", *columns(_BEGIN, width), "",
-         "Tasks:", "", *columns(named, width), "", fill(more, width)]
+        [filled(about, width), "", "Begin here:", "", *columns(_BEGIN, width), "",
+         "Tasks:", "", *columns(named, width), "", filled(more, width)]
     )  # fmt: skip
 
 
@@ -51,7 +52,7 @@ def task_help(name: str, text: str, arguments: Sequence[Any], width: int) -> str
     needed = [each for each in arguments if each.positional]
     others = sorted((each for each in arguments if not each.positional), key=lambda a: str(a.names))
     usage = " ".join([f"./inv {name}", *(spelled(each, example, " ") for each in needed)])
-    lines = [f"Usage: {usage}{' [flags]' if others else ''}", "", fill(what, width)]
+    lines = [f"Usage: {usage}{' [flags]' if others else ''}", "", filled(what, width)]
     if example:
         lines += ["", f"Example: {example}"]
     rows = [
@@ -94,11 +95,6 @@ def spelled(argument: Any, example: str, between: str) -> str:
     return f"{flag}{between}{value}" if value and flag.startswith("--") else flag
 
 
-def fill(text: str, width: int) -> str:
-    """Text in lines of at most ``width`` columns, unless a word is longer."""
-    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
-
-
 def columns(rows: Iterable[tuple[str, str | None]], width: int) -> list[str]:
     """Names on the left, explanations on the right, or below where there is no room."""
     rows = list(rows)
@@ -108,7 +104,7 @@ def columns(rows: Iterable[tuple[str, str | None]], width: int) -> list[str]:
         indent = 6
     lines = []
     for name, text in rows:
-        wrapped = fill(text or "", width - indent).splitlines()
+        wrapped = filled(text or "", width - indent).splitlines()
         beside = "" if below or not wrapped else wrapped.pop(0)
         lines.append(f"  {name}".ljust(0 if below else indent) + beside)
         lines += [" " * indent + line for line in wrapped]

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .errors import InfrastructureError
+from .words import filled
 
 
 def json_text(document: Any, *, indent: int | None = 2) -> str:
@@ -86,17 +87,13 @@ def _print(text: str) -> None:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, width: int = 80) -> str:
     """Return a table with aligned columns; the last column is wrapped to fit ``width``, between words."""
-    import textwrap
-
     cells = [list(header), *(list(row) for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     indent = sum(widths[:-1]) + 2 * (len(header) - 1)
     last_width = max(width - indent, 16)
     lines: list[str] = []
     for number, row in enumerate(cells):
-        wrapped = textwrap.wrap(
-            row[-1], last_width, break_long_words=False, break_on_hyphens=False
-        ) or [""]
+        wrapped = filled(row[-1], last_width).splitlines() or [""]
         start = "  ".join(cell.ljust(widths[column]) for column, cell in enumerate(row[:-1]))
         lines.append(f"{start}  {wrapped[0]}".rstrip() if len(row) > 1 else wrapped[0])
         lines.extend(" " * indent + line for line in wrapped[1:])

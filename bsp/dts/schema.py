@@ -12,7 +12,6 @@ import hashlib
 import json
 import re
 import tempfile
-import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from ..base.optional_env import extra_python
 from ..base.process import run
 from ..base.progress import step
 from ..base.result import FAILED_VALIDATION, Result
+from ..base.words import filled
 from ..kernel.source import BINDINGS, KernelTree, kernel_tree
 from ..profile import Board, load_soc
 from .build import build_dts
@@ -101,8 +101,7 @@ class CheckResult(Result):
         lines = [f"{self.board}: {self.checked}, against the bindings of Linux {self.kernel}"]
         for problem in self.problems:
             lines += ["", f"{problem.node} {problem.property}".rstrip(), f"  rule   {problem.rule}"]
-            lines.append(textwrap.fill(problem.message, 80, initial_indent="  found  ",
-                                       subsequent_indent=" " * 9))  # fmt: skip
+            lines.append(filled(problem.message, first="  found  ", rest=" " * 9))
         lines.append("" if self.problems else "no problem that the unpatched tree does not have")
         count = len(self.problems)
         if count:

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 from ..base.output import table
-from ..base.words import counted
+from ..base.words import counted, filled
 from ..profile import board_names, load_board, load_soc
 from .classify import Row
 from .scan import Scan
@@ -102,7 +101,7 @@ def _one(scan: Scan) -> str:
             database = {True: "yes", False: "no", None: "-"}[row.in_database]
             gap = ", ".join(row.gap) or "no gap"
             found = f"{gap}; {clocks}" if asked else gap
-            body.append([_shortened(source, 31), row.status or "-", database, found])
+            body.append([_shortened(source, 44), row.status or "-", database, found])
         driver = rows[sources[0]].driver
         node = next((rows[source].node for source in sources if rows[source].node), "no node")
         names = next((rows[source].clocks for source in sources if rows[source].clocks), ())
@@ -159,4 +158,4 @@ def _shortened(name: str, width: int) -> str:
 
 
 def _wrap(text: str) -> str:
-    return textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
+    return filled(text, _WIDTH)

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import textwrap
-
 from bsp.base.output import table
+from bsp.base.words import filled
 
 from . import bmap
 from .image import Image, description_file
@@ -40,9 +39,7 @@ def text_of(image: Image) -> str:
     lines.append(f"cmdline:    {found.cmdline}")
     if loader.get("needs"):
         words = f"not in the image. Unless the board has one: --bootloader with {loader['needs']}"
-        lines.append(
-            textwrap.fill(words, 80, initial_indent="bootloader: ", subsequent_indent=" " * 12)
-        )
+        lines.append(filled(words, first="bootloader: ", rest=" " * 12))
     if not image.made:
         return "\n".join([f"would build {image.path}, {found.size_bytes // mib} MiB", "", *lines])
     size = f"{found.size_bytes // mib} MiB, {(found.mapped_bytes or 0) // mib} of them to write"

@@ -35,7 +35,7 @@ root=$1 user=$2 where=$3
 shift 3
 mount -t proc proc "$root/proc"
 mount --rbind /dev "$root/dev"
-exec chroot --userspec="$user:$user" "$root" sh -c 'cd "$1"; shift; exec "$@"' sh "$where" "$@"
+exec /usr/sbin/chroot --userspec="$user:$user" "$root" sh -c 'cd "$1"; shift; exec "$@"' sh "$where" "$@"
 """
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import textwrap
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.output import table
 from bsp.base.progress import Step, say, step
 from bsp.base.project import PROJECT
+from bsp.base.words import filled
 from userspace.npu.model import tflite_file
 from userspace.npu.validate import bmp, models, preprocess
 
@@ -218,9 +218,7 @@ def text_of(document: dict[str, Any]) -> str:
 
 
 def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(
-        text, 80, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
-    )
+    return filled(text, first="  ", rest="    ").splitlines()
 
 
 def _described(delegate: Delegate) -> dict[str, str]:

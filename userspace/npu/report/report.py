@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import Any
 
 from bsp.base.output import table
+from bsp.base.words import filled
 
 from ..validate import model_inputs
 
@@ -27,10 +27,10 @@ def text_of(document: dict[str, Any]) -> str:
     if document["expected"] is None:
         notes.append("no answer is on file for this model and image; compared with the CPU only")
     for note in filter(None, notes):
-        lines += textwrap.wrap(f"note: {note}", _WIDTH)
+        lines.append(filled(f"note: {note}", _WIDTH))
     lines += ["", table(_HEADER, [_row(result) for result in document["results"]]), ""]
     for finding in document.get("npu", {}).get("findings", [])[:_MOST_FINDINGS]:
-        lines += textwrap.wrap(f"finding: {finding}", _WIDTH, subsequent_indent="  ")
+        lines.append(filled(f"finding: {finding}", _WIDTH, rest="  "))
     none = ": nothing that was asked for could run" if document["verdict"] == "skip" else ""
     lines.append(f"times in ms; verdict: {document['verdict']}{none}")
     return "\n".join(lines)

@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import textwrap
-
 from bsp.base.output import table
-from bsp.base.words import counted
+from bsp.base.words import counted, filled
 
 from .replay import Difference, Replayed
 from .show import JobShown, Shown, SubmissionShown
@@ -144,4 +142,4 @@ def _size(size_bytes: int) -> str:
 
 
 def _wrapped(text: str) -> str:
-    return "\n".join(textwrap.wrap(text, 80, subsequent_indent="  ", break_on_hyphens=False))
+    return filled(text, rest="  ")
