@@ -99,7 +99,7 @@ if ! python_is_done; then
         [ -w "$root" ] || fail "$root cannot be written to by $(id -un)" \
             'clone the repository into a folder of your own'
         can_make_environment || fail "$python cannot make virtual environments: python3-venv is not installed" \
-            'an administrator installs it, see above'
+            'as root: apt-get install python3-venv, or the whole line above'
         rm -rf "$venv"
         half_made=yes
         if "$python" -c 'import ensurepip' 2>/dev/null; then

@@ -387,7 +387,7 @@ def test_every_output_is_compared_and_named() -> None:
 def test_other_shapes_types_and_numbers_of_outputs_fail() -> None:
     good = [SOUND["map"][0], SOUND["embedding"][0]]
     for bad, said in (
-        ([good[0]], "the model has 1 outputs here, cpu-reference has 2"),
+        ([good[0]], "the model has 1 output here, cpu-reference has 2"),
         ([*good, good[0]], "the model has 3 outputs here"),
         ([good[1], good[0]], "output 0 is 1x1x1x1024 uint8, cpu-reference's is 1x17x19x12 int8"),
         ([good[0], record(np.zeros((1, 1024), np.uint8))], "output 1 is 1x1024 uint8"),
