@@ -41,6 +41,37 @@ FAULTS = {
         f"mount --bind /tmp/m.json {_MANIFEST}",
         f"umount {_MANIFEST}; rm /tmp/m.json",
     ),
+    # As in a container that was not given the device.
+    "container": (
+        "touch /.dockerenv; mv /dev/dri/renderD128 /dev/dri/hidden",
+        "rm /.dockerenv; mv /dev/dri/hidden /dev/dri/renderD128",
+    ),
+    # The same library, whose only driver for NPUs has another's name.
+    "delegate-driver": (
+        f"LC_ALL=C sed 's/\\x00etnaviv\\x00/\\x00rocket\\x00\\x00/g' {_LIBRARY} >/tmp/other.so; "
+        f"mount --bind /tmp/other.so {_LIBRARY}",
+        f"umount {_LIBRARY}; rm /tmp/other.so",
+    ),
+    "vendor-runtime": (
+        f"touch /usr/lib/librknnrt.so; mount --bind /dev/null {_LIBRARY}",
+        f"rm /usr/lib/librknnrt.so; umount {_LIBRARY}",
+    ),
+    # What the kernel says when it cuts an unused regulator, before the driver is there.
+    "supplies": (
+        "modprobe -r etnaviv; echo '<6>vdd_npu: disabling' >/dev/kmsg",
+        "modprobe etnaviv; udevadm settle",
+    ),
+    # As if npu-bsp had not booted it: a script behind the first partition's, and newer.
+    "boot-script": (
+        "echo console=ttyAMA0 >/tmp/cmdline; mount --bind /tmp/cmdline /proc/cmdline; echo >/boot/boot.scr",
+        "rm /boot/boot.scr; umount /proc/cmdline; rm /tmp/cmdline",
+    ),
+    # A display that has no GPU, and a server that would look for one.
+    "displays": (
+        "modprobe vkms; udevadm settle; mkdir -p /usr/lib/xorg; "
+        "printf '#!/bin/sh\n' >/usr/lib/xorg/Xorg; chmod 755 /usr/lib/xorg/Xorg",
+        "rm /usr/lib/xorg/Xorg; rmdir /usr/lib/xorg; modprobe -r vkms",
+    ),
 }
 # The same with kernel modules of the tests, which `modules` has put into /tmp.
 MODULE_FAULTS = {

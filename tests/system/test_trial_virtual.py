@@ -177,7 +177,8 @@ def test_an_npu_has_to_work_before_its_trial_is_confirmed(
     done = deploy(Target(own_npu_board, timeout_s=300), bundle=bundle, board=None)
     assert done.outcome == "confirmed", done
     found = {each.name: each.found for each in done.health if each.ok}
-    assert found["render node of etnaviv"] == "/dev/dri/renderD128"
+    node = "/dev/dri/renderD128 (by-path/platform-etnaviv-render)"
+    assert found["render node of etnaviv"] == node
     assert "teflon" in found["smoke-test --quick"]
 
     without = with_option(bundle, "module_blacklist=etnaviv", tmp_path / "without")

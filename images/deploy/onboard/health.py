@@ -44,16 +44,28 @@ def _unit(name: str) -> Record:
 
 
 def _node(board: Board, driver: str) -> Record:
-    """A device node of a driver: in sysfs, and where udev has put it."""
-    others = []
+    """A device node of a driver: in sysfs, and where udev has put it; and who owns the other nodes."""
+    mine, others = "", []
     for kind, prefix, folder in _CLASSES:
         for name in names_in(board.at(f"sys/class/{kind}")):
             if not name.startswith(prefix):
                 continue
             entry = os.path.realpath(board.at(f"sys/class/{kind}/{name}/device/driver"))
             node = f"/dev/{folder}/{name}"
-            if os.path.basename(entry) == driver and os.path.exists(board.at(node)):
-                return {"name": f"render node of {driver}", "ok": True, "found": node}
-            others.append(f"{node} of {os.path.basename(entry)}")
+            if not mine and os.path.basename(entry) == driver and os.path.exists(board.at(node)):
+                mine = node + _by_path(board, folder, name)
+            else:
+                others.append(f"{node} of {os.path.basename(entry)}")
     found = ", ".join(others) or "no device node at all"
-    return {"name": f"render node of {driver}", "ok": False, "found": found}
+    if mine:
+        found = f"{mine}; {', '.join(others)}" if others else mine
+    return {"name": f"render node of {driver}", "ok": bool(mine), "found": found}
+
+
+def _by_path(board: Board, folder: str, name: str) -> str:
+    """The name that udev gave a node by where its device is, in brackets; ``""`` without one."""
+    place = board.at(f"dev/{folder}/by-path")
+    for link in names_in(place):
+        if os.path.basename(os.path.realpath(os.path.join(place, link))) == name:
+            return f" (by-path/{link})"
+    return ""

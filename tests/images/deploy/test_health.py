@@ -112,7 +112,13 @@ def test_a_render_node_is_found_by_its_driver(board: FakeBoard) -> None:
         (board.root / "dev/dri/renderD129").touch()
         (found,) = examine(agent, board.host, checks)
         assert found.ok
-        assert found.found == "/dev/dri/renderD129"
+        assert found.found == "/dev/dri/renderD129; /dev/dri/renderD128 of panfrost"
+        links = board.root / "dev/dri/by-path"
+        links.mkdir()
+        (links / "platform-etnaviv-render").symlink_to("../renderD129")
+        (named,) = examine(agent, board.host, checks)
+        by_path = "/dev/dri/renderD129 (by-path/platform-etnaviv-render)"
+        assert named.found == f"{by_path}; /dev/dri/renderD128 of panfrost"
 
 
 def test_quick_is_the_small_model_and_a_few_runs() -> None:

@@ -32,8 +32,9 @@ from userspace.npu.doctor.facts import (
 CAPTURED = Path(__file__).parent / "captured"
 FDT = (CAPTURED / "fdt.txt").read_text()
 ORDER = [
-    "compatible", "stack", "kernel", "node", "status", "power-domain", "clocks", "config", "memory",
-    "module", "probe", "identity", "device-node", "permissions", "library", "mesa", "runtime", "model",
+    "compatible", "stack", "boot-script", "kernel", "node", "status", "power-domain", "supplies", "clocks",
+    "config", "memory", "module", "probe", "identity", "container", "device-node", "permissions", "libc",
+    "vendor-runtime", "library", "delegate-driver", "mesa", "runtime", "model", "displays",
 ]  # fmt: skip
 
 

@@ -16,19 +16,23 @@ from bsp.identify import Machine, find, machine_of, tie_error, vendor_words
 from bsp.kernel.distribution import series_key
 from bsp.profile import Board, load_soc, npu_of, runs_as
 
-from . import device_tree, software
+from . import device_tree, software, surroundings
 from .check import Check, broken, ok, unknown
 from .facts import Facts
 from .subject import Subject
 
+_VENDORS = ("galcore", "rknpu", "vipcore")
+_FREE = ("etnaviv", "rocket", "ethosu")
+
 
 def stack(facts: Facts) -> str:
-    """Return what drives the NPU: ``galcore`` (the vendor's), ``etnaviv`` or ``none``."""
-    drivers = {device.driver for device in facts.devices}
-    nodes = {node.driver for node in facts.render_nodes}
-    if "galcore" in {*facts.modules, *drivers, *nodes}:
-        return "galcore"
-    return "etnaviv" if "etnaviv" in facts.modules or "etnaviv" in nodes else "none"
+    """Return what drives the NPU: ``galcore``... (a vendor's), ``etnaviv``... (Linux's own) or ``none``."""
+    nodes = {node.driver.lower() for node in facts.render_nodes}
+    there = {*facts.modules, *nodes}
+    bound = {device.driver.lower() for device in facts.devices}
+    held = [name for name in _VENDORS if name in there | bound]
+    free = [name for name in _FREE if name in there]
+    return (held or free or ["none"])[0]
 
 
 def examine(subject: Subject) -> list[Check]:
@@ -38,6 +42,12 @@ def examine(subject: Subject) -> list[Check]:
 
 def _compatible(subject: Subject) -> tuple[str, str, str, str]:
     facts, board, wanted = subject.facts, subject.board, subject.wanted
+    if not facts.compatible and facts.system.container:
+        return unknown(
+            f"{facts.system.container} hides the device tree from this container",
+            wanted.compatible[0] if wanted else "a board that has a profile",
+            "./inv doctor --board BOARD",
+        )
     if not facts.compatible:
         return broken(
             f"no device tree ({facts.machine or 'unknown machine'})",
@@ -73,14 +83,15 @@ def _compatible(subject: Subject) -> tuple[str, str, str, str]:
 
 def _stack(subject: Subject) -> tuple[str, str, str, str]:
     found = stack(subject.facts)
-    expected = "etnaviv, Linux's own driver"
-    if found == "galcore":
+    driver = subject.driver
+    expected = f"{driver}, Linux's own driver"
+    if found in _VENDORS:
         return broken(
-            "galcore, the vendor's driver, holds the NPU; it and etnaviv exclude each other",
+            f"{found}, the vendor's driver, holds the NPU; it and {driver} exclude each other",
             expected,
             subject.deploy,
         )
-    return ok("etnaviv", expected) if found == "etnaviv" else unknown("no NPU driver", expected)
+    return ok(found, expected) if found in _FREE else unknown("no NPU driver", expected)
 
 
 def _kernel(subject: Subject) -> tuple[str, str, str, str]:
@@ -104,27 +115,31 @@ def _kernel(subject: Subject) -> tuple[str, str, str, str]:
 
 
 def _module(subject: Subject) -> tuple[str, str, str, str]:
-    facts = subject.facts
-    expected = "etnaviv loaded"
+    facts, driver = subject.facts, subject.driver
+    expected = f"{driver} loaded"
     words = dict(word.partition("=")[::2] for word in facts.cmdline.split())
     barred = f"{words.get('module_blacklist', '')},{words.get('modprobe.blacklist', '')}".split(",")
-    if "etnaviv" in facts.modules:
+    if driver in facts.modules:
         return ok("loaded", expected)
-    if facts.blacklist:
-        where = facts.blacklist[0]
+    if facts.system.container:
+        return broken("not loaded", expected, f"modprobe {driver}  # outside the container")
+    if barring := [row for row in facts.blacklist if driver in row]:
+        where = barring[0]
         file = where.partition(":")[0]
         return broken(
-            f"blacklisted: {where}", expected, subject.there(f"rm {file} && modprobe etnaviv")
+            f"blacklisted: {where}", expected, subject.there(f"rm {file} && modprobe {driver}")
         )
-    if "etnaviv" in barred:
+    if driver in barred:
         return broken("blacklisted on the kernel's command line", expected, subject.deploy)
-    if not facts.module_file:
-        return broken(f"Linux {facts.kernel} has no etnaviv module", expected, subject.deploy)
-    return broken("there, and not loaded", expected, subject.there("modprobe etnaviv"))
+    if not any(f"/{driver}.ko" in f"/{file}" for file in facts.module_files):
+        return broken(f"Linux {facts.kernel} has no {driver} module", expected, subject.deploy)
+    return broken("there, and not loaded", expected, subject.there(f"modprobe {driver}"))
 
 
 def _memory(subject: Subject) -> tuple[str, str, str, str]:
     total, free = subject.facts.cma_kib
+    if subject.driver != "etnaviv":
+        return ok(f"{subject.driver} needs no contiguous memory", "no contiguous memory")
     # Linux etnaviv_cmdbuf.c: SUBALLOC_SIZE, in one piece.
     expected = f"{_COMMANDS_KIB} KiB of contiguous memory (CMA) free"
     log = subject.facts.log
@@ -158,11 +173,13 @@ def _probe(subject: Subject) -> tuple[str, str, str, str]:
     about = [line for line in facts.log if f"{name}: " in line or " npu: " in line]
     said = [line for line in about if "model: GC" in line]
     model = f"GC{npu.identity.model:x}" if npu and npu.identity else "GC..."
-    expected = f"etnaviv bound to {name}: model: {model}" if npu else "a model"
+    expected = f"{subject.driver} bound to {name}" if npu else "a model"
+    if npu and subject.driver == "etnaviv":
+        expected += f": model: {model}"
     # By place: the log says the same words each time the driver is loaded.
     failed = [number for number, line in enumerate(about) if _FAILED.search(line)]
     last_model = max((n for n, line in enumerate(about) if "model: GC" in line), default=-1)
-    see = subject.there("dmesg | grep -i etnaviv")
+    see = subject.there(f"dmesg | grep -i -e {subject.driver} -e npu")
     if failed and failed[-1] > last_model:
         return broken(about[failed[-1]], expected, see)
     if device and not device.driver:
@@ -216,22 +233,29 @@ def _identity(subject: Subject) -> tuple[str, str, str, str]:
 CHECKS: tuple[tuple[str, Callable[[Subject], tuple[str, str, str, str]]], ...] = (
     ("compatible", _compatible),
     ("stack", _stack),
+    ("boot-script", surroundings.boot_script),
     ("kernel", _kernel),
     ("node", device_tree.node),
     ("status", device_tree.status),
     ("power-domain", device_tree.power_domain),
+    ("supplies", device_tree.supplies),
     ("clocks", device_tree.clocks),
     ("config", device_tree.config),
     ("memory", _memory),
     ("module", _module),
     ("probe", _probe),
     ("identity", _identity),
+    ("container", surroundings.container),
     ("device-node", software.device_node),
     ("permissions", software.permissions),
+    ("libc", software.libc),
+    ("vendor-runtime", software.vendor_runtime),
     ("library", software.library),
+    ("delegate-driver", software.delegate_driver),
     ("mesa", software.mesa),
     ("runtime", software.runtime),
     ("model", software.model),
+    ("displays", surroundings.displays),
 )
 
 

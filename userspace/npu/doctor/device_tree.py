@@ -74,6 +74,69 @@ def power_domain(subject: Subject) -> Outcome:
     return unknown("no driver is bound yet", expected)
 
 
+def supplies(subject: Subject) -> Outcome:
+    """Whether the kernel cut the NPU's power as unused before the driver came.
+
+    Linux switches off what nobody has asked for 30 seconds after it has started (drivers/regulator/core.c,
+    ``regulator_init_complete``). A module that loads later may find its NPU without power.
+    """
+    facts, npu = subject.facts, subject.npu
+    expected = f"{subject.driver} loaded before unused regulators are cut"
+    if not facts.log_readable:
+        return unknown("the kernel's log cannot be read", expected)
+    names = _supply_names(subject)
+    cut = {
+        name: at_s
+        for name, at_s in (facts.system.cut or {}).items()
+        if name in names or "npu" in name
+    }
+    if not cut:
+        return ok("none was cut", expected)
+    name, at_s = min(cut.items(), key=lambda each: each[1])
+    found = f"{name} was cut as unused after {at_s:.1f} s"
+    device = facts.device_at(npu.node) if npu else None
+    if subject.node and (device is None or device.driver):
+        return ok(f"{found}; {subject.driver} came up all the same", expected)
+    early = f"echo {subject.driver} >>/etc/initramfs-tools/modules && update-initramfs -u && reboot"
+    how = f"{subject.driver} is a module"
+    if not any(f"/{subject.driver}.ko" in file for file in facts.module_files):
+        how = f"{subject.driver} was not there"
+    return broken(
+        f"{found}, before {subject.driver} came up ({how})", expected, subject.there(early)
+    )
+
+
+def _supply_names(subject: Subject) -> set[str]:
+    """Return what the regulators of the NPU, and of its power domain, are called."""
+    npu, tree = subject.npu, subject.facts.tree
+    if npu is None or tree is None:
+        return set()
+    names: set[str] = set()
+    domain = tree.cells(npu.node, "power-domains") if npu.node in tree.nodes else ()
+    provider = tree.by_phandle(domain[0]) if domain else None
+    # Rockchip: the controller's child whose reg is the domain's number has the supply.
+    of_domain = [
+        path
+        for path in tree.nodes
+        if provider and len(domain) > 1 and path.startswith(f"{provider}/")
+        and tuple(tree.cells(path, "reg"))[:1] == (domain[1],)
+    ]  # fmt: skip
+    # Domains nest: one in another needs both supplies.
+    around = [
+        path for path in tree.nodes if any(f"{each}/".startswith(f"{path}/") for each in of_domain)
+    ]
+    for path in (npu.node, *npu.more_nodes, *around):
+        for name in tree.nodes.get(path, {}):
+            if name.endswith("-supply") and (cells := tree.cells(path, name)):
+                regulator = tree.by_phandle(cells[0])
+                if regulator:
+                    names |= {
+                        *tree.strings(regulator, "regulator-name"),
+                        regulator.rpartition("/")[2],
+                    }
+    return names
+
+
 def clocks(subject: Subject) -> Outcome:
     """Whether the NPU's clocks run at the rates that profile and tree ask for."""
     npu, facts = subject.npu, subject.facts
@@ -129,7 +192,7 @@ def config(subject: Subject) -> Outcome:
         return broken(f"not set: {', '.join(dict.fromkeys(off))}", expected, subject.deploy)
     if facts.config:
         return ok("all set", expected)
-    if "etnaviv" in facts.modules:
+    if subject.driver in facts.modules:
         return ok("no configuration file, but the driver is there", expected)
     return unknown("no configuration file of this kernel is on the board", expected)
 

@@ -22,6 +22,7 @@ from bsp.profile import SOCS_DIR, load_soc
 
 from ..model.tflite_file import NO_ACTIVATION, Tensor, conv, write_model
 from ..validate.machine import DEPLOYED_USERSPACE, RUNNER
+from .system import System, parse_system
 
 _HERE = Path(__file__).parent
 
@@ -59,11 +60,12 @@ class Facts:
         domains: device to (power domain, its status).
         config: kernel option to its value (``y``, ``m``, ``n``...); empty: no file was found.
         modules: NPU drivers that are loaded or built in.
-        module_file: whether the kernel has an etnaviv module.
-        blacklist: lines of modprobe's configuration that keep etnaviv out.
+        module_files: the kernel's modules of free NPU drivers, those built in too.
+        blacklist: lines of modprobe's configuration that keep such a driver out.
         mesa: version that the delegate carries.
         cma_kib: total and free contiguous memory, in KiB.
         log: the kernel's lines about NPU and contiguous memory.
+        system: what surrounds the NPU: container, C library, displays, boot files.
         python: what ``probe.py`` found; None where it did not run to its end.
         python_said: what it printed instead.
     """
@@ -83,7 +85,7 @@ class Facts:
     clk_summary: str
     config: dict[str, str]
     modules: tuple[str, ...]
-    module_file: bool
+    module_files: tuple[str, ...]
     blacklist: tuple[str, ...]
     cma_kib: tuple[int | None, int | None]
     log_readable: bool
@@ -95,6 +97,7 @@ class Facts:
     mesa: str
     libraries: tuple[str, ...]
     generation: str | None
+    system: System
     has_python: bool
     python: dict[str, Any] | None
     python_said: str
@@ -247,7 +250,7 @@ def parse_facts(text: str) -> Facts:
         clk_summary="\n".join(rows("clk_summary")),
         config=parse_config(rows("config")),
         modules=tuple(dict.fromkeys(rows("modules"))),
-        module_file=bool(rows("module_files")),
+        module_files=tuple(rows("module_files")),
         blacklist=tuple(rows("blacklist")),
         cma_kib=_cma(rows("memory")),
         log_readable=first("log_readable") == "yes",
@@ -259,6 +262,7 @@ def parse_facts(text: str) -> Facts:
         mesa=first("mesa"),
         libraries=tuple(rows("libraries")),
         generation=_generation(first("cmdline"), first("generation")),
+        system=parse_system(rows),
         has_python=bool(rows("python")),
         python=python,
         python_said=said,

@@ -13,7 +13,7 @@ section() { echo "@@section $1"; }
 kernel=$(uname -r)
 all=$( (dmesg || journalctl --dmesg --boot --quiet --no-pager --output=short-monotonic) 2>/dev/null)
 log=$(printf '%s\n' "$all" | grep -v 'ommand line:' |
-    grep -i -e etnaviv -e galcore -e cma: -e cma_alloc -e '[. ]npu' | tail -n 60)
+    grep -i -e etnaviv -e galcore -e rknpu -e rocket -e ethosu -e cma: -e cma_alloc -e '[. ]npu' | tail -n 60)
 
 # Linux 6.12 etnaviv_open() dereferences NULL where no core came up: say so before anyone opens the node.
 # etnaviv_gpu.c prints the model before it gives a core up ("hw init failed", "Unknown GPU model").
@@ -80,15 +80,16 @@ section config
 { zcat /proc/config.gz || cat "/boot/config-$kernel" || cat "/lib/modules/$kernel/config"; } 2>/dev/null |
     grep -E "^(# )?CONFIG_($symbols)[= ]"
 section modules
-grep -E '^(etnaviv|galcore|vipcore|rocket|ethosu) ' /proc/modules | cut -d ' ' -f 1
-for module in etnaviv galcore; do # built in
+grep -E '^(etnaviv|galcore|vipcore|rknpu|rocket|ethosu) ' /proc/modules | cut -d ' ' -f 1
+for module in etnaviv galcore rknpu rocket ethosu; do # built in
     [ -d "/sys/module/$module" ] && echo "$module"
 done
 section module_files
-grep -h -o -e '[^/]*/etnaviv\.ko[.a-z]*' "/lib/modules/$kernel/modules.dep" 2>/dev/null
-grep -h -e /etnaviv.ko "/lib/modules/$kernel/modules.builtin" 2>/dev/null
+grep -h -o -E '^[^:]*/(etnaviv|rocket|ethosu)\.ko[.a-z]*' "/lib/modules/$kernel/modules.dep" 2>/dev/null
+grep -h -E '/(etnaviv|rocket|ethosu)\.ko' "/lib/modules/$kernel/modules.builtin" 2>/dev/null
 section blacklist
-grep -rs -E '^[[:space:]]*(blacklist[[:space:]]+etnaviv|install[[:space:]]+etnaviv[[:space:]]+/bin/(false|true))' \
+drivers='(etnaviv|rocket|ethosu)'
+grep -rs -E "^[[:space:]]*(blacklist[[:space:]]+$drivers|install[[:space:]]+$drivers[[:space:]]+/bin/(false|true))" \
     /etc/modprobe.d /run/modprobe.d /usr/local/lib/modprobe.d /usr/lib/modprobe.d /lib/modprobe.d | head -n 3
 section memory
 grep -E '^(Cma|MemAvail)' /proc/meminfo
@@ -100,7 +101,7 @@ section render_nodes
 # Node, driver, mode, owner, group, and what this user may do with it.
 for entry in /sys/class/drm/renderD* /sys/class/accel/accel*; do
     [ -e "$entry" ] || continue
-    driver=$(readlink -f "$entry/device/driver")
+    driver=$(readlink "$entry/device/driver" || readlink -f "$entry/device")
     node=/dev/dri/${entry##*/}
     case $entry in */accel/*) node=/dev/accel/${entry##*/} ;; esac
     access=
@@ -117,10 +118,72 @@ delegate=
 for library in "$payload/lib/libteflon.so" /usr/lib/teflon/libteflon.so; do
     [ -f "$library" ] && echo "$library" && delegate=${delegate:-$library}
 done
+section elsewhere
+for library in /usr/lib/libteflon.so /usr/lib64/libteflon.so /usr/lib/*/libteflon.so /usr/lib/*/teflon/libteflon.so \
+    /usr/lib64/teflon/libteflon.so /usr/local/lib/libteflon.so /usr/local/lib/*/libteflon.so /opt/*/libteflon.so /opt/*/lib/libteflon.so; do
+    [ -f "$library" ] && [ "$library" != /usr/lib/teflon/libteflon.so ] && echo "$library"
+done
 section mesa
 # PACKAGE_VERSION, a string of its own in the library.
 [ -n "$delegate" ] && grep -z -a -o -x -m 1 -E '[0-9]{2}\.[0-9]+\.[0-9]+[-+~.[:alnum:]]{0,24}' "$delegate" |
     tr '\0' '\n'
+section delegate_drivers
+# Mesa src/gallium/auxiliary/target-helpers: each driver's name is a string of its own, too.
+[ -n "$delegate" ] && grep -z -a -o -x -F -e etnaviv -e rocket -e ethosu "$delegate" | tr '\0' '\n'
+section vendor_libraries
+for library in /usr/lib/*/ /usr/lib/ /usr/lib64/ /usr/local/lib/ /vendor/lib64/; do
+    for name in rknnrt rknn_api GAL ovxlib tim-vx vx_delegate VIPlite VIPhal; do
+        [ -e "${library}lib$name.so" ] && echo "${library}lib$name.so"
+    done
+done
+for library in /usr/lib/python3*/*-packages /usr/local/lib/python3*/*-packages; do
+    for name in rknnlite ksnn; do
+        [ -d "$library/$name" ] && echo "$library/$name"
+    done
+done
+section libc
+# Which C library this very shell's programs have.
+grep -o -E '/[^ ]*/(ld-musl-[^ ]*|libc\.musl[^ ]*|ld-linux[^ ]*|libc\.so\.6)$' /proc/self/maps 2>/dev/null | sort -u
+section container
+[ -e /.dockerenv ] && echo docker
+[ -e /run/.containerenv ] && echo podman
+[ -n "$container" ] && echo "$container"
+grep -o -m 1 -E 'docker|libpod|kubepods|containerd|lxc' /proc/1/cgroup 2>/dev/null
+tr '\0' '\n' 2>/dev/null </proc/1/environ | sed -n 's/^container=//p'
+section cards
+# Card, driver, whether it has connectors for displays.
+for entry in /sys/class/drm/card[0-9] /sys/class/drm/card[0-9][0-9]; do
+    [ -e "$entry" ] || continue
+    driver=$(readlink "$entry/device/driver" || readlink -f "$entry/device") display=none
+    for connector in "$entry"/card*-*; do
+        [ -e "$connector" ] && display=display
+    done
+    echo "/dev/dri/${entry##*/} ${driver##*/} $display"
+done
+section by_path
+ls -l /dev/dri/by-path /dev/accel/by-path 2>/dev/null | grep -e '->'
+section seats
+grep '^E:ID_SEAT=' /run/udev/data/c226:* /dev/null 2>/dev/null
+section displays
+for program in /usr/lib/xorg/Xorg /usr/bin/Xorg /usr/libexec/Xorg /usr/bin/weston /usr/bin/sway /usr/bin/labwc \
+    /usr/bin/wayfire /usr/bin/cage /usr/bin/gnome-shell /usr/bin/kwin_wayland; do
+    [ -x "$program" ] && echo "$program"
+done
+section regulators
+printf '%s\n' "$all" | grep -E ': disabling$' | tail -n 60
+section boot_files
+# Path, time of its last change, whether it is npu-bsp's.
+for file in /boot/boot.scr /boot/*/boot.scr /efi/boot.scr /boot.scr \
+    /boot/extlinux/extlinux.conf /boot/*/extlinux/extlinux.conf; do
+    [ -f "$file" ] || continue
+    ours=foreign
+    grep -q -a npu_bsp "$file" 2>/dev/null && ours=ours
+    echo "$file $(stat -c %Y "$file") $ours"
+done
+section extlinux
+grep -h -i -E '^[[:space:]]*append[[:space:]]' /boot/extlinux/extlinux.conf /boot/*/extlinux/extlinux.conf 2>/dev/null
+section mounts
+grep -E '^/dev/[^ ]+ /(boot[^ ]*|efi)? ' /proc/mounts
 section payload
 [ -f "$payload/bin/runner.py" ] && echo "$payload"
 section generation

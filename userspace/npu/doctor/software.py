@@ -7,35 +7,34 @@ import re
 
 from ..validate.delegation import parse_log
 from .check import Outcome, broken, ok, unknown
-from .facts import RenderNode
 from .subject import Subject
+from .surroundings import LIBRARY, run_line
 
 # Mesa src/gallium/targets/teflon/test_teflon.cpp: what it tolerates for one operation.
 _TOLERANCE = 2
 _PACKAGE = "apt-get install mesa-teflon-delegate"
 
 
-def _node(subject: Subject) -> RenderNode | None:
-    driver = subject.npu.driver if subject.npu else "etnaviv"
-    return next((node for node in subject.facts.render_nodes if node.driver == driver), None)
-
-
 def device_node(subject: Subject) -> Outcome:
     """Whether userspace can see the driver."""
-    node = _node(subject)
-    expected = "/dev/dri/renderD* of etnaviv"
+    node = subject.node
+    folder = "dri/renderD*" if subject.driver == "etnaviv" else "accel/accel*"
+    expected = f"/dev/{folder} of {subject.driver}"
     if node is None:
         others = ", ".join(f"{each.path} ({each.driver})" for each in subject.facts.render_nodes)
-        see = subject.there("dmesg | grep -i -e drm -e etnaviv")
+        see = subject.there(f"dmesg | grep -i -e drm -e {subject.driver}")
         return broken(f"none{'; there is ' + others if others else ''}", expected, see)
     if node.mode == "absent":
-        return broken(f"{node.path} is not in /dev", expected, subject.there("udevadm trigger"))
-    return ok(node.path, expected)
+        repair = run_line(subject) if subject.facts.system.container else ""
+        repair = repair or subject.there("udevadm trigger")
+        return broken(f"{node.path} is not in /dev", expected, repair)
+    stable = subject.facts.system.stable(node.path)
+    return ok(node.path if stable == node.path else f"{node.path} ({stable})", expected)
 
 
 def permissions(subject: Subject) -> Outcome:
     """Whether this user, and members of the group render, may open the node."""
-    node, facts = _node(subject), subject.facts
+    node, facts = subject.node, subject.facts
     if node is None or not node.mode.isdigit():
         return unknown("there is no device node", "readable and writable")
     expected = "rw for the group render"
@@ -44,6 +43,8 @@ def permissions(subject: Subject) -> Outcome:
         member = node.group in facts.groups
         repair = f"sudo chmod 660 {node.path}" if member else f"sudo usermod -aG {node.group} $USER"
         why = "" if member else f"; this user is not in {node.group}"
+        if facts.system.container:
+            return broken(f"{found}{why}", expected, run_line(subject))
         return broken(f"{found}{why}", expected, subject.there(repair))
     group, others = int(node.mode[-2]), int(node.mode[-1])
     # Root may open everything; whoever else runs models here may not.
@@ -54,6 +55,50 @@ def permissions(subject: Subject) -> Outcome:
     return ok(found, expected)
 
 
+def libc(subject: Subject) -> Outcome:
+    """Whether the board's programs are linked to glibc, as all that is published for TFLite is."""
+    files = subject.facts.system.libc
+    expected = "glibc: TFLite's wheels and libteflon.so are made for it"
+    if not files:
+        return unknown("the C library cannot be seen", expected)
+    names = [file.rpartition("/")[2] for file in files]
+    musl = [file for file, name in zip(files, names, strict=True) if "musl" in name]
+    if musl:
+        # A container has a C library of its own, and shares only the kernel.
+        return broken(
+            f"musl ({musl[0]}): they do not load",
+            expected,
+            run_line(subject, image="debian:trixie"),
+        )
+    return ok("glibc", expected)
+
+
+_SPEAKS = {
+    "librknn": "rknpu", "rknnlite": "rknpu", "libVIP": "vipcore",
+    "libGAL": "galcore", "libovxlib": "galcore", "libtim-vx": "galcore", "libvx_delegate": "galcore",
+    "ksnn": "galcore",
+}  # fmt: skip
+
+
+def vendor_runtime(subject: Subject) -> Outcome:
+    """Whether what there is to run models speaks Linux's own driver, not only a vendor's."""
+    facts = subject.facts
+    expected = f"a runtime that speaks {subject.driver}"
+    found: dict[str, str] = {}
+    for path in facts.system.vendor_libraries:
+        name = path.rpartition("/")[2]
+        speaks = next((driver for start, driver in _SPEAKS.items() if name.startswith(start)), "")
+        if speaks:
+            found.setdefault(speaks, path)
+    if not found:
+        return ok("no runtime of a vendor's", expected)
+    said = ", ".join(f"{path} speaks only {driver}" for driver, path in found.items())
+    has_runtime = bool((facts.python or {}).get("runtime"))
+    if facts.libraries and (has_runtime or facts.payload):
+        return ok(f"{said}; libteflon.so is there, too", expected)
+    return broken(f"{said}, the vendor's driver", expected, subject.deploy)
+
+
 def library(subject: Subject) -> Outcome:
     """Whether Mesa's delegate is there."""
     facts = subject.facts
@@ -62,8 +107,26 @@ def library(subject: Subject) -> Outcome:
         return ok(facts.libraries[0], expected)
     if facts.payload:
         return broken("the deployed userspace has none", expected, subject.deploy)
+    if facts.system.elsewhere:
+        place = facts.system.elsewhere[0]
+        repair = f"mkdir -p /usr/lib/teflon && ln -s {place} {LIBRARY}"
+        return broken(f"only {place}, where nobody looks", expected, subject.there(repair))
     repair = subject.deploy if subject.host else _PACKAGE
     return broken("none, and no userspace was deployed", expected, repair)
+
+
+def delegate_driver(subject: Subject) -> Outcome:
+    """Whether the delegate was built with the driver that this NPU needs: distributions leave some out."""
+    facts = subject.facts
+    expected = f"libteflon.so with the driver {subject.driver}"
+    has = facts.system.delegate_drivers
+    if not has:
+        return unknown("its drivers cannot be seen", expected)
+    if subject.driver in has:
+        return ok(", ".join(has), expected)
+    where = facts.libraries[0] if facts.libraries else "it"
+    repair = subject.deploy if subject.host else "./inv build-userspace --board BOARD"
+    return broken(f"{where} has only {', '.join(has)}", expected, repair)
 
 
 def mesa(subject: Subject) -> Outcome:

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
 from bsp.profile import Board, Npu
 
-from .facts import Facts
+from .facts import Facts, RenderNode
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,25 @@ class Subject:
     doubts: str = ""
 
     @property
+    def driver(self) -> str:
+        """The free driver of the NPU; without a profile, of what is there."""
+        if self.npu:
+            return self.npu.driver
+        there = {*self.facts.modules, *(node.driver for node in self.facts.render_nodes)}
+        return next((name for name in ("rocket", "ethosu") if name in there), "etnaviv")
+
+    @property
+    def node(self) -> RenderNode | None:
+        """The NPU's device node, as sysfs has it: by its driver, whatever its number is."""
+        nodes = self.facts.render_nodes
+        return next((node for node in nodes if node.driver == self.driver), None)
+
+    @property
     def deploy(self) -> str:
         """The command that puts our kernel, device tree and userspace there."""
         return f"./inv deploy --host {self.host or 'NAME'}"
 
     def there(self, command: str) -> str:
         """A command that runs on the board."""
-        return f"ssh {self.host} {command!r}" if self.host else command
+        quoted = shlex.quote(command) if "'" in command else f"'{command}'"
+        return f"ssh {self.host} {quoted}" if self.host else command

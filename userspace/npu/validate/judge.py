@@ -325,7 +325,7 @@ def _not_loaded(
     if parse_log(row.get("log", "")).no_device:
         if not usable:
             return _without_npu(devices)
-        nodes = ", ".join(device["node"] for device in usable)
+        nodes = ", ".join(device.get("by_path") or device["node"] for device in usable)
         return "fail", f"the delegate finds no device, although {nodes} is there"
     said = _why_it_did_not(row["error"]["message"], row.get("log", ""))
     return "fail", f"the delegate does not load: {said}"

@@ -157,6 +157,7 @@ def npu_devices() -> list[dict[str, Any]]:
             continue
         node = f"/dev/{'accel' if accel else 'dri'}/{entry.name}"
         device: dict[str, Any] = {"node": node, "driver": driver, "error": None, "cores": []}
+        device["by_path"] = by_path(node)
         # In a process of its own: Linux 6.12's etnaviv_open() dereferences NULL, and ends who opens it,
         # where the driver has found no core.
         device |= in_child(lambda node=node, accel=accel: look_into(node, accel), PROBE_TIMEOUT_S)
@@ -165,6 +166,12 @@ def npu_devices() -> list[dict[str, Any]]:
             device["error"], device["unsafe"] = None, device["error"]["message"]
         found.append(device)
     return found
+
+
+def by_path(node: str) -> str | None:
+    """Return the name of a device node that is the same whichever driver comes first; None without udev."""
+    links = sorted((Path(node).parent / "by-path").glob("*"))
+    return next((str(link) for link in links if link.resolve() == Path(node)), None)
 
 
 class KernelLog:
