@@ -44,7 +44,7 @@ def _compatible(subject: Subject) -> tuple[str, str, str, str]:
     facts, board, wanted = subject.facts, subject.board, subject.wanted
     if not facts.compatible and facts.system.container:
         return unknown(
-            f"{facts.system.container} hides the device tree from this container",
+            f"no device tree is to be seen in this container ({facts.system.container})",
             wanted.compatible[0] if wanted else "a board that has a profile",
             "./inv doctor --board BOARD",
         )
@@ -119,7 +119,7 @@ def _module(subject: Subject) -> tuple[str, str, str, str]:
     expected = f"{driver} loaded"
     words = dict(word.partition("=")[::2] for word in facts.cmdline.split())
     barred = f"{words.get('module_blacklist', '')},{words.get('modprobe.blacklist', '')}".split(",")
-    if driver in facts.modules:
+    if driver in facts.modules or subject.node:
         return ok("loaded", expected)
     if facts.system.container:
         return broken("not loaded", expected, f"modprobe {driver}  # outside the container")
