@@ -13,7 +13,7 @@ LIBRARY = "/usr/lib/teflon/libteflon.so"
 """Where programs look for the delegate; Frigate and others look nowhere else."""
 # Groups whose members may open any GPU: desktops are in them, or are given the nodes by udev.
 _SHARED_GROUPS = ("render", "video")
-# Between systemd's 70-uaccess.rules, which lets a desktop's user in, and 73-seat-late.rules, which acts on it.
+# Between systemd's 70-uaccess.rules, which marks what a desktop's user gets, and 73-seat-late.rules.
 _RULES = "/etc/udev/rules.d/72-npu.rules"
 # By the path in sysfs of etnaviv's device: a node's number depends on which driver came first.
 _RENDER_RULE = (
