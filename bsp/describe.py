@@ -23,8 +23,10 @@ from .profile import (
     load_soc,
     npu_of,
 )
+from .uboot import trial_of
 
 _WIDTH = 80
+_FEW = 3
 
 
 def all_boards() -> list[dict[str, Any]]:
@@ -60,6 +62,7 @@ def one_board(name: str) -> dict[str, Any]:
         "kernels": {series: _level(series, board, npu, own) for series in all_series()},
         "expect": dict(board.expect),
         "bootloader": bool(board.boot),
+        "trial": trial_of(board)._asdict(),
         "qemu": board.qemu.machine if board.qemu else None,
         "npu": _npu_document(npu) if npu else None,
     }
@@ -133,6 +136,25 @@ _SHORT = {"no board": ".", "not recognised": "unknown", "no driver": "no driver"
 _LEAST_TITLE = 16
 
 
+_TRIALS = {
+    "fat": "by a boot script on the FAT boot partition",
+    "asked": "by a boot script, if the board's U-Boot runs one",
+    "none": "not by a boot script",
+}
+"""How deployments are tried, by the ways of ``bsp.uboot.trial_of``."""
+
+
+def _trials(rows: list[dict[str, Any]]) -> str:
+    """Say how deployments are tried on the boards: those that differ from most by name."""
+    parts = []
+    for way, words in _TRIALS.items():
+        names = [row["name"] for row in rows if row["trial"]["way"] == way]
+        if names:
+            some = ", ".join(names) if len(names) <= _FEW else f"{len(names)} boards"
+            parts.append(f"{words}: {some}")
+    return f"A deployment is tried {'; '.join(parts)} (./inv board NAME says why)."
+
+
 def boards_table(rows: list[dict[str, Any]]) -> str:
     """Return the list of boards as tables for 80 columns, one for each SoC."""
     series = list(all_series())
@@ -168,6 +190,8 @@ def boards_table(rows: list[dict[str, Any]]) -> str:
         "\n\n".join(parts)
         + "\n\n"
         + _wrap(legend)
+        + "\n\n"
+        + _wrap(_trials(rows))
         + "\n\nExplain one: ./inv board NAME. Look into kernels: ./inv boards --scan."
     )
 
@@ -328,6 +352,8 @@ def _board_paragraphs(board: Board, npu: Npu | None, directory: str | None, name
         rows.append(("deploy", f"FAT boot partition at {board.boot.fat_mount}"))
     else:
         rows.append(("deploy", "not described: the board's file has no [boot] section"))
+    trial = trial_of(board)
+    rows.append(("trial", f"{_TRIALS[trial.way]}: {trial.why}"))
     for vendor in npu.vendor if npu else ():
         strings = " or ".join(f'"{string}"' for string in vendor.compatible)
         text = f"a tree with a node {strings} is for the vendor's kernel, which has {vendor.driver}"

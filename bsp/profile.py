@@ -264,6 +264,28 @@ class Bootloader(_Record, frozen=True, kw_only=True):
     source: str
 
 
+class Addresses(_Record, frozen=True, kw_only=True):
+    """Where the boot script loads a generation's files, in the SoC's memory.
+
+    Attributes:
+        kernel: the kernel's Image; it must end before the next of the two others.
+        dtb: the device tree.
+        initrd: the RAM disk.
+        source: where the values come from.
+    """
+
+    kernel: PositiveInt
+    dtb: PositiveInt
+    initrd: PositiveInt
+    source: str
+
+    def room_bytes(self, what: str) -> int | None:
+        """Return how much room ``kernel``, ``dtb`` or ``initrd`` has; None: nothing lies behind it."""
+        start = int(getattr(self, what))
+        behind = [each for each in (self.kernel, self.dtb, self.initrd) if each > start]
+        return min(behind) - start if behind else None
+
+
 class Published(_Record, frozen=True, kw_only=True):
     """A latency that was published for a SoC: something to compare one's own board with.
 
@@ -280,6 +302,21 @@ class Published(_Record, frozen=True, kw_only=True):
     source: str
 
 
+class Boot(_Record, frozen=True, kw_only=True):
+    """How the board boots, as far as a deployment needs to know.
+
+    Attributes:
+        fat_mount: where the FAT boot partition is mounted on the running board.
+        cmdline: kernel command line; None takes root and console from the running board.
+        initrd_modules: modules that the initial RAM disk loads to reach the root file system; one that
+            ends in ``?`` is left out where a kernel does not have it.
+    """
+
+    fat_mount: str
+    cmdline: str | None = None
+    initrd_modules: tuple[str, ...] = ()
+
+
 class Soc(_Record, frozen=True, kw_only=True):
     """A system on chip: ``bsp/socs/NAME.toml``.
 
@@ -294,6 +331,8 @@ class Soc(_Record, frozen=True, kw_only=True):
         dts_directory: folder below ``arch/arm64/boot/dts``.
         console: serial console as the kernel's command line names it (``ttyAML0,115200n8``).
         bootloader: None where the machine brings it itself.
+        addresses: None: the board's U-Boot says where things are loaded.
+        boot: how its boards boot, where their own files do not say.
         published: latencies to compare a board with.
     """
 
@@ -306,24 +345,11 @@ class Soc(_Record, frozen=True, kw_only=True):
     dts_directory: str | None = None
     console: str | None = None
     bootloader: Bootloader | None = None
+    addresses: Addresses | None = None
+    boot: Boot | None = None
     npu: Npu | None = None
     nodeless: Nodeless | None = None
     published: tuple[Published, ...] = ()
-
-
-class Boot(_Record, frozen=True, kw_only=True):
-    """How the board boots, as far as a deployment needs to know.
-
-    Attributes:
-        fat_mount: where the FAT boot partition is mounted on the running board.
-        cmdline: kernel command line; None takes root and console from the running board.
-        initrd_modules: modules that the initial RAM disk loads to reach the root file system; one that
-            ends in ``?`` is left out where a kernel does not have it.
-    """
-
-    fat_mount: str
-    cmdline: str | None = None
-    initrd_modules: tuple[str, ...] = ()
 
 
 class Qemu(_Record, frozen=True, kw_only=True):
@@ -498,10 +524,16 @@ def read_board(path: Path) -> Board:
 
 
 def complete_board(board: Board, path: Path) -> Board:
-    """Return a board as its file has it with the place of its own device tree, which is beside the file."""
-    if board.dtb is None:
-        return board
-    return msgspec.structs.replace(board, dtb=str(path.parent / board.dtb))
+    """Return a board as its file has it, with what its SoC's file says of how it boots where it does not.
+
+    The place of its own device tree is beside the file.
+    """
+    if board.dtb is not None:
+        board = msgspec.structs.replace(board, dtb=str(path.parent / board.dtb))
+    physical = board.dts is not None or board.dtb is not None
+    if board.boot is None and physical:
+        board = msgspec.structs.replace(board, boot=load_soc(board.soc).boot)
+    return board
 
 
 def is_own(board: Board) -> bool:

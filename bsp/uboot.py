@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -57,10 +57,33 @@ class UBoot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     legacy_scripts: bool
     addresses: dict[str, int]
 
-    @property
-    def runs_our_script(self) -> bool:
-        """Whether its standard boot finds and runs a ``/boot.scr`` on a partition that it scans."""
-        return self.legacy_scripts and self.boots_by != "the maker's own"
+
+class Trial(NamedTuple):
+    """How a deployment can be tried once on a board.
+
+    Attributes:
+        way: ``fat`` (a boot script on the FAT partition that U-Boot scans), ``asked`` (the board has to say
+            whether its U-Boot runs one) or ``none``.
+        why: in words.
+    """
+
+    way: Literal["fat", "asked", "none"]
+    why: str
+
+
+def trial_of(board: Board) -> Trial:
+    """Return how a deployment is tried on a board, by what is known of its U-Boot."""
+    virtual = board.qemu is not None and board.dts is None
+    if virtual:
+        return Trial("fat", "U-Boot of the distribution runs /boot.scr on its FAT partition")
+    found = uboot_of(board)
+    if found is None:
+        return Trial("asked", "upstream U-Boot has no configuration for this board")
+    if not found.legacy_scripts:
+        return Trial("none", f"U-Boot's {found.name} runs no script images (boot.scr)")
+    if found.boots_by == "the maker's own":
+        return Trial("asked", f"U-Boot's {found.name} boots by a command of its maker's")
+    return Trial("fat", f"U-Boot's {found.name} runs /boot.scr ({found.boots_by})")
 
 
 @functools.cache

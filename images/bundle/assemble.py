@@ -23,6 +23,7 @@ from bsp.qemu.base_dtb import base_dtb
 from images.bundle import lock, sbom, sign
 from images.bundle import manifest as bundles
 from images.bundle.manifest import Bundle, Parts
+from images.deploy.boot.memory import check_fits
 from images.deploy.confirm import read_tree
 from images.disk import initrd
 from userspace.payload.payload import Payload, build_payload
@@ -79,6 +80,7 @@ def bundle_for(
         prebuilt = kernel_named(series)
         with tempfile.TemporaryDirectory(prefix="npu-bsp-bundle-") as work:
             blob = given or _dtb(board, prebuilt, series, Path(work))
+            check_fits(board, prebuilt.image, blob)
             payload = (
                 build_payload(distribution=board.userspace.distribution) if userspace else None
             )

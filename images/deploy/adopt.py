@@ -80,7 +80,7 @@ def adopt(target: Target, *, board: Board | None, dry_run: bool = False) -> Resu
         result.plan = _plan(agent, facts, bundle, kept, host.name)
         progress.say(str(result.plan))
         prepare(agent, result.plan, bundle, facts, result)
-        script = slots.compile_boot_script(Path(folder) / "boot.scr").read_bytes()
+        script = slots.boot_script(board.name)
         with result.step("Installing the boot script"):
             agent.ask({"do": "take-over", "script": base64.b64encode(script).decode()})
         arm(agent, result.plan, target)

@@ -403,7 +403,7 @@ def prepare(agent: Agent, plan: Plan, bundle: Bundle, facts: Facts, result: Resu
                 )
         elif isinstance(step, Send):
             with result.step(f"Sending {counted(len(step.indexes), 'file')}") as now:
-                args = slots.args_env(bundle.manifest, _cmdline(bundle.manifest, facts))
+                args = slots.args_forms(bundle.manifest, _cmdline(bundle.manifest, facts))
                 agent.stage(bundle, step, args=args, facts=facts, progress=result.sent)
                 sent = result.sent
                 patched = f", {sent.patched_files} as patches" if sent.patched_files else ""
@@ -421,13 +421,15 @@ def arm(agent: Agent, plan: Plan, target: Target) -> None:
     """Have the plan's generation tried at the next boot, and reboot; nothing if the plan has no trial."""
     if not any(isinstance(step, Try) for step in plan.steps):
         return
-    sector = in_base64(state.render_trial(plan.generation))
+    sectors = {
+        form.value: in_base64(state.render_trial(plan.generation, form)) for form in state.Form
+    }
     try:
         agent.ask(
             {
                 "do": "arm",
                 "generation": plan.generation,
-                "sector": sector,
+                "sectors": sectors,
                 "reboot": target.reboot,
                 "hold_s": target.timeout_s + 2 * target.recovery_s + _ANSWER_S,
             },
@@ -544,8 +546,8 @@ def _confirm_once(
             found = [f"not healthy: {each}" for each in result.health if not each.ok]
         if not found:
             good = state.Good(confirm.generation, confirm.previous)
-            sector = in_base64(state.render_good(good))
-            agent.ask({"do": "commit", "generation": confirm.generation, "sector": sector})
+            sectors = {form.value: in_base64(state.render_good(good, form)) for form in state.Form}
+            agent.ask({"do": "commit", "generation": confirm.generation, "sectors": sectors})
             keep = [good.good, *filter(None, [good.previous]), *confirm.keep]
             agent.ask({"do": "discard", "keep": keep, "resume": confirm.generation})
             result.outcome = "confirmed"

@@ -135,7 +135,7 @@ def mend(agent: Agent, wanted: Mend, facts: Facts) -> dict[str, list[str]]:
         except UserError:  # of another version of this program, or damaged
             continue
         if manifest.cmdline is not None:
-            arguments[name] = slots.args_env(manifest, manifest.cmdline).decode()
+            arguments[name] = slots.args_forms(manifest, manifest.cmdline)
     request = {
         "do": "mend",
         "generations": dict(wanted.generations),

@@ -226,7 +226,7 @@ class Agent:
         return content
 
     def stage(
-        self, bundle: Bundle, step: Send, *, args: bytes, facts: Facts, progress: Progress
+        self, bundle: Bundle, step: Send, *, args: dict[str, str], facts: Facts, progress: Progress
     ) -> None:
         """Have the generation built on the board.
 
@@ -245,7 +245,7 @@ class Agent:
             "manifest": runs,
             "manifest_sha256": hashlib.sha256(content).hexdigest(),
             "send": frames.ranges(sorted(step.indexes)),
-            "args": args.decode(),
+            "args": args,
             **onboard_request(facts),
             **_signature(bundle),
         }

@@ -78,3 +78,27 @@ def test_a_broken_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(UserError, match=message):
             uboot.uboots()
     uboot.uboots.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("board", "way"),
+    [
+        ("vim3", "fat"),
+        ("imx8mp-evk", "fat"),
+        ("virtual", "fat"),
+        ("imx8mp-frdm", "asked"),
+        ("imx8mp-beacon-kit", "asked"),
+        ("imx8mp-phyboard-pollux-rdk", "none"),
+    ],
+)
+def test_how_a_deployment_is_tried(board: str, way: str) -> None:
+    found = uboot.trial_of(load_board(board))
+    assert found.way == way
+    assert found.why
+
+
+def test_each_physical_board_has_a_place_to_deploy_to() -> None:
+    for name in board_names():
+        board = load_board(name)
+        assert board.boot is not None, name
+        assert "ext4" in board.boot.initrd_modules, name

@@ -16,13 +16,14 @@ Root file system::
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bsp.base.process import run
+from bsp.profile import load_board, load_soc
 from images.bundle.manifest import Bundle, Entry, Manifest
 
 from .. import onboard
@@ -30,6 +31,7 @@ from . import state
 
 ONBOARD_DIR = Path(onboard.__file__).parent
 BOOT_CMD = Path(__file__).parent / "boot.cmd"
+_ADDRESSES = "# @ADDRESSES@"
 
 FAT_FOLDER = "npu-bsp"
 STORE = "var/lib/npu-bsp/generations"
@@ -78,25 +80,38 @@ def fat_path(sha256: str) -> str:
     return f"/{FAT_FOLDER}/files/{sha256[:32]}"
 
 
-def args_env(manifest: Manifest, cmdline: str) -> bytes:
+def args_env(manifest: Manifest, cmdline: str, form: state.Form = state.Form.SCRIPT) -> bytes:
     """Return the ``args.env`` that boots a manifest with ``cmdline``."""
     return state.render_args(
         f"{cmdline} npu_bsp.generation={manifest.generation}",
         kernel=fat_path(manifest.entry("boot/kernel").sha256),
         initrd=fat_path(manifest.entry("boot/initrd").sha256),
         dtb=fat_path(manifest.entry("boot/board.dtb").sha256),
+        form=form,
     )
 
 
-def compile_boot_script(target: Path) -> Path:
-    """Compile boot.cmd to the image that U-Boot runs; the same bytes each time."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    run(
-        ["mkimage", "-A", "arm64", "-O", "linux", "-T", "script", "-C", "none", "-n", "npu-bsp",
-         "-d", BOOT_CMD, target],
-        env={"SOURCE_DATE_EPOCH": str(MTIME_S)},
-    )  # fmt: skip
-    return target
+def args_forms(manifest: Manifest, cmdline: str) -> dict[str, str]:
+    """Return the ``args.env`` in each form, in base64: a board takes the one that its boot script reads."""
+    return {
+        form.value: base64.b64encode(args_env(manifest, cmdline, form)).decode()
+        for form in state.Form
+    }
+
+
+def boot_script(board: str) -> bytes:
+    """Return boot.cmd, compiled to the image that U-Boot runs, for a board; the same bytes each time.
+
+    Args:
+        board: name of its profile; where its SoC has no addresses, U-Boot's own variables count.
+    """
+    text = BOOT_CMD.read_text(encoding="ascii")
+    where = load_soc(load_board(board).soc).addresses
+    lines = [
+        f"setenv npu_at_{what} {getattr(where, what):#x}" if where else f"setenv npu_at_{what}"
+        for what in ("kernel", "dtb", "initrd")
+    ]
+    return state.script_image(text.replace(_ADDRESSES, "\n".join(lines)))
 
 
 def lay_out(
@@ -123,7 +138,8 @@ def lay_out(
     cmdline = cmdline or manifest.cmdline
     if cmdline is None:
         raise ValueError(f"{bundle.path}: a factory generation needs a kernel command line")
-    compile_boot_script(fat_root / "boot.scr")
+    fat_root.mkdir(parents=True, exist_ok=True)
+    (fat_root / "boot.scr").write_bytes(boot_script(manifest.board))
     own = fat_root / FAT_FOLDER
     (own / "files").mkdir(parents=True, exist_ok=True)
     good = state.render_good(state.Good(bundle.generation))

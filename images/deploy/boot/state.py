@@ -4,14 +4,22 @@
     /npu-bsp/good.env, good-copy.env     the generation that boots, and the one before it
     /npu-bsp/trial.env                   the generation to try once; spent (zeros) at all other times
 
-Each is text that U-Boot's ``env import -t`` reads, padded with newlines to 512 bytes, and ends with a line
-that repeats what it says. A sector that was written by half therefore never says anything: not of two
-generations mixed, not of a name cut short. ``boot.cmd`` decides by the very rules of this module.
+Each is a script image of U-Boot (64 bytes of header with two checksums, then ``setenv`` lines), padded with
+zeros to 512 bytes. U-Boot's ``source`` runs none whose checksum is wrong, so a sector that was written by
+half never says anything: not of two generations mixed, not of a name cut short. ``boot.cmd`` decides by the
+very rules of this module.
+
+Boards that were set up before boot script 2 have text there, which ``env import -t`` reads and which ends
+with a line that repeats what it says. They keep it: ``Form.TEXT``.
 """
 
 from __future__ import annotations
 
+import enum
 import re
+import struct
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 SECTOR_BYTES = 512
@@ -20,6 +28,44 @@ SPENT = bytes(SECTOR_BYTES)
 
 _GENERATION = re.compile(r"[0-9a-f]{12}")
 _NONE = "none"
+
+# U-Boot include/image.h, struct legacy_img_hdr: magic, header's checksum, time, size, load address, entry
+# point, data's checksum, then system (Linux), architecture (arm64), type (script), compression, name.
+HEADER = struct.Struct(">7I4B32s")
+MAGIC = 0x27051956
+KIND = (5, 22, 6, 0)
+TIME_S = 946_684_800
+# A script's data: its length, and a zero that ends the list of lengths.
+LENGTHS = struct.Struct(">2I")
+
+
+class Form(enum.Enum):
+    """How a board's state is written: as its boot script reads it."""
+
+    SCRIPT = "script"
+    TEXT = "text"
+
+
+def script_image(text: str) -> bytes:
+    """Return a script image, as ``mkimage -A arm64 -O linux -T script -C none -n npu-bsp`` makes it."""
+    data = LENGTHS.pack(len(text), 0) + text.encode("ascii")
+    fields = (TIME_S, len(data), 0, 0, zlib.crc32(data), *KIND, b"npu-bsp")
+    checksum = zlib.crc32(HEADER.pack(MAGIC, 0, *fields))
+    return HEADER.pack(MAGIC, checksum, *fields) + data
+
+
+def script_text(image: bytes) -> str | None:
+    """Return the text of a script image; None where U-Boot would not run it."""
+    if len(image) < HEADER.size + LENGTHS.size:
+        return None
+    magic, checksum, _, size, _, _, data_checksum, *_ = HEADER.unpack_from(image)
+    header = image[:4] + bytes(4) + image[8 : HEADER.size]
+    data = image[HEADER.size : HEADER.size + size]
+    whole = len(data) == size and zlib.crc32(data) == data_checksum
+    if magic != MAGIC or zlib.crc32(header) != checksum or not whole:
+        return None
+    length, _ = LENGTHS.unpack_from(data)
+    return data[LENGTHS.size : LENGTHS.size + length].decode("ascii", errors="replace")
 
 
 @dataclass(frozen=True)
@@ -35,25 +81,27 @@ class Good:
     previous: str | None = None
 
 
-def render_good(state: Good) -> bytes:
+def render_good(state: Good, form: Form = Form.SCRIPT) -> bytes:
     """Return the sector for ``good.env`` and ``good-copy.env``."""
     previous = state.previous or _NONE
     for generation in filter(None, (state.good, state.previous)):
         _check(generation)
-    return _sector(
-        f"npu_good={state.good}\nnpu_previous={previous}\nnpu_good_end={state.good}.{previous}\n"
-    )
+    return _sector({"npu_good": state.good, "npu_previous": previous}, _end_of_good, form)
 
 
 def parse_good(sector: bytes) -> Good | None:
     """Read one copy; None if it is torn, empty or something else."""
-    values = _variables(sector)
+    values = _values(sector, _end_of_good)
     good, previous = values.get("npu_good", ""), values.get("npu_previous", "")
-    if values.get("npu_good_end") != f"{good}.{previous}" or not _GENERATION.fullmatch(good):
+    if not _GENERATION.fullmatch(good):
         return None
     if previous == _NONE:
         return Good(good)
     return Good(good, previous) if _GENERATION.fullmatch(previous) else None
+
+
+def _end_of_good(values: dict[str, str]) -> tuple[str, str]:
+    return "npu_good_end", f"{values.get('npu_good', '')}.{values.get('npu_previous', '')}"
 
 
 def choose_good(sector: bytes, copy: bytes) -> Good | None:
@@ -61,32 +109,53 @@ def choose_good(sector: bytes, copy: bytes) -> Good | None:
     return parse_good(sector) or parse_good(copy)
 
 
-def render_trial(generation: str) -> bytes:
+def render_trial(generation: str, form: Form = Form.SCRIPT) -> bytes:
     """Return the sector for ``trial.env`` that has ``generation`` tried once."""
     _check(generation)
-    return _sector(f"npu_trial={generation}\nnpu_trial_end={generation}\n")
+    return _sector({"npu_trial": generation}, _end_of_trial, form)
 
 
 def parse_trial(sector: bytes) -> str | None:
     """The generation that is to be tried at the next boot; None if there is none."""
-    values = _variables(sector)
-    trial = values.get("npu_trial", "")
-    return trial if values.get("npu_trial_end") == trial and _GENERATION.fullmatch(trial) else None
+    trial = _values(sector, _end_of_trial).get("npu_trial", "")
+    return trial if _GENERATION.fullmatch(trial) else None
 
 
-def render_args(args: str, *, kernel: str, initrd: str, dtb: str) -> bytes:
-    """Return a generation's ``args.env``: what to load (paths on the partition) and its command line."""
-    if "\n" in args or "\0" in args:
-        raise ValueError("a kernel command line is one line")
-    return (
-        f"npu_kernel={kernel}\nnpu_initrd={initrd}\nnpu_dtb={dtb}\nnpu_args={args}\nnpu_args_end=1\n"
-    ).encode()
+def _end_of_trial(values: dict[str, str]) -> tuple[str, str]:
+    return "npu_trial_end", values.get("npu_trial", "")
+
+
+def render_args(
+    args: str, *, kernel: str, initrd: str, dtb: str, form: Form = Form.SCRIPT
+) -> bytes:
+    """Return a generation's ``args.env``: what to load (paths on the partition) and its command line.
+
+    Args:
+        initrd: empty for a generation without a RAM disk; only scripts can say that.
+
+    Raises:
+        ValueError: the command line is none that a boot script can hand on.
+    """
+    if not args.isascii() or re.search(r"[\n\0']", args):
+        raise ValueError(
+            f"no command line for U-Boot (one line of ASCII, no single quote): {args!r}"
+        )
+    values = {"npu_kernel": kernel, "npu_initrd": initrd, "npu_dtb": dtb, "npu_args": args}
+    if form is Form.TEXT:
+        return _text(values, _end_of_args)
+    # In quotes the shell leaves all alone: a command line may have `;`, `$` and double quotes.
+    return script_image(
+        "".join(f"setenv {name} '{value}'\n" for name, value in values.items() if value)
+    )
 
 
 def parse_args(data: bytes) -> dict[str, str] | None:
     """Read ``args.env`` back: ``npu_args``, ``npu_kernel``...; None if it is not whole."""
-    values = _variables(data)
-    return values if values.get("npu_args_end") == "1" else None
+    return _values(data, _end_of_args) or None
+
+
+def _end_of_args(_: dict[str, str]) -> tuple[str, str]:
+    return "npu_args_end", "1"
 
 
 def _check(generation: str) -> None:
@@ -94,15 +163,38 @@ def _check(generation: str) -> None:
         raise ValueError(f"{generation!r} is no generation: 12 hexadecimal digits")
 
 
-def _sector(text: str) -> bytes:
-    data = text.encode("ascii")
+_End = Callable[[dict[str, str]], tuple[str, str]]
+"""The last line of a text, from its other values: if it is there, the text is whole."""
+
+
+def _sector(values: dict[str, str], end: _End, form: Form) -> bytes:
+    if form is Form.TEXT:
+        data, padding = _text(values, end), b"\n"
+    else:
+        lines = (f"setenv {name} {value}\n" for name, value in values.items())
+        data, padding = script_image("".join(lines)), b"\0"
     if len(data) > SECTOR_BYTES:
         raise ValueError(f"boot state of {len(data)} bytes; a sector has {SECTOR_BYTES}")
-    return data.ljust(SECTOR_BYTES, b"\n")
+    return data.ljust(SECTOR_BYTES, padding)
 
 
-def _variables(sector: bytes) -> dict[str, str]:
-    """Read ``name=value`` lines as U-Boot does (lib/hashtable.c, himport_r): up to the first NUL."""
-    text = sector.partition(b"\0")[0].decode("ascii", errors="replace")
+def _text(values: dict[str, str], end: _End) -> bytes:
+    lines = [*values.items(), end(values)]
+    return "".join(f"{name}={value}\n" for name, value in lines).encode("ascii")
+
+
+def _values(data: bytes, end: _End) -> dict[str, str]:
+    """Read what a file sets; nothing where it is torn: U-Boot's boot script reads nothing then either."""
+    if data[:4] == MAGIC.to_bytes(4, "big"):
+        lines = re.findall(r"^setenv (\w+) '?([^'\n]*)'?$", script_text(data) or "", re.MULTILINE)
+        return dict(lines)
+    # As U-Boot does (lib/hashtable.c, himport_r): up to the first NUL.
+    text = data.partition(b"\0")[0].decode("ascii", errors="replace")
     pairs = (line.partition("=") for line in text.split("\n") if not line.lstrip().startswith("#"))
-    return {name: value for name, equals, value in pairs if equals}
+    values = {name: value for name, equals, value in pairs if equals}
+    name, wanted = end(values)
+    return (
+        {key: value for key, value in values.items() if key != name}
+        if values.get(name) == wanted
+        else {}
+    )

@@ -188,7 +188,7 @@ def _arm(board: Board, request: Record) -> Record:
     if wrong:
         raise RefusedError(f"on the boot partition, not as the manifest says: {', '.join(wrong)}")
     path = os.path.join(board.own, "trial.env")
-    write_sector(path, base64.b64decode(request["sector"]))
+    write_sector(path, base64.b64decode(request["sectors"][board.form]))
     flush_filesystem(board.fat)
     try:
         return _reboot(request)
@@ -218,8 +218,9 @@ def _reboot(request: Record) -> Record:
 
 def _commit(board: Board, request: Record) -> Record:
     """Make a generation the good one: the copy first, so that one of the two is whole at any moment."""
+    sector = base64.b64decode(request["sectors"][board.form])
     for name in ("good-copy.env", "good.env"):
-        write_sector(os.path.join(board.own, name), base64.b64decode(request["sector"]))
+        write_sector(os.path.join(board.own, name), sector)
     flush_filesystem(board.fat)
     mark = board.at(f"run/npu-bsp/confirmed-{request['generation']}")
     os.makedirs(os.path.dirname(mark), exist_ok=True)

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import zlib
 
 from .files import (
@@ -34,12 +35,35 @@ if TYPE_CHECKING:
 
 _STORE = "var/lib/npu-bsp/generations"
 _NO_LIMIT = 1 << 31
-_LOADED = 3
-"""How many files the boot script loads: kernel, RAM disk, device tree."""
 TAKEN_OVER = "taken-over"
 """Marks a partition whose board booted in another way before; see adopt.py."""
+USUAL_MOUNTS = ("/boot/firmware", "/boot", "/boot/efi", "/efi", "/flash")
+"""Where distributions mount the partition that U-Boot starts from, beside /run/media/..."""
+SCRIPT_2 = b"npu-bsp boot script 2"
+"""What only a boot script has that reads its state as script images (images/deploy/boot/state.py)."""
 RIVALS = ("extlinux/extlinux.conf", "boot/extlinux/extlinux.conf", "boot.scr.uimg")
 """What U-Boot takes before our boot.scr (include/config_distro_bootcmd.h: boot_extlinux, boot_scripts)."""
+
+
+_FILE = re.compile(r"/npu-bsp/files/([0-9a-f]{32})")
+"""A boot file, as arguments name it."""
+
+
+def _is_whole(arguments: bytes) -> bool:
+    """Whether U-Boot would take a generation's arguments: a script by its checksum, a text by its end."""
+    if arguments[:4] != b"\x27\x05\x19\x56":
+        return b"npu_args_end=1" in arguments.split(b"\n")
+    size, checksum = (int.from_bytes(arguments[at : at + 4], "big") for at in (12, 24))
+    data = arguments[64 : 64 + size]
+    return len(data) == size and zlib.crc32(data) == checksum
+
+
+def _boot_mount(mounts: str, wanted: str) -> str:
+    """Where the boot partition is mounted: as the profile says, else the one usual place with a FAT."""
+    lines = (line.split() for line in read_text(mounts).split("\n"))
+    fat = [words[1] for words in lines if len(words) > 2 and words[2] == "vfat"]
+    usual = [place for place in fat if place in USUAL_MOUNTS or place.startswith("/run/media/")]
+    return usual[0] if wanted not in fat and len(usual) == 1 else wanted
 
 
 class Board:
@@ -47,7 +71,7 @@ class Board:
 
     def __init__(self, root: str, fat_mount: str) -> None:
         self.root = root.rstrip("/")
-        self.fat = self.at(fat_mount)
+        self.fat = self.at(_boot_mount(self.at("proc/mounts"), fat_mount))
         self.own = os.path.join(self.fat, "npu-bsp")
         self.files = os.path.join(self.own, "files")
         self.store = self.at(_STORE)
@@ -100,6 +124,12 @@ class Board:
     def release(self) -> str:
         """As ``uname -r``."""
         return read_text(self.at("proc/sys/kernel/osrelease"))
+
+    @property
+    def form(self) -> str:
+        """How its boot script reads its state: script 2 as "script", the one before as "text"."""
+        script = read(f"{self.fat}/boot.scr")
+        return "text" if b"npu-bsp" in script and SCRIPT_2 not in script else "script"
 
     def facts(self, request: Record) -> Record:
         """What runs here and what lies here; the host plans from it."""
@@ -208,8 +238,7 @@ class Board:
         """Names of the boot files that generations, or an interrupted transfer, need."""
         used: set[str] = set()
         for name in generations:  # what the boot script would load, whatever the manifest says
-            for line in read(f"{self.own}/{name}/args.env").decode(errors="replace").split("\n"):
-                used.add(line.partition("=")[2].rpartition("/")[2])
+            used.update(_FILE.findall(read(f"{self.own}/{name}/args.env").decode(errors="replace")))
         with contextlib.suppress(RefusedError):
             files = self.manifest(f"{resumed}{PARTIAL}")[1]
             used.update(entry["sha256"][:32] for entry in files if on_fat(entry))
@@ -265,12 +294,13 @@ class Board:
         path = f"{self.own}/{generation}/args.env"
         if not self.thorough:
             return os.path.exists(path)
-        said = read(path).decode(errors="replace").split("\n")
-        names = [f"/files/{entry['sha256'][:32]}" for entry in files if on_fat(entry)]
+        said = read(path)
+        text = said.decode(errors="replace")
+        names = {entry["sha256"][:32] for entry in files if on_fat(entry)}
         return (
-            "npu_args_end=1" in said
-            and any(f"npu_bsp.generation={generation}" in line.split(" ") for line in said)
-            and sum(line.endswith(tuple(names)) for line in said) == _LOADED
+            _is_whole(said)
+            and f"npu_bsp.generation={generation}" in re.split(r"[\s']", text)
+            and set(_FILE.findall(text)) == names
         )
 
     def _resumable(self, generation: str) -> list[list[int]]:

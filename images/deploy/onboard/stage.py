@@ -301,7 +301,10 @@ def _finish(board: Board, request: Record, folder: str) -> None:
     flush(board.store)
     flush(board.files)
     board.checked[request["generation"]] = set()
-    write_whole(f"{board.own}/{request['generation']}/args.env", request["args"].encode())
+    write_whole(
+        f"{board.own}/{request['generation']}/args.env",
+        base64.b64decode(request["args"][board.form]),
+    )
     flush(board.own)
 
 
@@ -382,7 +385,8 @@ def mend(board: Board, request: Record) -> Record:
         shutil.rmtree(beside)
         if "args.env" in damaged:
             if arguments := request["args"].get(name):
-                write_whole(f"{board.own}/{name}/args.env", arguments.encode())
+                content = base64.b64decode(arguments[board.form])
+                write_whole(f"{board.own}/{name}/args.env", content)
                 flush(board.own)
             else:
                 left.setdefault(name, []).append("args.env")

@@ -227,7 +227,7 @@ def test_a_power_cut_at_any_step_leaves_a_board_that_boots(
 
     from tests.support.fake_boot import boot
 
-    script = slots.compile_boot_script(tmp_path / "boot.scr").read_bytes()
+    script = slots.boot_script("virtual")
     request = {"script": base64.b64encode(script).decode()}
     for stop in itertools.count(1):
         root = tmp_path / str(stop)

@@ -59,12 +59,21 @@ class Disk:
     without: tuple[str, ...] = ()
     kept: dict[str, bytes] = field(default_factory=dict)
     """What booted the board before it was taken over: path on the partition to content."""
+    args: str = "console=ttyAMA0"
+    initrd: bool = True
+    show: bool = False
+    """Have the script print the command line before it boots."""
 
     def write(self, folder: Path, dtb: Path) -> Path:
         tree = folder / "fat"
         own = tree / "npu-bsp"
         (own / "files").mkdir(parents=True)
-        slots.compile_boot_script(tree / "boot.scr")
+        script = slots.boot_script("virtual")
+        if self.show:
+            load = "if load ${npu_part} ${npu_at_kernel}"
+            text = (state.script_text(script) or "").replace(load, f"printenv bootargs; {load}")
+            script = state.script_image(text)
+        (tree / "boot.scr").write_bytes(script)
         (own / "good.env").write_bytes(self.good)
         (own / "good-copy.env").write_bytes(self.good if self.copy is None else self.copy)
         if self.trial is not None:
@@ -76,9 +85,9 @@ class Disk:
             (own / generation).mkdir()
             (own / generation / "args.env").write_bytes(
                 state.render_args(
-                    f"console=ttyAMA0 npu_bsp.generation={generation}",
+                    f"{self.args} npu_bsp.generation={generation}",
                     kernel=f"/npu-bsp/files/kernel-{generation}",
-                    initrd="/npu-bsp/files/initrd",
+                    initrd="/npu-bsp/files/initrd" if self.initrd else "",
                     dtb="/npu-bsp/files/dtb",
                 )
             )
@@ -260,3 +269,17 @@ def test_a_first_trial_that_falls_ends_in_the_old_way(
     assert booted.console.count("Starting kernel") == 2
     if way == "script":
         assert "old script on virtio 0:1, bootargs \n" in booted.console.replace("\r", "")
+
+
+def test_a_generation_without_a_ram_disk_boots(tmp_path: Path, dtb: Path) -> None:
+    disk = Disk(initrd=False)
+    booted = boot(disk, tmp_path, dtb, firmware("trixie"))
+    assert booted.slots == [("good", OLD)], booted.console
+    assert "Starting kernel" in booted.console
+
+
+def test_a_command_line_reaches_the_kernel_as_it_is(tmp_path: Path, dtb: Path) -> None:
+    """Quotes, semicolons and dollars are not U-Boot's shell's to read."""
+    line = 'console=ttyAMA0 dyndbg="file a.c +p; file b.c +p" x=$npu_good'
+    shown = boot(Disk(args=line, show=True), tmp_path, dtb, firmware("trixie"))
+    assert f"bootargs={line} npu_bsp.generation={OLD} npu_bsp.slot=good" in shown.console

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bsp.base.errors import UserError, ValidationError
+from bsp.base.process import run
 from images.bundle import manifest as bundles
 from images.bundle.manifest import Entry, Manifest
 from images.deploy import confirm
@@ -38,32 +39,38 @@ GENERATIONS = st.text("0123456789abcdef", min_size=12, max_size=12)
 # --- boot state --------------------------------------------------------------------------------------
 
 
-@given(GENERATIONS, st.none() | GENERATIONS)
-def test_good_reads_back(good: str, previous: str | None) -> None:
-    sector = state.render_good(state.Good(good, previous))
+FORMS = st.sampled_from(state.Form)
+
+
+@given(GENERATIONS, st.none() | GENERATIONS, FORMS)
+def test_good_reads_back(good: str, previous: str | None, form: state.Form) -> None:
+    sector = state.render_good(state.Good(good, previous), form)
     assert len(sector) == 512
     assert state.parse_good(sector) == state.Good(good, previous)
 
 
-@given(GENERATIONS, GENERATIONS)
+@given(GENERATIONS, GENERATIONS, FORMS)
 @settings(max_examples=15, deadline=None)
-def test_a_torn_trial_is_the_new_one_the_old_one_or_none(new: str, old: str) -> None:
-    for before in (state.SPENT, state.render_trial(old), b"\xff" * 512, b""):
+def test_a_torn_trial_is_the_new_one_the_old_one_or_none(
+    new: str, old: str, form: state.Form
+) -> None:
+    whole = state.render_trial(new, form)
+    for before in (state.SPENT, state.render_trial(old, form), b"\xff" * 512, b""):
         for at in range(513):
-            torn = state.render_trial(new)[:at] + before[at:]
+            torn = whole[:at] + before[at:]
             found = state.parse_trial(torn)
             assert found in (None, new, old)
             if before == state.SPENT and found:
-                assert torn.rstrip(b"\0\n") == state.render_trial(new).rstrip(b"\n")
+                assert torn.rstrip(b"\0\n") == whole.rstrip(b"\0\n")
 
 
-@given(GENERATIONS, GENERATIONS, GENERATIONS)
+@given(GENERATIONS, GENERATIONS, GENERATIONS, FORMS)
 @settings(max_examples=10, deadline=None)
-def test_a_torn_good_means_its_copy(new: str, old: str, older: str) -> None:
+def test_a_torn_good_means_its_copy(new: str, old: str, older: str, form: state.Form) -> None:
     """The copy is written first: while one of the two is torn, the other is whole."""
     before, after = (
-        state.render_good(state.Good(old, older)),
-        state.render_good(state.Good(new, old)),
+        state.render_good(state.Good(old, older), form),
+        state.render_good(state.Good(new, old), form),
     )
     for at in range(513):
         torn = after[:at] + before[at:]
@@ -81,15 +88,34 @@ def test_what_is_no_state_is_none() -> None:
         state.render_trial("../../etc")
 
 
-def test_args_are_one_line() -> None:
-    data = state.render_args("console=ttyAMA0 quiet", kernel="/k", initrd="/i", dtb="/d")
+@pytest.mark.parametrize("form", state.Form)
+def test_args_are_one_line(form: state.Form) -> None:
+    line = 'console=ttyAMA0 quiet dyndbg="file a.c +p; x" $y'
+    data = state.render_args(line, kernel="/k", initrd="/i", dtb="/d", form=form)
     assert state.parse_args(data) == {
-        "npu_kernel": "/k", "npu_initrd": "/i", "npu_dtb": "/d", "npu_args": "console=ttyAMA0 quiet",
-        "npu_args_end": "1",
+        "npu_kernel": "/k", "npu_initrd": "/i", "npu_dtb": "/d", "npu_args": line,
     }  # fmt: skip
     assert all(state.parse_args(data[:at]) is None for at in range(len(data) - 1))
-    with pytest.raises(ValueError, match="one line"):
-        state.render_args("a\nnpu_kernel=/evil", kernel="", initrd="", dtb="")
+    for wrong in ("a\nnpu_kernel=/evil", "a='b'", "\xe4", "a\0b"):
+        with pytest.raises(ValueError, match="one line of ASCII"):
+            state.render_args(wrong, kernel="", initrd="", dtb="", form=form)
+
+
+def test_arguments_without_a_ram_disk() -> None:
+    data = state.render_args("quiet", kernel="/k", initrd="", dtb="/d")
+    assert state.parse_args(data) == {"npu_kernel": "/k", "npu_dtb": "/d", "npu_args": "quiet"}
+
+
+def test_script_images_are_those_of_mkimage(tmp_path: Path) -> None:
+    text = "setenv npu_trial 0123456789ab\n"
+    (tmp_path / "text").write_text(text)
+    run(
+        ["mkimage", "-A", "arm64", "-O", "linux", "-T", "script", "-C", "none", "-n", "npu-bsp",
+         "-d", tmp_path / "text", tmp_path / "image"],
+        env={"SOURCE_DATE_EPOCH": "946684800"},
+    )  # fmt: skip
+    assert state.script_image(text) == (tmp_path / "image").read_bytes()
+    assert state.script_text((tmp_path / "image").read_bytes()) == text
 
 
 # --- plans ---------------------------------------------------------------------------------------------

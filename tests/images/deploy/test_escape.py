@@ -67,7 +67,7 @@ def stage_request(manifest: bytes, indexes: list[int]) -> dict[str, Any]:
         "manifest": [[-1, 1]],
         "manifest_sha256": hashlib.sha256(manifest).hexdigest(),
         "send": [[index, index] for index in indexes],
-        "args": "",
+        "args": {"script": "", "text": ""},
         "onboard": [],
         "onboard_links": {},
     }
@@ -270,7 +270,7 @@ def test_a_hostile_request_is_refused(change: dict[str, Any]) -> None:
         "manifest": [[-1, 1]],
         "manifest_sha256": hashlib.sha256(manifest).hexdigest(),
         "send": [],
-        "args": "",
+        "args": {"script": "", "text": ""},
         "onboard": [],
         "onboard_links": {},
     }

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from images.deploy.boot.slots import ONBOARD_DIR
+from images.deploy.onboard.board import Board
 
 GENERATION = "0123456789ab"
 
@@ -72,3 +73,26 @@ def test_a_trial_that_nobody_confirms_is_ended(root: Path) -> None:
     (root / "run/npu-bsp").mkdir(parents=True)
     (root / f"run/npu-bsp/confirmed-{GENERATION}").touch()
     assert script("watch-trial", root).stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("mounts", "place"),
+    [
+        (
+            "/dev/mmcblk1p1 /boot/firmware vfat rw 0 0\n/dev/mmcblk1p2 /boot vfat rw 0 0",
+            "/boot/firmware",
+        ),
+        ("/dev/mmcblk1p1 /boot vfat rw 0 0\n/dev/mmcblk1p2 / ext4 rw 0 0", "/boot"),
+        ("/dev/mmcblk1p1 /run/media/boot-mmcblk1p1 vfat rw 0 0", "/run/media/boot-mmcblk1p1"),
+        ("/dev/mmcblk1p1 /boot/efi vfat rw 0 0\n/dev/sda1 /mnt/stick vfat rw 0 0", "/boot/efi"),
+        ("/dev/mmcblk1p1 /boot vfat rw 0 0\n/dev/mmcblk2p1 /efi vfat rw 0 0", "/boot/firmware"),
+        ("/dev/sda1 /mnt/stick vfat rw 0 0", "/boot/firmware"),
+        ("", "/boot/firmware"),
+    ],
+)
+def test_the_boot_partition_is_where_the_profile_says_or_in_the_one_usual_place(
+    mounts: str, place: str, tmp_path: Path
+) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/mounts").write_text(mounts + "\n")
+    assert Board(str(tmp_path), "/boot/firmware").fat == f"{tmp_path}{place}"

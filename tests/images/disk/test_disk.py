@@ -19,6 +19,7 @@ import pytest
 import images.disk
 from bsp.kernel.packaged import PrebuiltKernel
 from bsp.profile import load_board
+from images.deploy.boot import state
 from images.disk import FAT_START_BYTES, ROOT_START_BYTES, SIZE_BYTES, Disk, build_disk
 from images.disk.rootfs import Rootfs
 from images.disk.tree import Tree
@@ -97,8 +98,9 @@ def test_a_disk_is_what_a_board_boots_from(disk: Disk, tmp_path: Path) -> None:
     at = f"{disk.image}@@{FAT_START_BYTES}"
     assert "NPU-BOOT" in _run("mdir", "-i", at, "::")
     _run("mcopy", "-i", at, "-s", "::npu-bsp", "::boot.scr", tmp_path)
-    good = (tmp_path / "npu-bsp/good.env").read_text()
-    generation = good.splitlines()[0].removeprefix("npu_good=")
+    good = state.parse_good((tmp_path / "npu-bsp/good.env").read_bytes())
+    assert good
+    generation = good.good
     assert f"npu_bsp.generation={generation}" in disk.cmdline
     assert (disk.boot / "board.dtb").read_bytes() == b"device tree"
 

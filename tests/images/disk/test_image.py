@@ -19,6 +19,7 @@ from bsp.base.errors import UserError
 from bsp.profile import load_board
 from images.bundle import sign
 from images.bundle.manifest import Bundle
+from images.deploy.boot import state
 from images.disk import bmap
 from images.disk.image import FIRST_PARTITION_BYTES, Image, Request, build_image, read_description
 from images.disk.rootfs import Rootfs
@@ -88,8 +89,9 @@ def test_an_image_holds_what_was_asked_for(image: Image, request_: Request, tmp_
     at = f"{path}@@{FIRST_PARTITION_BYTES}"
     _run("mcopy", "-i", at, "-s", "::npu-bsp", "::boot.scr", tmp_path)
     generation = image.description.generation
-    args = (tmp_path / f"npu-bsp/{generation}/args.env").read_text()
-    found = re.search(r"root=UUID=(\S+)", args)
+    args = state.parse_args((tmp_path / f"npu-bsp/{generation}/args.env").read_bytes())
+    assert args
+    found = re.search(r"root=UUID=(\S+)", args["npu_args"])
     assert found
     _run("e2fsck", "-f", "-n", f"{path}?offset={image.description.partitions[1]['start_bytes']}")
     assert found[1] in _debug(path, "show_super_stats -h")
