@@ -2,7 +2,9 @@
 """The doctor on what a virtual board really said, healthy and with faults put in.
 
 ``doctor/*.txt`` were captured on virtual-a311d; its device tree, mostly the same, is in ``fdt.txt``.
-(The section ``mesa`` came later: what was in Python's answer then was moved there.)
+(The section ``mesa`` came later: what was in Python's answer then was moved there. So did ``elsewhere``
+and the sections after ``mesa``, from another boot; the lines of ``cards`` and ``by_path`` are as udev's
+rules make them.)
 Where a fault cannot be had there (a vendor's driver, a SoC with clocks), sections of a captured text are
 replaced: a stand-in, and named so.
 """

@@ -177,6 +177,12 @@ def test_a_container_that_has_all_of_it_hides_the_device_tree_and_that_breaks_no
     assert "docker: device, group and library" in check(document, "container")["found"]
 
 
+def test_a_payload_in_a_container_brings_its_own_library() -> None:
+    own = "/run/npu-bsp/current/userspace"
+    given = {**HIDDEN, "libraries": f"{own}/lib/libteflon.so", "payload": own}
+    assert check(judged(captured("healthy", **given)), "container")["status"] == "ok"
+
+
 def test_no_device_at_all_in_a_container_does_not_blame_the_container() -> None:
     document = judged(captured("healthy", **HIDDEN, render_nodes=""))
     assert check(document, "container")["status"] == "unknown"
@@ -250,6 +256,21 @@ def test_the_domain_s_regulator_is_found_by_the_tree_and_not_by_its_name() -> No
 
 TWO = "/dev/mmcblk0p1 /boot/firmware vfat rw 0 0\n/dev/mmcblk0p2 / ext4 rw 0 0"
 OLD_ON_FIRST = "/boot/firmware/boot.scr 1600000000 foreign"
+
+
+# As captured on a virtual board on which a boot script was laid behind the first partition's.
+LAID_BEHIND = {
+    "cmdline": "console=ttyAMA0",
+    "boot_files": "/boot/boot.scr 1795871571 foreign\n/boot/firmware/boot.scr 1791654998 ours",
+    "mounts": "/dev/vda2 / ext4 rw,relatime 0 0\n/dev/vda1 /boot/firmware vfat rw,relatime,fmask=0077 0 0",
+}
+
+
+def test_a_boot_script_that_was_really_laid_behind_another() -> None:
+    document = judged(captured("healthy", **LAID_BEHIND))
+    assert document["first_broken"] == "boot-script"
+    found = check(document, "boot-script")["found"]
+    assert found.startswith("/boot/firmware/boot.scr (partition 1) is older than /boot/boot.scr")
 
 
 def booted(files: str, *, cmdline: str = OWN, extlinux: str = "", mounts: str = TWO) -> Outcome:
