@@ -31,11 +31,14 @@ from userspace.npu.validate.runner import RUNTIMES, StageError, load_runtime
 from userspace.payload import payload
 
 from ..npu import shim
+from ..npu.blame import blame_of
 from ..npu.finding import Blame
 from ..npu.identity import identity_names, load_identity
+from ..npu.operands import operands_of
 from ..npu.shim.host import CPU, qemu_user
 from ..npu.shim.server import Report, Server
 from ..npu.vivante.audit import ModelAudit
+from ..npu.vivante.audit_add import Inputs
 from ..npu.vivante.coefficients import CoefficientCache
 from ..npu.vivante.engine import Audit, HardwareMode, Requantisation
 from ..npu.vivante.exact import operations
@@ -54,27 +57,6 @@ _MORE_S = 30.0
 _END_TIMEOUT_S = 10.0
 _SAME_EVERYWHERE = "BUILTIN_REF"
 """TFLite's portable kernels: what is left to the CPU is the same on every machine."""
-
-# Who is to blame for a fault, by what the fault says.
-_BY_FAULT = (
-    ("(word ", "not understood", "a field has a value that this emulator does not know"),
-    ("state: expected", "not understood", "a state that this emulator does not know is written"),
-    ("FE opcode", "not understood", "a command that this emulator does not know"),
-    ("GPU address", "submission", "a job reaches outside the buffers of its submit"),
-    ("buffer flags", "submission", "a job uses a buffer against the submit's flags"),
-    ("the emulator failed", "emulator", "the emulator itself failed"),
-    ("post_multiplier", "submission", "the descriptor's scale is not the model's"),
-    ("zero points of", "submission", "the descriptor's zero points are not the model's"),
-    ("zero points and channels", "not understood", "a job fits no operation of the model"),
-    ("look-up table of", "submission", "the table in memory is not the operation's"),
-    ("sums of the ADD", "submission", "weights and bias in the stream are not those of the sum"),
-    ("kernels an output channel", "submission", "the stream does not fit the descriptor"),
-    ("coefficient", "submission", "the stream does not fit the descriptor"),
-    ("kernels_per_core", "submission", "the stream does not fit the descriptor"),
-    ("written once", "submission", "a job writes a byte twice"),
-    ("in_window_", "submission", "a job's window ends before it begins"),
-    ("_size: expected at least 1, found 0", "not understood", "a job's image has no pixels"),
-)
 
 
 @dataclass
@@ -177,6 +159,7 @@ class Runner:
         self._folder = folder
         self._timeout_s = timeout_s
         self._number = 0
+        self._operands: dict[int, Inputs] = {}
 
     def start(self) -> None:
         """Wait until the client takes requests."""
@@ -212,6 +195,7 @@ class Runner:
     ) -> Outcome:
         """Run a model from a file on one NPU, and judge it by ``expected``."""
         outcome = Outcome(npu, name, kind, WRONG)
+        self._operands = operands_of(path.read_bytes(), inputs)
         attempt = self._attempt(path, inputs, npu, built, POISON)
         _judge(outcome, attempt, expected)
         if outcome.status in (WRONG, CRASHES, HANGS):
@@ -242,7 +226,7 @@ class Runner:
             inputs,
             npu,
             requantisation=lambda: witness,
-            audit=lambda: ModelAudit(path, generation),
+            audit=lambda: ModelAudit(path, generation, operands=self._operands),
             poison=poison,
             here=here,
         )
@@ -468,9 +452,9 @@ def _channels_first(found: NDArray[Any]) -> NDArray[Any]:
 def _blame(outcome: Outcome, witness: Witness) -> tuple[str, str]:
     """Return who is to blame for wrong values, and on what evidence."""
     for fault in outcome.faults:
-        for text, blame, meaning in _BY_FAULT:
-            if text in fault:
-                return blame, f"{meaning}: {fault}"
+        fault_blame, meaning = blame_of(fault)
+        if fault_blame is not Blame.OPEN:
+            return fault_blame.value, fault if meaning in fault else f"{meaning}: {fault}"
     if witness.contradictions:
         return "submission", "; ".join(witness.contradictions)
     # The audit says of each of its findings whose fault it is: the gravest first.

@@ -77,3 +77,8 @@ class Table:
         if length > _VECTOR_LIMIT:
             raise ValueError(f"a vector of {length} entries")
         return self._table.Vector(place), length
+
+    def offset_place(self, slot: int) -> int:
+        """Return where the offset of a vector, string or table stands in the content; 0 without."""
+        place = self._table.Offset(4 + 2 * slot)
+        return self._table.Pos + place if place else 0

@@ -210,6 +210,51 @@ def with_shapes(model: bytes, shapes: Mapping[int, Sequence[int]]) -> bytes:
     return _read(model, "the model", changed)
 
 
+def operation_tensors(model: bytes, kind: str) -> dict[int, tuple[int, int]]:
+    """Return the first two inputs, as indices of tensors, of each operation of a kind, by its place.
+
+    Operations with fewer inputs, or with constant ones, are left out.
+
+    Raises:
+        UserError: as ``read_graph``.
+    """
+
+    def pairs(table: Table) -> dict[int, tuple[int, int]]:
+        graph, tensors = _graph_and_tensors(table)
+        operators = graph.tables(3)
+        found = {}
+        for each in _operations(table, graph, tensors):
+            numbers = operators[each.index].vector(1, "Int32")[:2]
+            if each.kind != kind or len(numbers) < 2 or min(numbers) < 0:
+                continue
+            if not any(tensors[number].data for number in numbers):
+                found[each.index] = (int(numbers[0]), int(numbers[1]))
+        return found
+
+    return _read(model, "the model", pairs)
+
+
+def with_outputs(model: bytes, tensors: Sequence[int]) -> bytes:
+    """Return a model whose main graph has these tensors, by index, as its outputs, in this order.
+
+    Raises:
+        UserError: as ``read_graph``; the graph has no outputs in the file.
+    """
+
+    def changed(table: Table) -> bytes:
+        place = table.tables(2)[0].offset_place(2)
+        if not place:
+            raise ValueError("the graph has no outputs")
+        content = bytearray(model)
+        content += b"\0" * (-len(content) % 16)
+        # A new vector behind the end, where an offset may lead.
+        struct.pack_into("<I", content, place, len(content) - place)
+        content += struct.pack(f"<I{len(tensors)}i", len(tensors), *tensors)
+        return bytes(content + b"\0" * (-len(content) % 16))
+
+    return _read(model, "the model", changed)
+
+
 def _read(model: bytes, what: str, reader: Callable[[Table], _Found]) -> _Found:
     if model[4:8] != b"TFL3":
         raise UserError(f"{what} is no .tflite file: bytes 4-7 are {model[4:8]!r}, not b'TFL3'")

@@ -25,6 +25,8 @@ from .values import Values, lifeless_values, values_of
 _WEAK_THRESHOLD = 0.6
 _WEAK_TOLERANCE = 0.3
 _OBJECTS_NAMED = 3
+BY_CHANNEL = "channel by channel"
+"""Another order than TFLite's, in which all channels of a pixel stand together."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,11 @@ def compare_row(row: dict[str, Any], reference: Reference, *, exact: bool = Fals
             problem, error = _problem(what, number, ours, reference, exact=exact)
         else:
             error = 0.0
-        found.records.append(_record(number, reference, ours, error, problem))
+        made = _record(number, reference, ours, error, problem)
+        if problem and made["compared"] and _by_channel(number, ours, reference, exact=exact):
+            made["order"] = BY_CHANNEL
+            problem += f"; its values are {reference.name}'s, {BY_CHANNEL}"
+        found.records.append(made)
         found.problems += [problem] if problem else []
     if not exact and not found.problems:
         _compare_objects(records, reference, found)
@@ -240,8 +246,25 @@ def _record(
         "different": int(np.count_nonzero(values.raw != theirs.raw)) if same_form else None,
         "max_abs_diff": _number(largest),
         "error": _number(error),
+        "order": "",
         "problem": problem,
     }
+
+
+def _by_channel(number: int, ours: Values, reference: Reference, *, exact: bool) -> bool:
+    """Whether an output is the reference's if its bytes stand channel by channel."""
+    if ours.raw.ndim != 4 or 1 in (ours.raw.shape[3], ours.raw.shape[1] * ours.raw.shape[2]):
+        return False
+    theirs = reference.outputs[number]
+    batch, height, width, channels = ours.raw.shape
+    raw, real = (
+        np.moveaxis(each.reshape(batch, channels, height, width), 1, -1)
+        for each in (ours.raw, ours.real)
+    )
+    if exact or np.array_equal(raw, theirs.raw):
+        return np.array_equal(raw, theirs.raw)
+    other = Values(raw, real, ours.step)
+    return not compare(Kind.VALUES, other, theirs, (), name=reference.name).problem
 
 
 def _number(value: float | None) -> float | None:

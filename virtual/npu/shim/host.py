@@ -30,6 +30,7 @@ from userspace.payload import payload
 
 from .. import shim
 from ..identity import identity_names, load_identity
+from .explain import explain
 from .server import CUT_OFF
 from .session import Emulator, emulator
 
@@ -70,6 +71,7 @@ def virtual_host(
     timeout_s: float = 120.0,
     poison: int = 0,
     audit_for: Path | None = None,
+    picture: Path | None = None,
     record: Path | None = None,
 ) -> Iterator[VirtualHost]:
     """Provide a machine with a virtual NPU for a block; the emulator's report is there afterwards.
@@ -78,7 +80,7 @@ def virtual_host(
         name: NPU, as in ``identities/``.
         exact_for: compute this model exactly as TFLite does.
         timeout_s: how long a client waits for one submit.
-        poison: as ``session.emulator``; ``audit_for`` likewise.
+        poison: as ``session.emulator``; ``audit_for`` and ``picture`` likewise.
         record: file that gets a trace of all submissions.
 
     Raises:
@@ -92,6 +94,7 @@ def virtual_host(
         submit_timeout_s=timeout_s,
         poison=poison,
         audit_for=audit_for,
+        picture=picture,
         record=record,
         software=_software() if record else None,
     ) as running:
@@ -121,13 +124,19 @@ def _software() -> dict[str, str]:
 
 
 def add_to_document(
-    document: dict[str, Any], name: str, mode: str, seen: Emulator, *, strict: bool = False
+    document: dict[str, Any],
+    name: str,
+    mode: str,
+    seen: Emulator,
+    *,
+    strict: bool = False,
+    model: bytes = b"",
 ) -> None:
     """Put into a smoke test's document what the emulator saw; a fault fails Teflon's row.
 
     Mesa returns garbage or zeros after a fault, and no error: only the emulator knows. A finding that says
     that values are wrong fails the row in every mode; with ``strict`` one of a job that is not understood
-    does so, too.
+    does so, too. Where outputs are wrong and no finding says why, ``explain`` does, from the model's file.
     """
     jobs = sum(client["nn_jobs"] + client["tp_jobs"] for client in seen.report)
     document["npu"] = {
@@ -143,6 +152,15 @@ def add_to_document(
         if row["delegate"].partition(":")[0] != TEFLON:
             continue
         problems = _problems(row, seen, jobs, strict=strict)
+        if model and row["latency_ms"] is not None and not seen.faults and not seen.wrong:
+            missing = [str(each) for each in explain(row, model)]
+            document["npu"]["findings"] += missing
+            document["npu"]["wrong"] = missing
+            if missing:
+                problems = [
+                    f"not what the model says: {missing[0]}",
+                    *(problems or [row["reason"]]),
+                ]
         if problems:
             row["status"] = "fail"
             row["reason"] = "; ".join(problems)

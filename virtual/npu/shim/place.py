@@ -57,6 +57,7 @@ class VirtualNpu:
             timeout_s=request.timeout_s,
             poison=_POISON if self.strict else 0,
             audit_for=inputs.model.path,
+            picture=inputs.image.path,
             record=self.record,
         ) as there:
             document = label_image.smoke_test(
@@ -68,7 +69,14 @@ class VirtualNpu:
                 exact=self.exact,
             )
         mode = "exact" if self.exact else "hw"
-        host.add_to_document(document, name, mode, there.emulator, strict=self.strict)
+        host.add_to_document(
+            document,
+            name,
+            mode,
+            there.emulator,
+            strict=self.strict,
+            model=inputs.model.path.read_bytes(),
+        )
         return document
 
 

@@ -34,10 +34,12 @@ import numpy as np
 from bsp.base.cache import write_atomically
 from bsp.base.errors import BspError
 
+from ..blame import blamed
 from ..faults import FaultError
 from ..finding import Blame
 from ..identity import Identity, load_identity
 from ..memory import Access, Buffer, Buffers, Bytes
+from ..operands import load
 from ..traces import recorder
 from ..traces.recorder import Recorder
 from ..traces.trace import Writer
@@ -304,7 +306,7 @@ class Session:
                 engine.submit(stream)
             text = ""
         except FaultError as error:
-            text = str(error)
+            text = str(blamed(error.finding))
             self._report.faults.append(text)
         except ProtocolError:
             raise
@@ -379,6 +381,7 @@ def main(argv: list[str] | None = None) -> int:
         "--exact-for", type=Path, help=".tflite file: compute exactly as TFLite does"
     )
     parser.add_argument("--audit-for", type=Path, help=".tflite file: compare each job with it")
+    parser.add_argument("--operands", type=Path, help="file of ``operands``: what its ADDs add")
     parser.add_argument("--record", type=Path, help="trace file: record all submissions")
     parser.add_argument(
         "--software", action="append", default=[], help="NAME=VERSION, for the trace's header"
@@ -393,7 +396,12 @@ def main(argv: list[str] | None = None) -> int:
             make = functools.partial(ExactMode, known, identity.nn_generation)
         audit: Callable[[], Audit] | None = None
         if arguments.audit_for:
-            audit = functools.partial(ModelAudit, arguments.audit_for, identity.nn_generation)
+            audit = functools.partial(
+                ModelAudit,
+                arguments.audit_for,
+                identity.nn_generation,
+                operands=load(arguments.operands) if arguments.operands else None,
+            )
             audit()  # a file that is no model is said now
         trace = None
         if arguments.record:

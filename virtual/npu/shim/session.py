@@ -18,6 +18,7 @@ from bsp.base.errors import InfrastructureError
 from bsp.base.project import PROJECT
 
 from ..identity import load_identity
+from ..operands import operands_for_picture, save
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
@@ -63,6 +64,7 @@ def emulator(
     submit_timeout_s: float = 120.0,
     poison: int = 0,
     audit_for: Path | None = None,
+    picture: Path | None = None,
     record: Path | None = None,
     software: Mapping[str, str] | None = None,
 ) -> Iterator[Emulator]:
@@ -75,6 +77,7 @@ def emulator(
         poison: byte that new buffers are filled with. The kernel's are 0; with another value, results
             that hang on bytes which the driver never wrote change.
         audit_for: compare each job with this model; what contradicts it is a finding.
+        picture: what the model's first inference gets: the operands of its ADDs are compared, too.
         record: file that gets a trace of all submissions, for ``replay``.
         software: versions for the trace's header.
 
@@ -91,6 +94,9 @@ def emulator(
             command += ["--exact-for", str(exact_for.absolute())]
         if audit_for:
             command += ["--audit-for", str(audit_for.absolute())]
+        if audit_for and picture and (known := operands_for_picture(audit_for, picture)):
+            save(Path(folder) / "operands.npz", known)
+            command += ["--operands", str(Path(folder) / "operands.npz")]
         if record:
             command += ["--record", str(record.absolute())]
         for key, value in (software or {}).items():

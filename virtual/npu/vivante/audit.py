@@ -15,7 +15,7 @@ first two do not agree, the emulator is wrong.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from ..faults import FaultError
 from ..finding import Blame, Finding
 from ..memory import Bytes
 from ..write_tracker import Written
-from . import audit_tp
+from . import audit_add, audit_tp
 from .coefficients import Coefficients
 from .exact import ExactMode, Operation, operations
 from .nn import NnJob
@@ -43,8 +43,17 @@ _MOST_MACS = 4_000_000
 class ModelAudit:
     """An engine's ``audit`` for one client that runs one model."""
 
-    def __init__(self, path: Path, generation: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        generation: int,
+        *,
+        operands: Mapping[int, audit_add.Inputs] | None = None,
+    ) -> None:
         """Read the model.
+
+        Args:
+            operands: what the model's ADDs add in the first inference, where that is known (``operands``).
 
         Raises:
             UserError: the file is no model.
@@ -58,17 +67,42 @@ class ModelAudit:
             if tensor is not None and tensor.is_bytes
         ]
         self._written = Written()
+        self._operands = audit_add.Operands(operands or {})
         self._match = ExactMode(operations(path), generation)
+        self._asked: NnJob | None = None
+        self._current: Operation | None = None
+        self._mismatch: Finding | None = None
+        """Why the job that runs fits no operation, where it does not."""
+        self._last = ""
         self._said: set[tuple[str, str]] = set()
         self._layouts: dict[tuple[object, ...], tuple[str, str]] = {}
         self._moved: dict[int, bool] = {}
         """By output address of a TP job: whether the last one there folded pixels."""
         self.jobs = 0
 
+    def operation(self, job: NnJob) -> str:
+        """As ``engine.Audit``: the operation that the job fits, or, but for some fields, must be."""
+        self._asked, self._current, self._mismatch = job, None, None
+        try:
+            self._last = self._match.operation(job)
+            self._current = self._match.current
+            return self._last
+        except FaultError as error:
+            self._mismatch = error.finding
+            named = error.finding.field.partition(" of ")[2]
+            return named if named.startswith("operation ") else self.place()
+
+    def place(self) -> str:
+        """As ``engine.Audit``: the only operation that there is, or the one that it comes behind."""
+        only = self._match.only
+        return only or (f"behind {self._last}" if self._last else "")
+
     def nn(
         self, job: NnJob, image: Bytes, coefficients: Coefficients, accumulators: Accumulators
     ) -> Iterator[Finding]:
         """Return what is wrong with a job."""
+        if self._asked is not job:
+            self.operation(job)
         self.jobs += 1
         size = job.in_plane * (image.shape[0] - 1) + job.in_row * (job.in_height - 1) + job.in_width
         yield from self._written.read(job.in_address, size, "x".join(map(str, image.shape)))
@@ -79,21 +113,17 @@ class ModelAudit:
         yield from wrong_here
         if wrong_here:
             return  # what else differs says nothing about the submission
-        try:
-            self._match.operation(job)
-        except FaultError as error:
+        if self._mismatch:
             # Named after an operation: it is that one, but for these fields.
-            known = " of operation " in error.finding.field
-            yield Finding(
-                error.finding.field,
-                error.finding.expected,
-                error.finding.found,
+            known = " of operation " in self._mismatch.field
+            yield replace(
+                self._mismatch,
                 blame=Blame.SUBMISSION if known else Blame.NOT_UNDERSTOOD,
                 evidence="recomputed from the model's quantisation" if known else "",
             )
+        operation = self._current
+        if operation is None:
             return
-        operation = self._match.current
-        assert operation is not None
         for finding in self._against(operation, job, image, coefficients, accumulators):
             # Once a model, not once an inference.
             if (operation.name, finding.field) not in self._said:
@@ -128,6 +158,7 @@ class ModelAudit:
         operator = self._operators[operation.index]
         if operation.add:
             yield from _addition(operation, coefficients)
+            yield from self._operands.look(operator, image)
             return
         weights, biases = _constants(operator)
         yield from _weights(coefficients, weights)

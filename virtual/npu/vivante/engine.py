@@ -109,6 +109,17 @@ class Watch(Protocol):
 class Audit(Protocol):
     """Looks at a job's numbers beside the model's own; see ``audit.ModelAudit``."""
 
+    def operation(self, job: NnJob) -> str:
+        """Return the name of the model's operation that ``job`` belongs to, "" if it cannot be known.
+
+        Called once for each NN job, before anything else of it is read.
+        """
+        ...
+
+    def place(self) -> str:
+        """Return where in the model a job stands that cannot even be read: behind which operation."""
+        ...
+
     def nn(
         self, job: NnJob, image: Bytes, coefficients: Coefficients, accumulators: Accumulators
     ) -> Iterable[Finding]:
@@ -206,9 +217,12 @@ class Engine:
 
     def _run_nn(self, number: int, address: int) -> JobRecord:
         started = time.perf_counter()
-        job = nn.parse(self._words(address, nn.LAYOUT.size_words), self.identity.nn_generation)
-        operation = self.requantisation.operation(job)
+        operation = self.audit.place() if self.audit else ""
         try:
+            job = nn.parse(self._words(address, nn.LAYOUT.size_words), self.identity.nn_generation)
+            # The audit is asked first: where the job fits no operation, the requantisation stops here.
+            operation = self.audit.operation(job) if self.audit else ""
+            operation = self.requantisation.operation(job) or operation
             coefficients = self._coefficients(job)
             if coefficients.layout != coefficients.expected_layout:
                 self.note(
@@ -227,7 +241,10 @@ class Engine:
             accumulators = accumulate(image, coefficients, job.geometry)
             if self.audit:
                 for finding in self.audit.nn(job, image, coefficients, accumulators):
-                    self.note(replace(finding, job=number, unit="NN", address=address))
+                    named = finding.operation or operation
+                    self.note(
+                        replace(finding, job=number, unit="NN", address=address, operation=named)
+                    )
             target[...] = self.requantisation.output(job, image, accumulators)
         except FaultError as error:
             error.at(job=number, unit="NN", address=address, operation=operation)

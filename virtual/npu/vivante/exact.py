@@ -98,6 +98,11 @@ class ExactMode:
         self._next = 0
         self.current: Operation | None = None
 
+    @property
+    def only(self) -> str:
+        """Name of the operation that a job must belong to where the model has but one; else ""."""
+        return self._operations[0].name if len(self._operations) == 1 else ""
+
     def operation(self, job: NnJob) -> str:
         """Return the name of the operation that a job belongs to.
 

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: MIT
+"""What a model's ADDs add, for given inputs: computed by TFLite's portable kernels, on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bsp.base.errors import UserError
+from userspace.npu.model.graph import operation_tensors, with_outputs
+from userspace.npu.validate import model_check, model_inputs, preprocess
+from userspace.npu.validate.bmp import ImageError, open_bmp
+from userspace.npu.validate.runner import StageError, load_runtime
+
+from .vivante.audit_add import Inputs
+
+_BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
+
+
+def operands_of(model: bytes, inputs: Sequence[NDArray[Any]]) -> dict[int, Inputs]:
+    """Return the two inputs of each ADD of bytes whose inputs are both computed, by its place.
+
+    Empty where it has none, or this machine cannot run the model.
+    """
+    adds = operation_tensors(model, "ADD")
+    if not adds:
+        return {}
+    wanted = sorted({number for pair in adds.values() for number in pair})
+    try:
+        module, _ = load_runtime()
+        # As outputs they are kept: an ADD may write its result over one of its inputs.
+        interpreter = module.Interpreter(
+            model_content=with_outputs(model, wanted),
+            experimental_op_resolver_type=module.OpResolverType.BUILTIN_REF,
+        )
+        interpreter.allocate_tensors()
+        for details, given in zip(interpreter.get_input_details(), inputs, strict=True):
+            interpreter.set_tensor(details["index"], given)
+        interpreter.invoke()
+        sinks = interpreter.get_output_details()
+        values = [interpreter.get_tensor(each["index"]) for each in sinks]
+    except (StageError, ValueError, RuntimeError):
+        return {}
+    tensors = dict(zip(wanted, values, strict=True))
+    return {
+        index: (_unsigned(tensors[pair[0]]), _unsigned(tensors[pair[1]]))
+        for index, pair in adds.items()
+        if tensors[pair[0]].dtype in _BYTES and tensors[pair[1]].dtype in _BYTES
+    }
+
+
+def operands_for_picture(model: Path, picture: Path) -> dict[int, Inputs]:
+    """Return the same for a picture, as the runner gives it to the model on an Arm processor."""
+    try:
+        fillings, opened = model_check.given(model), open_bmp(picture)
+    except (UserError, ImageError, OSError):
+        return {}
+
+    def resized(height: int, width: int) -> Any:
+        return preprocess.resize_bilinear(opened, height, width, fused=True)
+
+    inputs = [model_inputs.values(each, resized, preprocess.to_input) for each in fillings]
+    return operands_of(model.read_bytes(), inputs)
+
+
+def save(path: Path, operands: Mapping[int, Inputs]) -> None:
+    """Write operands to a file that ``load`` reads."""
+    np.savez(
+        path,
+        **{f"{index}_{side}": pair[side] for index, pair in operands.items() for side in (0, 1)},
+    )
+
+
+def load(path: Path) -> dict[int, Inputs]:
+    """Read operands from a file."""
+    with np.load(path) as file:
+        places = sorted({int(name.partition("_")[0]) for name in file.files})
+        return {index: (file[f"{index}_0"], file[f"{index}_1"]) for index in places}
+
+
+def _unsigned(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return a tensor of one picture as the NPU has it: int8 moved by 128."""
+    whole = values[0] if values.ndim > 1 and values.shape[0] == 1 else values
+    if whole.dtype == np.int8:
+        return np.asarray(whole.view(np.uint8) ^ np.uint8(0x80), np.uint8)
+    return np.asarray(whole, np.uint8)
