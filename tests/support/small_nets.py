@@ -60,6 +60,37 @@ class Net:
         self.operators.append(depthwise_conv(inputs, sink, stride=stride, activation=NO_ACTIVATION))
         return sink
 
+    def add(self, first: int, second: int, *, scale: float = 0.08) -> int:
+        """The sum of two tensors of one shape."""
+        shape = self.tensors[first].shape
+        sink = self._add(
+            Tensor(f"sum_{len(self.tensors)}", shape, self._dtype, scale, self._zero_point)
+        )
+        self.operators.append(Operator(0, (first, second), (sink,), 11))
+        return sink
+
+    def split(self, source: int, parts: int) -> list[int]:
+        """Equal parts of a tensor's channels; returns their numbers."""
+        like = self.tensors[source]
+        axis = self._add(Tensor(f"axis_{len(self.tensors)}", (), "int32", data=np.array(3)))
+        shape = (*like.shape[:3], like.shape[3] // parts)
+        made = [
+            self._add(
+                Tensor(f"part_{axis}_{number}", shape, like.dtype, like.scale, like.zero_point)
+            )
+            for number in range(parts)
+        ]
+        options = (("int32", 0, parts),)
+        self.operators.append(Operator(49, (axis, source), tuple(made), 35, options))
+        return made
+
+    def tanh(self, source: int) -> int:
+        """The hyperbolic tangent of an int8 tensor: nothing that Etnaviv takes."""
+        shape = self.tensors[source].shape
+        sink = self._add(Tensor(f"tanh_{len(self.tensors)}", shape, self._dtype, 1 / 128, 0))
+        self.operators.append(Operator(28, (source,), (sink,), 0))
+        return sink
+
     def pool(self, source: int, size: int) -> int:
         """An average over squares."""
         _, height, width, channels = self.tensors[source].shape

@@ -9,15 +9,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests.support.npu_jobs import NPUS, Convolution, bench_for
+from tests.support.small_nets import Net
 from userspace.npu.model import graph
 from userspace.npu.model.tflite_file import NO_ACTIVATION, SAME, VALID, Tensor, conv, write_model
+from virtual.gates import sweep
+from virtual.npu.blame import blame_of, blamed
+from virtual.npu.faults import FaultError
 from virtual.npu.finding import Blame, Finding
 from virtual.npu.identity import load_identity
 from virtual.npu.memory import Access, Buffer, Buffers, Bytes
+from virtual.npu.operands import load, operands_of, save
+from virtual.npu.shim.explain import explain
 from virtual.npu.vivante import audit, audit_tp, tp
 from virtual.npu.vivante.audit import ModelAudit
+from virtual.npu.vivante.audit_add import Operands
 from virtual.npu.vivante.coefficients import Coefficients
 from virtual.npu.vivante.convolution import accumulate
 from virtual.npu.vivante.exact import descriptor_scale, operations
@@ -67,6 +75,118 @@ def audited(job: Convolution, path: Path) -> list[Finding]:
     bench.engine.audit = ModelAudit(path, job.generation)
     bench.run()
     return bench.engine.findings
+
+
+@pytest.mark.parametrize("generation", [7, 8])
+def test_a_fault_in_hardware_mode_has_operation_and_blame(generation: int, tmp_path: Path) -> None:
+    """The header of the coefficients says that they are longer than they are."""
+    job, path = job_and_model(tmp_path, generation, 3)
+    bench = bench_for(job)
+    bench.engine.audit = ModelAudit(path, generation)
+    bench.coefficients[:4] = 0xFF
+    with pytest.raises(FaultError) as caught:
+        bench.run()
+    text = str(blamed(caught.value.finding))
+    assert text.startswith("operation 0 (CONV_2D) NN job 0 at ")
+    assert "[submission: " in text
+
+
+@pytest.mark.parametrize(
+    ("fault", "blame"),
+    [
+        ("NN job 1: depthwise channels: expected 3 (as the input), found 6", Blame.SUBMISSION),
+        ("FE opcode: expected LOAD_STATE, found 31", Blame.NOT_UNDERSTOOD),
+        ("the emulator failed: KeyError(3)", Blame.EMULATOR),
+        ("zero points of a look-up job: expected 3, found 4", Blame.SUBMISSION),
+        ("something that nobody has thought of", Blame.OPEN),
+    ],
+)
+def test_who_is_to_blame_for_a_fault(fault: str, blame: Blame) -> None:
+    assert blame_of(fault)[0] is blame
+    assert bool(blame_of(fault)[1]) == (blame is not Blame.OPEN)
+
+
+def adding(folder: Path) -> graph.Operation:
+    net = Net(4, dtype="int8")
+    first, second = net.conv(0, 8), net.conv(0, 8)
+    path = folder / "add.tflite"
+    path.write_bytes(net.model([net.add(first, second)]))
+    return graph.read_file(path)[2]
+
+
+def test_the_operands_of_an_add(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    one, two, other = (rng.integers(0, 256, (4, 4, 8)).astype(np.uint8) for _ in range(3))
+
+    def planes(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return np.ascontiguousarray(np.moveaxis(values, -1, 0)).reshape(4, 4, 8)
+
+    def said(first: Any, second: Any, *, known: bool = True) -> str:
+        operands = Operands({2: (one, two)} if known else {})
+        image = np.stack([first, second]).reshape(16, 4, 4)
+        found = list(operands.look(adding(tmp_path), image))
+        assert list(operands.look(adding(tmp_path), image)) == []  # the first inference alone
+        assert all(each.blame is Blame.SUBMISSION for each in found)
+        return " ".join(str(each) for each in found)
+
+    noisy = np.clip(one.astype(np.int64) + rng.integers(-4, 5, one.shape), 0, 255).astype(np.uint8)
+    for right in ((one, two), (two, one), (noisy, two), (planes(one), planes(two))):
+        assert said(*right) == ""
+    assert "found the second and what is neither of the two" in said(two, other)
+    assert "found the first and the first" in said(one, one)
+    assert "one channel by channel and one in TFLite's order" in said(planes(one), two)
+    assert said(other, other[::-1]) == ""  # what came before is wrong: nobody can tell
+    assert "one of them, twice" in said(other, other, known=False)
+    assert said(other, one, known=False) == ""
+
+
+def test_what_a_models_adds_add(tmp_path: Path) -> None:
+    """TFLite may write a sum over one of its inputs, and that must not be taken for the input."""
+    net = Net(8, dtype="int8")
+    first = net.conv(0, 8)
+    second = net.conv(first, 8)
+    model = net.model([net.conv(net.add(first, second), 4)])
+    rng = np.random.default_rng(4)
+    picture = rng.integers(-128, 128, (1, 8, 8, 3)).astype(np.int8)
+    found = operands_of(model, [picture])
+    assert list(found) == [2]
+    for side, tensor in enumerate((first, second)):
+        (expected,) = sweep.reference(graph.with_outputs(model, [tensor]), [picture])
+        assert np.array_equal(found[2][side], expected[0].view(np.uint8) ^ 0x80)
+    assert operands_of(Net(8).model([0]), []) == {}
+    save(tmp_path / "o.npz", found)
+    again = load(tmp_path / "o.npz")
+    assert [np.array_equal(*pair) for pair in zip(again[2], found[2], strict=True)] == [True, True]
+
+
+def test_a_split_at_an_end_of_the_graph_is_named() -> None:
+    net = Net(8)
+    parts = net.split(net.conv(0, 16), 2)
+    model = net.model([net.conv(parts[0], 4), parts[1]])
+
+    def row(problem: str, order: str = "") -> dict[str, Any]:
+        outputs = [{"index": index, "problem": problem, "order": order} for index in (0, 1)]
+        return {"outputs": outputs, "delegated_nodes": [0, 1, 2]}
+
+    assert explain(row(""), model) == []
+    (found,) = explain(row("wrong"), model)
+    assert str(found).startswith(
+        "operation 1 (SPLIT): order of a SPLIT's bytes: expected a job that"
+    )
+    assert "1 of its 2 parts into TFLite's order" in str(found)
+    assert found.blame is Blame.SUBMISSION
+    assert explain(row("wrong") | {"delegated_nodes": [0, 2]}, model) == []
+    alone = Net(8)
+    parts = alone.split(0, 3)
+    model = alone.model([alone.conv(each, 4) for each in parts])
+    (found,) = explain({"outputs": row("x")["outputs"], "delegated_nodes": [0, 1, 2, 3]}, model)
+    assert "its input channel by channel" in str(found)
+    inner = Net(8)
+    parts = inner.split(inner.conv(0, 16), 2)
+    model = inner.model([inner.conv(each, 4) for each in parts])
+    assert explain({"outputs": row("x")["outputs"], "delegated_nodes": [0, 1, 2, 3]}, model) == []
+    found, _ = explain(row("x", "channel by channel") | {"delegated_nodes": []}, model)
+    assert str(found).startswith("operation 2 (CONV_2D): order of output 0")
 
 
 CASES = [(7, 1), (7, 3), (8, 1), (8, 3)]

@@ -81,9 +81,9 @@ def test_a_crash_of_the_delegate_fails_in_every_form(tmp_path: Path) -> None:
 
 def test_a_row_that_takes_too_long_names_the_deadline(tmp_path: Path) -> None:
     net = Net(192)
-    source = net.conv(0, 32)
-    for _ in range(4):
-        source = net.conv(source, 32)
+    source = net.conv(0, 64)
+    for _ in range(6):
+        source = net.conv(source, 64, kernel=5)
     document = run(net.model([source]), tmp_path, "a311d", timeout_s=4)
     row = document["results"][-1]
     assert (row["delegate"], row["status"], document["verdict"]) == ("teflon", "fail", "fail")
@@ -146,3 +146,25 @@ def test_the_small_model_is_right_in_both_modes(npu: str, tmp_path: Path) -> Non
         assert document["verdict"] == "pass", row["reason"]
         assert document["npu"]["wrong"] == []
         assert (row["outputs"][0]["different"] == 0) or not exact
+
+
+def test_an_int8_add_that_comes_out_wrong_is_named(tmp_path: Path) -> None:
+    """Its inputs come from the CPU; Mesa 25.0.7 puts both at the beginning of the buffer."""
+    net = Net(16, dtype="int8")
+    model = net.model([net.add(net.pool(0, 1), net.tanh(0), scale=0.02)])
+    document = run(model, tmp_path, "imx8mp", exact=True)
+    row = document["results"][-1]
+    assert (row["status"], document["verdict"]) == ("fail", "fail")
+    assert any("(ADD)" in each and "[submission" in each for each in document["npu"]["wrong"])
+    assert document["npu"]["faults"] == []
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_split_that_comes_out_wrong_is_named(ends: bool, tmp_path: Path) -> None:
+    net = Net(16)
+    parts = net.split(net.conv(0, 16, zero_point=110), 2)
+    outputs = parts if ends else [net.conv(each, 4) for each in parts]
+    document = run(net.model(outputs), tmp_path, "imx8mp", exact=True)
+    assert document["verdict"] == ("fail" if ends else "pass")
+    assert ("operation 1 (SPLIT)" in document["results"][-1]["reason"]) == ends
+    assert bool(document["npu"]["wrong"]) == ends

@@ -73,7 +73,7 @@ def _against(halves: Bytes, inputs: Inputs) -> Iterator[Finding]:
         found = " and ".join(_named(each) for each in numbers)
         yield _wrong("its first and its second input", found, evidence)
     elif not orders[0] & orders[1]:
-        both = " and ".join(min(each) for each in orders)
+        both = " and one ".join(min(each) for each in orders)
         yield _wrong("both inputs in one order", f"one {both}", evidence)
 
 
