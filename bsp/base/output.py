@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import signal
@@ -74,9 +75,11 @@ def give_up_stdout(error: OSError) -> int:
 
 
 def _print(text: str) -> None:
+    drawing = sys.modules.get("bsp.base.screen")  # not imported for what draws nothing
     try:
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
+        with drawing.screen.paused() if drawing else contextlib.nullcontext():
+            sys.stdout.write(f"{text}\n")
+            sys.stdout.flush()
     except BrokenPipeError as error:
         give_up_stdout(error)
         raise ReaderGoneError from None

@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from typing import Protocol
 
 _REDRAW_S = 0.2
+# DECAWM: should the terminal be narrower than we think, it cuts the line too, and breaks it not.
+_NO_WRAP, _WRAP = "\x1b[?7l", "\x1b[?7h"
 
 
 class Drawable(Protocol):
@@ -143,7 +145,7 @@ class Screen:
                 clearing = self._clearing()
                 self._drawn = tuple(cut(line, columns - 1) for line in lines)
                 text = "\n".join(self._drawn)
-                self._write(f"{clearing}{text}\r{_up(len(lines) - 1)}")
+                self._write(f"{clearing}{_NO_WRAP}{text}{_WRAP}\r{_up(len(lines) - 1)}")
                 return
 
     def _clear(self) -> None:

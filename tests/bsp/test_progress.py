@@ -171,6 +171,26 @@ def test_a_question_is_not_drawn_over(tmp_path: Path) -> None:
         assert rows[:2] == ["Trust this host? [y/N] yes", "the answer is True"]
 
 
+RESULT = """
+import time
+from bsp.base.output import print_text
+from bsp.base.progress import step
+with step("A step with a long name in which a result is printed"):
+    time.sleep(1)
+    print_text("result")
+    time.sleep(600)
+"""
+
+
+@needs_tmux
+def test_results_do_not_mix_with_what_is_drawn(tmp_path: Path) -> None:
+    with Terminal(tmp_path, RESULT, 70) as terminal:
+        terminal.wait("result$")
+        rows = terminal.wait(r" [2-9] s$")
+        assert rows[0] == "result"
+        assert len(rows) == 2
+
+
 SHORT = """
 import time
 from bsp.base.live_table import LiveTable
