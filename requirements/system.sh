@@ -82,6 +82,9 @@ way_to_root() {
 say_what_is_missing() {
     [ -n "$lacking" ] || return 0
     line="${2}apt-get install --no-install-recommends $lacking"
+    # As in a container: apt finds nothing before it has fetched its lists.
+    [ -n "$(find /var/lib/apt/lists -name '*_Packages*' 2>/dev/null | head -n 1)" ] ||
+        line="${2}apt-get update && $line"
     say "$(echo "$lacking" | wc -w) Debian packages are missing on this machine. $1"
     say ''
     say "    $line"

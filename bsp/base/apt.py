@@ -23,6 +23,7 @@ from .process import Completed, ToolFailedError, run
 from .progress import say, step
 
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_HOST_LISTS = Path("/var/lib/apt/lists")
 _LISTS_FRESH_S = 24 * 3600
 
 
@@ -311,11 +312,21 @@ def debian_mirror() -> str:
     """Return the address of the Debian mirror that this host is set up with.
 
     Raises:
-        UserError: the host's apt has no Debian mirror, and ``$NPU_BSP_DEBIAN_MIRROR`` is not set.
+        UserError: the host's apt has no Debian mirror, and ``$NPU_BSP_DEBIAN_MIRROR`` is not set; it has
+            no package lists, and only root can fetch them.
+        InfrastructureError: they cannot be fetched.
     """
     chosen = os.environ.get("NPU_BSP_DEBIAN_MIRROR")
     if chosen:
         return chosen
+    if not any(_HOST_LISTS.glob("*_Packages*")):  # as in a container
+        if os.geteuid() != 0:
+            raise UserError(
+                "this machine's apt has no package lists yet, and does not know its mirrors without",
+                hint="sudo apt-get update",
+            )
+        with step("Fetching the package lists of this machine's apt"):
+            run(["apt-get", "update", "--quiet"], timeout_s=600)
     listed = run(
         [
             "apt-get",

@@ -116,12 +116,8 @@ def test_first_use(root: Root) -> None:
     assert not (root.folder / _CLONE.lstrip("/") / ".venv").exists()
 
     # With just that: lists work; what lacks a program says so.
-    assert (
-        root.run(
-            "apt-get", "install", "--yes", "--no-install-recommends", "python3-venv"
-        ).returncode
-        == 0
-    )
+    little = "apt-get update && apt-get install --yes --no-install-recommends python3-venv"
+    assert root.run("sh", "-c", little).returncode == 0
     listed = root.inv("--list", user=_USER)
     assert listed.returncode == 0, listed.stderr
     assert "bringup" in listed.stdout
@@ -136,6 +132,7 @@ def test_first_use(root: Root) -> None:
     assert "administrator" not in again.stderr
 
     # The administrator types the line; then it works, for that user too.
+    assert "\n    apt-get update && apt-get install " in first.stderr  # no lists yet
     line = next(row for row in tree.stderr.splitlines() if row.startswith("    apt-get install"))
     installed = root.run("sh", "-c", f"{line} --yes")
     assert installed.returncode == 0, installed.stderr
