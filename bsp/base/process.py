@@ -20,6 +20,7 @@ PACKAGE_OF_TOOL = {
     "aarch64-linux-gnu-g++": "g++-aarch64-linux-gnu",
     "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
     "apt-get": "apt",
+    "bzip2": "bzip2",
     "cpio": "cpio",
     "cpp": "cpp",
     "depmod": "kmod",
@@ -40,6 +41,15 @@ PACKAGE_OF_TOOL = {
     "tar": "tar",
     "xz": "xz-utils",
     "zstd": "zstd",
+}
+
+
+# What a compressed file begins with, and the program that tar unpacks it with.
+_UNPACKERS = {
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bzip2",
+    b"\x1f\x8b": "gzip",
 }
 
 
@@ -93,6 +103,19 @@ def require_tool(name: str) -> str:
             hint=f"sudo apt-get install {package}",
         )
     return path
+
+
+def require_unpacker(file: Path) -> None:
+    """See to the program that ``tar`` unpacks a compressed file with; its own words for it are a riddle.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    with file.open("rb") as opened:
+        start = opened.read(6)
+    for magic, program in _UNPACKERS.items():
+        if start.startswith(magic):
+            require_tool(program)
 
 
 def run(

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ..base.cache import cache_dir, make_once
 from ..base.errors import InfrastructureError, UserError, nearest
-from ..base.process import ToolFailedError, run
+from ..base.process import ToolFailedError, require_unpacker, run
 from ..base.progress import step
 from .distribution import all_series, packaged, series_named
 
@@ -252,8 +252,9 @@ def _unpack(tarball: Path, target: Path, parts: Parts) -> None:
     """Unpack a kernel tarball, or the part that device trees need, without its top folder.
 
     Raises:
-        UserError: it is no archive, or damaged.
+        UserError: it is no archive, or damaged; what unpacks it is not installed.
     """
+    require_unpacker(tarball)
     target.mkdir()
     command: list[str | Path] = ["tar", "--extract", "--file", tarball, "--directory", target,
                                  "--no-same-owner", "--strip-components=1"]  # fmt: skip

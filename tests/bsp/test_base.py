@@ -140,6 +140,42 @@ def test_a_missing_tool_names_its_package(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert caught.value.hint == "sudo apt-get install device-tree-compiler"
 
 
+@pytest.mark.parametrize(
+    ("start", "package"),
+    [
+        (b"\xfd7zXZ\0\0", "xz-utils"),
+        (b"\x28\xb5\x2f\xfd\x04\0", "zstd"),
+        (b"BZh91AY", "bzip2"),
+        (b"plain", ""),
+        (b"", ""),
+    ],
+)
+def test_what_tar_unpacks_with_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: bytes, package: str
+) -> None:
+    (tmp_path / "file.tar").write_bytes(start)
+    monkeypatch.setattr(process, "find_tool", lambda _: None)
+    if not package:
+        process.require_unpacker(tmp_path / "file.tar")
+        return
+    with pytest.raises(UserError) as caught:
+        process.require_unpacker(tmp_path / "file.tar")
+    assert caught.value.hint == f"sudo apt-get install {package}"
+
+
+def test_apt_without_lists_is_not_an_apt_without_mirrors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bsp.base import apt
+
+    monkeypatch.delenv("NPU_BSP_DEBIAN_MIRROR", raising=False)
+    monkeypatch.setattr(apt, "_HOST_LISTS", tmp_path)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(UserError, match="no package lists yet") as caught:
+        apt.debian_mirror()
+    assert caught.value.hint == "sudo apt-get update"
+
+
 def test_a_failing_tool_shows_its_last_lines() -> None:
     with pytest.raises(process.ToolFailedError) as caught:
         process.run(["sh", "-c", "echo line one; echo the reason >&2; exit 7"])

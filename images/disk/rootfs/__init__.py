@@ -19,8 +19,10 @@ from bsp.base.apt import Archive, debian_mirror
 from bsp.base.cache import cache_dir, make_once, remove
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.process import ToolFailedError, require_tool, run
-from bsp.base.progress import step
+from bsp.base.progress import Step, step
 from bsp.base.words import counted
+
+from .watch import watched
 
 HERE = Path(__file__).parent
 
@@ -82,7 +84,7 @@ def root_tar(distribution: str = "trixie", more: Sequence[str] = ()) -> Rootfs:
         enable_foreign_programs()
         with step(f"Installing Debian {distribution} for the board") as now:
             now.note(counted(len(debs), "package"))
-            _install(debs, distribution, target)
+            _install(debs, distribution, target, now)
         # Debian has moved on: an older one is of no use, the newest may be in use right now.
         found = folder.glob(f"{prefix}-*.tar")
         for old in sorted(found, key=lambda path: path.stat().st_mtime)[:-1]:
@@ -92,7 +94,7 @@ def root_tar(distribution: str = "trixie", more: Sequence[str] = ()) -> Rootfs:
     return Rootfs(make_once(folder / f"{prefix}-{key}.tar", make), key)
 
 
-def _install(debs: list[Path], distribution: str, target: Path) -> None:
+def _install(debs: list[Path], distribution: str, target: Path, now: Step) -> None:
     # A folder that everybody may read: in a user namespace mmdebstrap is another user.
     with tempfile.TemporaryDirectory(prefix="npu-bsp-rootfs-", ignore_cleanup_errors=True) as name:
         shared = Path(name)
@@ -109,7 +111,7 @@ def _install(debs: list[Path], distribution: str, target: Path) -> None:
             require_tool("newuidmap")
         # mmdebstrap's mounts in a namespace: they are gone when it ends, however it ends.
         isolation = ["unshare", "--mount"] if mode == "root" else []
-        with target.open("wb") as file:
+        with target.open("wb") as file, watched(workspace, len(debs), now.note):
             run(
                 [
                     *isolation, "mmdebstrap", f"--mode={mode}", f"--architectures={ARCHITECTURE}",

@@ -35,7 +35,7 @@ from bsp.base.cache import cache_dir, lock, make_once
 from bsp.base.download import sha256_of
 from bsp.base.errors import InfrastructureError, UserError, nearest
 from bsp.base.output import table
-from bsp.base.process import require_tool, run
+from bsp.base.process import require_tool, require_unpacker, run
 from bsp.base.progress import step
 from bsp.base.result import Result
 from bsp.base.words import counted
@@ -250,6 +250,7 @@ def source_tree(archive: Archive) -> Path:
 
     def make(target: Path) -> None:
         with step(f"Unpacking the source of {name}"):
+            require_unpacker(original)
             target.mkdir()
             wanted = [f"*/{part}" for part in known.unpack]
             run(["tar", "--extract", "--file", original, "--directory", target, "--no-same-owner",
