@@ -101,6 +101,7 @@ _OWN_LEVELS = {
     "vendor tree": "vendor tree",
     "no node": "no node",
     "supply missing": "no supply",
+    "two owners": "two owners",
 }
 
 
@@ -181,10 +182,10 @@ def boards_table(rows: list[dict[str, Any]]) -> str:
         "unknown: the driver does not recognise this NPU; .: the kernel has no such board."
     )
     levels = {level for row in rows for level in row["kernels"].values()}
-    if levels & {"vendor tree", "no tree", "no node"}:
+    if levels & {"vendor tree", "no tree", "no node", "two owners"}:
         legend += (
-            " vendor tree, no node, no tree: the device tree beside the profile is for a vendor's kernel, "
-            "does not have the NPU, or cannot be used."
+            " vendor tree, no node, two owners, no tree: the device tree beside the profile is for a "
+            "vendor's kernel, does not have the NPU, has the vendor's node for it too, or cannot be used."
         )
     return (
         "\n\n".join(parts)
@@ -329,6 +330,11 @@ def _own_sentence(series: str, npu: Npu, own: OwnTree) -> str:
         return f"its driver {npu.driver} does not know this NPU{since}"
     if own.state == "enable":
         return f"knows this NPU; {own.file.name} leaves it switched off, and ./inv build-dts switches it on"
+    if own.state == "switched off":
+        return (
+            f"knows this NPU; somebody switched it off in {own.file.name}, and ./inv build-dts asks before "
+            "it switches it on (docs/device-tree.md)"
+        )
     return f"knows this NPU, and {own.file.name} has it switched on"
 
 

@@ -19,9 +19,11 @@ from .base.cache import write_atomically
 from .base.errors import UserError
 from .base.result import Result
 from .dts.compile import compile_dts
-from .dts.required_changes import vendor_of
+from .dts.given import board_tree
+from .dts.owners import refuse_two_owners, vendor_of
 from .dts.running import without_boot
-from .dts.tree import Tree, read_blob, read_tree
+from .dts.switched_off import off_notes
+from .dts.tree import Tree, read_tree
 from .identify import doubt_error, find, machine_of, relative_of, soc_of, tie_error, vendor_words
 from .kernel.source import kernel_tree
 from .profile import (
@@ -200,8 +202,8 @@ def source_of_dtb(path: Path) -> Source:
     Raises:
         UserError: it cannot be read, or is no device tree.
     """
-    blob = read_blob(path, flag="--from-dtb")
-    return Source(path.name, read_tree(blob, str(path)), blob)
+    blob, tree = board_tree(path, flag="--from-dtb")
+    return Source(path.name, tree, blob)
 
 
 def source_of_host(host: str, *, accept_new_key: bool = False, root: str = "") -> Source:
@@ -269,7 +271,7 @@ def _text(
         dts = None if borrowed else _upstream(soc, tree, kernel)
     beside = source.blob if tree is not None and dts is None else b""
     if tree is not None:
-        notes += _npu_notes(soc, tree)
+        notes += _npu_notes(soc, tree, source.what)
     origins = " and ".join(
         [*filter(None, [source.what]), *([f"the board {like.name}"] if like else [])]
     )
@@ -394,10 +396,11 @@ def _expected(soc: str, dts: str, kernel: str) -> str | None:
     return rows[0].expectation() if rows else None
 
 
-def _npu_notes(soc: str, tree: Tree) -> list[str]:
+def _npu_notes(soc: str, tree: Tree, what: str) -> list[str]:
     npu = load_soc(soc).npu
     if npu is None:
         return [f"{load_soc(soc).title} has no NPU that a kernel describes yet"]
+    refuse_two_owners(tree, npu, what)
     notes = []
     vendor = vendor_of(tree, npu)
     if vendor:
@@ -407,7 +410,8 @@ def _npu_notes(soc: str, tree: Tree) -> list[str]:
             f"{known.driver}. {npu.driver} wants an upstream kernel's tree: --from-dtb one of those"
         )
     if npu.compatible in tree.strings(npu.node, "compatible"):
-        notes.append(f"the NPU is {npu.node}, {tree.status(npu.node)}")
+        notes.append(f"the NPU is {npu.node}, {tree.status(npu.node) or 'with an empty status'}")
+        notes += off_notes(tree, npu)
         lacks = [name for name in npu.requires if tree.get(npu.node, name) is None]
         notes += [f"{npu.node} has no {each}, which {npu.driver} needs" for each in lacks]
     else:

@@ -158,6 +158,20 @@ class Vendor(_Record, frozen=True, kw_only=True):
     devices: tuple[str, ...] = ()
 
 
+class SwitchedOff(_Record, frozen=True, kw_only=True):
+    """Who may have switched the NPU off in a device tree that a kernel has it on in.
+
+    Attributes:
+        by: the program.
+        why: the reason, as the end of a sentence.
+        source: where that is written.
+    """
+
+    by: str
+    why: str
+    source: str
+
+
 class Npu(_Record, frozen=True, kw_only=True):
     """The NPU of a SoC and what the free driver needs for it.
 
@@ -180,6 +194,9 @@ class Npu(_Record, frozen=True, kw_only=True):
         dmesg: what the kernel log says when the driver has found it.
         vendor: how vendors' kernels describe it.
         sources: documents and files that these facts come from.
+        on_by_default: the kernel's description of the chip has it switched on, so that a tree that has it
+            off was changed by a board's source, an overlay or a bootloader.
+        switched_off: which program is known to do so.
         enabled: whether it is to be switched on; boards may say otherwise.
     """
 
@@ -201,6 +218,8 @@ class Npu(_Record, frozen=True, kw_only=True):
     dmesg: tuple[str, ...] = ()
     vendor: tuple[Vendor, ...] = ()
     sources: tuple[str, ...] = ()
+    on_by_default: bool = False
+    switched_off: SwitchedOff | None = None
     enabled: bool = True
 
 

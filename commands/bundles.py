@@ -8,7 +8,7 @@ from invoke.context import Context
 from bsp.base.result import Result
 
 from .face import command
-from .flags import BOARD
+from .flags import BOARD, FORCE_ENABLE
 
 
 @command(
@@ -16,6 +16,7 @@ from .flags import BOARD
         "board": BOARD,
         "kernel": "series of the distribution's kernel, or build:ID (default: the profile's)",
         "dtb": "use this DTB unchanged instead of the one that build-dts makes",
+        "force-enable": FORCE_ENABLE,
         "output": "put the bundle there (default: the cache; of RAUC: build/BOARD.raucb)",
         "key": "sign with this private key (default: yours, made on first use)",
         "verify": "verify this bundle instead: manifest, signature, every file's hash",
@@ -35,6 +36,7 @@ def bundle(
     board: str = "",
     kernel: str = "",
     dtb: str = "",
+    force_enable: bool = False,
     output: str = "",
     key: str = "",
     verify: str = "",
@@ -60,8 +62,12 @@ def bundle(
     if reproduce:
         return command.reproduce(board, kernel=kernel, dtb=dtb, key=key)
     if format == "rauc":
-        return command.make_rauc(board, rauc, kernel=kernel, dtb=dtb, output=output, key=key)
-    return command.make(board, kernel=kernel, dtb=dtb, output=output, key=key)
+        return command.make_rauc(
+            board, rauc, kernel=kernel, dtb=dtb, output=output, key=key, force_enable=force_enable
+        )
+    return command.make(
+        board, kernel=kernel, dtb=dtb, output=output, key=key, force_enable=force_enable
+    )
 
 
 @command(

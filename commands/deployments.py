@@ -10,7 +10,7 @@ from invoke.context import Context
 from bsp.base.result import Answer, Result
 
 from .face import command
-from .flags import BOARD, HOST, HOSTS
+from .flags import BOARD, FORCE_ENABLE, HOST, HOSTS
 
 
 @command(
@@ -22,6 +22,7 @@ from .flags import BOARD, HOST, HOSTS
         "dtb": "deploy this DTB unchanged instead of the one that build-dts makes",
         "dtb-only": "deploy only a device tree, for the kernel that the board runs: --dtb, or the running "
         "one plus what its NPU lacks",
+        "force-enable": FORCE_ENABLE,
         "adopt": "adopt a board that boots in another way: what it runs becomes its first generation",
         "undo": "undo --adopt: the board boots as it did before",
         "timeout": "seconds that the board may take to come back from a reboot",
@@ -49,6 +50,7 @@ def deploy(
     kernel: str = "",
     dtb: str = "",
     dtb_only: bool = False,
+    force_enable: bool = False,
     adopt: bool = False,
     undo: bool = False,
     timeout: int = 180,
@@ -81,6 +83,7 @@ def deploy(
         verify=verify,
         verify_every=None if verify_every == -1 else verify_every,
         claim=claim_of(steal=steal, reason=reason),
+        force_enable=force_enable,
     )
     if means_several(host):
         from bsp.base.errors import UserError

@@ -8,7 +8,7 @@ from invoke.context import Context
 from bsp.base.result import Result
 
 from .face import command
-from .flags import BOARD, HOST, KERNEL
+from .flags import BOARD, FORCE_ENABLE, HOST, KERNEL
 
 
 @command(
@@ -19,10 +19,13 @@ from .flags import BOARD, HOST, KERNEL
         "accept-new-key": "on first contact, trust the host's key without asking",
         "base-dtb": "start from this DTB instead of the kernel's source",
         "npu-rate": "run the NPU's clocks at this rate, such as 500MHz",
+        "apply": "apply this overlay (.dtbo) to the base tree first; may be repeated",
+        "force-enable": FORCE_ENABLE,
         "overlay": "keep the changes beside the DTB as a .dtbo too",
         "output": "folder for the result (default: build/BOARD/KERNEL)",
         "dry-run": "show what would be built; write nothing",
-    }
+    },
+    iterable=["apply"],
 )
 def build_dts(
     _: Context,
@@ -32,6 +35,8 @@ def build_dts(
     accept_new_key: bool = False,
     base_dtb: str = "",
     npu_rate: str = "",
+    apply: list[str] | None = None,
+    force_enable: bool = False,
     overlay: bool = False,
     output: str = "",
     dry_run: bool = False,
@@ -60,6 +65,8 @@ def build_dts(
             keep_overlay=overlay,
             accept_new_key=accept_new_key,
             dry_run=dry_run,
+            apply=[Path(file) for file in apply or ()],
+            force_enable=force_enable,
         )
     if not board:
         raise UserError(
@@ -80,6 +87,8 @@ def build_dts(
         npu_rate_hz=parse_rate(npu_rate) if npu_rate else None,
         keep_overlay=overlay,
         dry_run=dry_run,
+        apply=[Path(file) for file in apply or ()],
+        force_enable=force_enable,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,17 @@ from ..base.result import Result
 from ..kernel.distribution import series_named
 from ..kernel.source import kernel_tree, label
 from ..profile import Board, Npu, load_soc, npu_of
+from .apply import apply_overlays
 from .compile import compile_dts, compiled
+from .given import board_tree
 from .identity import check_identity, own_name
 from .overlay import compiled_overlay, merge, overlay_source
+from .owners import refuse_two_owners
 from .rate import at_rate
 from .required_changes import Change, plan_changes, rates
 from .support import lacking, verdict
-from .tree import Tree, read_blob, read_tree
+from .switched_off import refuse_switched_off
+from .tree import Tree, read_tree
 from .upstream import newer_tree, refuse_without_board
 from .verify import diff_text, verify
 
@@ -54,6 +59,7 @@ class DtsResult(Result):
         origin: what the base tree was made of, exactly.
         dtb: the file; not written in a dry run.
         dry_run: whether this only says what would be built.
+        applied: overlays that were applied to the base tree, in order.
         overlay: the ``.dtbo`` beside it, where it was asked for and there is a change.
         sha256: of the DTB.
     """
@@ -67,6 +73,7 @@ class DtsResult(Result):
     npu: NpuReport
     sha256: str
     dry_run: bool = False
+    applied: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """Return the document that ``--json`` prints."""
@@ -96,12 +103,14 @@ class DtsResult(Result):
             },
             "sha256": self.sha256,
             "dry_run": self.dry_run,
+            "applied": list(self.applied),
         }
 
     def text(self) -> str:
         """Return the result for people: one screen."""
         npu = self.npu
         lines = [f"{self.board}: device tree from {self.origin}"]
+        lines += [f"applied  {file}" for file in self.applied]
         if self.changes:
             lines += [_count(len(self.changes)), diff_text(self.changes)]
         else:
@@ -123,6 +132,24 @@ def _count(number: int) -> str:
     return "1 property changed:" if number == 1 else f"{number} properties changed:"
 
 
+@dataclass(frozen=True)
+class _Base:
+    """The tree that is built on.
+
+    Attributes:
+        what: what it is, for errors.
+        origin: what it was made of, exactly.
+        series: of the kernel that it is for; None where nothing says so.
+        lacks: what the kernel's source was found to lack; None where there is no source.
+    """
+
+    blob: bytes
+    what: str
+    origin: str
+    series: str | None
+    lacks: tuple[str, ...] | None
+
+
 def build_dts(
     board: Board,
     *,
@@ -134,6 +161,9 @@ def build_dts(
     dry_run: bool = False,
     what: str = "",
     newer: str = "",
+    apply: Sequence[Path] = (),
+    force_enable: bool = False,
+    series: str | None = None,
 ) -> DtsResult:
     """Build a board's device tree into ``target_dir``.
 
@@ -147,47 +177,45 @@ def build_dts(
         dry_run: say what would be built; write nothing.
         what: what the base DTB is, for errors; empty: its file.
         newer: how to get an upstream tree in place of the base DTB, for hints; empty: as the profile tells.
+        apply: overlays (``.dtbo``) that the base tree gets first, in this order.
+        force_enable: switch the NPU on also where somebody switched it off on purpose.
+        series: of the kernel that the base DTB is from, where ``kernel`` does not say it.
 
     Raises:
-        UserError: the tree is not the board's, or lacks more than device tree can add.
+        UserError: the tree is not the board's, or lacks more than device tree can add; the NPU was switched
+            off on purpose, or another driver would take it too.
         InfrastructureError: a source cannot be fetched, or a tool failed.
     """
     npu = npu_of(board)
     stem = board.dts or board.name
+    if base_dtb is not None:
+        start = _given(base_dtb, kernel, npu, what)
+        newer = newer or (newer_tree(board, npu, base_dtb) if npu else "")
+    else:
+        kernel = kernel or board.kernel
+        start = _from_source(board, kernel, npu, symbols=bool(apply))
+    what, lacks = start.what, start.lacks
     with tempfile.TemporaryDirectory(prefix="npu-bsp-dts-") as work:
         built = Path(work) / "base.dtb"
-        lacks: tuple[str, ...] | None = None
-        if base_dtb is not None:
-            blob = read_blob(base_dtb, flag="--base-dtb")
-            series, lacks = _kernel_to_run(kernel, npu)
-            origin, what = str(base_dtb), what or str(base_dtb)
-            newer = newer or (newer_tree(board, npu, base_dtb) if npu else "")
-            built.write_bytes(blob)
-        else:
-            if board.dts is None:
-                raise UserError(
-                    f"board {board.name} has no device tree source in the kernel",
-                    hint="give its device tree: --base-dtb FILE",
-                )
-            kernel = kernel or board.kernel
-            tree = kernel_tree(kernel)
-            directory = load_soc(board.soc).dts_directory or "."
-            refuse_without_board(board, tree, directory)
-            if tree.fixed:
-                built = compiled(tree, directory, stem)
-            else:
-                compile_dts(tree, directory, stem, built)
-            blob = built.read_bytes()
-            if npu is not None:
-                lacks = lacking(tree.path, npu)
-            series, what = tree.series, f"the device tree of Linux {tree.release}"
-            origin = f"Linux {tree.release} ({tree.origin})"
+        blob = apply_overlays(start.blob, apply, what=what, work=Path(work))
+        built.write_bytes(blob)
         base = read_tree(blob, what)
         check_identity(base, board, what, newer=newer)
         named = own_name(base, board)
         changes = list(named)
         if npu:
             changes += plan_changes(base, npu, what=what, lacks=lacks or (), newer=newer)
+        if npu is not None and npu.enabled:
+            refuse_two_owners(base, npu, what)
+            if not force_enable:
+                refuse_switched_off(
+                    base,
+                    board,
+                    npu,
+                    what=what,
+                    series=start.series or series,
+                    from_source=base_dtb is None,
+                )
         if npu_rate_hz is not None:
             if npu is None or not npu.enabled:
                 raise UserError(
@@ -206,17 +234,49 @@ def build_dts(
             _write(overlay, dtbo)
         else:
             overlay.unlink(missing_ok=True)  # of an earlier run; it would not fit this DTB
-    supported, why = verdict(board, npu, series=series, lacks=lacks)
+    supported, why = verdict(board, npu, series=start.series, lacks=lacks)
     return DtsResult(
         board=board.name,
         kernel=kernel,
-        origin=origin,
+        origin=start.origin,
         dtb=dtb,
         overlay=overlay if dtbo is not None and keep_overlay else None,
         changes=tuple(changes),
         npu=_report(after, npu, supported, why),
         sha256=hashlib.sha256(blob).hexdigest(),
         dry_run=dry_run,
+        applied=tuple(map(str, apply)),
+    )
+
+
+def _given(base_dtb: Path, kernel: str | None, npu: Npu | None, what: str) -> _Base:
+    blob, _ = board_tree(base_dtb, flag="--base-dtb")
+    series, lacks = _kernel_to_run(kernel, npu)
+    return _Base(blob, what or str(base_dtb), str(base_dtb), series, lacks)
+
+
+def _from_source(board: Board, kernel: str, npu: Npu | None, *, symbols: bool) -> _Base:
+    if board.dts is None:
+        raise UserError(
+            f"board {board.name} has no device tree source in the kernel",
+            hint="give its device tree: --base-dtb FILE",
+        )
+    tree = kernel_tree(kernel)
+    directory = load_soc(board.soc).dts_directory or "."
+    refuse_without_board(board, tree, directory)
+    if tree.fixed:
+        blob = compiled(tree, directory, board.dts, symbols=symbols).read_bytes()
+    else:
+        with tempfile.TemporaryDirectory(prefix="npu-bsp-dts-") as work:
+            target = Path(work) / "base.dtb"
+            compile_dts(tree, directory, board.dts, target, symbols=symbols)
+            blob = target.read_bytes()
+    return _Base(
+        blob,
+        f"the device tree of Linux {tree.release}",
+        f"Linux {tree.release} ({tree.origin})",
+        tree.series,
+        lacking(tree.path, npu) if npu is not None else None,
     )
 
 

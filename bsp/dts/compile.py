@@ -21,9 +21,18 @@ _PREFIXES = "scripts/dtc/include-prefixes"
 
 
 def compile_dts(
-    tree: KernelTree, directory: str, stem: str, target: Path, *, arch: str = "arm64"
+    tree: KernelTree,
+    directory: str,
+    stem: str,
+    target: Path,
+    *,
+    arch: str = "arm64",
+    symbols: bool = False,
 ) -> None:
     """Compile ``arch/<arch>/boot/dts/<directory>/<stem>.dts`` of a kernel tree to ``target``.
+
+    Args:
+        symbols: with the labels that overlays refer to, also where the kernel's build leaves them out.
 
     Raises:
         UserError: the tree has no such board, or its source does not compile.
@@ -39,13 +48,13 @@ def compile_dts(
     makefile = tree.path / folder / "Makefile"
     rules = makefile.read_text(encoding="utf-8", errors="replace") if makefile.exists() else ""
     # cpp's messages are bounded, as nobody reads them before dtc has ended.
-    symbols = ["-@"] if has_symbols(rules, stem) else []
+    labels = ["-@"] if symbols or has_symbols(rules, stem) else []
     preprocess: list[str | Path] = [
         "cpp", "-w", "-fmax-errors=20", "-nostdinc", "-I", _PREFIXES, "-undef", "-D__DTS__",
         "-x", "assembler-with-cpp", source,
     ]  # fmt: skip
     arguments: list[str | Path] = [
-        "-q", *symbols, "-b", "0", "-i", folder, "-i", _PREFIXES,
+        "-q", *labels, "-b", "0", "-i", folder, "-i", _PREFIXES,
         "-I", "dts", "-O", "dtb", "-o", target, "-",
     ]  # fmt: skip
     first, second = _piped(preprocess, ["dtc", *arguments], tree.path)
@@ -88,8 +97,11 @@ def _piped(
     return ends[0], ends[1]
 
 
-def compiled(tree: KernelTree, directory: str, stem: str) -> Path:
+def compiled(tree: KernelTree, directory: str, stem: str, *, symbols: bool = False) -> Path:
     """Return a board's DTB of a kernel tree that does not change, compiled once.
+
+    Args:
+        symbols: as for :func:`compile_dts`.
 
     Raises:
         UserError: as :func:`compile_dts`.
@@ -97,8 +109,8 @@ def compiled(tree: KernelTree, directory: str, stem: str) -> Path:
     folder = cache_dir() / "dtbs" / tree.path.name / directory
     folder.mkdir(parents=True, exist_ok=True)
     return make_once(
-        folder / f"{stem}-{tool_key('cpp', 'dtc')}.dtb",
-        lambda target: compile_dts(tree, directory, stem, target),
+        folder / f"{stem}-{'symbols-' if symbols else ''}{tool_key('cpp', 'dtc')}.dtb",
+        lambda target: compile_dts(tree, directory, stem, target, symbols=symbols),
     )
 
 

@@ -15,7 +15,8 @@ from ..profile import (
     runs_as,
     soc_names,
 )
-from .required_changes import Change, for_vendor, newer_kernel, vendor_of
+from .owners import vendor_of
+from .required_changes import Change, for_vendor, newer_kernel
 from .tree import Tree
 
 

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
 from ..base.cache import cache_dir, make_once
+from ..base.errors import UserError
 from ..base.process import run
 from .compile import tool_key
 from .required_changes import Change, is_text, texts
@@ -16,15 +18,23 @@ from .required_changes import Change, is_text, texts
 # Each takes milliseconds; a base that was made to keep a program busy is given up.
 _TIMEOUT_S = 30
 
+# What dtc takes in a reference by path; a damaged tree may have anything in a node's name.
+_PATH = re.compile(r"[\w,.+*#?@/-]+", re.ASCII)
+
 
 def overlay_source(changes: Sequence[Change], compatible: str) -> str:
     """Return the overlay's source (``.dtso``).
 
     References to nodes are written by label where the base tree has labels; else as its phandles,
     and the overlay then fits that very tree only.
+
+    Raises:
+        UserError: a node that is to be changed has a name that no device tree may have.
     """
     lines = ["/dts-v1/;", "/plugin/;", "", "/ {", f'\tcompatible = "{compatible}";', "};"]
     for path, group in groupby(changes, key=lambda change: change.path):
+        if not _PATH.fullmatch(path):
+            raise UserError(f"the device tree has a node with an impossible name: {path!r}")
         lines += ["", f"&{{{path}}} {{"]
         lines += [f"\t{change.property} = {_value(change)};" for change in group]
         lines.append("};")

@@ -12,9 +12,11 @@ from typing import Literal
 
 from ..base.errors import UserError
 from ..profile import Board, Npu
+from .given import board_tree
 from .identity import check_identity
-from .required_changes import plan_changes, vendor_of
-from .tree import read_blob, read_tree
+from .owners import refuse_two_owners, vendor_of
+from .required_changes import plan_changes
+from .switched_off import refuse_switched_off
 from .upstream import newer_tree
 
 State = Literal[
@@ -22,6 +24,8 @@ State = Literal[
     "vendor tree",  # it describes the NPU for a vendor's driver
     "no node",  # it does not describe the NPU
     "supply missing",  # or more than build-dts can add
+    "two owners",  # another driver would take the NPU, too
+    "switched off",  # somebody switched the NPU off on purpose: build-dts asks before it switches it on
     "enable",  # build-dts switches the NPU on, or sets its rates
     "works",  # nothing has to change
 ]
@@ -44,7 +48,7 @@ class OwnTree:
     @property
     def usable(self) -> bool:
         """Whether ``build-dts`` makes a tree of it with which the NPU can work."""
-        return self.state in ("enable", "works")
+        return self.state in ("enable", "works", "switched off")
 
 
 def own_tree(board: Board, npu: Npu) -> OwnTree | None:
@@ -54,7 +58,7 @@ def own_tree(board: Board, npu: Npu) -> OwnTree | None:
     file = Path(board.dtb)
     hint = newer_tree(board, npu, file)
     try:
-        tree = read_tree(read_blob(file, flag="dtb ="), file.name)
+        _, tree = board_tree(file, flag="dtb =")
         check_identity(tree, board, file.name, newer=hint)
     except UserError as error:
         return OwnTree(file, "no tree", error.message, error.hint)
@@ -66,4 +70,13 @@ def own_tree(board: Board, npu: Npu) -> OwnTree | None:
         if not has_node and vendor_of(tree, npu) is not None:
             state = "vendor tree"
         return OwnTree(file, state, error.message, error.hint)
+    if npu.enabled:
+        try:
+            refuse_two_owners(tree, npu, file.name)
+        except UserError as error:
+            return OwnTree(file, "two owners", error.message, error.hint)
+        try:
+            refuse_switched_off(tree, board, npu, what=file.name, series=None, from_source=False)
+        except UserError as error:
+            return OwnTree(file, "switched off", error.message, error.hint)
     return OwnTree(file, "enable" if changes else "works")

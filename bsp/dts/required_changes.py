@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from ..base.errors import UserError
 from ..kernel.distribution import all_series, series_key
 from ..profile import Clock, Npu, Vendor
+from .available import unavailable
+from .owners import vendor_of
+from .references import references
 from .tree import Tree
 
 Value = str | tuple[str, ...] | tuple[int, ...]
@@ -54,6 +57,9 @@ def plan_changes(
 ) -> list[Change]:
     """Return the changes that make the tree what the profile wants; empty if it is so already.
 
+    All that is off and that the NPU needs is switched on: whether that is right is asked before
+    (``switched_off.py``).
+
     Args:
         tree: the base tree.
         npu: what is wanted.
@@ -77,30 +83,22 @@ def plan_changes(
             if supplies == missing
             else newer,
         )
-    changes = []
-    for node in (npu.node, *npu.more_nodes):
+    for node in npu.more_nodes:
         if node not in tree.nodes:
             raise UserError(f"{what} has no node {node}, which the NPU needs", hint=newer)
-        enabled = tree.status(node) in ("okay", "ok")
-        if enabled != npu.enabled:
-            before = tree.strings(node, "status")
-            after = "okay" if npu.enabled else "disabled"
-            changes.append(Change(node, "status", before[0] if before else None, after))
+    if npu.enabled:
+        paths = [each.path for each in unavailable(tree, npu)]
+    else:
+        paths = [node for node in (npu.node, *npu.more_nodes) if tree.is_available(node)]
+    changes = [_status_change(tree, path, "okay" if npu.enabled else "disabled") for path in paths]
     if npu.enabled:
         changes += _rate_changes(tree, npu, what, newer)
     return changes
 
 
-def vendor_of(tree: Tree, npu: Npu) -> tuple[str, Vendor] | None:
-    """Return the node by which a vendor's kernel describes the NPU, and what is known about that.
-
-    None if the tree has no such node. The compatible strings are the profile's ``[[npu.vendor]]``.
-    """
-    for vendor in npu.vendor:
-        for path in tree.nodes:
-            if set(vendor.compatible) & set(tree.strings(path, "compatible")):
-                return path, vendor
-    return None
+def _status_change(tree: Tree, path: str, after: str) -> Change:
+    before = None if tree.get(path, "status") is None else tree.status(path)
+    return Change(path, "status", before, after)
 
 
 def for_vendor(what: str, vendor: tuple[str, Vendor], npu: Npu) -> str:
@@ -251,31 +249,3 @@ def _provider(tree: Tree, npu: Npu, clock: Clock, what: str) -> int:
             hint="the profile's [[npu.clocks]] and the tree have to agree",
         )
     return taken[names.index(clock.name)][0]
-
-
-def references(tree: Tree, path: str, name: str, what: str | None = None) -> list[tuple[int, ...]]:
-    """Split a list of clocks into (phandle, arguments...), by each provider's ``#clock-cells``.
-
-    Args:
-        what: what the tree is, for the error; None goes on where a phandle leads nowhere, as if that
-            provider took no arguments.
-
-    Raises:
-        UserError: a phandle leads nowhere.
-    """
-    words = tree.cells(path, name)
-    found: list[tuple[int, ...]] = []
-    counts = {0: 0}  # of each provider's arguments; an empty place (phandle 0) has none
-    at = 0
-    while at < len(words):
-        phandle = words[at]
-        if phandle not in counts:
-            provider = tree.by_phandle(phandle)
-            if provider is None and what is not None:
-                raise UserError(
-                    f"{what}: {name} of {path} names phandle {phandle:#x}, which no node has"
-                )
-            counts[phandle] = (tree.cells(provider or "", "#clock-cells") or [0])[0]
-        found.append(tuple(words[at : at + 1 + counts[phandle]]))
-        at += 1 + counts[phandle]
-    return found

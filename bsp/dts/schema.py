@@ -27,8 +27,8 @@ from ..kernel.source import BINDINGS, KernelTree, kernel_tree
 from ..profile import Board, load_soc
 from .build import build_dts
 from .compile import compile_dts
+from .given import board_tree
 from .identity import check_identity
-from .tree import read_blob, read_tree
 from .upstream import refuse_without_board
 
 _RUNNER = Path(__file__).with_name("validate_trees.py")
@@ -140,7 +140,7 @@ def check_dts(
         work = Path(folder)
         base = work / "base.dtb"
         if base_dtb is not None:
-            base.write_bytes(read_blob(base_dtb, flag="--base-dtb"))
+            base.write_bytes(board_tree(base_dtb, flag="--base-dtb")[0])
         else:
             assert board.dts
             linux, directory = kernel_tree(name), load_soc(board.soc).dts_directory or "."
@@ -156,7 +156,7 @@ def check_dts(
             changed, checked = built.dtb, "what build-dts makes"
         else:
             changed, checked = dtb, str(dtb)
-            check_identity(read_tree(read_blob(dtb, flag="--dtb"), str(dtb)), board, str(dtb))
+            check_identity(board_tree(dtb, flag="--dtb")[1], board, str(dtb))
         schema, python = processed_bindings(kernel_tree(name, bindings=True))
         before, after = _problems(python, schema, base, changed)
     known = {_key(problem) for problem in before}

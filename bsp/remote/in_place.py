@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ def build_in_place(
     keep_overlay: bool = False,
     dry_run: bool = False,
     root: str = "",
+    apply: Sequence[Path] = (),
+    force_enable: bool = False,
 ) -> InPlace:
     """Build the device tree of the board at the other end from the one that it runs.
 
@@ -66,9 +69,12 @@ def build_in_place(
         target_dir: folder for the DTB; None: ``build/BOARD/running-HOST`` in the project.
         npu_rate_hz: as for ``build_dts``.
         root: prefix of all paths on the board; for the tests.
+        apply: as for ``build_dts``.
+        force_enable: as for ``build_dts``.
 
     Raises:
-        UserError: no profile is for it, its tree cannot be read, or lacks more than properties.
+        UserError: no profile is for it, its tree cannot be read, or lacks more than properties; or the NPU
+            was switched off on purpose.
     """
     host = connection.host.name
     what = f"the running device tree of {host}"
@@ -95,6 +101,9 @@ def build_in_place(
             newer=f"its kernel's own tree has to have it: boot {host} with an upstream kernel"
             + (f" {npu.kernel_since} or later" if npu and npu.kernel_since else "")
             + f" first (./inv deploy --host {host} brings one along)",
+            apply=apply,
+            force_enable=force_enable,
+            series=kernel.series if kernel else None,
         )
     report = built.npu
     if npu is not None and kernel is not None and npu.enabled:
@@ -128,6 +137,8 @@ def build_from_host(
     keep_overlay: bool = False,
     accept_new_key: bool = False,
     dry_run: bool = False,
+    apply: Sequence[Path] = (),
+    force_enable: bool = False,
 ) -> InPlace:
     """As :func:`build_in_place`, for the host of that name; empty strings are flags not given."""
     from ..profile import load_board
@@ -144,4 +155,6 @@ def build_from_host(
             npu_rate_hz=npu_rate_hz,
             keep_overlay=keep_overlay,
             dry_run=dry_run,
+            apply=apply,
+            force_enable=force_enable,
         )

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..dts.required_changes import rates, references
+from ..dts.references import references
+from ..dts.required_changes import rates
 from ..dts.tree import Tree
 from ..profile import Expectation, Identity, Npu, Soc
 from .drivers import Driver

@@ -13,18 +13,19 @@ import tempfile
 from pathlib import Path
 
 from bsp.base.cache import cache_dir, make_once, remove
-from bsp.base.errors import UserError, ValidationError
+from bsp.base.errors import UserError
 from bsp.base.progress import step
 from bsp.dts.build import build_dts
+from bsp.dts.given import board_tree
+from bsp.dts.owners import refuse_two_owners
 from bsp.kernel.packaged import PrebuiltKernel
 from bsp.kernel.select import is_build, kernel_named
-from bsp.profile import Board
+from bsp.profile import Board, npu_of
 from bsp.qemu.base_dtb import base_dtb
 from images.bundle import lock, sbom, sign
 from images.bundle import manifest as bundles
 from images.bundle.manifest import Bundle, Parts
 from images.deploy.boot.memory import check_fits
-from images.deploy.confirm import read_tree
 from images.disk import initrd
 from userspace.payload.payload import Payload, build_payload
 
@@ -47,6 +48,7 @@ def bundle_for(
     userspace: bool = True,
     output: Path | None = None,
     key: Path | None = None,
+    force_enable: bool = False,
 ) -> Bundle:
     """Return the bundle of a board, signed.
 
@@ -57,6 +59,7 @@ def bundle_for(
         userspace: whether the NPU's userspace is part of it.
         output: a folder, not there yet, that gets a copy.
         key: private key to sign with; None for the user's own.
+        force_enable: as for ``build_dts``.
 
     Raises:
         UserError: the kernel is no series, the DTB is another board's, the profile has no ``[boot]``.
@@ -79,7 +82,7 @@ def bundle_for(
     with lock.followed(board):
         prebuilt = kernel_named(series)
         with tempfile.TemporaryDirectory(prefix="npu-bsp-bundle-") as work:
-            blob = given or _dtb(board, prebuilt, series, Path(work))
+            blob = given or _dtb(board, prebuilt, series, Path(work), force_enable=force_enable)
             check_fits(board, prebuilt.image, blob)
             payload = (
                 build_payload(distribution=board.userspace.distribution) if userspace else None
@@ -93,7 +96,9 @@ def bundle_for(
     return bundle
 
 
-def _dtb(board: Board, kernel: PrebuiltKernel, series: str, work: Path) -> bytes:
+def _dtb(
+    board: Board, kernel: PrebuiltKernel, series: str, work: Path, *, force_enable: bool
+) -> bytes:
     base = None
     if is_build(series):  # its source may carry patches that the tree by that name has not
         base = next(kernel.dtbs.glob(f"*/{board.dts}.dtb"), None)
@@ -101,29 +106,24 @@ def _dtb(board: Board, kernel: PrebuiltKernel, series: str, work: Path) -> bytes
     if board.dts is None:
         base = base_dtb(board)
     with step(f"Building the device tree of {board.name}"):
-        return build_dts(board, kernel=series, base_dtb=base, target_dir=work).dtb.read_bytes()
+        return build_dts(
+            board, kernel=series, base_dtb=base, target_dir=work, force_enable=force_enable
+        ).dtb.read_bytes()
 
 
 def _checked(board: Board, given: Path) -> bytes:
     """Read a DTB that the user gives, if it is this board's."""
-    try:
-        blob = given.read_bytes()
-        root = read_tree(blob).get("/", {})
-    except OSError as error:
-        raise UserError(f"cannot read {given}: {error.strerror}") from error
-    except ValidationError as error:
-        raise UserError(
-            f"{given}: {error.message}", hint="--dtb wants a compiled device tree"
-        ) from error
-    found = [
-        part.decode(errors="replace") for part in root.get("compatible", b"").split(b"\0") if part
-    ]
+    blob, tree = board_tree(given, flag="--dtb")
+    found = tree.compatible
     if found[:1] != [board.compatible[0]]:
         raise UserError(
             f"{given} is the device tree of another board: expected root compatible "
             f"{board.compatible[0]!r}, found {', '.join(map(repr, found)) or 'none'}",
             hint="check --dtb and --board",
         )
+    npu = npu_of(board)
+    if npu is not None and npu.enabled:
+        refuse_two_owners(tree, npu, str(given))
     return blob
 
 

@@ -15,7 +15,9 @@ from images.bundle import manifest as bundles
 from images.bundle import sign as signing
 
 
-def make(board: str, *, kernel: str, dtb: str, output: str, key: str) -> Answer:
+def make(
+    board: str, *, kernel: str, dtb: str, output: str, key: str, force_enable: bool = False
+) -> Answer:
     """Make a board's bundle.
 
     Raises:
@@ -30,6 +32,7 @@ def make(board: str, *, kernel: str, dtb: str, output: str, key: str) -> Answer:
         dtb=Path(dtb) if dtb else None,
         output=Path(output) if output else None,
         key=Path(key) if key else None,
+        force_enable=force_enable,
     )
     return Answer(show.bundle_document(made), show.bundle_text(made))
 
@@ -69,7 +72,14 @@ def check_format(chosen: str, rauc: RaucFlags, *, alone: bool) -> None:
 
 
 def make_rauc(
-    board: str, flags: RaucFlags, *, kernel: str, dtb: str, output: str, key: str
+    board: str,
+    flags: RaucFlags,
+    *,
+    kernel: str,
+    dtb: str,
+    output: str,
+    key: str,
+    force_enable: bool = False,
 ) -> Answer:
     """Make a board's bundle as one for RAUC.
 
@@ -102,6 +112,7 @@ def make_rauc(
             kernel=kernel or None,
             dtb=Path(dtb) if dtb else None,
             key=Path(key) if key else None,
+            force_enable=force_enable,
         ),
     )
     return Answer(made.document, made.text())

@@ -37,6 +37,7 @@ class Settings:
     verify: bool = False
     verify_every: int | None = None
     claim: Claim | None = None
+    force_enable: bool = False
 
     def __post_init__(self) -> None:
         if self.timeout_s <= 0:
@@ -60,6 +61,7 @@ class Settings:
             verify=self.verify,
             verify_every=self.verify_every,
             claim=self.claim or Claim(),
+            force_enable=self.force_enable,
             shared=shared,
         )
 
@@ -114,7 +116,12 @@ def deploy_to(
     def make(profile: Board) -> Bundle:
         from images.bundle.assemble import bundle_for  # late: a given bundle needs none of this
 
-        return bundle_for(profile, kernel=kernel or None, dtb=Path(dtb) if dtb else None)
+        return bundle_for(
+            profile,
+            kernel=kernel or None,
+            dtb=Path(dtb) if dtb else None,
+            force_enable=settings.force_enable,
+        )
 
     return deploy(
         target,

@@ -2,8 +2,7 @@
 """Whether what runs is what was sent: device trees compared by meaning, not by bytes.
 
 A boot loader may change the tree that it hands on. What every boot loader is expected to change is left
-out of the comparison; each entry of ``LOADER_NODES`` and ``LOADER_PROPERTIES`` says who does it. A running
-tree also has NOP tokens where the kernel wiped a seed, so it is read here: PyPI's ``fdt`` refuses them.
+out of the comparison; each entry of ``LOADER_NODES`` and ``LOADER_PROPERTIES`` says who does it.
 """
 
 from __future__ import annotations
@@ -12,10 +11,7 @@ import re
 import struct
 from dataclasses import dataclass
 
-from bsp.base.errors import ValidationError
-
-Tree = dict[str, dict[str, bytes]]
-"""Path of a node -> its properties."""
+from bsp.dts.tree import read_tree
 
 # The functions named are U-Boot's, in boot/fdt_support.c unless another file is given.
 LOADER_NODES = (
@@ -31,8 +27,7 @@ LOADER_PROPERTIES = (
     (r"/cpus/.*", "cpu-release-addr"),  # arch/arm/cpu/armv8/fdt.c
 )
 
-_MAGIC = 0xD00DFEED
-_BEGIN, _END_NODE, _PROP, _NOP, _END = 1, 2, 3, 4, 9
+_ON = (None, b"okay\0", b"ok\0")
 
 
 @dataclass(frozen=True)
@@ -49,54 +44,20 @@ class Difference:
             return (
                 f"{self.path}: {'node is missing' if self.found is None else 'node was not sent'}"
             )
-        return f"{self.path} {self.property}: expected {_shown(self.expected)}, found {_shown(self.found)}"
-
-
-def read_tree(blob: bytes) -> Tree:
-    """Read a DTB (Devicetree Specification 0.4, chapter 5).
-
-    Raises:
-        ValidationError: it is not one.
-    """
-    try:
-        magic, _, at, strings_at = struct.unpack_from(">4I", blob)
-        if magic != _MAGIC:
-            raise ValidationError(
-                f"not a device tree: it starts with {magic:#x}, expected {_MAGIC:#x}"
-            )
-        tree: Tree = {}
-        path: list[str] = []
-        while True:
-            (token,) = struct.unpack_from(">I", blob, at)
-            at += 4
-            if token == _BEGIN:
-                end = blob.index(b"\0", at)
-                path.append(blob[at:end].decode())
-                tree["/" + "/".join(path[1:])] = {}
-                at = (end + 4) & ~3
-            elif token == _END_NODE:
-                path.pop()
-            elif token == _PROP:
-                size, name_at = struct.unpack_from(">2I", blob, at)
-                start = strings_at + name_at
-                name = blob[start : blob.index(b"\0", start)].decode()
-                tree["/" + "/".join(path[1:])][name] = blob[at + 8 : at + 8 + size]
-                at += 8 + ((size + 3) & ~3)
-            elif token == _END:
-                return tree
-            elif token != _NOP:
-                raise ValidationError(f"not a device tree: token {token} at {at - 4:#x}")
-    except (struct.error, ValueError, IndexError, KeyError) as error:
-        raise ValidationError(f"the device tree is cut off or damaged: {error}") from error
+        text = f"{self.path} {self.property}: expected {_shown(self.expected)}, found {_shown(self.found)}"
+        if self.property == "status" and self.expected in _ON and self.found not in _ON:
+            text += " (the boot loader, or an overlay that it applies, switched it off)"
+        return text
 
 
 def compare(expected: bytes, running: bytes) -> list[Difference]:
     """Return where the running tree is not the expected one, boot-loader fix-ups left out.
 
     Raises:
-        ValidationError: one of the two is no device tree.
+        UserError: one of the two is no device tree, or damaged.
     """
-    ours, theirs = read_tree(expected), read_tree(running)
+    ours = read_tree(expected, "the device tree that was sent").nodes
+    theirs = read_tree(running, "the running device tree").nodes
     result: list[Difference] = []
     for path in sorted({*ours, *theirs}):
         if any(re.fullmatch(pattern, path) for pattern in LOADER_NODES):

@@ -42,6 +42,7 @@ from .recognise import (
     refuse_without_boot,
 )
 from .shared import Shared
+from .switched_off import refuse_forced_on
 from .transfer import (
     Agent,
     BoardRefusedError,
@@ -144,6 +145,7 @@ class Target:
         keep: how many generations stay on the board; None: what the inventory says, else two.
         verify: re-hash every deployed file instead of trusting the board's manifest.
         verify_every: do so on every Nth deployment; None: what the inventory says, else ten.
+        force_enable: send a device tree with the NPU on also where somebody switched it off on purpose.
         root: prefix of all paths on the board; for the tests.
         reboot: command that reboots the board, run there.
         claim: to the board: the same one in all sessions of a deployment.
@@ -160,6 +162,7 @@ class Target:
     keep: int | None = None
     verify: bool = False
     verify_every: int | None = None
+    force_enable: bool = False
     root: str = ""
     reboot: tuple[str, ...] = ("systemctl", "reboot")
     claim: Claim = field(default_factory=Claim)
@@ -228,6 +231,10 @@ def deploy(
         if thorough:
             result.verified, result.drift = True, changes + drift.changes_in(facts)
         assert result.plan
+        if facts.running != bundle.generation and not target.force_enable:
+            refuse_forced_on(
+                agent, board, bundle.path / "boot/board.dtb", fat_mount=fat_mount, host=host.name
+            )
         if result.plan.send and target.shared is None:  # a fleet's was checked once
             bundles.check(bundle)
         if dry_run:

@@ -14,13 +14,14 @@ from typing import Any
 
 import msgspec
 
-from bsp.base.errors import BspError, ValidationError
+from bsp.base.errors import BspError, UserError
 from bsp.base.progress import step
+from bsp.dts.available import unavailable
+from bsp.dts.tree import read_tree
 from bsp.profile import Board, Npu, npu_of
 from bsp.remote.inventory import Host
 from images.bundle.manifest import Manifest
 
-from .confirm import read_tree
 from .transfer import Agent
 
 _POLL_S = 1.0
@@ -84,10 +85,10 @@ def _is_to_work(npu: Npu, manifest: Manifest, dtb: bytes | None) -> bool:
     if _numbers(manifest.kernel_release) < _numbers(npu.kernel_since):
         return False
     try:
-        node = read_tree(dtb).get(npu.node)
-    except ValidationError:
+        tree = read_tree(dtb, "the device tree that was sent")
+    except UserError:
         return False
-    return node is not None and node.get("status", b"okay\0") in (b"okay\0", b"ok\0")
+    return npu.node in tree.nodes and not unavailable(tree, npu)
 
 
 def _numbers(release: str) -> list[int]:

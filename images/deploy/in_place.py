@@ -10,9 +10,10 @@ import msgspec
 
 from bsp.base import progress
 from bsp.base.errors import UserError
+from bsp.dts.given import board_tree
 from bsp.dts.identity import check_identity
-from bsp.dts.tree import read_blob, read_tree
-from bsp.profile import Board
+from bsp.dts.owners import refuse_two_owners
+from bsp.profile import Board, npu_of
 from bsp.remote.in_place import build_in_place
 from images.bundle import manifest as bundles
 from images.bundle import sign
@@ -31,6 +32,7 @@ from .deploy import (
 )
 from .plan import Facts
 from .recognise import recognised
+from .switched_off import refuse_forced_on
 from .transfer import Agent
 
 DTB = "boot/board.dtb"
@@ -61,6 +63,8 @@ def deploy_dtb(
                 host.name, board.name, facts.running, running.generation, outcome="unchanged"
             )
         bundle = with_dtb(running, blob, Path(folder) / "bundle")
+        if dtb and not target.force_enable:
+            refuse_forced_on(agent, board, bundle.path / DTB, fat_mount=fat_mount, host=host.name)
         facts = agent.open(bundle.generation, fat_mount=fat_mount, lock=False)
         result = planned(target, agent, facts, bundle, board, fat_mount)
         assert result.plan
@@ -77,8 +81,7 @@ def deploy_dtb(
 
 
 def _given(dtb: Path, board: Board) -> bytes:
-    blob = read_blob(dtb, flag="--dtb")
-    tree = read_tree(blob, str(dtb))
+    blob, tree = board_tree(dtb, flag="--dtb")
     check_identity(tree, board, str(dtb))
     if board.compatible[0] in tree.compatible[1:]:
         raise UserError(
@@ -86,6 +89,9 @@ def _given(dtb: Path, board: Board) -> bytes:
             f"{', '.join(tree.compatible)}",
             hint="./inv new-board NAME --from-dtb FILE writes a profile for it",
         )
+    npu = npu_of(board)
+    if npu is not None and npu.enabled:
+        refuse_two_owners(tree, npu, str(dtb))
     return blob
 
 
@@ -128,7 +134,11 @@ def _built(agent: Agent, board: Board, folder: Path, target: Target) -> bytes | 
         UserError: the kernel that runs there has no driver for the NPU.
     """
     made = build_in_place(
-        agent.connection, board=board, target_dir=folder / "dts", root=target.root
+        agent.connection,
+        board=board,
+        target_dir=folder / "dts",
+        root=target.root,
+        force_enable=target.force_enable,
     )
     progress.say(made.built.text())
     if made.kernel is None:

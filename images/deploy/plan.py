@@ -51,7 +51,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
             where the wanted one is whole, the others were not looked at.
         resumable: files (ranges of indexes in the manifest) that an interrupted transfer of the wanted
             generation left whole.
-        fdt: the running device tree; only where the running generation is the wanted one, or none is.
+        fdt: the running device tree; only where it was asked for, or the running generation is the wanted
+            one, or none is wanted.
         dtb: the one that was sent for it.
         made: when each generation was made there, by the board's clock.
         manifests: SHA-256 of each generation's manifest; only after a thorough look, which also reads each

@@ -30,6 +30,7 @@ from bsp.base.cache import state_dir, write_atomically
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.progress import say
 from bsp.base.words import counted
+from bsp.dts.tree import MAX_BYTES
 from bsp.remote.inventory import Host
 from bsp.remote.ssh import Connection, ConnectionLostError, Process
 from images.bundle import manifest as bundles
@@ -158,7 +159,13 @@ class Agent:
         self._process.close()
 
     def open(
-        self, generation: str | None, *, fat_mount: str, lock: bool, thorough: bool = False
+        self,
+        generation: str | None,
+        *,
+        fat_mount: str,
+        lock: bool,
+        thorough: bool = False,
+        tree: bool = False,
     ) -> Facts:
         """Ask what the board is and has.
 
@@ -167,6 +174,7 @@ class Agent:
             fat_mount: where its boot partition is mounted.
             lock: take the board's lease: other deployments stay out until this one ends.
             thorough: read all files of the generations, where size and time are believed otherwise.
+            tree: bring the running device tree along, whatever runs.
 
         Raises:
             UserError: the board has no Python 3, or another deployment to it is running.
@@ -179,6 +187,7 @@ class Agent:
             "far": self._compress,
             "generation": generation,
             "thorough": thorough,
+            "tree": tree,
             "onboard": [file.target for file in slots.ONBOARD_FILES],
         }
         try:
@@ -610,8 +619,16 @@ def _is_far(connection: Connection) -> bool:
 
 
 def decompress_fdt(text: str | None) -> bytes | None:
-    """The device tree in an answer of the agent."""
-    return None if text is None else zlib.decompress(base64.b64decode(text))
+    """The device tree in an answer of the agent; None where there is none that can be unpacked.
+
+    Of one that is larger than any can be, only the start.
+    """
+    if text is None:
+        return None
+    try:
+        return zlib.decompressobj().decompress(base64.b64decode(text), MAX_BYTES + 1)
+    except (zlib.error, ValueError):
+        return None
 
 
 def each_known(agent: Agent, facts: Facts) -> Iterator[Manifest]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from bsp.base.errors import BspError
+from bsp.base.errors import BspError, UserError
 from bsp.base.process import run
 from bsp.base.progress import say, step
 from bsp.remote.inventory import Host
@@ -110,7 +110,10 @@ def tree_problems(sent: object, running: object) -> list[str]:
     if expected is None or found is None:
         what = "the DTB on the boot partition" if expected is None else "/sys/firmware/fdt"
         return [f"{what} cannot be read: the running device tree cannot be compared"]
-    differences = confirm.compare(expected, found)
+    try:
+        differences = confirm.compare(expected, found)
+    except UserError as error:
+        return [f"device tree: {error.message}"]
     shown = [f"device tree: {difference}" for difference in differences[:5]]
     if len(differences) > len(shown):
         shown.append(f"device tree: {len(differences) - len(shown)} more differences")

@@ -292,7 +292,12 @@ def test_a_board_without_a_name_gets_one(
         new_board("again", source_of_dtb(dtb), like="imx8mp-evk")
     # What is built for it has its own name, and still has it when built upon once more.
     built = build_dts(
-        board, kernel=None, base_dtb=dtb, target_dir=tmp_path / "out", keep_overlay=True
+        board,
+        kernel=None,
+        base_dtb=dtb,
+        target_dir=tmp_path / "out",
+        keep_overlay=True,
+        force_enable=True,
     )
     assert [(each.path, each.property) for each in built.changes] == [
         ("/", "compatible"),

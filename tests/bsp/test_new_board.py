@@ -74,7 +74,12 @@ def test_a_board_that_no_kernel_knows(tmp_path: Path, own_profiles: Path, kernel
     assert board.compatible == ("acme,one", "fsl,imx8mp")
     # Its own device tree lies beside it, and is what it is built from.
     assert board.dtb == str(own_profiles / "acme-one.dtb")
-    built = build_dts(board, kernel=None, base_dtb=base_dtb(board), target_dir=tmp_path / "out")
+    # An i.MX 8M Plus with its NPU off: a bootloader may know why, so that it is asked.
+    assert any("U-Boot probably did" in note for note in made.notes)
+    base, out = base_dtb(board), tmp_path / "out"
+    with pytest.raises(UserError, match="has the NPU switched off"):
+        build_dts(board, kernel=None, base_dtb=base, target_dir=out)
+    built = build_dts(board, kernel=None, base_dtb=base, target_dir=out, force_enable=True)
     assert [(each.property, each.after) for each in built.changes] == [("status", "okay")]
     # What is missing is said, and goes away when it is filled in.
     assert [each.key for each in made.missing] == ["boot.fat_mount"]

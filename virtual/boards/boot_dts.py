@@ -19,10 +19,11 @@ from bsp.base.errors import UserError
 from bsp.base.output import table
 from bsp.base.progress import step
 from bsp.base.result import FAILED_VALIDATION, Result
+from bsp.dts.available import unavailable
 from bsp.dts.build import build_dts
 from bsp.dts.clocks import ClockResult, compare_clocks, same_rate
+from bsp.dts.given import board_tree
 from bsp.dts.identity import check_identity
-from bsp.dts.tree import read_blob, read_tree
 from bsp.kernel.distribution import all_series
 from bsp.kernel.packaged import prebuilt_kernel
 from bsp.profile import Board, Npu, npu_of
@@ -171,8 +172,7 @@ def boot_dts(
                 ).dtb
         else:
             file = dtb
-        what = str(dtb or f"the device tree of {board.name}")
-        tree = read_tree(read_blob(file, flag="--dtb"), what)
+        _, tree = board_tree(file, flag="--dtb")
         if dtb is not None:
             check_identity(tree, board, str(dtb))
         prebuilt = prebuilt_kernel(series)
@@ -181,7 +181,7 @@ def boot_dts(
             started = time.monotonic()
             report = probe(on_machine(board, qemu, tree), prebuilt, file, timeout_s=timeout_s)
             seconds = time.monotonic() - started
-    promised = npu.node in tree.nodes and tree.status(npu.node) in ("okay", "ok")
+    promised = npu.node in tree.nodes and not unavailable(tree, npu)
     clocks = compare_clocks(tree, npu, report.clocks)
     return BootResult(
         board=board.name,

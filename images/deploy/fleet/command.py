@@ -48,7 +48,9 @@ def deploy_to_all(
     if given:
         wanted = {host.name: given for host in hosts}
     else:
-        wanted = _bundles(hosts, board=board, kernel=kernel, dtb=dtb)
+        wanted = _bundles(
+            hosts, board=board, kernel=kernel, dtb=dtb, force_enable=settings.force_enable
+        )
     shared = Shared()
     targets = {host.name: settings.target(host, shared=shared) for host in hosts}
     return deploy_bundles(
@@ -87,7 +89,9 @@ def deploy_bundles(
     return deploy_fleet(generations, one, rules, fresh=fresh, keep=not dry_run)
 
 
-def _bundles(hosts: Sequence[Host], *, board: str, kernel: str, dtb: str) -> dict[str, Bundle]:
+def _bundles(
+    hosts: Sequence[Host], *, board: str, kernel: str, dtb: str, force_enable: bool
+) -> dict[str, Bundle]:
     """The bundle of each host, by its name: one is made for each kind of board."""
     kinds = {host.name: board or host.board for host in hosts}
     unsaid = [name for name, kind in kinds.items() if not kind]
@@ -101,7 +105,10 @@ def _bundles(hosts: Sequence[Host], *, board: str, kernel: str, dtb: str) -> dic
     made: dict[str, Bundle] = {}
     for kind in dict.fromkeys(each for each in kinds.values() if each):
         made[kind] = bundle_for(
-            load_board(kind), kernel=kernel or None, dtb=Path(dtb) if dtb else None
+            load_board(kind),
+            kernel=kernel or None,
+            dtb=Path(dtb) if dtb else None,
+            force_enable=force_enable,
         )
         bundles.check(made[kind])
     return {name: made[kind] for name, kind in kinds.items() if kind}

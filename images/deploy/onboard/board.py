@@ -169,7 +169,7 @@ class Board:
             "codecs": _codecs(far=request["far"]),
             "hash_bytes_per_s": _hash_rate() if request["far"] else 0.0,
             "onboard": {name: sha256_of(self.at(name)) for name in request.get("onboard", ())},
-            "fdt": None,
+            "fdt": _packed(read(self.at("sys/firmware/fdt"))) if request.get("tree") else None,
             "dtb": None,
             **(self._trees(running) if running is not None and wanted in (None, running) else {}),
         }

@@ -150,11 +150,13 @@ def test_a_fixed_tree_is_compiled_once(
     subprocess.run(["tar", "-cf", "linux.tar", "linux-6.12"], cwd=tmp_path, check=True)
     tarball = tmp_path / "linux.tar"
     kernel = f"tarball:{tarball}#sha256={hashlib.sha256(tarball.read_bytes()).hexdigest()}"
-    calls = []
+    calls: list[tuple[str, bool]] = []
 
-    def counted(tree: KernelTree, directory: str, stem: str, target: Path) -> None:
-        calls.append(stem)
-        compile_dts(tree, directory, stem, target)
+    def counted(
+        tree: KernelTree, directory: str, stem: str, target: Path, *, symbols: bool
+    ) -> None:
+        calls.append((stem, symbols))
+        compile_dts(tree, directory, stem, target, symbols=symbols)
 
     monkeypatch.setattr("bsp.dts.compile.compile_dts", counted)
     results = [build(vim3, tmp_path, kernel) for _ in range(2)]

@@ -28,8 +28,9 @@ POWER = "power-domains = <0>;"
 VENDOR = 'vipsi@38500000 { compatible = "fsl,imx8-vipsi"; };'
 TREES = {  # what is in the tree, what that is, and the level of Linux 6.12
     "on": (NODE.format(more=POWER), "works", "works"),
-    "off": (NODE.format(more=f'{POWER} status = "disabled";'), "enable", "works"),
+    "off": (NODE.format(more=f'{POWER} status = "disabled";'), "switched off", "works"),
     "vendors": (VENDOR, "vendor tree", "vendor tree"),
+    "both": (f"{NODE.format(more=POWER)} {VENDOR}", "two owners", "two owners"),
     "bare": ("", "no node", "no node"),
     "weak": (NODE.format(more=""), "supply missing", "no supply"),
 }
@@ -81,22 +82,32 @@ def test_the_page_the_table_and_the_build_say_the_same(
     npu = npu_of(board)
     assert npu
 
-    def build(kernel: str | None) -> DtsResult:
+    def build(kernel: str | None, *, force: bool = False) -> DtsResult:
         return build_dts(
-            board, kernel=kernel, base_dtb=base_dtb(board), target_dir=tmp_path / "out"
+            board,
+            kernel=kernel,
+            base_dtb=base_dtb(board),
+            target_dir=tmp_path / "out",
+            force_enable=force,
         )
 
     for kernel in (None, "6.12"):
-        if state in ("enable", "works"):
-            assert bool(build(kernel).changes) == (state == "enable")
+        if state == "works":
+            assert build(kernel).changes == ()
+            continue
+        if state == "switched off":
+            with pytest.raises(UserError, match="U-Boot probably did"):
+                build(kernel)
+            assert build(kernel, force=True).changes
             continue
         with pytest.raises(UserError) as caught:
             build(kernel)
         # Nothing that was done already: no kernel makes this tree another one.
         assert "--kernel" not in caught.value.hint
-        assert str(dtb) in caught.value.hint
-    if state in ("enable", "works"):
-        assert document["dtb_problem"] is None
+        assert str(dtb) in caught.value.hint or state == "two owners"
+    if state in ("switched off", "works"):
+        assert (document["dtb_problem"] is None) == (state == "works")
+        assert ("asks before it switches it on" in text) == (state == "switched off")
         assert document["kernels"]["6.1"] == "no driver"
         assert "6.12 knows this NPU" in text
     else:

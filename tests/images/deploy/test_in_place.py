@@ -7,24 +7,28 @@ import gzip
 import lzma
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bsp.base.errors import UserError
 from bsp.dts.running import encode, without_boot
 from bsp.dts.tree import Tree, read_tree
 from bsp.identify import identify, soc_of
-from bsp.profile import Npu, load_board, npu_of
+from bsp.profile import Boot, Npu, load_board, npu_of
 from bsp.remote import facts as board_facts
 from bsp.remote.facts import KernelFacts
 from bsp.remote.in_place import build_in_place
 from bsp.remote.ssh import connect
 from images.bundle import manifest as bundles
+from images.bundle import sign
 from images.deploy import in_place
+from images.deploy.deploy import Result, Target, deploy
 from tests.support import local_sshd
-from tests.support.fake_board import BOARD_MARKS, FakeBoard
+from tests.support.fake_board import BOARD_MARKS, FakeBoard, make_bundle
 from tests.support.fake_boot import compile_dtb, tree_source
 
 pytestmark = BOARD_MARKS
@@ -245,6 +249,57 @@ def test_a_dtb_that_hangs_is_rolled_back(
     assert board.running() == factory.generation
 
 
+SOC = """}; soc@0 { #address-cells = <1>; #size-cells = <1>;
+    npu@38500000 { compatible = "vivante,gc"; power-domains = <0>; %s };"""
+
+
+def test_what_a_bootloader_switched_off_is_not_sent_switched_on(tmp_path: Path) -> None:
+    """An i.MX 8M Plus whose bootloader has switched the NPU off; a bundle, and a DTB alone, have it on."""
+    profile = msgspec.structs.replace(
+        load_board("imx8mp-evk"),
+        compatible=("linux,dummy-virt",),
+        boot=Boot(fat_mount="/boot/firmware"),
+    )
+    factory = make_bundle(tmp_path / "factory", dtb_extra=SOC % "", board=profile)
+    update = make_bundle(
+        tmp_path / "update", dtb_extra=SOC % "test,new;", board=profile, kernel=b"another"
+    )
+    for bundle in (factory, update):
+        sign.sign(bundle)
+    off = compile_dtb(tree_source(extra=SOC % 'status = "disabled";'), tmp_path / "off.dtb")
+    on = compile_dtb(tree_source(extra=SOC % "test,on;"), tmp_path / "on.dtb")
+    board = FakeBoard(tmp_path / "board", factory)
+    try:
+        target = replace(board.target(), host=replace(board.host, board=None), check_health=False)
+        fdt = board.root / "sys/firmware/fdt"
+        fdt.write_bytes(off.read_bytes())
+        before = board.snapshot()
+        ways: list[Callable[[Target], Result]] = [
+            lambda target: deploy(target, bundle=update, board=profile),
+            lambda target: deploy(target, bundle=update, board=profile, dry_run=True),
+            lambda target: in_place.deploy_dtb(target, board=profile, dtb=on),
+        ]
+        for send in ways:
+            with pytest.raises(UserError) as caught:
+                send(target)
+            assert (
+                "the running device tree of fake has the NPU switched off" in caught.value.message
+            )
+            assert "U-Boot probably did" in caught.value.message
+            assert "--force-enable" in (caught.value.hint or "")
+        assert board.snapshot() == before
+        # A tree that leaves it off may be sent; and what is on may be replaced.
+        result = in_place.deploy_dtb(target, board=profile, dtb=off)
+        assert result.outcome == "confirmed", result.problem
+        # Now the generation that runs was itself sent with the NPU off: nobody else did that.
+        assert deploy(target, bundle=update, board=profile).outcome == "confirmed"
+        fdt.write_bytes(off.read_bytes())
+        forced = replace(target, force_enable=True)
+        assert deploy(forced, bundle=factory, board=profile).outcome == "confirmed"
+    finally:
+        board.close()
+
+
 def test_what_a_dtb_alone_cannot_do_is_refused(board: FakeBoard, tmp_path: Path) -> None:
     before = board.snapshot()
     with pytest.raises(UserError, match="has no NPU"):
@@ -253,6 +308,6 @@ def test_what_a_dtb_alone_cannot_do_is_refused(board: FakeBoard, tmp_path: Path)
     with pytest.raises(UserError, match="is of another board"):
         in_place.deploy_dtb(board.target(), board=None, dtb=other)
     (tmp_path / "none.dtb").write_bytes(b"\xd0\x0d\xfe\xed")
-    with pytest.raises(UserError, match="no device tree blob"):
+    with pytest.raises(UserError, match="truncated"):
         in_place.deploy_dtb(board.target(), board=None, dtb=tmp_path / "none.dtb")
     assert board.snapshot() == before

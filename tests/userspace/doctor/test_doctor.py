@@ -11,6 +11,7 @@ replaced: a stand-in, and named so.
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import subprocess
@@ -22,6 +23,7 @@ import pytest
 
 from bsp.base.errors import InfrastructureError
 from bsp.profile import Board, load_board, load_soc, npu_of
+from tests.bsp.dts.trees import IMX8MP, IMX8MP_DOMAIN, IMX8MP_NPU, compiled, switched_off
 from userspace.npu.doctor import checks, doctor
 from userspace.npu.doctor.facts import (
     parse_config,
@@ -34,9 +36,9 @@ from userspace.npu.doctor.facts import (
 CAPTURED = Path(__file__).parent / "captured"
 FDT = (CAPTURED / "fdt.txt").read_text()
 ORDER = [
-    "compatible", "stack", "boot-script", "kernel", "node", "status", "power-domain", "supplies", "clocks",
-    "config", "memory", "module", "probe", "identity", "container", "device-node", "permissions", "libc",
-    "vendor-runtime", "library", "delegate-driver", "mesa", "runtime", "model", "displays",
+    "compatible", "stack", "boot-script", "kernel", "node", "status", "owners", "power-domain", "supplies",
+    "clocks", "config", "memory", "module", "probe", "identity", "container", "device-node", "permissions",
+    "libc", "vendor-runtime", "library", "delegate-driver", "mesa", "runtime", "model", "displays",
 ]  # fmt: skip
 
 
@@ -110,10 +112,59 @@ def test_faults_that_text_stands_in_for(section: str, content: str, first: str, 
     assert document["next"]
 
 
+def imx8mp(tmp_path: Path, *more: str) -> dict[str, Any]:
+    """Judge an EVK whose tree is a small one, with more in it."""
+    source = IMX8MP.replace("polyhex,imx8mp-debix-model-a", "fsl,imx8mp-evk")
+    blob = compiled(tmp_path / "it.dtb", source, "".join(more)).read_bytes()
+    return judged(captured("evk-clock", fdt=base64.encodebytes(blob).decode()))
+
+
+def test_what_the_bootloader_switched_off(tmp_path: Path) -> None:
+    assert check(imx8mp(tmp_path), "status")["status"] == "ok"
+    lite = imx8mp(tmp_path, switched_off(IMX8MP_NPU), switched_off(IMX8MP_DOMAIN))
+    for name, path in (("status", IMX8MP_NPU), ("power-domain", IMX8MP_DOMAIN)):
+        found = check(lite, name)
+        assert found["status"] == "broken"
+        assert f"{path} is disabled" in found["found"]
+        assert "U-Boot probably did" in found["found"]
+        assert found["next"] == "./inv build-dts --from-host desk"  # which asks
+    assert lite["first_broken"] == "status"
+    empty = check(imx8mp(tmp_path, switched_off(IMX8MP_NPU, status="")), "status")
+    assert "is off (its status is empty)" in empty["found"]
+    above = check(imx8mp(tmp_path, switched_off("/soc@0")), "status")
+    assert "/soc@0 is disabled" in above["found"]
+    provider = "/soc@0/bus@30000000/clock-controller@30380000"
+    assert provider in check(imx8mp(tmp_path, switched_off(provider)), "status")["found"]
+
+
+def test_two_owners_of_one_npu(tmp_path: Path) -> None:
+    vipsi = (
+        'vipsi@38500000 { compatible = "fsl,imx8-vipsi"; reg = <0 0x38500000 0 0x20000>; STATUS };'
+    )
+    found = check(imx8mp(tmp_path, "/ { " + vipsi.replace("STATUS", "") + " };"), "owners")
+    assert found["status"] == "broken"
+    assert IMX8MP_NPU in found["found"]
+    assert "/vipsi@38500000 (fsl,imx8-vipsi, for galcore, at the same registers)" in found["found"]
+    off = "/ { " + vipsi.replace("STATUS", 'status = "disabled";') + " };"
+    assert check(imx8mp(tmp_path, off), "owners")["status"] == "ok"
+
+
+def test_two_owners_where_only_root_may_read_the_whole_tree() -> None:
+    """Then the script sends the nodes of NPUs alone, a vendor's too."""
+    assert "amlogic, galcore" in script().decode().splitlines()[1]
+    nodes = {
+        f"{IMX8MP_NPU}/compatible": b"vivante,gc\0",
+        "/vipsi@38500000/compatible": b"fsl,imx8-vipsi\0",
+    }
+    rows = "\n".join(f"{path} {value.hex()}" for path, value in nodes.items())
+    document = judged(captured("evk-clock", fdt="", nodes=rows))
+    assert check(document, "owners")["status"] == "broken"
+
+
 def test_what_cannot_be_seen_is_unknown_and_breaks_nothing() -> None:
     document = judged(captured("healthy", fdt="", clk_summary="", memory="", log="", genpd=""))
     unknown = [each["name"] for each in document["checks"] if each["status"] == "unknown"]
-    assert unknown == ["node", "status", "power-domain", "clocks", "memory"]
+    assert unknown == ["node", "status", "owners", "power-domain", "clocks", "memory"]
     assert document["first_broken"] is None
 
 

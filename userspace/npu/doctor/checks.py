@@ -237,6 +237,7 @@ CHECKS: tuple[tuple[str, Callable[[Subject], tuple[str, str, str, str]]], ...] =
     ("kernel", _kernel),
     ("node", device_tree.node),
     ("status", device_tree.status),
+    ("owners", device_tree.owners),
     ("power-domain", device_tree.power_domain),
     ("supplies", device_tree.supplies),
     ("clocks", device_tree.clocks),

@@ -3,8 +3,13 @@
 
 from __future__ import annotations
 
+import re
+
+from bsp.dts.available import Unavailable, unavailable
 from bsp.dts.clocks import ClockRate, compare_clocks, parse_clk_summary, same_rate
-from bsp.profile import Clock, load_soc
+from bsp.dts.owners import other_owners
+from bsp.dts.switched_off import on_upstream, who_did
+from bsp.profile import Clock, Npu, load_soc
 
 from .check import Outcome, broken, ok, unknown
 from .subject import Subject
@@ -37,10 +42,43 @@ def status(subject: Subject) -> Outcome:
     npu, tree = subject.npu, subject.facts.tree
     if npu is None or tree is None or npu.node not in tree.nodes:
         return unknown("there is no node", "okay")
-    found = tree.status(npu.node)
-    if found in ("okay", "ok"):
-        return ok(found, "okay")
-    return broken(f"{npu.node} is {found}", "okay", subject.deploy)
+    off = [each for each in unavailable(tree, npu) if "power domain" not in each.role]
+    if not off:
+        return ok(tree.status(npu.node), "okay")
+    return _switched_off(subject, npu, off, "okay")
+
+
+def owners(subject: Subject) -> Outcome:
+    """Whether the tree leaves the NPU to one driver."""
+    npu, tree = subject.npu, subject.facts.tree
+    if npu is None or tree is None or npu.node not in tree.nodes:
+        return unknown("there is no node", "one node for the NPU")
+    expected = f"{npu.node} alone, for {npu.driver}"
+    others = other_owners(tree, npu)
+    if not others:
+        return ok(npu.node, expected)
+    listed = " and ".join(map(str, others))
+    return broken(f"{npu.node} ({npu.compatible}) and {listed}", expected, _look(subject))
+
+
+def _switched_off(subject: Subject, npu: Npu, off: list[Unavailable], expected: str) -> Outcome:
+    """The outcome for nodes that are off: enabled by a deployment, unless somebody knew why."""
+    found = ", ".join(
+        f"{each.path} is {each.status or 'off (its status is empty)'}" for each in off
+    )
+    needed = any(each.role != "NPU" for each in off)
+    series = re.match(r"\d+\.\d+", subject.facts.kernel)
+    on = subject.board is not None and on_upstream(
+        subject.board, npu, series[0] if series else None
+    )
+    if not on and not needed:
+        return broken(found, expected, subject.deploy)
+    return broken(f"{found}. {who_did(npu, on=on)}", expected, _look(subject))
+
+
+def _look(subject: Subject) -> str:
+    """The command that shows what is wrong in the tree, and asks before it changes it."""
+    return f"./inv build-dts --from-host {subject.host or 'NAME'}"
 
 
 def power_domain(subject: Subject) -> Outcome:
@@ -58,8 +96,9 @@ def power_domain(subject: Subject) -> Outcome:
     provider = tree.by_phandle(words[0])
     expected = f"{provider or 'a power domain'}, attached"
     device = facts.device_at(npu.node)
-    if provider and tree.status(provider) not in ("okay", "ok"):
-        return broken(f"{provider} is {tree.status(provider)}", expected, subject.deploy)
+    off = [each for each in unavailable(tree, npu) if "power domain" in each.role]
+    if off:
+        return _switched_off(subject, npu, off, expected)
     if device is None:
         return unknown("the kernel has no device for the NPU", expected)
     waits = [row for row in facts.deferred if row.startswith(f"{device.name} ")]

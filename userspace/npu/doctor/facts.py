@@ -111,7 +111,8 @@ def script(userspace: str = DEPLOYED_USERSPACE) -> bytes:
     """Return the shell script that asks for everything; it is fed to ``sh -s``."""
     npus = [npu for file in sorted(SOCS_DIR.glob("*.toml")) if (npu := load_soc(file.stem).npu)]
     symbols = sorted({symbol for npu in npus for symbol in npu.kernel_symbols})
-    compatibles = sorted({npu.compatible for npu in npus})
+    vendors = {word for npu in npus for vendor in npu.vendor for word in vendor.compatible}
+    compatibles = sorted({npu.compatible for npu in npus} | vendors)
     probe = (_HERE / "probe.py").read_text(encoding="utf-8")
     given = {
         "RUNNER": without_unused(RUNNER.read_text(encoding="utf-8"), _names_of(probe, "runner")),

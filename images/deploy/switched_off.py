@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: MIT
+"""Before a tree with the NPU on is sent: whether the board's bootloader switched it off on purpose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bsp.base.errors import UserError
+from bsp.dts import switched_off
+from bsp.dts.available import unavailable
+from bsp.dts.tree import Tree, read_tree
+from bsp.profile import Board, npu_of
+
+from .transfer import Agent, decompress_fdt
+
+
+def refuse_forced_on(
+    agent: Agent, board: Board | None, dtb: Path, *, fat_mount: str, host: str
+) -> None:
+    """Refuse to send a tree with the NPU on to a board that runs with it off, though its kernel has it on.
+
+    Nothing is asked of boards whose kernels leave the NPU off: switching it on there is what deployments
+    are for.
+
+    Args:
+        dtb: the device tree that is to be sent.
+
+    Raises:
+        UserError: as ``bsp.dts.switched_off.refuse_switched_off``.
+    """
+    npu = npu_of(board) if board else None
+    if board is None or npu is None or not npu.enabled:
+        return
+    if not switched_off.on_upstream(board, npu, None):
+        return
+    facts = agent.open(None, fat_mount=fat_mount, lock=False, tree=True)
+    running = _tree(facts.fdt)
+    before = _tree(facts.dtb)
+    if running is None or (before is not None and unavailable(before, npu)):
+        return  # or the generation that runs was sent with the NPU off
+    sent = read_tree(dtb.read_bytes(), str(dtb))
+    switched_off.refuse_forced_on(running, sent, board, npu, host=host)
+
+
+def _tree(packed: str | None) -> Tree | None:
+    blob = decompress_fdt(packed)
+    try:
+        return read_tree(blob, "the running device tree") if blob else None
+    except UserError:
+        return None
