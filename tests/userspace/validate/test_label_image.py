@@ -144,6 +144,12 @@ def test_a_broken_delegate_is_a_row_that_fails_and_no_more(
     assert row["signal"] == {"segfault": 11, "abort": 6, "killed": 9}.get(how)
 
 
+def test_the_deadline_is_for_running_not_for_loading() -> None:
+    document = quick(delegate="cpu", timeout_s=0.001)
+    assert document["verdict"] == "fail"
+    assert {row["reason"] for row in document["results"]} == {"did not end within 0.001 s"}
+
+
 def test_a_delegate_that_computes_wrongly_took_what_it_says(broken: Path) -> None:
     row = quick(delegate=f"{broken}:how=wrong;value=-1")["results"][1]
     assert (row["delegated_ops"], row["total_ops"], row["partitions"]) == (4, 7, 2)
