@@ -33,7 +33,7 @@ def _make(work: Workspace, local_version: str) -> None:
     )
 
 
-def _whole(request: build.Request) -> None:
+def _whole(request: build.KernelRequest) -> None:
     """One build each, from nothing, in folders of their own."""
     prepared = build.prepare(request)
     config = prepared.work.config.read_bytes()
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    request = build.Request(load_board(options.board), options.kernel)
+    request = build.KernelRequest(load_board(options.board), options.kernel)
     if not options.no_op:
         _whole(request)
     prepared = build.prepare(request)

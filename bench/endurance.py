@@ -24,7 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bsp.base.output import print_json
-from bsp.base.progress import heard_by
+from bsp.base.progress import redirect_progress
 from images.deploy import trial
 from images.deploy.deploy import deploy
 from tests.support.fake_board import FakeBoard, make_bundle
@@ -84,7 +84,7 @@ def main() -> None:
         with contextlib.closing(board):
             for number in range(options.rounds):
                 began = time.monotonic()
-                with heard_by(lambda _: None):
+                with redirect_progress(lambda _: None):
                     result = deploy(
                         board.target(timeout_s=60), bundle=bundles[number % 3], board=None
                     )

@@ -28,10 +28,9 @@ from bsp.remote.inventory import Host  # isort: skip
 from bsp.profile import load_board
 from images.bundle.assemble import bundle_for
 from images.disk import bmap
-from images.disk.image import FAT_SIZE_BYTES, Request, build_image
+from images.disk.image import FAT_SIZE_BYTES, ImageRequest, build_image
 from images.disk.rootfs import root_tar
-from images.flash.command import Request as FlashRequest
-from images.flash.command import flash
+from images.flash.command import FlashRequest, flash
 from tests.support import local_sshd
 
 IMAGE_BYTES = 2 << 30
@@ -163,7 +162,7 @@ def building(work: Path, rounds: int) -> list[Timing]:
     bundle = bundle_for(board)
     key = local_sshd.make_key(work / "user").with_name("user.pub")
     output = work / "built.img"
-    request = Request(board=board, bundle=bundle.path, ssh_key=key, output=output)
+    request = ImageRequest(board=board, bundle=bundle.path, ssh_key=key, output=output)
     mapped = build_image(request).description.mapped_bytes or 0
     peer = work / "peer.img"
 

@@ -70,7 +70,7 @@ def deploy(
     dry_run: bool = False,
 ) -> Result:
     """Bring a bundle onto boards, with a way back. Example: ./inv deploy --host vim3."""
-    from bsp.remote.groups import means_several
+    from bsp.remote.groups import is_multi_host
     from images.deploy import show
     from images.deploy.claim import claim_of
     from images.deploy.command import Settings, deploy_to, give_back
@@ -85,7 +85,7 @@ def deploy(
         claim=claim_of(steal=steal, reason=reason),
         force_enable=force_enable,
     )
-    if means_several(host):
+    if is_multi_host(host):
         from bsp.base.errors import UserError
         from images.deploy.fleet import command as fleet_command
         from images.deploy.fleet.waves import Rules
@@ -177,13 +177,13 @@ def rollback(
 )
 def status(_: Context, host: str, verify: bool = False, accept_new_key: bool = False) -> Result:
     """Show what runs on a board, and what boots next. Example: ./inv status --host vim3."""
-    from bsp.remote.groups import means_several
+    from bsp.remote.groups import is_multi_host
     from bsp.remote.inventory import resolve
     from images.deploy import show
     from images.deploy.deploy import Target
     from images.deploy.deploy import status as status_of
 
-    if means_several(host):
+    if is_multi_host(host):
         from images.deploy.fleet import command as fleet_command
 
         found = fleet_command.status_of_all(host, accept_new_key=accept_new_key, verify=verify)
@@ -225,7 +225,7 @@ def lava_job(
     from bsp.profile import load_board
     from bsp.remote.lab import lava
 
-    request = lava.Request(
+    request = lava.JobRequest(
         load_board(board), container, folder, device_type, bundle, bundle_sha256, tuple(tag)
     )
     found = lava.write(request, Path(output) if output else None, dry_run=dry_run)

@@ -55,7 +55,7 @@ def build_image(
         return Path(name).expanduser() if name else None
 
     made = image.build_image(
-        image.Request(
+        image.ImageRequest(
             board=load_board(board),
             bundle=path(bundle),
             kernel=kernel or None,
@@ -108,7 +108,7 @@ def flash(
     from images.flash import command, show
 
     result = command.flash(
-        command.Request(
+        command.FlashRequest(
             device=device,
             image=Path(image).expanduser(),
             host=resolve(host) if host else None,

@@ -50,7 +50,7 @@ def gate_mesa(
     from virtual.gates import mesa
 
     document = mesa.gate(
-        mesa.Request(
+        mesa.GateRequest(
             package=package,
             suite=suite,
             against=against,

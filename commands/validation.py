@@ -75,13 +75,13 @@ def smoke_test(
     from userspace.npu.report.report import text_of
     from userspace.npu.validate import smoke
     from userspace.npu.validate.fixed_size import size_of
-    from userspace.npu.validate.label_image import Request, environment_of, threads_of
+    from userspace.npu.validate.label_image import SmokeTestRequest, environment_of, threads_of
     from userspace.npu.validate.label_image import quick as made_quick
     from virtual.npu.shim.place import virtual_npu
 
-    wanted = report_files.Wanted.of(report, junit)
+    wanted = report_files.ReportTargets.of(report, junit)
     where = resolve(host) if host else None
-    request = Request(
+    request = SmokeTestRequest(
         delegate=",".join(delegate or ["all"]),
         environment=environment_of(env or []),
         model=model or None,
@@ -124,11 +124,11 @@ def doctor(
     accept_new_key: bool = False,
 ) -> Result:
     """Say why the NPU does not work, and what to do. Example: ./inv doctor --host vim3."""
-    from bsp.remote.groups import means_several
+    from bsp.remote.groups import is_multi_host
     from bsp.remote.inventory import Host, resolve
     from userspace.npu.doctor import doctor as examination
 
-    if means_several(host):
+    if is_multi_host(host):
         from images.deploy.fleet import command as fleet_command
 
         def examine(each: Host) -> dict[str, Any]:

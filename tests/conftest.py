@@ -17,7 +17,7 @@ from bsp.remote import inventory, ssh
 from bsp.remote.inventory import Host
 from images.bundle.manifest import Bundle
 from images.deploy import trial
-from images.deploy.deploy import Result
+from images.deploy.deploy import Deployment
 
 from .support.fake_board import FakeBoard, make_bundle
 
@@ -75,7 +75,7 @@ class NpuBoard:
     host: Host
     status_at_birth: str
     dmesg_at_birth: str
-    result: Result
+    result: Deployment
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,7 @@ class Row:
 
 
 @dataclass
-class Report(Result):
+class BringupReport(Result):
     """What bringup did."""
 
     rows: list[Row] = field(default_factory=list)
@@ -100,7 +100,7 @@ class Report(Result):
 Work = Callable[[Row], None]
 
 
-def bringup(*, board: str, virtual: str, kernel: str | None, keep: bool) -> Report:
+def bringup(*, board: str, virtual: str, kernel: str | None, keep: bool) -> BringupReport:
     """Build a board's device tree, prove one in QEMU, and take a virtual board to a validated model.
 
     Args:
@@ -113,7 +113,7 @@ def bringup(*, board: str, virtual: str, kernel: str | None, keep: bool) -> Repo
         UserError: there is no such board.
     """
     first, machine = load_board(board), load_board(virtual)
-    report = Report()
+    report = BringupReport()
     path: list[tuple[str, Work]] = [
         (f"build-dts {board}", lambda row: _build_dts(row, first, kernel))
     ]
@@ -207,13 +207,15 @@ def _deploy(row: Row, board: Board) -> None:
         row.result += f", {done.sent.sent_bytes / 1e6:.1f} of {done.bytes_total / 1e6:.0f} MB sent"
 
 
-def _smoke_test(row: Row, report: Report) -> None:
+def _smoke_test(row: Row, report: BringupReport) -> None:
     from bsp.remote.inventory import resolve
     from userspace.npu.report.report import text_of
     from userspace.npu.validate import smoke
-    from userspace.npu.validate.label_image import Request
+    from userspace.npu.validate.label_image import SmokeTestRequest
 
-    row.detail = smoke.smoke_test("label_image", Request(_DELEGATES), host=resolve(INSTANCE))
+    row.detail = smoke.smoke_test(
+        "label_image", SmokeTestRequest(_DELEGATES), host=resolve(INSTANCE)
+    )
     report.smoke_text = text_of(row.detail)
     said = [
         f"{each['delegate']} {each['status']}" + (f" ({each['reason']})" if each["reason"] else "")

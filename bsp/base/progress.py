@@ -60,7 +60,7 @@ def _running_line(step: Step, elapsed_s: float, columns: int) -> str:
 
 
 @contextlib.contextmanager
-def heard_by(listener: Callable[[str], None]) -> Iterator[None]:
+def redirect_progress(listener: Callable[[str], None]) -> Iterator[None]:
     """Have a listener told the steps of this thread, in place of printing them: many run side by side."""
     token = _listener.set(listener)
     try:

@@ -64,7 +64,7 @@ def build_kernel_for(board: Board, options: Options) -> dict[str, Any]:
     kernel = options.kernel or board.kernel
     if options.prebuilt:
         return _prebuilt(board, kernel, options)
-    request = build.Request(
+    request = build.KernelRequest(
         board,
         kernel,
         options.files(),
@@ -115,7 +115,7 @@ def products(folder: Path) -> dict[str, Any]:
     }
 
 
-def _plan(request: build.Request) -> dict[str, Any]:
+def _plan(request: build.KernelRequest) -> dict[str, Any]:
     """What would be done, from what is at hand; nothing is fetched."""
     asked = fragments.merge(fragments.fragment_files(request.board, request.fragments))
     described = describe_files(request.fragments)
@@ -255,7 +255,7 @@ def save_fragment(board: Board, options: Options, name: str, *, menu: bool) -> d
     if menu and not sys.stdin.isatty():
         raise UserError("--menuconfig needs a terminal", hint="write a fragment: lines CONFIG_X=y")
     kernel = options.kernel or board.kernel
-    prepared = build.prepare(build.Request(board, kernel, options.files(), llvm=options.llvm))
+    prepared = build.prepare(build.KernelRequest(board, kernel, options.files(), llvm=options.llvm))
     work = prepared.work
     before = read_config(work.config) if not prepared.configured.fresh else _untouched(prepared)
     if menu:

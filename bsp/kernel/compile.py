@@ -46,7 +46,7 @@ _COMPILED = re.compile(rb"^  (?:CC|AS|CC \[M\]|AS \[M\])\s+\S+\.o$")
 
 
 @dataclass(frozen=True)
-class Request:
+class KernelRequest:
     """What is to be built.
 
     Attributes:
@@ -72,7 +72,7 @@ class Prepared:
         fragments: ``file`` and ``kind`` of each of the user's.
     """
 
-    request: Request
+    request: KernelRequest
     source: KernelTree
     patches: tuple[Patch, ...]
     work: Workspace
@@ -101,7 +101,7 @@ class Prepared:
         return f"-npu-{digest.hexdigest()[:8]}"
 
 
-def prepare(request: Request) -> Prepared:
+def prepare(request: KernelRequest) -> Prepared:
     """Fetch, patch, configure and compare; compile nothing.
 
     Raises:

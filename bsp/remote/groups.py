@@ -15,7 +15,7 @@ from .inventory_file import read_groups, read_inventory
 _TAG, _GROUP = "tag:", "group:"
 
 
-def means_several(text: str) -> bool:
+def is_multi_host(text: str) -> bool:
     """Whether ``--host TEXT`` is written as more than one host (a tag that one host has, too)."""
     if text.startswith("lab:"):  # one board; its commas are between tags
         return False

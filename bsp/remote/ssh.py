@@ -81,7 +81,7 @@ class UnreachableError(InfrastructureError):
     """Nothing answers at the host's address, or it does not speak SSH (yet)."""
 
 
-class NotLetInError(UserError):
+class AuthenticationError(UserError):
     """The host does not accept any of our keys."""
 
 
@@ -583,7 +583,7 @@ def _log_in(transport: paramiko.Transport, host: Host) -> None:
         if transport.is_authenticated():
             return
     keys = f"tried {', '.join(tried)}" if tried else "there is no key to try"
-    raise NotLetInError(
+    raise AuthenticationError(
         f"{host.user}@{host.name} ({host.address}:{host.port}) lets none of our keys in: {keys}",
         hint=f"ssh-copy-id -p {host.port} {host.user}@{host.address}, or set identity_file "
         "in the inventory",

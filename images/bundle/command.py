@@ -89,7 +89,7 @@ def make_rauc(
     from images.bundle import rauc
 
     profile = _profile(board)
-    request = rauc.Request(
+    request = rauc.RaucRequest(
         profile,
         Path(output) if output else Path("build") / f"{profile.name}.raucb",
         flags.cert,

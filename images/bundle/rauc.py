@@ -61,7 +61,7 @@ class Signing:
 
 
 @dataclass(frozen=True)
-class Request:
+class RaucRequest:
     """What is asked for; empty strings are flags that were not given."""
 
     board: Board
@@ -98,7 +98,7 @@ class Made:
         return "\n".join(lines)
 
 
-def plan(request: Request) -> Made:
+def plan(request: RaucRequest) -> Made:
     """Say what would be made; check all that is given.
 
     Raises:
@@ -116,7 +116,7 @@ class Prepared:
     access: Access
 
 
-def prepare(request: Request) -> Prepared:
+def prepare(request: RaucRequest) -> Prepared:
     """See to the programs and the keys, and sign and verify a small bundle with them.
 
     Raises:
@@ -146,7 +146,7 @@ def prepare(request: Request) -> Prepared:
     return Prepared(signing, access)
 
 
-def make(request: Request, prepared: Prepared, bundle: Bundle) -> Made:
+def make(request: RaucRequest, prepared: Prepared, bundle: Bundle) -> Made:
     """Make a RAUC bundle of one of ours, and have ``rauc info`` verify it.
 
     Raises:
@@ -156,7 +156,9 @@ def make(request: Request, prepared: Prepared, bundle: Bundle) -> Made:
     return pack(request, bundle, prepared.signing, prepared.access, rootfs.tar)
 
 
-def pack(request: Request, bundle: Bundle, signing: Signing, access: Access, rootfs: Path) -> Made:
+def pack(
+    request: RaucRequest, bundle: Bundle, signing: Signing, access: Access, rootfs: Path
+) -> Made:
     """As ``make``, with all that it needs at hand.
 
     Args:
@@ -264,7 +266,13 @@ def _slot_files(over: Path, system: str, signing: Signing) -> None:
 
 
 def _made(
-    request: Request, signing: Signing, compatible: str, version: str, *, verified: str, size: int
+    request: RaucRequest,
+    signing: Signing,
+    compatible: str,
+    version: str,
+    *,
+    verified: str,
+    size: int,
 ) -> Made:
     document = {
         "path": str(request.output),
@@ -284,7 +292,7 @@ def _made(
     return Made(request.output, document)
 
 
-def _system(request: Request) -> tuple[str, str]:
+def _system(request: RaucRequest) -> tuple[str, str]:
     """Return ``compatible`` and the text of the device's ``system.conf``."""
     if not request.system:
         compatible = f"npu-bsp-{request.board.name}"
@@ -316,7 +324,7 @@ def _system(request: Request) -> tuple[str, str]:
     return compatible, text
 
 
-def _signing(request: Request, *, make: bool) -> Signing:
+def _signing(request: RaucRequest, *, make: bool) -> Signing:
     if bool(request.cert) != bool(request.key):
         raise UserError(
             "--rauc-cert and --rauc-key belong together",

@@ -25,7 +25,7 @@ from images.bundle.manifest import Bundle, Entry, Manifest
 from . import plan as planning
 from .boot import slots, state
 from .deploy import (
-    Result,
+    Deployment,
     Target,
     arm,
     check_serial,
@@ -41,7 +41,7 @@ from .transfer import Agent, each_known
 _ANSWER_S = 600.0  # copying a kernel and a RAM disk to a slow card
 
 
-def adopt(target: Target, *, board: Board | None, dry_run: bool = False) -> Result:
+def adopt(target: Target, *, board: Board | None, dry_run: bool = False) -> Deployment:
     """Make a board boot what it runs as a generation, or leave it as it was.
 
     Args:
@@ -54,7 +54,7 @@ def adopt(target: Target, *, board: Board | None, dry_run: bool = False) -> Resu
     with tempfile.TemporaryDirectory(prefix="npu-bsp-adopt-") as folder, session(target) as agent:
         board, fat_mount, facts = recognised(host, agent, board, target.root, lock=not dry_run)
         check_serial(host, facts)
-        result = Result(host.name, board.name, facts.running, facts.running or "")
+        result = Deployment(host.name, board.name, facts.running, facts.running or "")
         if facts.boot_script and facts.good and not facts.rivals:
             result.outcome, result.to = "unchanged", facts.good.good
             return result

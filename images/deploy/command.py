@@ -18,7 +18,7 @@ from images.bundle.manifest import Bundle
 
 from . import plan as planning
 from .claim import Claim
-from .deploy import Result, Target, deploy
+from .deploy import Deployment, Target, deploy
 from .shared import Shared
 
 
@@ -81,7 +81,7 @@ def deploy_to(
     settings: Settings = DEFAULTS,
     dry_run: bool = False,
     allow_downgrade: bool = False,
-) -> Result:
+) -> Deployment:
     """Deploy to the host of that name; empty strings are flags that were not given.
 
     Raises:

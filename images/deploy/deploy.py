@@ -60,7 +60,7 @@ _ANSWER_S = 120.0  # hashing a kernel takes an emulated board a while
 
 
 @dataclass
-class Result:
+class Deployment:
     """What a deployment did; ``document()`` is its JSON.
 
     Attributes:
@@ -178,7 +178,7 @@ def deploy(
     make_bundle: BundleMaker | None = None,
     dry_run: bool = False,
     on_downgrade: Callable[[str], None] | None = None,
-) -> Result:
+) -> Deployment:
     """Bring a bundle onto a board, boot it on trial, and confirm it or have the old one back.
 
     Args:
@@ -260,7 +260,7 @@ def deploy(
 
 def planned(
     target: Target, agent: Agent, facts: Facts, bundle: Bundle, board: Board | None, fat_mount: str
-) -> Result:
+) -> Deployment:
     """Everything that only asks: is it the board, does it boot through us, what is to be done."""
     host, manifest = target.host, bundle.manifest
     _check_board_name(board, manifest)
@@ -279,7 +279,7 @@ def planned(
         keep=target.keep or host.keep or planning.KEEP,
         onboard=drift.onboard_changes(facts) if facts.manifests else (),
     )
-    result = Result(
+    result = Deployment(
         host.name,
         manifest.board,
         facts.running,
@@ -313,7 +313,7 @@ def session(target: Target, *, accept_new_key: bool | None = None) -> Iterator[A
         yield agent
 
 
-def rollback(target: Target, *, to: str | None = None, dry_run: bool = False) -> Result:
+def rollback(target: Target, *, to: str | None = None, dry_run: bool = False) -> Deployment:
     """Go back one generation, through the same trial and confirmation.
 
     Args:
@@ -329,7 +329,7 @@ def rollback(target: Target, *, to: str | None = None, dry_run: bool = False) ->
         check_serial(host, facts)
         plan = planning.plan_rollback(facts, good, host=host.name, to=to)
         manifest = agent.manifest(plan.generation)
-        result = Result(host.name, manifest.board, facts.running, plan.generation, plan=plan)
+        result = Deployment(host.name, manifest.board, facts.running, plan.generation, plan=plan)
         if dry_run:
             return result
         progress.say(str(plan))
@@ -398,7 +398,7 @@ def _loaded_changes(agent: Agent, facts: Facts, known: list[drift.Change]) -> li
     return [drift.Change(facts.running, path) for path in verified["wrong"] if path not in named]
 
 
-def prepare(agent: Agent, plan: Plan, bundle: Bundle, facts: Facts, result: Result) -> None:
+def prepare(agent: Agent, plan: Plan, bundle: Bundle, facts: Facts, result: Deployment) -> None:
     """Everything before the reboot: nothing of it touches what runs, but to make that whole again."""
     left: dict[str, list[str]] = {}
     for step in plan.steps:
@@ -447,7 +447,7 @@ def arm(agent: Agent, plan: Plan, target: Target) -> None:
         progress.say(f"{error.message}, just when the trial was asked for: looking what it does")
 
 
-def decide(target: Target, result: Result, facts: Facts, fat_mount: str) -> Result:
+def decide(target: Target, result: Deployment, facts: Facts, fat_mount: str) -> Deployment:
     """From the reboot on: every way out ends in an outcome."""
     assert result.plan
     host = target.host
@@ -470,7 +470,7 @@ def decide(target: Target, result: Result, facts: Facts, fat_mount: str) -> Resu
                     return result
             if boot.generation != confirm.generation:
                 result.console = trial.console_tail(host, since_bytes=console_from)
-                _let_go(target, fat_mount)
+                _release_lease(target, fat_mount)
                 why = result.problem or "it crashed during the trial boot and was reset"
                 return _rolled_back(result, boot.generation, why)
             boot_id = boot.boot_id
@@ -492,12 +492,12 @@ def decide(target: Target, result: Result, facts: Facts, fat_mount: str) -> Resu
 
 def _confirm(
     target: Target,
-    result: Result,
+    result: Deployment,
     confirm: Confirm,
     boot_id: str,
     fat_mount: str,
     before: Facts,
-) -> Result:
+) -> Deployment:
     host = target.host
     for _ in range(_CONFIRM_ATTEMPTS):
         try:
@@ -520,13 +520,13 @@ def _confirm(
             )
     if boot is None:
         return _unknown(result, host)
-    _let_go(target, fat_mount)
+    _release_lease(target, fat_mount)
     return _rolled_back(result, boot.generation, result.problem)
 
 
 def _confirm_once(
     target: Target,
-    result: Result,
+    result: Deployment,
     confirm: Confirm,
     boot_id: str,
     fat_mount: str,
@@ -564,13 +564,13 @@ def _confirm_once(
     return found
 
 
-def _let_go(target: Target, fat_mount: str) -> None:
+def _release_lease(target: Target, fat_mount: str) -> None:
     """Give the board's lease back after a trial that failed; without this it ends by itself, later."""
     with contextlib.suppress(BspError), session(target, accept_new_key=False) as agent:
         agent.open(None, fat_mount=fat_mount, lock=True)
 
 
-def _rescue(target: Target, result: Result, boot_id: str, fat_mount: str) -> trial.Boot | None:
+def _rescue(target: Target, result: Deployment, boot_id: str, fat_mount: str) -> trial.Boot | None:
     """The deadline has passed. Return the boot that then came; None: the result says what is known."""
     host = target.host
     now = trial.probe(host, timeout_s=5, root=target.root)
@@ -595,7 +595,7 @@ def _rescue(target: Target, result: Result, boot_id: str, fat_mount: str) -> tri
     return boot
 
 
-def _rolled_back(result: Result, running: str | None, why: str) -> Result:
+def _rolled_back(result: Deployment, running: str | None, why: str) -> Deployment:
     if running == result.to:
         result.outcome = "unknown"
         result.problem = f"{why}; and it still runs the trial"
@@ -610,7 +610,7 @@ def _rolled_back(result: Result, running: str | None, why: str) -> Result:
     return result
 
 
-def _unknown(result: Result, host: Host) -> Result:
+def _unknown(result: Deployment, host: Host) -> Deployment:
     result.outcome = "unknown"
     result.problem = f"{result.problem}; and {host.name} does not answer"
     result.hint = (
@@ -667,7 +667,7 @@ def in_base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def raise_for(result: Result) -> None:
+def raise_for(result: Deployment) -> None:
     """Raise the error that a result is.
 
     Raises:

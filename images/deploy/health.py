@@ -124,13 +124,13 @@ def _on_board(agent: Agent, checks: Checks) -> list[Verdict]:
 
 def _smoke_test(host: Host) -> Verdict:
     from userspace.npu.validate.label_image import (  # late: it costs an ordinary deployment nothing
-        Request,
+        SmokeTestRequest,
         quick,
     )
     from userspace.npu.validate.smoke import smoke_test
 
     try:
-        document = smoke_test(_TEST, quick(Request()), host=host)
+        document = smoke_test(_TEST, quick(SmokeTestRequest()), host=host)
     except BspError as error:
         return Verdict(_SMOKE_TEST, False, error.message)
     if document["verdict"] == "pass":

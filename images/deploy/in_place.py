@@ -21,7 +21,7 @@ from images.bundle.manifest import Bundle, Entry, Manifest
 
 from . import plan as planning
 from .deploy import (
-    Result,
+    Deployment,
     Target,
     arm,
     check_serial,
@@ -40,7 +40,7 @@ DTB = "boot/board.dtb"
 
 def deploy_dtb(
     target: Target, *, board: Board | None, dtb: Path | None, dry_run: bool = False
-) -> Result:
+) -> Deployment:
     """Boot the running generation once with another device tree, and confirm it or have the old one back.
 
     Args:
@@ -59,7 +59,7 @@ def deploy_dtb(
         running = _running(agent, facts, host.name)
         blob = _given(dtb, board) if dtb else _built(agent, board, Path(folder), target)
         if blob is None:
-            return Result(
+            return Deployment(
                 host.name, board.name, facts.running, running.generation, outcome="unchanged"
             )
         bundle = with_dtb(running, blob, Path(folder) / "bundle")
@@ -154,7 +154,7 @@ def _built(agent: Agent, board: Board, folder: Path, target: Target) -> bytes | 
     return made.built.dtb.read_bytes() if made.built.changes else None
 
 
-def _refuse_damaged(result: Result, running: Manifest, host: str) -> None:
+def _refuse_damaged(result: Deployment, running: Manifest, host: str) -> None:
     send = result.plan.send if result.plan else None
     lacking = [running.files[index].path for index in send.indexes] if send else []
     if lacking and lacking != [DTB]:

@@ -10,7 +10,7 @@ from bsp.base import result as base
 from bsp.base.words import counted
 from images.bundle.manifest import Bundle
 
-from .deploy import Result
+from .deploy import Deployment
 from .drift import Change
 
 _SHOWN = 8
@@ -20,7 +20,7 @@ _SHOWN = 8
 class Shown(base.Result):
     """A deployment or rollback, as the commands show it."""
 
-    result: Result
+    result: Deployment
 
     @property
     def exit_code(self) -> int:
@@ -46,7 +46,7 @@ class Shown(base.Result):
         )
 
 
-def result_text(result: Result) -> str:
+def result_text(result: Deployment) -> str:
     """The outcome in a few lines."""
     if result.outcome == "planned":
         found = drift_lines(result.verified, result.drift)

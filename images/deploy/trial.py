@@ -15,7 +15,7 @@ from bsp.base.errors import BspError, UserError
 from bsp.base.process import run
 from bsp.base.progress import say, step
 from bsp.remote.inventory import Host
-from bsp.remote.ssh import ConnectionLostError, NotLetInError, UnreachableError, connect
+from bsp.remote.ssh import AuthenticationError, ConnectionLostError, UnreachableError, connect
 
 from . import confirm
 from .plan import Facts
@@ -56,7 +56,7 @@ def probe(host: Host, *, timeout_s: float, root: str) -> Boot | None:
         with connect(host, timeout_s=timeout_s) as connection:
             files = [f"{root}/proc/sys/kernel/random/boot_id", f"{root}/proc/cmdline"]
             said = connection.run(["cat", *files], timeout_s=timeout_s).text
-    except (UnreachableError, ConnectionLostError, NotLetInError):
+    except (UnreachableError, ConnectionLostError, AuthenticationError):
         return None  # NotLetIn: systemd keeps ordinary users out until the boot is done
     boot_id, _, cmdline = said.partition("\n")
     return Boot(boot_id.strip(), generation_in(cmdline))

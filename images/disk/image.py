@@ -50,7 +50,7 @@ _NAMESPACE = uuid.UUID("6f0a3c52-5a3c-5ad6-9d0e-5b1c5b1f1a77")
 
 
 @dataclass(frozen=True)
-class Request:
+class ImageRequest:
     """What an image is to be.
 
     Attributes:
@@ -121,7 +121,7 @@ class Image:
         return document
 
 
-def build_image(request: Request, *, dry_run: bool = False) -> Image:
+def build_image(request: ImageRequest, *, dry_run: bool = False) -> Image:
     """Make a bootable disk image.
 
     Raises:

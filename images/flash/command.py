@@ -27,7 +27,7 @@ from images.disk.bmap import Map
 from images.disk.image import Description
 
 from . import plan, show
-from .plan import Wish
+from .plan import WriteRequest
 from .source import Source, read_source
 from .stream import (
     LocalLink,
@@ -46,7 +46,7 @@ _PAUSE_S = 0.5
 
 
 @dataclass(frozen=True)
-class Request:
+class FlashRequest:
     """What the user typed.
 
     Attributes:
@@ -67,7 +67,7 @@ class Request:
 
 
 @dataclass
-class Result:
+class FlashResult:
     """What was done."""
 
     plan: dict[str, Any]
@@ -95,7 +95,7 @@ class Result:
         }
 
 
-def flash(request: Request, *, dry_run: bool = False, yes: bool = False) -> Result:
+def flash(request: FlashRequest, *, dry_run: bool = False, yes: bool = False) -> FlashResult:
     """Write an image onto a device and read it back.
 
     Raises:
@@ -116,7 +116,7 @@ def flash(request: Request, *, dry_run: bool = False, yes: bool = False) -> Resu
         return _flash(request, source, dry_run=dry_run, yes=yes)
 
 
-def _flash(request: Request, source: Source, *, dry_run: bool, yes: bool) -> Result:
+def _flash(request: FlashRequest, source: Source, *, dry_run: bool, yes: bool) -> FlashResult:
     wish = _wish(request, source.map, source.description)
     work = _Work(request, source, wish)
     with ExitStack() as stack:
@@ -124,7 +124,7 @@ def _flash(request: Request, source: Source, *, dry_run: bool, yes: bool) -> Res
         plan.check(wish, facts)
     planned = plan.document(wish, facts, str(request.image), facts["done_chunks"])
     planned |= source.document()
-    result = Result(planned, "planned", chunks=len(work.chunks))
+    result = FlashResult(planned, "planned", chunks=len(work.chunks))
     if dry_run:
         return result
     if not yes:
@@ -137,13 +137,13 @@ def _flash(request: Request, source: Source, *, dry_run: bool, yes: bool) -> Res
     return result
 
 
-def _wish(request: Request, found: Map, description: Description | None) -> Wish:
+def _wish(request: FlashRequest, found: Map, description: Description | None) -> WriteRequest:
     host = request.host.name if request.host else None
-    return Wish(request.device, host, found, description, request.board, request.any_device)
+    return WriteRequest(request.device, host, found, description, request.board, request.any_device)
 
 
 def _begin(
-    request: Request, stack: ExitStack, *, image: str, token: str, lock: bool
+    request: FlashRequest, stack: ExitStack, *, image: str, token: str, lock: bool
 ) -> tuple[Session, dict[str, Any]]:
     """Connect, start the writer, ask about the device."""
     if request.host:
@@ -182,7 +182,7 @@ def _ask(planned: dict[str, Any]) -> None:
 class _Work:
     """One flash, over as many connections as it takes."""
 
-    def __init__(self, request: Request, source: Source, wish: Wish) -> None:
+    def __init__(self, request: FlashRequest, source: Source, wish: WriteRequest) -> None:
         self._request = request
         self._source = source
         self._wish = wish
@@ -197,7 +197,7 @@ class _Work:
         """Connect, start the writer, ask about the device."""
         return _begin(self._request, stack, image=self._identity, token=self._token, lock=lock)
 
-    def write(self, now: Step, result: Result) -> None:
+    def write(self, now: Step, result: FlashResult) -> None:
         """Write, verify, and say so to the writer."""
         deadline: float | None = None
         while True:
@@ -235,7 +235,9 @@ class _Work:
                 say(f"the link broke ({error.message}); trying again")
                 time.sleep(_PAUSE_S)
 
-    def _pass(self, session: Session, facts: dict[str, Any], now: Step, result: Result) -> None:
+    def _pass(
+        self, session: Session, facts: dict[str, Any], now: Step, result: FlashResult
+    ) -> None:
         done = min(int(facts["done_chunks"]), len(self.chunks))
         if done:
             kept = sum(length for _, length in self.chunks[:done])

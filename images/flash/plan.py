@@ -16,7 +16,7 @@ _MIB = 1 << 20
 
 
 @dataclass(frozen=True)
-class Wish:
+class WriteRequest:
     """What the user wants written.
 
     Attributes:
@@ -34,7 +34,7 @@ class Wish:
     any_device: bool
 
 
-def check(wish: Wish, facts: dict[str, Any]) -> None:
+def check(wish: WriteRequest, facts: dict[str, Any]) -> None:
     """Refuse what would do harm.
 
     Raises:
@@ -83,7 +83,7 @@ def check(wish: Wish, facts: dict[str, Any]) -> None:
         )
 
 
-def _check_board(wish: Wish, board: dict[str, Any]) -> None:
+def _check_board(wish: WriteRequest, board: dict[str, Any]) -> None:
     expected = wish.description.compatible[0] if wish.description else None
     if wish.board is not None:
         if expected and expected != wish.board.compatible[0]:
@@ -110,7 +110,7 @@ def _check_board(wish: Wish, board: dict[str, Any]) -> None:
         )
 
 
-def document(wish: Wish, facts: dict[str, Any], image: str, done: int) -> dict[str, Any]:
+def document(wish: WriteRequest, facts: dict[str, Any], image: str, done: int) -> dict[str, Any]:
     """What would be written where, for ``--dry-run`` and before asking."""
     device = facts["device"]
     described = wish.description

@@ -15,9 +15,8 @@ from bsp.base.errors import InfrastructureError, UserError
 from bsp.profile import load_board
 from bsp.remote import inventory, ssh
 from bsp.remote.inventory import Host
-from images.disk.image import Request, build_image
-from images.flash.command import Request as FlashRequest
-from images.flash.command import flash
+from images.disk.image import ImageRequest, build_image
+from images.flash.command import FlashRequest, flash
 from virtual.boards import boards
 
 from ..support import local_sshd
@@ -43,7 +42,7 @@ def second(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Second]:
     key = local_sshd.make_key(folder / "user")
     host_key = local_sshd.make_key(folder / "host")
     board = load_board("virtual")
-    request = Request(board=board, ssh_key=folder / "user.pub", host_key=host_key)
+    request = ImageRequest(board=board, ssh_key=folder / "user.pub", host_key=host_key)
     first = build_image(replace(request, output=folder / "first.img")).path
     other = replace(request, hostname="second-disk", host_key=None, output=folder / "second.img")
     image = build_image(other).path

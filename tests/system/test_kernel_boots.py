@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.full, pytest.mark.network]
 
 
 def kernel_of(board: str) -> str:
-    folder = build.build_kernel(build.prepare(build.Request(load_board(board), "6.12")))
+    folder = build.build_kernel(build.prepare(build.KernelRequest(load_board(board), "6.12")))
     return f"build:{folder}"
 
 

@@ -19,7 +19,7 @@ BOARD = load_board("vim3")
 
 def prepared(folder: Path, text: str, name: str = "user.config") -> build.Prepared:
     (folder / name).write_text(text)
-    return build.prepare(build.Request(BOARD, "6.12", (folder / name,)))
+    return build.prepare(build.KernelRequest(BOARD, "6.12", (folder / name,)))
 
 
 @pytest.mark.parametrize(

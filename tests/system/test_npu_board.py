@@ -54,10 +54,10 @@ def test_deploy_switches_it_on(npu_board: NpuBoard) -> None:
 
 
 def smoke(host: Host) -> dict[str, Any]:
-    from userspace.npu.validate.label_image import Request
+    from userspace.npu.validate.label_image import SmokeTestRequest
     from userspace.npu.validate.smoke import smoke_test
 
-    request = Request(delegate="teflon", runs=3, budget_s=5, views=0)
+    request = SmokeTestRequest(delegate="teflon", runs=3, budget_s=5, views=0)
     document = smoke_test("label_image", request, host=host)
     row = next(row for row in document["results"] if row["delegate"] == "teflon")
     assert row["status"] == "pass", row["reason"]

@@ -21,7 +21,7 @@ from bsp.remote.ssh import Connection, connect
 from userspace.npu.model import tiny_model
 from userspace.npu.opencl import build, rusticl
 from userspace.npu.validate import models
-from userspace.npu.validate.label_image import Request
+from userspace.npu.validate.label_image import SmokeTestRequest
 from userspace.npu.validate.machine import BoardMachine
 from userspace.npu.validate.smoke import smoke_test
 from userspace.payload.payload import build_payload
@@ -56,7 +56,7 @@ def by_delegate(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def test_smoke_test_on_the_virtual_board(board: Host) -> None:
     document = smoke_test(
         "label_image",
-        Request("cpu,cpu-reference,teflon", model=tiny_model.NAME, runs=3, budget_s=5),
+        SmokeTestRequest("cpu,cpu-reference,teflon", model=tiny_model.NAME, runs=3, budget_s=5),
         host=board,
         userspace=FOLDER,
     )
@@ -71,7 +71,7 @@ def test_smoke_test_on_the_virtual_board(board: Host) -> None:
 
 
 @pytest.fixture(scope="module")
-def delegate() -> build.Built:
+def delegate() -> build.BuiltDelegate:
     made = build.built()
     if made is None:
         pytest.skip("the OpenCL delegate is not built: ./inv build-delegate opencl")
@@ -98,7 +98,7 @@ def test_misbehaving_delegates_fail_each_in_its_own_way(board: Host, tmp_path: P
     }
     with connect(board, timeout_s=60) as connection:
         connection.run(["sh", "-c", f"cat >{there}"], stdin=library.read_bytes(), timeout_s=60)
-    request = Request(
+    request = SmokeTestRequest(
         ",".join(["cpu", "teflon", *said]),
         model=tiny_model.NAME,
         runs=1,
@@ -118,9 +118,9 @@ def test_misbehaving_delegates_fail_each_in_its_own_way(board: Host, tmp_path: P
 @pytest.mark.full
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif("NPU_BSP_ASSETS" not in os.environ, reason="needs the real models")
-def test_every_delegate_with_mobilenet(board: Host, delegate: build.Built) -> None:
+def test_every_delegate_with_mobilenet(board: Host, delegate: build.BuiltDelegate) -> None:
     """Nothing is installed on the board: rusticl and the delegate come with the test."""
-    request = Request(model=MOBILENET, runs=2, budget_s=5, views=1, timeout_s=900)
+    request = SmokeTestRequest(model=MOBILENET, runs=2, budget_s=5, views=1, timeout_s=900)
     document = smoke_test("label_image", request, host=board, userspace=FOLDER)
     rows = by_delegate(document)
     assert document["verdict"] == "pass", rows
@@ -144,7 +144,7 @@ def test_every_delegate_with_mobilenet(board: Host, delegate: build.Built) -> No
 
 
 def _oracle(
-    connection: Connection, name: str, delegate: build.Built, request: Request
+    connection: Connection, name: str, delegate: build.BuiltDelegate, request: SmokeTestRequest
 ) -> list[tuple[float, int]]:
     """Return scores and classes of TensorFlow's own label_image, on the same driver."""
     machine = BoardMachine(connection, name=name, userspace=FOLDER)

@@ -29,7 +29,7 @@ from bsp.kernel.packaged import prebuilt_kernel
 from bsp.profile import Board, Npu, npu_of
 from bsp.qemu.base_dtb import base_dtb
 
-from .probe import TIMEOUT_S, Report, probe
+from .probe import TIMEOUT_S, ProbeReport, probe
 from .same_soc import on_machine, qemu_of_soc
 
 
@@ -50,7 +50,7 @@ class BootResult(Result):
     dtb: str
     promised: bool
     clocks: tuple[ClockResult, ...]
-    report: Report
+    report: ProbeReport
     problems: tuple[str, ...]
     seconds: float
 
@@ -197,7 +197,7 @@ def boot_dts(
 
 
 def find_problems(
-    npu: Npu, report: Report, clocks: tuple[ClockResult, ...], *, promised: bool
+    npu: Npu, report: ProbeReport, clocks: tuple[ClockResult, ...], *, promised: bool
 ) -> tuple[str, ...]:
     """Return what is not as the device tree promises, a sentence each."""
     bound = report.driver is not None

@@ -25,7 +25,7 @@ TIMEOUT_S = 180.0
 
 
 @dataclass(frozen=True)
-class Report:
+class ProbeReport:
     """What the kernel says about the NPU.
 
     Attributes:
@@ -48,7 +48,7 @@ class Report:
 
 def probe(
     board: Board, kernel: PrebuiltKernel, dtb: Path, *, timeout_s: float = TIMEOUT_S
-) -> Report:
+) -> ProbeReport:
     """Boot ``dtb`` with ``kernel`` and return what the kernel reports.
 
     Raises:
@@ -97,7 +97,7 @@ def _no_answer(board: Board, dtb: Path, log: Path, why: str) -> ValidationError:
     )
 
 
-def parse_report(console: str) -> Report:
+def parse_report(console: str) -> ProbeReport:
     """Read the report out of what the console has printed.
 
     Raises:
@@ -117,7 +117,7 @@ def parse_report(console: str) -> Report:
         return sections.get(name, [None])[0] if sections.get(name) else None
 
     device = first("device")
-    return Report(
+    return ProbeReport(
         model=first("model") or "",
         device=device,
         driver=first("driver"),

@@ -35,7 +35,7 @@ _BOOT_S = 600.0
 
 
 @dataclass
-class Report(Result):
+class CrashReport(Result):
     """What a run found; ``document()`` is its JSON.
 
     Attributes:
@@ -114,7 +114,7 @@ class Report(Result):
 
 def crash_test(
     *, points: int, boot: int, broken: str = "", seed: int = 1, keep: Path | None = None
-) -> Report:
+) -> CrashReport:
     """Run the power-cut test on the virtual board.
 
     Args:
@@ -149,7 +149,7 @@ def crash_test(
             {"name": each.name, "requests": each.requests, "outcome": each.outcome}
             for each in made.facts.phases
         ]
-        report = Report(broken, tally, count, phases, judged_seconds, seed=seed)
+        report = CrashReport(broken, tally, count, phases, judged_seconds, seed=seed)
         _boot(board, made, chosen, work, report, boot, known)
     report.seconds = time.monotonic() - started
     return report
@@ -213,7 +213,7 @@ def _boot(
     made: Recording,
     points: list[Point],
     work: Path,
-    report: Report,
+    report: CrashReport,
     count: int,
     known: Known | None,
 ) -> None:

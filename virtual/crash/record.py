@@ -28,7 +28,7 @@ from bsp.qemu.machine import WRITE_LOG
 from bsp.remote.inventory import unregister
 from images.bundle.assemble import bundle_for
 from images.bundle.manifest import Bundle
-from images.deploy.deploy import Result, Target, deploy, rollback
+from images.deploy.deploy import Deployment, Target, deploy, rollback
 from images.disk import Disk, build_disk
 from virtual.boards.boot import start, wait_until_up
 from virtual.boards.instance import Instance
@@ -110,7 +110,7 @@ def _record(board: Board, disk: Disk, log: Path, additions: Mapping[str, str]) -
                 wait_until_up(instance, host, deadline=started + _UP_S, timeout_s=_UP_S)
             phases.append(_phase("first boot", instance, "up"))
             target = Target(host, timeout_s=_UP_S, additions=additions)
-            steps: tuple[tuple[str, Callable[[], Result]], ...] = (
+            steps: tuple[tuple[str, Callable[[], Deployment]], ...] = (
                 ("deploy", lambda: deploy(target, bundle=big, board=board)),
                 ("rollback", lambda: rollback(target)),
                 ("deploy a change", lambda: deploy(target, bundle=small, board=board)),

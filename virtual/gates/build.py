@@ -24,7 +24,7 @@ _STEPS = 255
 
 
 @dataclass(frozen=True)
-class Built:
+class BuiltModel:
     """A case's model, its inputs in the order of the model's inputs, and its tensors as they were made.
 
     Of a convolution the tensors are input, weights, bias, output.
@@ -36,7 +36,7 @@ class Built:
     tensors: tuple[Tensor, ...]
 
 
-def build(case: Case) -> Built:
+def build(case: Case) -> BuiltModel:
     """Return the model of a case; the same bytes each time."""
     maker = _Maker(case)
     {
@@ -60,7 +60,7 @@ def build(case: Case) -> Built:
         description=case.name,
     )
     inputs = tuple(maker.pixels(maker.tensors[number].shape) for number in maker.inputs)
-    return Built(case, model, inputs, tuple(maker.tensors))
+    return BuiltModel(case, model, inputs, tuple(maker.tensors))
 
 
 class _Maker:

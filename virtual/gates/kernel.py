@@ -27,7 +27,7 @@ from bsp.remote.inventory import Host
 from images.bundle.assemble import bundle_for
 from images.deploy.deploy import Target, deploy
 from userspace.npu.validate import models
-from userspace.npu.validate.label_image import Request as SmokeRequest
+from userspace.npu.validate.label_image import SmokeTestRequest as SmokeRequest
 from userspace.npu.validate.smoke import smoke_test
 
 from ..boards import boards

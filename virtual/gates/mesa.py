@@ -26,7 +26,7 @@ from userspace.npu.validate import bmp, models, preprocess
 from ..npu.identity import identity_names
 from ..npu.shim.host import PREFIX, npu_name
 from . import sweep
-from .build import Built, build
+from .build import BuiltModel, build
 from .cases import sweep as chosen_cases
 from .packages import Delegate, find_delegate
 from .sweep import CRASHES, GOOD, HANGS, REFUSED, WRONG, Outcome
@@ -40,7 +40,7 @@ _SOURCES = (PROJECT / "virtual/npu", PROJECT / "virtual/gates", Path(tflite_file
 
 
 @dataclass(frozen=True)
-class Request:
+class GateRequest:
     """What to gate.
 
     Attributes:
@@ -58,7 +58,7 @@ class Request:
     timeout_s: float = 180.0
 
 
-def gate(request: Request) -> dict[str, Any]:
+def gate(request: GateRequest) -> dict[str, Any]:
     """Run the gate and return its document; ``verdict`` is ``good``, ``not good`` or ``worse``.
 
     Raises:
@@ -229,7 +229,7 @@ def _described(delegate: Delegate) -> dict[str, str]:
     }
 
 
-def _swept(delegate: Delegate, npus: Sequence[str], request: Request) -> list[dict[str, Any]]:
+def _swept(delegate: Delegate, npus: Sequence[str], request: GateRequest) -> list[dict[str, Any]]:
     """Return the outcomes of a sweep, from the cache if nothing that they hang on has changed."""
     found: list[dict[str, Any]] = []
     missing = []
@@ -277,7 +277,7 @@ def _cached(delegate: Delegate, npu: str, quick: bool) -> Path:
 
 
 def _sweep_one(
-    delegate: Delegate, npu: str, request: Request, progress: _Progress
+    delegate: Delegate, npu: str, request: GateRequest, progress: _Progress
 ) -> list[dict[str, Any]]:
     cases = chosen_cases(quick=request.quick)
     names = _QUICK_MODELS if request.quick else _MODELS
@@ -303,7 +303,7 @@ def _sweep_one(
     return found
 
 
-def _reference(built: Built) -> list[NDArray[Any]]:
+def _reference(built: BuiltModel) -> list[NDArray[Any]]:
     try:
         return sweep.reference(built.model, list(built.inputs))
     except ValueError as error:

@@ -36,13 +36,13 @@ from ..npu.finding import Blame
 from ..npu.identity import identity_names, load_identity
 from ..npu.operands import operands_of
 from ..npu.shim.host import CPU, qemu_user
-from ..npu.shim.server import Report, Server
+from ..npu.shim.server import ClientReport, Server
 from ..npu.vivante.audit import ModelAudit
 from ..npu.vivante.audit_add import Inputs
 from ..npu.vivante.coefficients import CoefficientCache
 from ..npu.vivante.engine import Audit, HardwareMode, Requantisation
 from ..npu.vivante.exact import operations
-from .build import Built, build
+from .build import BuiltModel, build
 from .cases import Case
 from .packages import Delegate
 from .witness import Witness
@@ -106,7 +106,7 @@ class Attempt:
 
     answer: dict[str, Any]
     outputs: list[NDArray[Any]]
-    report: Report
+    report: ClientReport
 
 
 @dataclass
@@ -169,14 +169,14 @@ class Runner:
         for npu in identity_names():
             self._warm_up(build(_WARM_UP), npu)
 
-    def _warm_up(self, built: Built, npu: str) -> None:
+    def _warm_up(self, built: BuiltModel, npu: str) -> None:
         """Let the client itself run a model that its forks can run too: they take a seventh of the time."""
         path = self._folder / "case.tflite"
         path.write_bytes(built.model)
         if self._attempt(path, list(built.inputs), npu, built, 0).answer["status"] == "ran":
             self._attempt(path, list(built.inputs), npu, built, 0, here=True)
 
-    def run(self, built: Built, npu: str, expected: list[NDArray[Any]]) -> Outcome:
+    def run(self, built: BuiltModel, npu: str, expected: list[NDArray[Any]]) -> Outcome:
         """Run a case on one NPU, and judge it."""
         name, kind = built.case.name, built.case.kind
         path = self._folder / "case.tflite"
@@ -191,7 +191,7 @@ class Runner:
         expected: list[NDArray[Any]],
         name: str,
         kind: str,
-        built: Built | None = None,
+        built: BuiltModel | None = None,
     ) -> Outcome:
         """Run a model from a file on one NPU, and judge it by ``expected``."""
         outcome = Outcome(npu, name, kind, WRONG)
@@ -214,7 +214,7 @@ class Runner:
         path: Path,
         inputs: list[NDArray[Any]],
         npu: str,
-        built: Built | None,
+        built: BuiltModel | None,
         poison: int,
         *,
         here: bool = False,
@@ -279,14 +279,14 @@ class Runner:
                 time.sleep(0.002)
             reports = server.reports
         place.unlink(missing_ok=True)
-        return Attempt(answer, outputs, reports[-1] if reports else Report())
+        return Attempt(answer, outputs, reports[-1] if reports else ClientReport())
 
     def on_cpu(
         self, path: Path, inputs: list[NDArray[Any]], *, resolver: str = _SAME_EVERYWHERE
     ) -> Attempt:
         """Run a model once, without the delegate, on the emulated arm64 CPU."""
         answer, outputs = self._run(path, inputs, resolver, None, here=False)
-        return Attempt(answer, outputs, Report())
+        return Attempt(answer, outputs, ClientReport())
 
     def _run(
         self,

@@ -16,7 +16,7 @@ from ..npu.vivante.convolution import accumulate
 from ..npu.vivante.exact import ExactMode, Operation
 from ..npu.vivante.nn import NnJob
 from ..npu.vivante.requant import Accumulators, Pixels, hardware
-from .build import Built
+from .build import BuiltModel
 from .cases import PADDED
 
 ROW_BY_ROW = (
@@ -36,7 +36,7 @@ class Witness(ExactMode):
         hardware_error: largest difference between predicted silicon and TFLite, in steps of the output.
     """
 
-    def __init__(self, known: list[Operation], generation: int, built: Built | None) -> None:
+    def __init__(self, known: list[Operation], generation: int, built: BuiltModel | None) -> None:
         super().__init__(known, generation)
         self._built = built
         self.contradictions: list[str] = []
@@ -54,7 +54,9 @@ class Witness(ExactMode):
         self.hardware_error = max(self.hardware_error, error)
         return exact
 
-    def _look(self, built: Built, job: NnJob, image: Bytes, accumulators: Accumulators) -> None:
+    def _look(
+        self, built: BuiltModel, job: NnJob, image: Bytes, accumulators: Accumulators
+    ) -> None:
         case = built.case
         if (job.shape.height, job.shape.width) != (case.kernel, case.kernel):
             return  # a strided or 1x1 kernel that was folded or padded: not comparable like this
@@ -101,7 +103,7 @@ class Witness(ExactMode):
                     text += "; they are its int8 bytes, without the 128 that the zero point has got"
             self._say(text)
 
-    def _operands(self, built: Built, image: Bytes) -> None:
+    def _operands(self, built: BuiltModel, image: Bytes) -> None:
         """Look whether an ADD's job reads the graph's two inputs, each once, in one order of channels."""
         given = [np.sort(unsigned(pixels), axis=None) for pixels in built.inputs]
         halves = np.ascontiguousarray(image).reshape(2, -1)
@@ -147,7 +149,7 @@ def _order(half: Bytes, given: list[Bytes]) -> str:
     return ""
 
 
-def model_coefficients(built: Built, *, moved: bool = True) -> Coefficients:
+def model_coefficients(built: BuiltModel, *, moved: bool = True) -> Coefficients:
     """Return what a convolution's coefficients must be for raw pixels, from the model alone.
 
     ``moved`` False: as they come out if the weights' int8 bytes are taken for unsigned ones.

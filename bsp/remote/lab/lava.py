@@ -34,7 +34,7 @@ _ARCHIVE = "bundle.tar"
 
 
 @dataclass(frozen=True)
-class Request:
+class JobRequest:
     """What the job is to be.
 
     Attributes:
@@ -54,7 +54,7 @@ class Request:
     tags: tuple[str, ...] = ()
 
 
-def job(request: Request) -> dict[str, Any]:
+def job(request: JobRequest) -> dict[str, Any]:
     """Return the job.
 
     Raises:
@@ -134,7 +134,7 @@ def job(request: Request) -> dict[str, Any]:
     return found
 
 
-def _steps(request: Request) -> list[str]:
+def _steps(request: JobRequest) -> list[str]:
     """What runs in the container; each step's end is a result of the job."""
     deploy = f'./inv deploy --host "$board" --board {request.board.name}'
     steps = [f"cd {shlex.quote(request.folder)}", 'board="root@$(lava-target-ip)"']
@@ -188,7 +188,7 @@ def yaml_of(value: Any, indent: int = 0) -> str:
     return json.dumps(value)
 
 
-def write(request: Request, output: Path | None, *, dry_run: bool = False) -> dict[str, Any]:
+def write(request: JobRequest, output: Path | None, *, dry_run: bool = False) -> dict[str, Any]:
     """Make the job file; return a document with it.
 
     Raises:

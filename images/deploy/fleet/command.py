@@ -17,9 +17,9 @@ from images.bundle import manifest as bundles
 from images.bundle.manifest import Bundle
 
 from ..command import DEFAULTS, Settings, ask_downgrade, given_bundle
-from ..deploy import Result, Target, deploy, status
+from ..deploy import Deployment, Target, deploy, status
 from ..shared import Shared
-from .fleet import GOOD, Report, deploy_fleet, over_all
+from .fleet import GOOD, FleetReport, deploy_fleet, over_all
 from .waves import Rules, plan_waves
 
 JOBS = 16
@@ -37,7 +37,7 @@ def deploy_to_all(
     allow_downgrade: bool = False,
     fresh: bool = False,
     dry_run: bool = False,
-) -> Report:
+) -> FleetReport:
     """Deploy to all boards that ``--host TEXT`` means.
 
     Raises:
@@ -71,10 +71,10 @@ def deploy_bundles(
     fresh: bool = False,
     dry_run: bool = False,
     on_downgrade: Callable[[str], None] | None = None,
-) -> Report:
+) -> FleetReport:
     """Deploy to each target its bundle; see ``deploy_fleet``."""
 
-    def one(name: str) -> Result:
+    def one(name: str) -> Deployment:
         return deploy(
             targets[name],
             bundle=wanted[name],
@@ -144,7 +144,7 @@ def worst(found: Sequence[dict[str, Any]], broken: str = "") -> int:
     return max([*codes, *(4 for each in found if broken and each.get(broken))], default=0)
 
 
-def report_text(report: Report) -> str:
+def report_text(report: FleetReport) -> str:
     """The report as a table, what went wrong below it."""
     rows = [
         [
@@ -169,7 +169,7 @@ def report_text(report: Report) -> str:
     return "\n".join(lines)
 
 
-def plans_text(report: Report, rules: Rules) -> str:
+def plans_text(report: FleetReport, rules: Rules) -> str:
     """What ``--dry-run`` says: the waves, and the plan of each board."""
     lines = [
         f"{wave.name}: {', '.join(wave.hosts)}"

@@ -101,7 +101,7 @@ class Outcome(Protocol):
 
 
 @dataclass
-class Report:
+class FleetReport:
     """What became of a fleet; ``exit_code`` is the worst of its boards'."""
 
     run: Run
@@ -162,7 +162,7 @@ def deploy_fleet(
     *,
     fresh: bool = False,
     keep: bool = True,
-) -> Report:
+) -> FleetReport:
     """Deploy to many boards.
 
     Args:
@@ -222,8 +222,8 @@ class _Runner:
             for name in wave.hosts:
                 run.hosts[name].wave = wave.name
 
-    def run_all(self, resumed: tuple[str, ...]) -> Report:
-        report = Report(self._run, self._waves, resumed=resumed)
+    def run_all(self, resumed: tuple[str, ...]) -> FleetReport:
+        report = FleetReport(self._run, self._waves, resumed=resumed)
         began = time.monotonic()
         self._save()
         with self._table:
@@ -273,7 +273,7 @@ class _Runner:
         began = time.monotonic()
         made = HostRecord(record.generation, "failed", record.wave)
         try:
-            with progress.heard_by(lambda text: self._table.show(name, text)):
+            with progress.redirect_progress(lambda text: self._table.show(name, text)):
                 result = self._deploy_one(name)
             made.outcome, made.exit_code = result.outcome, result.exit_code
             made.problem, made.hint, made.document = result.problem, result.hint, result.document()
@@ -317,7 +317,7 @@ def over_all(
 
     def one(name: str) -> dict[str, Any]:
         try:
-            with progress.heard_by(lambda _: None):
+            with progress.redirect_progress(lambda _: None):
                 return ask(name)
         except BspError as error:
             return {

@@ -37,8 +37,8 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return make_tree(tmp_path / "linux")
 
 
-def request(tree: Path, *extra: Path, board: Board = BOARD) -> build.Request:
-    return build.Request(board, f"path:{tree}", extra)
+def request(tree: Path, *extra: Path, board: Board = BOARD) -> build.KernelRequest:
+    return build.KernelRequest(board, f"path:{tree}", extra)
 
 
 def fragment(folder: Path, *lines: str) -> Path:

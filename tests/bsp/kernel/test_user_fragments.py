@@ -49,7 +49,7 @@ def given(tree: Path, text: str, name: str = "user.config") -> Path:
 
 
 def prepared(tree: Path, *files: Path) -> build.Prepared:
-    return build.prepare(build.Request(BOARD, f"path:{tree}", files))
+    return build.prepare(build.KernelRequest(BOARD, f"path:{tree}", files))
 
 
 def config_of(result: build.Prepared) -> dict[str, str]:

@@ -20,7 +20,7 @@ from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.project import PROJECT
 from bsp.remote import lab as labs
 from bsp.remote import ssh
-from bsp.remote.groups import means_several
+from bsp.remote.groups import is_multi_host
 from bsp.remote.inventory import resolve
 from images.bundle.manifest import Bundle
 from images.deploy.deploy import Target, deploy, rollback, status
@@ -131,7 +131,7 @@ class Client:
 
 
 def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not means_several("lab:board=vim3,rack=two")
+    assert not is_multi_host("lab:board=vim3,rack=two")
     assert labs.parse("lab:board=vim3,rack=two") == ({"board": "vim3", "rack": "two"}, "")
     assert labs.parse("lab:+ABC") == ({}, "ABC")
     monkeypatch.setenv("LG_TOKEN", "XYZ")

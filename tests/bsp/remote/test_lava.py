@@ -21,8 +21,8 @@ from bsp.remote.lab import lava
 SHA = "0" * 64
 
 
-def request(board: str = "vim3", **changes: Any) -> lava.Request:
-    return lava.Request(load_board(board), "registry.example/npu-bsp:1", **changes)
+def request(board: str = "vim3", **changes: Any) -> lava.JobRequest:
+    return lava.JobRequest(load_board(board), "registry.example/npu-bsp:1", **changes)
 
 
 @pytest.mark.network
@@ -114,4 +114,4 @@ def test_what_lava_would_not_take() -> None:
     with pytest.raises(UserError, match="no device tree in the kernel"):
         lava.job(request("virtual"))
     with pytest.raises(UserError, match="no name of a container image"):
-        lava.job(lava.Request(load_board("vim3"), "Bad Image"))
+        lava.job(lava.JobRequest(load_board("vim3"), "Bad Image"))

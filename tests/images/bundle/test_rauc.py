@@ -59,8 +59,8 @@ def small_root(path: Path) -> Path:
     return path
 
 
-def request(tmp_path: Path, **changes: str) -> rauc.Request:
-    return rauc.Request(load_board(BOARD), tmp_path / "out" / "update.raucb", **changes)
+def request(tmp_path: Path, **changes: str) -> rauc.RaucRequest:
+    return rauc.RaucRequest(load_board(BOARD), tmp_path / "out" / "update.raucb", **changes)
 
 
 @needs_rauc

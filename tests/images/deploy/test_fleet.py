@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from bsp.base.errors import UserError
 from bsp.base.project import PROJECT
-from bsp.remote.groups import means_several, resolve_all
+from bsp.remote.groups import is_multi_host, resolve_all
 from images.bundle import manifest as bundles
 from images.deploy.deploy import status
 from images.deploy.fleet.command import deploy_bundles, plans_text, report_text, status_text
@@ -107,8 +107,8 @@ def test_broken_groups_and_tags(inventory: Path) -> None:
 
 
 def test_what_is_one_host_stays_one() -> None:
-    assert not any(map(means_several, ("vim3", "root@10.0.0.1:22", "lab:board=vim3", "virtual")))
-    assert all(map(means_several, ("tag:x", "group:x", "a,b")))
+    assert not any(map(is_multi_host, ("vim3", "root@10.0.0.1:22", "lab:board=vim3", "virtual")))
+    assert all(map(is_multi_host, ("tag:x", "group:x", "a,b")))
 
 
 # --- waves: pure ---------------------------------------------------------------------------------------

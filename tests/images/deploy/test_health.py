@@ -17,7 +17,7 @@ from images.deploy.deploy import deploy, session
 from images.deploy.health import Checks, checks_for, examine
 from tests.support.fake_board import BOARD_MARKS, FakeBoard, make_bundle
 from tests.support.fake_boot import compile_dtb
-from userspace.npu.validate.label_image import Request, quick
+from userspace.npu.validate.label_image import SmokeTestRequest, quick
 
 pytestmark = BOARD_MARKS
 
@@ -122,8 +122,8 @@ def test_a_render_node_is_found_by_its_driver(board: FakeBoard) -> None:
 
 
 def test_quick_is_the_small_model_and_a_few_runs() -> None:
-    made = quick(Request())
+    made = quick(SmokeTestRequest())
     assert (made.model, made.runs, made.delegate) == ("npu-bsp-digits", 3, "teflon")
-    asked = quick(Request(model="m", delegate="cpu", runs=1, test="detect"))
+    asked = quick(SmokeTestRequest(model="m", delegate="cpu", runs=1, test="detect"))
     assert (asked.model, asked.runs, asked.delegate, asked.test) == ("m", 1, "cpu", "detect")
-    assert quick(Request(test="detect")).model != made.model
+    assert quick(SmokeTestRequest(test="detect")).model != made.model

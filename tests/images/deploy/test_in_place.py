@@ -26,7 +26,7 @@ from bsp.remote.ssh import connect
 from images.bundle import manifest as bundles
 from images.bundle import sign
 from images.deploy import in_place
-from images.deploy.deploy import Result, Target, deploy
+from images.deploy.deploy import Deployment, Target, deploy
 from tests.support import local_sshd
 from tests.support.fake_board import BOARD_MARKS, FakeBoard, make_bundle
 from tests.support.fake_boot import compile_dtb, tree_source
@@ -274,7 +274,7 @@ def test_what_a_bootloader_switched_off_is_not_sent_switched_on(tmp_path: Path) 
         fdt = board.root / "sys/firmware/fdt"
         fdt.write_bytes(off.read_bytes())
         before = board.snapshot()
-        ways: list[Callable[[Target], Result]] = [
+        ways: list[Callable[[Target], Deployment]] = [
             lambda target: deploy(target, bundle=update, board=profile),
             lambda target: deploy(target, bundle=update, board=profile, dry_run=True),
             lambda target: in_place.deploy_dtb(target, board=profile, dtb=on),

@@ -21,7 +21,13 @@ from images.bundle import sign
 from images.bundle.manifest import Bundle
 from images.deploy.boot import state
 from images.disk import bmap
-from images.disk.image import FIRST_PARTITION_BYTES, Image, Request, build_image, read_description
+from images.disk.image import (
+    FIRST_PARTITION_BYTES,
+    Image,
+    ImageRequest,
+    build_image,
+    read_description,
+)
 from images.disk.rootfs import Rootfs
 from tests.support.fake_board import make_bundle
 
@@ -48,7 +54,7 @@ def _run(*argv: str | Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def request_(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Request]:
+def request_(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImageRequest]:
     """A tiny root, a small bundle and two keys."""
     folder = tmp_path_factory.mktemp("inputs")
     tar = _tiny_root(folder / "root.tar")
@@ -59,7 +65,7 @@ def request_(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Request]:
         patch.setattr(images.disk.image, "root_tar", lambda *_: Rootfs(tar, "tiny"))
         patch.setenv("NPU_BSP_CONFIG", str(folder / "config"))
         sign.sign(bundle)
-        yield Request(
+        yield ImageRequest(
             board=load_board("virtual"),
             bundle=bundle.path,
             hostname="desk-board",
@@ -71,7 +77,7 @@ def request_(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Request]:
 
 
 @pytest.fixture(scope="module")
-def image(request_: Request) -> Image:
+def image(request_: ImageRequest) -> Image:
     return build_image(request_)
 
 
@@ -81,7 +87,9 @@ def _debug(image: Path, request: str) -> str:
     return _run("debugfs", "-R", request, f"{image}?offset={root.partitions[1]['start_bytes']}")
 
 
-def test_an_image_holds_what_was_asked_for(image: Image, request_: Request, tmp_path: Path) -> None:
+def test_an_image_holds_what_was_asked_for(
+    image: Image, request_: ImageRequest, tmp_path: Path
+) -> None:
     path = image.path
     status = path.stat()
     assert status.st_size == 1100 << 20
@@ -117,7 +125,7 @@ def test_an_image_holds_what_was_asked_for(image: Image, request_: Request, tmp_
 
 @pytest.mark.slow
 def test_the_same_inputs_give_the_same_bytes(
-    image: Image, request_: Request, tmp_path: Path
+    image: Image, request_: ImageRequest, tmp_path: Path
 ) -> None:
     time.sleep(1.1)  # times on the disk count in seconds
     old = os.umask(0o077)
@@ -146,7 +154,7 @@ def test_the_block_map_holds_all_that_is_not_zero_and_the_journal(image: Image) 
 
 @pytest.mark.slow
 def test_the_mapped_blocks_make_a_whole_disk_of_one_that_is_full_of_old_data(
-    request_: Request, tmp_path: Path
+    request_: ImageRequest, tmp_path: Path
 ) -> None:
     """What is left out may hold anything, also below files that have zeros in them."""
     zeros = b"A" * 5000 + bytes(3 << 20) + b"Z" * 5000
@@ -187,7 +195,7 @@ def test_the_mapped_blocks_make_a_whole_disk_of_one_that_is_full_of_old_data(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["vim3", "imx8mp-evk"])
 def test_the_bootloader_lies_where_the_soc_wants_it(
-    name: str, request_: Request, tmp_path: Path
+    name: str, request_: ImageRequest, tmp_path: Path
 ) -> None:
     board = load_board(name)
     bundle: Bundle = make_bundle(
@@ -223,7 +231,7 @@ def test_the_bootloader_lies_where_the_soc_wants_it(
     assert without.description.bootloader["needs"]
 
 
-def test_what_cannot_be_built_is_refused(request_: Request, tmp_path: Path) -> None:
+def test_what_cannot_be_built_is_refused(request_: ImageRequest, tmp_path: Path) -> None:
     assert request_.ssh_key
     loader = tmp_path / "loader.bin"
     loader.write_bytes(bytes(17 << 20))

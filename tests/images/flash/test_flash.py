@@ -29,7 +29,7 @@ from images.deploy.transfer import START
 from images.disk import bmap
 from images.disk.image import Description, description_file
 from images.flash import plan
-from images.flash.command import Request, flash
+from images.flash.command import FlashRequest, flash
 from images.flash.onboard import writer
 from images.flash.onboard.writer import HEADER
 from images.flash.source import read_source
@@ -76,8 +76,8 @@ def device(tmp_path: Path, image: Path) -> Path:
     return path
 
 
-def _request(image: Path, device: Path, tmp_path: Path, host: Host | None = None) -> Request:
-    return Request(str(device), image, host=host, any_device=True, root=str(tmp_path))
+def _request(image: Path, device: Path, tmp_path: Path, host: Host | None = None) -> FlashRequest:
+    return FlashRequest(str(device), image, host=host, any_device=True, root=str(tmp_path))
 
 
 def _holds(device: Path, image: Path) -> None:
@@ -320,9 +320,9 @@ def _facts(**device: Any) -> dict[str, Any]:
     }
 
 
-def _wish(image: Path, **changes: Any) -> plan.Wish:
+def _wish(image: Path, **changes: Any) -> plan.WriteRequest:
     found = bmap.read(bmap.map_file(image))
-    return replace(plan.Wish("/dev/sdx", None, found, None, None, False), **changes)
+    return replace(plan.WriteRequest("/dev/sdx", None, found, None, None, False), **changes)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from bsp.base.process import run
 from images.disk import bmap
 from images.disk.layout import Layout, make_empty
 from images.flash import formats
-from images.flash.command import Request, Result, flash
+from images.flash.command import FlashRequest, FlashResult, flash
 from images.flash.source import read_source
 from images.flash.table import read_table
 from tests.support.descriptions import describe
@@ -59,11 +59,11 @@ def _disk(path: Path, *, mib: int = 8, kind: str = "dos") -> Path:
     return path
 
 
-def _flash(image: Path, folder: Path, *, raw: bool = False) -> tuple[Result, bytes]:
+def _flash(image: Path, folder: Path, *, raw: bool = False) -> tuple[FlashResult, bytes]:
     """Flash onto a file that is full of old data; return the result and what the file holds."""
     device = folder / "target.bin"
     device.write_bytes(bytes([_OLD]) * (24 * MIB))
-    request = Request(str(device), image, any_device=True, raw=raw, root=str(folder))
+    request = FlashRequest(str(device), image, any_device=True, raw=raw, root=str(folder))
     result = flash(request, yes=True)
     return result, device.read_bytes()
 
@@ -266,14 +266,14 @@ def test_the_device_is_looked_at_before_an_image_is_unpacked(
     image.write_bytes(gzip.compress(_disk(tmp_path / "a.img").read_bytes(), 1))
     device = tmp_path / "device"
     with pytest.raises(UserError, match="there is no device"):
-        flash(Request(str(device), image), yes=True)
+        flash(FlashRequest(str(device), image), yes=True)
     device.touch()
     with pytest.raises(UserError, match="no block device"):
-        flash(Request(str(device), image), yes=True)
+        flash(FlashRequest(str(device), image), yes=True)
     with pytest.raises(UserError, match="no terminal to ask on"):
-        flash(Request(str(device), image, any_device=True))
+        flash(FlashRequest(str(device), image, any_device=True))
     with pytest.raises(AssertionError, match="unpacked already"):
-        flash(Request(str(device), image, any_device=True), dry_run=True)
+        flash(FlashRequest(str(device), image, any_device=True), dry_run=True)
 
 
 def test_what_is_inside_is_looked_at_too(tmp_path: Path) -> None:
@@ -603,5 +603,5 @@ def test_a_compressed_image_has_the_description_of_the_image(tmp_path: Path) -> 
     packed = tmp_path / "a.img.gz"
     packed.write_bytes(gzip.compress(image.read_bytes()))
     assert read_source(packed).description
-    request = Request(str(tmp_path / "none"), packed)
+    request = FlashRequest(str(tmp_path / "none"), packed)
     assert replace(request, raw=True).raw

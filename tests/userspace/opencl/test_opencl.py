@@ -20,7 +20,7 @@ from userspace.npu.model import tiny_model
 from userspace.npu.opencl import build, rusticl
 from userspace.npu.validate import label_image, models
 from userspace.npu.validate.delegation import parse_opencl
-from userspace.npu.validate.label_image import Request
+from userspace.npu.validate.label_image import SmokeTestRequest
 from userspace.npu.validate.machine import ThisMachine
 from userspace.payload import payload
 from virtual.npu.shim import host as virtual
@@ -87,7 +87,7 @@ def test_what_the_adapter_says(log: str, problem: str, devices: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def delegate() -> build.Built:
+def delegate() -> build.BuiltDelegate:
     made = build.built()
     if made is None:
         pytest.skip("the OpenCL delegate is not built: ./inv build-delegate opencl")
@@ -118,12 +118,12 @@ def emulated(root: Path, **more: str) -> Sequence[str | Path]:
 
 @pytest.mark.full
 @pytest.mark.network
-def test_the_row_runs_on_rusticl(delegate: build.Built, root: Path) -> None:
+def test_the_row_runs_on_rusticl(delegate: build.BuiltDelegate, root: Path) -> None:
     python = [*emulated(root), root / "usr/bin/python3"]
     machine = ThisMachine(
         userspace=payload.build_payload(distribution="trixie").folder, python=python
     )
-    request = Request(delegate="opencl", model=tiny_model.NAME, runs=2, budget_s=2)
+    request = SmokeTestRequest(delegate="opencl", model=tiny_model.NAME, runs=2, budget_s=2)
     row = label_image.smoke_test(machine, request, opencl=str(delegate.folder))["results"][1]
     assert row["status"] == "pass", row
     assert row["driver"].startswith("llvmpipe")
@@ -144,7 +144,7 @@ def test_the_row_runs_on_rusticl(delegate: build.Built, root: Path) -> None:
 @pytest.mark.full
 @pytest.mark.network
 def test_the_oracle_answers_as_the_runner_does(
-    delegate: build.Built, root: Path, tmp_path: Path
+    delegate: build.BuiltDelegate, root: Path, tmp_path: Path
 ) -> None:
     labels = tmp_path / "labels.txt"
     labels.write_text("".join(f"label{number}\n" for number in range(10)))

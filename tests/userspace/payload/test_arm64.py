@@ -16,7 +16,7 @@ from bsp.base.process import run
 from bsp.base.project import PROJECT
 from tests.support.foreign import python_command
 from userspace.npu.model import tiny_model
-from userspace.npu.validate.label_image import Request, smoke_test
+from userspace.npu.validate.label_image import SmokeTestRequest, smoke_test
 from userspace.npu.validate.machine import ThisMachine
 from userspace.payload.payload import build_payload
 from virtual.npu import shim
@@ -64,7 +64,7 @@ def by_delegate(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def test_the_payload_runs_and_finds_no_npu(tmp_path: Path, distribution: str) -> None:
     made = build_payload(distribution=distribution)
     machine = ThisMachine(userspace=made.folder, python=python_command(tmp_path, distribution))
-    request = Request(model=tiny_model.NAME, runs=1, budget_s=2)
+    request = SmokeTestRequest(model=tiny_model.NAME, runs=1, budget_s=2)
     document = smoke_test(machine, request)
     rows = by_delegate(document)
     assert document["verdict"] == "pass"
@@ -86,7 +86,9 @@ def test_the_payload_of_another_python_than_the_distribution_s(tmp_path: Path) -
         pytest.skip(f"sid's Python is {series}, which the distributions' own payloads run under")
     made = build_payload(distribution="trixie", python=series)
     machine = ThisMachine(userspace=made.folder, python=python_command(tmp_path, "sid"))
-    document = smoke_test(machine, Request(model=tiny_model.NAME, runs=1, budget_s=2, views=1))
+    document = smoke_test(
+        machine, SmokeTestRequest(model=tiny_model.NAME, runs=1, budget_s=2, views=1)
+    )
     rows = by_delegate(document)
     assert document["machine"]["python"].startswith(f"{series}.")
     assert rows["cpu"]["status"] == rows["cpu-reference"]["status"] == "pass"
@@ -109,7 +111,7 @@ def test_preprocessing_is_bit_exact_on_arm64(tmp_path: Path) -> None:
 def test_mobilenet_gives_the_documented_answer_on_arm64(tmp_path: Path) -> None:
     made = build_payload(distribution="trixie")
     machine = ThisMachine(userspace=made.folder, python=python_command(tmp_path, "trixie"))
-    request = Request(
+    request = SmokeTestRequest(
         model="mobilenet_v1_1.0_224_quant",
         image="grace_hopper.bmp",
         delegate="cpu-reference",
@@ -132,7 +134,7 @@ def test_teflon_computes_on_the_virtual_npu(tmp_path: Path) -> None:
             tmp_path, "trixie", preload=shim.build("aarch64"), environment=emulator.environment
         )
         machine = ThisMachine(userspace=made.folder, python=python)
-        request = Request(model=tiny_model.NAME, delegate="teflon", runs=2, threads=1)
+        request = SmokeTestRequest(model=tiny_model.NAME, delegate="teflon", runs=2, threads=1)
         document = smoke_test(machine, request)
     row = by_delegate(document)["teflon"]
     assert row["status"] == "pass", row

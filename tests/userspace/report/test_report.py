@@ -227,7 +227,7 @@ def test_a_report_later_is_of_the_newest_run(tmp_path: Path) -> None:
 def test_folders_are_looked_for_before_the_test_runs(tmp_path: Path) -> None:
     for flags in ((f"{tmp_path}/no/r.html", ""), ("", f"{tmp_path}/no/j.xml"), (str(tmp_path), "")):
         with pytest.raises(UserError, match="folder"):
-            report_files.Wanted.of(*flags)
+            report_files.ReportTargets.of(*flags)
 
 
 def test_plots_of_odd_numbers() -> None:

@@ -14,7 +14,7 @@ from userspace.npu.validate import accuracy, label_image
 from userspace.npu.validate.bmp import Picture, picture_of
 from userspace.npu.validate.judge import find_reference
 from userspace.npu.validate.kinds import Kind
-from userspace.npu.validate.label_image import Request
+from userspace.npu.validate.label_image import SmokeTestRequest
 from userspace.npu.validate.machine import ThisMachine
 from userspace.npu.validate.outputs import Reference
 from userspace.npu.validate.preprocess import views
@@ -113,7 +113,7 @@ def test_a_row_that_is_right_on_one_picture_alone_fails() -> None:
 
 
 def test_the_small_model_agrees_with_itself() -> None:
-    request = Request(delegate="cpu", model=tiny_model.NAME, runs=1, views=3)
+    request = SmokeTestRequest(delegate="cpu", model=tiny_model.NAME, runs=1, views=3)
     document = label_image.smoke_test(ThisMachine(), request)
     row = next(row for row in document["results"] if row["delegate"] == "cpu")
     assert row["status"] == "pass", row["reason"]
@@ -122,4 +122,4 @@ def test_the_small_model_agrees_with_itself() -> None:
 
 def test_how_many_views_is_no_negative_number() -> None:
     with pytest.raises(UserError, match="--views is -1"):
-        Request(views=-1)
+        SmokeTestRequest(views=-1)

@@ -13,7 +13,7 @@ from bsp.base.process import run
 from userspace.npu.model import tiny_model
 from userspace.npu.validate.delegate_library import LibraryError, load
 from userspace.npu.validate.judge import _why_it_did_not
-from userspace.npu.validate.label_image import Request
+from userspace.npu.validate.label_image import SmokeTestRequest
 from userspace.npu.validate.smoke import smoke_test
 
 CREATE = """
@@ -158,7 +158,7 @@ def test_the_row_says_it(tmp_path: Path) -> None:
     delegates = [refuses, needs, *(tmp_path / name for name in ("text.so", "link.so", "none.so"))]
     document = smoke_test(
         "label_image",
-        Request(
+        SmokeTestRequest(
             model=tiny_model.NAME,
             runs=1,
             views=0,

@@ -25,10 +25,10 @@ from userspace.npu.validate.detections import (
     is_detector,
     overlap,
 )
-from userspace.npu.validate.label_image import Request, smoke_test
+from userspace.npu.validate.label_image import SmokeTestRequest, smoke_test
 from userspace.npu.validate.machine import ThisMachine
 
-REQUEST = Request(test="detect", delegate="cpu", model=tiny_detector.NAME, runs=1)
+REQUEST = SmokeTestRequest(test="detect", delegate="cpu", model=tiny_detector.NAME, runs=1)
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,7 @@ def test_a_detector_of_tensorflow_2_runs(
 ) -> None:
     path = tmp_path / "detector.tflite"
     path.write_bytes(input_models.detector(order, [names[kind] for kind in order] if names else ()))
-    request = Request(
+    request = SmokeTestRequest(
         test="detect", delegate="cpu", model=str(path), image=str(squares(tmp_path)), runs=1
     )
     document = smoke_test(ThisMachine(), request)
@@ -202,7 +202,9 @@ def test_what_is_no_detector_is_refused_before_it_runs(
 
     monkeypatch.setattr(machine, "run_runner", never)
     with pytest.raises(UserError, match=r"outputs \(1x16x16x4\) are not those of a detector"):
-        smoke_test(machine, Request(test="detect", model=str(path), image=str(squares(tmp_path))))
+        smoke_test(
+            machine, SmokeTestRequest(test="detect", model=str(path), image=str(squares(tmp_path)))
+        )
 
 
 def judged(outputs: list[dict[str, Any]], reference: list[dict[str, Any]]) -> dict[str, Any]:

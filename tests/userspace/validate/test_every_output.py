@@ -14,7 +14,7 @@ from bsp.base.project import PROJECT
 from tests.support.small_nets import Net
 from userspace.npu.model.sinks import read_sinks
 from userspace.npu.validate.bmp import encode_bmp
-from userspace.npu.validate.label_image import Request
+from userspace.npu.validate.label_image import SmokeTestRequest
 from userspace.npu.validate.smoke import smoke_test
 
 pytestmark = pytest.mark.usefixtures("own_state")
@@ -26,7 +26,7 @@ def judged(model: bytes, folder: Path, **changes: Any) -> dict[str, Any]:
     pixels = np.random.default_rng(1).integers(0, 256, (64, 64, 3)).astype(np.uint8)
     image.write_bytes(encode_bmp(pixels))
     given: dict[str, Any] = {"model": str(path), "image": str(image), "runs": 1, "views": 2}
-    return smoke_test("label_image", Request(**given | {"delegate": "cpu"} | changes))
+    return smoke_test("label_image", SmokeTestRequest(**given | {"delegate": "cpu"} | changes))
 
 
 def deep_net(dtype: str, seed: int) -> bytes:

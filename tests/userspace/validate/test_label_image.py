@@ -19,7 +19,7 @@ from bsp.base.process import run
 from bsp.base.project import PROJECT
 from userspace.npu.model import tiny_model
 from userspace.npu.validate import label_image, models
-from userspace.npu.validate.label_image import Request
+from userspace.npu.validate.label_image import SmokeTestRequest
 from userspace.npu.validate.machine import RUNNER, ThisMachine
 from userspace.npu.validate.smoke import smoke_test
 
@@ -32,7 +32,7 @@ assets = pytest.mark.skipif(
 
 
 def quick(**changes: Any) -> dict[str, Any]:
-    return smoke_test("label_image", Request(**{**QUICK, **changes}))
+    return smoke_test("label_image", SmokeTestRequest(**{**QUICK, **changes}))
 
 
 def test_the_small_model_on_this_machine() -> None:
@@ -53,7 +53,9 @@ def test_the_small_model_on_this_machine() -> None:
 def test_mobilenet_gives_the_documented_answer() -> None:
     document = smoke_test(
         "label_image",
-        Request(model="mobilenet_v1_1.0_224_quant", image="grace_hopper.bmp", runs=3, budget_s=3),
+        SmokeTestRequest(
+            model="mobilenet_v1_1.0_224_quant", image="grace_hopper.bmp", runs=3, budget_s=3
+        ),
     )
     assert document["verdict"] == "pass"
     reference = next(row for row in document["results"] if row["delegate"] == "cpu-reference")
@@ -67,7 +69,7 @@ def test_mobilenet_gives_the_documented_answer() -> None:
 @assets
 @pytest.mark.parametrize("model", ["mobilenet_v1_0.25_128_quant", "mobilenet_v2_1.0_224_quant"])
 def test_other_models_agree_with_the_reference(model: str) -> None:
-    request = Request(model=model, image="grace_hopper.bmp", delegate="cpu", runs=1)
+    request = SmokeTestRequest(model=model, image="grace_hopper.bmp", delegate="cpu", runs=1)
     assert smoke_test("label_image", request)["verdict"] == "pass"
 
 
@@ -198,7 +200,7 @@ def test_a_python_without_a_runtime_is_an_error_with_its_reason(tmp_path: Path) 
         python=[sys.executable, "-c", "import sys; print('no json'); sys.exit(3)"]
     )
     with pytest.raises(InfrastructureError, match="exit code 3 and no result"):
-        label_image.smoke_test(machine, Request(**QUICK))
+        label_image.smoke_test(machine, SmokeTestRequest(**QUICK))
 
 
 def test_the_runner_can_be_used_by_hand(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from tests.support import input_models
 from tests.support.local_sshd import find_sshd, start
 from userspace.npu.model import tiny_model
 from userspace.npu.validate import models, smoke
-from userspace.npu.validate.label_image import Request, smoke_test
+from userspace.npu.validate.label_image import SmokeTestRequest, smoke_test
 from userspace.npu.validate.machine import BoardMachine
 from userspace.payload import payload
 
@@ -64,7 +64,7 @@ def machine(connection: Connection, userspace: Path, cache: Path) -> BoardMachin
 
 def test_the_whole_over_ssh(connection: Connection, deployed: Path, tmp_path: Path) -> None:
     there = machine(connection, deployed, tmp_path / "cache")
-    request = Request(model=tiny_model.NAME, runs=1, budget_s=1)
+    request = SmokeTestRequest(model=tiny_model.NAME, runs=1, budget_s=1)
     document = smoke_test(there, request, host="loop", board="virtual")
     assert document["verdict"] == "pass"
     assert (document["host"], document["board"]) == ("loop", "virtual")
@@ -84,7 +84,7 @@ def test_inputs_that_are_no_rgb_picture_over_ssh(
     ]
     for content, given in models_and_inputs:
         path.write_bytes(content)
-        request = Request(
+        request = SmokeTestRequest(
             model=str(path),
             image=models.tiny_image().path.as_posix(),
             delegate="cpu",
@@ -143,7 +143,9 @@ def test_without_a_deployment_the_error_says_to_deploy(
         machine(connection, tmp_path / "none", tmp_path / "cache")
     assert caught.value.hint == "./inv deploy --host loop"
     with pytest.raises(UserError, match=r"/run/npu-bsp/current/userspace/bin/runner\.py"):
-        smoke.smoke_test("label_image", Request(model=tiny_model.NAME), host=connection.host)
+        smoke.smoke_test(
+            "label_image", SmokeTestRequest(model=tiny_model.NAME), host=connection.host
+        )
 
 
 def test_a_payload_for_another_python_says_so(
@@ -152,7 +154,7 @@ def test_a_payload_for_another_python_says_so(
     (deployed / "manifest.json").write_text(json.dumps({"python": "3.99"}))
     there = machine(connection, deployed, tmp_path / "cache")
     with pytest.raises(InfrastructureError, match=r"on loop: the payload is for Python 3\.99"):
-        smoke_test(there, Request(model=tiny_model.NAME, runs=1))
+        smoke_test(there, SmokeTestRequest(model=tiny_model.NAME, runs=1))
 
 
 def test_a_library_that_cannot_be_loaded_is_named(
@@ -161,7 +163,7 @@ def test_a_library_that_cannot_be_loaded_is_named(
     (deployed / "lib" / "libnonsense.so.1").write_text("nonsense")
     there = machine(connection, deployed, tmp_path / "cache")
     with pytest.raises(InfrastructureError, match=r"cannot load libnonsense\.so\.1"):
-        smoke_test(there, Request(model=tiny_model.NAME, runs=1))
+        smoke_test(there, SmokeTestRequest(model=tiny_model.NAME, runs=1))
 
 
 def test_the_scripts_are_posix(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from userspace.npu.report import files as report_files
 from userspace.npu.report.report import text_of
 from userspace.npu.validate import bmp, label_image, model_inputs, preprocess
 from userspace.npu.validate.fixed_size import size_of
-from userspace.npu.validate.label_image import Request, choose
+from userspace.npu.validate.label_image import SmokeTestRequest, choose
 from userspace.npu.validate.machine import RUNNER, ThisMachine
 from userspace.npu.validate.model_inputs import Input, InputError, fillings
 from userspace.npu.validate.smoke import smoke_test
@@ -41,7 +41,9 @@ def picture(tmp_path: Path) -> Path:
 def run_model(model: bytes, picture: Path, **more: Any) -> dict[str, Any]:
     path = picture.with_name("model.tflite")
     path.write_bytes(model)
-    request = Request(model=str(path), image=str(picture), delegate="cpu", runs=1, views=1, **more)
+    request = SmokeTestRequest(
+        model=str(path), image=str(picture), delegate="cpu", runs=1, views=1, **more
+    )
     return smoke_test("label_image", request)
 
 
@@ -256,7 +258,7 @@ def test_a_host_and_a_virtual_npu_refuse_it_before_they_are_asked(
     monkeypatch.setattr(shim_host, "virtual_host", never)
     path = picture.with_name("model.tflite")
     path.write_bytes(m.vector(1, 640))
-    request = Request(model=str(path), image=str(picture))
+    request = SmokeTestRequest(model=str(path), image=str(picture))
     with pytest.raises(UserError, match="takes 1x640"):
         smoke_test("label_image", request, host=Host(name="board", address="127.0.0.1"))
     with pytest.raises(UserError, match="takes 1x640"):
@@ -277,7 +279,9 @@ def test_a_board_with_an_older_userspace_says_so(
     monkeypatch.setattr(machine, "run_runner", older)
     for model, fails in ((m.one_conv(1, 16, 16, 3), False), (m.one_conv(1, 16, 16, 1), True)):
         path.write_bytes(model)
-        request = Request(model=str(path), image=str(picture), delegate="cpu", runs=1, views=0)
+        request = SmokeTestRequest(
+            model=str(path), image=str(picture), delegate="cpu", runs=1, views=0
+        )
         if not fails:
             assert label_image.smoke_test(machine, request, host="board")["verdict"] == "pass"
             continue
@@ -369,7 +373,7 @@ def test_pictures_that_cannot_be_read_are_refused_before_anything_runs(picture: 
     model.write_bytes(m.one_conv(1, 16, 16, 3))
     picture.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
     with pytest.raises(UserError, match="found a PNG picture") as caught:
-        choose(Request(model=str(model), image=str(picture)))
+        choose(SmokeTestRequest(model=str(model), image=str(picture)))
     assert "ImageMagick" in caught.value.hint
 
 

@@ -24,7 +24,7 @@ from images.disk import Disk
 from virtual.boards import boards, launch
 from virtual.boards.boot_dts import boot_dts, find_problems
 from virtual.boards.instance import Instance, Record, start_ticks
-from virtual.boards.probe import Report, parse_report
+from virtual.boards.probe import ProbeReport, parse_report
 from virtual.boards.qmp import command
 
 CAPTURED = Path(__file__).parent / "data" / "probe-imx8mp-evk.txt"
@@ -286,9 +286,9 @@ def test_a_console_without_a_report_is_an_error(text: str) -> None:
         parse_report(text)
 
 
-def _report(driver: str | None, *clocks: ClockRate, deferred: tuple[str, ...] = ()) -> Report:
+def _report(driver: str | None, *clocks: ClockRate, deferred: tuple[str, ...] = ()) -> ProbeReport:
     device = "38500000.npu" if driver or deferred else None
-    return Report("m", device, driver, clocks, (), deferred, ())
+    return ProbeReport("m", device, driver, clocks, (), deferred, ())
 
 
 def _tree(*, core_hz: int) -> tuple[Board, Tree]:

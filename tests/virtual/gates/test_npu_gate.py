@@ -188,11 +188,11 @@ def test_what_is_no_package_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no suite"):
         packages.find_delegate("Not A Suite")
     with pytest.raises(UserError, match="one of --package and --suite"):
-        mesa.gate(mesa.Request())
+        mesa.gate(mesa.GateRequest())
     with pytest.raises(UserError, match="one of --package and --suite"):
-        mesa.gate(mesa.Request(package=str(broken), suite="sid"))
+        mesa.gate(mesa.GateRequest(package=str(broken), suite="sid"))
     with pytest.raises(UserError, match="did you mean"):
-        mesa.gate(mesa.Request(suite="trixie", npu="virtual:a311"))
+        mesa.gate(mesa.GateRequest(suite="trixie", npu="virtual:a311"))
 
 
 def test_complaints_of_a_kernel() -> None:
@@ -264,7 +264,7 @@ def test_hundreds_of_models_exactly(npu: str) -> None:
 
     What the gate found before with the same sources and package is not computed again.
     """
-    document = mesa.gate(mesa.Request(suite="trixie", npu=f"virtual:{npu}"))
+    document = mesa.gate(mesa.GateRequest(suite="trixie", npu=f"virtual:{npu}"))
     cases = document["cases"]
     assert {case.name for case in FULL} < {found["name"] for found in cases}
     assert sum(found["status"] == "good" for found in cases) > len(FULL) / 3

@@ -32,7 +32,7 @@ from virtual.gates.silicon.source import fetch_source, unpack_source
 from virtual.gates.silicon.suites import GROUPS, SiliconTest, all_tests, choose_quick
 from virtual.gates.silicon.synthetic import Synthetic, Templates, grid
 from virtual.gates.sweep import Attempt, tflite_runtime
-from virtual.npu.shim.server import Report
+from virtual.npu.shim.server import ClientReport
 from virtual.npu.vivante import huffman, nn, requant, zero_runs
 from virtual.npu.vivante.coefficients import Coefficients
 
@@ -289,7 +289,7 @@ def test_judged_as_the_tests_do() -> None:
     right = [np.array([0, 10, 255], np.uint8)]
 
     def verdict(values: Any, status: str = "ran") -> Outcome:
-        return judge(test, "a311d", Attempt({"status": status}, values, Report()), right)
+        return judge(test, "a311d", Attempt({"status": status}, values, ClientReport()), right)
 
     assert verdict([np.array([2, 8, 253], np.uint8)]).verdict == PASS
     far = verdict([np.array([3, 10, 0], np.uint8)])
@@ -297,7 +297,7 @@ def test_judged_as_the_tests_do() -> None:
     assert verdict([], "crashes").verdict == FAIL
     assert verdict([], "hangs").verdict == FAIL
     floats = [np.array([0.5, 1], np.float32)]
-    nothing = Attempt({"status": "ran"}, [np.array([0.5, np.nan], np.float32)], Report())
+    nothing = Attempt({"status": "ran"}, [np.array([0.5, np.nan], np.float32)], ClientReport())
     assert judge(test, "a311d", nothing, floats).verdict == FAIL
 
 

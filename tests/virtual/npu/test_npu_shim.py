@@ -37,7 +37,7 @@ from userspace.npu.model.tflite_file import (
     write_model,
 )
 from userspace.npu.validate.bmp import encode_bmp
-from userspace.npu.validate.label_image import Request
+from userspace.npu.validate.label_image import SmokeTestRequest
 from userspace.npu.validate.smoke import smoke_test
 from virtual.npu import shim
 from virtual.npu.identity import load_identity
@@ -305,12 +305,15 @@ def test_the_shim_without_an_emulator(tmp_path: Path) -> None:
 
 def test_npu_is_checked_before_anything_is_fetched() -> None:
     with pytest.raises(UserError, match="no NPU 'a311d'"):
-        smoke_test("label_image", Request(), place=VirtualNpu("a311d"))
+        smoke_test("label_image", SmokeTestRequest(), place=VirtualNpu("a311d"))
     with pytest.raises(UserError, match="did you mean 'imx8mp'"):
-        smoke_test("label_image", Request(), place=VirtualNpu("virtual:imx8"))
+        smoke_test("label_image", SmokeTestRequest(), place=VirtualNpu("virtual:imx8"))
     with pytest.raises(UserError, match="neither --host nor"):
         smoke_test(
-            "label_image", Request(), place=VirtualNpu("virtual:a311d"), userspace="/somewhere"
+            "label_image",
+            SmokeTestRequest(),
+            place=VirtualNpu("virtual:a311d"),
+            userspace="/somewhere",
         )
     with pytest.raises(UserError, match="for a virtual NPU"):
         virtual_npu("", exact=True)
@@ -321,7 +324,7 @@ def test_npu_is_checked_before_anything_is_fetched() -> None:
     with pytest.raises(UserError, match="no folder /none to record into"):
         smoke_test(
             "label_image",
-            Request(),
+            SmokeTestRequest(),
             place=VirtualNpu("virtual:a311d", record=Path("/none/t.npu")),
         )
 
@@ -443,7 +446,7 @@ def test_kernels_strides_and_paddings_exactly(npu: str, name: str, tmp_path: Pat
 @pytest.mark.parametrize("npu", ["a311d", "imx8mp"])
 def test_smoke_test_on_predicted_silicon(npu: str) -> None:
     model, image = asset("mobilenet_v1_0.25_128_quant.tflite"), asset("grace_hopper.bmp")
-    request = Request(delegate="teflon", model=str(model), image=str(image))
+    request = SmokeTestRequest(delegate="teflon", model=str(model), image=str(image))
     document = smoke_test("label_image", request, place=VirtualNpu(f"virtual:{npu}"))
     assert document["verdict"] == "pass", document
     rows = {row["delegate"]: row for row in document["results"]}

@@ -17,7 +17,7 @@ from bsp.base.project import PROJECT
 from tests.support.small_nets import Net
 from userspace.npu.model import tiny_model
 from userspace.npu.validate.bmp import encode_bmp
-from userspace.npu.validate.label_image import Request
+from userspace.npu.validate.label_image import SmokeTestRequest
 from userspace.npu.validate.smoke import smoke_test
 from virtual.npu.shim.place import VirtualNpu
 
@@ -42,7 +42,7 @@ def run(model: bytes, folder: Path, npu: str, **changes: Any) -> dict[str, Any]:
     path.write_bytes(model)
     flags = {name: changes.pop(name) for name in ("exact", "strict") if name in changes}
     given: dict[str, Any] = {"delegate": "teflon", "image": noise(folder), "views": 0}
-    request = Request(**given | {"model": str(path)} | changes)
+    request = SmokeTestRequest(**given | {"model": str(path)} | changes)
     return smoke_test("label_image", request, place=VirtualNpu(f"virtual:{npu}", **flags))
 
 

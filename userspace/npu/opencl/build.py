@@ -84,7 +84,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True)
-class Built(Result):
+class BuiltDelegate(Result):
     """What was built: its folder and its manifest."""
 
     folder: Path
@@ -145,13 +145,13 @@ def plan_text(planned: dict[str, Any]) -> str:
     )
 
 
-def built() -> Built | None:
+def built() -> BuiltDelegate | None:
     """Return the delegate, if it was built already."""
     folder = _folder()
     return _read(folder) if folder.exists() else None
 
 
-def build(*, jobs: int | None = None) -> Built:
+def build(*, jobs: int | None = None) -> BuiltDelegate:
     """Return the delegate, built once and kept in the cache.
 
     Args:
@@ -172,8 +172,8 @@ def build(*, jobs: int | None = None) -> Built:
     return _read(make_once(folder, make))
 
 
-def _read(folder: Path) -> Built:
-    return Built(folder, json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
+def _read(folder: Path) -> BuiltDelegate:
+    return BuiltDelegate(folder, json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
 
 
 def _folder() -> Path:

@@ -114,27 +114,27 @@ def write(
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ReportTargets:
     """Files that a smoke test is to leave: an HTML report, JUnit XML."""
 
     report: Path | None
     junit: Path | None
 
     @staticmethod
-    def of(report: str, junit: str) -> Wanted:
+    def of(report: str, junit: str) -> ReportTargets:
         """Return them from the command line's words; empty: not wanted.
 
         Raises:
             UserError: a folder is not there (said before the test runs, not after).
         """
-        wanted = Wanted(Path(report) if report else None, Path(junit) if junit else None)
+        wanted = ReportTargets(Path(report) if report else None, Path(junit) if junit else None)
         for flag, path in (("--report", wanted.report), ("--junit", wanted.junit)):
             if path is not None:
                 _check_folder(path, flag)
         return wanted
 
 
-def after_run(document: dict[str, Any], host: Host | None, wanted: Wanted) -> None:
+def after_run(document: dict[str, Any], host: Host | None, wanted: ReportTargets) -> None:
     """Write what is wanted of a smoke test that ran."""
     if wanted.report:
         emulated = "npu" in document

@@ -37,7 +37,7 @@ _START_UP_S = 120
 
 
 @dataclass(frozen=True)
-class Request:
+class SmokeTestRequest:
     """What to run.
 
     Attributes:
@@ -76,7 +76,7 @@ class Request:
             raise UserError(f"--views is {self.views}, it has to be 0 or more")
 
 
-def quick(request: Request) -> Request:
+def quick(request: SmokeTestRequest) -> SmokeTestRequest:
     """Return what ``--quick`` makes of it: the project's own small model on the NPU, a few times."""
     own = tiny_detector.NAME if request.test == detect.NAME else tiny_model.NAME
     return replace(
@@ -88,7 +88,7 @@ def quick(request: Request) -> Request:
     )
 
 
-def choose(request: Request) -> models.Inputs:
+def choose(request: SmokeTestRequest) -> models.Inputs:
     """Return the model, image and labels that a request means, looked at before anything runs.
 
     Raises:
@@ -142,7 +142,7 @@ def check_name(test: str) -> None:
 
 def smoke_test(
     machine: Machine,
-    request: Request,
+    request: SmokeTestRequest,
     *,
     host: str | None = None,
     board: str | None = None,

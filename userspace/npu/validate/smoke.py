@@ -29,13 +29,13 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 class Place(Protocol):
     """Where a smoke test runs, where that is neither this machine nor a host: a command hands it down."""
 
-    def smoke_test(self, request: label_image.Request) -> dict[str, Any]:
+    def smoke_test(self, request: label_image.SmokeTestRequest) -> dict[str, Any]:
         """Run the test there, and return its document."""
 
 
 def smoke_test(
     test: str,
-    request: label_image.Request,
+    request: label_image.SmokeTestRequest,
     *,
     host: Host | None = None,
     userspace: str | None = None,
@@ -100,7 +100,7 @@ def smoke_test(
 
 
 def _opencl_on(
-    machine: BoardMachine, request: label_image.Request, *, rusticl: bool
+    machine: BoardMachine, request: label_image.SmokeTestRequest, *, rusticl: bool
 ) -> tuple[str | None, str | None]:
     """Return the folders of the OpenCL delegate and of its driver on a board.
 
@@ -118,7 +118,7 @@ def _opencl_on(
     return there, machine.place_folder(driver.build()) if rusticl else None
 
 
-def _with_llvmpipe(request: label_image.Request) -> label_image.Request:
+def _with_llvmpipe(request: label_image.SmokeTestRequest) -> label_image.SmokeTestRequest:
     """Have an emulated board's OpenCL run on the CPU, unless the user says which driver is to.
 
     Mesa docs/rusticl.rst: no driver is enabled by itself; llvmpipe calls itself a CPU, TFLite wants a GPU.

@@ -34,7 +34,7 @@ class VirtualNpu:
     strict: bool = False
     record: Path | None = None
 
-    def smoke_test(self, request: label_image.Request) -> dict[str, Any]:
+    def smoke_test(self, request: label_image.SmokeTestRequest) -> dict[str, Any]:
         """Run the test there, and return its document.
 
         Raises:

@@ -77,7 +77,7 @@ class ProtocolError(Exception):
 
 
 @dataclass
-class Report:
+class ClientReport:
     """What one client did, for whoever started the server.
 
     Attributes:
@@ -141,7 +141,7 @@ class Server:
         self._identity = identity
         self._make_requantisation = requantisation
         self._report_path = report
-        self._reports: list[Report] = []
+        self._reports: list[ClientReport] = []
         self._lock = threading.Lock()
         self._cache = cache or CoefficientCache()
         self._places = threading.BoundedSemaphore(MAX_CLIENTS)
@@ -151,7 +151,7 @@ class Server:
         self._socket.listen(MAX_CLIENTS)
 
     @property
-    def reports(self) -> list[Report]:
+    def reports(self) -> list[ClientReport]:
         """What the clients did so far, in the order in which they came."""
         with self._lock:
             return list(self._reports)
@@ -178,7 +178,7 @@ class Server:
         self._write_report()
 
     def _client(self, connection: socket.socket) -> None:
-        report = Report()
+        report = ClientReport()
         with self._lock:
             number = len(self._reports)
             self._reports.append(report)
@@ -221,7 +221,7 @@ class Session:
         identity: Identity,
         requantisation: Requantisation,
         cache: CoefficientCache,
-        report: Report,
+        report: ClientReport,
         recorder: Recorder | None = None,
         audit: Audit | None = None,
     ) -> None:
