@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,18 +149,25 @@ def run(
         InfrastructureError: ``timeout_s`` passed.
     """
     words = [require_tool(str(argv[0])), *(str(word) for word in argv[1:])]
-    with subprocess.Popen(
-        words,
-        cwd=cwd,
-        env={**os.environ, **env} if env else None,
-        stdin=subprocess.PIPE
-        if isinstance(stdin, bytes)
-        else (stdin if stdin else subprocess.DEVNULL),
-        stdout=stdout if stdout is not None else subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    ) as process:
+    let_go = _hold_signals()
+    try:
+        process = subprocess.Popen(
+            words,
+            cwd=cwd,
+            env={**os.environ, **env} if env else None,
+            stdin=subprocess.PIPE
+            if isinstance(stdin, bytes)
+            else (stdin if stdin else subprocess.DEVNULL),
+            stdout=stdout if stdout is not None else subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+    except BaseException:
+        let_go()
+        raise
+    with process:
         try:
+            let_go()
             if meanwhile is not None:
                 meanwhile()
             out, err = process.communicate(
@@ -179,6 +187,31 @@ def run(
     if check and completed.exit_code != 0:
         raise ToolFailedError(completed, hint=hint)
     return completed
+
+
+def _hold_signals() -> Callable[[], None]:
+    """Hold back what interrupts us while a program is being started: it could not be ended yet.
+
+    Returns:
+        What lets the signals through again; it raises what one that came meanwhile would have raised.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: None  # Python interrupts the main thread only
+    held: list[int] = []
+    handlers = {}
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        handler = signal.getsignal(number)
+        if callable(handler):
+            handlers[number] = handler
+            signal.signal(number, lambda number, _: held.append(number))
+
+    def let_go() -> None:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for came in held:
+            signal.raise_signal(came)
+
+    return let_go
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -219,6 +220,28 @@ def test_a_task_that_is_ended_ends_what_it_started(number: signal.Signals, tmp_p
     assert ended.returncode == 128 + number
     assert said.decode().splitlines() == ["interrupted"]
     _wait_until_ended(int(started.read_text()))
+
+
+def test_a_signal_while_a_program_is_being_started_ends_it_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[int] = []
+
+    class Started(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            started.append(self.pid)
+            signal.raise_signal(signal.SIGINT)  # before whoever starts it has got it
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(subprocess, "Popen", Started)
+    with pytest.raises(KeyboardInterrupt):
+        process.run(["sleep", "60"])
+    assert signal.getsignal(signal.SIGINT) is before
+    _wait_until_ended(started[0])
+    with pytest.raises(OSError, match="folder"):
+        process.run(["true"], cwd=Path("/no/such/folder"))
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_time_out_ends_grandchildren_too(tmp_path: Path) -> None:
