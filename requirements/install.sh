@@ -94,7 +94,8 @@ quietly() {
 }
 
 if ! python_is_done; then
-    say 'Installing Python packages into .venv (pinned, hashed; some 250 MB).'
+    [ "$kind" = dev ] && size=250 || size=140
+    say "Installing Python packages into .venv (pinned, hashed; some $size MB)."
     if ! environment_works; then
         [ -w "$root" ] || fail "$root cannot be written to by $(id -un)" \
             'clone the repository into a folder of your own'

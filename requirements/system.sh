@@ -98,7 +98,7 @@ may_install() {
     say "First use: $# Debian packages are to be installed:"
     wrapped "$*"
     say "$(sizes "$@")"
-    say 'Python packages take some 250 MB more, in .venv. What tasks fetch and build is kept in'
+    say 'Python packages take 140 to 250 MB more, in .venv. What tasks fetch and build is kept in'
     say '~/.cache/npu-bsp: about 2 GB after ./inv bringup.'
     printf 'Install them with apt now? [Y/n] ' >&2
     read -r answer || answer=n

@@ -7,6 +7,7 @@ It has what build-kernel relies on: ``make O=``, ``allnoconfig`` with KCONFIG_AL
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -181,7 +182,7 @@ CONFIG_IKCONFIG_PROC=y
 def make_tree(folder: Path) -> Path:
     """Write the tree."""
     files = {
-        "Makefile": MAKEFILE.replace("@PYTHON@", sys.executable),
+        "Makefile": MAKEFILE.replace("@PYTHON@", shlex.quote(sys.executable)),
         "Kconfig": KCONFIG,
         "kernel/main.c": "int main(void) { return 0; }\n",
         "drivers/etnaviv.c": "int etnaviv;\nint rate = 24000000;\nint one;\nint two;\nint last;\n",
