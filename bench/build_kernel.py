@@ -10,11 +10,11 @@ import argparse
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
+from bsp.base.output import print_text
 from bsp.kernel import compile as build
 from bsp.kernel.config import Difference
 from bsp.kernel.configure import Workspace, configure, judged
@@ -50,9 +50,9 @@ def _whole(request: build.KernelRequest) -> None:
     started = time.monotonic()
     build.build_kernel(build.prepare(request))
     ours_s = time.monotonic() - started
-    sys.stdout.write(
+    print_text(
         f"whole build: make {bare_s:.0f} s, build-kernel {ours_s:.0f} s, "
-        f"ratio {ours_s / bare_s:.3f} (at most 1.05)\n"
+        f"ratio {ours_s / bare_s:.3f} (at most 1.05)"
     )
 
 
@@ -83,7 +83,7 @@ def main() -> None:
         Arm("took-effect check", lambda: configure(work, asked)),
         Arm("again", lambda: configure(work, asked)),
     ]
-    sys.stdout.write(shown("took-effect check, all as asked", measure(check, rounds=5)) + "\n")
+    print_text(shown("took-effect check, all as asked", measure(check, rounds=5)))
     # As if they had been dropped: one that does not exist, one limited to a module, one whose menu is off.
     dropped = [
         Difference(Asked(name, "y", "", "bench"), got)
@@ -95,7 +95,7 @@ def main() -> None:
         assert all(each.reasons for each in judged(work, asked, dropped).wrong)
 
     both = [Arm("compared, with reasons for three", compared), Arm("again (A/A)", compared)]
-    sys.stdout.write(shown("took-effect check, target 3 s", measure(both, rounds=5)) + "\n")
+    print_text(shown("took-effect check, target 3 s", measure(both, rounds=5)))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bsp.base.output import print_json, table
+from bsp.base.output import print_json, print_text, table
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,4 @@ def report(results: dict[str, list[Timing]], *, as_json: bool) -> None:
         }
         print_json(document)
     else:
-        sys.stdout.write(
-            "\n\n".join(shown(title, result) for title, result in results.items()) + "\n"
-        )
+        print_text("\n\n".join(shown(title, result) for title, result in results.items()))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import resource
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from bsp.base.cache import cache_dir, lock
+from bsp.base.output import print_text
 from userspace.npu.validate import models
 from userspace.npu.validate.runner import load_runtime
 from virtual.npu.memory import Buffers
@@ -139,9 +139,7 @@ def main() -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     load = Path("/proc/loadavg").read_text(encoding="ascii").split()[0]
     lines.append(f"peak memory of this process, TFLite included: {peak:.0f} MiB; load {load}")
-    sys.stdout.write(
-        "\nSeconds of processor time, all threads, median:\n" + "\n".join(lines) + "\n"
-    )
+    print_text("\nSeconds of processor time, all threads, median:\n" + "\n".join(lines))
 
 
 if __name__ == "__main__":

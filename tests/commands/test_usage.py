@@ -290,7 +290,7 @@ def test_invoke_itself_is_the_same_program(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "words", ["boards", "boards --json", "board vim3", "", "--help", "--list", "deploy --help",
-              "--list --list-format json"],
+              "--list --list-format json", "bench list", "docs --check"],
 )  # fmt: skip
 def test_a_closed_pipe_ends_quietly(words: str) -> None:
     ended, error = _without_reader(*words.split())
