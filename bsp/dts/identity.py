@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from ..base.errors import UserError
 from ..profile import (
@@ -12,10 +13,12 @@ from ..profile import (
     load_board,
     load_soc,
     names_no_board,
+    npu_of,
     runs_as,
     soc_names,
 )
-from .owners import vendor_of
+from .given import board_tree
+from .owners import refuse_two_owners, vendor_of
 from .required_changes import Change, for_vendor, newer_kernel
 from .tree import Tree
 
@@ -74,8 +77,8 @@ def _refuse_another(tree: Tree, board: Board, what: str, newer: str) -> None:
             hint=newer or newer_kernel(npu),
         )
     raise UserError(
-        f"{what} is of another board: board {board.name} is {board.compatible[0]!r}, "
-        f"the tree says {found}",
+        f"{what} is of another board than {board.name}: expected root compatible "
+        f"{board.compatible[0]!r}, found {', '.join(map(repr, tree.compatible)) or 'none'}",
         hint="./inv boards lists the boards; --board has to fit the tree",
     )
 
@@ -85,3 +88,26 @@ def own_name(tree: Tree, board: Board) -> list[Change]:
     if board.compatible[0] in tree.compatible or not _runs_as(tree, board):
         return []
     return [Change("/", "compatible", tuple(tree.compatible), board.compatible)]
+
+
+def dtb_of_board(path: Path, board: Board, *, flag: str = "--dtb") -> bytes:
+    """Return the content of a DTB that a board is to boot with as it is.
+
+    Args:
+        flag: what the file was named with, for the hint.
+
+    Raises:
+        UserError: it is no device tree, another board's, or gives the NPU two owners.
+    """
+    blob, tree = board_tree(path, flag=flag)
+    check_identity(tree, board, str(path))
+    if board.compatible[0] in tree.compatible[1:]:
+        raise UserError(
+            f"{path} is of another board, which was derived from {board.name}: its root says "
+            f"{', '.join(tree.compatible)}",
+            hint=f"./inv new-board NAME --from-dtb {path} writes a profile for it",
+        )
+    npu = npu_of(board)
+    if npu is not None and npu.enabled:
+        refuse_two_owners(tree, npu, str(path))
+    return blob

@@ -16,11 +16,10 @@ from bsp.base.cache import cache_dir, make_once, remove
 from bsp.base.errors import UserError
 from bsp.base.progress import step
 from bsp.dts.build import build_dts
-from bsp.dts.given import board_tree
-from bsp.dts.owners import refuse_two_owners
+from bsp.dts.identity import dtb_of_board
 from bsp.kernel.packaged import PrebuiltKernel
 from bsp.kernel.select import is_build, kernel_named
-from bsp.profile import Board, npu_of
+from bsp.profile import Board
 from bsp.qemu.base_dtb import base_dtb
 from images.bundle import lock, sbom, sign
 from images.bundle import manifest as bundles
@@ -78,7 +77,7 @@ def bundle_for(
             f"{series!r}",
             hint="--kernel 6.12, or --kernel build:ID after ./inv build-kernel",
         )
-    given = _checked(board, dtb) if dtb else None
+    given = dtb_of_board(dtb, board) if dtb else None
     with lock.followed(board):
         prebuilt = kernel_named(series)
         with tempfile.TemporaryDirectory(prefix="npu-bsp-bundle-") as work:
@@ -109,22 +108,6 @@ def _dtb(
         return build_dts(
             board, kernel=series, base_dtb=base, target_dir=work, force_enable=force_enable
         ).dtb.read_bytes()
-
-
-def _checked(board: Board, given: Path) -> bytes:
-    """Read a DTB that the user gives, if it is this board's."""
-    blob, tree = board_tree(given, flag="--dtb")
-    found = tree.compatible
-    if found[:1] != [board.compatible[0]]:
-        raise UserError(
-            f"{given} is the device tree of another board: expected root compatible "
-            f"{board.compatible[0]!r}, found {', '.join(map(repr, found)) or 'none'}",
-            hint="check --dtb and --board",
-        )
-    npu = npu_of(board)
-    if npu is not None and npu.enabled:
-        refuse_two_owners(tree, npu, str(given))
-    return blob
 
 
 def _cached(board: Board, kernel: PrebuiltKernel, dtb: bytes, payload: Payload | None) -> Bundle:

@@ -10,10 +10,8 @@ import msgspec
 
 from bsp.base import progress
 from bsp.base.errors import UserError
-from bsp.dts.given import board_tree
-from bsp.dts.identity import check_identity
-from bsp.dts.owners import refuse_two_owners
-from bsp.profile import Board, npu_of
+from bsp.dts.identity import dtb_of_board
+from bsp.profile import Board
 from bsp.remote.in_place import build_in_place
 from images.bundle import manifest as bundles
 from images.bundle import sign
@@ -57,7 +55,7 @@ def deploy_dtb(
         check_serial(host, facts)
         planning.check_layout(facts, host=host.name, fat_mount=fat_mount)
         running = _running(agent, facts, host.name)
-        blob = _given(dtb, board) if dtb else _built(agent, board, Path(folder), target)
+        blob = dtb_of_board(dtb, board) if dtb else _built(agent, board, Path(folder), target)
         if blob is None:
             return Deployment(
                 host.name, board.name, facts.running, running.generation, outcome="unchanged"
@@ -78,21 +76,6 @@ def deploy_dtb(
         prepare(agent, result.plan, bundle, facts, result)
         arm(agent, result.plan, target)
     return decide(target, result, facts, fat_mount)
-
-
-def _given(dtb: Path, board: Board) -> bytes:
-    blob, tree = board_tree(dtb, flag="--dtb")
-    check_identity(tree, board, str(dtb))
-    if board.compatible[0] in tree.compatible[1:]:
-        raise UserError(
-            f"{dtb} is of a board that was derived from {board.name}: its root says "
-            f"{', '.join(tree.compatible)}",
-            hint="./inv new-board NAME --from-dtb FILE writes a profile for it",
-        )
-    npu = npu_of(board)
-    if npu is not None and npu.enabled:
-        refuse_two_owners(tree, npu, str(dtb))
-    return blob
 
 
 def with_dtb(running: Manifest, blob: bytes, folder: Path) -> Bundle:

@@ -12,6 +12,7 @@ import pytest
 
 from bsp.base.errors import UserError
 from bsp.dts.build import build_dts
+from bsp.dts.identity import dtb_of_board
 from bsp.dts.schema import check_dts
 from bsp.dts.upstream import kernels_with
 from bsp.kernel.command import Options, build_kernel_for
@@ -56,6 +57,9 @@ def test_a_vendors_tree_is_called_one(
     assert caught.value.exit_code == 2
     assert f"driver {driver}" in caught.value.message
     assert "of another board" not in caught.value.message
+    if board != "imx8mp-evk":  # whose string it has; what is in the tree is then the user's affair
+        with pytest.raises(UserError, match="is for a vendor's kernel"):
+            dtb_of_board(tree(tmp_path, compatible, body), profile)
     named = re.search(r"--kernel (\S+)", caught.value.hint)
     if named:  # then without the DTB
         assert "leave --base-dtb out" in caught.value.hint
@@ -82,6 +86,16 @@ def test_a_tree_of_another_board_is_called_that(
             base_dtb=tree(tmp_path, compatible, body),
             target_dir=tmp_path,
         )
+
+
+def test_a_tree_that_a_board_is_to_boot_with_is_its_own(tmp_path: Path) -> None:
+    vim3 = load_board("vim3")
+    own = tree(tmp_path, '"khadas,vim3", "amlogic,a311d"', "")
+    assert dtb_of_board(own, vim3) == own.read_bytes()
+    with pytest.raises(UserError, match="derived from vim3: its root says vendor,carrier"):
+        dtb_of_board(tree(tmp_path, '"vendor,carrier", "khadas,vim3"', ""), vim3)
+    with pytest.raises(UserError, match="is of another board"):
+        dtb_of_board(tree(tmp_path, '"radxa,zero2", "amlogic,a311d"', ""), vim3)
 
 
 def test_a_kernel_without_the_board_names_the_one_that_has_it(tmp_path: Path) -> None:
