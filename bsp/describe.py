@@ -89,6 +89,8 @@ _LEVELS: dict[Expectation, str] = {
     "no node": "no driver",
     "no driver": "no driver",
     "not recognised": "not recognised",
+    "cannot be told": "not known",
+    "two owners": "two owners",
     "supply missing": "no supply",
     "enable": "works",
     "works": "works",
@@ -316,6 +318,8 @@ def _sentence(series: str, board: Board, npu: Npu, own: OwnTree | None) -> str:
         "no node": f"does not describe the NPU, so device tree alone will not help{since}",
         "no driver": f"describes the NPU, but has no driver for it{since}",
         "not recognised": f"{npu.driver} does not recognise this NPU: switching it on does not help{since}",
+        "cannot be told": f"nobody has written down the numbers by which {npu.driver} would know this NPU",
+        "two owners": "has the vendor's node for the NPU switched on as well: switch it off first",
         "supply missing": "does not say what supplies the NPU with power, and this tool does not guess",
         "enable": "leaves the NPU switched off; ./inv build-dts switches it on "
         '(status = "okay", and clock rates where the tree has none), nothing else; then it works',

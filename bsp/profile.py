@@ -39,6 +39,8 @@ Expectation = Literal[
     "no node",  # it has, but without an NPU
     "no driver",  # there is a node that no driver of this kernel takes
     "not recognised",  # the driver takes the node, and does not know the NPU behind it
+    "cannot be told",  # whether it does: nobody has written down the numbers by which the NPU is known
+    "two owners",  # the vendor's node for the NPU is switched on as well
     "supply missing",  # the node lacks what only the board's own device tree can add
     "enable",  # works once the node is switched on (and rates are set)
     "works",  # works as it is
@@ -151,11 +153,13 @@ class Vendor(_Record, frozen=True, kw_only=True):
         driver: the vendor's kernel module.
         compatible: strings that its device tree nodes have.
         devices: device files that it makes.
+        shared: chips without an NPU have such nodes, too, for their GPUs: only the chip's own name tells.
     """
 
     driver: str
     compatible: Annotated[tuple[str, ...], Meta(min_length=1)]
     devices: tuple[str, ...] = ()
+    shared: bool = False
 
 
 class SwitchedOff(_Record, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from ..base.cache import cache_dir, make_once
 from ..base.errors import UserError, nearest
 from ..base.process import Completed, require_tool, run
 from ..kernel.source import KernelTree, board_sources
+from .compile_errors import undefined_macro
 from .newer_dtc import needs_newer_dtc, newer_dtc
 
 _PREFIXES = "scripts/dtc/include-prefixes"
@@ -58,18 +59,34 @@ def compile_dts(
         "-I", "dts", "-O", "dtb", "-o", target, "-",
     ]  # fmt: skip
     first, second = _piped(preprocess, ["dtc", *arguments], tree.path)
+    too_old = False
     if second.exit_code and needs_newer_dtc(tree.path, second.stderr.decode(errors="replace")):
         newer = newer_dtc()
+        too_old = not newer
         if newer:
             first, second = _piped(preprocess, [*newer, *arguments], tree.path)
     if first.exit_code or second.exit_code:
         # Each may have failed for want of the other; the one that says something has the reason.
-        said = (first.stderr if first.exit_code else b"") or second.stderr
+        said = ((first.stderr if first.exit_code else b"") or second.stderr).decode(
+            errors="replace"
+        )
+        reason = "" if first.exit_code else undefined_macro(tree.path, said)
+        lines = [*([reason] if reason else []), *said.strip().splitlines()[:8]]
+        hint = "the first of these lines names the place"
+        if reason:
+            hint = (
+                "the header that defines it is older than the source, or not in this tree: complete its "
+                "include/dt-bindings"
+            )
+        elif too_old:
+            hint = (
+                "it takes dtc 1.7 or later (Debian 13 has it), which could not be fetched; this machine's "
+                "is older"
+            )
         raise UserError(
             f"{source} of Linux {tree.release} ({tree.name}) does not compile:\n"
-            + "\n".join(said.decode(errors="replace").strip().splitlines()[:8]),
-            hint="the first of these lines names the place; sources of newer kernels may need a "
-            "newer dtc than this machine's (Debian 13 has 1.7)",
+            + "\n".join(lines),
+            hint=hint,
         )
 
 

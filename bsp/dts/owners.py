@@ -37,7 +37,7 @@ def vendor_of(tree: Tree, npu: Npu) -> tuple[str, Vendor] | None:
     """Return the node by which a vendor's kernel describes the NPU, and what is known about that.
 
     None if the tree has no such node. The compatible strings are the profile's ``[[npu.vendor]]``. A node
-    that is switched on comes before one that is not.
+    of the NPU alone comes before one that it shares with GPUs, one that is on before one that is off.
     """
     found = [
         (path, vendor)
@@ -45,7 +45,7 @@ def vendor_of(tree: Tree, npu: Npu) -> tuple[str, Vendor] | None:
         for path, node in tree.nodes.items()
         if "compatible" in node and set(vendor.compatible) & set(tree.strings(path, "compatible"))
     ]
-    return min(found, key=lambda one: not is_on(tree, one[0]), default=None)
+    return min(found, key=lambda one: (one[1].shared, not is_on(tree, one[0])), default=None)
 
 
 def other_owners(tree: Tree, npu: Npu) -> list[Owner]:

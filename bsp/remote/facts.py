@@ -14,10 +14,11 @@ from typing import Any
 
 from ..base.errors import UserError
 from ..base.process import run
-from ..dts.support import series_supports
+from ..dts.support import cannot_tell, series_supports
 from ..profile import Npu
 from .ssh import Connection
 
+_ANY = 0xFFFF_FFFF
 _TIMEOUT_S = 120  # an emulated board takes a while to unpack its kernel's configuration
 
 
@@ -64,8 +65,15 @@ class KernelFacts:
                 self.knows_npu,
                 f"{npu.driver} of {kernel} {knows}: its list of NPUs was looked at",
             )
+        if unknown := cannot_tell(npu):
+            return False, f"{kernel}: {unknown}"
         since = npu.kernel_since
-        if since is None or not self.series or not series_supports(self.series, npu):
+        if since is None:
+            return False, (
+                f"{kernel} lacks {npu.kernel_lacks}, as far as is known of released kernels: its own list "
+                "of NPUs cannot be seen"
+            )
+        if not self.series or not series_supports(self.series, npu):
             return False, f"{kernel} lacks {npu.kernel_lacks}"
         return True, f"{kernel} is new enough ({since} or later); its list of NPUs cannot be seen"
 
@@ -158,10 +166,16 @@ def has_identity(module: bytes, npu: Npu) -> bool:
     """Whether the driver's list of NPUs has this one.
 
     The list is an array of ``struct etnaviv_chip_identity`` (Linux 6.12
-    drivers/gpu/drm/etnaviv/etnaviv_gpu.h), which begins with these five numbers, little-endian on arm64.
+    drivers/gpu/drm/etnaviv/etnaviv_gpu.h), which begins with these five numbers, little-endian on arm64;
+    the last three may be ~0U, which matches any.
     """
     if npu.identity is None:
         return False
     each = npu.identity
-    numbers = (each.model, each.revision, each.product_id, each.customer_id, each.eco_id)
-    return struct.pack("<5I", *numbers) in module
+    any_number = re.escape(struct.pack("<I", _ANY))
+    choices = b"".join(
+        b"(?:%s|%s)" % (re.escape(struct.pack("<I", number)), any_number)
+        for number in (each.product_id, each.customer_id, each.eco_id)
+    )
+    pattern = re.escape(struct.pack("<2I", each.model, each.revision)) + choices
+    return re.search(pattern, module, re.S) is not None

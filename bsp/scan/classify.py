@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..dts.available import is_on, unavailable
+from ..dts.owners import other_owners, vendor_of
 from ..dts.references import references
 from ..dts.required_changes import rates
 from ..dts.tree import Tree
@@ -16,6 +18,9 @@ from .drivers import Driver
 # The gaps that somebody can be told about, as they stand in the results.
 NO_NODE, NO_DRIVER, UNKNOWN = "no node", "no driver", "not in the hardware database"
 DISABLED, NO_RATES = "node disabled", "rates missing"
+NO_NUMBERS = "the NPU's numbers are not known"
+# These two are followed by a path.
+VENDOR, SECOND_OWNER = "vendor node", "second owner"
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,8 @@ class Row:
         status: of the node: ``okay``, ``disabled``...
         clocks: (name, rate in hertz that the tree asks for; None where it asks for none).
         driver: the free driver for it, whether this kernel has it or not.
-        in_database: whether the driver knows its identity; None where it needs no list, or where
-            it is not there.
+        in_database: whether the driver knows its identity; None where it needs no list, where it is not
+            there, or where the NPU's numbers are not known.
         gap: what is missing, in the order in which one would mend it; empty: it works as it is.
     """
 
@@ -51,15 +56,22 @@ class Row:
 
     def expectation(self) -> Expectation:
         """Return what this kernel does with this board's NPU, in a profile's word."""
-        if NO_NODE in self.gap:
+        if NO_NODE in self.gap or self._has(VENDOR):
             return "no node"
         if NO_DRIVER in self.gap:
             return "no driver"
         if UNKNOWN in self.gap:
             return "not recognised"
-        if any(gap.startswith("no ") for gap in self.gap):
+        if NO_NUMBERS in self.gap:
+            return "cannot be told"
+        if self._has(SECOND_OWNER):
+            return "two owners"
+        if self._has("no"):
             return "supply missing"
         return "enable" if self.gap else "works"
+
+    def _has(self, kind: str) -> bool:
+        return any(gap.startswith(f"{kind} ") for gap in self.gap)
 
     def document(self) -> dict[str, Any]:
         """Return the row as a plain document; the names of its fields are stable."""
@@ -98,12 +110,21 @@ class Row:
 
 def telling_words(drivers: Iterable[Driver], socs: Iterable[Soc]) -> list[frozenset[str]]:
     """Return sets of words; a tree without all words of one of them in its source has no NPU for us."""
-    words = [frozenset([f'"{string}"']) for soc in socs for string in soc.compatible]
+    words = [frozenset([f'"{string}"']) for soc in socs for string in _strings_of(soc)]
     for driver in drivers:
         for string in driver.compatible:
             names = [f"{driver.node_names}@"] if driver.node_names else []
             words.append(frozenset([f'"{string}"', *names]))
     return words
+
+
+def _strings_of(soc: Soc) -> list[str]:
+    """What a tree of a SoC may have: its own strings, and those of a vendor's node for the NPU."""
+    vendors = soc.npu.vendor if soc.npu else ()
+    return [
+        *soc.compatible,
+        *(word for each in vendors if not each.shared for word in each.compatible),
+    ]
 
 
 def look(source: str, tree: Tree, drivers: Mapping[str, Driver], socs: Iterable[Soc]) -> Row | None:
@@ -130,8 +151,33 @@ def look(source: str, tree: Tree, drivers: Mapping[str, Driver], socs: Iterable[
     if found:
         return _with_node(source, tree, soc, npu, [path for path, _ in found], found[0][1])
     if npu is not None and soc is not None:
-        return _without_node(source, tree, soc, drivers[npu.driver], npu.identity)
-    return None
+        vendor = vendor_of(tree, npu)
+        gap = f"{VENDOR} {vendor[0]}" if vendor else NO_NODE
+        return _without_node(source, tree, soc, drivers[npu.driver], npu.identity, gap)
+    return _of_a_vendor(source, tree, drivers, known) if soc is None else None
+
+
+def _of_a_vendor(
+    source: str, tree: Tree, drivers: Mapping[str, Driver], socs: Iterable[Soc]
+) -> Row | None:
+    """A tree whose root names no chip that is known, with a vendor's node for an NPU that is."""
+    found = [
+        (soc, soc.npu, vendor[0])
+        for soc in socs
+        if soc.npu and (vendor := vendor_of(tree, soc.npu)) and not vendor[1].shared
+    ]
+    if not found:
+        return None
+    soc, npu, path = found[0]
+    alone = len(found) == 1  # else the node does not tell which chip it is
+    return _without_node(
+        source,
+        tree,
+        soc if alone else None,
+        drivers[npu.driver],
+        npu.identity if alone else None,
+        f"{VENDOR} {path}",
+    )
 
 
 def _npu_nodes(tree: Tree, drivers: Mapping[str, Driver]) -> list[tuple[str, Driver]]:
@@ -158,17 +204,22 @@ def _with_node(
     here = npu if npu is not None and npu.node == node else None
     clocks = tuple(rates(tree, here)) if here and here.clocks else _own_rates(tree, node)
     gap = []
-    taken = any(string in driver.compatible for string in tree.strings(node, "compatible"))
-    known = _in_database(driver, here.identity if here else None) if taken else None
+    taken = driver.takes(tree.strings(node, "compatible"))
+    identity = here.identity if here else None
+    known = driver.knows(identity) if taken else None
     if not taken:
         gap.append(NO_DRIVER)
     elif known is False:
         gap.append(UNKNOWN)
+    elif driver.entries is not None and identity is None:
+        gap.append(NO_NUMBERS)
     if here:
         gap += [f"no {name}" for name in here.requires if tree.get(node, name) is None]
-    more = here.more_nodes if here else ()
-    if any(tree.status(path) not in ("okay", "ok") for path in (node, *more)):
+        gap += [f"{SECOND_OWNER} {owner.path}" for owner in other_owners(tree, here)]
+    off = unavailable(tree, here) if here else []
+    if not is_on(tree, node) or any(each.role == "NPU" for each in off):
         gap.append(DISABLED)
+    gap += [f"{each.role} disabled" for each in off if each.role != "NPU"]
     if clocks and not any(rate_hz for _, rate_hz in clocks) and not _all_fixed(tree, node):
         gap.append(NO_RATES)
     return _row(
@@ -192,10 +243,10 @@ def _nodeless(source: str, tree: Tree, soc: Soc, drivers: Mapping[str, Driver]) 
     driver = drivers[wanted.driver]
     nodes = [path for path in tree.nodes if wanted.compatible in tree.strings(path, "compatible")]
     if not nodes:
-        return _without_node(source, tree, soc, driver, wanted.identity)
-    known = _in_database(driver, wanted.identity)
+        return _without_node(source, tree, soc, driver, wanted.identity, NO_NODE)
+    known = driver.knows(wanted.identity)
     gap = [UNKNOWN] if known is False else []
-    gap += [] if tree.status(nodes[0]) in ("okay", "ok") else [DISABLED]
+    gap += [] if is_on(tree, nodes[0]) else [DISABLED]
     return _row(
         source, tree, soc, driver.name, node=nodes[0], cores=1, status=tree.status(nodes[0]),
         clocks=_own_rates(tree, nodes[0]), in_database=known, gap=tuple(gap),
@@ -203,11 +254,17 @@ def _nodeless(source: str, tree: Tree, soc: Soc, drivers: Mapping[str, Driver]) 
 
 
 def _without_node(
-    source: str, tree: Tree, soc: Soc, driver: Driver, identity: Identity | None
+    source: str,
+    tree: Tree,
+    soc: Soc | None,
+    driver: Driver,
+    identity: Identity | None,
+    instead: str,
 ) -> Row:
-    known = _in_database(driver, identity) if driver.compatible else None
+    """A tree without the free driver's node; ``instead`` says what it has."""
+    known = driver.knows(identity) if driver.compatible else None
     gap = [NO_DRIVER] if not driver.compatible else [UNKNOWN] if known is False else []
-    return _row(source, tree, soc, driver.name, in_database=known, gap=(*gap, NO_NODE))
+    return _row(source, tree, soc, driver.name, in_database=known, gap=(*gap, instead))
 
 
 def _row(
@@ -235,15 +292,6 @@ def _row(
         driver=driver,
         in_database=in_database,
         gap=gap,
-    )
-
-
-def _in_database(driver: Driver, identity: Identity | None) -> bool | None:
-    """Whether the driver's database has the NPU; an NPU of unknown identity is in none."""
-    if driver.entries is None:
-        return None
-    return identity is not None and any(
-        entry.knows(identity) and entry.nn_cores for entry in driver.entries
     )
 
 

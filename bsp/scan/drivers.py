@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import re
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +70,20 @@ class Driver:
     entries: tuple[Entry, ...] | None
     node_names: str | None
 
+    def takes(self, compatible: Sequence[str]) -> bool:
+        """Whether the driver matches a node with these strings."""
+        return any(string in self.compatible for string in compatible)
+
+    def knows(self, identity: Identity | None) -> bool | None:
+        """Whether the driver's database has an NPU.
+
+        None where the driver needs no list, or where the NPU's numbers are not known, so that it cannot be
+        told.
+        """
+        if self.entries is None or identity is None:
+            return None
+        return any(entry.knows(identity) and entry.nn_cores for entry in self.entries)
+
     def is_npu(self, node_path: str) -> bool:
         """Whether a node that the driver matches is an NPU, by its name."""
         name = node_path.rpartition("/")[2].partition("@")[0]
@@ -88,6 +103,11 @@ def drivers_of(tree: Path) -> dict[str, Driver]:
     }
 
 
+def has_database(driver: str) -> bool:
+    """Whether a driver takes only NPUs whose identity is in its source."""
+    return _known()[driver].database is not None
+
+
 def driver_files() -> tuple[str, ...]:
     """Return the files of a kernel tree that :func:`drivers_of` reads."""
     return tuple(
@@ -101,13 +121,22 @@ def compatible_strings(source: str) -> tuple[str, ...]:
 
 
 def database_entries(source: str) -> tuple[Entry, ...]:
-    """Return the identities in ``etnaviv_hwdb.c``; in older kernels an entry may lack NN cores."""
+    """Return the identities in ``etnaviv_hwdb.c``; in older kernels an entry may lack NN cores.
+
+    What is commented out, or between ``#if 0`` and ``#endif``, does not count.
+    """
     entries = []
-    for block in re.findall(r"\{([^{}]*\.model\s*=[^{}]*)\}", source):
+    code = re.sub(r"/\*.*?\*/|//[^\n]*", " ", source, flags=re.S)
+    code = re.sub(r"^[ \t]*#[ \t]*if[ \t]+0\b.*?^[ \t]*#[ \t]*endif", " ", code, flags=re.S | re.M)
+    for block in re.findall(r"\{([^{}]*\.model\s*=[^{}]*)\}", code):
         numbers = {
             name: _ANY if "~" in value else int(value.rstrip("UuLl"), 0)
-            for name, value in re.findall(r"\.(\w+)\s*=\s*(~?(?:0[xX])?[0-9a-fA-F]+[uUlL]*)", block)
+            for name, value in re.findall(
+                r"\.(\w+)\s*=\s*(~?\s*(?:0[xX][0-9a-fA-F]+|[0-9]+)[uUlL]*)", block
+            )
         }
+        if "model" not in numbers:
+            continue  # a name that is defined elsewhere
         entries.append(
             Entry(
                 numbers["model"],

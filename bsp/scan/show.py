@@ -20,6 +20,9 @@ _LEGEND = {
     "rates": "./inv build-dts sets the clock rates, then it works",
     "supply?": "the device tree does not say what supplies the NPU with power",
     "unknown": "the driver does not recognise this NPU (it is not in its database)",
+    "untold": "the numbers by which the driver would know this NPU are not known",
+    "2 owners": "the vendor's node for the NPU is switched on as well",
+    "vendor": "the device tree has the NPU for the vendor's driver only",
     "no driver": "the device tree has the NPU, the kernel has no driver for it",
     "no node": "the device tree does not have the NPU",
     "no npu": "nothing in the device tree says that this chip has one",
@@ -136,12 +139,16 @@ def _groups(rows: Sequence[dict[str, Row]]) -> dict[str, list[str]]:
 def short(row: Row) -> str:
     """Return the gap of a row in a word that fits a column; :data:`_LEGEND` explains it."""
     if row.expectation() == "enable":
-        return "disabled" if "node disabled" in row.gap else "rates"
+        return "rates" if row.gap == ("rates missing",) else "disabled"
+    if row.expectation() == "no node" and "no node" not in row.gap:
+        return "vendor"
     return {
         "works": "works",
         "no node": "no node",
         "no driver": "no driver",
         "not recognised": "unknown",
+        "cannot be told": "untold",
+        "two owners": "2 owners",
         "supply missing": "supply?",
     }[row.expectation()]
 

@@ -7,11 +7,14 @@ import json
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bsp import profile
 from bsp.base.errors import UserError
 from bsp.base.progress import step
+from bsp.dts.compile import compile_dts
+from bsp.dts.support import cannot_tell, lacking, verdict
 from bsp.dts.tree import Tree
 from bsp.kernel.distribution import all_series
 from bsp.kernel.source import kernel_tree
@@ -167,6 +170,218 @@ def test_a_driver_that_does_not_know_the_chip(tree: Path) -> None:
     assert row.gap == ("not in the hardware database", "node disabled")
     (tree / "drivers/gpu/drm/etnaviv/etnaviv_gpu.c").unlink()
     assert scan(f"path:{tree}", limit=[BOARD]).rows[0].expectation() == "no driver"
+
+
+# --- trees of vendors' kernels, and trees for two drivers
+
+
+def vendors(tree: Path, root: str, nodes: str) -> tuple[str, ...]:
+    """Return the gap of a board with this root and these nodes; ``none`` where it is not listed."""
+    file = tree / "arch/arm64/boot/dts/amlogic/vendor.dts"
+    file.write_text(f'/dts-v1/;\n/ {{ compatible = {root}; model = "TV";\n{nodes} }};')
+    result = scan(f"path:{tree}")
+    row = next((row for row in result.rows if row.source == "amlogic/vendor"), None)
+    if row is None:
+        return ("none",)
+    assert row.node is None
+    assert row.expectation() == "no node"
+    assert show.short(row) == ("no node" if "no node" in row.gap else "vendor")
+    assert any(row.gap[-1][:20] in line for line in show.text([result]).splitlines())
+    return row.gap
+
+
+VIPSI = 'vipsi@38500000 { compatible = "fsl,imx8-vipsi"; status = "okay"; };'
+MIX = 'mix_gpu_ml { compatible = "fsl,imx8mp-gpu", "fsl,imx8-gpu-ss"; };'
+GALCORE = 'galcore { compatible = "amlogic, galcore"; };'
+
+
+@pytest.mark.parametrize(
+    ("root", "nodes", "gap"),
+    [
+        ('"acme,one", "fsl,imx8mp"', VIPSI, ("vendor node /vipsi@38500000",)),
+        ('"acme,one", "fsl,imx8mp"', MIX + VIPSI, ("vendor node /vipsi@38500000",)),
+        ('"acme,one", "fsl,imx8mp"', MIX, ("vendor node /mix_gpu_ml",)),
+        ('"acme,one", "fsl,imx8mp"', "", ("no node",)),
+        ('"acme,one"', VIPSI, ("vendor node /vipsi@38500000",)),  # the node tells the chip
+        ('"acme,one"', MIX, ("none",)),  # and this one does not: relatives without an NPU have it
+        ('"amlogic, g12b"', GALCORE, ("vendor node /galcore",)),
+        ('"khadas,vim3", "amlogic,a311d"', GALCORE, ("vendor node /galcore",)),
+        ('"x,y", "amlogic,s922x"', GALCORE, ("none",)),
+        ('"x,y", "rockchip,rk3588"', 'npu { compatible = "rockchip,rk3588-rknpu"; };',
+         ("no driver", "vendor node /npu")),
+    ],
+)  # fmt: skip
+def test_a_vendors_node_is_named(tree: Path, root: str, nodes: str, gap: tuple[str, ...]) -> None:
+    found = vendors(tree, root, nodes)
+    # The small tree's etnaviv knows the A311D alone.
+    assert tuple(each for each in found if each != "not in the hardware database") == gap
+
+
+def test_two_owners_are_said(tree: Path) -> None:
+    edit(tree, 'status = "disabled"', 'status = "okay"')
+    edit(tree, "npu: npu@", f"{GALCORE}\n\tnpu: npu@")
+    result = scan(f"path:{tree}", limit=[BOARD])
+    assert result.rows[0].gap == ("second owner /galcore",)
+    assert result.rows[0].expectation() == "two owners"
+    assert "2 owners" in show.text([result, result])
+
+
+def test_something_that_the_npu_needs_is_off(tree: Path) -> None:
+    edit(tree, 'status = "disabled"', 'status = "okay"')
+    edit(tree, "pwrc: power-controller {", 'pwrc: power-controller { status = "disabled";')
+    row = scan(f"path:{tree}", limit=[BOARD]).rows[0]
+    assert row.gap == ("power domain disabled",)
+    assert row.expectation() == "enable"
+
+
+def test_an_empty_status_is_off(tree: Path) -> None:
+    edit(tree, 'status = "disabled"', "status")
+    assert scan(f"path:{tree}", limit=[BOARD]).rows[0].gap == ("node disabled",)
+
+
+# --- what the kernel's own source says of an NPU
+
+
+def entry(**numbers: str) -> str:
+    values = {
+        "model": "0x9000", "revision": "0x9003", "product_id": "0x5090009",
+        "customer_id": "0x10000016", "eco_id": "0", "nn_core_count": "6", **numbers,
+    }  # fmt: skip
+    body = "".join(f"\t\t.{name} = {value},\n" for name, value in values.items())
+    return f"\t{{\n{body}\t}},\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        (entry(), True),
+        (entry(product_id="0X5090009U", eco_id="~0U", customer_id="~0U"), True),
+        (entry() + entry(revision="0x8302"), True),
+        (entry(revision="0x8302"), False),
+        (entry(customer_id="0x9f"), False),
+        (entry(nn_core_count="0"), False),  # a GPU
+        ("", False),
+        (f"/*\n{entry()}*/", False),
+        ("".join(f"// {line}\n" for line in entry().splitlines()), False),
+        (f"#if 0\n{entry()}#endif\n", False),
+        (
+            entry(product_id="0x5090009, /* a comment */") + f"#if 0\n{entry(eco_id='1')}#endif",
+            True,
+        ),
+        (entry(model="chip_model_VIP9000"), False),  # a name that is defined elsewhere
+    ],
+)
+def test_the_source_decides_whether_the_driver_knows_an_npu(
+    tree: Path, text: str, known: bool
+) -> None:
+    """No released kernel knows the T527's NPU; a kernel of one's own may."""
+    hwdb = tree / "drivers/gpu/drm/etnaviv/etnaviv_hwdb.c"
+    hwdb.write_text(ENTRY.replace("identities[] = {\n", "identities[] = {\n" + text))
+    npu = load_soc("a523").npu
+    assert npu is not None
+    assert lacking(tree, npu) == (() if known else ("the NPU's entry in etnaviv_hwdb.c",))
+    works, why = verdict(load_board("orangepi-4a"), npu, series="7.3", lacks=lacking(tree, npu))
+    assert works is known
+    assert ("knows the NPU" in why) is known
+    folder = tree / "arch/arm64/boot/dts/allwinner"
+    folder.mkdir()
+    (folder / "board.dts").write_text(
+        '/dts-v1/; / { compatible = "xunlong,orangepi-4a", "allwinner,sun55i-t527"; soc { '
+        'npu@7122000 { compatible = "vivante,gc"; clocks = <0>; power-domains = <0>; }; }; };'
+    )
+    row = scan(f"path:{tree}", limit=["allwinner/board"]).rows[0]
+    assert row.in_database is known
+    assert ("not in the hardware database" in row.gap) is not known
+
+
+def test_numbers_that_nobody_has_written_down(tree: Path) -> None:
+    npu = load_soc("a523").npu
+    assert npu is not None
+    unknown = msgspec.structs.replace(npu, identity=None)
+    assert lacking(tree, unknown) == ()
+    works, why = verdict(load_board("orangepi-4a"), unknown, series="7.3", lacks=())
+    assert not works
+    assert "this profile does not know the NPU's numbers, so it cannot be told" in why
+    assert "no kernel" not in why
+    folder = tree / "arch/arm64/boot/dts/other"
+    folder.mkdir()
+    (folder / "x.dts").write_text(
+        '/dts-v1/; / { compatible = "some,board"; npu@1 { compatible = "vivante,gc"; }; };'
+    )
+    result = scan(f"path:{tree}", limit=["other/x"])
+    assert result.rows[0].gap[0] == "the NPU's numbers are not known"
+    assert result.rows[0].in_database is None
+    assert result.rows[0].expectation() == "cannot be told"
+    assert "untold" in show.text([result, result])
+
+
+def test_a_driver_that_is_not_there_is_lacking(tree: Path) -> None:
+    for name, driver in (("a311d", "etnaviv"), ("rk3588", "rocket"), ("imx93", "ethosu")):
+        npu = load_soc(name).npu
+        assert npu is not None
+        (tree / "drivers/gpu/drm/etnaviv/etnaviv_gpu.c").unlink(missing_ok=True)
+        assert f"the driver {driver}" in lacking(tree, npu)
+
+
+def test_every_shipped_npu_that_its_driver_knows_by_numbers_has_some() -> None:
+    for name in profile.soc_names():
+        npu = load_soc(name).npu
+        assert npu is None or not cannot_tell(npu), name
+
+
+# --- sources that do not compile
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("x = <CLKID_NNA_AXI_CLOCK>;", "the macro CLKID_NNA_AXI_CLOCK is not defined; did you mean "
+         "'CLKID_NNA_AXI_CLK'?"),
+        ("x = <&clkc CLKID_NNA_AXI_CLK>, <&clkc NOT_THERE>;", "the macro NOT_THERE is not defined"),
+        ("x = <1>,\n\t<NOT_THERE>;", "the macro NOT_THERE is not defined"),
+        ('x = "SOME_TEXT", <NOT_THERE 1>; /* SOME_WORD */', "the macro NOT_THERE is not defined"),
+    ],
+)  # fmt: skip
+def test_an_undefined_macro_is_named(tree: Path, line: str, reason: str) -> None:
+    good = (tree / f"arch/arm64/boot/dts/{BOARD}.dts").read_text()
+    broken = tree / "arch/arm64/boot/dts/amlogic/broken.dts"
+    broken.write_text(f"{good}/ {{\n\t{line}\n}};\n")
+    number = broken.read_text().split("\n").index(next(
+        row for row in broken.read_text().split("\n") if "NOT_THERE" in row or "AXI_CLOCK" in row
+    )) + 1  # fmt: skip
+    with pytest.raises(UserError) as caught:
+        compile_dts(kernel_tree(f"path:{tree}"), "amlogic", "broken", tree / "out.dtb")
+    assert f"broken.dts:{number}: {reason}" in caught.value.message
+    assert "dtc 1.7" not in caught.value.hint
+    assert "include/dt-bindings" in caught.value.hint
+    result = scan(f"path:{tree}")
+    said = " ".join(show.text([result]).split())
+    assert "broken: not known, as it does not compile on this machine" in said
+    assert reason.partition(";")[0].replace("-", "") in said.replace("- ", "").replace("-", "")
+    assert "newer dtc" not in said
+
+
+def test_another_fault_is_no_macro(tree: Path) -> None:
+    good = (tree / f"arch/arm64/boot/dts/{BOARD}.dts").read_text()
+    broken = tree / "arch/arm64/boot/dts/amlogic/broken.dts"
+    for line in ("x = <&clkc CLKID_NNA_AXI_CLK;", "this is no source", "x = <&no_such_label>;"):
+        broken.write_text(f"{good}/ {{\n\t{line}\n}};\n")
+        with pytest.raises(UserError) as caught:
+            compile_dts(kernel_tree(f"path:{tree}"), "amlogic", "broken", tree / "out.dtb")
+        assert "the macro" not in caught.value.message
+        assert "dtc 1.7" not in caught.value.hint
+
+
+def test_a_dtc_that_is_too_old_is_said_where_it_is(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bsp.dts.compile.newer_dtc", lambda: ())
+    monkeypatch.setattr("bsp.dts.compile.needs_newer_dtc", lambda *_: True)
+    broken = tree / "arch/arm64/boot/dts/amlogic/broken.dts"
+    broken.write_text("/dts-v1/; / { x = <&{label/path}; };")
+    with pytest.raises(UserError) as caught:
+        compile_dts(kernel_tree(f"path:{tree}"), "amlogic", "broken", tree / "out.dtb")
+    assert "dtc 1.7 or later" in caught.value.hint
 
 
 def test_a_source_that_changes_is_scanned_again(tree: Path) -> None:

@@ -61,7 +61,19 @@ BOARD = """\
 }};
 """
 
-HWDB = "\t\t.product_id = 0x45080009,\n"
+MATCHES = '{ .compatible = "vivante,gc" },\n'
+HWDB = """\
+static const struct etnaviv_chip_identity etnaviv_chip_identities[] = {
+	{
+		.model = 0x8000,
+		.revision = 0x7120,
+		.product_id = 0x45080009,
+		.customer_id = 0x88,
+		.eco_id = 0,
+		.nn_core_count = 8,
+	},
+};
+"""
 
 
 def make_kernel(
@@ -97,6 +109,7 @@ def make_kernel(
         "include/dt-bindings/reset/amlogic,meson-g12a-reset.h": (
             "#define RESET_NNA 76\n" if driver else ""
         ),
+        "drivers/gpu/drm/etnaviv/etnaviv_gpu.c": MATCHES,
         "drivers/gpu/drm/etnaviv/etnaviv_hwdb.c": HWDB if driver else "",
     }
     for name, content in files.items():

@@ -125,6 +125,34 @@ def test_the_list_of_npus_is_looked_at(pack: object) -> None:
     assert not board_facts.has_identity(board_facts.unpack_module(b"\xfd7zXZ broken"), npu)
 
 
+def test_an_entry_for_any_product_counts() -> None:
+    npu = a311d()
+    assert npu.identity
+    each = npu.identity
+    for numbers, found in (
+        ((each.model, each.revision, 0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF), True),
+        ((each.model, each.revision, each.product_id, 0xFFFFFFFF, each.eco_id), True),
+        ((each.model, 0xFFFFFFFF, each.product_id, each.customer_id, each.eco_id), False),
+        ((each.model, each.revision, each.product_id + 1, each.customer_id, each.eco_id), False),
+    ):
+        module = b"before" + struct.pack("<5I", *numbers) + b"behind"
+        assert board_facts.has_identity(module, npu) is found
+
+
+def test_an_npu_that_no_released_kernel_knows() -> None:
+    npu = npu_of(load_board("orangepi-4a"))
+    assert npu is not None
+    own = KernelFacts("7.3.1-mine", None, "module", True).verdict(npu, host="h")
+    assert own[0]
+    hidden = KernelFacts("7.3.1-mine", None, "builtin", None).verdict(npu, host="h")
+    assert not hidden[0]
+    assert "its own list of NPUs cannot be seen" in hidden[1]
+    unknown = msgspec.structs.replace(npu, identity=None)
+    told = KernelFacts("7.3.1-mine", None, "module", None).verdict(unknown, host="h")
+    assert not told[0]
+    assert "so it cannot be told" in told[1]
+
+
 @pytest.mark.parametrize(
     ("facts", "works", "says"),
     [

@@ -149,6 +149,15 @@ def test_two_owners_of_one_npu(tmp_path: Path) -> None:
     assert check(imx8mp(tmp_path, off), "owners")["status"] == "ok"
 
 
+def test_a_driver_that_has_found_the_npu_knows_it_whatever_the_kernel() -> None:
+    """No released kernel knows the T527's NPU; one of one's own may."""
+    board = "xunlong,orangepi-4a\nallwinner,sun55i-t527"
+    assert check(judged(captured("healthy", compatible=board)), "kernel")["status"] == "ok"
+    nothing = judged(captured("healthy", compatible=board, python=""))
+    assert check(nothing, "kernel")["status"] == "broken"
+    assert "as far as is known of released kernels" in check(nothing, "kernel")["found"]
+
+
 def test_two_owners_where_only_root_may_read_the_whole_tree() -> None:
     """Then the script sends the nodes of NPUs alone, a vendor's too."""
     assert "amlogic, galcore" in script().decode().splitlines()[1]
