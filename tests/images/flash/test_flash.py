@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -112,10 +113,14 @@ def test_a_local_device_gets_the_mapped_blocks_and_nothing_else(
     assert not (tmp_path / "var/lib/npu-bsp/flash/device.json").exists()
 
 
-def test_a_board_that_only_has_a_reference_boards_string_is_refused(image: Path) -> None:
+def test_a_board_that_only_has_a_reference_boards_string_is_refused(
+    image: Path, tmp_path: Path
+) -> None:
     evk = load_board("imx8mp-evk")
-    describe(image)
-    vim3s = msgspec.json.decode(description_file(image).read_bytes(), type=Description)
+    described_image = tmp_path / image.name  # the other tests' image stays without a description
+    shutil.copy(image, described_image)
+    describe(described_image)
+    vim3s = msgspec.json.decode(description_file(described_image).read_bytes(), type=Description)
 
     def describing(board: Board) -> Description:
         return msgspec.structs.replace(vim3s, board=board.name, compatible=board.compatible)
