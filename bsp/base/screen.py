@@ -22,6 +22,7 @@ from typing import Protocol
 _REDRAW_S = 0.2
 # DECAWM: should the terminal be narrower than we think, it cuts the line too, and breaks it not.
 _NO_WRAP, _WRAP = "\x1b[?7l", "\x1b[?7h"
+_SAVE, _RESTORE = "\x1b7", "\x1b8"  # DECSC, DECRC: the place of the cursor
 
 
 class Drawable(Protocol):
@@ -157,7 +158,10 @@ class Screen:
         columns, _ = size()
         rows = sum(max(-(-cells(line) // columns), 1) for line in self._drawn)
         self._drawn = ()
-        return "\r" + "\x1b[B".join(["\x1b[K"] * rows) + _up(rows - 1) if rows else ""
+        if not rows:
+            return ""
+        # Back to the saved place, not up again: where a terminal cuts lines, there may be no row below.
+        return "\r" + _SAVE + "\x1b[B".join(["\x1b[K"] * rows) + _RESTORE
 
     def _write(self, text: str) -> None:
         if self._reader_gone or sys.stderr is None:

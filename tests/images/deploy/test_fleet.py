@@ -374,7 +374,7 @@ def test_a_terminal_sees_one_table(
                 pass
         os.close(near)
         assert process.returncode == 0, said
-    assert re.search(rb"\r(\x1b\[K\x1b\[B)+\x1b\[K\x1b\[[12]A", said), "nothing was drawn over"
+    assert re.search(rb"\r\x1b7(\x1b\[K\x1b\[B)+\x1b\[K\x1b8", said), "nothing was drawn over"
     assert b"[2/2] b01 (wave 1): confirmed" in said
     assert b"1 well, 0 failed, 1 under way, 0 waiting" in said
 
