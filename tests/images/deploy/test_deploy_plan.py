@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import base64
 import struct
+import time
+import zlib
 from pathlib import Path
 
 import msgspec
@@ -16,7 +18,7 @@ from bsp.base.errors import UserError
 from bsp.base.process import run
 from images.bundle import manifest as bundles
 from images.bundle.manifest import Entry, Manifest
-from images.deploy import confirm
+from images.deploy import confirm, trial
 from images.deploy.boot import slots, state
 from images.deploy.onboard import frames
 from images.deploy.plan import (
@@ -364,6 +366,31 @@ def test_what_is_no_device_tree(dtb: bytes) -> None:
     for blob in (b"", b"hello, this is no DTB", dtb[:100], dtb[: len(dtb) // 2]):
         with pytest.raises(UserError):
             confirm.compare(dtb, blob)
+
+
+def packed(blob: bytes) -> str:
+    return base64.b64encode(zlib.compress(blob)).decode()
+
+
+def test_a_running_tree_that_is_damaged_or_hostile_is_a_problem_and_no_crash(dtb: bytes) -> None:
+    """A board says what it runs; whatever it says, the trial ends in bounded time."""
+    assert trial.tree_problems(packed(dtb), packed(dtb)) == []
+    begin, end = struct.pack(">I", 1), struct.pack(">I", 2)
+    body = begin + bytes(4) + (begin + b"aaa\0") * 50_000 + end * 50_001 + struct.pack(">I", 9)
+    size = 56 + len(body)
+    deep = struct.pack(">10I", 0xD00DFEED, size, 56, size, 40, 17, 16, 0, 0, len(body)) + bytes(16)
+    bomb = bytes(200 << 20)
+    for running, what in (
+        (packed(deep + body), "nested too deep"),
+        (packed(dtb[:-60]), "truncated"),
+        (packed(bomb), "no device tree blob"),
+        ("not base64!", "cannot be read"),
+        (base64.b64encode(b"not zlib").decode(), "cannot be read"),
+    ):
+        started = time.process_time()
+        (problem,) = trial.tree_problems(packed(dtb), running)
+        assert what in problem
+        assert time.process_time() - started < 1
 
 
 # --- manifests ------------------------------------------------------------------------------
