@@ -201,6 +201,24 @@ def test_a_weak_object_that_one_of_two_sees_passes() -> None:
     assert problem("detector's head", changed) == ""
 
 
+def test_the_scores_of_classes_that_no_object_has_may_be_anything_but_gone() -> None:
+    """Seen with a YOLOv8 on Arm: classes that score 0.00001 are off by more than they vary."""
+    head = detector_head().astype(np.float32)
+    weak = slice(70, 80)
+    head[0, weak] = fresh().uniform(0, 1e-5, (10, 1029))
+    reference = values_of(record(head))
+
+    def said(values: Any) -> str:
+        changed = head.copy()
+        changed[0, weak] = values
+        found = values_of(record(changed))
+        return compare(Kind.VALUES, found, reference, [], name="r").problem
+
+    assert said(fresh().uniform(0, 3e-5, (10, 1029))[::-1]) == ""
+    assert "is all the same" in said(0)
+    assert said(0.5)
+
+
 def test_the_edges_of_a_segmentation_may_move() -> None:
     changed = np.roll(CLASSES, 1, axis=2)
     assert 0.9 < (changed == CLASSES).mean() < 1

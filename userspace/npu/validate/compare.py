@@ -41,6 +41,12 @@ _LEAST_VALUES_OF_PART = 16
 # So many single values of a part may be anything: that one of two healthy rows sees a weak object there.
 _FEW_VALUES = 3
 _FEW_VALUES_SHARE = 0.01
+# A part that varies less than this share of the others says little: the scores of a class that no object
+# has are some 0.00001. "The others" are the fifth most varied part: a detector's boxes may be in pixels.
+_LEAST_OF_OTHERS = 0.02
+_OTHERS = 5
+# Real numbers of at least this size are not all equal in a part, unless it was not computed.
+_ALIVE = 1e-6
 # One number of a list that is off alone: by so many times the root mean square of the others' errors.
 _ALONE = 12.0
 _ALONE_SPREAD = 0.75
@@ -177,8 +183,11 @@ def _parts(found: Values, reference: Values, name: str) -> str:
         others = tuple(each for each in range(errors.ndim) if each != axis)
         off = np.count_nonzero(errors, axis=others)
         few = max(_FEW_VALUES, _FEW_VALUES_SHARE * errors.size / errors.shape[axis])
-        shares = np.where(off > few, _shares(errors, reference, others), 0.0)
+        shares = np.where(off > few, _shares(errors, reference, others, parts=True), 0.0)
         worst = int(np.argmax(shares))
+        dead = _dead(found, reference, others)
+        if dead.size:
+            return f"part {dead[0]} of {len(shares)} along axis {axis} is all the same, {name}'s is not"
         if shares[worst] > _PART_LIMIT:
             count = int(np.count_nonzero(shares > _PART_LIMIT))
             more = f" and {count - 1} more" if count > 1 else ""
@@ -187,6 +196,14 @@ def _parts(found: Values, reference: Values, name: str) -> str:
                 f"{_share(float(shares[worst]))}, allowed are {_PART_LIMIT}"
             )
     return ""
+
+
+def _dead(found: Values, reference: Values, others: tuple[int, ...]) -> NDArray[np.intp]:
+    """Return which parts are constant and should not be; of quantised numbers they may well be."""
+    if reference.step:
+        return np.zeros(0, np.intp)
+    alive = np.ptp(reference.real, axis=others) > _ALIVE
+    return np.flatnonzero(alive & (np.ptp(found.real, axis=others) == 0))
 
 
 def part_axes(shape: Sequence[int]) -> list[int]:
@@ -200,7 +217,9 @@ def part_axes(shape: Sequence[int]) -> list[int]:
     return [axis for axis in axes if math.prod(shape) // shape[axis] >= _LEAST_VALUES_OF_PART]
 
 
-def _shares(errors: Reals, reference: Values, others: tuple[int, ...]) -> NDArray[np.float64]:
+def _shares(
+    errors: Reals, reference: Values, others: tuple[int, ...], *, parts: bool = False
+) -> NDArray[np.float64]:
     """Root mean square of errors as shares of the reference's spread, over axes (``()`` is all of them)."""
     over = others or None
     real = reference.real
@@ -210,7 +229,10 @@ def _shares(errors: Reals, reference: Values, others: tuple[int, ...]) -> NDArra
     least = np.maximum(
         least, 0.0 if reference.step else _LEAST_OF_MEAN * np.abs(real.mean(axis=over))
     )
-    spread = np.maximum(real.std(axis=over), np.maximum(least, _TINY))
+    spread = real.std(axis=over)
+    if parts and spread.size > _OTHERS:
+        least = np.maximum(least, _LEAST_OF_OTHERS * np.sort(spread)[-_OTHERS])
+    spread = np.maximum(spread, np.maximum(least, _TINY))
     return np.asarray(np.sqrt(np.mean(errors**2, axis=over)) / spread, np.float64)
 
 
