@@ -23,6 +23,7 @@ from . import (
     disk_images,
     gates,
     kernels,
+    models,
     npu,
     userspace,
     validation,
@@ -31,7 +32,7 @@ from . import (
 
 _GROUPS = (
     boards, bringup, bundles, completion, deployments, developers, device_trees, disk_images, gates,
-    kernels, userspace, validation,
+    kernels, models, userspace, validation,
 )  # fmt: skip
 
 

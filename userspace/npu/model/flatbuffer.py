@@ -9,6 +9,22 @@ from __future__ import annotations
 from typing import Any
 
 _VECTOR_LIMIT = 1 << 20
+_TABLES_LIMIT = 1 << 17
+# A hostile file names the same bytes again and again; an honest one names each of them about once.
+_READ_AGAIN = 4
+_LEAST_BUDGET_BYTES = 1 << 20
+
+
+class _Budget:
+    """How many bytes may still be read from a file, all its tables together."""
+
+    def __init__(self, left: int) -> None:
+        self._left = left
+
+    def spend(self, count: int) -> None:
+        self._left -= count
+        if self._left < 0:
+            raise ValueError("its parts overlap: reading them takes several times the file's size")
 
 
 class Table:
@@ -18,10 +34,11 @@ class Table:
         Exception: whatever flatbuffers and struct raise on garbage; readers turn it into an error.
     """
 
-    def __init__(self, content: bytes, position: int) -> None:
+    def __init__(self, content: bytes, position: int, budget: _Budget | None = None) -> None:
         from flatbuffers import number_types, table
 
         self._content = content
+        self._budget = budget or _Budget(_READ_AGAIN * len(content) + _LEAST_BUDGET_BYTES)
         self._types: Any = number_types
         make: Any = table.Table
         self._table: Any = make(content, position)
@@ -37,7 +54,8 @@ class Table:
         place = self._table.Offset(4 + 2 * slot)
         if not place:
             return None
-        return Table(self._content, self._table.Indirect(self._table.Pos + place))
+        position = self._table.Indirect(self._table.Pos + place)
+        return Table(self._content, position, self._budget)
 
     def text(self, slot: int) -> str:
         """Return a string."""
@@ -51,19 +69,23 @@ class Table:
         start, length = self._table.Vector(place), self._table.VectorLen(place)
         if start + length > len(self._content):
             raise ValueError(f"{length} bytes at {start}, behind the end")
+        self._budget.spend(length)
         return self._content[start : start + length]
 
     def tables(self, slot: int) -> list[Table]:
         """Return a vector of tables."""
         start, length = self.span(slot)
-        return [
-            Table(self._content, self._table.Indirect(start + 4 * index)) for index in range(length)
-        ]
+        if length > _TABLES_LIMIT:
+            raise ValueError(f"a vector of {length} tables")
+        self._budget.spend(4 * length)
+        positions = (self._table.Indirect(start + 4 * index) for index in range(length))
+        return [Table(self._content, position, self._budget) for position in positions]
 
     def vector(self, slot: int, kind: str) -> tuple[Any, ...]:
         """Return a vector of scalars."""
         start, length = self.span(slot)
         flags = getattr(self._types, f"{kind}Flags")
+        self._budget.spend(flags.bytewidth * length)
         return tuple(
             self._table.Get(flags, start + flags.bytewidth * index) for index in range(length)
         )

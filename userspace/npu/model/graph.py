@@ -7,6 +7,7 @@ append-only.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,23 +20,8 @@ from numpy.typing import NDArray
 from bsp.base.errors import UserError
 
 from .flatbuffer import Table
+from .operation_names import OPERATIONS, TYPE_BITS, TYPES
 
-# enum BuiltinOperator, as far as image models use it; the others are shown by number.
-OPERATIONS = {
-    0: "ADD", 1: "AVERAGE_POOL_2D", 2: "CONCATENATION", 3: "CONV_2D", 4: "DEPTHWISE_CONV_2D",
-    6: "DEQUANTIZE", 9: "FULLY_CONNECTED", 14: "LOGISTIC", 17: "MAX_POOL_2D", 18: "MUL", 19: "RELU",
-    21: "RELU6", 22: "RESHAPE", 23: "RESIZE_BILINEAR", 25: "SOFTMAX", 28: "TANH", 32: "CUSTOM",
-    34: "PAD", 36: "GATHER", 39: "TRANSPOSE", 40: "MEAN", 41: "SUB", 43: "SQUEEZE", 45: "STRIDED_SLICE",
-    48: "TOPK_V2", 49: "SPLIT", 53: "CAST", 56: "ARG_MAX", 67: "TRANSPOSE_CONV", 70: "EXPAND_DIMS",
-    79: "ARG_MIN", 97: "RESIZE_NEAREST_NEIGHBOR", 101: "ABS", 109: "WHERE", 114: "QUANTIZE",
-    117: "HARD_SWISH", 120: "NON_MAX_SUPPRESSION_V4", 121: "NON_MAX_SUPPRESSION_V5",
-}  # fmt: skip
-# enum TensorType
-_TYPES = {
-    0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 5: "string", 6: "bool", 7: "int16",
-    8: "complex64", 9: "int8", 10: "float64", 11: "complex128", 12: "uint64", 13: "resource",
-    14: "variant", 15: "uint32", 16: "uint16", 17: "int4",
-}  # fmt: skip
 ACTIVATIONS = ("NONE", "RELU", "RELU_N1_TO_1", "RELU6", "TANH", "SIGN_BIT")
 # Slots of fused_activation_function, dilation_w and dilation_h in the operations' options.
 _OPTION_SLOTS = {"CONV_2D": (3, 4, 5), "DEPTHWISE_CONV_2D": (4, 5, 6)}
@@ -45,6 +31,7 @@ _LEAST_INPUTS = {
     "CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "ADD": 2, "RELU": 1, "ABS": 1,
     "LOGISTIC": 1, "CONCATENATION": 1, "SPLIT": 2, "PAD": 2,
 }  # fmt: skip
+_MOST_DIMENSIONS = 16  # runtimes take 8 at most
 # Of a tensor.
 _SHAPE_SLOT, _SIGNATURE_SLOT = 0, 7
 
@@ -82,6 +69,18 @@ class Tensor:
         """The (first) zero point, of unsigned bytes: Mesa moves int8 tensors by 128."""
         return (self.zero_points[0] if self.zero_points else 0) + 128 * self.is_signed
 
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes its values take; 0 where the type has no fixed size, or the shape is nonsense."""
+        return -(-self.elements * TYPE_BITS.get(self.dtype, 0) // 8)
+
+    @property
+    def elements(self) -> int:
+        """How many values its shape has room for; 0 where the shape is nonsense."""
+        if len(self.shape) > _MOST_DIMENSIONS or min(self.shape, default=1) < 0:
+            return 0
+        return math.prod(self.shape)
+
     def signed_values(self) -> NDArray[np.int64]:
         """Return a constant's bytes less its zero point, in the tensor's shape.
 
@@ -106,6 +105,7 @@ class Operation:
         axis: of a concatenation; None elsewhere.
         same: whether a convolution pads as SAME does (else VALID).
         strides: of a convolution: rows, columns.
+        custom: name of a custom operation, whose kind is ``CUSTOM``.
     """
 
     index: int
@@ -118,11 +118,49 @@ class Operation:
     axis: int | None = None
     same: bool = False
     strides: tuple[int, int] = (1, 1)
+    custom: str = ""
 
     @property
     def name(self) -> str:
         """Name for findings: kind and place."""
         return f"operation {self.index} ({self.kind})"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A whole model, as far as it is read here.
+
+    Attributes:
+        schema: version of the file's schema; runtimes take 3 alone.
+        operations: of the main graph, in their order.
+        inputs, outputs: of the main graph, in their order.
+        graphs: how many the file has; those behind the first belong to IF, WHILE and CALL_ONCE.
+    """
+
+    schema: int
+    operations: tuple[Operation, ...]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    graphs: int
+
+
+def read_model(model: bytes, *, what: str = "the model") -> Model:
+    """Return a model; a tensor is one object, wherever it is named.
+
+    Raises:
+        UserError: as ``read_graph``.
+    """
+
+    def whole(table: Table) -> Model:
+        graph, tensors = _graph_and_tensors(table)
+        inputs, outputs = (
+            tuple(tensors[number] for number in graph.vector(slot, "Int32")) for slot in (1, 2)
+        )
+        operations = tuple(_operations(table, graph, tensors))
+        graphs = len(table.tables(2))
+        return Model(table.number(0, "Uint32"), operations, inputs, outputs, graphs)
+
+    return _read(model, what, whole)
 
 
 def read_file(path: Path) -> list[Operation]:
@@ -272,7 +310,11 @@ def _graph_and_tensors(model: Table) -> tuple[Table, list[Tensor]]:
 
 def _operations(model: Table, graph: Table, tensors: list[Tensor]) -> Iterator[Operation]:
     codes = [
-        (max(code.number(0, "Int8"), code.number(3, "Int32")), code.number(2, "Int32", 1))
+        (
+            max(code.number(0, "Int8"), code.number(3, "Int32")),
+            code.number(2, "Int32", 1),
+            code.text(1),
+        )
         for code in model.tables(1)
     ]
 
@@ -280,7 +322,7 @@ def _operations(model: Table, graph: Table, tensors: list[Tensor]) -> Iterator[O
         return tuple(tensors[number] if number >= 0 else None for number in numbers)
 
     for index, operator in enumerate(graph.tables(3)):
-        code, version = codes[operator.number(0, "Uint32")]
+        code, version, custom = codes[operator.number(0, "Uint32")]
         kind = OPERATIONS.get(code, f"builtin {code}")
         inputs, outputs = named(operator.vector(1, "Int32")), named(operator.vector(2, "Int32"))
         least = _LEAST_INPUTS.get(kind, 0)
@@ -300,7 +342,7 @@ def _operations(model: Table, graph: Table, tensors: list[Tensor]) -> Iterator[O
         else:
             slot = _AXIS_SLOT.get(kind)
             axis = options.number(slot, "Int32") if options and slot is not None else None
-            yield Operation(index, kind, version, inputs, outputs, axis=axis)
+            yield Operation(index, kind, version, inputs, outputs, axis=axis, custom=custom)
 
 
 def _tensor(table: Table, buffers: list[bytes]) -> Tensor:
@@ -311,7 +353,7 @@ def _tensor(table: Table, buffers: list[bytes]) -> Tensor:
     return Tensor(
         name=name,
         shape=table.vector(_SHAPE_SLOT, "Int32"),
-        dtype=_TYPES.get(table.number(1, "Int8"), "another type"),
+        dtype=TYPES.get(table.number(1, "Int8"), "another type"),
         scales=quantisation.vector(2, "Float32") if quantisation else (),
         zero_points=quantisation.vector(3, "Int64") if quantisation else (),
         data=buffers[buffer] or None,

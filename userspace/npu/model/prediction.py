@@ -7,6 +7,7 @@ Pure, and made on the host before anything is deployed. ``judge.py`` compares it
 from __future__ import annotations
 
 import functools
+import math
 import re
 import struct
 import tomllib
@@ -30,6 +31,8 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     before: str
     source: str
     operations: dict[str, tuple[str, ...]]
+    compared: tuple[str, ...] = ()
+    """Versions of Mesa whose real library decided the same."""
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,6 +57,17 @@ class Prediction:
     def why(self, index: int) -> str:
         """Return why an operation is refused; "" where it is not."""
         return next((why for number, _, why in self.refused if number == index), "")
+
+
+NO_RULE = "no rule"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why an operation is not taken: the first condition of ``rules.toml`` that fails, or ``NO_RULE``."""
+
+    condition: str
+    why: str
 
 
 @functools.cache
@@ -81,9 +95,9 @@ def predict(graph: Sequence[Operation], rules: Rules) -> Prediction:
     """Return which operations of a graph are taken under rules, and why the others are not."""
     taken, refused = [], []
     for operation in graph:
-        why = _why_not(operation, rules)
-        if why:
-            refused.append((operation.index, operation.kind, why))
+        refusal = refusal_of(operation, rules)
+        if refusal:
+            refused.append((operation.index, operation.kind, refusal.why))
         else:
             taken.append(operation.index)
     return Prediction(tuple(taken), tuple(refused), rules.source)
@@ -94,15 +108,16 @@ def _series(version: str) -> tuple[int, ...]:
     return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
 
 
-def _why_not(operation: Operation, rules: Rules) -> str:
+def refusal_of(operation: Operation, rules: Rules) -> Refusal | None:
+    """Return what keeps an operation from being taken under rules; None where it is taken."""
     conditions = rules.operations.get(operation.kind)
     if conditions is None:
-        return f"the {rules.driver} driver has no {operation.kind}"
+        return Refusal(NO_RULE, f"the {rules.driver} driver has no {operation.kind}")
     for name in conditions:
         why = _CONDITIONS[name](operation)
         if why:
-            return why
-    return ""
+            return Refusal(name, why)
+    return None
 
 
 def _are(what: str) -> str:
@@ -152,7 +167,8 @@ def _relu6_range(operation: Operation) -> str:
     end = _RANGE_ENDS.get(output.dtype) if output else None
     if output is None or end is None:
         return f"its output is {output.dtype if output else 'missing'}, with a fused RELU6"
-    for scale, zero_point in zip(output.scales, output.zero_points, strict=True):
+    # A broken file may have more of the one than of the other.
+    for scale, zero_point in zip(output.scales, output.zero_points, strict=False):
         # In float32, as the C code has it.
         highest = _float32(_float32(end - zero_point) * _float32(scale))
         if highest > 6.0:
@@ -161,7 +177,10 @@ def _relu6_range(operation: Operation) -> str:
 
 
 def _float32(value: float) -> float:
-    return float(struct.unpack("<f", struct.pack("<f", value))[0])
+    try:
+        return float(struct.unpack("<f", struct.pack("<f", value))[0])
+    except OverflowError:
+        return math.copysign(math.inf, value)
 
 
 def _no_dilation(operation: Operation) -> str:

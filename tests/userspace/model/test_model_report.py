@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: MIT
+"""What a model's report says: figures, what is taken and why not, partitions, advice, known faults."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bsp.base.errors import UserError
+from bsp.base.output import json_text
+from tests.support.rule_cases import cases
+from userspace.npu.model import report_document, report_text
+from userspace.npu.model.graph import Model, Operation, Tensor, read_model
+from userspace.npu.model.partitions import partitions
+from userspace.npu.model.report import Facts, report
+from userspace.npu.model.tflite_file import CUSTOM, Operator, conv, softmax, write_model
+from userspace.npu.model.tflite_file import Tensor as FileTensor
+from userspace.npu.validate import models
+from virtual.gates.build import build
+from virtual.gates.cases import RELU, RELU6, VALID, Case
+
+assets = pytest.mark.skipif(
+    "NPU_BSP_ASSETS" not in os.environ, reason="needs the real models: set NPU_BSP_ASSETS"
+)
+
+
+def facts_of(folder: Path, content: bytes, **flags: str) -> Facts:
+    file = folder / "model.tflite"
+    file.write_bytes(content)
+    return report(file, **flags)
+
+
+def of_case(folder: Path, case: Case, **flags: str) -> Facts:
+    return facts_of(folder, build(case).model, **flags)
+
+
+def answer(facts: Facts) -> str:
+    return report_document.verdict(facts).answer
+
+
+# --- figures -----------------------------------------------------------------------------------
+
+
+@assets
+@pytest.mark.parametrize(
+    ("name", "millions", "taken", "total"),
+    [
+        ("mobilenet_v1_1.0_224_quant", 569, 28, 31),
+        ("mobilenet_v1_0.25_128_quant", 14, 28, 31),
+        ("mobilenet_v2_1.0_224_quant", 301, 63, 66),
+    ],
+)
+def test_mobilenets_have_the_multiplications_of_their_papers(
+    name: str, millions: int, taken: int, total: int
+) -> None:
+    facts = report(models.find(name, "model").path, mesa="25.0.7")
+    found = report_document.document(facts)
+    assert round(found["model"]["macs"] / 1e6) == millions
+    assert found["verdict"]["answer"] == "fits"
+    assert (found["drivers"][0]["taken"], found["drivers"][0]["operations"]) == (taken, total)
+    assert found["known_faults"] == []
+    # The average pool before the last convolution splits it in two.
+    assert [len(each["operations"]) for each in found["partitions"]] == [taken - 1, 1]
+
+
+def test_figures_of_small_operations(tmp_path: Path) -> None:
+    plain = Case("conv", 8, 6, 4, 10, kernel=3)
+    assert of_case(tmp_path, plain).macs == (8 * 6 * 10 * 3 * 3 * 4,)
+    assert of_case(tmp_path, replace(plain, stride=2)).macs == (4 * 3 * 10 * 3 * 3 * 4,)
+    depthwise = of_case(tmp_path, Case("depthwise", 8, 6, 5, 5, kernel=3))
+    assert depthwise.macs == (8 * 6 * 5 * 9,)
+    connected = of_case(tmp_path, Case("fully-connected", 1, 1, 64, 10))
+    assert connected.macs == (640,)
+    assert connected.parameters == (640 + 4 * 10,)
+    assert of_case(tmp_path, Case("relu")).macs == (0,)
+
+
+def test_inputs_and_outputs(tmp_path: Path) -> None:
+    found = report_document.document(facts_of(tmp_path, models.tiny().path.read_bytes()))
+    assert found["inputs"] == [
+        {
+            "name": "input",
+            "shape": [1, 32, 32, 3],
+            "type": "uint8",
+            "scale": 1 / 128,
+            "zero_point": 128,
+        }
+    ]
+    assert [(each["shape"], each["zero_point"]) for each in found["outputs"]] == [([1, 10], 0)]
+    assert found["model"]["numbers"] == "uint8"
+    assert found["model"]["weights"] == "per tensor"
+    assert found["estimate_ms"] is None
+    assert found["runs"] == []
+
+
+# --- taken, partitions -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(cases()))
+def test_each_operation_that_is_not_taken_has_a_reason(name: str, tmp_path: Path) -> None:
+    found = report_document.document(facts_of(tmp_path, cases()[name][0]))
+    for row in found["operations"]:
+        assert set(row["taken"]) == {"etnaviv 25.0.7", "etnaviv 26.1.6", "etnaviv 26.2.6"}
+        assert all(value is True or value for value in row["taken"].values())
+    in_partitions = {
+        (each["mesa"], index) for each in found["partitions"] for index in each["operations"]
+    }
+    assert in_partitions == {
+        (mesa.split()[1], row["index"])
+        for row in found["operations"]
+        for mesa, taken in row["taken"].items()
+        if taken is True
+    }
+
+
+def _tensor(name: str, size: int = 10) -> Tensor:
+    return Tensor(name, (1, size), "uint8", (0.1,), (0,))
+
+
+def _chain(
+    links: Sequence[tuple[Sequence[int], int]], inputs: int, outputs: Sequence[int]
+) -> Model:
+    """A model of operations (tensors that go in, one that comes out); the first tensors are its inputs."""
+    tensors = [_tensor(f"t{number}") for number in range(inputs + len(links))]
+    operations = tuple(
+        Operation(index, "ADD", 1, tuple(tensors[each] for each in sources), (tensors[sink],))
+        for index, (sources, sink) in enumerate(links)
+    )
+    return Model(
+        3, operations, tuple(tensors[:inputs]), tuple(tensors[each] for each in outputs), 1
+    )
+
+
+def test_one_that_is_not_taken_in_the_middle_makes_two_partitions() -> None:
+    model = _chain([([0], 1), ([1], 2), ([2], 3)], 1, [3])
+    found = partitions(model, {0, 2})
+    assert [each.operations for each in found] == [(0,), (2,)]
+    assert [(each.bytes_in, each.bytes_out) for each in found] == [(10, 10), (10, 10)]
+
+
+def test_branches_that_wait_for_nothing_run_together() -> None:
+    # 0 -> (1 on the CPU, 2 on the NPU); 2 does not wait for 1, 3 waits for both.
+    model = _chain([([0], 1), ([1], 2), ([1], 3), ([2, 3], 4)], 1, [4])
+    found = partitions(model, {0, 2, 3})
+    assert [each.operations for each in found] == [(0, 2), (3,)]
+    assert [tensor.name for tensor in found[0].outputs] == ["t1", "t3"]
+
+
+def test_an_output_inside_a_partition_leaves_it() -> None:
+    model = _chain([([0], 1), ([1], 2)], 1, [1, 2])
+    (found,) = partitions(model, {0, 1})
+    assert [tensor.name for tensor in found.outputs] == ["t1", "t2"]
+
+
+def test_operations_in_a_circle_are_in_no_partition() -> None:
+    model = _chain([([2], 1), ([1], 2)], 1, [2])
+    assert partitions(model, {0, 1}) == []
+
+
+# --- advice ------------------------------------------------------------------------------------
+
+
+def _model(
+    kind: str = "uint8", weights: str = "", *, options: tuple[tuple[str, int, float], ...] = ()
+) -> bytes:
+    scale = 0.1 if kind != "float32" else 0.0
+    weights = weights or kind
+    tensors = [
+        FileTensor("in", (1, 8, 8, 4), kind, scale, 0),
+        FileTensor(
+            "w", (8, 3, 3, 4), weights, 0.1 * (weights != "float32"), 0, np.ones((8, 3, 3, 4))
+        ),
+        FileTensor("b", (8,), "int32", 0.01, 0, np.zeros(8)),
+        FileTensor("out", (1, 8, 8, 8), kind, scale, 0),
+    ]
+    operator = conv((0, 1, 2), 3, stride=1)
+    operator = replace(operator, options=operator.options + options, version=2)
+    return write_model(tensors, [operator], inputs=[0], outputs=[3], description="x")
+
+
+@pytest.mark.parametrize(
+    ("kind", "weights", "numbers"),
+    [("float32", "", "float"), ("float32", "int8", "dynamic range")],
+)
+def test_float_models_are_to_be_quantised(
+    kind: str, weights: str, numbers: str, tmp_path: Path
+) -> None:
+    facts = facts_of(tmp_path, _model(kind, weights))
+    assert (facts.numbers.kind, answer(facts)) == (numbers, "change it first")
+    assert "representative_dataset" in facts.advice[0].how
+    assert "quantise" in report_text.text(facts).splitlines()[0] + report_text.text(facts)
+
+
+def test_dilation(tmp_path: Path) -> None:
+    facts = facts_of(tmp_path, _model(options=(("int32", 4, 2), ("int32", 5, 2))))
+    assert "without dilation" in facts.by_operation[0]
+
+
+def test_activation_beyond_six(tmp_path: Path) -> None:
+    facts = facts_of(tmp_path, cases()["conv relu6 beyond"][0])
+    assert any("range end at 6" in each for each in facts.by_operation)
+
+
+def _operators(*names: tuple[int, str]) -> bytes:
+    tensors = [FileTensor(f"t{number}", (1, 4, 4), "uint8", 0.1, 0) for number in range(8)]
+    operators = [
+        Operator(code, (index, index), (index + 1,), 0, custom=custom)
+        for index, (code, custom) in enumerate(names)
+    ]
+    return write_model(tensors, operators, inputs=[0], outputs=[len(names)], description="x")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([(126, ""), (25, ""), (126, "")], "other hardware"),
+        ([(16, "")], "other hardware"),
+        ([(CUSTOM, "edgetpu-custom-op")], "other hardware"),
+        ([(CUSTOM, "FlexErf")], "change it first"),
+        ([(CUSTOM, "my\x1b[31mop")], "change it first"),
+        ([(209, "")], "change it first"),
+    ],
+)
+def test_models_for_something_else(names: list[tuple[int, str]], said: str, tmp_path: Path) -> None:
+    facts = facts_of(tmp_path, _operators(*names))
+    assert answer(facts) == said
+    text = report_text.text(facts)
+    assert said in text.splitlines()[0]
+    assert text.isprintable() or not any(each < " " and each != "\n" for each in text)
+
+
+# --- known faults ------------------------------------------------------------------------------
+
+
+CONV = Case("conv", 16, 24, 16, 16)
+DEPTHWISE = Case("depthwise", 16, 16, 16, 16, kernel=3)
+
+
+@pytest.mark.parametrize(
+    ("case", "wrong"),
+    [
+        (CONV, ""),
+        (replace(CONV, stride=2), ""),
+        (replace(CONV, dtype="int8"), "a311d 25.0.7, a311d 26.1.6, a311d 26.2.6"),
+        (replace(CONV, activation=RELU6, scales=(0.0005, 1.0)), "a311d 26.1.6, a311d 26.2.6"),
+        (replace(CONV, activation=RELU), ""),
+        (replace(CONV, kernel=3, height=20, width=12), "a311d 25.0.7, imx8mp 25.0.7"),
+        (replace(CONV, kernel=3, height=1, width=7),
+         "a311d 26.1.6, a311d 26.2.6, imx8mp 26.1.6, imx8mp 26.2.6"),
+        (replace(CONV, kernel=2, stride=2, height=8, width=8, padding=VALID),
+         "a311d 25.0.7, a311d 26.1.6, a311d 26.2.6"),
+        (DEPTHWISE, ""),
+        (replace(DEPTHWISE, stride=2), ""),
+        (replace(DEPTHWISE, stride=2, height=17, width=17), "both"),
+        (replace(DEPTHWISE, stride=2, height=5, width=5), ""),
+        (replace(DEPTHWISE, channels=3, outputs=3), "imx8mp 25.0.7, imx8mp 26.1.6, imx8mp 26.2.6"),
+        (Case("residual", 8, 8, 16, zero_points=(110, 90, 100)), "a311d 26.1.6, a311d 26.2.6"),
+        (Case("add", 8, 8, 64, zero_points=(0, 255, 128)), "a311d 25.0.7, imx8mp 25.0.7"),
+        (Case("split", 8, 8, 24), "both"),
+    ],
+    ids=lambda value: value.name if isinstance(value, Case) else "",
+)  # fmt: skip
+def test_what_the_findings_say_is_wrong(case: Case, wrong: str, tmp_path: Path) -> None:
+    facts = of_case(tmp_path, case)
+    found = {(npu, version.mesa) for version in facts.versions for npu, _, _ in version.faults}
+    if wrong == "both":
+        wrong = ", ".join(
+            f"{npu} {mesa}" for npu in facts.npus for mesa in ("25.0.7", "26.1.6", "26.2.6")
+        )
+    assert ", ".join(" ".join(each) for each in sorted(found)) == wrong
+
+
+# --- flags -------------------------------------------------------------------------------------
+
+
+def test_flags_narrow_it_down(tmp_path: Path) -> None:
+    facts = of_case(tmp_path, CONV, npu="virtual:imx8mp", mesa="25.0.7-2, 24.2.8")
+    assert facts.npus == ("imx8mp",)
+    assert [version.mesa for version in facts.versions] == ["25.0.7-2", "24.2.8"]
+    assert "not known" in report_text.text(facts)  # nobody swept 24.2
+
+
+@pytest.mark.parametrize(
+    "flags", [{"npu": "rk3588"}, {"mesa": "25.2"}, {"mesa": "none"}, {"mesa": "26.3.0"}]
+)
+def test_what_there_are_no_rules_for(flags: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        of_case(tmp_path, CONV, **flags)
+    assert "--" in caught.value.hint
+
+
+# --- bad input ---------------------------------------------------------------------------------
+
+
+def _reported(content: bytes, folder: Path) -> None:
+    with contextlib.suppress(UserError):
+        facts = facts_of(folder, content)
+        text = report_text.text(facts)
+        assert not any(each < " " and each != "\n" for each in text)
+        assert max(map(len, text.splitlines())) <= 80
+        json.loads(json_text(report_document.document(facts)))
+
+
+@pytest.fixture(scope="module")
+def good() -> bytes:
+    return build(Case("residual", 8, 8, 16)).model
+
+
+@given(data=st.data())
+@settings(
+    max_examples=300, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_a_hostile_model_ends_in_a_report_or_an_error(
+    data: Any, good: bytes, tmp_path: Path
+) -> None:
+    content = bytearray(good)
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(8, len(content) - 5))
+        content[place : place + 4] = data.draw(
+            st.one_of(st.binary(min_size=4, max_size=4), st.sampled_from([b"\xff" * 4, b"\0" * 4]))
+        )
+    _reported(bytes(content[: data.draw(st.integers(8, len(content)))]), tmp_path)
+    _reported(bytes(content), tmp_path)
+
+
+def test_vectors_that_lie_over_one_another_are_refused() -> None:
+    sources = list(range(2)) * 20_000
+    tensors = [FileTensor(f"t{number}", (1, 4), "uint8", 0.1, 0) for number in range(3)]
+    one = Operator(2, tuple(sources), (2,), 0)
+    content = write_model(tensors, [one] * 60, inputs=[0], outputs=[2], description="x")
+    assert len(read_model(content).operations) == 60
+    shared = _shared_inputs(operators=2000)
+    with pytest.raises(UserError, match="overlap"):
+        read_model(shared)
+
+
+def _shared_inputs(operators: int) -> bytes:
+    """Make a small file whose many operators all have the same long vector of inputs."""
+    from userspace.npu.model.tflite_file import _Writer
+
+    writer = _Writer()
+    builder = writer.builder
+    tensor = writer.table([("offset", 0, writer.numbers([1], "int32")), ("int8", 1, 3)])
+    inputs = writer.numbers([0] * 20_000, "int32")
+    outputs = writer.numbers([0], "int32")
+    made = [writer.table([("offset", 1, inputs), ("offset", 2, outputs)]) for _ in range(operators)]
+    graph = writer.table([
+        ("offset", 0, writer.offsets([tensor])), ("offset", 1, outputs), ("offset", 2, outputs),
+        ("offset", 3, writer.offsets(made)),
+    ])  # fmt: skip
+    code = writer.table([("int8", 0, 2)])
+    buffer = writer.table([])
+    table = writer.table([
+        ("uint32", 0, 3), ("offset", 1, writer.offsets([code])), ("offset", 2, writer.offsets([graph])),
+        ("offset", 4, writer.offsets([buffer])),
+    ])  # fmt: skip
+    builder.Finish(table, file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+def test_a_model_without_operations_and_one_of_another_schema(tmp_path: Path) -> None:
+    tensors = [FileTensor("in", (1, 4), "uint8", 0.1, 0)]
+    with pytest.raises(UserError, match="no operations"):
+        facts_of(tmp_path, write_model(tensors, [], inputs=[0], outputs=[0], description="x"))
+    content = write_model(
+        [*tensors, FileTensor("out", (1, 4), "uint8", 0.1, 0)],
+        [softmax(0, 1)], inputs=[0], outputs=[1], description="x",
+    )  # fmt: skip
+    root = int.from_bytes(content[:4], "little")
+    table = root - int.from_bytes(content[root : root + 4], "little", signed=True)
+    place = root + int.from_bytes(content[table + 4 : table + 6], "little")
+    assert content[place] == 3
+    with pytest.raises(UserError, match="schema version 4"):
+        facts_of(tmp_path, content[:place] + b"\4" + content[place + 1 :])

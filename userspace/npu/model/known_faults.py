@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: MIT
+"""Operations that Mesa's Etnaviv driver takes and is known to compute wrongly, as conditions.
+
+Most are in docs/findings. They come from runs of small models on the virtual NPUs with Mesa 25.0.7, 26.1.6
+and 26.2.6; no board has confirmed them here but where the page says so. Other versions are not known. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from .graph import Operation, Tensor
+from .summary import data_of, output_of, weights_of
+
+A311D, IMX8MP = "a311d", "imx8mp"
+NPUS = (A311D, IMX8MP)
+"""NPUs that were swept, as the SoCs are named."""
+_BOTH = NPUS
+_ALL, _SINCE_26 = ("25.0", "26.1", "26.2"), ("26.1", "26.2")
+_CORES = 8  # of the A311D's NPU
+_CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What of an operation's tensors the NPU has from itself, and what goes back to the CPU.
+
+    Attributes:
+        from_cpu: ids of tensors that come from the CPU or the application.
+        to_cpu: ids of tensors that go there.
+    """
+
+    from_cpu: Collection[int]
+    to_cpu: Collection[int]
+
+
+Condition = Callable[[Operation, Surroundings], bool]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A kind of operation that comes out wrong.
+
+    Attributes:
+        what: what happens, in words that follow the operation's name.
+        page: in docs/findings, "" where there is none yet.
+        npus, series: where.
+        way_out: what to change in the model, or to take instead.
+    """
+
+    what: str
+    page: str
+    npus: tuple[str, ...]
+    series: tuple[str, ...]
+    condition: Condition
+    way_out: str
+
+
+def is_swept(mesa: str) -> bool:
+    """Whether faults of this Mesa are known."""
+    return _series(mesa) in _ALL
+
+
+def faults_of(operation: Operation, where: Surroundings, npu: str, mesa: str) -> list[Fault]:
+    """Return what is known to be wrong with an operation that the driver takes."""
+    return [
+        fault
+        for fault in _FAULTS
+        if npu in fault.npus and _series(mesa) in fault.series and fault.condition(operation, where)
+    ]
+
+
+def _series(mesa: str) -> str:
+    return ".".join(mesa.split(".")[:2])
+
+
+def _size(tensor: Tensor | None) -> tuple[int, int, int]:
+    """Return rows, columns and channels of a picture; 0, 0, 0 of anything else."""
+    if tensor is None or len(tensor.shape) != 4:
+        return 0, 0, 0
+    return tensor.shape[1], tensor.shape[2], tensor.shape[3]
+
+
+def _kernel(operation: Operation) -> tuple[int, int]:
+    rows, columns, _ = _size(weights_of(operation))
+    return rows, columns
+
+
+def _input(operation: Operation) -> tuple[int, int, int]:
+    return _size(data_of(operation))
+
+
+def _is_stride_2(operation: Operation, *kinds: str) -> bool:
+    return operation.kind in (kinds or _CONVOLUTIONS) and operation.strides == (2, 2)
+
+
+def _float(operation: Operation, _: Surroundings) -> bool:
+    return any(
+        tensor and tensor.dtype.startswith("float")
+        for tensor in (data_of(operation), output_of(operation))
+    )
+
+
+def _add_bias(operation: Operation, _: Surroundings) -> bool:
+    first = data_of(operation)
+    return operation.kind == "ADD" and first is not None and first.is_bytes and first.zero_point > 0
+
+
+def _add_int8(operation: Operation, _: Surroundings) -> bool:
+    first = data_of(operation)
+    return operation.kind == "ADD" and first is not None and first.is_signed
+
+
+def _add_of_inputs(operation: Operation, where: Surroundings) -> bool:
+    sources = operation.inputs[:2]
+    return operation.kind == "ADD" and all(id(tensor) in where.from_cpu for tensor in sources)
+
+
+def _add_int8_of_inputs(operation: Operation, where: Surroundings) -> bool:
+    return _add_int8(operation, where) and _add_of_inputs(operation, where)
+
+
+def _pointwise_relu6(operation: Operation, _: Surroundings) -> bool:
+    channels, outputs = _input(operation)[2], _size(output_of(operation))[2]
+    return (
+        operation.kind == "CONV_2D" and operation.activation == "RELU6"
+        and _kernel(operation) == (1, 1) and channels > 1 and outputs > _CORES
+    )  # fmt: skip
+
+
+def _height_one(operation: Operation, where: Surroundings) -> bool:
+    rows, columns, channels = _size(output_of(operation))
+    return (
+        operation.kind in _CONVOLUTIONS and rows == 1 and columns > 1 and channels > 1
+        and id(output_of(operation)) in where.to_cpu
+    )  # fmt: skip
+
+
+def _depthwise_odd(operation: Operation, _: Surroundings) -> bool:
+    rows, columns, _channels = _input(operation)
+    return (
+        _is_stride_2(operation, "DEPTHWISE_CONV_2D") and operation.same
+        # 3 and 5 columns are right: Mesa's CI passes mobiledet076 and 079 on boards.
+        and rows % 2 == 1 and columns % 2 == 1 and columns not in (3, 5)
+    )  # fmt: skip
+
+
+def _depthwise_narrow(operation: Operation, _: Surroundings) -> bool:
+    return _is_stride_2(operation, "DEPTHWISE_CONV_2D") and _input(operation)[1] in (6, 7)
+
+
+def _two_by_two_same(operation: Operation, _: Surroundings) -> bool:
+    rows, columns, _channels = _input(operation)
+    return (
+        _is_stride_2(operation, "CONV_2D") and operation.same and _kernel(operation) == (2, 2)
+        and (rows % 2 == 1 or columns % 2 == 1)
+    )  # fmt: skip
+
+
+def _two_by_two_order(operation: Operation, _: Surroundings) -> bool:
+    return (
+        _is_stride_2(operation, "CONV_2D") and not operation.same
+        and _kernel(operation) == (2, 2) and _size(output_of(operation))[2] > _CORES
+    )  # fmt: skip
+
+
+def _one_size_odd(operation: Operation, _: Surroundings) -> bool:
+    rows, columns, _channels = _input(operation)
+    return (
+        _is_stride_2(operation) and operation.same and max(_kernel(operation)) > 1
+        and rows % 2 != columns % 2
+    )  # fmt: skip
+
+
+def _few_columns(operation: Operation, _: Surroundings) -> bool:
+    return _is_stride_2(operation, "CONV_2D") and _input(operation)[1] in (4, 5)
+
+
+def _depthwise_few_channels(operation: Operation, _: Surroundings) -> bool:
+    return operation.kind == "DEPTHWISE_CONV_2D" and 2 <= _input(operation)[2] <= 5
+
+
+def _int8_weights(operation: Operation, _: Surroundings) -> bool:
+    weights = weights_of(operation)
+    return weights is not None and weights.is_signed
+
+
+def _connected_int8(operation: Operation, _: Surroundings) -> bool:
+    data = data_of(operation)
+    return operation.kind == "FULLY_CONNECTED" and data is not None and data.is_signed
+
+
+def _depthwise_two(operation: Operation, _: Surroundings) -> bool:
+    return (
+        _is_stride_2(operation, "DEPTHWISE_CONV_2D") and operation.same and _input(operation)[1] == 2
+    )  # fmt: skip
+
+
+def _stride_3(operation: Operation, _: Surroundings) -> bool:
+    return operation.kind in _CONVOLUTIONS and max(operation.strides) > 2
+
+
+def _kernel_7(operation: Operation, _: Surroundings) -> bool:
+    return operation.kind == "CONV_2D" and operation.same and max(_kernel(operation)) >= 7
+
+
+def _grouped(operation: Operation, _: Surroundings) -> bool:
+    own = _size(weights_of(operation))[2]
+    return operation.kind == "CONV_2D" and 0 < own < _input(operation)[2]
+
+
+def _multiplier(operation: Operation, _: Surroundings) -> bool:
+    outputs = _size(output_of(operation))[2]
+    return operation.kind == "DEPTHWISE_CONV_2D" and outputs > _input(operation)[2] > 0
+
+
+def _pad_int8(operation: Operation, _: Surroundings) -> bool:
+    data = data_of(operation)
+    return operation.kind == "PAD" and data is not None and data.is_signed
+
+
+def _connected_4d(operation: Operation, _: Surroundings) -> bool:
+    data = data_of(operation)
+    return operation.kind == "FULLY_CONNECTED" and data is not None and len(data.shape) == 4
+
+
+def _connected_picture(operation: Operation, where: Surroundings) -> bool:
+    rows, columns, _channels = _input(operation)
+    return _connected_4d(operation, where) and rows * columns > 1
+
+
+def _split_alone(operation: Operation, where: Surroundings) -> bool:
+    if operation.kind != "SPLIT":
+        return False
+    ends = (*(id(t) in where.to_cpu for t in operation.outputs),)
+    source = operation.inputs[1] if len(operation.inputs) > 1 else None
+    return any(ends) or id(source) in where.from_cpu
+
+
+def _portrait(operation: Operation, _: Surroundings) -> bool:
+    rows, columns, _channels = _input(operation)
+    return operation.kind in _CONVOLUTIONS and max(_kernel(operation)) > 1 and rows > columns
+
+
+def _one_channel(operation: Operation, _: Surroundings) -> bool:
+    _rows, columns, channels = _input(operation)
+    return (
+        operation.kind == "CONV_2D" and channels == 1 and _kernel(operation)[1] > 3
+        and 0 < columns <= 64 and operation.strides == (1, 1)
+    )  # fmt: skip
+
+
+_SIZES = "choose an input size for which this layer's input is even"
+_UINT8 = "convert the model to uint8 instead of int8, or take an i.MX 8M Plus"
+_ADD_MESA = "take Mesa 25.0.7 (Debian trixie), or an i.MX 8M Plus"
+_FAULTS = (
+    Fault("is taken though it is float, and comes out as garbage", "", _BOTH, _ALL, _float,
+          "quantise the model"),
+    Fault("has its bias corrected by stray bytes: all sums are off", "add-bias.md", (A311D,),
+          _SINCE_26, _add_bias, _ADD_MESA),
+    Fault("of int8: all sums are off", "older.md", (A311D,), _ALL, _add_int8, _UINT8),
+    Fault("of two tensors that the CPU hands over: sums or their order are wrong", "older.md", _BOTH,
+          ("25.0",), _add_of_inputs, "take Mesa 26.1 or later on an i.MX 8M Plus"),
+    Fault("of two int8 tensors that the CPU hands over: operands are mixed up", "older.md",
+          (IMX8MP,), _SINCE_26, _add_int8_of_inputs, "convert the model to uint8"),
+    Fault("is 1x1 with RELU6, and gets its coefficients in another order", "pointwise-relu6.md",
+          (A311D,), _SINCE_26, _pointwise_relu6,
+          "take Mesa 25.0.7, or train with RELU in place of RELU6"),
+    Fault("has an output of height 1 that stays channel by channel", "height-one.md", _BOTH,
+          _SINCE_26, _height_one, "take Mesa 25.0.7, or give it a height above 1"),
+    Fault("is depthwise of stride 2 on odd sizes: no border at top and left", "older.md", _BOTH, _ALL,
+          _depthwise_odd, _SIZES),
+    Fault("is depthwise of stride 2 on 6 or 7 columns: it reads unfolded pixels", "older.md", (A311D,),
+          _ALL, _depthwise_narrow, "choose another input size"),
+    Fault("is 2x2 of stride 2 on odd sizes: a border at the wrong side", "older.md", _BOTH,
+          ("25.0", "26.1"), _two_by_two_same, f"take Mesa 26.2, or {_SIZES}"),
+    Fault("is 2x2 of stride 2: its coefficients and descriptor disagree", "older.md", (A311D,), _ALL,
+          _two_by_two_order, "use a 3x3 kernel"),
+    Fault("has stride 2, and one of two sizes is odd: paddings are swapped", "older.md", _BOTH,
+          _ALL, _one_size_odd, _SIZES),
+    Fault("has stride 2 on 4 or 5 columns: shares of the cores are wrong", "older.md", _BOTH, _SINCE_26,
+          _few_columns, "choose another input size, or Mesa 25.0.7"),
+    Fault("is depthwise of 2 to 5 channels: the delegate crashes (seen with 3)", "older.md", (IMX8MP,),
+          _ALL, _depthwise_few_channels, "use an ordinary convolution, or more channels"),
+    Fault("has int8 weights, which are taken for unsigned ones", "older.md", (A311D,), _ALL,
+          _int8_weights, _UINT8),
+    Fault("is of int8: its zero points are wrong", "older.md", (IMX8MP,), ("25.0",), _connected_int8,
+          "take Mesa 26.1 or later, or convert the model to uint8"),
+    Fault("is depthwise of stride 2 on 2 columns: a border at the wrong side", "", _BOTH, ("25.0",),
+          _depthwise_two, "choose another input size"),
+    Fault("has a stride above 2", "", _BOTH, _ALL, _stride_3, "use stride 1 or 2"),
+    Fault("has a kernel of 7 or more with padding SAME", "", _BOTH, _ALL, _kernel_7,
+          "use kernels of 3 or 5"),
+    Fault("is grouped: its weights have fewer channels than its input", "", _BOTH, _ALL, _grouped,
+          "split it into ordinary convolutions, or train with one group"),
+    Fault("is depthwise with a multiplier: more channels come out than go in", "", _BOTH, _ALL,
+          _multiplier, "use multiplier 1 and a 1x1 convolution"),
+    Fault("of int8 fills the border with another value than zero", "", _BOTH, ("25.0",), _pad_int8,
+          "pad inside the convolution, or take Mesa 26.1 or later"),
+    Fault("has an input of four dimensions, which is taken for another one", "", _BOTH, ("25.0",),
+          _connected_4d, "put a RESHAPE to two dimensions before it"),
+    Fault("has a picture as input, whose values come in another order", "", _BOTH, _SINCE_26,
+          _connected_picture, "use a convolution with a kernel of the picture's size instead"),
+    Fault("is a SPLIT whose parts or source belong to the CPU: wrong order", "older.md", _BOTH,
+          _ALL, _split_alone, "keep SPLIT between two convolutions"),
+    Fault("works on a portrait image: rows and columns are swapped", "older.md", _BOTH, ("25.0",),
+          _portrait, "turn the input by 90 degrees, or take Mesa 26.1 or later"),
+    Fault("has a kernel wider than 3 and one channel: taps come in another order", "older.md",
+          (A311D,), _ALL, _one_channel, "use a 3x3 kernel, or three equal channels"),
+)  # fmt: skip

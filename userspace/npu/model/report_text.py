@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: MIT
+"""A model's report as text of at most 80 columns: the answer, what to do, then the details."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from bsp.base.output import table
+from bsp.base.words import counted, filled
+
+from . import known_faults
+from .graph import Tensor
+from .report import Facts
+from .report_document import NO_ESTIMATE, percent, verdict
+from .shown import shown
+from .summary import output_of
+
+_WIDTH = 80
+_NO_ESTIMATE = NO_ESTIMATE[0].upper() + NO_ESTIMATE[1:]
+_MOST_NAMED = 6
+_MOST_DIMENSIONS = 6
+_NAME_COLUMNS = 26
+
+
+def text(facts: Facts) -> str:
+    """Return the report."""
+    found = verdict(facts)
+    head = [
+        _line(f"{shown(facts.path.name, 60)}: {found.answer}: {found.why}"),
+        _line(
+            f"{facts.numbers.text}; {counted(len(facts.macs), 'operation')}, "
+            f"{count(sum(facts.macs))} multiplications, {count(facts.parameters_bytes)} bytes of parameters"
+        ),
+    ]
+    parts = [
+        "\n".join(head),
+        _versions(facts),
+        _section("What to do", _advice(facts)),
+        _section("Known to come out wrong (seen on virtual NPUs; docs/findings)", _faults(facts)),
+        _section("Left to the CPU", _refused(facts)),
+        _ends(facts),
+        _operations(facts),
+        _line(
+            "This is what the rules and known faults say; nothing was run. To run it: "
+            f"./inv smoke-test label_image --npu virtual:{facts.npus[0]} --model FILE. {_NO_ESTIMATE}."
+        ),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def count(number: int) -> str:
+    """Return a number in four characters or so: 1234, 56.8 k, 569 M."""
+    if number < 10_000:
+        return str(number)
+    for unit in ("k", "M", "G", "T"):
+        number_in_unit = number / 1000 ** ("kMGT".index(unit) + 1)
+        if number_in_unit < 1000 or unit == "T":
+            break
+    return f"{number_in_unit:.3g} {unit}" if number_in_unit < 1000 else "many"
+
+
+def _line(words: str, rest: str = "  ") -> str:
+    return filled(words, _WIDTH, rest=rest)
+
+
+def _section(title: str, lines: Sequence[str]) -> str:
+    return "\n".join([f"{title}:", *lines]) if lines else ""
+
+
+def _item(words: str) -> str:
+    return filled(words, _WIDTH, first="- ", rest="  ")
+
+
+def _versions(facts: Facts) -> str:
+    rows = []
+    for version in facts.versions:
+        known = known_faults.is_swept(version.mesa)
+        wrong = ", ".join(
+            f"{npu} {len({index for index, _ in version.faults_on(npu)})}" for npu in facts.npus
+        )
+        rows.append(
+            [
+                version.name,
+                f"{len(version.taken)}/{len(facts.macs)}",
+                percent(facts.share(version)),
+                str(len(version.partitions)),
+                str(version.crossings),
+                f"{count(version.bytes_across)}",
+                wrong if known else "not known",
+            ]
+        )
+    share = "macs" if sum(facts.macs) else "of all"
+    header = ["driver, Mesa", "taken", share, "parts", "crossings", "bytes", "known wrong"]
+    return table(header, rows)
+
+
+def _advice(facts: Facts) -> list[str]:
+    if facts.elsewhere:
+        return [_item(f"run it elsewhere: {facts.elsewhere}")]
+    return [_item(f"{each.what}{_places(each.operations)}: {each.how}") for each in facts.advice]
+
+
+def _faults(facts: Facts) -> list[str]:
+    found: dict[tuple[str, str, str], dict[str, None]] = {}
+    places: dict[tuple[str, str, str], set[int]] = {}
+    for version in facts.versions:
+        for npu, index, fault in version.faults:
+            key = (facts.model.operations[index].kind, fault.what, fault.way_out)
+            found.setdefault(key, {})[f"{npu} {version.mesa}"] = None
+            places.setdefault(key, set()).add(index)
+    return [
+        _item(f"{kind}{_places(sorted(places[key]))} {what}. On {', '.join(where)}: {way_out}")
+        for key, where in found.items()
+        for kind, what, way_out in [key]
+    ]
+
+
+def _refused(facts: Facts) -> list[str]:
+    found: dict[tuple[str, str], dict[int, list[str]]] = {}
+    for version in facts.versions:
+        for index, refusal in enumerate(version.refusals):
+            if refusal:
+                key = (facts.model.operations[index].kind, refusal.why)
+                found.setdefault(key, {}).setdefault(index, []).append(version.mesa)
+    lines = []
+    for (kind, why), by_index in found.items():
+        versions = sorted({name for names in by_index.values() for name in names})
+        alone = "" if len(versions) == len(facts.versions) else f" (Mesa {', '.join(versions)})"
+        lines.append(_item(f"{kind}{_places(sorted(by_index))}: {shown(why, 200)}{alone}"))
+    return lines
+
+
+def _places(indices: Sequence[int]) -> str:
+    if not indices:
+        return ""
+    named = ", ".join(map(str, indices[:_MOST_NAMED]))
+    more = len(indices) - _MOST_NAMED
+    return f" ({named}{f' and {more} more' if more > 0 else ''})"
+
+
+def _ends(facts: Facts) -> str:
+    rows = [
+        [
+            what,
+            shown(tensor.name, _NAME_COLUMNS),
+            _shape(tensor.signature or tensor.shape),
+            tensor.dtype,
+            _scale(tensor),
+        ]
+        for what, tensors in (("input", facts.model.inputs), ("output", facts.model.outputs))
+        for tensor in tensors
+    ]
+    return table(["", "name", "shape", "type", "scale, zero point"], rows) if rows else ""
+
+
+def _scale(tensor: Tensor) -> str:
+    if not tensor.scales:
+        return "not quantised"
+    if len(tensor.scales) > 1:
+        return f"{len(tensor.scales)} scales"
+    return f"{tensor.scales[0]:.6g}, {tensor.zero_points[0] if tensor.zero_points else 0}"
+
+
+def _shape(shape: Iterable[int]) -> str:
+    sizes = [str(each) for each in shape]
+    if len(sizes) > _MOST_DIMENSIONS:
+        return f"{len(sizes)} dimensions"
+    return "x".join(sizes) or "scalar"
+
+
+def _operations(facts: Facts) -> str:
+    rows = []
+    for each in facts.model.operations:
+        output = output_of(each)
+        taken = [version.mesa for version in facts.versions if version.refusals[each.index] is None]
+        runs = "NPU" if taken else "CPU"
+        if 0 < len(taken) < len(facts.versions):
+            runs = f"NPU with {', '.join(taken)}"
+        rows.append(
+            [
+                str(each.index),
+                shown(f"{each.kind} {each.custom}".strip(), _NAME_COLUMNS),
+                _shape(output.shape) if output else "none",
+                count(facts.macs[each.index]),
+                count(facts.parameters[each.index]),
+                runs,
+            ]
+        )
+    return table(["#", "operation", "output", "macs", "parameters", "runs on"], rows)
