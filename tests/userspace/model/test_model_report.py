@@ -23,6 +23,7 @@ from userspace.npu.model import report_document, report_text
 from userspace.npu.model.graph import Model, Operation, Tensor, read_model
 from userspace.npu.model.partitions import partitions
 from userspace.npu.model.report import Facts, report
+from userspace.npu.model.summary import macs
 from userspace.npu.model.tflite_file import CUSTOM, Operator, conv, softmax, write_model
 from userspace.npu.model.tflite_file import Tensor as FileTensor
 from userspace.npu.validate import models
@@ -366,6 +367,28 @@ def _shared_inputs(operators: int) -> bytes:
     ])  # fmt: skip
     builder.Finish(table, file_identifier=b"TFL3")
     return bytes(builder.Output())
+
+
+def test_weights_without_a_shape_multiply_nothing() -> None:
+    scalar = Tensor("w", (), "uint8", (0.1,), (0,), b"\1")
+    model = _chain([([0], 1)], 1, [1])
+    operation = replace(
+        model.operations[0],
+        kind="FULLY_CONNECTED",
+        inputs=(*model.operations[0].inputs, scalar),
+    )
+    assert macs(operation) == 0
+
+
+def test_a_long_name_or_shape_keeps_to_the_width(tmp_path: Path) -> None:
+    name = "a\x1b]0;title\x07" + "b" * 100
+    source = FileTensor(name, (100_000,) * 6, "uint8", 1e-38, 1 << 60)
+    content = write_model(
+        [source, FileTensor("out", (1, 4), "uint8", 0.1, 0)],
+        [softmax(0, 1)], inputs=[0], outputs=[1], description="x",
+    )  # fmt: skip
+    _reported(content, tmp_path)
+    facts_of(tmp_path, content)
 
 
 def test_a_model_without_operations_and_one_of_another_schema(tmp_path: Path) -> None:

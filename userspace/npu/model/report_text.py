@@ -18,8 +18,9 @@ from .summary import output_of
 _WIDTH = 80
 _NO_ESTIMATE = NO_ESTIMATE[0].upper() + NO_ESTIMATE[1:]
 _MOST_NAMED = 6
-_MOST_DIMENSIONS = 6
-_NAME_COLUMNS = 26
+_NAME_COLUMNS = 20
+_SHAPE_COLUMNS = 18
+_NUMBER_COLUMNS = 14
 
 
 def text(facts: Facts) -> str:
@@ -158,14 +159,14 @@ def _scale(tensor: Tensor) -> str:
         return "not quantised"
     if len(tensor.scales) > 1:
         return f"{len(tensor.scales)} scales"
-    return f"{tensor.scales[0]:.6g}, {tensor.zero_points[0] if tensor.zero_points else 0}"
+    zero_point = str(tensor.zero_points[0] if tensor.zero_points else 0)
+    return f"{tensor.scales[0]:.6g}, {shown(zero_point, _NUMBER_COLUMNS)}"
 
 
 def _shape(shape: Iterable[int]) -> str:
     sizes = [str(each) for each in shape]
-    if len(sizes) > _MOST_DIMENSIONS:
-        return f"{len(sizes)} dimensions"
-    return "x".join(sizes) or "scalar"
+    text = "x".join(sizes) or "scalar"
+    return text if len(text) <= _SHAPE_COLUMNS else f"{len(sizes)} dimensions"
 
 
 def _operations(facts: Facts) -> str:
@@ -186,4 +187,4 @@ def _operations(facts: Facts) -> str:
                 runs,
             ]
         )
-    return table(["#", "operation", "output", "macs", "parameters", "runs on"], rows)
+    return table(["#", "operation", "output", "macs", "bytes", "runs on"], rows)

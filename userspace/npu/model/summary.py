@@ -74,7 +74,7 @@ def macs(operation: Operation) -> int:
         inner = math.prod(data.shape[-2:]) // rows if rows > 0 and len(data.shape) <= 8 else 0
         return output.elements * max(inner, 0)
     # Of nonsense shapes nothing is computed.
-    if weights is None or not weights.elements or not output.elements:
+    if weights is None or not weights.shape or not weights.elements or not output.elements:
         return 0
     shape = weights.shape
     if operation.kind == "FULLY_CONNECTED":
