@@ -53,8 +53,9 @@ def test(
     """Run the tests. Example: ./inv test --fast."""
     tier = "not slow and not full" if fast else "" if full else "not full"
     flags = [*(["-m", tier] if tier else []), *(["-k", select] if select else [])]
-    if fast:  # each test has folders and servers of its own; the slow ones share boards
-        flags += ["-n", "auto"]
+    # Each test has folders and servers of its own; tests/conftest.py says which of the slow ones share a
+    # board, and puts the longest first.
+    flags += ["-n", "auto", *([] if fast else ["--dist", "loadgroup", "--no-loadscope-reorder"])]
     return _tool("pytest", *flags, *([f"--durations={durations}"] if durations else []))
 
 

@@ -27,6 +27,20 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say what one process runs where several share the tests (``--dist loadgroup``), longest first.
+
+    What boots QEMU shares the boards of a session, so it stays together; so does a file, for its
+    fixtures' sake.
+    """
+    groups = {item: "boards" if "system" in item.path.parts else item.path.stem for item in items}
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+    slow = {group for item, group in groups.items() if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (groups[item] != "boards", groups[item] not in slow))
+
+
 @dataclass(frozen=True)
 class StartedBoard:
     """A virtual board that was started: how long that took, and how busy this machine was before."""
