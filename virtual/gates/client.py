@@ -34,6 +34,7 @@ def run_model(module: Any, library: str, request: dict[str, Any]) -> dict[str, A
     os.environ.update(request["environment"])
     resolver = module.OpResolverType
     delegates = [module.load_delegate(library)] if request["delegate"] else []
+    began = time.perf_counter()
     interpreter = module.Interpreter(
         model_path=request["model"],
         experimental_delegates=delegates,
@@ -41,7 +42,15 @@ def run_model(module: Any, library: str, request: dict[str, Any]) -> dict[str, A
         num_threads=1,
     )
     interpreter.allocate_tensors()
-    nodes = [node["op_name"] for node in interpreter._get_ops_details()]
+    load_s = time.perf_counter() - began
+    nodes = [
+        {
+            "op_name": node["op_name"],
+            "inputs": [int(tensor) for tensor in node["inputs"]],
+            "outputs": [int(tensor) for tensor in node["outputs"]],
+        }
+        for node in interpreter._get_ops_details()
+    ]
     with numpy.load(request["inputs"]) as inputs:
         for number, details in enumerate(interpreter.get_input_details()):
             interpreter.set_tensor(details["index"], inputs[f"arr_{number}"])
@@ -52,8 +61,10 @@ def run_model(module: Any, library: str, request: dict[str, Any]) -> dict[str, A
     numpy.savez(request["outputs"], *outputs)
     return {
         "status": "ran",
-        "partitions": sum("delegate" in name.lower() for name in nodes),
+        "partitions": sum("delegate" in node["op_name"].lower() for node in nodes),
         "seconds": seconds,
+        "load_s": load_s,
+        "nodes": nodes,
     }
 
 

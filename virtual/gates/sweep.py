@@ -115,8 +115,11 @@ class _Witnessed(Attempt):
 
 
 @contextlib.contextmanager
-def runner(delegate: Delegate, *, timeout_s: float = 120.0) -> Iterator[Runner]:
+def runner(delegate: Delegate, *, timeout_s: float = 120.0, warm: bool = True) -> Iterator[Runner]:
     """Provide a started client for a block.
+
+    Args:
+        warm: let it run a small model first: many later ones then take less time.
 
     Raises:
         InfrastructureError: it does not start, or packages cannot be had.
@@ -145,7 +148,7 @@ def runner(delegate: Delegate, *, timeout_s: float = 120.0) -> Iterator[Runner]:
     ):
         made = Runner(process, Path(folder), timeout_s)
         try:
-            made.start()
+            made.start(warm=warm)
             yield made
         finally:
             process.kill()
@@ -161,12 +164,12 @@ class Runner:
         self._number = 0
         self._operands: dict[int, Inputs] = {}
 
-    def start(self) -> None:
+    def start(self, *, warm: bool = True) -> None:
         """Wait until the client takes requests."""
         if self._line(_START_TIMEOUT_S) != b"ready\n":
             said = (self._folder / "log").read_text(encoding="utf-8", errors="replace")
             raise InfrastructureError(f"the arm64 client did not start: {said.strip()[-2000:]}")
-        for npu in identity_names():
+        for npu in identity_names() if warm else ():
             self._warm_up(build(_WARM_UP), npu)
 
     def _warm_up(self, built: BuiltModel, npu: str) -> None:

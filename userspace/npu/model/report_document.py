@@ -10,6 +10,7 @@ from bsp.base.words import counted
 
 from .graph import Tensor
 from .report import Facts, Version
+from .run import BAD, CRASHES, GOOD, HANGS, Run
 from .summary import output_of
 
 FITS, PARTLY, WRONG = "fits", "partly", "comes out wrong"
@@ -44,26 +45,66 @@ def verdict(facts: Facts) -> Verdict:
     if sum(facts.macs):
         why += f" and {percent(facts.share(version))} of the multiplications"
     why += f" go to the NPU with Mesa {version.mesa}"
+    run = run_of(facts, version, npu)
+    if run and run.status in BAD:
+        return Verdict(WRONG, f"{why}; run on a virtual {npu}, {_ended(run)}")
     wrong = {index for index, _ in version.faults_on(npu)}
-    if wrong:
+    # What is known to come out wrong in general, and did not here, is told further below.
+    if wrong and not (run and run.status in GOOD):
         are = "is" if len(wrong) == 1 else "are"
         return Verdict(WRONG, f"{why}; {len(wrong)} of them {are} known to come out wrong on {npu}")
     if facts.share(version) < _HARDLY_ANY:
         return Verdict(CHANGE, why)
-    others = [name for name in facts.npus if version.faults_on(name)]
+    others = [name for name in facts.npus if name != npu and _is_wrong(facts, version, name)]
     if others:
         why += f"; on {npu} (not on {', '.join(others)}, where some come out wrong)"
     return Verdict(FITS if facts.share(version) >= _NEARLY_ALL else PARTLY, why)
 
 
-def best(facts: Facts) -> tuple[Version, str]:
-    """Return the Mesa and the NPU that do best: most multiplications right, then least that is wrong."""
+def run_of(facts: Facts, version: Version, npu: str) -> Run | None:
+    """Return the run with a Mesa on an NPU; None where there is none that says anything."""
+    return next(
+        (
+            run
+            for run in facts.runs
+            if (run.mesa, run.npu) == (version.mesa, npu) and run.status in (*BAD, *GOOD)
+        ),
+        None,
+    )
 
-    def right(pair: tuple[Version, str]) -> tuple[int, int, int]:
+
+def _is_wrong(facts: Facts, version: Version, npu: str) -> bool:
+    run = run_of(facts, version, npu)
+    return run.status in BAD if run else bool(version.faults_on(npu))
+
+
+def _ended(run: Run) -> str:
+    if run.status == CRASHES:
+        return "the driver crashes"
+    if run.status == HANGS:
+        return "the driver hangs"
+    if run.first_wrong is None:
+        return f"{run.different} of {run.values} values come out wrong"
+    each = run.operations[run.first_wrong]
+    return f"it comes out wrong from operation {each.index} ({each.operation}) on"
+
+
+def best(facts: Facts) -> tuple[Version, str]:
+    """Return the Mesa and the NPU that do best: most multiplications right, then least that is wrong.
+
+    Where it was run and came out wrong, nothing counts as right.
+    """
+
+    def right(pair: tuple[Version, str]) -> tuple[int, int, int, int]:
         version, npu = pair
+        run = run_of(facts, version, npu)
+        if run:
+            taken = version.taken if run.status in GOOD else ()
+            return bool(taken), sum(facts.macs[index] for index in taken), bool(taken), 0
         wrong = {index for index, _ in version.faults_on(npu)}
         good = [index for index in version.taken if index not in wrong]
-        return sum(facts.macs[index] for index in good), bool(good) - len(wrong), -len(wrong)
+        macs = sum(facts.macs[index] for index in good)
+        return True, macs, bool(good) - len(wrong), -len(wrong)
 
     return max(((each, npu) for each in facts.versions for npu in facts.npus), key=right)
 
@@ -117,7 +158,9 @@ def document(facts: Facts) -> dict[str, Any]:
         ],
         "estimate_ms": None,
         "estimate_why": NO_ESTIMATE,
-        "runs": [],
+        "runs": [run.document() for run in facts.runs],
+        "inputs_given": list(facts.given),
+        "not_run": facts.not_run,
     }
 
 
