@@ -37,7 +37,7 @@ from userspace.npu.model.run import (
     RunRequest,
     looks,
 )
-from userspace.npu.model.summary import weights_of
+from userspace.npu.model.summary import macs, weights_of
 from userspace.npu.validate.runner import delegated
 
 from ..gates import sweep
@@ -236,6 +236,7 @@ def _operations(model: Model, ledger: Ledger, taken: set[int]) -> tuple[Operatio
                 entry.written_bytes,
                 entry.coefficient_bytes,
                 len(weights.data) if weights and weights.data else 0,
+                macs(each),
             )
         )
     return tuple(found)

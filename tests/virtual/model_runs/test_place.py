@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 
 from bsp.base.project import PROJECT
+from userspace.npu.model.estimate import calibration_of
+from userspace.npu.model.given import given
 from userspace.npu.model.graph import read_model
 from userspace.npu.model.run import MOVED, RIGHT, WRONG, RunRequest
+from userspace.npu.validate import models
 from virtual.gates.build import build
 from virtual.gates.cases import Case
 from virtual.model_runs.ledger import Entry
@@ -73,3 +76,19 @@ def test_the_command_runs_a_model_and_says_what_is_wrong(tmp_path: Path) -> None
     assert (run["status"], run["first_wrong"]) == (WRONG, 0)
     assert run["operations"][0]["jobs"] >= 1
     assert document["verdict"]["answer"] == "comes out wrong"
+
+
+@pytest.mark.full
+@pytest.mark.network
+@pytest.mark.parametrize("npu", ["a311d", "imx8mp"])
+def test_jobs_and_bytes_are_those_of_the_calibration(npu: str) -> None:
+    known = calibration_of(npu)
+    assert known
+    for name in ("mobilenet_v1_1.0_224_quant", "mobilenet_v2_1.0_224_quant"):
+        model = models.find(name, "model").path.read_bytes()
+        values, _ = given(model)
+        (run,) = VirtualNpus().run(RunRequest(model, values, "25.0.7", (npu,)))
+        (point,) = (each for each in known.points if each.model == name)
+        assert (run.status, run.jobs, run.macs, run.moved_bytes) == (
+            RIGHT, point.jobs, point.macs, point.bytes,
+        )  # fmt: skip

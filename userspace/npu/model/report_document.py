@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from bsp.base.words import counted
 
+from .estimate import Estimate, estimate
 from .graph import Tensor
 from .report import Facts, Version
 from .run import BAD, CRASHES, GOOD, HANGS, Run
@@ -16,7 +18,7 @@ from .summary import output_of
 FITS, PARTLY, WRONG = "fits", "partly", "comes out wrong"
 CHANGE, ELSEWHERE = "change it first", "other hardware"
 _NEARLY_ALL, _HARDLY_ANY = 0.9, 0.01
-NO_ESTIMATE = "no calibration, no estimate: nothing here says how fast a board would be"
+NO_ESTIMATE = "it was not run with the Mesa and on the NPU that do best: no run, no estimate"
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ def best(facts: Facts) -> tuple[Version, str]:
 def document(facts: Facts) -> dict[str, Any]:
     """Return the report as plain data."""
     answer = verdict(facts)
+    guess = best_estimate(facts)
     return {
         "model": {
             "path": str(facts.path),
@@ -156,12 +159,47 @@ def document(facts: Facts) -> dict[str, Any]:
             for version in facts.versions
             for npu, index, fault in version.faults
         ],
-        "estimate_ms": None,
-        "estimate_why": NO_ESTIMATE,
-        "runs": [run.document() for run in facts.runs],
+        "estimate_ms": _milliseconds(guess),
+        "estimate_why": guess if isinstance(guess, str) else guess.how,
+        "runs": [_run(facts, run) for run in facts.runs],
         "inputs_given": list(facts.given),
         "not_run": facts.not_run,
     }
+
+
+def best_estimate(facts: Facts) -> Estimate | str:
+    """Return the time with the Mesa and the NPU that do best, or why there is none."""
+    version, npu = best(facts)
+    run = run_of(facts, version, npu)
+    return estimate(run) if run else NO_ESTIMATE
+
+
+def compile_ratios(facts: Facts) -> dict[tuple[str, str], float]:
+    """Return how many times as long each Mesa compiles as the first that ran, by NPU and Mesa."""
+    first: dict[str, float] = {}
+    found = {}
+    for run in sorted(facts.runs, key=lambda each: _version_order(each.mesa)):
+        if run.load_s > 0:
+            found[run.npu, run.mesa] = run.load_s / first.setdefault(run.npu, run.load_s)
+    return found
+
+
+def _version_order(mesa: str) -> list[int]:
+    return [int(word) for word in re.findall(r"\d+", mesa)]
+
+
+def _run(facts: Facts, run: Run) -> dict[str, Any]:
+    guess = estimate(run)
+    ratio = compile_ratios(facts).get((run.npu, run.mesa))
+    return run.document() | {
+        "estimate_ms": _milliseconds(guess),
+        "estimate_why": guess if isinstance(guess, str) else guess.how,
+        "compile_ratio": round(ratio, 2) if ratio else None,
+    }
+
+
+def _milliseconds(guess: Estimate | str) -> dict[str, float] | None:
+    return None if isinstance(guess, str) else guess.document()
 
 
 def percent(share: float) -> str:

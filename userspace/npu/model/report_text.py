@@ -9,17 +9,18 @@ from bsp.base.output import table
 from bsp.base.words import counted, filled
 
 from . import known_faults
+from .estimate import estimate
 from .graph import Tensor
 from .report import Facts
-from .report_document import NO_ESTIMATE, percent, verdict
+from .report_document import compile_ratios, percent, verdict
 from .run import WRONG, Run
 from .shown import shown
 from .summary import output_of
 
 _WIDTH = 80
-_NO_ESTIMATE = NO_ESTIMATE[0].upper() + NO_ESTIMATE[1:]
 _MOST_NAMED = 6
 _MOST_HEAVY = 5
+_SAME_TIME = 0.25
 _NAME_COLUMNS = 20
 _SHAPE_COLUMNS = 18
 _NUMBER_COLUMNS = 14
@@ -127,7 +128,7 @@ def _runs(facts: Facts) -> str:
         for words in (run.why, run.note, _first_wrong(run), _odd(run)):
             if words:
                 lines.append(_item(f"{run.npu} {run.mesa}: {shown(words, 400)}"))
-    lines += _heavy(facts)
+    lines += [*_heavy(facts), *_times(facts), *_compiling(facts)]
     return "\n".join(lines)
 
 
@@ -164,13 +165,47 @@ def _heavy(facts: Facts) -> list[str]:
     return [_item(f"{run.npu} {run.mesa}: most bytes are moved by {words}")] if words else []
 
 
+def _times(facts: Facts) -> list[str]:
+    """How long an inference may take, of each NPU once: of the first run that tells."""
+    lines, told = [], set()
+    for run in facts.runs:
+        guess = estimate(run)
+        if run.npu in told or (isinstance(guess, str) and run is not facts.runs[0]):
+            continue
+        told.add(run.npu)
+        if isinstance(guess, str):
+            lines.append(_item(f"{run.npu} {run.mesa}: no estimate of time: {guess}"))
+            continue
+        on_cpu = sum(facts.macs) - run.macs
+        cpu = f"; without {count(on_cpu)} multiplications on the CPU" if on_cpu > 0 else ""
+        lines.append(
+            _item(
+                f"{run.npu} {run.mesa}: about {guess.likely_ms:g} ms an inference, between "
+                f"{guess.low_ms:g} and {guess.high_ms:g}{cpu}: {guess.how}"
+            )
+        )
+    return lines
+
+
+def _compiling(facts: Facts) -> list[str]:
+    slower = [
+        f"{mesa} on {npu} {ratio:.1f} times"
+        for (npu, mesa), ratio in compile_ratios(facts).items()
+        if abs(ratio - 1) > _SAME_TIME
+    ]
+    if not slower:
+        return []
+    words = f"compiling at load, by CPU time, beside the oldest Mesa here: {', '.join(slower)}"
+    return [_item(words)]
+
+
 def _last_words(facts: Facts) -> str:
     said = [
         "Run on emulated NPUs: silicon has the last word."
         if facts.runs
         else "This is what the rules and known faults say.",
         f"{facts.not_run[0].upper()}{facts.not_run[1:]}." if facts.not_run else "",
-        f"{_NO_ESTIMATE}.",
+        "" if facts.runs else "No run, no estimate of time.",
     ]
     return " ".join(filter(None, said))
 

@@ -31,6 +31,7 @@ class OperationRun:
         different: values that differ, of ``values``; largest: by how many steps at most.
         jobs, read_bytes, written_bytes, coefficient_bytes: of the jobs that were submitted for it.
         weights_bytes: its weights in the model; coefficient_bytes hold these, coded.
+        macs: its multiplications, as the model has them.
     """
 
     index: int
@@ -44,6 +45,7 @@ class OperationRun:
     written_bytes: int = 0
     coefficient_bytes: int = 0
     weights_bytes: int = 0
+    macs: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Run:
             ``refused`` (nothing was taken), or ``not run``.
         first_wrong: index of the first operation with wrong values; None where none is known.
         hardware_error: by how many steps predicted silicon differs from TFLite within one operation.
-        load_s: how long the delegate took to compile the model, under emulation: to compare Mesas only.
+        load_s: CPU time in which the delegate compiled the model, under emulation: to compare Mesas only.
     """
 
     npu: str
@@ -103,6 +105,11 @@ class Run:
         return self.nn_jobs + self.tp_jobs
 
     @property
+    def macs(self) -> int:
+        """Multiplications of the operations that the NPU runs, as the model has them."""
+        return sum(each.macs for each in self.operations if each.status != CPU)
+
+    @property
     def moved_bytes(self) -> int:
         """All bytes that an inference reads and writes."""
         return self.read_bytes + self.written_bytes
@@ -114,7 +121,7 @@ class Run:
 
     def document(self) -> dict[str, Any]:
         """The same as plain data."""
-        found = asdict(self) | {"jobs": self.jobs}
+        found = asdict(self) | {"jobs": self.jobs, "macs": self.macs}
         for each, plain in zip(self.operations, found["operations"], strict=True):
             plain["bytes_share"] = round(self.share(each), 6)
         return found
