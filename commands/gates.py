@@ -18,7 +18,7 @@ from .face import command
         "against": "version, suite or file known to be good: report what changed",
         "npu": "virtual:a311d, virtual:imx8mp or all",
         "silicon": "run Mesa's own tests, and compare with its lists of results from real boards",
-        "quick": "about 60 generated models and one MobileNet in place of hundreds and three; "
+        "quick": "about 115 generated models and one MobileNet in place of hundreds and three; "
         "with --silicon an eighth of the tests",
         "timeout": "seconds for one model",
     }

@@ -3,24 +3,22 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from userspace.npu.model.tflite_file import SAME, VALID, Operator, Tensor, write_model
+from userspace.npu.model.tflite_file import SAME, VALID, Tensor, write_model
 
-from .cases import PADDED, PHOTO, PLAIN, RELU, RELU6, Case
+from .cases import PADDED, PLAIN, RELU, RELU6, Case
+from .graphs import GRAPHS
+from .maker import WEIGHT_SCALE, Maker
 
 # TensorFlow's schema.fbs: enum BuiltinOperator, union BuiltinOptions, enum ActivationFunctionType.
 _ACTIVATIONS = {PLAIN: 0, RELU: 1, RELU6: 3}
 _ADD, _CONCATENATION, _CONV, _DEPTHWISE, _CONNECTED = (0, 11), (2, 10), (3, 1), (4, 2), (9, 8)
 _LOGISTIC, _RELU, _PAD, _SPLIT, _ABS = (14, 0), (19, 0), (34, 22), (49, 35), (101, 78)
-_RELU6_RANGE = 6.0
-_WEIGHT_SCALE = 0.004
-_STEPS = 255
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class BuiltModel:
 def build(case: Case) -> BuiltModel:
     """Return the model of a case; the same bytes each time."""
     maker = _Maker(case)
-    {
+    single = {
         "conv": maker.convolution,
         "depthwise": maker.convolution,
         "add": maker.add,
@@ -51,7 +49,11 @@ def build(case: Case) -> BuiltModel:
         "relu": maker.unary,
         "abs": maker.unary,
         "logistic": maker.unary,
-    }[case.operation]()
+    }
+    if case.operation in GRAPHS:
+        GRAPHS[case.operation](maker)
+    else:
+        single[case.operation]()
     model = write_model(
         maker.tensors,
         maker.operators,
@@ -59,99 +61,12 @@ def build(case: Case) -> BuiltModel:
         outputs=maker.outputs,
         description=case.name,
     )
-    inputs = tuple(maker.pixels(maker.tensors[number].shape) for number in maker.inputs)
+    inputs = tuple(maker.pixels(maker.tensors[number]) for number in maker.inputs)
     return BuiltModel(case, model, inputs, tuple(maker.tensors))
 
 
-class _Maker:
-    def __init__(self, case: Case) -> None:
-        self.case = case
-        self.rng = np.random.default_rng(zlib.crc32(case.name.encode()))
-        self.tensors: list[Tensor] = []
-        self.operators: list[Operator] = []
-        self.inputs: list[int] = []
-        self.outputs: list[int] = []
-
-    # --- tensors; zero points are those of unsigned bytes
-
-    def tensor(
-        self,
-        shape: tuple[int, ...],
-        scale: float,
-        zero_point: int,
-        data: NDArray[Any] | None = None,
-    ) -> int:
-        moved = 128 if self.case.dtype == "int8" else 0
-        content = None if data is None else (data.astype(np.int16) - moved)
-        name = f"tensor_{len(self.tensors)}"
-        self.tensors.append(
-            Tensor(name, shape, self.case.dtype, scale, zero_point - moved, content)
-        )
-        return len(self.tensors) - 1
-
-    def numbers(self, values: NDArray[Any], scale: float = 0.0) -> int:
-        self.tensors.append(
-            Tensor(f"tensor_{len(self.tensors)}", values.shape, "int32", scale, 0, values)
-        )
-        return len(self.tensors) - 1
-
-    def image(self, zero_point: int | None = None, scale: float | None = None) -> int:
-        case = self.case
-        number = self.tensor(
-            (1, case.height, case.width, case.channels),
-            case.scales[0] if scale is None else scale,
-            case.zero_points[0] if zero_point is None else zero_point,
-        )
-        self.inputs.append(number)
-        return number
-
-    def pixels(self, shape: tuple[int, ...]) -> NDArray[Any]:
-        """Noise, or what photos are like: smooth areas, edges, and a little noise."""
-        if self.case.source == PHOTO and len(shape) == 4:
-            _, height, width, channels = shape
-            y, x = np.mgrid[0:height, 0:width]
-            waves = self.rng.uniform(0.02, 0.3, (channels, 2))
-            phases = self.rng.uniform(0, 6, channels)
-            values = np.stack(
-                [
-                    np.sin(a * y + b * x + phase)
-                    for (a, b), phase in zip(waves, phases, strict=True)
-                ],
-                axis=-1,
-            )
-            values = 128 + 90 * values + self.rng.normal(0, 4, values.shape)
-            values[y > 0.7 * height] *= 0.4
-            found: NDArray[Any] = np.clip(values, 0, 255).astype(np.uint8)[None]
-        else:
-            found = self.rng.integers(0, 256, shape).astype(np.uint8)
-        if self.case.dtype == "int8":
-            found = (found ^ 0x80).view(np.int8)
-        return found
-
-    # --- operations
-
-    def weights(self, shape: tuple[int, ...], taps: int) -> tuple[int, float, float]:
-        """Add weights; return their tensor, the spread of a sum of ``taps`` products, and its mean."""
-        zero_point = self.case.zero_points[1]
-        reach = max(20, min(zero_point, 255 - zero_point))
-        values = np.clip(self.rng.integers(-reach, reach + 1, shape) + zero_point, 0, 255)
-        if self.case.sparse:
-            values[self.rng.random(shape) < self.case.sparse] = zero_point
-        number = self.tensor(shape, _WEIGHT_SCALE, zero_point, values)
-        offset = values - zero_point
-        spread = max(float(np.square(offset).mean()) ** 0.5, 1.0) * 100 * taps**0.5
-        mean = float(offset.mean()) * (127.5 - self.case.zero_points[0]) * taps
-        return number, spread, mean
-
-    def result(self, shape: tuple[int, ...], spread: float) -> int:
-        """Add an output whose scale makes sums of this spread fill a byte."""
-        scale = self.case.scales[0] * _WEIGHT_SCALE * spread / 45 * self.case.scales[1]
-        zero_point = self.case.zero_points[2]
-        if self.case.activation == RELU6:
-            # Teflon takes RELU6 only where the byte's own range ends at 6 or below.
-            zero_point = min(zero_point, 128)
-            scale = min(scale, _RELU6_RANGE / (_STEPS - zero_point) * 0.999)
-        return self.tensor(shape, scale, zero_point)
+class _Maker(Maker):
+    """Models of one operation, and of an ADD behind two convolutions."""
 
     def convolution(self) -> None:
         case = self.case
@@ -181,13 +96,6 @@ class _Maker:
             slots += [("int32", 3, 1), ("int8", 4, _ACTIVATIONS[case.activation])]
         self.operator(_CONV if dense else _DEPTHWISE, (source, weights, bias), (sink,), slots)
         self.outputs = [sink]
-
-    def bias(self, count: int, spread: float, mean: float) -> int:
-        reach = int(spread) + 1
-        # What brings sums to where the output's zero point lets them be seen.
-        wanted = (127.5 - self.case.zero_points[2]) / 45 * spread * self.case.scales[1]
-        values = self.rng.integers(-reach, reach, count) + round(wanted - mean)
-        return self.numbers(values, self.case.scales[0] * _WEIGHT_SCALE)
 
     def connected(self) -> None:
         case = self.case
@@ -222,9 +130,9 @@ class _Maker:
         weights, spread, mean = self.weights((channels, 1, 1, channels), channels)
         scale = self.tensors[source].scale
         values = self.rng.integers(-int(spread), int(spread), channels) - round(mean)
-        bias = self.numbers(values, scale * _WEIGHT_SCALE)
+        bias = self.numbers(values, scale * WEIGHT_SCALE)
         shape = (1, case.height, case.width, channels)
-        sink = self.tensor(shape, scale * _WEIGHT_SCALE * spread / 45, zero_point)
+        sink = self.tensor(shape, scale * WEIGHT_SCALE * spread / 45, zero_point)
         slots = (("int8", 0, SAME), ("int32", 1, 1), ("int32", 2, 1), ("int8", 3, 0))
         self.operator(_CONV, (source, weights, bias), (sink,), slots)
         self.case = wanted
@@ -277,12 +185,3 @@ class _Maker:
         code = {"relu": _RELU, "abs": _ABS, "logistic": _LOGISTIC}[case.operation]
         self.operator(code, (source,), (sink,), ())
         self.outputs = [sink]
-
-    def operator(
-        self,
-        code: tuple[int, int],
-        inputs: tuple[int, ...],
-        outputs: tuple[int, ...],
-        slots: Any,
-    ) -> None:
-        self.operators.append(Operator(code[0], inputs, outputs, code[1], tuple(slots)))

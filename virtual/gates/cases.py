@@ -11,6 +11,29 @@ PLAIN, RELU, RELU6 = "none", "relu", "relu6"
 PADDED, VALID = "same", "valid"
 NOISE, PHOTO = "noise", "photo"
 
+_GRAPH_KINDS = {
+    "head": "reshape of a convolution",
+    "flat": "reshape of a convolution to a row",
+    "heads": "heads of a detector",
+    "branch": "tensor for NPU and CPU",
+    "handed-out": "tensor read and handed out",
+    "readers": "tensor of several readers",
+    "joined": "concatenation of convolutions",
+    "parted": "split between convolutions",
+    "grouped": "convolution in groups",
+    "multiplied": "depthwise with a multiplier",
+    "connected-4d": "fully-connected of four dimensions",
+    "connected-relu": "fully-connected with relu",
+    "connected-without-bias": "fully-connected without bias",
+    "sub": "sub",
+    "difference": "sub of convolutions",
+    "sum-relu": "add of convolutions with relu",
+    "float-add": "add of float32",
+    "float-connected": "fully-connected of float32",
+}
+_KINDS = {"conv": "convolution", "residual": "add of convolutions", **_GRAPH_KINDS}
+_WIDE_KERNEL, _WIDE_LAYER, _MANY_PARTS = 7, 512, 10
+
 
 @dataclass(frozen=True)
 class Case:
@@ -18,7 +41,8 @@ class Case:
 
     Attributes:
         operation: ``conv``, ``depthwise``, ``add``, ``residual`` (two convolutions and their ADD),
-            ``fully-connected``, ``concatenation``, ``split``, ``pad``, ``relu``, ``abs``, ``logistic``.
+            ``fully-connected``, ``concatenation``, ``split``, ``pad``, ``relu``, ``abs``, ``logistic``, or
+            one of ``graphs.GRAPHS``.
         channels: of the input; outputs: of a convolution (a fully connected layer's neurons).
         parts: tensors that are joined, or that a SPLIT makes.
         pads: before and after: rows, columns, channels.
@@ -47,30 +71,34 @@ class Case:
     @property
     def kind(self) -> str:
         """Name of the kind that a verdict is given for."""
-        name = {"conv": "convolution", "residual": "add of convolutions"}.get(
-            self.operation, self.operation
-        )
+        name = _KINDS.get(self.operation, self.operation)
         if self.operation in ("conv", "depthwise"):
-            name += f" {'1x1' if self.kernel == 1 else 'kxk'}"
+            size = f"{self.kernel}x{self.kernel}" if self.kernel in (1, _WIDE_KERNEL) else "kxk"
+            name += f" {size}"
             name += f" stride {self.stride}" if self.stride > 1 else ""
             if self.kernel == 1 and self.activation == RELU6:
                 name += " relu6"  # other coefficients in some versions
             if self.kernel > 1 and self.height > self.width:
                 name += " portrait"
-        return name
+        if self.operation == "fully-connected" and self.channels > _WIDE_LAYER:
+            name += f" above {_WIDE_LAYER} inputs"
+        if self.operation in ("concatenation", "joined") and self.parts > _MANY_PARTS:
+            name += f" above {_MANY_PARTS}"
+        return name + (" int8" if self.dtype == "int8" else "")
 
     @property
     def name(self) -> str:
         """A unique short name: a report's key, and a file's name."""
         size = f"{self.height}x{self.width}x{self.channels}"
         words = [self.operation, size]
-        if self.operation in ("conv", "depthwise", "fully-connected", "residual"):
+        graph = self.operation in _GRAPH_KINDS
+        if graph or self.operation in ("conv", "depthwise", "fully-connected", "residual"):
             words[-1] += f"-{self.outputs}"
-        if self.operation in ("conv", "depthwise"):
+        if self.operation in ("conv", "depthwise") or (graph and self.kernel > 1):
             words += [f"k{self.kernel}s{self.stride}", self.padding]
         if self.activation != PLAIN:
             words.append(self.activation)
-        if self.operation in ("concatenation", "split"):
+        if self.operation in ("concatenation", "split", "joined", "parted", "readers"):
             words.append(f"{self.parts}")
         if self.operation == "pad":
             words.append(".".join(str(each) for each in self.pads))
@@ -83,8 +111,8 @@ class Case:
 
 
 def sweep(*, quick: bool) -> list[Case]:
-    """Return the cases of a sweep, the same ones each time; ``quick``: about 60 in place of hundreds."""
-    cases = dict.fromkeys(_chosen())
+    """Return the cases of a sweep, the same ones each time; ``quick``: about 115 in place of hundreds."""
+    cases = dict.fromkeys((*_chosen(), *_of_real_models()))
     if not quick:
         cases.update(dict.fromkeys(_random(random.Random(20260101), 320)))  # noqa: S311
     return list(cases)
@@ -151,6 +179,55 @@ def _chosen() -> Iterator[Case]:
         if operation == "logistic":
             yield Case(operation, 16, 16, 16, dtype=dtype, scales=(0.09, 1.0))
     for case in (conv, kernel, depthwise, add, connected, Case("relu")):
+        yield replace(case, dtype="int8")
+
+
+def _of_real_models() -> Iterator[Case]:
+    """What real models have and one operation of usual size does not."""
+    square = Case("head", 10, 10, 16, 12)
+    for operation in ("head", "flat", "heads", "branch", "handed-out", "readers", "difference"):
+        yield replace(square, operation=operation)
+    yield replace(square, kernel=3, channels=3, height=8, width=12)
+    yield replace(square, operation="readers", parts=3, kernel=3)
+    yield replace(square, operation="sum-relu", zero_points=(120, 128, 60))
+    yield Case("sub", 8, 8, 16, zero_points=(110, 90, 100))
+    for parts in (2, 3, 10, 11, 32):
+        yield Case("joined", 8, 8, 3, 4, parts=parts)
+    yield Case("parted", 8, 8, 16, 24)
+    conv = Case("conv", 16, 24, 3, 8, kernel=7)
+    yield conv
+    yield replace(conv, padding=VALID)
+    yield replace(conv, height=24, stride=2)
+    for kernel in (1, 3):
+        yield replace(conv, kernel=kernel, stride=3, height=24)
+    yield Case("depthwise", 15, 15, 8, 8, kernel=3, stride=3)
+    yield Case("grouped", 12, 12, 8, 8, kernel=3)
+    yield Case("multiplied", 12, 12, 8, 16, kernel=3)
+    yield Case("connected-4d", 1, 1, 384, 40)
+    yield Case("connected-4d", 4, 4, 8, 10)
+    for width in (1024, 1279, 1280):
+        yield Case("fully-connected", 1, 1, width, 16)
+    yield Case("connected-relu", 1, 1, 384, 40, zero_points=(120, 128, 90))
+    yield Case("connected-without-bias", 1, 1, 384, 40)
+    yield Case("float-add", dtype="float32")
+    yield Case("float-connected", 1, 1, 64, 10, dtype="float32")
+    for case in (
+        square,
+        replace(square, operation="branch"),
+        replace(square, operation="readers"),
+        Case("sub", 8, 8, 16, zero_points=(110, 90, 100)),
+        Case("residual", 8, 8, 16, zero_points=(110, 90, 100)),
+        Case("joined", 8, 8, 3, 4, parts=3),
+        Case("parted", 8, 8, 16, 24),
+        Case("depthwise", 16, 16, 16, 16, kernel=3, stride=2),
+        Case("conv", 16, 16, 3, 16, kernel=3, stride=2),
+        Case("concatenation", 8, 8, 8),
+        Case("split", 8, 8, 24),
+        Case("pad"),
+        Case("pad", zero_points=(0, 128, 0)),
+        Case("logistic"),
+        Case("connected-4d", 1, 1, 384, 40),
+    ):
         yield replace(case, dtype="int8")
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Runs many models with the delegate, each in a forked process of its own: crashes and hangs are results.
 
-Started once, under qemu-user, by ``sweep``: imports take seconds there, a fork takes none. It needs only
+Started once, under qemu-user, by ``model_runner``: imports take seconds, a fork takes none. It needs only
 the standard library, numpy and a TFLite runtime, whose folder is the first argument; the second is
 libteflon.so, the others are the names of the runtimes to take, the preferred one first. Each line of
 standard input is a request, each line of standard output its answer, as JSON. A request with ``here``
@@ -34,7 +34,6 @@ def run_model(module: Any, library: str, request: dict[str, Any]) -> dict[str, A
     os.environ.update(request["environment"])
     resolver = module.OpResolverType
     delegates = [module.load_delegate(library)] if request["delegate"] else []
-    began = time.process_time()
     interpreter = module.Interpreter(
         model_path=request["model"],
         experimental_delegates=delegates,
@@ -42,7 +41,6 @@ def run_model(module: Any, library: str, request: dict[str, Any]) -> dict[str, A
         num_threads=1,
     )
     interpreter.allocate_tensors()
-    load_s = time.process_time() - began
     nodes = [
         {
             "op_name": node["op_name"],
@@ -63,7 +61,6 @@ def run_model(module: Any, library: str, request: dict[str, Any]) -> dict[str, A
         "status": "ran",
         "partitions": sum("delegate" in node["op_name"].lower() for node in nodes),
         "seconds": seconds,
-        "load_s": load_s,
         "nodes": nodes,
     }
 

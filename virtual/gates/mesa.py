@@ -28,6 +28,7 @@ from ..npu.shim.host import PREFIX, npu_name
 from . import sweep
 from .build import BuiltModel, build
 from .cases import sweep as chosen_cases
+from .model_runner import reference, tflite_runtime
 from .packages import Delegate, find_delegate
 from .sweep import CRASHES, GOOD, HANGS, REFUSED, WRONG, Outcome
 
@@ -47,7 +48,7 @@ class GateRequest:
         package: a .deb file; suite: a Debian suite; one of both.
         against: version, suite or file to compare with; "" for none.
         npu: ``virtual:NAME`` or ``all``.
-        quick: about 60 cases and one small model in place of hundreds and three.
+        quick: about 115 cases and one small model in place of hundreds and three.
     """
 
     package: str = ""
@@ -292,7 +293,7 @@ def _sweep_one(
             model = models.find(name, "model")
             content = model.path.read_bytes()
             pixels = [_picture(content)]
-            expected = sweep.reference(content, pixels)
+            expected = reference(content, pixels)
             outcomes.append(
                 runner.run_file(model.path, pixels, npu, expected, name, f"model {name}")
             )
@@ -305,14 +306,14 @@ def _sweep_one(
 
 def _reference(built: BuiltModel) -> list[NDArray[Any]]:
     try:
-        return sweep.reference(built.model, list(built.inputs))
+        return reference(built.model, list(built.inputs))
     except ValueError as error:
         raise InfrastructureError(f"TFLite does not take {built.case.name}: {error}") from error
 
 
 def _picture(model: bytes) -> NDArray[Any]:
     """Return the test image as a model's input."""
-    module = sweep.tflite_runtime()
+    module = tflite_runtime()
     source = module.Interpreter(model_content=model).get_input_details()[0]
     _, height, width, _ = (int(size) for size in source["shape"])
     pixels = bmp.open_bmp(models.find(_IMAGE, "image").path)

@@ -21,7 +21,7 @@ from userspace.npu.model.prediction import _per_tensor, all_rules, predict, rule
 from userspace.npu.model.tflite_file import NO_ACTIVATION, Tensor, conv, softmax, write_model
 from userspace.npu.validate import models
 from userspace.npu.validate.delegates import rows
-from virtual.gates import packages, sweep
+from virtual.gates import model_runner, packages, sweep
 
 MESA = "25.0.7-2+deb13u1"
 assets = pytest.mark.skipif(
@@ -171,7 +171,7 @@ def test_the_real_delegates_refuse_what_the_rules_say(suite: str, tmp_path: Path
     with sweep.runner(delegate, timeout_s=60) as runner:
         for name, (model, inputs) in cases().items():
             file.write_bytes(model)
-            expected = sweep.reference(model, inputs)
+            expected = model_runner.reference(model, inputs)
             outcome = runner.run_file(file, inputs, "a311d", expected, name, name)
             predicted = predict(read_graph(model), rules).refused
             if bool(predicted) != (outcome.status == sweep.REFUSED):

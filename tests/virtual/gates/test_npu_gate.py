@@ -15,13 +15,18 @@ import pytest
 from bsp.base.errors import UserError
 from bsp.base.project import PROJECT
 from tests.conftest import NpuBoard
+from userspace.npu.model.graph import read_model
 from userspace.npu.validate.runner import RUNTIMES
 from virtual.gates import kernel as gate_kernel
 from virtual.gates import mesa, packages, sweep
 from virtual.gates.build import build
 from virtual.gates.cases import PADDED, Case
 from virtual.gates.cases import sweep as cases
+from virtual.gates.graphs import GRAPHS
+from virtual.gates.model_runner import reference
+from virtual.gates.order import wrong_order
 from virtual.gates.witness import Witness, model_coefficients, unsigned
+from virtual.npu.taken import wrongly_taken
 from virtual.npu.vivante import requant
 from virtual.npu.vivante.convolution import Geometry, accumulate
 from virtual.npu.vivante.exact import operations
@@ -31,7 +36,7 @@ FULL = cases(quick=False)
 
 def test_a_sweep_is_hundreds_of_different_models() -> None:
     quick = cases(quick=True)
-    assert 50 <= len(quick) <= 80
+    assert 100 <= len(quick) <= 130
     assert len(FULL) >= 300
     assert FULL[: len(quick)] == quick
     assert len({case.name for case in FULL}) == len(FULL)
@@ -39,10 +44,99 @@ def test_a_sweep_is_hundreds_of_different_models() -> None:
     kinds = {case.kind for case in quick}
     for wanted in ("convolution 1x1 relu6", "convolution kxk stride 2", "depthwise kxk portrait"):
         assert wanted in kinds
-    for wanted in ("add", "split", "pad", "fully-connected", "relu", "abs", "logistic"):
+    for wanted in ("add", "split", "pad", "fully-connected", "relu", "abs int8", "logistic"):
         assert wanted in kinds
     assert max(case.channels for case in FULL) > 250
-    assert {case.dtype for case in FULL} == {"uint8", "int8"}
+    assert {case.dtype for case in FULL} == {"uint8", "int8", "float32"}
+
+
+def test_a_sweep_has_what_real_models_have() -> None:
+    quick = cases(quick=True)
+    kinds = {case.kind for case in quick}
+    for wanted in (
+        "reshape of a convolution", "heads of a detector", "tensor for NPU and CPU", "sub of convolutions",
+        "tensor read and handed out", "tensor of several readers", "convolution 7x7", "pad int8",
+        "concatenation of convolutions above 10", "convolution kxk stride 3", "convolution in groups",
+        "depthwise with a multiplier", "fully-connected of four dimensions", "add of float32",
+        "fully-connected above 512 inputs", "fully-connected of float32", "concatenation int8",
+    ):  # fmt: skip
+        assert wanted in kinds
+    assert {name.removesuffix(" int8") for name in GRAPHS} <= {case.operation for case in quick}
+
+
+@pytest.mark.parametrize("operation", [*GRAPHS, "conv", "split", "pad", "fully-connected"])
+def test_tflite_takes_each_graph_and_its_output_says_something(operation: str) -> None:
+    for case in cases(quick=True):
+        if case.operation == operation:
+            built = build(case)
+            assert build(case).model == built.model
+            for output in reference(built.model, list(built.inputs)):
+                assert output.std() > (0.5 if case.dtype == "float32" else 8), case.name
+
+
+def moved(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """A picture whose bytes stand channel by channel, in the shape that TFLite gives them."""
+    return np.moveaxis(values, -1, 1).reshape(values.shape)
+
+
+def test_outputs_that_stand_channel_by_channel() -> None:
+    """Also behind a RESHAPE, whose source is the picture; other wrong values are no wrong order."""
+    for operation, words in (
+        ("handed-out", "the output has"),
+        ("head", "operation 1 (RESHAPE) copies"),
+    ):
+        case = Case(operation, 6, 5, 8, 12)
+        built = build(case)
+        right = reference(built.model, list(built.inputs))[0]
+        graph = read_model(built.model)
+        picture = right.reshape(1, 6, 5, 12)
+        found = moved(picture).reshape(right.shape)
+        assert wrong_order(found, right, graph.outputs[0], graph.operations).startswith(words)
+        assert not wrong_order(right, right, graph.outputs[0], graph.operations)
+        assert not wrong_order(found + 1, right, graph.outputs[0], graph.operations)
+
+
+@pytest.mark.parametrize(
+    ("case", "taken", "said"),
+    [
+        (Case("branch", 6, 6, 8, 12), {0, 1}, "and operation 2 (MAX_POOL_2D) read: expected"),
+        (Case("branch", 6, 6, 8, 12), {0}, ""),
+        (Case("handed-out", 6, 6, 8, 12), {0, 1}, "and the model's output read"),
+        (Case("readers", 6, 6, 8, 12), {0, 1, 2}, ""),
+        (Case("head", 6, 6, 8, 12), {0, 1}, "operation 1 (RESHAPE): order of the output of operation 0"),
+        (Case("head", 6, 6, 8, 12), {0}, ""),
+        (Case("sum-relu", 6, 6, 8, 8, zero_points=(120, 128, 60)), {0, 1, 2}, "expected RELU"),
+        (Case("sum-relu", 6, 6, 8, 8, zero_points=(120, 128, 0)), {0, 1, 2}, ""),
+        (Case("residual", 6, 6, 8), {0, 1, 2}, ""),
+        (Case("float-add", dtype="float32"), {0}, "tensors: expected bytes, found float32"),
+        (Case("float-add", dtype="float32"), set(), ""),
+    ],
+)  # fmt: skip
+def test_what_is_taken_and_wrong_though_no_job_is(case: Case, taken: set[int], said: str) -> None:
+    found = wrongly_taken(read_model(build(case).model), taken)
+    assert bool(found) == bool(said), found
+    assert not found or said in str(found[0])
+
+
+def test_real_numbers_are_compared_with_a_tolerance() -> None:
+    right = np.array([1.0, -2.0, 300.0], np.float32)
+    assert sweep._compare(right, right) == (0, 0)
+    assert sweep._compare(right + np.float32(0.01), right) == (0, 0)
+    assert sweep._compare(right + np.array([0, 0, 5], np.float32), right) == (1, 5)
+    broken = np.array([np.nan, np.inf, 300.0], np.float32)
+    assert sweep._compare(broken, right) == (2, 2**31 - 1)
+    assert sweep._compare(right[:2], right) == (3, 2**31 - 1)
+
+
+def test_a_difference_is_tflites(tmp_path: Path) -> None:
+    """SUB in exact mode: the sum with the second factor negated, as sub.cc has it."""
+    built = build(Case("sub", 8, 8, 16, zero_points=(110, 90, 100)))
+    (expected,) = reference(built.model, list(built.inputs))
+    (tmp_path / "m.tflite").write_bytes(built.model)
+    (operation,) = operations(tmp_path / "m.tflite")
+    assert operation.add is not None
+    found = requant.tflite_add(built.inputs[0], built.inputs[1], operation.add, 0)
+    assert np.array_equal(found, expected)
 
 
 def tflite_by_hand(case: Case, model: Path) -> np.ndarray[Any, Any]:
@@ -73,7 +167,7 @@ def test_arithmetic_is_tflites(operation: str, tmp_path: Path) -> None:
     assert len(chosen) > 50
     for case in chosen[::3]:
         built = build(case)
-        (expected,) = sweep.reference(built.model, list(built.inputs))
+        (expected,) = reference(built.model, list(built.inputs))
         found = tflite_by_hand(case, tmp_path / "m.tflite")
         assert np.array_equal(found, unsigned(expected)), case.name
 
@@ -83,7 +177,7 @@ def test_look_up_tables_are_tflites(tmp_path: Path) -> None:
     assert len(chosen) >= 7
     for case in chosen:
         built = build(case)
-        (expected,) = sweep.reference(built.model, list(built.inputs))
+        (expected,) = reference(built.model, list(built.inputs))
         (tmp_path / "m.tflite").write_bytes(built.model)
         (operation,) = operations(tmp_path / "m.tflite")
         assert operation.table is not None
@@ -160,7 +254,7 @@ def test_gate_and_runner_take_the_same_runtime(tmp_path: Path) -> None:
         (tmp_path / name / "interpreter.py").touch()
     code = (
         "from userspace.npu.validate.runner import load_runtime\n"
-        "from virtual.gates.sweep import tflite_runtime\n"
+        "from virtual.gates.model_runner import tflite_runtime\n"
         "print(load_runtime()[0].__name__, tflite_runtime().__name__)\n"
     )
 
@@ -222,7 +316,7 @@ def ran(chosen: list[Case], npu: str) -> dict[str, sweep.Outcome]:
     with sweep.runner(delegate) as runner:
         for case in chosen:
             built = build(case)
-            expected = sweep.reference(built.model, list(built.inputs))
+            expected = reference(built.model, list(built.inputs))
             found[case.name] = runner.run(built, npu, expected)
     return found
 

@@ -18,6 +18,7 @@ from bsp.base.errors import UserError
 from userspace.npu.model.graph import read_graph
 from userspace.npu.model.tflite_file import Operator, Tensor, conv, write_model
 from virtual.gates import packages
+from virtual.gates.model_runner import Attempt, tflite_runtime
 from virtual.gates.silicon import explain, report, synthetic
 from virtual.gates.silicon.gate import (
     DEFAULT_SUITE,
@@ -31,7 +32,6 @@ from virtual.gates.silicon.sequences import CRandom, Twister
 from virtual.gates.silicon.source import fetch_source, unpack_source
 from virtual.gates.silicon.suites import GROUPS, SiliconTest, all_tests, choose_quick
 from virtual.gates.silicon.synthetic import Synthetic, Templates, grid
-from virtual.gates.sweep import Attempt, tflite_runtime
 from virtual.npu.shim.server import ClientReport
 from virtual.npu.vivante import huffman, nn, requant, zero_runs
 from virtual.npu.vivante.coefficients import Coefficients

@@ -15,7 +15,7 @@ from tests.support.npu_jobs import NPUS, Convolution, bench_for
 from tests.support.small_nets import Net
 from userspace.npu.model import graph
 from userspace.npu.model.tflite_file import NO_ACTIVATION, SAME, VALID, Tensor, conv, write_model
-from virtual.gates import sweep
+from virtual.gates import model_runner
 from virtual.npu.blame import blame_of, blamed
 from virtual.npu.faults import FaultError
 from virtual.npu.finding import Blame, Finding
@@ -151,7 +151,7 @@ def test_what_a_models_adds_add(tmp_path: Path) -> None:
     found = operands_of(model, [picture])
     assert list(found) == [2]
     for side, tensor in enumerate((first, second)):
-        (expected,) = sweep.reference(graph.with_outputs(model, [tensor]), [picture])
+        (expected,) = model_runner.reference(graph.with_outputs(model, [tensor]), [picture])
         assert np.array_equal(found[2][side], expected[0].view(np.uint8) ^ 0x80)
     assert operands_of(Net(8).model([0]), []) == {}
     save(tmp_path / "o.npz", found)

@@ -26,6 +26,7 @@ ACTIVATIONS = ("NONE", "RELU", "RELU_N1_TO_1", "RELU6", "TANH", "SIGN_BIT")
 # Slots of fused_activation_function, dilation_w and dilation_h in the operations' options.
 _OPTION_SLOTS = {"CONV_2D": (3, 4, 5), "DEPTHWISE_CONV_2D": (4, 5, 6)}
 _AXIS_SLOT = {"CONCATENATION": 0}
+_ACTIVATION_SLOT = {"ADD": 0, "SUB": 0, "FULLY_CONNECTED": 0}
 # What a delegate or the virtual NPU looks at, and how many inputs such an operation has at least.
 _LEAST_INPUTS = {
     "CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "ADD": 2, "RELU": 1, "ABS": 1,
@@ -272,25 +273,6 @@ def operation_tensors(model: bytes, kind: str) -> dict[int, tuple[int, int]]:
     return _read(model, "the model", pairs)
 
 
-def output_numbers(model: bytes) -> tuple[list[int], dict[int, int]]:
-    """Return the graph's outputs, and each operation's first output by its place, as indices of tensors.
-
-    Raises:
-        UserError: as ``read_graph``.
-    """
-
-    def numbers(table: Table) -> tuple[list[int], dict[int, int]]:
-        graph = table.tables(2)[0]
-        firsts = {}
-        for index, operator in enumerate(graph.tables(3)):
-            outputs = operator.vector(2, "Int32")
-            if len(outputs) and outputs[0] >= 0:
-                firsts[index] = int(outputs[0])
-        return [int(number) for number in graph.vector(2, "Int32")], firsts
-
-    return _read(model, "the model", numbers)
-
-
 def with_outputs(model: bytes, tensors: Sequence[int]) -> bytes:
     """Return a model whose main graph has these tensors, by index, as its outputs, in this order.
 
@@ -361,7 +343,12 @@ def _operations(model: Table, graph: Table, tensors: list[Tensor]) -> Iterator[O
         else:
             slot = _AXIS_SLOT.get(kind)
             axis = options.number(slot, "Int32") if options and slot is not None else None
-            yield Operation(index, kind, version, inputs, outputs, axis=axis, custom=custom)
+            slot = _ACTIVATION_SLOT.get(kind)
+            fused = options.number(slot, "Int8") if options and slot is not None else 0
+            yield Operation(
+                index, kind, version, inputs, outputs,
+                activation=ACTIVATIONS[fused], axis=axis, custom=custom,
+            )  # fmt: skip
 
 
 def _tensor(table: Table, buffers: list[bytes]) -> Tensor:

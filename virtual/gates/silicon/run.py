@@ -25,8 +25,8 @@ from bsp.base.errors import InfrastructureError
 from ...npu.identity import load_identity
 from ...npu.vivante.audit import ModelAudit
 from ...npu.vivante.coefficients import CoefficientCache
+from ..model_runner import Attempt, ModelRunner, model_runner, reference
 from ..packages import Delegate
-from ..sweep import Attempt, Runner, reference, runner
 from .lists import FAIL, PASS, UNJUDGED, Lists
 from .source import MesaSource
 from .suites import Maker, SiliconTest
@@ -97,7 +97,7 @@ def run_tests(
     def serve() -> None:
         try:
             with (
-                runner(delegate, timeout_s=timeout_s) as client,
+                model_runner(delegate, timeout_s=timeout_s) as client,
                 tempfile.TemporaryDirectory(prefix="npu-bsp-silicon-") as folder,
             ):
                 worker = _Worker(client, Maker(source), Path(folder), lists, audit=audit)
@@ -130,7 +130,7 @@ class _Worker:
 
     def __init__(
         self,
-        client: Runner,
+        client: ModelRunner,
         maker: Maker,
         folder: Path,
         lists: Mapping[str, Lists],

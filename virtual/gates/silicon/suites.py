@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bsp.base.errors import UserError
 
-from ..sweep import tflite_runtime
+from ..model_runner import tflite_runtime
 from . import synthetic
 from .sequences import Twister
 from .source import MesaSource

@@ -8,12 +8,13 @@ the others is right by itself. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from userspace.npu.model.graph import Operation, Tensor, read_outputs
+from userspace.npu.model.graph import Operation, Tensor, read_model
 
 from ..finding import Blame, Finding
+from ..taken import wrongly_taken
 
 _NONE = "none: no job that was submitted is for it"
 
@@ -23,8 +24,10 @@ def explain(row: dict[str, Any], model: bytes) -> list[Finding]:
     wrong = [each for each in row["outputs"] if each["problem"]]
     if not wrong:
         return []
-    operations, outputs = read_outputs(model)
-    found = list(_splits(operations, outputs, set(row.get("delegated_nodes") or [])))
+    graph = read_model(model)
+    operations, outputs = graph.operations, graph.outputs
+    taken = set(row.get("delegated_nodes") or [])
+    found = [*wrongly_taken(graph, taken), *_splits(operations, outputs, taken)]
     makers = {id(tensor): each for each in operations for tensor in each.outputs if tensor}
     for each in wrong:
         if each.get("order"):
@@ -43,7 +46,7 @@ def explain(row: dict[str, Any], model: bytes) -> list[Finding]:
 
 
 def _splits(
-    operations: list[Operation], outputs: list[Tensor], taken: set[int]
+    operations: Sequence[Operation], outputs: Sequence[Tensor], taken: set[int]
 ) -> Iterator[Finding]:
     """Inside Etnaviv a SPLIT is an offset into a buffer: it must lie between jobs, not at an end."""
     makers = {id(tensor): each.index for each in operations for tensor in each.outputs}

@@ -157,7 +157,8 @@ class ModelAudit:
     ) -> Iterator[Finding]:
         operator = self._operators[operation.index]
         if operation.add:
-            yield from _addition(operation, coefficients)
+            if operation.add.sign > 0:
+                yield from _addition(operation, coefficients)
             yield from self._operands.look(operator, image)
             return
         weights, biases = _constants(operator)
@@ -227,6 +228,14 @@ def _unfolded(coefficients: Coefficients, weights: Whole) -> bool:
 
 def _weights(coefficients: Coefficients, weights: Whole) -> Iterator[Finding]:
     found = coefficients.weights
+    if weights.shape[2:] == (1, 1) and found.size == weights.size:
+        found = found.reshape(weights.shape)  # a fully connected layer's, in the order of its input
+        if not (wrong := int(np.count_nonzero(found != weights))):
+            return
+        kind = "others" if (_moments(found) != _moments(weights)).any() else "in another order"
+        text = f"{wrong} {kind} (read as {coefficients.layout})"
+        yield _submission("weights", f"all {weights.size} as in the model", text)
+        return
     if _unfolded(coefficients, weights):
         wrong = int(np.count_nonzero(found != weights))
         if not wrong:

@@ -62,7 +62,7 @@ def operations(path: Path) -> list[Operation]:
     """
     found = []
     for operator in graph.read_file(path):
-        if operator.kind == "ADD":
+        if operator.kind in ("ADD", "SUB"):
             made = _addition(operator)
         elif operator.kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
             made = _convolution(operator)
@@ -257,7 +257,10 @@ def _addition(operator: graph.Operation) -> Operation | None:
         return None
     ratio = np.float32(second.scales[0]) / np.float32(first.scales[0])
     # Mesa 25.0.7 etnaviv_ml_nn.c, compute_weight_scale_add: (float) max(ratio, 1.0) / 255.0
-    weight_scale = np.float32(np.float64(np.float32(max(float(ratio), 1.0))) / 255.0)
+    reach = np.float32(max(float(ratio), 1.0))
+    if operator.kind == "SUB":
+        reach = np.float32(1.0 + float(ratio))  # Mesa 26: the two weights are 1.0 and -ratio
+    weight_scale = np.float32(np.float64(reach) / 255.0)
     product = np.float32(first.scales[0]) * weight_scale
     mesa_real = float(np.float32(product / np.float32(output.scales[0])))
     return Operation(
@@ -276,6 +279,7 @@ def _addition(operator: graph.Operation) -> Operation | None:
             second.zero_point,
             output.scales[0],
             output.zero_point,
+            sign=-1 if operator.kind == "SUB" else 1,
         ),
     )
 

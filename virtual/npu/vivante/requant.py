@@ -88,7 +88,7 @@ def tflite(accumulators: Accumulators, real: float, zero_point: int, low: int) -
 
 @dataclass(frozen=True)
 class AddScales:
-    """Scales and zero points (0..255) of an ADD's two inputs and its output."""
+    """Scales and zero points (0..255) of an ADD's two inputs and its output; ``sign`` is -1 for a SUB."""
 
     first: float
     first_zero_point: int
@@ -96,18 +96,20 @@ class AddScales:
     second_zero_point: int
     output: float
     output_zero_point: int
+    sign: int = 1
 
 
 def tflite_add(first: Pixels, second: Pixels, scales: AddScales, low: int) -> Pixels:
-    """Return the sum of two quantised tensors bit for bit as TFLite's ADD (left shift of 20)."""
+    """Return the sum of two quantised tensors bit for bit as TFLite's ADD (left shift of 20), or SUB."""
     twice_max = 2 * max(scales.first, scales.second)
     total = np.zeros(first.shape, np.int64)
-    for pixels, zero_point, scale in (
-        (first, scales.first_zero_point, scales.first),
-        (second, scales.second_zero_point, scales.second),
+    for pixels, zero_point, scale, sign in (
+        (first, scales.first_zero_point, scales.first, 1),
+        (second, scales.second_zero_point, scales.second, scales.sign),
     ):
         shifted = (pixels.astype(np.int64) - zero_point) << 20
-        total += multiply(shifted, *quantize_multiplier(scale / twice_max))
+        mantissa, exponent = quantize_multiplier(scale / twice_max)
+        total += multiply(shifted, sign * mantissa, exponent)  # sub.cc negates the multiplier
     real = twice_max / ((1 << 20) * scales.output)
     result = multiply(total, *quantize_multiplier(real)) + scales.output_zero_point
     return np.clip(result, low, 255, out=result).astype(np.uint8)

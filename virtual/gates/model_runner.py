@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: MIT
+"""Runs models with one version of the delegate on virtual NPUs: a client under qemu-user, the engine here.
+
+The right answer is what TFLite's portable kernels compute on this machine (``reference``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bsp.base.errors import InfrastructureError
+from userspace.npu.validate.runner import RUNTIMES, StageError, load_runtime
+from userspace.payload import payload
+
+from ..npu import shim
+from ..npu.identity import identity_names, load_identity
+from ..npu.shim.host import CPU, qemu_user
+from ..npu.shim.server import ClientReport, Server
+from ..npu.vivante.coefficients import CoefficientCache
+from ..npu.vivante.engine import Audit, HardwareMode, Requantisation
+from .build import build
+from .cases import Case
+from .packages import Delegate
+
+_CLIENT = Path(__file__).with_name("client.py")
+_START_TIMEOUT_S = 120.0
+_WARM_UP = Case("residual", 6, 6, 8, zero_points=(110, 90, 100))
+_MORE_S = 30.0
+_END_TIMEOUT_S = 10.0
+_SAME_EVERYWHERE = "BUILTIN_REF"
+"""TFLite's portable kernels: what is left to the CPU is the same on every machine."""
+
+
+@dataclass
+class Attempt:
+    """One run of a model.
+
+    Attributes:
+        answer: what the client says: ``status`` (``ran``, ``crashes``, ``hangs``, ``error``), ``message``,
+            ``partitions`` (how many the delegate took), ``log``.
+        outputs: the model's, in their order; empty if it did not end.
+        report: what the virtual NPU saw.
+    """
+
+    answer: dict[str, Any]
+    outputs: list[NDArray[Any]]
+    report: ClientReport
+
+
+@contextlib.contextmanager
+def model_runner(delegate: Delegate, *, timeout_s: float = 120.0) -> Iterator[ModelRunner]:
+    """Provide a started client for a block.
+
+    Raises:
+        InfrastructureError: it does not start, or packages cannot be had.
+    """
+    site = payload.build_payload(distribution=delegate.distribution).folder / "site"
+    command: list[str | Path] = ["prlimit", "--core=0", qemu_user(), "-cpu", CPU]
+    command += ["-L", delegate.root, "-E", f"LD_PRELOAD={shim.build('aarch64')}"]
+    command += [
+        delegate.root / "usr/bin/python3",
+        _CLIENT,
+        site,
+        delegate.root / delegate.library[1:],
+        *RUNTIMES,
+    ]
+    with (
+        tempfile.TemporaryDirectory(prefix="npu-bsp-gate-") as folder,
+        (Path(folder) / "log").open("w+b") as log,
+        subprocess.Popen(
+            [str(word) for word in command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+            start_new_session=True,
+        ) as process,
+    ):
+        made = ModelRunner(process, Path(folder), timeout_s)
+        try:
+            made.start()
+            yield made
+        finally:
+            process.kill()
+
+
+class ModelRunner:
+    """A client that takes models; ``model_runner`` makes it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], folder: Path, timeout_s: float) -> None:
+        self._process = process
+        self._folder = folder
+        self._timeout_s = timeout_s
+        self._number = 0
+
+    def start(self) -> None:
+        """Wait until the client takes requests."""
+        if self._line(_START_TIMEOUT_S) != b"ready\n":
+            said = (self._folder / "log").read_text(encoding="utf-8", errors="replace")
+            raise InfrastructureError(f"the arm64 client did not start: {said.strip()[-2000:]}")
+        built = build(_WARM_UP)
+        path = self.file(built.model)
+        for npu in identity_names():
+            # The client itself runs a model that its forks can run too: they take a seventh of the time.
+            if self.attempt(path, list(built.inputs), npu).answer["status"] == "ran":
+                self.attempt(path, list(built.inputs), npu, here=True)
+
+    def file(self, model: bytes) -> Path:
+        """Write a model where ``attempt`` can take it from; the next one replaces it."""
+        path = self._folder / "case.tflite"
+        path.write_bytes(model)
+        return path
+
+    def attempt(
+        self,
+        path: Path,
+        inputs: list[NDArray[Any]],
+        npu: str,
+        *,
+        requantisation: Callable[[], Requantisation] = HardwareMode,
+        audit: Callable[[], Audit] | None = None,
+        cache: CoefficientCache | None = None,
+        poison: int = 0,
+        here: bool = False,
+        resolver: str = _SAME_EVERYWHERE,
+    ) -> Attempt:
+        """Run a model once.
+
+        Args:
+            requantisation: makes how the NPU rounds; audit: what compares its jobs with the model.
+            cache: decoded coefficients, kept from run to run.
+            poison: the byte that new buffers are filled with; the kernel's own are zeros.
+            here: run it in the client itself, not in a fork.
+            resolver: TFLite's kernels for what is left to the CPU.
+        """
+        self._number += 1
+        place = self._folder / f"{self._number}.sock"
+        environment = {
+            "NPU_SHIM_SOCKET": str(place),
+            "NPU_SHIM_POISON": str(poison),
+            "NPU_SHIM_TIMEOUT_S": str(round(self._timeout_s)),
+            "NPU_SHIM_MEMORY_MIB": "1024",
+        }
+        server = Server(
+            place,
+            load_identity(npu),
+            requantisation=requantisation,
+            audit=audit,
+            cache=cache,
+        )
+        threading.Thread(target=server.serve, daemon=True).start()
+        with closing(server):
+            answer, outputs = self._run(path, inputs, resolver, environment, here=here)
+            deadline = time.monotonic() + _END_TIMEOUT_S
+            while not here and time.monotonic() < deadline:
+                if all(report.ended for report in server.reports):
+                    break
+                time.sleep(0.002)
+            reports = server.reports
+        place.unlink(missing_ok=True)
+        return Attempt(answer, outputs, reports[-1] if reports else ClientReport())
+
+    def on_cpu(
+        self, path: Path, inputs: list[NDArray[Any]], *, resolver: str = _SAME_EVERYWHERE
+    ) -> Attempt:
+        """Run a model once, without the delegate, on the emulated arm64 CPU."""
+        answer, outputs = self._run(path, inputs, resolver, None, here=False)
+        return Attempt(answer, outputs, ClientReport())
+
+    def _run(
+        self,
+        path: Path,
+        inputs: list[NDArray[Any]],
+        resolver: str,
+        environment: dict[str, str] | None,
+        *,
+        here: bool,
+    ) -> tuple[dict[str, Any], list[NDArray[Any]]]:
+        """Have the client run a model; with an ``environment`` of the shim, by the delegate."""
+        given, taken = self._folder / "inputs.npz", self._folder / "outputs.npz"
+        np.savez(given, *inputs)
+        taken.unlink(missing_ok=True)
+        request = {
+            "here": here,
+            "model": str(path),
+            "inputs": str(given),
+            "outputs": str(taken),
+            "timeout_s": self._timeout_s,
+            "resolver": resolver,
+            "delegate": environment is not None,
+            "environment": environment or {},
+        }
+        answer = self._ask(request)
+        outputs: list[NDArray[Any]] = []
+        if taken.exists():
+            with np.load(taken) as file:
+                outputs = [file[f"arr_{number}"] for number in range(len(file.files))]
+        return answer, outputs
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps(request).encode() + b"\n")
+        self._process.stdin.flush()
+        line = self._line(self._timeout_s + _MORE_S)
+        if not line:
+            log = (self._folder / "log").read_text(encoding="utf-8", errors="replace")
+            raise InfrastructureError(f"the arm64 client ended: {log.strip()[-2000:]}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _line(self, timeout_s: float) -> bytes:
+        assert self._process.stdout
+        ready, _, _ = select.select([self._process.stdout], [], [], timeout_s)
+        if not ready:
+            raise InfrastructureError(f"the arm64 client did not answer within {timeout_s:g} s")
+        return self._process.stdout.readline()
+
+
+def reference(
+    model: bytes, inputs: list[NDArray[Any]], *, resolver: str = _SAME_EVERYWHERE
+) -> list[NDArray[Any]]:
+    """Return a model's outputs from TFLite's portable kernels (or others), on this machine.
+
+    Raises:
+        ValueError: TFLite does not take the model.
+    """
+    module = tflite_runtime()
+    interpreter = module.Interpreter(
+        model_content=model,
+        experimental_op_resolver_type=getattr(module.OpResolverType, resolver),
+        num_threads=1,
+    )
+    try:
+        interpreter.allocate_tensors()
+        for details, pixels in zip(interpreter.get_input_details(), inputs, strict=True):
+            interpreter.set_tensor(details["index"], pixels)
+        interpreter.invoke()
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+    return [interpreter.get_tensor(each["index"]) for each in interpreter.get_output_details()]
+
+
+def tflite_runtime() -> Any:
+    """Return the interpreter module of this Python: the runner's choice, where there are several.
+
+    Raises:
+        InfrastructureError: there is none.
+    """
+    try:
+        return load_runtime()[0]
+    except StageError as error:
+        raise InfrastructureError(
+            str(error), hint="./inv sets it up; run the task through it"
+        ) from error

@@ -1,2 +1,0 @@
-# SPDX-License-Identifier: MIT
-"""Any model, run with any Mesa on virtual NPUs, and looked at operation by operation."""

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: MIT
+"""What a delegate took and does wrongly though each job is right: read from the model's graph. Pure.
+
+Each was seen in outputs of Mesa's driver that were wrong: of float32 tensors it takes the bytes; the
+activation behind an ADD is in no job; what its own next operation reads stays channel by channel, for
+others too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from userspace.npu.model.graph import Model, Operation
+
+from .finding import Blame, Finding
+
+_COMPUTING = ("ADD", "SUB", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+_LEFT_OUT = ("ADD", "SUB", "FULLY_CONNECTED")
+_NONE = "none: no job that was submitted is for it"
+
+
+def wrongly_taken(model: Model, taken: Collection[int]) -> list[Finding]:
+    """Return what may be wrong where a delegate took these operations, by index; for wrong outputs only."""
+    return [
+        *_floats(model, taken),
+        *_activations(model, taken),
+        *_shared(model, taken),
+        *_reshapes(model, taken),
+    ]
+
+
+def _floats(model: Model, taken: Collection[int]) -> Iterator[Finding]:
+    for each in model.operations:
+        if each.index in taken and each.kind in _COMPUTING and _is_float(each):
+            yield Finding(
+                "tensors", "bytes", "float32", operation=each.name, blame=Blame.SUBMISSION,
+                evidence="Mesa took an operation of float32, whose bytes the NPU takes for pixels",
+            )  # fmt: skip
+
+
+def _is_float(operation: Operation) -> bool:
+    tensors = (*operation.inputs[:1], *operation.outputs)
+    return any(tensor is not None and tensor.dtype.startswith("float") for tensor in tensors)
+
+
+def _activations(model: Model, taken: Collection[int]) -> Iterator[Finding]:
+    for each in model.operations:
+        if each.index in taken and each.kind in _LEFT_OUT and each.activation != "NONE":
+            sink = each.outputs[0]
+            if sink is None or (each.activation == "RELU" and sink.zero_point == 0):
+                continue  # bytes end there anyhow
+            yield Finding(
+                "fused activation", each.activation, "none", operation=each.name,
+                blame=Blame.SUBMISSION, evidence="the driver has no activation for this operation",
+            )  # fmt: skip
+
+
+def _shared(model: Model, taken: Collection[int]) -> Iterator[Finding]:
+    """A tensor that operations on both sides read, or one of the delegate's that is an output as well."""
+    ends = {id(tensor) for tensor in model.outputs}
+    for each in model.operations:
+        if each.index not in taken:
+            continue
+        for tensor in each.outputs:
+            if tensor is None or len(tensor.shape) != 4 or not _has_two_orders(tensor.shape):
+                continue
+            readers = [
+                other
+                for other in model.operations
+                if any(source is tensor for source in other.inputs)
+            ]
+            inside = [other for other in readers if other.index in taken]
+            outside = [other.name for other in readers if other.index not in taken]
+            if id(tensor) in ends:
+                outside.append("the model's output")
+            if inside and outside:
+                yield Finding(
+                    f"order of what {inside[0].name} and {outside[0]} read",
+                    "a job that brings it into TFLite's order for the latter", _NONE,
+                    operation=each.name, blame=Blame.SUBMISSION,
+                    evidence="a tensor that the delegate's own graph reads stays channel by channel",
+                )  # fmt: skip
+
+
+def _reshapes(model: Model, taken: Collection[int]) -> Iterator[Finding]:
+    """A RESHAPE of what the delegate itself has computed: there a picture stands channel by channel."""
+    makers = {id(tensor): each for each in model.operations for tensor in each.outputs}
+    for each in model.operations:
+        source = each.inputs[0] if each.inputs else None
+        maker = makers.get(id(source))
+        if each.kind != "RESHAPE" or each.index not in taken or source is None or maker is None:
+            continue
+        if maker.index in taken and len(source.shape) == 4 and _has_two_orders(source.shape):
+            yield Finding(
+                f"order of the output of {maker.name}",
+                "a job that brings it into TFLite's order", _NONE,
+                operation=each.name, blame=Blame.SUBMISSION,
+                evidence="a RESHAPE copies bytes, and in the NPU's memory they stand channel by channel",
+            )  # fmt: skip
+
+
+def _has_two_orders(shape: tuple[int, ...]) -> bool:
+    return shape[3] > 1 and shape[1] * shape[2] > 1
