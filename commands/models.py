@@ -15,14 +15,46 @@ from .face import command
         "model": "a .tflite file",
         "npu": "NPUs whose known faults count, with commas: a311d, imx8mp (default: all)",
         "mesa": "versions of Mesa, with commas (default: those that its rules were compared with)",
+        "run": "run it on each virtual NPU with each Mesa, however long that takes",
+        "no-run": "do not run it (default: run what takes about half a minute)",
+        "image": "picture for the inputs that take one: BMP, PNG, JPEG (default: generated data)",
+        "input": "array of NumPy (.npy) for an input, in the model's order; several times",
+        "size": "HEIGHTxWIDTH for a model that takes pictures of any size (default: 224x224)",
     },
     positional=["model"],
+    iterable=["input"],
 )
-def model_report(_: Context, model: str, npu: str = "", mesa: str = "") -> Result:
-    """Say what an NPU takes of a model, what not and why. Example: ./inv model-report model.tflite."""
+def model_report(
+    _: Context,
+    model: str,
+    npu: str = "",
+    mesa: str = "",
+    run: bool = False,
+    no_run: bool = False,
+    image: str = "",
+    input: list[str] | None = None,
+    size: str = "",
+) -> Result:
+    """Say what an NPU does with a model, and whether right. Example: ./inv model-report m.tflite."""
     from pathlib import Path
 
-    from userspace.npu.model import report, report_document, report_text
+    from bsp.base.errors import UserError
+    from userspace.npu.model import report, report_document, report_text, trial
+    from userspace.npu.validate.fixed_size import size_of
+    from virtual.model_runs.place import VirtualNpus
 
+    given = {"--image": image, "--input": input, "--size": size, "--run": run}
+    if no_run and any(given.values()):
+        named = next(name for name, value in given.items() if value)
+        raise UserError(
+            f"{named} is for a run, and --no-run forbids that", hint="leave one of them out"
+        )
+    request = trial.TrialRequest(
+        when=trial.ALWAYS if run else trial.NEVER if no_run else trial.AUTO,
+        files=tuple(Path(each) for each in input or []),
+        picture=Path(image) if image else None,
+        size=size_of(size),
+    )
     facts = report.report(Path(model), npu=npu, mesa=mesa)
+    facts = trial.with_runs(facts, request, VirtualNpus())
     return Answer(report_document.document(facts), report_text.text(facts))

@@ -4,3 +4,8 @@
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
+
+
+def results_folder() -> Path:
+    """Return ``build`` in the project, where results go if nothing else is said."""
+    return Path("build") if Path.cwd() == PROJECT else PROJECT / "build"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bsp.base.project import PROJECT
+from bsp.base.project import results_folder
 
 from ..base.cache import write_atomically
 from ..base.errors import UserError
@@ -298,8 +298,7 @@ def _kernel_to_run(
 def default_target(board: Board, kernel: str | None, base_dtb: Path | None) -> Path:
     """Return ``build/<board>/<kernel>`` in the project: where results go if nothing else is said."""
     name = "base-dtb" if base_dtb is not None else label(kernel or board.kernel)
-    folder = Path("build") / board.name / name
-    return folder if Path.cwd() == PROJECT else PROJECT / folder
+    return results_folder() / board.name / name
 
 
 def _change(

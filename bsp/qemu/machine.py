@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bsp.base.errors import UserError
-from bsp.profile import Board, Qemu
+from bsp.profile import Board, Qemu, board_names, load_board
 
 from . import npu
 
@@ -63,14 +63,27 @@ def qemu_of(board: Board) -> Qemu:
         UserError: QEMU has no such machine.
     """
     if board.qemu is None:
-        from bsp.profile import board_names, load_board
-
         have = [name for name in board_names() if load_board(name).qemu]
         raise UserError(
             f"QEMU has no machine with the SoC of {board.name} ({board.soc})",
             hint=f"boards that QEMU can be: {', '.join(have)}",
         )
     return board.qemu
+
+
+def start_command(name: str, board: str = "") -> str:
+    """Return what is typed to start the virtual board of a name.
+
+    Args:
+        board: its profile, where that is known; otherwise a profile of the same name is its own.
+    """
+    board = board or (name if name in board_names() else "")
+    words = ["./inv virtual.up"]
+    if board and board != "virtual":
+        words.append(f"--board {board}")
+    if name != (board or "virtual"):
+        words.append(f"--name {name}")
+    return " ".join(words)
 
 
 def machine_arguments(board: Board, *, dtb_randomness: bool = True) -> list[str]:

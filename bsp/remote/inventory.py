@@ -88,11 +88,23 @@ def resolve(name: str) -> Host:
     if address is not None and (address[0] or address[2] or _is_ip(address[1])):
         return _at_address(name, address, default_user="root")
     known = sorted({*host_names(), *names_in_ssh_config()})
+    start = _start_of_virtual(name)
+    if start:
+        raise UserError(f"the virtual board {name!r} does not run", hint=start)
     raise UserError(
         f"unknown host {name!r}{nearest(name, known)}",
         hint=f"write --host root@{name} if it is an address, add it to {inventory_file()}, "
-        "or start the virtual board: ./inv virtual.up",
+        "or start a virtual board: ./inv virtual.up --name NAME",
     )
+
+
+def _start_of_virtual(name: str) -> str:
+    """Return what starts the virtual board of that name; empty if no profile of that name is QEMU's."""
+    from bsp.profile import board_names, load_board  # late: most hosts are known without them
+    from bsp.qemu.machine import start_command
+
+    is_virtual = name in board_names() and load_board(name).qemu is not None
+    return start_command(name) if is_virtual else ""
 
 
 def resolve_jump(name: str) -> Host:

@@ -15,7 +15,7 @@ from .scan import Scan
 _WIDTH = 80
 
 _LEGEND = {
-    "works": "nothing to do, the kernel's own device tree is enough",
+    "ready": "nothing to do, the kernel's own device tree is enough",
     "disabled": "./inv build-dts enables the node, then it works",
     "rates": "./inv build-dts sets the clock rates, then it works",
     "supply?": "the device tree does not say what supplies the NPU with power",
@@ -143,7 +143,7 @@ def short(row: Row) -> str:
     if row.expectation() == "no node" and "no node" not in row.gap:
         return "vendor"
     return {
-        "works": "works",
+        "works": "ready",
         "no node": "no node",
         "no driver": "no driver",
         "not recognised": "unknown",

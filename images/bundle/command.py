@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bsp.base.errors import UserError
 from bsp.base.progress import step
+from bsp.base.project import results_folder
 from bsp.base.result import Answer
 from bsp.base.words import counted
 from bsp.profile import Board, load_board
@@ -91,7 +92,7 @@ def make_rauc(
     profile = _profile(board)
     request = rauc.RaucRequest(
         profile,
-        Path(output) if output else Path("build") / f"{profile.name}.raucb",
+        Path(output) if output else results_folder() / f"{profile.name}.raucb",
         flags.cert,
         flags.key,
         flags.keyring,

@@ -16,7 +16,7 @@ from bsp.kernel.select import is_build, kernel_named
 from bsp.kernel.source import label
 from bsp.profile import Board, load_board
 from bsp.qemu.base_dtb import base_dtb
-from bsp.qemu.machine import machine_arguments, qemu_of
+from bsp.qemu.machine import machine_arguments, qemu_of, start_command
 from bsp.remote import inventory, ssh
 from images.disk import build_disk
 
@@ -239,8 +239,10 @@ def reset(name: str) -> None:
 
 
 def _not_running(name: str) -> UserError:
+    known = Instance(name).record()
     return UserError(
-        f"the virtual board {name!r} does not run", hint=f"./inv virtual.up --name {name}"
+        f"the virtual board {name!r} does not run",
+        hint=start_command(name, known.board if known else ""),
     )
 
 

@@ -28,7 +28,8 @@ def command(path: Path, name: str, *, timeout_s: float = 10, **arguments: Any) -
                 return _ask(stream, name, arguments)
     except (OSError, ValueError) as error:
         raise InfrastructureError(
-            f"QEMU does not answer on {path}: {error}", hint="./inv virtual.down, then virtual.up"
+            f"QEMU does not answer on {path}: {error}",
+            hint=f"./inv virtual.down --name {path.parent.name} ends it; then start it again",
         ) from error
 
 

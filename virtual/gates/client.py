@@ -34,6 +34,7 @@ def run_model(module: Any, library: str, request: dict[str, Any]) -> dict[str, A
     os.environ.update(request["environment"])
     resolver = module.OpResolverType
     delegates = [module.load_delegate(library)] if request["delegate"] else []
+    began = time.process_time()
     interpreter = module.Interpreter(
         model_path=request["model"],
         experimental_delegates=delegates,
@@ -41,6 +42,7 @@ def run_model(module: Any, library: str, request: dict[str, Any]) -> dict[str, A
         num_threads=1,
     )
     interpreter.allocate_tensors()
+    load_s = time.process_time() - began
     nodes = [
         {
             "op_name": node["op_name"],
@@ -61,6 +63,7 @@ def run_model(module: Any, library: str, request: dict[str, Any]) -> dict[str, A
         "status": "ran",
         "partitions": sum("delegate" in node["op_name"].lower() for node in nodes),
         "seconds": seconds,
+        "load_s": load_s,
         "nodes": nodes,
     }
 

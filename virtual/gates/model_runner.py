@@ -63,8 +63,13 @@ class Attempt:
 
 
 @contextlib.contextmanager
-def model_runner(delegate: Delegate, *, timeout_s: float = 120.0) -> Iterator[ModelRunner]:
+def model_runner(
+    delegate: Delegate, *, timeout_s: float = 120.0, warm: bool = True
+) -> Iterator[ModelRunner]:
     """Provide a started client for a block.
+
+    Args:
+        warm: let it run a small model first: many later ones then take less time.
 
     Raises:
         InfrastructureError: it does not start, or packages cannot be had.
@@ -93,7 +98,7 @@ def model_runner(delegate: Delegate, *, timeout_s: float = 120.0) -> Iterator[Mo
     ):
         made = ModelRunner(process, Path(folder), timeout_s)
         try:
-            made.start()
+            made.start(warm=warm)
             yield made
         finally:
             process.kill()
@@ -108,11 +113,13 @@ class ModelRunner:
         self._timeout_s = timeout_s
         self._number = 0
 
-    def start(self) -> None:
+    def start(self, *, warm: bool = True) -> None:
         """Wait until the client takes requests."""
         if self._line(_START_TIMEOUT_S) != b"ready\n":
             said = (self._folder / "log").read_text(encoding="utf-8", errors="replace")
             raise InfrastructureError(f"the arm64 client did not start: {said.strip()[-2000:]}")
+        if not warm:
+            return
         built = build(_WARM_UP)
         path = self.file(built.model)
         for npu in identity_names():

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from bsp.base.apt import Archive, debian_mirror
 from bsp.base.cache import cache_dir, make_once, remove
-from bsp.base.errors import InfrastructureError, UserError
-from bsp.base.process import ToolFailedError, require_tool, run
+from bsp.base.process import run
 from bsp.base.progress import Step, step
 from bsp.base.words import counted
 
+from .rights import require_rights
 from .watch import watched
 
 HERE = Path(__file__).parent
@@ -35,9 +35,6 @@ PACKAGES = (
     "dbus", "dosfstools", "e2fsprogs", "iproute2", "kmod", "openssh-server", "procps", "python3",
     "systemd-sysv", "udev", "zstd",
 )  # fmt: skip
-
-_BINFMT = Path("/proc/sys/fs/binfmt_misc")
-_INTERPRETER = "qemu-aarch64"
 
 
 @dataclass(frozen=True)
@@ -60,10 +57,13 @@ def root_tar(distribution: str = "trixie", more: Sequence[str] = ()) -> Rootfs:
         more: packages besides ``PACKAGES``, with what they depend on.
 
     Raises:
-        UserError: the suite has no such package; arm64 programs cannot be run here, and we may not
-            set that up.
+        UserError: the suite has no such package; something is missing that only root can set up.
         InfrastructureError: a package cannot be fetched or configured.
     """
+    folder = cache_dir() / "rootfs"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not any(folder.glob("*.tar")):
+        require_rights()  # before anything is fetched
     archive = Archive(distribution, ARCHITECTURE)
     for package in more:
         archive.version(package)  # apt's own words for a name that it does not know fill a page
@@ -73,15 +73,13 @@ def root_tar(distribution: str = "trixie", more: Sequence[str] = ()) -> Rootfs:
     for deb in debs:
         digest.update(deb.name.encode() + b"\n")
     key = digest.hexdigest()[:16]
-    folder = cache_dir() / "rootfs"
-    folder.mkdir(parents=True, exist_ok=True)
     prefix = f"{distribution}-{ARCHITECTURE}"
     if wanted:
         chosen = hashlib.sha256("\n".join(wanted).encode()).hexdigest()[:8]
         prefix = f"chosen-{chosen}-{prefix}"
 
     def make(target: Path) -> None:
-        enable_foreign_programs()
+        require_rights()
         with step(f"Installing Debian {distribution} for the board") as now:
             now.note(counted(len(debs), "package"))
             _install(debs, distribution, target, now)
@@ -107,8 +105,6 @@ def _install(debs: list[Path], distribution: str, target: Path, now: Step) -> No
             shutil.copyfile(deb, shared / deb.name)
             (shared / deb.name).chmod(0o644)
         mode = "root" if os.geteuid() == 0 else "unshare"
-        if mode == "unshare":
-            require_tool("newuidmap")
         # mmdebstrap's mounts in a namespace: they are gone when it ends, however it ends.
         isolation = ["unshare", "--mount"] if mode == "root" else []
         with target.open("wb") as file, watched(workspace, len(debs), now.note):
@@ -127,7 +123,8 @@ def _install(debs: list[Path], distribution: str, target: Path, now: Step) -> No
                 timeout_s=3600,
                 hint="NPU_BSP_CACHE must have 1 GB free"
                 if mode == "root"
-                else "this needs user namespaces (subuid and subgid entries for you); or run it as root",
+                else "user namespaces have to be allowed (on Ubuntu: sysctl "
+                "kernel.apparmor_restrict_unprivileged_userns); or run it as root",
             )  # fmt: skip
 
 
@@ -142,43 +139,3 @@ def _merge_usr(distribution: str) -> str:
         'mkdir -p "$1/usr/bin" "$1/usr/sbin" "$1/usr/lib"; '
         'for name in bin sbin lib; do ln -s "usr/$name" "$1/$name"; done'
     )
-
-
-def enable_foreign_programs() -> None:
-    """Make the kernel run arm64 programs through qemu-user, if it does not do so already.
-
-    Raises:
-        UserError: it does not, and only root may change that.
-    """
-    if os.uname().machine == "aarch64" or _runs_foreign_programs():
-        return
-    static = require_tool("qemu-aarch64-static")
-    command = f"mount -t binfmt_misc binfmt_misc {_BINFMT}; update-binfmts --enable {_INTERPRETER}"
-    if os.geteuid() != 0:
-        raise UserError(
-            "this machine does not run arm64 programs yet, and only root can set that up",
-            hint=f"sudo sh -c '{command}'",
-        )
-    try:
-        if not (_BINFMT / "register").exists():
-            run(["mount", "-t", "binfmt_misc", "binfmt_misc", _BINFMT])
-        run(["update-binfmts", "--enable", _INTERPRETER])
-    except ToolFailedError as error:
-        raise InfrastructureError(
-            f"cannot make this machine run arm64 programs through {static}: {error.message}",
-            hint="in a container: run it with --privileged, or run the hint on its host once: "
-            + command,
-        ) from error
-    if not _runs_foreign_programs():
-        raise InfrastructureError(
-            f"the kernel does not run arm64 programs although {_INTERPRETER} was enabled",
-            hint=f"look at: cat {_BINFMT}/{_INTERPRETER}",
-        )
-
-
-def _runs_foreign_programs() -> bool:
-    entry = _BINFMT / _INTERPRETER
-    try:
-        return "enabled" in entry.read_text().splitlines()
-    except OSError:
-        return False

@@ -65,6 +65,14 @@ def test_unknown_names_say_what_is_near(tmp_path: Path) -> None:
             resolve(bad)
 
 
+def test_a_virtual_board_that_does_not_run_is_started_by_its_profile() -> None:
+    with pytest.raises(UserError, match="the virtual board 'virtual-a311d' does not run") as caught:
+        resolve("virtual-a311d")
+    assert caught.value.hint == "./inv virtual.up --board virtual-a311d"
+    with pytest.raises(UserError, match="unknown host 'vim3'"):
+        resolve("vim3")
+
+
 def test_inventory_and_ssh_config(tmp_path: Path) -> None:
     (tmp_path / "inventory.toml").write_text(
         '[hosts.desk]\naddress = "desk.lan"\nboard = "vim3"\npower = ["cycle", "desk"]\nuser = "me"\n'

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from bsp.base.errors import UserError
+from bsp.base.project import PROJECT
 from userspace.npu.model import tiny_model
 from userspace.npu.report import files as report_files
 from userspace.npu.report import history
@@ -222,6 +223,43 @@ def test_a_report_later_is_of_the_newest_run(tmp_path: Path) -> None:
     found = report_files.report(None, tmp_path / "r.html", ask_doctor=False)
     assert found["verdict"] == "fail"
     assert "no OpenCL device" in (tmp_path / "r.html").read_text()
+
+
+def test_times_of_an_emulated_board_are_called_so_beside_each_speed_up(tmp_path: Path) -> None:
+    def told(**changes: Any) -> tuple[str, str]:
+        document = smoke(tmp_path, **changes)
+        page = report_html.page(
+            document, None, {}, None, doctor_note="", picture=None, made="today"
+        )
+        return Page(page).text, text_of(document).splitlines()[-1]
+
+    page, line = told(emulated=True)
+    assert "against cpu, emulated" in page
+    assert "5.00" in page
+    assert "an emulated board; its times say nothing about hardware" in page
+    assert line == "times in ms (emulated: they say nothing about a board); verdict: fail"
+    assert "an emulated NPU" in told(npu={"findings": []})[0]  # as documents of before have it
+    for changes in ({}, {"emulated": False}):
+        page, line = told(**changes)
+        assert "emulated" not in page + line
+
+
+@pytest.mark.parametrize(
+    ("host", "file"),
+    [
+        ("this machine", "report-this-machine.html"),
+        ("lab:board=vim3", "report-lab-board-vim3.html"),
+        ("root@10.0.0.7:2222", "report-root@10.0.0.7-2222.html"),
+        ("../x", "report-x.html"),
+    ],
+)
+def test_the_file_needs_no_quoting_and_lies_in_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, file: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert report_files._default_file(host) == PROJECT / "build" / file
+    monkeypatch.chdir(PROJECT)
+    assert report_files._default_file(host) == Path("build") / file
 
 
 def test_folders_are_looked_for_before_the_test_runs(tmp_path: Path) -> None:

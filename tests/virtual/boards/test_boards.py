@@ -138,6 +138,14 @@ def test_bad_names_ports_and_unknown_boards(own_state: Path) -> None:
         boards.reset("nobody")
     with pytest.raises(UserError, match="takes the DTB from the disk"):
         boards.up("virtual", dtb=Path("x.dtb"))
+    for name, start in (
+        ("virtual", "./inv virtual.up"),
+        ("virtual-a311d", "./inv virtual.up --board virtual-a311d"),
+        ("nobody", "./inv virtual.up --name nobody"),
+    ):
+        with pytest.raises(UserError) as caught:
+            boards.reset(name)
+        assert caught.value.hint == start
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         sock.listen()

@@ -273,6 +273,25 @@ def operation_tensors(model: bytes, kind: str) -> dict[int, tuple[int, int]]:
     return _read(model, "the model", pairs)
 
 
+def output_numbers(model: bytes) -> tuple[list[int], dict[int, int]]:
+    """Return the graph's outputs, and each operation's first output by its place, as indices of tensors.
+
+    Raises:
+        UserError: as ``read_graph``.
+    """
+
+    def numbers(table: Table) -> tuple[list[int], dict[int, int]]:
+        graph = table.tables(2)[0]
+        firsts = {}
+        for index, operator in enumerate(graph.tables(3)):
+            outputs = operator.vector(2, "Int32")
+            if len(outputs) and outputs[0] >= 0:
+                firsts[index] = int(outputs[0])
+        return [int(number) for number in graph.vector(2, "Int32")], firsts
+
+    return _read(model, "the model", numbers)
+
+
 def with_outputs(model: bytes, tensors: Sequence[int]) -> bytes:
     """Return a model whose main graph has these tensors, by index, as its outputs, in this order.
 

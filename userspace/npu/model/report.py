@@ -15,6 +15,7 @@ from .graph import Model, read_model
 from .known_faults import Fault, Surroundings
 from .partitions import Partition, partitions
 from .prediction import Refusal, Rules, all_rules, refusal_of, rules_for
+from .run import Run
 from .summary import Numbers, macs, numbers, parameters_bytes
 
 DRIVER = "etnaviv"
@@ -63,7 +64,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that is known of a model without running it.
+    """All that is known of a model: from its file, and from runs on virtual NPUs.
 
     Attributes:
         macs, parameters: of each operation, by index; bytes.
@@ -71,6 +72,8 @@ class Facts:
         by_operation: what to do about each operation; "" where nothing.
         elsewhere: why it belongs on other hardware; "" where it does not.
         lacking: what of it a TFLite runtime may not have; part of ``advice``.
+        runs: what became of it where it was run; given: what its inputs got, in words.
+        not_run: why it was not run, or not everywhere; "" where it was, or nobody asked.
     """
 
     path: Path
@@ -85,6 +88,9 @@ class Facts:
     by_operation: tuple[str, ...]
     elsewhere: str
     lacking: tuple[Advice, ...]
+    runs: tuple[Run, ...] = ()
+    given: tuple[str, ...] = ()
+    not_run: str = ""
 
     @property
     def parameters_bytes(self) -> int:

@@ -9,15 +9,18 @@ from bsp.base.output import table
 from bsp.base.words import counted, filled
 
 from . import known_faults
+from .estimate import estimate
 from .graph import Tensor
 from .report import Facts
-from .report_document import NO_ESTIMATE, percent, verdict
+from .report_document import compile_ratios, percent, verdict
+from .run import WRONG, Run
 from .shown import shown
 from .summary import output_of
 
 _WIDTH = 80
-_NO_ESTIMATE = NO_ESTIMATE[0].upper() + NO_ESTIMATE[1:]
 _MOST_NAMED = 6
+_MOST_HEAVY = 5
+_SAME_TIME = 0.25
 _NAME_COLUMNS = 20
 _SHAPE_COLUMNS = 18
 _NUMBER_COLUMNS = 14
@@ -36,15 +39,13 @@ def text(facts: Facts) -> str:
     parts = [
         "\n".join(head),
         _versions(facts),
+        _runs(facts),
         _section("What to do", _advice(facts)),
         _section("Known to come out wrong (seen on virtual NPUs; docs/findings)", _faults(facts)),
         _section("Left to the CPU", _refused(facts)),
         _ends(facts),
         _operations(facts),
-        _line(
-            "This is what the rules and known faults say; nothing was run. To run it: "
-            f"./inv smoke-test label_image --npu virtual:{facts.npus[0]} --model FILE. {_NO_ESTIMATE}."
-        ),
+        _line(_last_words(facts)),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -99,6 +100,114 @@ def _advice(facts: Facts) -> list[str]:
     if facts.elsewhere:
         return [_item(f"run it elsewhere: {facts.elsewhere}")]
     return [_item(f"{each.what}{_places(each.operations)}: {each.how}") for each in facts.advice]
+
+
+def _runs(facts: Facts) -> str:
+    """What became of it on virtual NPUs."""
+    if not facts.runs:
+        return ""
+    rows = [
+        [
+            run.npu,
+            run.mesa,
+            run.status,
+            f"{run.different}/{run.values}" if run.values else "-",
+            str(run.jobs),
+            count(run.coefficient_bytes),
+            count(run.read_bytes),
+            count(run.written_bytes),
+        ]
+        for run in facts.runs
+    ]
+    header = ["npu", "Mesa", "result", "differ", "jobs", "coefficients", "read", "written"]
+    lines = [
+        _line(f"Run on virtual NPUs, with {'; '.join(facts.given) or 'no inputs'}:"),
+        table(header, rows),
+    ]
+    for run in facts.runs:
+        for words in (run.why, run.note, _first_wrong(run), _odd(run)):
+            if words:
+                lines.append(_item(f"{run.npu} {run.mesa}: {shown(words, 400)}"))
+    lines += [*_heavy(facts), *_times(facts), *_compiling(facts)]
+    return "\n".join(lines)
+
+
+def _first_wrong(run: Run) -> str:
+    if run.first_wrong is None:
+        return ""
+    each = run.operations[run.first_wrong]
+    wrong = sum(other.status == WRONG for other in run.operations)
+    others = f"; {wrong} operations have wrong values" if wrong > 1 else ""
+    return (
+        f"the first wrong operation is {each.index} ({each.operation}): {each.different} of "
+        f"{each.values} values differ, by up to {each.largest} steps{others}"
+    )
+
+
+def _odd(run: Run) -> str:
+    odd = [f"output {shown(each.name, 60)!r} is {each.looks}" for each in run.outputs if each.looks]
+    if not odd:
+        return ""
+    return f"{'; '.join(odd)}, in TFLite's own values too: an NPU that answers nothing would look the same"
+
+
+def _heavy(facts: Facts) -> list[str]:
+    """The operations that move most bytes, of the first run that moves any."""
+    run = next((run for run in facts.runs if run.moved_bytes), None)
+    if run is None:
+        return []
+    most = sorted(run.operations, key=run.share, reverse=True)[:_MOST_HEAVY]
+    words = ", ".join(
+        f"{each.index} {each.operation} {percent(run.share(each))}"
+        for each in most
+        if run.share(each)
+    )
+    return [_item(f"{run.npu} {run.mesa}: most bytes are moved by {words}")] if words else []
+
+
+def _times(facts: Facts) -> list[str]:
+    """How long an inference may take, of each NPU once: of the first run that tells."""
+    lines, told = [], set()
+    for run in facts.runs:
+        guess = estimate(run)
+        if run.npu in told or (isinstance(guess, str) and run is not facts.runs[0]):
+            continue
+        told.add(run.npu)
+        if isinstance(guess, str):
+            lines.append(_item(f"{run.npu} {run.mesa}: no estimate of time: {guess}"))
+            continue
+        on_cpu = sum(facts.macs) - run.macs
+        cpu = f"; without {count(on_cpu)} multiplications on the CPU" if on_cpu > 0 else ""
+        lines.append(
+            _item(
+                f"{run.npu} {run.mesa}: about {guess.likely_ms:g} ms an inference, between "
+                f"{guess.low_ms:g} and {guess.high_ms:g}{cpu}: {guess.how}"
+            )
+        )
+    return lines
+
+
+def _compiling(facts: Facts) -> list[str]:
+    slower = [
+        f"{mesa} on {npu} {ratio:.1f} times"
+        for (npu, mesa), ratio in compile_ratios(facts).items()
+        if abs(ratio - 1) > _SAME_TIME
+    ]
+    if not slower:
+        return []
+    words = f"compiling at load, by CPU time, beside the oldest Mesa here: {', '.join(slower)}"
+    return [_item(words)]
+
+
+def _last_words(facts: Facts) -> str:
+    said = [
+        "Run on emulated NPUs: silicon has the last word."
+        if facts.runs
+        else "This is what the rules and known faults say.",
+        f"{facts.not_run[0].upper()}{facts.not_run[1:]}." if facts.not_run else "",
+        "" if facts.runs else "No run, no estimate of time.",
+    ]
+    return " ".join(filter(None, said))
 
 
 def _faults(facts: Facts) -> list[str]:

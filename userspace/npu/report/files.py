@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from bsp.base.cache import write_atomically
 from bsp.base.errors import BspError, UserError
 from bsp.base.output import json_text
 from bsp.base.progress import say
+from bsp.base.project import results_folder
 from bsp.remote.inventory import Host
 
 from ..doctor import doctor as examination
@@ -61,10 +63,16 @@ def report(
     findings, note = None, "Not asked."
     if ask_doctor:
         findings, note = _findings(host, accept_new_key)
-    target = output or Path("build") / f"report-{history.file_of(name).stem.replace(' ', '-')}.html"
+    target = output or _default_file(name)
     if output is None:
         target.parent.mkdir(exist_ok=True)
     return write(name, target, smoke=smoke, findings=findings, note=note)
+
+
+def _default_file(host: str) -> Path:
+    """``build/report-HOST.html`` in the project, in characters that need no quoting anywhere."""
+    safe = re.sub(r"[^A-Za-z0-9_.@-]+", "-", host).strip("-.") or "host"
+    return results_folder() / f"report-{safe}.html"
 
 
 def _findings(host: Host | None, accept_new_key: bool) -> tuple[dict[str, Any] | None, str]:

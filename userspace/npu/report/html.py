@@ -22,7 +22,7 @@ from bsp.base.words import counted
 from ..validate.bmp import ImageError, open_bmp
 from ..validate.judge import TOP
 from . import svg as report_svg
-from .report import answer_of, input_notes
+from .report import EMULATED, answer_of, input_notes, is_emulated
 
 _STYLE = Path(__file__).parent / "style.css"
 _PICTURE_PIXELS = 480
@@ -83,6 +83,8 @@ def _head(
     words = []
     if smoke:
         words.append(f"smoke test {badge(smoke['verdict'])}")
+        if is_emulated(smoke):
+            words.append(badge("emulated"))
     if doctor:
         words.append(f"doctor {badge(doctor['verdict'])}")
     if history and history["series"]:
@@ -97,8 +99,9 @@ def _head(
         lines.append("<p>Nothing that was asked for could run, so nothing was validated.</p>")
     notes = [smoke.get("note"), *input_notes(smoke)] if smoke else []
     lines += [f"<p>Note: {escape(note)}</p>" for note in notes if note]
-    if smoke and "npu" in smoke:
-        lines.append("<p>Note: an emulated NPU; its times say nothing about a board.</p>")
+    if smoke and is_emulated(smoke):
+        what = "NPU" if "npu" in smoke else "board"
+        lines.append(f"<p>Note: an emulated {what}; its times say nothing about hardware.</p>")
     return "".join([*lines, "</header>"])
 
 
@@ -172,8 +175,10 @@ def _results(smoke: dict[str, Any]) -> str:
     rows = smoke["results"]
     timed = (row["latency_ms"] for row in rows if row["delegate"] == "cpu" and row["latency_ms"])
     cpu_ms = next((times["median"] for times in timed), None)
+    emulated = is_emulated(smoke)
     heads = "".join(
-        f'<th class="n">{column.title}</th>' if column.kind == "n" else f"<th>{column.title}</th>"
+        f"<th{' class=' + chr(34) + 'n' + chr(34) if column.kind == 'n' else ''}>{column.title}"
+        f"{', emulated' if emulated and column.title == 'against cpu' else ''}</th>"
         for column in _COLUMNS
     )
     body = "".join(
@@ -182,8 +187,8 @@ def _results(smoke: dict[str, Any]) -> str:
     return (
         f'<h2>Results</h2><table class="cards"><thead><tr>{heads}</tr></thead>'
         f"<tbody>{body}</tbody></table>"
-        '<p class="soft small">Times in ms. "Against cpu": how many times as fast as the best CPU '
-        "path. The first run compiles, and is not in the median.</p>"
+        f'<p class="soft small">Times in ms{f", {EMULATED}" if emulated else ""}. "Against cpu": how '
+        "many times as fast as the best CPU path. The first run compiles, and is not in the median.</p>"
     )
 
 

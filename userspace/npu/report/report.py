@@ -12,6 +12,8 @@ from ..validate import model_inputs
 
 _WIDTH = 80
 _MOST_FINDINGS = 8
+EMULATED = "emulated: they say nothing about a board"
+"""What is said of times of an emulated NPU or CPU."""
 _HEADER = ("delegate", "result", "median", "p95", "first", "operations", "top class, or why")
 
 
@@ -32,8 +34,14 @@ def text_of(document: dict[str, Any]) -> str:
     for finding in document.get("npu", {}).get("findings", [])[:_MOST_FINDINGS]:
         lines.append(filled(f"finding: {finding}", _WIDTH, rest="  "))
     none = ": nothing that was asked for could run" if document["verdict"] == "skip" else ""
-    lines.append(f"times in ms; verdict: {document['verdict']}{none}")
+    emulation = f" ({EMULATED})" if is_emulated(document) else ""
+    lines.append(filled(f"times in ms{emulation}; verdict: {document['verdict']}{none}", _WIDTH))
     return "\n".join(lines)
+
+
+def is_emulated(document: dict[str, Any]) -> bool:
+    """Whether a smoke test ran on an emulated NPU or board; older documents say it of NPUs only."""
+    return bool(document.get("emulated", "npu" in document))
 
 
 def input_notes(document: dict[str, Any]) -> list[str]:

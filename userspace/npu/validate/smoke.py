@@ -64,7 +64,7 @@ def smoke_test(
             raise UserError(
                 "--npu is an NPU of this machine's own: it goes with neither --host nor --userspace"
             )
-        return place.smoke_test(request)
+        return place.smoke_test(request) | {"emulated": True}
     if host is None:
         folder = Path(userspace) if userspace else None
         before = conditions(None)
@@ -96,7 +96,7 @@ def smoke_test(
             published=[] if emulated or not profile else _published(profile),
             npu_expected=_NPU_OF_BOARD if profile and _has_npu(profile, emulated=emulated) else "",
         )
-        return _remembered(document, after(before, connection))
+        return _remembered(document, after(before, connection), emulated=emulated)
 
 
 def _opencl_on(
@@ -151,8 +151,11 @@ def _published(profile: Board) -> list[tuple[str, Figure]]:
     ]
 
 
-def _remembered(document: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+def _remembered(
+    document: dict[str, Any], found: dict[str, Any], *, emulated: bool = False
+) -> dict[str, Any]:
     """Add a run and its conditions to the host's history; where that fails, the result still counts."""
+    document["emulated"] = emulated
     document["conditions"] = found
     try:
         history.append(document["host"], history.entry_of(document, found))

@@ -216,7 +216,7 @@ class _JobReader:
                 shown |= {
                     "kind": "look up" if moved.lookup else "move",
                     "what": f"{planes}x{rows}x{columns} -> {planes}x{y1 - y0 + 1}x{x1 - x0 + 1}",
-                    "read_bytes": size_bytes + min(moved.bytes_moved, planes * rows * columns),
+                    "read_bytes": moved.read_bytes,
                     "written_bytes": moved.bytes_moved,
                 }
         except FaultError as error:
@@ -251,10 +251,8 @@ class _JobReader:
             "weights": shape.weights,
             "zero_weights": shape.weights - known.weights.size + zeros,
             "stored_bytes": known.stored_bytes,
-            "read_bytes": 4 * nn.LAYOUT.size_words
-            + known.stored_bytes
-            + shape.in_channels * job.in_height * job.in_width,
-            "written_bytes": shape.out_channels * pixels,
+            "read_bytes": job.read_bytes + known.stored_bytes,
+            "written_bytes": job.written_bytes,
         }
 
     def _coefficients(self, job: NnJob, memory: Buffers) -> Coefficients:

@@ -158,6 +158,16 @@ class NnJob:
         shape, geometry = self.shape, self.geometry
         return shape.weights * geometry.out_height * geometry.out_width
 
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of its descriptor and its input, each once; the coefficients come on top."""
+        return 4 * LAYOUT.size_words + self.shape.in_channels * self.in_height * self.in_width
+
+    @property
+    def written_bytes(self) -> int:
+        """Bytes of its output."""
+        return self.shape.out_channels * self.geometry.out_height * self.geometry.out_width
+
     def describe(self) -> str:
         """Return the job in a few words, as channels x height x width."""
         shape, geometry = self.shape, self.geometry

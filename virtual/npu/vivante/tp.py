@@ -161,6 +161,12 @@ class TpJob:
         x0, y0, x1, y1 = self.window
         return (self.size[0] + sum(self.extra_planes)) * (x1 - x0 + 1) * (y1 - y0 + 1)
 
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of its descriptor and of what it moves, each once; a border is not read."""
+        planes, rows, columns = self.size
+        return 4 * LAYOUT.size_words + min(self.bytes_moved, planes * rows * columns)
+
     def describe(self) -> str:
         """Return the job in a few words, as planes x rows x columns."""
         planes, rows, columns = self.size

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: MIT
+"""Models run by the real delegate on virtual NPUs: right and wrong by operation, jobs and bytes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bsp.base.project import PROJECT
+from userspace.npu.model.estimate import calibration_of
+from userspace.npu.model.given import given
+from userspace.npu.model.graph import read_model
+from userspace.npu.model.run import MOVED, RIGHT, WRONG, RunRequest
+from userspace.npu.validate import models
+from virtual.gates.build import build
+from virtual.gates.cases import Case
+from virtual.model_runs.ledger import Entry
+from virtual.model_runs.place import VirtualNpus
+from virtual.model_runs.references import references
+
+
+def test_each_operations_values_are_kept_before_an_add_overwrites_them() -> None:
+    made = build(Case("residual", 6, 6, 8, zero_points=(110, 90, 100)))
+    model = read_model(made.model)
+    right = references(made.model, model, made.inputs)
+    assert set(right.by_operation) == {each.index for each in model.operations}
+    last = model.operations[-1]
+    assert np.array_equal(right.by_operation[last.index], right.outputs[0])
+
+
+def test_a_jobs_values_are_compared_in_either_order() -> None:
+    right = np.random.default_rng(1).integers(0, 200, (1, 2, 3, 4)).astype(np.uint8)
+    for way in (right, np.moveaxis(right, -1, 1)):
+        entry = Entry()
+        entry.compare(np.ascontiguousarray(way), right)
+        assert (entry.different, entry.values) == (0, 24)
+    entry = Entry()
+    entry.compare(np.ascontiguousarray(np.moveaxis(right, -1, 1)) + np.uint8(3), right)
+    assert (entry.different, entry.largest) == (24, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_a_residual_block_on_both_npus() -> None:
+    made = build(Case("residual", 6, 6, 8, zero_points=(110, 90, 100)))
+    request = RunRequest(made.model, made.inputs, "25.0.7", ("a311d", "imx8mp"))
+    first, second = VirtualNpus().run(request)
+    assert (second.npu, second.status, second.different) == ("imx8mp", RIGHT, 0)
+    assert {each.status for each in second.operations} <= {RIGHT, MOVED}
+    total = sum(each.read_bytes + each.written_bytes for each in second.operations)
+    assert 0 < total <= second.moved_bytes
+    assert second.coefficient_bytes == sum(each.coefficient_bytes for each in second.operations)
+    assert second.jobs == second.nn_jobs + second.tp_jobs >= len(second.operations)
+    # The ADD's bias is computed from bytes behind its weights: docs/findings/add-bias.md.
+    assert first.status == RIGHT
+    assert "zeros" in first.note
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_the_command_runs_a_model_and_says_what_is_wrong(tmp_path: Path) -> None:
+    """The finding pointwise-relu6 on an A311D with 26.x, through ./inv's own door."""
+    file = tmp_path / "model.tflite"
+    file.write_bytes(build(Case("conv", 8, 8, 8, 8, dtype="int8")).model)
+    command = [sys.executable, "-m", "invoke", "model-report", str(file), "--npu", "a311d"]
+    command += ["--mesa", "25.0.7", "--run", "--json"]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    (run,) = document["runs"]
+    assert (run["status"], run["first_wrong"]) == (WRONG, 0)
+    assert run["operations"][0]["jobs"] >= 1
+    assert document["verdict"]["answer"] == "comes out wrong"
+
+
+@pytest.mark.full
+@pytest.mark.network
+@pytest.mark.parametrize("npu", ["a311d", "imx8mp"])
+def test_jobs_and_bytes_are_those_of_the_calibration(npu: str) -> None:
+    known = calibration_of(npu)
+    assert known
+    for name in ("mobilenet_v1_1.0_224_quant", "mobilenet_v2_1.0_224_quant"):
+        model = models.find(name, "model").path.read_bytes()
+        values, _ = given(model)
+        (run,) = VirtualNpus().run(RunRequest(model, values, "25.0.7", (npu,)))
+        (point,) = (each for each in known.points if each.model == name)
+        assert (run.status, run.jobs, run.macs, run.moved_bytes) == (
+            RIGHT, point.jobs, point.macs, point.bytes,
+        )  # fmt: skip
