@@ -9,7 +9,7 @@ gc.set_threshold(100_000, 20, 20)
 atexit.register(gc.freeze)
 
 from commands import collection  # noqa: E402
-from commands.program import adopt  # noqa: E402
+from commands.face.program import adopt  # noqa: E402
 
 namespace = collection()
 adopt()

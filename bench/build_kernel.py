@@ -16,9 +16,9 @@ from pathlib import Path
 
 from bsp.base.output import print_text
 from bsp.kernel import compile as build
-from bsp.kernel.config import Difference
-from bsp.kernel.configure import Workspace, configure, judged
-from bsp.kernel.fragments import Asked
+from bsp.kernel.config.compare import Difference
+from bsp.kernel.config.configure import Workspace, configure, judged
+from bsp.kernel.config.fragments import Asked
 from bsp.profile import load_board
 
 from .measure import Arm, measure, report, shown

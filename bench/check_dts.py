@@ -13,11 +13,11 @@ from pathlib import Path
 from .measure import Arm, arguments, measure, report
 
 from bsp.base.cache import remove  # isort: skip
-from bsp.dts import schema  # isort: skip
+from bsp.dts.bindings import schema  # isort: skip
 from bsp.dts.build import build_dts  # isort: skip
 from bsp.profile import load_board, load_soc  # isort: skip
 from bsp.kernel.source import kernel_tree  # isort: skip
-from bsp.dts.compile import compile_dts  # isort: skip
+from bsp.dts.compiler.compile import compile_dts  # isort: skip
 
 BOARD, KERNEL = "vim3", "6.12"
 _VALIDATE = "from dtschema.dtb_validate import main; main()"

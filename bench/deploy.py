@@ -39,8 +39,8 @@ from bsp.kernel.packaged import PrebuiltKernel, prebuilt_kernel
 from bsp.profile import load_board
 from images.bundle import manifest as bundles
 from images.bundle.manifest import Bundle, Parts
-from images.deploy import contents, delta
 from images.deploy.boot import slots
+from images.deploy.transfer import contents, delta
 from tests.support.fake_board import FakeBoard
 
 ROOT = Path(__file__).parents[1]
@@ -49,14 +49,14 @@ ROOT = Path(__file__).parents[1]
 # imports; the board's root is a folder, which the command line has no flag for.
 _OURS = """\
 import pathlib, sys
-import commands.start, tasks
+import commands.face.start, tasks
 from bsp.remote.inventory import Host
 from bsp.remote.ssh import connect
 from images.bundle import manifest as bundles
 from images.deploy import plan as planning
 from images.deploy.claim import Claim
 from images.deploy.deploy import Result, Target, deploy, prepare
-from images.deploy.transfer import Agent, each_known
+from images.deploy.transfer.agent import Agent, each_known
 from pathlib import PosixPath
 
 target = {target!r}

@@ -45,7 +45,7 @@ JOBS = 16
 
 _OURS = """\
 import pathlib, sys
-import commands.start, tasks
+import commands.face.start, tasks
 from dataclasses import replace
 from pathlib import PosixPath
 from bsp.remote.inventory import Host
@@ -54,8 +54,8 @@ from images.deploy import plan as planning
 from images.deploy.claim import Claim
 from images.deploy.deploy import Result, Target, prepare, session
 from images.deploy.fleet import deploy_fleet
-from images.deploy.shared import Shared
-from images.deploy.transfer import each_known
+from images.deploy.transfer.shared import Shared
+from images.deploy.transfer.agent import each_known
 from images.deploy.fleet.waves import Rules
 
 shared = Shared()

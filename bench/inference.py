@@ -15,8 +15,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from userspace.npu.validate import bmp, models, preprocess
-from userspace.npu.validate.runner import load_runtime, timed_runs
+from userspace.npu.validate import models
+from userspace.npu.validate.onboard import bmp, preprocess
+from userspace.npu.validate.onboard.runner import load_runtime, timed_runs
 
 from .measure import Arm, Timing, arguments, measure, report
 

@@ -21,7 +21,7 @@ import numpy as np
 from bsp.base.cache import cache_dir, lock
 from bsp.base.output import print_text
 from userspace.npu.validate import models
-from userspace.npu.validate.runner import load_runtime
+from userspace.npu.validate.onboard.runner import load_runtime
 from virtual.npu.memory import Buffers
 from virtual.npu.shim import host
 from virtual.npu.traces.replay import Machine, submissions

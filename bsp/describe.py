@@ -9,8 +9,8 @@ from typing import Any
 
 from .base.output import table
 from .base.words import filled
-from .dts.own_tree import OwnTree, own_tree
-from .dts.support import series_supports
+from .dts.inputs.own_tree import OwnTree, own_tree
+from .dts.npu.support import series_supports
 from .kernel.distribution import all_series
 from .profile import (
     Board,

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from .base.errors import UserError
-from .dts.owners import vendor_of
+from .dts.npu.owners import vendor_of
 from .dts.tree import Tree
 from .profile import (
     Board,

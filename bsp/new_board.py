@@ -18,11 +18,11 @@ from typing import Any
 from .base.cache import write_atomically
 from .base.errors import UserError
 from .base.result import Result
-from .dts.compile import compile_dts
-from .dts.given import board_tree
-from .dts.owners import refuse_two_owners, vendor_of
+from .dts.compiler.compile import compile_dts
+from .dts.inputs.given import board_tree
+from .dts.npu.owners import refuse_two_owners, vendor_of
+from .dts.npu.switched_off import off_notes
 from .dts.running import without_boot
-from .dts.switched_off import off_notes
 from .dts.tree import Tree, read_tree
 from .identify import doubt_error, find, machine_of, relative_of, soc_of, tie_error, vendor_words
 from .kernel.source import kernel_tree

@@ -13,11 +13,11 @@ import msgspec
 
 from .base.errors import InfrastructureError, UserError
 from .dts.build import build_dts
-from .dts.compile import compile_dts, compiled
-from .dts.identity import check_identity
-from .dts.own_tree import own_tree
-from .dts.required_changes import plan_changes
-from .dts.support import lacking
+from .dts.compiler.compile import compile_dts, compiled
+from .dts.inputs.identity import check_identity
+from .dts.inputs.own_tree import own_tree
+from .dts.npu.required_changes import plan_changes
+from .dts.npu.support import lacking
 from .dts.tree import Tree, read_tree
 from .kernel.source import KernelTree, kernel_tree
 from .profile import Board, Expectation, load_soc, names_no_board, npu_of

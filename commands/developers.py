@@ -7,8 +7,8 @@ from invoke.context import Context
 
 from bsp.base.result import Result
 
-from .face import command, session
-from .flags import JSON
+from .face.command import command, session
+from .face.flags import JSON
 
 
 @command(
@@ -100,14 +100,14 @@ def bench(_: Context, name: str, rounds: int = 0, json: bool = False) -> int:
             f"there is no measurement {name!r}", hint=f"one of: list, {', '.join(known)}"
         )
     flags = [*(["--rounds", str(rounds)] if rounds else []), *(["--json"] if json else [])]
-    return _tool("commands.module", f"bench.{name}", *flags)
+    return _tool("commands.face.module", f"bench.{name}", *flags)
 
 
 @session(help={"check": "write nothing; fail if something would change", "json": JSON})
 def docs(_: Context, check: bool = False, json: bool = False) -> int:
     """Write the pages of commands and formats, and check all links. Example: ./inv docs."""
     flags = [*(["--check"] if check else []), *(["--json"] if json else [])]
-    return _tool("commands.module", "docs.make", *flags)
+    return _tool("commands.face.module", "docs.make", *flags)
 
 
 def _tool(module: str, *arguments: str) -> int:

@@ -7,8 +7,8 @@ from invoke.context import Context
 
 from bsp.base.result import Result
 
-from .face import command
-from .flags import BOARD, FORCE_ENABLE, HOST, KERNEL
+from .face.command import command
+from .face.flags import BOARD, FORCE_ENABLE, HOST, KERNEL
 
 
 @command(
@@ -46,7 +46,7 @@ def build_dts(
 
     from bsp.base.errors import UserError
     from bsp.dts import build
-    from bsp.dts.rate import parse_rate
+    from bsp.dts.npu.rate import parse_rate
     from bsp.profile import load_board
 
     if from_host:
@@ -103,7 +103,7 @@ def check_dts(_: Context, board: str, kernel: str = "", dtb: str = "") -> Result
     """Check a device tree against the kernel's bindings. Example: ./inv check-dts --board vim3."""
     from pathlib import Path
 
-    from bsp.dts import schema
+    from bsp.dts.bindings import schema
     from bsp.profile import load_board
 
     profile = load_board(board)
@@ -139,7 +139,7 @@ def boot_dts(
     """Boot a device tree in QEMU; is the NPU bound? Example: ./inv boot-dts --board imx8mp-evk."""
     from pathlib import Path
 
-    from bsp.dts.rate import parse_rate
+    from bsp.dts.npu.rate import parse_rate
     from bsp.profile import load_board
     from virtual.boards import boot_dts as booting
 

@@ -9,8 +9,8 @@ from invoke.context import Context
 
 from bsp.base.result import Answer, Result
 
-from .face import command
-from .flags import BOARD, HOST
+from .face.command import command
+from .face.flags import BOARD, HOST
 
 
 @command(

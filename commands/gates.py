@@ -8,7 +8,7 @@ from invoke.context import Context
 from bsp.base.errors import UserError
 from bsp.base.result import FAILED_VALIDATION, Answer, Result
 
-from .face import command
+from .face.command import command
 
 
 @command(

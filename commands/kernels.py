@@ -7,8 +7,8 @@ from invoke.context import Context
 
 from bsp.base.result import Answer, Result
 
-from .face import command
-from .flags import BOARD, KERNEL
+from .face.command import command
+from .face.flags import BOARD, KERNEL
 
 
 @command(

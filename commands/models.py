@@ -7,7 +7,7 @@ from invoke.context import Context
 
 from bsp.base.result import Answer, Result
 
-from .face import command
+from .face.command import command
 
 
 @command(
@@ -39,7 +39,10 @@ def model_report(
     from pathlib import Path
 
     from bsp.base.errors import UserError
-    from userspace.npu.model import report, report_document, report_text, trial
+    from userspace.npu.model.report import document as report_document
+    from userspace.npu.model.report import report
+    from userspace.npu.model.report import text as report_text
+    from userspace.npu.model.trial import trial
     from userspace.npu.validate.fixed_size import size_of
     from virtual.model_runs.place import VirtualNpus
 

@@ -10,8 +10,8 @@ from invoke.context import Context
 
 from bsp.base.result import Answer, Result
 
-from .face import command, session
-from .flags import BOARD
+from .face.command import command, session
+from .face.flags import BOARD
 
 _VIRTUAL = "name of the virtual board (default: the board's)"
 

@@ -18,7 +18,8 @@ from bsp.base.cache import write_atomically
 from bsp.base.errors import ValidationError
 from bsp.base.output import print_json, print_text
 from bsp.base.project import PROJECT
-from commands import collection, help_text
+from commands import collection
+from commands.face import help_text
 
 from .formats import formats_page
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What a command returns: one document for machines, a text for people, and an exit code.
 
-``commands/face.py`` prints it; nothing else writes to stdout.
+``commands/face/command.py`` prints it; nothing else writes to stdout.
 """
 
 from __future__ import annotations

@@ -19,18 +19,18 @@ from ..base.result import Result
 from ..kernel.distribution import series_named
 from ..kernel.source import kernel_tree, label
 from ..profile import Board, Npu, load_soc, npu_of
-from .apply import apply_overlays
-from .compile import compile_dts, compiled
-from .given import board_tree
-from .identity import check_identity, own_name
+from .compiler.compile import compile_dts, compiled
+from .inputs.apply import apply_overlays
+from .inputs.given import board_tree
+from .inputs.identity import check_identity, own_name
+from .inputs.upstream import newer_tree, refuse_without_board
+from .npu.owners import refuse_two_owners
+from .npu.rate import at_rate
+from .npu.required_changes import Change, plan_changes, rates
+from .npu.support import lacking, verdict
+from .npu.switched_off import refuse_switched_off
 from .overlay import compiled_overlay, merge, overlay_source
-from .owners import refuse_two_owners
-from .rate import at_rate
-from .required_changes import Change, plan_changes, rates
-from .support import lacking, verdict
-from .switched_off import refuse_switched_off
 from .tree import Tree, read_tree
-from .upstream import newer_tree, refuse_without_board
 from .verify import diff_text, verify
 
 

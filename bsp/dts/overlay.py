@@ -12,8 +12,8 @@ from pathlib import Path
 from ..base.cache import cache_dir, make_once
 from ..base.errors import UserError
 from ..base.process import run
-from .compile import tool_key
-from .required_changes import Change, is_text, texts
+from .compiler.compile import tool_key
+from .npu.required_changes import Change, is_text, texts
 
 # Each takes milliseconds; a base that was made to keep a program busy is given up.
 _TIMEOUT_S = 30

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..base.errors import InfrastructureError
-from .required_changes import Change, Value, is_text, texts
+from .npu.required_changes import Change, Value, is_text, texts
 from .tree import Tree
 
 

@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import InfrastructureError, UserError
-from ..base.host_packages import has_header, install_packages
 from ..base.output import table
+from ..base.packages.host_packages import has_header, install_packages
 from ..base.words import counted
 from ..profile import Board
 from . import compile as build
-from . import fragments
-from .config import differences, read_config
-from .configure import configure
-from .judge import is_nobodys
+from .config import fragments
+from .config.compare import differences, read_config
+from .config.configure import configure
+from .config.judge import is_nobodys
+from .config.report import describe_files, refuse, say_left_out
+from .config.vendor_symbols import vendor_lines
 from .packaged import prebuilt_kernel
-from .report import describe_files, refuse, say_left_out
 from .source import check_source_name
-from .vendor_symbols import vendor_lines
 
 
 @dataclass(frozen=True)

@@ -28,12 +28,12 @@ from ..base.process import Completed, require_tool, run
 from ..base.progress import Step, say, step
 from ..base.words import counted
 from ..profile import Board
-from . import fragments
-from .config import read_config
-from .configure import Configured, Workspace, configure
+from .config import fragments
+from .config.compare import read_config
+from .config.configure import Configured, Workspace, configure
+from .config.report import describe_files, refuse, say_gave_way, say_left_out
 from .objects import count_objects, drop_unfinished, existing_objects
 from .patches import Patch, apply_all, key_of, missing_from, needed_by, patches_for
-from .report import describe_files, refuse, say_gave_way, say_left_out
 from .source import KernelTree, kernel_tree
 from .toolchain import find_toolchain
 

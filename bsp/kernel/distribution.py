@@ -16,9 +16,9 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from ..base import pins
 from ..base.cache import cache_dir, write_atomically
 from ..base.errors import UserError, nearest
+from ..base.packages import pins
 
 FILE = Path(__file__).with_name("distribution.toml")
 
@@ -129,7 +129,7 @@ def _asked(series: str, *, image: bool) -> tuple[str, str, str]:
             return remembered["suite"], remembered["package"], remembered["version"]
     except (OSError, ValueError, KeyError, TypeError):
         pass  # never asked, or written by another version: ask
-    from ..base.apt import Archive
+    from ..base.packages.apt import Archive
 
     # The source is the same for every architecture; asking for arm64 makes one set of lists do.
     archive = Archive(known.suite, "arm64")

@@ -6,9 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..base.apt import Archive
 from ..base.cache import cache_dir, make_once
 from ..base.errors import InfrastructureError
+from ..base.packages.apt import Archive
 from ..base.process import run
 from ..base.progress import step
 from .distribution import packaged, series_named

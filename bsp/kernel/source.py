@@ -194,7 +194,7 @@ def _from_distribution(series: str, parts: Parts) -> tuple[Path, str]:
     suite, package, version = packaged(series, image=False)
 
     def make(target: Path) -> None:
-        from ..base.apt import Archive
+        from ..base.packages.apt import Archive
 
         debs = Archive(suite, "arm64").download([package])
         with step(f"Unpacking {package}"):

@@ -11,8 +11,8 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
-from bsp.base.apt import Archive, unpacked_program
 from bsp.base.errors import UserError
+from bsp.base.packages.apt import Archive, unpacked_program
 from bsp.base.process import run
 
 # The first suite with -M imx8mp-evk and vfio-user-pci in one QEMU (11.1).

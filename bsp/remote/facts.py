@@ -14,7 +14,7 @@ from typing import Any
 
 from ..base.errors import UserError
 from ..base.process import run
-from ..dts.support import cannot_tell, series_supports
+from ..dts.npu.support import cannot_tell, series_supports
 from ..profile import Npu
 from .ssh import Connection
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..dts.available import is_on, unavailable
-from ..dts.owners import other_owners, vendor_of
+from ..dts.npu.available import is_on, unavailable
+from ..dts.npu.owners import other_owners, vendor_of
+from ..dts.npu.required_changes import rates
 from ..dts.references import references
-from ..dts.required_changes import rates
 from ..dts.tree import Tree
 from ..profile import Expectation, Identity, Npu, Soc
 from .drivers import Driver

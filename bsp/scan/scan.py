@@ -21,7 +21,7 @@ from typing import Any
 from ..base.cache import cache_dir, write_atomically
 from ..base.errors import UserError
 from ..base.progress import Step, step
-from ..dts.compile import compile_dts, tool_key
+from ..dts.compiler.compile import compile_dts, tool_key
 from ..dts.tree import read_tree
 from ..kernel.distribution import all_series
 from ..kernel.source import KernelTree, kernel_tree
@@ -169,7 +169,7 @@ def _key(tree: KernelTree) -> str:
         for part in ("arch", "include", "scripts", *driver_files()):
             digest.update(_state(tree.path / part).encode())
     digest.update(tool_key("cpp", "dtc").encode())
-    own = [*Path(__file__).parent.iterdir(), *(Path(__file__).parents[1] / "dts").glob("*.py")]
+    own = [*Path(__file__).parent.iterdir(), *(Path(__file__).parents[1] / "dts").rglob("*.py")]
     for file in sorted([*own, *SOCS_DIR.glob("*.toml")]):
         if file.is_file():
             digest.update(file.name.encode() + file.read_bytes())

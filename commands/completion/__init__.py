@@ -9,7 +9,7 @@ from invoke.context import Context
 
 from bsp.base.result import Answer, Result
 
-from ..face import command
+from ..face.command import command
 
 _SHELLS = ("bash", "zsh", "fish")
 _NAMES = ("boards", "hosts", "models", "npus")

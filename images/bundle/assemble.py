@@ -16,7 +16,7 @@ from bsp.base.cache import cache_dir, make_once, remove
 from bsp.base.errors import UserError
 from bsp.base.progress import step
 from bsp.dts.build import build_dts
-from bsp.dts.identity import dtb_of_board
+from bsp.dts.inputs.identity import dtb_of_board
 from bsp.kernel.packaged import PrebuiltKernel
 from bsp.kernel.select import is_build, kernel_named
 from bsp.profile import Board

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bsp.base import pins
-from bsp.base.apt import Archive
 from bsp.base.cache import write_atomically
 from bsp.base.download import sha256_of
 from bsp.base.errors import UserError
 from bsp.base.output import table
+from bsp.base.packages import pins
+from bsp.base.packages.apt import Archive
 from bsp.base.progress import say, step
 from bsp.base.project import PROJECT
 from bsp.base.result import Result

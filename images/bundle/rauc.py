@@ -20,7 +20,7 @@ from typing import Any
 
 from bsp.base.cache import lock, write_atomically
 from bsp.base.errors import InfrastructureError, UserError, ValidationError
-from bsp.base.host_packages import install_packages
+from bsp.base.packages.host_packages import install_packages
 from bsp.base.process import ToolFailedError, run
 from bsp.base.progress import step
 from bsp.profile import Board

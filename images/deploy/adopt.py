@@ -36,7 +36,7 @@ from .deploy import (
 from .in_place import DTB
 from .plan import Confirm, Facts, Plan, Send, TakeOver, Try
 from .recognise import opened, recognised
-from .transfer import Agent, each_known
+from .transfer.agent import Agent, each_known
 
 _ANSWER_S = 600.0  # copying a kernel and a RAM disk to a slow card
 

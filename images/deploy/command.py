@@ -19,7 +19,7 @@ from images.bundle.manifest import Bundle
 from . import plan as planning
 from .claim import Claim
 from .deploy import Deployment, Target, deploy
-from .shared import Shared
+from .transfer.shared import Shared
 
 
 @dataclass(frozen=True)

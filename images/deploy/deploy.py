@@ -25,7 +25,7 @@ from bsp.remote.ssh import UnreachableError, connect
 from images.bundle import manifest as bundles
 from images.bundle.manifest import Bundle, Manifest, with_required_options
 
-from . import contents, drift, health, trial
+from . import drift, health, trial
 from . import plan as planning
 from .boot import slots, state
 from .claim import Claim
@@ -41,9 +41,9 @@ from .recognise import (
     refuse_exchanged,
     refuse_without_boot,
 )
-from .shared import Shared
 from .switched_off import refuse_forced_on
-from .transfer import (
+from .transfer import contents
+from .transfer.agent import (
     Agent,
     BoardRefusedError,
     ConnectionLostError,
@@ -51,6 +51,7 @@ from .transfer import (
     decompress_fdt,
     each_known,
 )
+from .transfer.shared import Shared
 
 BundleMaker = Callable[[Board], Bundle]
 

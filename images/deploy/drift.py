@@ -23,7 +23,7 @@ from images.bundle.manifest import Bundle
 
 from .boot import slots
 from .plan import Facts, Mend, Plan
-from .transfer import Agent, onboard_request, remembered
+from .transfer.agent import Agent, onboard_request, remembered
 
 EVERY = 10
 """Every Nth deployment re-hashes all files, where nothing else is asked for."""

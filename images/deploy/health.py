@@ -16,13 +16,13 @@ import msgspec
 
 from bsp.base.errors import BspError, UserError
 from bsp.base.progress import step
-from bsp.dts.available import unavailable
+from bsp.dts.npu.available import unavailable
 from bsp.dts.tree import read_tree
 from bsp.profile import Board, Npu, npu_of
 from bsp.remote.inventory import Host
 from images.bundle.manifest import Manifest
 
-from .transfer import Agent
+from .transfer.agent import Agent
 
 _POLL_S = 1.0
 _DEADLINE_S = 60.0

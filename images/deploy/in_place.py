@@ -10,7 +10,7 @@ import msgspec
 
 from bsp.base import progress
 from bsp.base.errors import UserError
-from bsp.dts.identity import dtb_of_board
+from bsp.dts.inputs.identity import dtb_of_board
 from bsp.profile import Board
 from bsp.remote.in_place import build_in_place
 from images.bundle import manifest as bundles
@@ -31,7 +31,7 @@ from .deploy import (
 from .plan import Facts
 from .recognise import recognised
 from .switched_off import refuse_forced_on
-from .transfer import Agent
+from .transfer.agent import Agent
 
 DTB = "boot/board.dtb"
 

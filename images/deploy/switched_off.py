@@ -6,12 +6,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from bsp.base.errors import UserError
-from bsp.dts import switched_off
-from bsp.dts.available import unavailable
+from bsp.dts.npu import switched_off
+from bsp.dts.npu.available import unavailable
 from bsp.dts.tree import Tree, read_tree
 from bsp.profile import Board, npu_of
 
-from .transfer import Agent, decompress_fdt
+from .transfer.agent import Agent, decompress_fdt
 
 
 def refuse_forced_on(
@@ -26,7 +26,7 @@ def refuse_forced_on(
         dtb: the device tree that is to be sent.
 
     Raises:
-        UserError: as ``bsp.dts.switched_off.refuse_switched_off``.
+        UserError: as ``bsp.dts.npu.switched_off.refuse_switched_off``.
     """
     npu = npu_of(board) if board else None
     if board is None or npu is None or not npu.enabled:

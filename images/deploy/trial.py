@@ -19,7 +19,7 @@ from bsp.remote.ssh import AuthenticationError, ConnectionLostError, Unreachable
 
 from . import confirm
 from .plan import Facts
-from .transfer import decompress_fdt
+from .transfer.agent import decompress_fdt
 
 _POLL_S = 0.5
 _ATTEMPT_S = 30.0  # a key exchange takes seconds on a board that is just coming up

@@ -16,8 +16,8 @@ import re
 import threading
 from pathlib import Path
 
-from bsp.base.apt import Archive, unpacked_program
 from bsp.base.errors import InfrastructureError, UserError
+from bsp.base.packages.apt import Archive, unpacked_program
 from bsp.base.process import ToolFailedError, run
 
 from .layout import MIB, SECTOR_BYTES, Layout

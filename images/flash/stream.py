@@ -21,7 +21,7 @@ from bsp.base.errors import InfrastructureError, UserError
 from bsp.remote.ssh import Connection, ConnectionLostError, Process
 from images.deploy.boot import slots
 from images.deploy.onboard.frames import CHUNK_BYTES, Zstd
-from images.deploy.transfer import START, as_root
+from images.deploy.transfer.agent import START, as_root
 from images.disk import bmap
 from images.disk.bmap import Map
 

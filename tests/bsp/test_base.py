@@ -167,7 +167,7 @@ def test_what_tar_unpacks_with_is_named(
 def test_apt_without_lists_is_not_an_apt_without_mirrors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bsp.base import apt
+    from bsp.base.packages import apt
 
     monkeypatch.delenv("NPU_BSP_DEBIAN_MIRROR", raising=False)
     monkeypatch.setattr(apt, "_HOST_LISTS", tmp_path)
@@ -190,7 +190,7 @@ import sys
 from invoke.context import Context
 from invoke.exceptions import Exit
 from bsp.base.process import run
-from commands.face import session
+from commands.face.command import session
 
 @session(help={})
 def slow(_):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bsp.base import host_packages
 from bsp.base.errors import UserError
+from bsp.base.packages import host_packages
 
 _APT = """#!/bin/sh
 echo "apt-get $*" >> {log}

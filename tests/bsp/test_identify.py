@@ -13,8 +13,8 @@ import pytest
 
 from bsp.base.errors import UserError
 from bsp.dts.build import build_dts
-from bsp.dts.compile import compiled
-from bsp.dts.identity import check_identity
+from bsp.dts.compiler.compile import compiled
+from bsp.dts.inputs.identity import check_identity
 from bsp.dts.tree import read_tree
 from bsp.identify import Machine, find, identify, machine_of
 from bsp.kernel.source import kernel_tree

@@ -18,7 +18,7 @@ from bsp import describe, profile
 from bsp.base.errors import UserError
 from bsp.base.project import PROJECT
 from bsp.dts.build import build_dts
-from bsp.dts.support import lacking
+from bsp.dts.npu.support import lacking
 from bsp.dts.tree import read_tree
 from bsp.kernel.distribution import all_series, series_key, series_named
 from bsp.kernel.source import kernel_tree

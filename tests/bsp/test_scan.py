@@ -13,8 +13,8 @@ import pytest
 from bsp import profile
 from bsp.base.errors import UserError
 from bsp.base.progress import step
-from bsp.dts.compile import compile_dts
-from bsp.dts.support import cannot_tell, lacking, verdict
+from bsp.dts.compiler.compile import compile_dts
+from bsp.dts.npu.support import cannot_tell, lacking, verdict
 from bsp.dts.tree import Tree
 from bsp.kernel.distribution import all_series
 from bsp.kernel.source import kernel_tree
@@ -375,8 +375,8 @@ def test_another_fault_is_no_macro(tree: Path) -> None:
 def test_a_dtc_that_is_too_old_is_said_where_it_is(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bsp.dts.compile.newer_dtc", lambda: ())
-    monkeypatch.setattr("bsp.dts.compile.needs_newer_dtc", lambda *_: True)
+    monkeypatch.setattr("bsp.dts.compiler.compile.newer_dtc", lambda: ())
+    monkeypatch.setattr("bsp.dts.compiler.compile.needs_newer_dtc", lambda *_: True)
     broken = tree / "arch/arm64/boot/dts/amlogic/broken.dts"
     broken.write_text("/dts-v1/; / { x = <&{label/path}; };")
     with pytest.raises(UserError) as caught:

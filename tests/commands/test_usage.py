@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from bsp.base.project import PROJECT
-from commands import collection, help_text
-from commands.program import program
+from commands import collection
+from commands.face import help_text
+from commands.face.program import program
 
 TASKS = sorted(collection().task_names)
 
@@ -109,7 +110,7 @@ def test_help_says_what_has_to_be_given_and_what_flags_take(inv: Runner) -> None
 def test_no_word_of_the_help_is_broken(
     inv: Runner, monkeypatch: pytest.MonkeyPatch, columns: int
 ) -> None:
-    monkeypatch.setattr("commands.program.pty_size", lambda: (columns, 24))
+    monkeypatch.setattr("commands.face.program.pty_size", lambda: (columns, 24))
     for task in TASKS:
         text = inv(task, "--help").out
         words = set(text.split())
@@ -340,7 +341,7 @@ def test_closed_streams_do_no_harm(closed: str) -> None:
 GOING_ON = """
 import sys, time
 from pathlib import Path
-from commands.face import errors_for_people
+from commands.face.command import errors_for_people
 from bsp.base.progress import say, step
 from invoke.exceptions import Exit
 try:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from images.bundle.manifest import Bundle
 from images.deploy.deploy import Target
-from images.deploy.shared import Shared
+from images.deploy.transfer.shared import Shared
 
 from .fake_board import FakeBoard
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bsp.base.apt import Archive
 from bsp.base.errors import UserError
+from bsp.base.packages.apt import Archive
 from bsp.base.process import run
 from bsp.kernel.distribution import packaged
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bsp.base.optional_env import extra_python
+from bsp.base.packages.optional_env import extra_python
 
 
 class PowerSwitch:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from bsp.base.apt import debian_mirror
+from bsp.base.packages.apt import debian_mirror
 from bsp.base.project import PROJECT
 
 pytestmark = [

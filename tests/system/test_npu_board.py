@@ -17,7 +17,7 @@ from bsp.profile import load_board
 from bsp.remote import inventory, ssh
 from bsp.remote.inventory import Host
 from tests.support.kernel_modules import ONBOARD
-from tests.support.vfio_client import wait_until
+from tests.support.npu.vfio_client import wait_until
 from virtual.npu.traces.replay import replay
 
 from ..conftest import NpuBoard

@@ -28,11 +28,11 @@ from typing import Any
 
 import msgspec
 
-from bsp.base.apt import Archive
 from bsp.base.cache import cache_dir, make_once
 from bsp.base.download import sha256_of
 from bsp.base.errors import InfrastructureError, UserError, nearest
 from bsp.base.output import table
+from bsp.base.packages.apt import Archive
 from bsp.base.process import ToolFailedError, run
 from bsp.base.progress import step
 from bsp.base.project import PROJECT
@@ -48,7 +48,7 @@ _HERE = Path(__file__).parent
 _DISTRIBUTIONS = _HERE / "distributions.toml"
 _REQUIREMENTS = _HERE / "requirements"
 BOARD_PROGRAMS = tuple(
-    PROJECT / "userspace/npu/validate" / name
+    PROJECT / "userspace/npu/validate/onboard" / name
     for name in (
         "runner.py",
         "bmp.py",

@@ -19,11 +19,11 @@ from bsp.base.errors import UserError
 from bsp.base.output import table
 from bsp.base.progress import step
 from bsp.base.result import FAILED_VALIDATION, Result
-from bsp.dts.available import unavailable
 from bsp.dts.build import build_dts
-from bsp.dts.clocks import ClockResult, compare_clocks, same_rate
-from bsp.dts.given import board_tree
-from bsp.dts.identity import check_identity
+from bsp.dts.inputs.given import board_tree
+from bsp.dts.inputs.identity import check_identity
+from bsp.dts.npu.available import unavailable
+from bsp.dts.npu.clocks import ClockResult, compare_clocks, same_rate
 from bsp.kernel.distribution import all_series
 from bsp.kernel.packaged import prebuilt_kernel
 from bsp.profile import Board, Npu, npu_of

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bsp.base.errors import InfrastructureError, UserError, ValidationError
 from bsp.base.process import run
-from bsp.dts.clocks import ClockRate, parse_clk_summary
+from bsp.dts.npu.clocks import ClockRate, parse_clk_summary
 from bsp.kernel.packaged import PrebuiltKernel
 from bsp.profile import Board, load_soc
 from bsp.qemu.emulator import emulator

@@ -21,7 +21,8 @@ from bsp.base.progress import Step, say, step
 from bsp.base.project import PROJECT
 from bsp.base.words import filled
 from userspace.npu.model import tflite_file
-from userspace.npu.validate import bmp, models, preprocess
+from userspace.npu.validate import models
+from userspace.npu.validate.onboard import bmp, preprocess
 
 from ..npu.identity import identity_names
 from ..npu.shim.host import PREFIX, npu_name

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bsp.base.errors import InfrastructureError
-from userspace.npu.validate.runner import RUNTIMES, StageError, load_runtime
+from userspace.npu.validate.onboard.runner import RUNTIMES, StageError, load_runtime
 from userspace.payload import payload
 
 from ..npu import shim

@@ -13,10 +13,10 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from bsp.base.apt import Archive
 from bsp.base.cache import cache_dir, make_once
 from bsp.base.download import sha256_of
 from bsp.base.errors import InfrastructureError, UserError, nearest
+from bsp.base.packages.apt import Archive
 from bsp.base.process import ToolFailedError, run
 from bsp.base.progress import step
 from userspace.payload.payload import ARCHITECTURE, catalogue

@@ -21,16 +21,16 @@ from numpy.typing import NDArray
 
 from bsp.base.words import counted
 from userspace.npu.model.graph import Model, read_model
-from userspace.npu.validate.runner import delegated
+from userspace.npu.validate.onboard.runner import delegated
 
 from ..npu.blame import blame_of
 from ..npu.finding import Blame
 from ..npu.identity import load_identity
 from ..npu.operands import operands_of
 from ..npu.taken import wrongly_taken
-from ..npu.vivante.audit import ModelAudit
-from ..npu.vivante.audit_add import Inputs
-from ..npu.vivante.exact import operations
+from ..npu.vivante.audit.add import Inputs
+from ..npu.vivante.audit.exact import operations
+from ..npu.vivante.audit.jobs import ModelAudit
 from .build import BuiltModel
 from .model_runner import Attempt, ModelRunner, model_runner
 from .order import wrong_order

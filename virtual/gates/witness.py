@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..npu.memory import Bytes
+from ..npu.vivante.audit.exact import ExactMode, Operation
 from ..npu.vivante.coefficients import Coefficients
 from ..npu.vivante.convolution import accumulate
-from ..npu.vivante.exact import ExactMode, Operation
 from ..npu.vivante.nn import NnJob
 from ..npu.vivante.requant import Accumulators, Pixels, hardware
 from .build import BuiltModel

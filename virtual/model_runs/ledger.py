@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from ..npu.finding import Finding
 from ..npu.memory import Bytes
-from ..npu.vivante.audit import ModelAudit
+from ..npu.vivante.audit.exact import ExactMode, operations
+from ..npu.vivante.audit.jobs import ModelAudit
 from ..npu.vivante.coefficients import Coefficients
-from ..npu.vivante.exact import ExactMode, operations
 from ..npu.vivante.nn import NnJob
 from ..npu.vivante.requant import Accumulators, Pixels, hardware
 from ..npu.vivante.tp import TpJob
@@ -23,7 +23,7 @@ from ..npu.vivante.tp import TpJob
 
 @dataclass
 class Entry:
-    """One operation's jobs; sizes in bytes, as in ``userspace.npu.model.run.OperationRun``."""
+    """One operation's jobs; sizes in bytes, as in ``userspace.npu.model.trial.run.OperationRun``."""
 
     jobs: int = 0
     read_bytes: int = 0

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from userspace.npu.model.graph import Model, read_model
-from userspace.npu.model.run import (
+from userspace.npu.model.summary import macs, weights_of
+from userspace.npu.model.trial.run import (
     CLOSE,
     CLOSE_STEPS,
     CPU,
@@ -37,8 +38,7 @@ from userspace.npu.model.run import (
     RunRequest,
     looks,
 )
-from userspace.npu.model.summary import macs, weights_of
-from userspace.npu.validate.runner import delegated
+from userspace.npu.validate.onboard.runner import delegated
 
 from ..gates import sweep
 from ..gates.model_runner import Attempt, ModelRunner, model_runner

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from bsp.base.errors import UserError
 from userspace.npu.model.graph import operation_tensors, with_outputs
-from userspace.npu.validate import model_check, model_inputs, preprocess
-from userspace.npu.validate.bmp import ImageError, open_bmp
-from userspace.npu.validate.runner import StageError, load_runtime
+from userspace.npu.validate import model_check
+from userspace.npu.validate.onboard import model_inputs, preprocess
+from userspace.npu.validate.onboard.bmp import ImageError, open_bmp
+from userspace.npu.validate.onboard.runner import StageError, load_runtime
 
-from .vivante.audit_add import Inputs
+from .vivante.audit.add import Inputs
 
 _BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from bsp.base.cache import state_dir
 from bsp.base.errors import InfrastructureError, UserError
-from bsp.base.optional_env import extra_python
+from bsp.base.packages.optional_env import extra_python
 from bsp.base.progress import say, step
 from bsp.profile import board_names
 

@@ -18,7 +18,7 @@ from images.bundle.manifest import Bundle
 
 from ..command import DEFAULTS, Settings, ask_downgrade, given_bundle
 from ..deploy import Deployment, Target, deploy, status
-from ..shared import Shared
+from ..transfer.shared import Shared
 from .fleet import GOOD, FleetReport, deploy_fleet, over_all
 from .waves import Rules, plan_waves
 

@@ -15,8 +15,8 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bsp.base.apt import Archive
 from bsp.base.errors import UserError, nearest
+from bsp.base.packages.apt import Archive
 from bsp.base.process import run
 from bsp.kernel.packaged import PrebuiltKernel
 

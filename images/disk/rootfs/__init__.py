@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bsp.base.apt import Archive, debian_mirror
 from bsp.base.cache import cache_dir, make_once, remove
+from bsp.base.packages.apt import Archive, debian_mirror
 from bsp.base.process import run
 from bsp.base.progress import Step, step
 from bsp.base.words import counted

@@ -23,9 +23,9 @@ from bsp.base import process
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.project import PROJECT
 from bsp.dts.build import DtsResult, build_dts, default_target
-from bsp.dts.compile import compile_dts, has_symbols
-from bsp.dts.newer_dtc import needs_newer_dtc
-from bsp.dts.required_changes import Change
+from bsp.dts.compiler.compile import compile_dts, has_symbols
+from bsp.dts.compiler.newer_dtc import needs_newer_dtc
+from bsp.dts.npu.required_changes import Change
 from bsp.dts.tree import Tree, read_tree
 from bsp.dts.verify import diff_text, verify
 from bsp.kernel.packaged import prebuilt_kernel
@@ -158,7 +158,7 @@ def test_a_fixed_tree_is_compiled_once(
         calls.append((stem, symbols))
         compile_dts(tree, directory, stem, target, symbols=symbols)
 
-    monkeypatch.setattr("bsp.dts.compile.compile_dts", counted)
+    monkeypatch.setattr("bsp.dts.compiler.compile.compile_dts", counted)
     results = [build(vim3, tmp_path, kernel) for _ in range(2)]
     assert len(calls) == 1
     assert results[0].sha256 == results[1].sha256

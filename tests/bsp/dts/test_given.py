@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from bsp.base.errors import UserError
-from bsp.dts.given import board_tree, overlay_tree
-from bsp.dts.kinds import trees_inside
+from bsp.dts.inputs.given import board_tree, overlay_tree
+from bsp.dts.inputs.kinds import trees_inside
 from bsp.dts.tree import MAX_BYTES
 
 BOARD = """/dts-v1/;

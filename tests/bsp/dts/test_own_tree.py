@@ -12,7 +12,7 @@ import pytest
 from bsp import describe
 from bsp.base.errors import UserError
 from bsp.dts.build import DtsResult, build_dts
-from bsp.dts.own_tree import own_tree
+from bsp.dts.inputs.own_tree import own_tree
 from bsp.profile import board_file, load_board, npu_of, read_board, user_boards_dir
 from bsp.qemu.base_dtb import base_dtb
 

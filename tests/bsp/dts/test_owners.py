@@ -11,7 +11,7 @@ import pytest
 
 from bsp.base.errors import UserError
 from bsp.dts.build import DtsResult, build_dts
-from bsp.dts.owners import other_owners
+from bsp.dts.npu.owners import other_owners
 from bsp.dts.registers import Addresses, overlap
 from bsp.dts.tree import Tree, read_tree
 from bsp.new_board import new_board, source_of_dtb

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bsp.base.errors import UserError
-from bsp.dts.rate import at_rate, parse_rate
-from bsp.dts.required_changes import plan_changes, rates
+from bsp.dts.npu.rate import at_rate, parse_rate
+from bsp.dts.npu.required_changes import plan_changes, rates
 from bsp.dts.tree import Tree
 from bsp.profile import Npu, load_board, npu_of
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bsp.base.errors import UserError
-from bsp.dts.identity import check_identity
-from bsp.dts.required_changes import Change, plan_changes, rates
+from bsp.dts.inputs.identity import check_identity
+from bsp.dts.npu.required_changes import Change, plan_changes, rates
 from bsp.dts.tree import Tree
 from bsp.profile import Npu, NpuSettings, load_board, npu_of
 

@@ -11,10 +11,11 @@ import pytest
 
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.process import find_tool
-from bsp.kernel import command, fragments, objects, patches
+from bsp.kernel import command, objects, patches
 from bsp.kernel import compile as build
-from bsp.kernel.config import differences, read_config
-from bsp.kernel.kconfig import modernised
+from bsp.kernel.config import fragments
+from bsp.kernel.config.compare import differences, read_config
+from bsp.kernel.config.kconfig import modernised
 from bsp.kernel.select import built_kernel, kernel_named
 from bsp.profile import Board, load_board
 from images.bundle import lock as locks

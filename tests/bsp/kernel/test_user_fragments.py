@@ -14,12 +14,13 @@ import pytest
 
 from bsp.base.errors import UserError
 from bsp.base.project import PROJECT
-from bsp.kernel import command, fragments
+from bsp.kernel import command
 from bsp.kernel import compile as build
-from bsp.kernel.config import read_config
-from bsp.kernel.report import MOST_PARAGRAPHS
-from bsp.kernel.vendor_symbols import vendor_lines
-from bsp.kernel.whole_config import BY_ITSELF, Kind, kind_of
+from bsp.kernel.config import fragments
+from bsp.kernel.config.compare import read_config
+from bsp.kernel.config.report import MOST_PARAGRAPHS
+from bsp.kernel.config.vendor_symbols import vendor_lines
+from bsp.kernel.config.whole_config import BY_ITSELF, Kind, kind_of
 from bsp.profile import load_board
 from tests.support.tiny_linux import FRAGMENT, make_tree
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from bsp.base.apt import Archive
 from bsp.base.errors import UserError
+from bsp.base.packages.apt import Archive
 from bsp.base.project import PROJECT
 from bsp.profile import load_board
 from bsp.remote.lab import lava

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bsp.base import pins
 from bsp.base.errors import InfrastructureError, UserError
+from bsp.base.packages import pins
 from bsp.profile import load_board
 from images.bundle import lock as locks
 

@@ -13,9 +13,10 @@ from bsp.base.errors import UserError
 from images.bundle import manifest as bundles
 from images.bundle import sbom, sign
 from images.bundle.manifest import Bundle
-from images.deploy import plan, transfer, trial
+from images.deploy import plan, trial
 from images.deploy.command import ask_downgrade
 from images.deploy.deploy import deploy
+from images.deploy.transfer import agent as transfer
 from tests.support.fake_board import FakeBoard, make_bundle
 
 pytestmark = pytest.mark.skipif(

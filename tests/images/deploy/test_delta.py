@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from images.bundle import manifest as bundles
 from images.bundle.manifest import Entry
-from images.deploy import contents, delta
 from images.deploy.boot import slots
 from images.deploy.deploy import deploy
 from images.deploy.onboard.frames import RefusedError
 from images.deploy.onboard.patches import Patches
+from images.deploy.transfer import contents, delta
 from tests.support.fake_board import BOARD_MARKS, FakeBoard, make_bundle
 
 # --- patches -------------------------------------------------------------------------------------------

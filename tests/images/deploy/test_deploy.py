@@ -22,7 +22,7 @@ from images.bundle import manifest as bundles
 from images.deploy.boot import slots, state
 from images.deploy.deploy import deploy, rollback, status
 from images.deploy.plan import Space
-from images.deploy.transfer import Agent
+from images.deploy.transfer.agent import Agent
 from tests.support import fake_board, local_sshd
 from tests.support.fake_board import BOARD_MARKS, FakeBoard, make_bundle
 from tests.support.relay import Relay

@@ -33,7 +33,7 @@ from images.deploy.plan import (
     plan_deploy,
     plan_rollback,
 )
-from images.deploy.transfer import line_difference
+from images.deploy.transfer.agent import line_difference
 from tests.support.fake_boot import compile_dtb, tree_source
 
 GENERATIONS = st.text("0123456789abcdef", min_size=12, max_size=12)

@@ -28,10 +28,11 @@ import pytest
 from bsp.base.errors import BspError
 from bsp.base.project import PROJECT
 from images.bundle.manifest import Bundle
-from images.deploy import transfer, trial
+from images.deploy import trial
 from images.deploy.boot import slots, state
 from images.deploy.deploy import Target, deploy
 from images.deploy.onboard import lease
+from images.deploy.transfer import agent as transfer
 from tests.support import local_sshd
 from tests.support.fake_board import BOARD_MARKS, FakeBoard, make_bundle
 from tests.support.faults import Row, table
@@ -293,7 +294,8 @@ from pathlib import Path, PosixPath
 from bsp.base.errors import BspError
 from bsp.remote.inventory import Host
 from images.bundle import manifest as bundle
-from images.deploy import transfer, trial
+from images.deploy import trial
+from images.deploy.transfer import agent as transfer
 from images.deploy.claim import Claim
 from images.deploy.deploy import Target, deploy
 wanted = {step!r}

@@ -26,7 +26,7 @@ from images.deploy.deploy import status
 from images.deploy.fleet.command import deploy_bundles, plans_text, report_text, status_text
 from images.deploy.fleet.fleet import GOOD, over_all, run_id
 from images.deploy.fleet.waves import Rules, Wave, decide_next, plan_waves
-from images.deploy.shared import Shared
+from images.deploy.transfer.shared import Shared
 from tests.support.fake_board import BOARD_MARKS, make_bundle
 from tests.support.fleet_boards import FleetBoards, boards
 
@@ -297,7 +297,7 @@ from images.bundle import manifest as bundles
 from images.deploy.claim import Claim
 from images.deploy.deploy import Target
 from images.deploy.fleet.command import deploy_bundles
-from images.deploy.shared import Shared
+from images.deploy.transfer.shared import Shared
 from images.deploy.fleet.waves import Rules
 shared = Shared()
 targets = {{name: replace(each, shared=shared) for name, each in {targets!r}.items()}}

@@ -26,7 +26,7 @@ from bsp.base.process import run
 from bsp.profile import Board, BoardIdentity, load_board
 from bsp.remote.inventory import Host
 from images.deploy.boot import slots
-from images.deploy.transfer import START
+from images.deploy.transfer.agent import START
 from images.disk import bmap
 from images.disk.image import Description, description_file
 from images.flash import plan

@@ -19,7 +19,7 @@ from userspace.npu.model.estimate import (
     estimate,
     left_out,
 )
-from userspace.npu.model.run import CPU, CRASHES, RIGHT, OperationRun, Run
+from userspace.npu.model.trial.run import CPU, CRASHES, RIGHT, OperationRun, Run
 
 FILES = sorted((PROJECT / "userspace/npu/model/calibration").glob("*.json"))
 

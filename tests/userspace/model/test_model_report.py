@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 
 from bsp.base.errors import UserError
 from bsp.base.output import json_text
-from tests.support.rule_cases import cases
-from userspace.npu.model import report_document, report_text
+from tests.support.models.rule_cases import cases
 from userspace.npu.model.graph import Model, Operation, Tensor, read_model
 from userspace.npu.model.partitions import partitions
-from userspace.npu.model.report import Facts, report
+from userspace.npu.model.report import document as report_document
+from userspace.npu.model.report import text as report_text
+from userspace.npu.model.report.report import Facts, report
 from userspace.npu.model.summary import macs
 from userspace.npu.model.tflite_file import CUSTOM, Operator, conv, softmax, write_model
 from userspace.npu.model.tflite_file import Tensor as FileTensor

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bsp.base.errors import UserError
-from tests.support.rule_cases import cases
+from tests.support.models.rule_cases import cases
 from userspace.npu.model.graph import Operation, read_graph
 from userspace.npu.model.graph import Tensor as GraphTensor
 from userspace.npu.model.prediction import _per_tensor, all_rules, predict, rules_for

@@ -10,7 +10,7 @@ import pytest
 
 from userspace.npu.model import tiny_model
 from userspace.npu.validate import models
-from userspace.npu.validate.runner import count_operations, delegated, load_runtime
+from userspace.npu.validate.onboard.runner import count_operations, delegated, load_runtime
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,23 @@ import numpy as np
 import pytest
 
 from bsp.base.errors import InfrastructureError, UserError
-from tests.support.rule_cases import cases
-from userspace.npu.model import report_document, report_text, trial
-from userspace.npu.model.given import given
-from userspace.npu.model.report import Facts, report
-from userspace.npu.model.run import RIGHT, WRONG, OperationRun, OutputRun, Run, RunRequest, looks
-from userspace.npu.model.trial import ALWAYS, AUTO, NEVER, TrialRequest, with_runs
-from userspace.npu.validate import bmp
+from tests.support.models.rule_cases import cases
+from userspace.npu.model.report import document as report_document
+from userspace.npu.model.report import text as report_text
+from userspace.npu.model.report.report import Facts, report
+from userspace.npu.model.trial import trial
+from userspace.npu.model.trial.given import given
+from userspace.npu.model.trial.run import (
+    RIGHT,
+    WRONG,
+    OperationRun,
+    OutputRun,
+    Run,
+    RunRequest,
+    looks,
+)
+from userspace.npu.model.trial.trial import ALWAYS, AUTO, NEVER, TrialRequest, with_runs
+from userspace.npu.validate.onboard import bmp
 from virtual.gates.build import build
 from virtual.gates.cases import Case
 

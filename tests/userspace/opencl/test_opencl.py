@@ -19,7 +19,7 @@ from bsp.base.process import run
 from userspace.npu.model import tiny_model
 from userspace.npu.opencl import build, rusticl
 from userspace.npu.validate import label_image, models
-from userspace.npu.validate.delegation import parse_opencl
+from userspace.npu.validate.judge.delegation import parse_opencl
 from userspace.npu.validate.label_image import SmokeTestRequest
 from userspace.npu.validate.machine import ThisMachine
 from userspace.payload import payload

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from bsp.base.apt import Archive
+from bsp.base.packages.apt import Archive
 from bsp.base.process import run
 from bsp.base.project import PROJECT
-from tests.support.foreign import python_command
+from tests.support.models.foreign import python_command
 from userspace.npu.model import tiny_model
 from userspace.npu.validate.label_image import SmokeTestRequest, smoke_test
 from userspace.npu.validate.machine import ThisMachine
@@ -34,7 +34,7 @@ for name in ("libgcc_s.so.1", "libstdc++.so.6"):
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from userspace.npu.model import tflite_file as t, tiny_model
-from userspace.npu.validate import preprocess
+from userspace.npu.validate.onboard import preprocess
 different = []
 for height, width, to_height, to_width in ((606, 517, 224, 224), (37, 53, 224, 224), (100, 333, 31, 77)):
     pixels = np.random.default_rng(5).integers(0, 256, (height, width, 3), dtype=np.uint8)

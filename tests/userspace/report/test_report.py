@@ -25,7 +25,7 @@ from userspace.npu.report import html as report_html
 from userspace.npu.report import svg as report_svg
 from userspace.npu.report.junit import junit
 from userspace.npu.report.report import text_of
-from userspace.npu.validate.bmp import encode_bmp
+from userspace.npu.validate.onboard.bmp import encode_bmp
 
 pytestmark = pytest.mark.usefixtures("own_state")
 NASTY = '</table><script>alert("x")</script>&\x07 \N{SNOWMAN}'

@@ -10,15 +10,16 @@ import pytest
 
 from bsp.base.errors import UserError
 from userspace.npu.model import tiny_model
-from userspace.npu.validate import accuracy, label_image
-from userspace.npu.validate.bmp import Picture, picture_of
-from userspace.npu.validate.judge import find_reference
-from userspace.npu.validate.kinds import Kind
+from userspace.npu.validate import label_image
+from userspace.npu.validate.judge import accuracy
+from userspace.npu.validate.judge.kinds import Kind
+from userspace.npu.validate.judge.outputs import Reference
+from userspace.npu.validate.judge.values import Values
+from userspace.npu.validate.judge.verdict import find_reference
 from userspace.npu.validate.label_image import SmokeTestRequest
 from userspace.npu.validate.machine import ThisMachine
-from userspace.npu.validate.outputs import Reference
-from userspace.npu.validate.preprocess import views
-from userspace.npu.validate.values import Values
+from userspace.npu.validate.onboard.bmp import Picture, picture_of
+from userspace.npu.validate.onboard.preprocess import views
 
 
 def one_hot(index: int, lead: float = 0.9) -> Any:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bsp.base.project import PROJECT
-from userspace.npu.validate import bmp
+from userspace.npu.validate.onboard import bmp
 
 Pixels = NDArray[np.uint8]
 
@@ -227,7 +227,7 @@ def test_an_empty_file_and_one_that_is_not_there(tmp_path: Path) -> None:
 _LARGE = r"""
 import re, sys
 from pathlib import Path
-from userspace.npu.validate import bmp, preprocess
+from userspace.npu.validate.onboard import bmp, preprocess
 picture = bmp.open_bmp(Path(sys.argv[1]))
 for view in [picture, *preprocess.views(picture)]:
     preprocess.resize_bilinear(view, 224, 224, fused=True)

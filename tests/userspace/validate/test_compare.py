@@ -17,11 +17,11 @@ import pytest
 from numpy.typing import NDArray
 
 from userspace.npu.model.sinks import Sink
-from userspace.npu.validate.compare import compare, part_axes
-from userspace.npu.validate.detections import Detection
-from userspace.npu.validate.judge import judge
-from userspace.npu.validate.kinds import Kind, detection_group, kinds_of
-from userspace.npu.validate.values import Values, values_of
+from userspace.npu.validate.judge.compare import compare, part_axes
+from userspace.npu.validate.judge.detections import Detection
+from userspace.npu.validate.judge.kinds import Kind, detection_group, kinds_of
+from userspace.npu.validate.judge.values import Values, values_of
+from userspace.npu.validate.judge.verdict import judge
 
 Array = NDArray[Any]
 RNG = np.random.default_rng(11)

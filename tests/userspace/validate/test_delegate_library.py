@@ -11,9 +11,9 @@ import pytest
 
 from bsp.base.process import run
 from userspace.npu.model import tiny_model
-from userspace.npu.validate.delegate_library import LibraryError, load
-from userspace.npu.validate.judge import _why_it_did_not
+from userspace.npu.validate.judge.verdict import _why_it_did_not
 from userspace.npu.validate.label_image import SmokeTestRequest
+from userspace.npu.validate.onboard.delegate_library import LibraryError, load
 from userspace.npu.validate.smoke import smoke_test
 
 CREATE = """

@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from userspace.npu.validate.delegation import parse_log
+from userspace.npu.validate.judge.delegation import parse_log
 
 DATA = Path(__file__).parent / "data"
 

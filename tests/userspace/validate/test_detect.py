@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from bsp.base.errors import UserError
-from tests.support import input_models
+from tests.support.models import inputs as input_models
 from userspace.npu.model import tiny_detector, tiny_model
-from userspace.npu.validate import detect, models
-from userspace.npu.validate.detections import (
+from userspace.npu.validate import models
+from userspace.npu.validate.judge import detect
+from userspace.npu.validate.judge.detections import (
     Detection,
     arrangement,
     detections,

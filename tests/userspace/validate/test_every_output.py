@@ -11,10 +11,10 @@ import pytest
 
 from bsp.base.process import run
 from bsp.base.project import PROJECT
-from tests.support.small_nets import Net
+from tests.support.models.small_nets import Net
 from userspace.npu.model.sinks import read_sinks
-from userspace.npu.validate.bmp import encode_bmp
 from userspace.npu.validate.label_image import SmokeTestRequest
+from userspace.npu.validate.onboard.bmp import encode_bmp
 from userspace.npu.validate.smoke import smoke_test
 
 pytestmark = pytest.mark.usefixtures("own_state")

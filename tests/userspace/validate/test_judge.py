@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from userspace.npu.model.prediction import Prediction
 from userspace.npu.report.report import text_of
-from userspace.npu.validate import judge
-from userspace.npu.validate.judge import Expected
-from userspace.npu.validate.values import lifeless, scores
+from userspace.npu.validate.judge import verdict as judge
+from userspace.npu.validate.judge.values import lifeless, scores
+from userspace.npu.validate.judge.verdict import Expected
 
 LABELS = ("background", "tench", "goldfish", "shark")
 GOOD: list[float] = [1, 180, 60, 14]

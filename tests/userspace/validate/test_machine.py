@@ -16,8 +16,8 @@ import pytest
 
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.remote.ssh import Connection, connect
-from tests.support import input_models
 from tests.support.local_sshd import find_sshd, start
+from tests.support.models import inputs as input_models
 from userspace.npu.model import tiny_model
 from userspace.npu.validate import models, smoke
 from userspace.npu.validate.label_image import SmokeTestRequest, smoke_test

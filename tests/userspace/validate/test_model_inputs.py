@@ -16,15 +16,16 @@ import pytest
 
 from bsp.base.errors import UserError
 from bsp.base.output import json_text
-from tests.support import input_models as m
+from tests.support.models import inputs as m
 from userspace.npu.model.tflite_file import CUSTOM, conv
 from userspace.npu.report import files as report_files
 from userspace.npu.report.report import text_of
-from userspace.npu.validate import bmp, label_image, model_inputs, preprocess
+from userspace.npu.validate import label_image
 from userspace.npu.validate.fixed_size import size_of
 from userspace.npu.validate.label_image import SmokeTestRequest, choose
 from userspace.npu.validate.machine import RUNNER, ThisMachine
-from userspace.npu.validate.model_inputs import Input, InputError, fillings
+from userspace.npu.validate.onboard import bmp, model_inputs, preprocess
+from userspace.npu.validate.onboard.model_inputs import Input, InputError, fillings
 from userspace.npu.validate.smoke import smoke_test
 
 pytestmark = pytest.mark.usefixtures("own_state")

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from bsp.base.errors import InfrastructureError, UserError, ValidationError
-from bsp.dts.clocks import ClockRate, compare_clocks, parse_clk_summary
+from bsp.dts.npu.clocks import ClockRate, compare_clocks, parse_clk_summary
 from bsp.dts.tree import Tree, read_tree
 from bsp.profile import Board, board_names, load_board, npu_of
 from bsp.qemu.base_dtb import base_dtb

@@ -13,7 +13,7 @@ from bsp.profile import board_names, load_board, npu_of
 from bsp.qemu import npu
 from bsp.qemu.base_dtb import base_dtb
 from bsp.qemu.machine import Machine, arguments
-from tests.support.vfio_client import wait_until
+from tests.support.npu.vfio_client import wait_until
 from virtual.boards import npu_process
 from virtual.npu.identity import load_identity
 

@@ -16,7 +16,7 @@ from bsp.base.errors import UserError
 from bsp.base.project import PROJECT
 from tests.conftest import NpuBoard
 from userspace.npu.model.graph import read_model
-from userspace.npu.validate.runner import RUNTIMES
+from userspace.npu.validate.onboard.runner import RUNTIMES
 from virtual.gates import kernel as gate_kernel
 from virtual.gates import mesa, packages, sweep
 from virtual.gates.build import build
@@ -28,8 +28,8 @@ from virtual.gates.order import wrong_order
 from virtual.gates.witness import Witness, model_coefficients, unsigned
 from virtual.npu.taken import wrongly_taken
 from virtual.npu.vivante import requant
+from virtual.npu.vivante.audit.exact import operations
 from virtual.npu.vivante.convolution import Geometry, accumulate
-from virtual.npu.vivante.exact import operations
 
 FULL = cases(quick=False)
 
@@ -253,7 +253,7 @@ def test_gate_and_runner_take_the_same_runtime(tmp_path: Path) -> None:
         (tmp_path / name / "__init__.py").touch()
         (tmp_path / name / "interpreter.py").touch()
     code = (
-        "from userspace.npu.validate.runner import load_runtime\n"
+        "from userspace.npu.validate.onboard.runner import load_runtime\n"
         "from virtual.gates.model_runner import tflite_runtime\n"
         "print(load_runtime()[0].__name__, tflite_runtime().__name__)\n"
     )

@@ -13,9 +13,9 @@ import pytest
 
 from bsp.base.project import PROJECT
 from userspace.npu.model.estimate import calibration_of
-from userspace.npu.model.given import given
 from userspace.npu.model.graph import read_model
-from userspace.npu.model.run import MOVED, RIGHT, WRONG, RunRequest
+from userspace.npu.model.trial.given import given
+from userspace.npu.model.trial.run import MOVED, RIGHT, WRONG, RunRequest
 from userspace.npu.validate import models
 from virtual.gates.build import build
 from virtual.gates.cases import Case

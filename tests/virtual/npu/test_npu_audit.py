@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.support.npu_jobs import NPUS, Convolution, bench_for
-from tests.support.small_nets import Net
+from tests.support.models.small_nets import Net
+from tests.support.npu.jobs import NPUS, Convolution, bench_for
 from userspace.npu.model import graph
 from userspace.npu.model.tflite_file import NO_ACTIVATION, SAME, VALID, Tensor, conv, write_model
 from virtual.gates import model_runner
@@ -23,12 +23,14 @@ from virtual.npu.identity import load_identity
 from virtual.npu.memory import Access, Buffer, Buffers, Bytes
 from virtual.npu.operands import load, operands_of, save
 from virtual.npu.shim.explain import explain
-from virtual.npu.vivante import audit, audit_tp, tp
-from virtual.npu.vivante.audit import ModelAudit
-from virtual.npu.vivante.audit_add import Operands
+from virtual.npu.vivante import tp
+from virtual.npu.vivante.audit import jobs as audit
+from virtual.npu.vivante.audit import tp as audit_tp
+from virtual.npu.vivante.audit.add import Operands
+from virtual.npu.vivante.audit.exact import descriptor_scale, operations
+from virtual.npu.vivante.audit.jobs import ModelAudit
 from virtual.npu.vivante.coefficients import Coefficients
 from virtual.npu.vivante.convolution import accumulate
-from virtual.npu.vivante.exact import descriptor_scale, operations
 from virtual.npu.write_tracker import Written
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from bsp.base.errors import UserError
-from tests.support import input_models as m
+from tests.support.models import inputs as m
 from userspace.npu.model.graph import read_graph
 from userspace.npu.model.prediction import predict, rules_for
-from virtual.npu.vivante.audit import ModelAudit
-from virtual.npu.vivante.exact import operations
+from virtual.npu.vivante.audit.exact import operations
+from virtual.npu.vivante.audit.jobs import ModelAudit
 
 MODELS = (m.one_conv(1, 16, 16, 3), m.one_conv(1, 16, 16, 3, dtype="int8"), m.two_inputs())
 

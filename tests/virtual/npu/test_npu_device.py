@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bsp.base.project import PROJECT
-from tests.support.npu_jobs import Convolution
-from tests.support.vfio_client import (
+from tests.support.npu.jobs import Convolution
+from tests.support.npu.vfio_client import (
     PAGE,
     RAM_BASE,
     Client,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bsp.base.errors import UserError
-from tests.support.npu_jobs import NPUS, Bench, Convolution, bench_for, load_state
+from tests.support.npu.jobs import NPUS, Bench, Convolution, bench_for, load_state
 from virtual.npu.faults import FaultError, MemoryFaultError
 from virtual.npu.identity import IDENTITIES_DIR, identity_names, load_identity, read_identity
 from virtual.npu.memory import Access, Buffer, Buffers
@@ -107,7 +107,7 @@ def test_large_sums_are_exact() -> None:
 def test_v8_symbol_maps_in_any_order() -> None:
     job = convolution(5, 8)
     shape = nn.parse(nn.LAYOUT.pack(job.descriptor(0, 0, 0)), 8).shape
-    from tests.support.npu_jobs import encode_v8
+    from tests.support.npu.jobs import encode_v8
 
     plain = huffman.decode(np.frombuffer(encode_v8(job), np.uint8), shape, 6)
     for seed in range(4):

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.support import npu_traces
-from tests.support.npu_jobs import NPUS, Convolution
+from tests.support.npu import traces as npu_traces
+from tests.support.npu.jobs import NPUS, Convolution
 from tests.virtual.npu.test_npu_engine import convolution
 from virtual.npu.faults import FaultError
 from virtual.npu.identity import load_identity

@@ -24,8 +24,8 @@ import numpy as np
 import pytest
 
 from bsp.base.errors import UserError
-from tests.support import npu_layers
-from tests.support.npu_jobs import Bench, bench_for, load_state
+from tests.support.npu import layers as npu_layers
+from tests.support.npu.jobs import Bench, bench_for, load_state
 from tests.virtual.npu.test_npu_engine import convolution
 from userspace.npu.model.tflite_file import (
     NO_ACTIVATION,
@@ -36,8 +36,8 @@ from userspace.npu.model.tflite_file import (
     conv,
     write_model,
 )
-from userspace.npu.validate.bmp import encode_bmp
 from userspace.npu.validate.label_image import SmokeTestRequest
+from userspace.npu.validate.onboard.bmp import encode_bmp
 from userspace.npu.validate.smoke import smoke_test
 from virtual.npu import shim
 from virtual.npu.identity import load_identity

@@ -19,8 +19,8 @@ import pytest
 
 from bsp.base.errors import BspError
 from bsp.base.project import PROJECT
-from tests.support import npu_traces
-from tests.support.npu_jobs import load_state
+from tests.support.npu import traces as npu_traces
+from tests.support.npu.jobs import load_state
 from tests.virtual.npu.test_npu_engine import convolution
 from virtual.npu.identity import load_identity
 from virtual.npu.memory import Access, Buffer, Buffers
@@ -30,8 +30,8 @@ from virtual.npu.traces.replay import replay
 from virtual.npu.traces.trace import TraceError
 from virtual.npu.traces.trace_text import replayed_text, shown_text
 from virtual.npu.vivante import nn
+from virtual.npu.vivante.audit.exact import Operation
 from virtual.npu.vivante.engine import Engine
-from virtual.npu.vivante.exact import Operation
 
 
 def recorded(folder: Path, generation: int = 7, seeds: tuple[int, ...] = (3, 4)) -> Path:

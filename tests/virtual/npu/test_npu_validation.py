@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from bsp.base.project import PROJECT
-from tests.support.small_nets import Net
+from tests.support.models.small_nets import Net
 from userspace.npu.model import tiny_model
-from userspace.npu.validate.bmp import encode_bmp
 from userspace.npu.validate.label_image import SmokeTestRequest
+from userspace.npu.validate.onboard.bmp import encode_bmp
 from userspace.npu.validate.smoke import smoke_test
 from virtual.npu.shim.place import VirtualNpu
 

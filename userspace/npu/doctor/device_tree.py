@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import re
 
-from bsp.dts.available import Unavailable, unavailable
-from bsp.dts.clocks import ClockRate, compare_clocks, parse_clk_summary, same_rate
-from bsp.dts.owners import other_owners
-from bsp.dts.switched_off import on_upstream, who_did
+from bsp.dts.npu.available import Unavailable, unavailable
+from bsp.dts.npu.clocks import ClockRate, compare_clocks, parse_clk_summary, same_rate
+from bsp.dts.npu.owners import other_owners
+from bsp.dts.npu.switched_off import on_upstream, who_did
 from bsp.profile import Clock, Npu, load_soc
 
 from .check import Outcome, broken, ok, unknown

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 
-from ..validate.delegation import parse_log
+from ..validate.judge.delegation import parse_log
 from .check import Outcome, broken, ok, unknown
 from .subject import Subject
 from .surroundings import LIBRARY, run_line

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from .run import GOOD, WRONG, Run
+from .trial.run import GOOD, WRONG, Run
 
 _FOLDER = Path(__file__).with_name("calibration")
 _LEAST_POINTS = 3

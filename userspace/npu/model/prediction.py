@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Predicts which operations of a model a delegate will take: ``rules.toml``, applied to the model's graph.
 
-Pure, and made on the host before anything is deployed. ``judge.py`` compares it with what was taken.
+Pure, and made on the host before anything is deployed. ``judge/verdict.py`` compares it to what was taken.
 """
 
 from __future__ import annotations

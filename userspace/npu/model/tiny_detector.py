@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..validate.bmp import encode_bmp
+from ..validate.onboard.bmp import encode_bmp
 from .tflite_file import NO_ACTIVATION, Tensor, conv, reshape, softmax, write_model
 
 NAME = "npu-bsp-squares"

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..validate.bmp import encode_bmp
+from ..validate.onboard.bmp import encode_bmp
 from .tflite_file import (
     NO_ACTIVATION,
     VALID,

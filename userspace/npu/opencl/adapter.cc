@@ -12,7 +12,7 @@
 
 namespace {
 
-// Says on stderr which devices there are, in lines that userspace/npu/validate/delegation.py reads.
+// Says on stderr which devices there are, in lines that userspace/npu/validate/judge/delegation.py reads.
 int CountDevices() {
   // OpenCL's own header declares functions of the same names.
   namespace cl = tflite::gpu::cl;

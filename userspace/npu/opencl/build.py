@@ -30,11 +30,11 @@ from typing import Any
 
 import msgspec
 
-from bsp.base.apt import Archive
 from bsp.base.cache import cache_dir, lock, make_once
 from bsp.base.download import sha256_of
 from bsp.base.errors import InfrastructureError, UserError, nearest
 from bsp.base.output import table
+from bsp.base.packages.apt import Archive
 from bsp.base.process import require_tool, require_unpacker, run
 from bsp.base.progress import step
 from bsp.base.result import Result

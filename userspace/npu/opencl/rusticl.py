@@ -21,10 +21,10 @@ from pathlib import Path
 
 import msgspec
 
-from bsp.base.apt import Archive
 from bsp.base.cache import cache_dir, make_once
 from bsp.base.download import sha256_of
 from bsp.base.errors import InfrastructureError
+from bsp.base.packages.apt import Archive
 from bsp.base.process import require_tool, run
 from bsp.base.progress import step
 from userspace.payload.elf import needed_libraries

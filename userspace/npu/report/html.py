@@ -19,8 +19,8 @@ import numpy as np
 
 from bsp.base.words import counted
 
-from ..validate.bmp import ImageError, open_bmp
-from ..validate.judge import TOP
+from ..validate.judge.verdict import TOP
+from ..validate.onboard.bmp import ImageError, open_bmp
 from . import svg as report_svg
 from .report import EMULATED, answer_of, input_notes, is_emulated
 

@@ -8,7 +8,7 @@ from typing import Any
 from bsp.base.output import table
 from bsp.base.words import filled
 
-from ..validate import model_inputs
+from ..validate.onboard import model_inputs
 
 _WIDTH = 80
 _MOST_FINDINGS = 8

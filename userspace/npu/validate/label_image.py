@@ -16,13 +16,14 @@ from ..model import operations, tiny_detector, tiny_model
 from ..model.graph import read_graph
 from ..model.prediction import Prediction, predict, rules_for
 from ..model.sinks import read_sinks
-from . import accuracy, detect, model_check, models
-from .compare import MAX_ABS_DIFF
+from . import model_check, models
 from .delegates import ALL, TEFLON, implied, rows
-from .delegation import parse_log
-from .judge import Expected, Figure, find_reference, judge, verdict
+from .judge import accuracy, detect
+from .judge.compare import MAX_ABS_DIFF
+from .judge.delegation import parse_log
+from .judge.verdict import Expected, Figure, find_reference, judge, verdict
 from .machine import Machine
-from .model_inputs import PLAIN
+from .onboard.model_inputs import PLAIN
 
 NAME = "label_image"
 _QUICK_RUNS = 3

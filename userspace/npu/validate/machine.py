@@ -18,7 +18,7 @@ from bsp.remote.ssh import Connection
 
 from .models import File
 
-RUNNER = Path(__file__).parent / "runner.py"
+RUNNER = Path(__file__).parent / "onboard" / "runner.py"
 # What a deployment puts there (images/deploy/onboard).
 DEPLOYED_USERSPACE = "/run/npu-bsp/current/userspace"
 BOARD_CACHE = "/var/cache/npu-bsp"

@@ -12,8 +12,9 @@ from pathlib import Path
 from bsp.base.errors import UserError
 
 from ..model.graph import Tensor, read_ends, read_graph
-from . import bmp, fixed_size, models
-from .model_inputs import HINT, Filling, Input, InputError, fillings
+from . import fixed_size, models
+from .onboard import bmp
+from .onboard.model_inputs import HINT, Filling, Input, InputError, fillings
 
 _OTHER_MODEL = "give another model, or convert it again"
 

@@ -18,7 +18,7 @@ from ..report import history
 from . import label_image
 from .conditions import after, conditions
 from .delegates import OPENCL, rows
-from .judge import Figure
+from .judge.verdict import Figure
 from .machine import DEPLOYED_USERSPACE, BoardMachine, ThisMachine
 
 _CONNECT_TIMEOUT_S = 30

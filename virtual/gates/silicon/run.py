@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from bsp.base.errors import InfrastructureError
 
 from ...npu.identity import load_identity
-from ...npu.vivante.audit import ModelAudit
+from ...npu.vivante.audit.jobs import ModelAudit
 from ...npu.vivante.coefficients import CoefficientCache
 from ..model_runner import Attempt, ModelRunner, model_runner, reference
 from ..packages import Delegate

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from bsp.base.apt import Archive
 from bsp.base.cache import cache_dir, make_once
 from bsp.base.download import sha256_of
 from bsp.base.errors import InfrastructureError, UserError
+from bsp.base.packages.apt import Archive
 from bsp.base.progress import step
 from userspace.payload.payload import ARCHITECTURE
 

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bsp.base.apt import Archive
 from bsp.base.cache import cache_dir, make_once
 from bsp.base.errors import UserError
+from bsp.base.packages.apt import Archive
 from bsp.base.process import run
 from bsp.base.progress import step
 from userspace.npu.validate.delegates import TEFLON

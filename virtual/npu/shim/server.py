@@ -43,10 +43,10 @@ from ..operands import load
 from ..traces import recorder
 from ..traces.recorder import Recorder
 from ..traces.trace import Writer
-from ..vivante.audit import ModelAudit
+from ..vivante.audit.exact import ExactMode, operations
+from ..vivante.audit.jobs import ModelAudit
 from ..vivante.coefficients import CoefficientCache
 from ..vivante.engine import Audit, Engine, HardwareMode, JobRecord, Requantisation
-from ..vivante.exact import ExactMode, operations
 from ..vivante.frontend import Words
 
 MAGIC = b"NPUSHIM1"

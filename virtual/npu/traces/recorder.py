@@ -15,7 +15,7 @@ from ..faults import FaultError
 from ..identity import Identity
 from ..memory import Access, Buffer, Bytes, Memory
 from ..vivante import sparse
-from ..vivante.exact import Operation
+from ..vivante.audit.exact import Operation
 from ..vivante.frontend import Words
 from .trace import DEFAULT_LIMIT_BYTES, End, Header, Job, Piece, Submit, Writer, packed
 

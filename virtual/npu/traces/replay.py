@@ -19,10 +19,10 @@ from ..faults import FaultError
 from ..finding import Blame, Finding
 from ..memory import Access, Buffer, Buffers, Bytes
 from ..vivante import frontend, sparse
-from ..vivante.audit import ModelAudit
+from ..vivante.audit.exact import ExactMode
+from ..vivante.audit.jobs import ModelAudit
 from ..vivante.coefficients import CoefficientCache
 from ..vivante.engine import Engine, HardwareMode, JobRecord, Requantisation
-from ..vivante.exact import ExactMode
 from .trace import End, Header, Job, Piece, Record, Submit, TraceError, header_of, read
 
 TIMEOUT_S = 600.0

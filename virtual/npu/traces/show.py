@@ -17,9 +17,9 @@ from ..faults import FaultError
 from ..identity import Identity
 from ..memory import Access, Buffers
 from ..vivante import frontend, huffman, nn, tp, zero_runs
+from ..vivante.audit.exact import ExactMode
 from ..vivante.coefficients import CoefficientCache, Coefficients
 from ..vivante.descriptor import Layout
-from ..vivante.exact import ExactMode
 from ..vivante.nn import NnJob
 from .replay import Machine, submissions
 from .trace import End, Header, Job, Submit, TraceError, header_of, read

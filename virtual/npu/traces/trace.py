@@ -26,7 +26,7 @@ from bsp.base.errors import InfrastructureError, UserError
 
 from ..identity import Identity
 from ..memory import Bytes
-from ..vivante.exact import Operation
+from ..vivante.audit.exact import Operation
 
 MAGIC = b"NPUTRACE"
 FORMAT = 1

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: MIT
+"""Debian packages on this machine that only a few tasks need: ``./inv`` installs those that most need."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+
+from ..ask import can_ask, confirm
+from ..errors import UserError
+from ..process import run
+from ..progress import step
+from ..screen import screen
+
+
+def install_packages(missing: Sequence[str]) -> None:
+    """Install Debian packages: as root, or with sudo where it lets us or somebody agrees to be asked.
+
+    Raises:
+        UserError: nobody here may or wants to install them.
+        InfrastructureError: apt failed.
+    """
+    if not missing:
+        return
+    command = ["apt-get", "install", "--yes", "--no-install-recommends", *missing]
+    names = ", ".join(missing)
+    if os.geteuid() == 0:
+        sudo = []
+    elif shutil.which("sudo") and run(["sudo", "-n", "true"], check=False).exit_code == 0:
+        sudo = ["sudo", "-n"]
+    elif shutil.which("sudo") and can_ask() and confirm(f"Install {names} with sudo apt-get?"):
+        with screen.paused():  # with the terminal, for the password; run() would take it away
+            if subprocess.run(["sudo", *command], check=False).returncode == 0:
+                return
+        raise _refused(names, command)
+    else:
+        raise _refused(names, command)
+    with step(f"Installing {names}"):
+        run([*sudo, "apt-get", "update", "--quiet"], timeout_s=600, check=False)
+        run([*sudo, "env", "DEBIAN_FRONTEND=noninteractive", *command], timeout_s=1800)
+
+
+def _refused(names: str, command: Sequence[str]) -> UserError:
+    return UserError(
+        f"not installed here, and only root can install packages: {names}",
+        hint=f"as root: {' '.join(command)}",
+    )
+
+
+def has_header(name: str, compiler: str = "gcc") -> bool:
+    """Whether a C header can be included; without a compiler none can."""
+    if shutil.which(compiler) is None:
+        return False
+    source = f"#include <{name}>\n".encode()
+    return run([compiler, "-E", "-x", "c", "-"], stdin=source, check=False).exit_code == 0

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: MIT
+"""Optional Python packages, each set in an environment of its own, made when it is first needed.
+
+``requirements/NAME.txt`` lists the packages, ``requirements/NAME-build.txt`` what those of them are
+compiled with that come as source only. Both are pinned and hashed, like all that ``./inv`` installs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import sysconfig
+from pathlib import Path
+
+from bsp.base.project import PROJECT
+
+from ..cache import cache_dir, make_once
+from ..errors import InfrastructureError
+from ..process import ToolFailedError, run
+from ..progress import step
+from .host_packages import has_header, install_packages
+
+_REQUIREMENTS = PROJECT / "requirements"
+
+
+def extra_python(name: str, *, module: str, compiled: tuple[str, ...] = ()) -> Path:
+    """Return the Python interpreter of an environment that has the packages of an extra.
+
+    Args:
+        name: of ``requirements/NAME.txt``.
+        module: what is imported to see that the environment works, before it is kept.
+        compiled: those of its packages that exist as source only; a C compiler and Python's headers are
+            then needed, and installed with apt where they lack.
+
+    Raises:
+        UserError: a system package is missing, and only root can install it.
+        InfrastructureError: a package cannot be fetched or compiled.
+    """
+    wanted = _REQUIREMENTS / f"{name}.txt"
+    build = _REQUIREMENTS / f"{name}-build.txt"
+    digest = hashlib.sha256(f"{sys.version} {sys.base_prefix}".encode())
+    for file in (wanted, build):
+        digest.update(file.read_bytes() if file.exists() else b"-")
+    folder = cache_dir() / "extras"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def make(target: Path) -> None:
+        with step(f"Installing {name} (pinned, hashed), once"):
+            if compiled:
+                _require_compiler()
+            run([sys.executable, "-m", "venv", "--without-pip", target])
+            if build.exists():
+                _install(target, ["--only-binary", ":all:", "-r", str(build)])
+            source = [word for package in compiled for word in ("--no-binary", package)]
+            choice = ["--only-binary", ":all:", *source, "--no-build-isolation"]
+            # pip would reuse what an earlier run compiled, by whatever means.
+            cache = ["--no-cache-dir"] if compiled else []
+            _install(target, [*cache, *choice, "-r", str(wanted)])
+            run([target / "bin" / "python", "-c", f"import {module}"])
+
+    return make_once(folder / f"{name}-{digest.hexdigest()[:16]}", make) / "bin" / "python"
+
+
+def _install(environment: Path, words: list[str]) -> None:
+    python = environment / "bin" / "python"
+    pip: list[str | Path] = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet"]
+    path = f"{python.parent}:{os.environ.get('PATH', os.defpath)}"
+    try:
+        run([*pip, "--disable-pip-version-check", "--require-hashes", *words],
+            env={"PATH": path}, timeout_s=1800)  # fmt: skip
+    except ToolFailedError as error:
+        raise InfrastructureError(
+            f"pip could not install what {words[-1]} lists:\n{error.message}",
+            hint="check the network, then run the same command again",
+        ) from error
+
+
+def _require_compiler() -> None:
+    """See to a C compiler with its headers, and the headers of this Python.
+
+    Raises:
+        UserError: they lack, and cannot be installed from here.
+    """
+    missing = [] if has_header("stdlib.h") else ["gcc", "libc6-dev"]
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        missing.append(f"python{sys.version_info.major}.{sys.version_info.minor}-dev")
+    install_packages(missing)

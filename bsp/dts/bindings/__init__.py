@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Device trees checked against the kernel's bindings."""

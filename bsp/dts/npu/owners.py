@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: MIT
+"""Whether more than one driver would take the NPU of a device tree. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...base.errors import UserError
+from ...profile import Npu, Vendor
+from ..registers import Addresses, overlap
+from ..tree import Tree
+from .available import is_on
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A node by which some other driver would take the NPU.
+
+    Attributes:
+        compatible: the node's strings.
+        driver: the vendor's driver, where it is known.
+        same_registers: whether the node has registers of the NPU's own node.
+    """
+
+    path: str
+    compatible: tuple[str, ...]
+    driver: str | None
+    same_registers: bool
+
+    def __str__(self) -> str:
+        whose = f", for {self.driver}" if self.driver else ""
+        where = ", at the same registers" if self.same_registers else ""
+        return f"{self.path} ({'; '.join(self.compatible)}{whose}{where})"
+
+
+def vendor_of(tree: Tree, npu: Npu) -> tuple[str, Vendor] | None:
+    """Return the node by which a vendor's kernel describes the NPU, and what is known about that.
+
+    None if the tree has no such node. The compatible strings are the profile's ``[[npu.vendor]]``. A node
+    of the NPU alone comes before one that it shares with GPUs, one that is on before one that is off.
+    """
+    found = [
+        (path, vendor)
+        for vendor in npu.vendor
+        for path, node in tree.nodes.items()
+        if "compatible" in node and set(vendor.compatible) & set(tree.strings(path, "compatible"))
+    ]
+    return min(found, key=lambda one: (one[1].shared, not is_on(tree, one[0])), default=None)
+
+
+def other_owners(tree: Tree, npu: Npu) -> list[Owner]:
+    """Return the nodes by which another driver would take the NPU: a vendor's, or any at its registers.
+
+    Only nodes that are switched on count.
+    """
+    own = (npu.node, *npu.more_nodes)
+    addresses = Addresses(tree)
+    registers = [each for path in own if path in tree.nodes for each in addresses.of(path)]
+    found = []
+    for path, node in tree.nodes.items():
+        if "compatible" not in node or path in own or _related(path, own):
+            continue
+        words = tree.strings(path, "compatible")
+        vendor = next((each for each in npu.vendor if set(each.compatible) & set(words)), None)
+        same = "reg" in node and overlap(registers, addresses.of(path))
+        if (vendor or same) and is_on(tree, path):
+            found.append(Owner(path, tuple(words), vendor.driver if vendor else None, same))
+    return found
+
+
+def refuse_two_owners(tree: Tree, npu: Npu, what: str) -> None:
+    """Refuse a tree in which another driver would take the NPU beside the free one.
+
+    Args:
+        what: what the tree is, for the error.
+
+    Raises:
+        UserError: there is such a node; both are named.
+    """
+    if npu.compatible not in tree.strings(npu.node, "compatible"):
+        return
+    owners = other_owners(tree, npu)
+    if not owners:
+        return
+    raise UserError(
+        f"{what} gives the NPU two owners: {npu.node} ({npu.compatible}, for the free driver {npu.driver}) "
+        f"and {' and '.join(map(str, owners))}. Only one driver can have it.",
+        hint="switch the other node off: "
+        + "; ".join(f"fdtput -t s FILE.dtb {owner.path} status disabled" for owner in owners[:3])
+        + "; or take the device tree of an upstream kernel",
+    )
+
+
+def _related(path: str, own: tuple[str, ...]) -> bool:
+    """Whether a node is above or below one of the NPU's own."""
+    return any(
+        path == "/" or each.startswith(f"{path}/") or path.startswith(f"{each}/") for each in own
+    )

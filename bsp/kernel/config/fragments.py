@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: MIT
+"""Fragments of kernel configuration: what we ask for, and why.
+
+A fragment is what the kernel's own tools read (``CONFIG_X=y``, ``# CONFIG_X is not set``). The comment
+above a group of symbols says what they are for; one that begins with ``Prefer:`` marks choices about
+our own builds that a kernel of somebody else's need not share, and that gives way to later fragments.
+Later fragments win: base, then the SoC's, the board's, and the user's in the order in which they are given.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ...base.errors import UserError
+from ...profile import Board
+from .whole_config import Kind, kind_of, read_text
+
+FOLDER = Path(__file__).parents[1] / "fragments"
+
+_SET = re.compile(r"CONFIG_(\w+)=(\S.*|)$")
+_UNSET = re.compile(r"# CONFIG_(\w+) is not set$")
+_PREFERENCE = "Prefer:"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One symbol of a fragment.
+
+    Attributes:
+        symbol: without ``CONFIG_``.
+        value: as in a ``.config``: ``y``, ``m``, ``n``, a number or a quoted string.
+        purpose: the comment above it.
+        where: ``base.config:12``.
+        rank: how late the file comes that named it last; later ones have more.
+        kind: what that file is.
+        insisted: a later file names it again, without ``Prefer:``.
+    """
+
+    symbol: str
+    value: str
+    purpose: str
+    where: str
+    rank: int = 0
+    kind: Kind = Kind.FRAGMENT
+    insisted: bool = False
+
+    @property
+    def preferred_only(self) -> bool:
+        """Whether it gives way to later fragments, and a kernel of somebody else's may do without."""
+        return self.purpose.startswith(_PREFERENCE) and not self.insisted
+
+    @property
+    def is_unset_in_passing(self) -> bool:
+        """Whether a whole ``.config`` says that it is off, as it does of whatever nobody asked for."""
+        return self.kind is Kind.CONFIG and self.value == "n"
+
+    def line(self) -> str:
+        """The line of a ``.config``."""
+        if self.value == "n":
+            return f"# CONFIG_{self.symbol} is not set"
+        return f"CONFIG_{self.symbol}={self.value}"
+
+
+def fragment_files(board: Board, extra: Iterable[Path] = ()) -> list[Path]:
+    """Return the fragments of a board, in the order in which they are merged; not all boards have one.
+
+    Raises:
+        UserError: one that the user gives is not there.
+    """
+    files = [FOLDER / f"{name}.config" for name in ("base", board.soc, board.name)]
+    files = [file for file in files if file.is_file()]
+    for given in extra:
+        if not given.is_file():
+            raise UserError(f"there is no file {given}", hint="--fragment FILE, lines CONFIG_X=y")
+        files.append(given)
+    return files
+
+
+def merge(files: Iterable[Path]) -> dict[str, Asked]:
+    """Return what fragments ask for together, by symbol.
+
+    Raises:
+        UserError: a line is not one of a fragment.
+    """
+    merged: dict[str, Asked] = {}
+    for rank, file in enumerate(files):
+        text = read_text(file)
+        kind = kind_of(file.name, text)[0]
+        for asked in parse(text, file.name):
+            asked = replace(asked, rank=rank, kind=kind)
+            if kind is not Kind.FRAGMENT:
+                asked = replace(
+                    asked, purpose=""
+                )  # its comments are headings of the kernel's menus
+            before = merged.get(asked.symbol)
+            if before is not None and asked.is_unset_in_passing and _is_needed(before):
+                continue
+            if before is not None and before.value == asked.value and before.purpose:
+                asked = replace(
+                    before,
+                    where=f"{before.where}, {asked.where}",
+                    rank=rank,
+                    kind=kind,
+                    insisted=not asked.preferred_only,
+                )
+            merged.pop(asked.symbol, None)  # the kernel's tools take the last member of a choice
+            merged[asked.symbol] = asked
+    return merged
+
+
+def _is_needed(asked: Asked) -> bool:
+    return not asked.preferred_only and asked.kind is not Kind.CONFIG and asked.value != "n"
+
+
+def parse(text: str, name: str) -> list[Asked]:
+    """Return the symbols of one fragment.
+
+    Raises:
+        UserError: a line is not one of a fragment.
+    """
+    found: list[Asked] = []
+    comment: list[str] = []
+    in_group = False
+    for number, raw in enumerate(text.splitlines(), 1):
+        line = raw.strip()
+        unset = _UNSET.match(line)
+        if unset is None and line.startswith("#"):
+            comment = [*([] if in_group else comment), line.lstrip("#").strip()]
+            in_group = False
+            continue
+        if not line:
+            comment, in_group = [], False
+            continue
+        set_ = _SET.match(line)
+        if unset is None and set_ is None:
+            raise UserError(
+                f"{name}:{number}: expected CONFIG_X=VALUE or '# CONFIG_X is not set', found {line!r}",
+                hint="comments have a line of their own, beginning with #",
+            )
+        symbol, value = (unset.group(1), "n") if unset else _pair(set_)
+        if value[:1] != '"' and re.search(r"\s", value):
+            raise UserError(
+                f"{name}:{number}: CONFIG_{symbol} has the value {value!r}",
+                hint="comments have a line of their own; strings are quoted",
+            )
+        in_group = True
+        found.append(Asked(symbol, value or "n", " ".join(comment), f"{name}:{number}"))
+    return found
+
+
+def _pair(match: re.Match[str] | None) -> tuple[str, str]:
+    assert match
+    return match.group(1), match.group(2)
+
+
+def base_target(asked: Mapping[str, Asked]) -> str:
+    """Return the target of the kernel's Makefile that gives what no fragment names its value."""
+    whole = any(each.kind in (Kind.CONFIG, Kind.DEFCONFIG) for each in asked.values())
+    return "alldefconfig" if whole else "allnoconfig"
+
+
+def render(asked: Mapping[str, Asked]) -> str:
+    """Return merged fragments as one, for the kernel's own tools."""
+    return "".join(f"{each.line()}\n" for each in asked.values())
+
+
+def explanation(asked: Mapping[str, Asked]) -> list[dict[str, str]]:
+    """What each symbol is for: ``symbol``, ``value``, ``purpose``, ``where``."""
+    return [
+        {"symbol": each.symbol, "value": each.value, "purpose": each.purpose, "where": each.where}
+        for each in asked.values()
+    ]
+
+
+def changes(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """Return the lines that make one configuration of another."""
+    lines = []
+    for symbol in sorted({*before, *after}):
+        value = after.get(symbol, "n")
+        if value != before.get(symbol, "n"):
+            lines.append(Asked(symbol, value, "", "").line())
+    return lines

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: MIT
+"""What is not as it was asked for: what gave way, what nobody can ask for, and what is wrong.
+
+The last fragment to name an option wins, and with it what follows from it. A fragment that names one member
+of a choice names the choice, so an earlier fragment's member gives way. A line marked ``Prefer:`` also does
+where a later fragment names something that it depends on, and where that makes something a module, what
+depends on it is one too. Nobody can ask for a symbol without a prompt: a whole ``.config`` or ``defconfig``
+is not held to them, and no fragment is to what the compiler decides.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from .compare import Difference
+from .fragments import Asked
+from .vendor_symbols import is_vendors_own, vendor_lines
+from .whole_config import BY_ITSELF, Kind
+
+if TYPE_CHECKING:
+    from .kconfig import Reasons  # late: kconfiglib is for where something differs
+
+_NEAREST = 20  # looking for a like name takes a tenth of a second
+
+
+@dataclass(frozen=True)
+class GaveWay:
+    """A symbol that is not as asked, as a later fragment wants something else.
+
+    Attributes:
+        to: what that fragment named.
+    """
+
+    asked: Asked
+    to: Asked
+
+    def text(self) -> str:
+        """A line for people."""
+        mine, other = self.asked, self.to
+        return f"{mine.symbol}={mine.value} ({mine.where}) to {other.symbol}={other.value} ({other.where})"
+
+    def document(self) -> dict[str, str]:
+        """The same as JSON."""
+        return {
+            "symbol": self.asked.symbol,
+            "asked": self.asked.value,
+            "where": self.asked.where,
+            "to": self.to.symbol,
+            "to_value": self.to.value,
+            "to_where": self.to.where,
+        }
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Differences, by what they mean; ``left_out`` are those that nobody can ask for."""
+
+    wrong: tuple[Difference, ...] = ()
+    gave_way: tuple[GaveWay, ...] = ()
+    left_out: tuple[Asked, ...] = ()
+
+
+def judge(
+    found: Sequence[Difference],
+    asked: Mapping[str, Asked],
+    reasons: Reasons | None,
+    *,
+    release: str,
+    known_names: Callable[[], Collection[str]],
+) -> Judged:
+    """Say of each difference what it means, and of those that are wrong why.
+
+    Args:
+        reasons: the tree's Kconfig files; None: they cannot be read, or there are none.
+        release: of the kernel, for people.
+        known_names: all symbols of the tree; asked only where one is missing.
+    """
+    wrong: list[Difference] = []
+    gave_way: list[GaveWay] = []
+    left_out: list[Asked] = []
+    unknown = 0
+    for each in found:
+        other = _later(each, asked, reasons)
+        if other is not None:
+            gave_way.append(GaveWay(each.asked, other))
+            continue
+        if is_nobodys(each.asked, reasons):
+            left_out.append(each.asked)
+            continue
+        symbol = each.asked.symbol
+        why = reasons.of(symbol, each.asked.value) if reasons else ()
+        if not why and not each.got and symbol not in known_names():
+            unknown += 1
+            why = (
+                f"this kernel ({release}) has no such symbol",
+                *_like(symbol, known_names, unknown),
+            )
+        wrong.append(replace(each, reasons=why))
+    return Judged(tuple(wrong), tuple(gave_way), tuple(left_out))
+
+
+def _like(symbol: str, known_names: Callable[[], Collection[str]], number: int) -> Iterator[str]:
+    """Whose symbol an unknown one is, and which one is meant perhaps."""
+    vendor = vendor_lines(symbol)
+    yield from vendor
+    if is_vendors_own(symbol) or number > _NEAREST:
+        return
+    near = difflib.get_close_matches(symbol, known_names(), n=1, cutoff=0.9 if vendor else 0.5)
+    if near:
+        yield f"did you mean {near[0]!r}?"
+
+
+def _later(
+    difference: Difference, asked: Mapping[str, Asked], reasons: Reasons | None
+) -> Asked | None:
+    """What a later fragment names instead of this symbol, or against it."""
+    mine = difference.asked
+    later = {name: each for name, each in asked.items() if each.rank > mine.rank}
+    if not later:
+        return None
+    if reasons is None:
+        return next(iter(later.values())) if mine.preferred_only else None
+    for name in sorted(reasons.choice_of(mine.symbol) & later.keys()):
+        if later[name].value == "y":
+            return later[name]
+    only_a_module = (mine.value, difference.got) == ("y", "m")
+    if not mine.preferred_only and not only_a_module:
+        return None
+    bearing = [later[name] for name in reasons.bearing_on(mine.symbol) if name in later]
+    if only_a_module:
+        return next((each for each in bearing if each.value == "m"), None)
+    # What is off first, as that is what keeps something from being on; of those the nearest.
+    return min(bearing, key=lambda each: each.value != "n", default=None)
+
+
+def is_nobodys(asked: Asked, reasons: Reasons | None = None) -> bool:
+    """Whether a difference says nothing, as nobody can ask for that symbol."""
+    name, is_whole = asked.symbol, asked.kind is not Kind.FRAGMENT
+    if reasons is None or not reasons.is_known(name):
+        return is_whole and BY_ITSELF.fullmatch(name) is not None
+    if reasons.has_prompt(name):
+        return False
+    return is_whole or reasons.is_fact(name)

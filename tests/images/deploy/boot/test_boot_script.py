@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: MIT
+"""boot.cmd in the distribution's own U-Boot, under QEMU: which generation boots, and is the trial spent?
+
+The "kernels" are 64-byte Image headers with three instructions: one switches the machine off (a kernel
+that lives), one resets it (a kernel that panics). So U-Boot itself is all that runs: seconds, not minutes.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import struct
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from bsp.base.packages.apt import Archive
+from bsp.base.process import run
+from images.deploy.boot import slots, state
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.network,
+    pytest.mark.skipif(
+        shutil.which("mkimage") is None, reason="mkimage is not installed (u-boot-tools)"
+    ),
+    pytest.mark.skipif(shutil.which("mformat") is None, reason="mformat is not installed (mtools)"),
+]
+
+OLD, NEW, OLDER = "0" * 11 + "1", "0" * 11 + "2", "0" * 11 + "3"
+_PARTITION_START = 1 << 20
+_DISK_BYTES = 40 << 20
+
+_LIVES, _PANICS = 0x84000008, 0x84000009  # PSCI SYSTEM_OFF and SYSTEM_RESET (Arm DEN0022)
+
+
+def kernel(psci: int) -> bytes:
+    """An arm64 Image (the kernel's Documentation/arch/arm64/booting.rst) that makes one PSCI call."""
+    movz = 0xD2800000 | (psci & 0xFFFF) << 5
+    movk = 0xF2A00000 | (psci >> 16) << 5
+    code = struct.pack("<4I", movz, movk, 0xD4000002, 0x14000000)  # x0 = psci; hvc #0; b .
+    branch = 0x14000000 | 64 // 4
+    header = struct.pack("<IIQQQQQQ4sI", branch, 0, 0, 0x10000, 0xA, 0, 0, 0, b"ARM\x64", 0)
+    return (header + code).ljust(4096, b"\0")
+
+
+@dataclass
+class Disk:
+    """A disk with a FAT partition as ``slots.lay_out`` makes it, with any of its files changed."""
+
+    good: bytes = state.render_good(state.Good(OLD, OLDER))
+    copy: bytes | None = None
+    trial: bytes | None = state.SPENT
+    kernels: dict[str, bytes] = field(
+        default_factory=lambda: {OLD: kernel(_LIVES), NEW: kernel(_LIVES), OLDER: kernel(_LIVES)}
+    )
+    without: tuple[str, ...] = ()
+    kept: dict[str, bytes] = field(default_factory=dict)
+    """What booted the board before it was taken over: path on the partition to content."""
+    args: str = "console=ttyAMA0"
+    initrd: bool = True
+    show: bool = False
+    """Have the script print the command line before it boots."""
+
+    def write(self, folder: Path, dtb: Path) -> Path:
+        tree = folder / "fat"
+        own = tree / "npu-bsp"
+        (own / "files").mkdir(parents=True)
+        script = slots.boot_script("virtual")
+        if self.show:
+            load = "if load ${npu_part} ${npu_at_kernel}"
+            text = (state.script_text(script) or "").replace(load, f"printenv bootargs; {load}")
+            script = state.script_image(text)
+        (tree / "boot.scr").write_bytes(script)
+        (own / "good.env").write_bytes(self.good)
+        (own / "good-copy.env").write_bytes(self.good if self.copy is None else self.copy)
+        if self.trial is not None:
+            (own / "trial.env").write_bytes(self.trial)
+        shutil.copy(dtb, own / "files" / "dtb")
+        (own / "files" / "initrd").write_bytes(b"initrd" * 100)
+        for generation, content in self.kernels.items():
+            (own / "files" / f"kernel-{generation}").write_bytes(content)
+            (own / generation).mkdir()
+            (own / generation / "args.env").write_bytes(
+                state.render_args(
+                    f"{self.args} npu_bsp.generation={generation}",
+                    kernel=f"/npu-bsp/files/kernel-{generation}",
+                    initrd="/npu-bsp/files/initrd" if self.initrd else "",
+                    dtb="/npu-bsp/files/dtb",
+                )
+            )
+        for name in self.without:
+            (own / name).unlink()
+        for name, content in self.kept.items():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            (tree / name).write_bytes(content)
+        image = folder / "disk.img"
+        with image.open("wb") as file:
+            file.truncate(_DISK_BYTES)
+        table = f"label: gpt\nstart={_PARTITION_START // 512}, type=U, attrs=LegacyBIOSBootable\n"
+        run(["sfdisk", "--quiet", image], stdin=table.encode())
+        at = f"{image}@@{_PARTITION_START}"
+        run(["mformat", "-i", at, "-T", str((_DISK_BYTES - (2 << 20)) // 512), "-v", "NPU-BOOT"])
+        run(["mcopy", "-s", "-i", at, *sorted(tree.iterdir()), "::"])
+        return image
+
+
+@dataclass
+class Booted:
+    """What the console said, and what was left on the partition."""
+
+    console: str
+    trial: bytes | None
+    good: bytes
+    """Both copies of the boot state."""
+
+    @property
+    def slots(self) -> list[tuple[str, str]]:
+        return re.findall(r"npu-bsp: (trial|good|previous) generation ([0-9a-f]{12})", self.console)
+
+
+@pytest.fixture(scope="module")
+def dtb() -> Path:
+    from bsp.profile import load_board
+    from bsp.qemu.base_dtb import base_dtb
+
+    return base_dtb(load_board("virtual"))
+
+
+def firmware(suite: str) -> Path:
+    """U-Boot 2025.01 (trixie) or 2023.01 (bookworm), as Debian built them."""
+    host = run(["dpkg", "--print-architecture"]).text.strip()
+    root = Archive(suite, host).unpacked(["u-boot-qemu"])
+    return root / "usr/lib/u-boot/qemu_arm64/u-boot.bin"
+
+
+def boot(disk: Disk, folder: Path, dtb: Path, firmware: Path) -> Booted:
+    from bsp.qemu.emulator import emulator
+
+    image = disk.write(folder, dtb)
+    qemu = emulator()
+    command = [
+        *qemu.command("qemu-system-aarch64"), "-L", str(qemu.data), "-M", "virt,gic-version=2",
+        "-cpu", "cortex-a53", "-m", "256", "-nodefaults", "-display", "none", "-nic", "none",
+        "-bios", str(firmware), "-drive", f"file={image},format=raw,if=virtio,cache=unsafe",
+        "-serial", f"file:{folder}/console.log",
+    ]  # fmt: skip
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        try:
+            process.wait(timeout=60)  # the machine switches itself off
+        except subprocess.TimeoutExpired:
+            process.kill()
+    console = (folder / "console.log").read_text(errors="replace")
+    at = f"{image}@@{_PARTITION_START}"
+    left = run(["mcopy", "-i", at, "::npu-bsp/trial.env", "-"], check=False)
+    good, copy = (
+        run(["mcopy", "-i", at, f"::npu-bsp/{name}.env", "-"]).stdout
+        for name in ("good", "good-copy")
+    )
+    return Booted(console, left.stdout if left.exit_code == 0 else None, good + copy)
+
+
+def torn(new: bytes, at: int, old: bytes = state.SPENT) -> bytes:
+    return new[:at] + old[at:]
+
+
+TRIAL = state.render_trial(NEW)
+GOOD = state.render_good(state.Good(OLD, OLDER))
+CASES = {
+    "nothing to try": (Disk(), [("good", OLD)]),
+    "a trial that lives": (Disk(trial=TRIAL), [("trial", NEW)]),
+    "a trial that panics": (
+        Disk(trial=TRIAL, kernels={**Disk().kernels, NEW: kernel(_PANICS)}),
+        [("trial", NEW), ("good", OLD)],
+    ),
+    "a trial that is no kernel": (
+        Disk(trial=TRIAL, kernels={**Disk().kernels, NEW: b"not a kernel" * 50}),
+        [("trial", NEW), ("good", OLD)],
+    ),
+    "a trial whose kernel is missing": (
+        Disk(trial=TRIAL, without=(f"files/kernel-{NEW}",)),
+        [("trial", NEW), ("good", OLD)],
+    ),
+    "a trial of nothing": (
+        Disk(trial=TRIAL, kernels={OLD: kernel(_LIVES)}),
+        [("trial", NEW), ("good", OLD)],
+    ),
+    "trial torn in its name": (Disk(trial=torn(TRIAL, 15)), [("good", OLD)]),
+    "trial torn before its end": (Disk(trial=torn(TRIAL, 40)), [("good", OLD)]),
+    "trial torn over another": (
+        Disk(trial=torn(TRIAL, 22, state.render_trial(OLDER))), [("good", OLD)],
+    ),
+    "trial missing": (Disk(trial=None), [("good", OLD)]),
+    "good torn": (Disk(good=torn(GOOD, 20), copy=GOOD, trial=TRIAL), [("trial", NEW)]),
+    "good torn, nothing to try": (Disk(good=torn(GOOD, 50), copy=GOOD), [("good", OLD)]),
+    "both copies torn": (
+        Disk(good=torn(GOOD, 20), copy=torn(GOOD, 60), trial=TRIAL), [("trial", NEW)],
+    ),
+    "good's kernel missing": (
+        Disk(without=(f"files/kernel-{OLD}",)), [("good", OLD), ("previous", OLDER)],
+    ),
+}  # fmt: skip
+
+# The older U-Boot runs the same script; not every case has to be run there again.
+ALSO_ON_OLDER = ("a trial that panics", "trial torn before its end", "good torn")
+RUNS = [(case, "trixie") for case in CASES] + [(case, "bookworm") for case in ALSO_ON_OLDER]
+
+
+@pytest.mark.parametrize(("case", "suite"), RUNS)
+def test_the_script_picks(case: str, suite: str, tmp_path: Path, dtb: Path) -> None:
+    disk, expected = CASES[case]
+    booted = boot(disk, tmp_path, dtb, firmware(suite))
+    assert booted.slots == expected, booted.console
+    # Boots are not counted: however often its power is cut, a good generation stays one.
+    assert booted.good == disk.good + (disk.copy or disk.good)
+    if disk.trial in (None, state.SPENT):
+        assert booted.trial == disk.trial
+    else:
+        assert booted.trial == state.SPENT, "the trial was not spent"
+
+
+# --- a board that was taken over: until it has a good generation, the old way is one reset away
+
+OLD_WAY = {
+    "old-kernel": kernel(_LIVES),
+    "old-initrd": b"initrd" * 100,
+    "extlinux/before-npu-bsp.conf": b"default l0\nlabel l0\n kernel /old-kernel\n initrd /old-initrd\n"
+    b" append root=LABEL=old\n",
+}
+
+
+def old_script(folder: Path) -> bytes:
+    """A distribution's boot script: it takes the names that U-Boot's standard boot gives it."""
+    lines = (
+        'echo "old script on ${devtype} ${devnum}:${distro_bootpart}, bootargs ${bootargs}"\n'
+        "load ${devtype} ${devnum}:${distro_bootpart} ${kernel_addr_r} /old-kernel\n"
+        "booti ${kernel_addr_r} - ${fdtcontroladdr}\n"
+    )
+    (folder / "old.cmd").write_text(lines)
+    target = folder / "old.scr"
+    run(["mkimage", "-A", "arm64", "-T", "script", "-d", folder / "old.cmd", target])
+    return target.read_bytes()
+
+
+# Debian's 2025.01 has no sysboot, its 2023.01 has it: two ways back to extlinux.
+@pytest.mark.parametrize(
+    ("way", "suite"), [("extlinux", "trixie"), ("script", "trixie"), ("extlinux", "bookworm")]
+)
+def test_a_first_trial_that_falls_ends_in_the_old_way(
+    way: str, suite: str, tmp_path: Path, dtb: Path
+) -> None:
+    kept = dict(OLD_WAY)
+    if way == "script":
+        del kept["extlinux/before-npu-bsp.conf"]
+        kept["boot-before-npu-bsp.scr"] = old_script(tmp_path)
+    disk = Disk(
+        good=state.SPENT,
+        copy=state.SPENT,
+        trial=TRIAL,
+        kernels={NEW: kernel(_PANICS)},
+        kept=kept,
+    )
+    booted = boot(disk, tmp_path, dtb, firmware(suite))
+    assert booted.slots == [("trial", NEW)], booted.console
+    assert booted.trial == state.SPENT
+    assert "npu-bsp: falling back on" in booted.console
+    assert booted.console.count("Starting kernel") == 2
+    if way == "script":
+        assert "old script on virtio 0:1, bootargs \n" in booted.console.replace("\r", "")
+
+
+def test_a_generation_without_a_ram_disk_boots(tmp_path: Path, dtb: Path) -> None:
+    disk = Disk(initrd=False)
+    booted = boot(disk, tmp_path, dtb, firmware("trixie"))
+    assert booted.slots == [("good", OLD)], booted.console
+    assert "Starting kernel" in booted.console
+
+
+def test_a_command_line_reaches_the_kernel_as_it_is(tmp_path: Path, dtb: Path) -> None:
+    """Quotes, semicolons and dollars are not U-Boot's shell's to read."""
+    line = 'console=ttyAMA0 dyndbg="file a.c +p; file b.c +p" x=$npu_good'
+    shown = boot(Disk(args=line, show=True), tmp_path, dtb, firmware("trixie"))
+    assert f"bootargs={line} npu_bsp.generation={OLD} npu_bsp.slot=good" in shown.console

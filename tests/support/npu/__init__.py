@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""What tests of the virtual NPU share."""

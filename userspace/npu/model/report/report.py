@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: MIT
+"""What an NPU will do with a model, without a board: the facts, as a record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bsp.base.errors import UserError
+
+from .. import foreign, known_faults
+from ..graph import Model, read_model
+from ..known_faults import Fault, Surroundings
+from ..partitions import Partition, partitions
+from ..prediction import Refusal, Rules, all_rules, refusal_of, rules_for
+from ..summary import Numbers, macs, numbers, parameters_bytes
+from ..trial.run import Run
+from . import advice
+from .advice import Advice
+
+DRIVER = "etnaviv"
+_SCHEMA = 3
+
+
+@dataclass(frozen=True)
+class Version:
+    """What one version of Mesa does with a model.
+
+    Attributes:
+        refusals: why an operation is left to the CPU, or None, by index.
+        faults: (NPU, index of an operation, what is wrong with it).
+    """
+
+    mesa: str
+    rules: Rules
+    refusals: tuple[Refusal | None, ...]
+    partitions: tuple[Partition, ...]
+    faults: tuple[tuple[str, int, Fault], ...]
+
+    @property
+    def name(self) -> str:
+        """Driver and Mesa, as the report's key."""
+        return f"{self.rules.driver} {self.mesa}"
+
+    @property
+    def taken(self) -> tuple[int, ...]:
+        """Indices of the operations that it takes."""
+        return tuple(index for index, refusal in enumerate(self.refusals) if refusal is None)
+
+    @property
+    def crossings(self) -> int:
+        """How many tensors an inference takes to the NPU or back."""
+        return sum(len(each.inputs) + len(each.outputs) for each in self.partitions)
+
+    @property
+    def bytes_across(self) -> int:
+        """How many bytes these have."""
+        return sum(each.bytes_in + each.bytes_out for each in self.partitions)
+
+    def faults_on(self, npu: str) -> list[tuple[int, Fault]]:
+        """What is known to be wrong on one NPU: index of the operation, and how."""
+        return [(index, fault) for name, index, fault in self.faults if name == npu]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that is known of a model: from its file, and from runs on virtual NPUs.
+
+    Attributes:
+        macs, parameters: of each operation, by index; bytes.
+        advice: of the whole model first.
+        by_operation: what to do about each operation; "" where nothing.
+        elsewhere: why it belongs on other hardware; "" where it does not.
+        lacking: what of it a TFLite runtime may not have; part of ``advice``.
+        runs: what became of it where it was run; given: what its inputs got, in words.
+        not_run: why it was not run, or not everywhere; "" where it was, or nobody asked.
+    """
+
+    path: Path
+    size_bytes: int
+    model: Model
+    numbers: Numbers
+    macs: tuple[int, ...]
+    parameters: tuple[int, ...]
+    npus: tuple[str, ...]
+    versions: tuple[Version, ...]
+    advice: tuple[Advice, ...]
+    by_operation: tuple[str, ...]
+    elsewhere: str
+    lacking: tuple[Advice, ...]
+    runs: tuple[Run, ...] = ()
+    given: tuple[str, ...] = ()
+    not_run: str = ""
+
+    @property
+    def parameters_bytes(self) -> int:
+        """Bytes of all constants; one that several operations share counts once."""
+        shared = {
+            id(tensor): len(tensor.data)
+            for each in self.model.operations
+            for tensor in each.inputs
+            if tensor and tensor.data
+        }
+        return sum(shared.values())
+
+    def share(self, version: Version) -> float:
+        """Return which part of the multiplications a version takes; where there are none, of operations."""
+        total = sum(self.macs)
+        if not total:
+            return len(version.taken) / len(self.macs)
+        return sum(self.macs[index] for index in version.taken) / total
+
+
+def report(path: Path, npu: str = "", mesa: str = "") -> Facts:
+    """Return what is known of a model.
+
+    Args:
+        npu: names of SoCs with commas; all that are known if empty.
+        mesa: versions with commas; those that the rules were compared with if empty.
+
+    Raises:
+        UserError: there is no such model, NPU, or no rule for a Mesa.
+    """
+    npus, chosen = npus_of(npu), rules_of(mesa)
+    content = foreign.read(path)
+    model = read_model(content, what=str(path))
+    _check(model, path)
+    versions = tuple(_version(model, name, rules, npus) for name, rules in chosen)
+    by_operation = tuple(
+        advice.for_operation(each, (version.refusals[each.index] for version in versions))
+        for each in model.operations
+    )
+    kinds, lacking = numbers(model), tuple(advice.lacking(model))
+    return Facts(
+        path,
+        len(content),
+        model,
+        kinds,
+        tuple(macs(each) for each in model.operations),
+        tuple(parameters_bytes(each) for each in model.operations),
+        npus,
+        versions,
+        (
+            *lacking,
+            *advice.whole_model(model, kinds),
+            *advice.grouped(dict(enumerate(by_operation)), model.operations),
+        ),
+        by_operation,
+        advice.other_hardware(model),
+        lacking,
+    )
+
+
+def npus_of(words: str) -> tuple[str, ...]:
+    """Return the NPUs that are named, ``virtual:`` before them or not.
+
+    Raises:
+        UserError: one is not known.
+    """
+    names = _words(words) or list(known_faults.NPUS)
+    found = [name.lower().removeprefix("virtual:") for name in names]
+    for name in found:
+        if name not in known_faults.NPUS:
+            raise UserError(
+                f"nothing is known of the NPU {name!r}: there are rules for Vivante's with the "
+                f"{DRIVER} driver alone",
+                hint=f"--npu {','.join(known_faults.NPUS)}, or one of them",
+            )
+    return tuple(dict.fromkeys(found))
+
+
+def rules_of(words: str) -> list[tuple[str, Rules]]:
+    """Return the versions of Mesa that are named, with their rules.
+
+    Raises:
+        UserError: there are none for one of them.
+    """
+    names = _words(words) or [name for rules in all_rules() for name in rules.compared]
+    found = []
+    for name in dict.fromkeys(names):
+        rules = rules_for(DRIVER, name)
+        if rules is None:
+            ranges = ", ".join(
+                f"{each.since} to before {each.before}"
+                for each in all_rules()
+                if each.driver == DRIVER
+            )
+            raise UserError(
+                f"there are no rules for {DRIVER} in Mesa {name!r}, only for {ranges}",
+                hint="--mesa 25.0.7 is Debian trixie's, --mesa 26.2.6 sid's",
+            )
+        found.append((name, rules))
+    return found
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _check(model: Model, path: Path) -> None:
+    if model.schema != _SCHEMA:
+        raise UserError(
+            f"{path} has schema version {model.schema}; TFLite runtimes take {_SCHEMA} alone",
+            hint="convert it again with a present TensorFlow",
+        )
+    if not model.operations:
+        raise UserError(f"{path} has no operations", hint="give another model, or convert it again")
+
+
+def _version(model: Model, mesa: str, rules: Rules, npus: Sequence[str]) -> Version:
+    refusals = tuple(refusal_of(each, rules) for each in model.operations)
+    taken = [index for index, refusal in enumerate(refusals) if refusal is None]
+    found = tuple(partitions(model, taken))
+    faults = []
+    for partition in found:
+        where = Surroundings(
+            {id(tensor) for tensor in partition.inputs},
+            {id(tensor) for tensor in partition.outputs},
+        )
+        for index in partition.operations:
+            for npu in npus:
+                operation = model.operations[index]
+                known = known_faults.faults_of(operation, where, npu, mesa)
+                faults += [(npu, index, fault) for fault in known]
+    return Version(mesa, rules, refusals, found, tuple(faults))

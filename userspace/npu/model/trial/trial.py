@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: MIT
+"""Runs the model of a report at a command's place: what takes little time, or all that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bsp.base.download import sha256_of
+from bsp.base.errors import BspError
+from bsp.base.progress import step
+
+from ...validate import fixed_size, models
+from ...validate.model_check import inputs_in
+from .. import foreign
+from ..report import document as report_document
+from ..report.report import Facts
+from .given import given
+from .run import NOT_RUN, Run, RunPlace, RunRequest
+
+AUTO, ALWAYS, NEVER = "auto", "always", "never"
+BUDGET_S = 30.0
+"""What is run unasked takes about so long, on two idle cores."""
+# Measured on two cores: a client under QEMU's user mode, a compilation, and the emulator with its audit.
+_START_S, _NPU_S, _MACS_A_SECOND = 3.0, 1.5, 250e6
+_TIMEOUT_S = 300.0
+_AT_ONCE = 2
+
+
+@dataclass(frozen=True)
+class TrialRequest:
+    """What of a model is to be run.
+
+    Attributes:
+        when: ``auto`` (what takes about ``BUDGET_S``), ``always`` (each Mesa on each NPU) or ``never``.
+        files: .npy files for the first inputs; picture: for those that take one.
+        size: height and width for a model that takes pictures of any size.
+    """
+
+    when: str = AUTO
+    files: tuple[Path, ...] = ()
+    picture: Path | None = None
+    size: tuple[int, int] | None = None
+
+
+Pair = tuple[str, str]
+"""A Mesa and an NPU."""
+
+
+def with_runs(facts: Facts, request: TrialRequest, place: RunPlace) -> Facts:
+    """Return the facts with what became of the model where it was run.
+
+    Raises:
+        UserError: a given file does not fit the model; with ``always``, the model cannot be run at all.
+        InfrastructureError: with ``always``: packages cannot be had.
+    """
+    if request.when == NEVER:
+        return facts
+    try:
+        return _with_runs(facts, request, place)
+    except BspError as error:
+        if request.when == ALWAYS or request.files or request.picture:
+            raise
+        return replace(facts, not_run=f"it was not run: {error.message}")
+
+
+def _with_runs(facts: Facts, request: TrialRequest, place: RunPlace) -> Facts:
+    # Before anything runs: what was given is looked at, also where nothing is run in the end.
+    content = _fixed(facts.path, request.size)
+    values, words = given(content, request.files, request.picture)
+    facts = replace(facts, given=words)
+    pairs = _pairs(facts)
+    if not pairs:
+        return replace(facts, not_run="it was not run: no Mesa that is looked at takes any of it")
+    chosen = pairs if request.when == ALWAYS else _affordable(facts, pairs)
+    if not chosen:
+        needed = _seconds(sum(facts.macs), {pairs[0][0]: [pairs[0][1]]})
+        return replace(
+            facts, not_run=f"it was not run: that takes about {needed:.0f} s; --run does it"
+        )
+    by_mesa: dict[str, list[str]] = {}
+    for mesa, npu in chosen:
+        by_mesa.setdefault(mesa, []).append(npu)
+    requests = [
+        RunRequest(content, values, mesa, tuple(npus), _TIMEOUT_S) for mesa, npus in by_mesa.items()
+    ]
+    with step("Running it on virtual NPUs"), ThreadPoolExecutor(_AT_ONCE) as pool:
+        found = list(pool.map(lambda each: _tried(place, each, request.when), requests))
+    runs = sorted(
+        (run for some in found for run in some), key=lambda run: pairs.index((run.mesa, run.npu))
+    )
+    left = len(pairs) - len(chosen)
+    note = f"{left} more of Mesa and NPU: --run runs all" if left else ""
+    return replace(facts, runs=tuple(runs), not_run=note)
+
+
+def _tried(place: RunPlace, request: RunRequest, when: str) -> Sequence[Run]:
+    try:
+        return place.run(request)
+    except BspError as error:
+        if when == ALWAYS:
+            raise
+        return [Run(npu, request.mesa, NOT_RUN, error.message) for npu in request.npus]
+
+
+def _pairs(facts: Facts) -> list[Pair]:
+    """Each Mesa that takes something, with each NPU; first what the verdict speaks of."""
+    first, npu = report_document.best(facts)
+    versions = sorted(facts.versions, key=lambda each: each is not first)
+    npus = sorted(facts.npus, key=lambda each: each != npu)
+    return [(each.mesa, name) for each in versions if each.taken for name in npus]
+
+
+def _affordable(facts: Facts, pairs: Sequence[Pair]) -> list[Pair]:
+    chosen: dict[str, list[str]] = {}
+    for mesa, npu in pairs:
+        more = {name: list(npus) for name, npus in chosen.items()}
+        more.setdefault(mesa, []).append(npu)
+        if _seconds(sum(facts.macs), more) <= BUDGET_S:
+            chosen = more
+    return [pair for pair in pairs if pair[1] in chosen.get(pair[0], [])]
+
+
+def _seconds(macs: int, pairs: dict[str, list[str]]) -> float:
+    """About how long runs take."""
+    times = sorted(
+        _START_S + len(npus) * (_NPU_S + macs / _MACS_A_SECOND) for npus in pairs.values()
+    )
+    return max(sum(times) / _AT_ONCE, times[-1])
+
+
+def _fixed(path: Path, size: tuple[int, int] | None) -> bytes:
+    """Return the model, with one size where it takes pictures of any."""
+    content = foreign.read(path)
+    file = models.File(path.name, path, sha256_of(path), "given")
+    inputs = models.Inputs(file, file, ())
+    return fixed_size.fixed(inputs, inputs_in(content), size).model.path.read_bytes()
