@@ -13,7 +13,7 @@ from .face.command import command
 @command(
     help={
         "model": "a .tflite file",
-        "npu": "NPUs whose known faults count, with commas: a311d, imx8mp (default: all)",
+        "npu": "NPUs, by their SoC, with commas: a311d, imx8mp, rk3588, imx93 (default: the first two)",
         "mesa": "versions of Mesa, with commas (default: those that its rules were compared with)",
         "run": "run it on each virtual NPU with each Mesa, however long that takes",
         "no-run": "do not run it (default: run what takes about half a minute)",

@@ -64,19 +64,24 @@ class Attempt:
 
 @contextlib.contextmanager
 def model_runner(
-    delegate: Delegate, *, timeout_s: float = 120.0, warm: bool = True
+    delegate: Delegate,
+    *,
+    timeout_s: float = 120.0,
+    warm: bool = True,
+    preload: Path | None = None,
 ) -> Iterator[ModelRunner]:
     """Provide a started client for a block.
 
     Args:
         warm: let it run a small model first: many later ones then take less time.
+        preload: library that stands for the device, in place of the shim.
 
     Raises:
         InfrastructureError: it does not start, or packages cannot be had.
     """
     site = payload.build_payload(distribution=delegate.distribution).folder / "site"
     command: list[str | Path] = ["prlimit", "--core=0", qemu_user(), "-cpu", CPU]
-    command += ["-L", delegate.root, "-E", f"LD_PRELOAD={shim.build('aarch64')}"]
+    command += ["-L", delegate.root, "-E", f"LD_PRELOAD={preload or shim.build('aarch64')}"]
     command += [
         delegate.root / "usr/bin/python3",
         _CLIENT,
@@ -181,6 +186,12 @@ class ModelRunner:
             reports = server.reports
         place.unlink(missing_ok=True)
         return Attempt(answer, outputs, reports[-1] if reports else ClientReport())
+
+    def log_of(self, model: bytes, inputs: list[NDArray[Any]], environment: dict[str, str]) -> str:
+        """Return what the delegate logs of a model, with these settings, however that ends."""
+        path = self.file(model)
+        answer, _ = self._run(path, inputs, _SAME_EVERYWHERE, environment, here=False)
+        return str(answer.get("log", ""))
 
     def on_cpu(
         self, path: Path, inputs: list[NDArray[Any]], *, resolver: str = _SAME_EVERYWHERE

@@ -44,7 +44,7 @@ from ..gates import sweep
 from ..gates.model_runner import Attempt, ModelRunner, model_runner
 from ..gates.packages import find_delegate
 from ..gates.sweep import POISON
-from ..npu.identity import load_identity
+from ..npu.identity import identity_names, load_identity
 from ..npu.vivante.coefficients import CoefficientCache
 from .ledger import Entry, Ledger, LedgerAudit, LedgerExact
 from .references import References, references
@@ -55,6 +55,10 @@ _NAMED = re.compile(r"operation (\d+) \(")
 @dataclass(frozen=True)
 class VirtualNpus:
     """The virtual NPUs of this machine, as a ``RunPlace``."""
+
+    def npus(self) -> Sequence[str]:
+        """Return the names of the NPUs that can be emulated."""
+        return identity_names()
 
     def run(self, request: RunRequest) -> Sequence[Run]:
         """Run a model with one Mesa on each NPU.

@@ -112,15 +112,19 @@ def test_inputs_and_outputs(tmp_path: Path) -> None:
 def test_each_operation_that_is_not_taken_has_a_reason(name: str, tmp_path: Path) -> None:
     found = report_document.document(facts_of(tmp_path, cases()[name][0]))
     for row in found["operations"]:
-        assert set(row["taken"]) == {"etnaviv 25.0.7", "etnaviv 26.1.6", "etnaviv 26.2.6"}
+        assert set(row["taken"]) == {
+            "etnaviv 25.0.7", "etnaviv 26.1.6", "etnaviv 26.2.6", "rocket 26.2.6", "ethosu 26.1",
+        }  # fmt: skip
         assert all(value is True or value for value in row["taken"].values())
     in_partitions = {
-        (each["mesa"], index) for each in found["partitions"] for index in each["operations"]
+        (f"{each['driver']} {each['mesa']}", index)
+        for each in found["partitions"]
+        for index in each["operations"]
     }
     assert in_partitions == {
-        (mesa.split()[1], row["index"])
+        (version, row["index"])
         for row in found["operations"]
-        for mesa, taken in row["taken"].items()
+        for version, taken in row["taken"].items()
         if taken is True
     }
 
@@ -287,13 +291,13 @@ def test_what_the_findings_say_is_wrong(case: Case, wrong: str, tmp_path: Path) 
 
 def test_flags_narrow_it_down(tmp_path: Path) -> None:
     facts = of_case(tmp_path, CONV, npu="virtual:imx8mp", mesa="25.0.7-2, 24.2.8")
-    assert facts.npus == ("imx8mp",)
+    assert list(facts.npus) == ["imx8mp"]
     assert [version.mesa for version in facts.versions] == ["25.0.7-2", "24.2.8"]
     assert "not known" in report_text.text(facts)  # nobody swept 24.2
 
 
 @pytest.mark.parametrize(
-    "flags", [{"npu": "rk3588"}, {"mesa": "25.2"}, {"mesa": "none"}, {"mesa": "26.3.0"}]
+    "flags", [{"npu": "stm32mp25"}, {"mesa": "25.2"}, {"mesa": "none"}, {"mesa": "26.3.0"}]
 )
 def test_what_there_are_no_rules_for(flags: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
@@ -406,3 +410,38 @@ def test_a_model_without_operations_and_one_of_another_schema(tmp_path: Path) ->
     assert content[place] == 3
     with pytest.raises(UserError, match="schema version 4"):
         facts_of(tmp_path, content[:place] + b"\4" + content[place + 1 :])
+
+
+# --- other drivers -----------------------------------------------------------------------------
+
+
+def test_other_drivers_have_a_row_and_no_say_in_the_answer(tmp_path: Path) -> None:
+    facts = of_case(tmp_path, Case("conv", 8, 8, 8, 8))
+    document = report_document.document(facts)
+    drivers = [(each["driver"], each["mesa"]) for each in document["drivers"]]
+    assert ("rocket", "26.2.6") in drivers
+    assert ("ethosu", "26.1") in drivers
+    assert drivers[0] == ("etnaviv", "25.0.7")
+    assert document["operations"][0]["taken"]["rocket 26.2.6"] is True
+    assert "Mesa 2" in document["verdict"]["why"]
+    assert {version.rules.driver for version, _ in facts.pairs} == {"etnaviv"}
+
+
+def test_an_npu_with_another_driver(tmp_path: Path) -> None:
+    facts = of_case(tmp_path, Case("conv", 8, 8, 8, 8), npu="rk3588")
+    assert [version.name for version in facts.versions] == ["rocket 26.1.6", "rocket 26.2.6"]
+    assert not facts.others
+    text = report_text.text(facts)
+    assert "not known" in text
+    assert "rocket of Mesa 26.1.6; what comes out wrong there is not known" in " ".join(
+        text.split()
+    )
+    ethos = report_text.text(of_case(tmp_path, Case("conv", 8, 8, 8, 8), npu="imx93"))
+    assert "driver missing" in " ".join(ethos.split())
+
+
+def test_an_npu_and_a_mesa_that_no_rule_covers(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"rocket 26\.1 to before 26\.3"):
+        of_case(tmp_path, Case("conv", 8, 8, 8, 8), npu="rk3588", mesa="25.0.7")
+    with pytest.raises(UserError, match="did you mean 'a311d'"):
+        of_case(tmp_path, Case("conv", 8, 8, 8, 8), npu="a3111d")

@@ -57,9 +57,9 @@ class Fault:
     way_out: str
 
 
-def is_swept(mesa: str) -> bool:
-    """Whether faults of this Mesa are known."""
-    return _series(mesa) in _ALL
+def is_swept(mesa: str, npu: str = A311D) -> bool:
+    """Whether faults of this Mesa on an NPU are known."""
+    return _series(mesa) in _ALL and npu in NPUS
 
 
 def faults_of(operation: Operation, where: Surroundings, npu: str, mesa: str) -> list[Fault]:

@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from .graph import Operation, Tensor
+from .operation_names import TYPE_BITS
 
 _RULES = Path(__file__).parent / "rules.toml"
 _RANGE_ENDS = {"uint8": 255, "int8": 127}
@@ -33,6 +34,8 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     operations: dict[str, tuple[str, ...]]
     compared: tuple[str, ...] = ()
     """Versions of Mesa whose real library decided the same."""
+    warning: str = ""
+    """What whoever has this driver must know first."""
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -267,6 +270,35 @@ def _channels_moved(operation: Operation) -> str:
     )
 
 
+def _not_of_4_bytes(operation: Operation) -> str:
+    """Neither the first input nor the first output has values of 4 bytes: float32, int32."""
+    for what, tensors in (("input", operation.inputs), ("output", operation.outputs)):
+        tensor = tensors[0] if tensors else None
+        if tensor and TYPE_BITS.get(tensor.dtype) == 32:
+            return f"its {what} is {tensor.dtype}"
+    return ""
+
+
+def _any_axis(operation: Operation) -> str:
+    axis = operation.axis
+    return "" if axis is not None and -1 <= axis <= 3 else f"it works along axis {axis}"
+
+
+def _twice_as_large(operation: Operation) -> str:
+    """It makes rows and columns of a picture twice as many."""
+    source, output = operation.inputs[0], operation.outputs[0]
+    sizes = [tensor.shape[1:3] for tensor in (source, output) if tensor and len(tensor.shape) == 4]
+    if len(sizes) == 2 and tuple(2 * size for size in sizes[0]) == sizes[1]:
+        return ""
+    return "it resizes by other than 2 x 2"
+
+
+def _strides_to_3(operation: Operation) -> str:
+    return (
+        "" if max(operation.strides) <= 3 else f"its stride is {max(operation.strides)}, beyond 3"
+    )
+
+
 _CONDITIONS: dict[str, Callable[[Operation], str]] = {
     "per-tensor": _per_tensor,
     "equal-scales": _equal_scales,
@@ -282,4 +314,8 @@ _CONDITIONS: dict[str, Callable[[Operation], str]] = {
     "bytes": _bytes,
     "below-1280": _below_1280,
     "channels-moved": _channels_moved,
+    "not-of-4-bytes": _not_of_4_bytes,
+    "any-axis": _any_axis,
+    "twice-as-large": _twice_as_large,
+    "strides-to-3": _strides_to_3,
 }

@@ -46,6 +46,10 @@ _BY_CONDITION = {
     "two-pixels": "pad inside the convolution (padding SAME)",
     "bytes": "quantise its input",
     "below-1280": "split the layer: fewer than 1280 inputs each",
+    "not-of-4-bytes": "quantise it to 8 bits",
+    "any-axis": "let it work along one of the last four dimensions",
+    "twice-as-large": "resize by 2 x 2, several times where need be",
+    "strides-to-3": "use a stride of 2 or 3",
     "channels-moved": "keep the order rows, columns, channels from end to end",
 }
 _BY_KIND = {

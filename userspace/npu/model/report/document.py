@@ -11,6 +11,7 @@ from bsp.base.words import counted
 
 from ..estimate import Estimate, estimate
 from ..graph import Tensor
+from ..known_faults import is_swept
 from ..summary import output_of
 from ..trial.run import BAD, CRASHES, GOOD, HANGS, Run
 from .report import Facts, Version
@@ -46,7 +47,7 @@ def verdict(facts: Facts) -> Verdict:
     why = f"{taken} of {counted(total, 'operation')}"
     if sum(facts.macs):
         why += f" and {percent(facts.share(version))} of the multiplications"
-    why += f" go to the NPU with Mesa {version.mesa}"
+    why += f" go to the NPU with {_mesa(version)}"
     run = run_of(facts, version, npu)
     if run and run.status in BAD:
         return Verdict(WRONG, f"{why}; run on a virtual {npu}, {_ended(run)}")
@@ -55,12 +56,21 @@ def verdict(facts: Facts) -> Verdict:
     if wrong and not (run and run.status in GOOD):
         are = "is" if len(wrong) == 1 else "are"
         return Verdict(WRONG, f"{why}; {len(wrong)} of them {are} known to come out wrong on {npu}")
+    if not is_swept(version.mesa, npu):
+        why += "; what comes out wrong there is not known"
     if facts.share(version) < _HARDLY_ANY:
         return Verdict(CHANGE, why)
-    others = [name for name in facts.npus if name != npu and _is_wrong(facts, version, name)]
+    others = [
+        name for each, name in facts.pairs if each is version and _is_wrong(facts, each, name)
+    ]
     if others:
         why += f"; on {npu} (not on {', '.join(others)}, where some come out wrong)"
     return Verdict(FITS if facts.share(version) >= _NEARLY_ALL else PARTLY, why)
+
+
+def _mesa(version: Version) -> str:
+    driver = version.rules.driver
+    return f"Mesa {version.mesa}" if driver == "etnaviv" else f"{driver} of Mesa {version.mesa}"
 
 
 def run_of(facts: Facts, version: Version, npu: str) -> Run | None:
@@ -108,7 +118,7 @@ def best(facts: Facts) -> tuple[Version, str]:
         macs = sum(facts.macs[index] for index in good)
         return True, macs, bool(good) - len(wrong), -len(wrong)
 
-    return max(((each, npu) for each in facts.versions for npu in facts.npus), key=right)
+    return max(facts.pairs, key=right)
 
 
 def document(facts: Facts) -> dict[str, Any]:
@@ -132,7 +142,7 @@ def document(facts: Facts) -> dict[str, Any]:
         ],
         "inputs": [_tensor(tensor) for tensor in facts.model.inputs],
         "outputs": [_tensor(tensor) for tensor in facts.model.outputs],
-        "drivers": [_driver(facts, version) for version in facts.versions],
+        "drivers": [_driver(facts, version) for version in (*facts.versions, *facts.others)],
         "operations": [_operation(facts, index) for index in range(len(facts.macs))],
         "partitions": [
             {
@@ -144,7 +154,7 @@ def document(facts: Facts) -> dict[str, Any]:
                 "bytes_in": each.bytes_in,
                 "bytes_out": each.bytes_out,
             }
-            for version in facts.versions
+            for version in (*facts.versions, *facts.others)
             for each in version.partitions
         ],
         "known_faults": [
@@ -214,6 +224,8 @@ def _driver(facts: Facts, version: Version) -> dict[str, Any]:
         "driver": version.rules.driver,
         "mesa": version.mesa,
         "source": version.rules.source,
+        "compared": version.mesa in version.rules.compared,
+        "warning": version.rules.warning,
         "taken": len(version.taken),
         "operations": len(facts.macs),
         "macs_share": round(facts.share(version), 6),
@@ -228,7 +240,7 @@ def _operation(facts: Facts, index: int) -> dict[str, Any]:
     output = output_of(operation)
     taken = {
         version.name: True if (refusal := version.refusals[index]) is None else refusal.why
-        for version in facts.versions
+        for version in (*facts.versions, *facts.others)
     }
     found = {
         "index": index,

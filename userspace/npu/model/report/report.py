@@ -3,23 +3,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from bsp.base.errors import UserError
 
 from .. import foreign, known_faults
+from ..choices import npus_of, others, rules_of
 from ..graph import Model, read_model
 from ..known_faults import Fault, Surroundings
 from ..partitions import Partition, partitions
-from ..prediction import Refusal, Rules, all_rules, refusal_of, rules_for
+from ..prediction import Refusal, Rules, refusal_of
 from ..summary import Numbers, macs, numbers, parameters_bytes
 from ..trial.run import Run
 from . import advice
 from .advice import Advice
 
-DRIVER = "etnaviv"
 _SCHEMA = 3
 
 
@@ -69,10 +69,12 @@ class Facts:
 
     Attributes:
         macs, parameters: of each operation, by index; bytes.
+        npus: the driver of each NPU.
         advice: of the whole model first.
         by_operation: what to do about each operation; "" where nothing.
         elsewhere: why it belongs on other hardware; "" where it does not.
         lacking: what of it a TFLite runtime may not have; part of ``advice``.
+        others: of drivers that nobody asked about, the newest Mesa.
         runs: what became of it where it was run; given: what its inputs got, in words.
         not_run: why it was not run, or not everywhere; "" where it was, or nobody asked.
     """
@@ -83,15 +85,26 @@ class Facts:
     numbers: Numbers
     macs: tuple[int, ...]
     parameters: tuple[int, ...]
-    npus: tuple[str, ...]
+    npus: Mapping[str, str]
     versions: tuple[Version, ...]
     advice: tuple[Advice, ...]
     by_operation: tuple[str, ...]
     elsewhere: str
     lacking: tuple[Advice, ...]
+    others: tuple[Version, ...] = ()
     runs: tuple[Run, ...] = ()
     given: tuple[str, ...] = ()
     not_run: str = ""
+
+    @property
+    def pairs(self) -> list[tuple[Version, str]]:
+        """Each Mesa with each NPU that it has a driver for."""
+        return [
+            (version, npu)
+            for version in self.versions
+            for npu, driver in self.npus.items()
+            if driver == version.rules.driver
+        ]
 
     @property
     def parameters_bytes(self) -> int:
@@ -116,17 +129,20 @@ def report(path: Path, npu: str = "", mesa: str = "") -> Facts:
     """Return what is known of a model.
 
     Args:
-        npu: names of SoCs with commas; all that are known if empty.
+        npu: names of SoCs with commas; those of Vivante's NPUs that were swept if empty.
         mesa: versions with commas; those that the rules were compared with if empty.
 
     Raises:
         UserError: there is no such model, NPU, or no rule for a Mesa.
     """
-    npus, chosen = npus_of(npu), rules_of(mesa)
+    npus = npus_of(npu)
+    chosen = rules_of(mesa, npus.values())
+    beside = [] if npu else others(mesa, npus.values())
     content = foreign.read(path)
     model = read_model(content, what=str(path))
     _check(model, path)
     versions = tuple(_version(model, name, rules, npus) for name, rules in chosen)
+    unasked = tuple(_version(model, name, rules, npus) for name, rules in beside)
     by_operation = tuple(
         advice.for_operation(each, (version.refusals[each.index] for version in versions))
         for each in model.operations
@@ -149,53 +165,8 @@ def report(path: Path, npu: str = "", mesa: str = "") -> Facts:
         by_operation,
         advice.other_hardware(model),
         lacking,
+        unasked,
     )
-
-
-def npus_of(words: str) -> tuple[str, ...]:
-    """Return the NPUs that are named, ``virtual:`` before them or not.
-
-    Raises:
-        UserError: one is not known.
-    """
-    names = _words(words) or list(known_faults.NPUS)
-    found = [name.lower().removeprefix("virtual:") for name in names]
-    for name in found:
-        if name not in known_faults.NPUS:
-            raise UserError(
-                f"nothing is known of the NPU {name!r}: there are rules for Vivante's with the "
-                f"{DRIVER} driver alone",
-                hint=f"--npu {','.join(known_faults.NPUS)}, or one of them",
-            )
-    return tuple(dict.fromkeys(found))
-
-
-def rules_of(words: str) -> list[tuple[str, Rules]]:
-    """Return the versions of Mesa that are named, with their rules.
-
-    Raises:
-        UserError: there are none for one of them.
-    """
-    names = _words(words) or [name for rules in all_rules() for name in rules.compared]
-    found = []
-    for name in dict.fromkeys(names):
-        rules = rules_for(DRIVER, name)
-        if rules is None:
-            ranges = ", ".join(
-                f"{each.since} to before {each.before}"
-                for each in all_rules()
-                if each.driver == DRIVER
-            )
-            raise UserError(
-                f"there are no rules for {DRIVER} in Mesa {name!r}, only for {ranges}",
-                hint="--mesa 25.0.7 is Debian trixie's, --mesa 26.2.6 sid's",
-            )
-        found.append((name, rules))
-    return found
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _check(model: Model, path: Path) -> None:
@@ -208,7 +179,7 @@ def _check(model: Model, path: Path) -> None:
         raise UserError(f"{path} has no operations", hint="give another model, or convert it again")
 
 
-def _version(model: Model, mesa: str, rules: Rules, npus: Sequence[str]) -> Version:
+def _version(model: Model, mesa: str, rules: Rules, npus: Mapping[str, str]) -> Version:
     refusals = tuple(refusal_of(each, rules) for each in model.operations)
     taken = [index for index, refusal in enumerate(refusals) if refusal is None]
     found = tuple(partitions(model, taken))
@@ -219,7 +190,7 @@ def _version(model: Model, mesa: str, rules: Rules, npus: Sequence[str]) -> Vers
             {id(tensor) for tensor in partition.outputs},
         )
         for index in partition.operations:
-            for npu in npus:
+            for npu in (npu for npu, driver in npus.items() if driver == rules.driver):
                 operation = model.operations[index]
                 known = known_faults.faults_of(operation, where, npu, mesa)
                 faults += [(npu, index, fault) for fault in known]

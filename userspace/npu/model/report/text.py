@@ -14,7 +14,7 @@ from ..graph import Tensor
 from ..summary import output_of
 from ..trial.run import WRONG, Run
 from .document import compile_ratios, percent, verdict
-from .report import Facts
+from .report import Facts, Version
 from .shown import shown
 
 _WIDTH = 80
@@ -75,11 +75,7 @@ def _item(words: str) -> str:
 
 def _versions(facts: Facts) -> str:
     rows = []
-    for version in facts.versions:
-        known = known_faults.is_swept(version.mesa)
-        wrong = ", ".join(
-            f"{npu} {len({index for index, _ in version.faults_on(npu)})}" for npu in facts.npus
-        )
+    for version in (*facts.versions, *facts.others):
         rows.append(
             [
                 version.name,
@@ -88,12 +84,28 @@ def _versions(facts: Facts) -> str:
                 str(len(version.partitions)),
                 str(version.crossings),
                 f"{count(version.bytes_across)}",
-                wrong if known else "not known",
+                _known_wrong(facts, version),
             ]
         )
     share = "macs" if sum(facts.macs) else "of all"
     header = ["driver, Mesa", "taken", share, "parts", "crossings", "bytes", "known wrong"]
-    return table(header, rows)
+    warnings = [
+        _item(f"{version.name}: {version.rules.warning}")
+        for version in facts.versions
+        if version.rules.warning
+    ]
+    return "\n".join([table(header, rows), *warnings])
+
+
+def _known_wrong(facts: Facts, version: Version) -> str:
+    npus = [npu for each, npu in facts.pairs if each is version]
+    if not any(known_faults.is_swept(version.mesa, npu) for npu in npus):
+        return "not known"
+    return ", ".join(
+        f"{npu} {len({index for index, _ in version.faults_on(npu)})}"
+        for npu in npus
+        if known_faults.is_swept(version.mesa, npu)
+    )
 
 
 def _advice(facts: Facts) -> list[str]:
@@ -231,13 +243,21 @@ def _refused(facts: Facts) -> list[str]:
         for index, refusal in enumerate(version.refusals):
             if refusal:
                 key = (facts.model.operations[index].kind, refusal.why)
-                found.setdefault(key, {}).setdefault(index, []).append(version.mesa)
+                found.setdefault(key, {}).setdefault(index, []).append(_short(version))
     lines = []
     for (kind, why), by_index in found.items():
         versions = sorted({name for names in by_index.values() for name in names})
-        alone = "" if len(versions) == len(facts.versions) else f" (Mesa {', '.join(versions)})"
+        alone = "" if len(versions) == len(facts.versions) else f" ({_mesas(versions)})"
         lines.append(_item(f"{kind}{_places(sorted(by_index))}: {shown(why, 200)}{alone}"))
     return lines
+
+
+def _short(version: Version) -> str:
+    return version.mesa if version.rules.driver == "etnaviv" else version.name
+
+
+def _mesas(names: Sequence[str]) -> str:
+    return f"{'Mesa ' if names[0][:1].isdigit() else ''}{', '.join(names)}"
 
 
 def _places(indices: Sequence[int]) -> str:
@@ -282,7 +302,9 @@ def _operations(facts: Facts) -> str:
     rows = []
     for each in facts.model.operations:
         output = output_of(each)
-        taken = [version.mesa for version in facts.versions if version.refusals[each.index] is None]
+        taken = [
+            _short(version) for version in facts.versions if version.refusals[each.index] is None
+        ]
         runs = "NPU" if taken else "CPU"
         if 0 < len(taken) < len(facts.versions):
             runs = f"NPU with {', '.join(taken)}"

@@ -147,6 +147,10 @@ class RunRequest:
 class RunPlace(Protocol):
     """Where a model is run: a command hands it down."""
 
+    def npus(self) -> Sequence[str]:
+        """Return the names of the NPUs that there are."""
+        ...
+
     def run(self, request: RunRequest) -> Sequence[Run]:
         """Run it on each NPU, and return what became of it."""
         ...

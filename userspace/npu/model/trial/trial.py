@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bsp.base.download import sha256_of
-from bsp.base.errors import BspError
+from bsp.base.errors import BspError, UserError
 from bsp.base.progress import step
 
 from ...validate import fixed_size, models
@@ -71,7 +71,13 @@ def _with_runs(facts: Facts, request: TrialRequest, place: RunPlace) -> Facts:
     content = _fixed(facts.path, request.size)
     values, words = given(content, request.files, request.picture)
     facts = replace(facts, given=words)
-    pairs = _pairs(facts)
+    pairs = _pairs(facts, place.npus())
+    if not pairs and not any(npu in place.npus() for npu in facts.npus):
+        names = ", ".join(facts.npus)
+        if request.when == ALWAYS:
+            known = ", ".join(place.npus())
+            raise UserError(f"nothing emulates {names}", hint=f"--npu {known}, or leave --run out")
+        return replace(facts, not_run=f"it was not run: nothing emulates {names}")
     if not pairs:
         return replace(facts, not_run="it was not run: no Mesa that is looked at takes any of it")
     chosen = pairs if request.when == ALWAYS else _affordable(facts, pairs)
@@ -105,12 +111,16 @@ def _tried(place: RunPlace, request: RunRequest, when: str) -> Sequence[Run]:
         return [Run(npu, request.mesa, NOT_RUN, error.message) for npu in request.npus]
 
 
-def _pairs(facts: Facts) -> list[Pair]:
+def _pairs(facts: Facts, emulated: Collection[str]) -> list[Pair]:
     """Each Mesa that takes something, with each NPU; first what the verdict speaks of."""
     first, npu = report_document.best(facts)
-    versions = sorted(facts.versions, key=lambda each: each is not first)
-    npus = sorted(facts.npus, key=lambda each: each != npu)
-    return [(each.mesa, name) for each in versions if each.taken for name in npus]
+    return [
+        (each.mesa, name)
+        for each, name in sorted(
+            facts.pairs, key=lambda pair: (pair[0] is not first, pair[1] != npu)
+        )
+        if each.taken and name in emulated
+    ]
 
 
 def _affordable(facts: Facts, pairs: Sequence[Pair]) -> list[Pair]:
