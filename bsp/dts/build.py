@@ -187,66 +187,71 @@ def build_dts(
         InfrastructureError: a source cannot be fetched, or a tool failed.
     """
     npu = npu_of(board)
-    stem = board.dts or board.name
     if base_dtb is not None:
         start = _given(base_dtb, kernel, npu, what)
         newer = newer or (newer_tree(board, npu, base_dtb) if npu else "")
     else:
         kernel = kernel or board.kernel
         start = _from_source(board, kernel, npu, symbols=bool(apply))
-    what, lacks = start.what, start.lacks
-    with tempfile.TemporaryDirectory(prefix="npu-bsp-dts-") as work:
-        built = Path(work) / "base.dtb"
-        blob = apply_overlays(start.blob, apply, what=what, work=Path(work))
-        built.write_bytes(blob)
-        base = read_tree(blob, what)
-        check_identity(base, board, what, newer=newer)
-        named = own_name(base, board)
-        changes = list(named)
-        if npu:
-            changes += plan_changes(base, npu, what=what, lacks=lacks or (), newer=newer)
+    with tempfile.TemporaryDirectory(prefix="npu-bsp-dts-") as folder:
+        work = Path(folder)
+        blob = apply_overlays(start.blob, apply, what=start.what, work=work)
+        base = read_tree(blob, start.what)
+        check_identity(base, board, start.what, newer=newer)
+        changes = _changes(base, board, npu, start, newer)
         if npu is not None and npu.enabled:
-            refuse_two_owners(base, npu, what)
+            refuse_two_owners(base, npu, start.what)
             if not force_enable:
                 refuse_switched_off(
                     base,
                     board,
                     npu,
-                    what=what,
+                    what=start.what,
                     series=start.series or series,
                     from_source=base_dtb is None,
                 )
         if npu_rate_hz is not None:
-            if npu is None or not npu.enabled:
-                raise UserError(
-                    f"board {board.name} has no NPU that could run at a rate",
-                    hint="leave out --npu-rate",
-                )
-            npu = at_rate(npu, base, npu_rate_hz, what)
-            changes = named + plan_changes(base, npu, what=what, lacks=lacks or (), newer=newer)
+            npu = _at_rate(board, npu, base, npu_rate_hz, start.what)
+            changes = _changes(base, board, npu, start, newer)
         after, dtbo = base, None
         if changes:
-            blob, after, dtbo = _change(Path(work), built, base, changes, board)
+            (work / "base.dtb").write_bytes(blob)
+            blob, after, dtbo = _change(work, work / "base.dtb", base, changes, board)
+    kept = dtbo if keep_overlay else None
+    stem = board.dts or board.name
     dtb, overlay = target_dir / f"{stem}.dtb", target_dir / f"{stem}-npu.dtbo"
     if not dry_run:
-        _write(dtb, blob)
-        if dtbo is not None and keep_overlay:
-            _write(overlay, dtbo)
-        else:
-            overlay.unlink(missing_ok=True)  # of an earlier run; it would not fit this DTB
-    supported, why = verdict(board, npu, series=start.series, lacks=lacks)
+        _write_results(dtb, blob, overlay, kept)
+    supported, why = verdict(board, npu, series=start.series, lacks=start.lacks)
     return DtsResult(
         board=board.name,
         kernel=kernel,
         origin=start.origin,
         dtb=dtb,
-        overlay=overlay if dtbo is not None and keep_overlay else None,
+        overlay=overlay if kept is not None else None,
         changes=tuple(changes),
         npu=_report(after, npu, supported, why),
         sha256=hashlib.sha256(blob).hexdigest(),
         dry_run=dry_run,
         applied=tuple(map(str, apply)),
     )
+
+
+def _changes(base: Tree, board: Board, npu: Npu | None, start: _Base, newer: str) -> list[Change]:
+    """Return what the base tree lacks: the board's own name, and what the NPU needs."""
+    changes = list(own_name(base, board))
+    if npu is not None:
+        changes += plan_changes(base, npu, what=start.what, lacks=start.lacks or (), newer=newer)
+    return changes
+
+
+def _at_rate(board: Board, npu: Npu | None, base: Tree, rate_hz: int, what: str) -> Npu:
+    if npu is None or not npu.enabled:
+        raise UserError(
+            f"board {board.name} has no NPU that could run at a rate",
+            hint="leave out --npu-rate",
+        )
+    return at_rate(npu, base, rate_hz, what)
 
 
 def _given(base_dtb: Path, kernel: str | None, npu: Npu | None, what: str) -> _Base:
@@ -326,6 +331,14 @@ def _report(tree: Tree, npu: Npu | None, supported: bool, why: str) -> NpuReport
     return NpuReport(
         npu.node, tree.status(npu.node), npu.driver, tuple(rates(tree, npu)), supported, why
     )
+
+
+def _write_results(dtb: Path, blob: bytes, overlay: Path, dtbo: bytes | None) -> None:
+    _write(dtb, blob)
+    if dtbo is not None:
+        _write(overlay, dtbo)
+    else:
+        overlay.unlink(missing_ok=True)  # of an earlier run; it would not fit this DTB
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -203,23 +203,17 @@ def _with_node(
     node = nodes[0]
     here = npu if npu is not None and npu.node == node else None
     clocks = tuple(rates(tree, here)) if here and here.clocks else _own_rates(tree, node)
-    gap = []
     taken = driver.takes(tree.strings(node, "compatible"))
     identity = here.identity if here else None
     known = driver.knows(identity) if taken else None
+    gap = []
     if not taken:
         gap.append(NO_DRIVER)
     elif known is False:
         gap.append(UNKNOWN)
     elif driver.entries is not None and identity is None:
         gap.append(NO_NUMBERS)
-    if here:
-        gap += [f"no {name}" for name in here.requires if tree.get(node, name) is None]
-        gap += [f"{SECOND_OWNER} {owner.path}" for owner in other_owners(tree, here)]
-    off = unavailable(tree, here) if here else []
-    if not is_on(tree, node) or any(each.role == "NPU" for each in off):
-        gap.append(DISABLED)
-    gap += [f"{each.role} disabled" for each in off if each.role != "NPU"]
+    gap += _lacking(tree, node, here)
     if clocks and not any(rate_hz for _, rate_hz in clocks) and not _all_fixed(tree, node):
         gap.append(NO_RATES)
     return _row(
@@ -234,6 +228,18 @@ def _with_node(
         in_database=known,
         gap=tuple(gap),
     )
+
+
+def _lacking(tree: Tree, node: str, npu: Npu | None) -> list[str]:
+    """What the tree lacks, or has switched off, for the NPU at a node; ``npu``: as profiles know it."""
+    gap = []
+    if npu:
+        gap += [f"no {name}" for name in npu.requires if tree.get(node, name) is None]
+        gap += [f"{SECOND_OWNER} {owner.path}" for owner in other_owners(tree, npu)]
+    off = [part.role for part in unavailable(tree, npu)] if npu else []
+    if not is_on(tree, node) or "NPU" in off:
+        gap.append(DISABLED)
+    return gap + [f"{role} disabled" for role in off if role != "NPU"]
 
 
 def _nodeless(source: str, tree: Tree, soc: Soc, drivers: Mapping[str, Driver]) -> Row:

@@ -128,16 +128,8 @@ def build_image(request: ImageRequest, *, dry_run: bool = False) -> Image:
         UserError: an input is missing or does not fit, the bundle is another board's.
         InfrastructureError: a package cannot be fetched, or the disk is full.
     """
-    board = _bootable(request.board)
-    distribution = request.distribution or board.userspace.distribution
-    if distribution not in DISTRIBUTIONS:
-        raise UserError(
-            f"{distribution!r} is no distribution that images are made of",
-            hint=f"--distribution {' or '.join(DISTRIBUTIONS)}",
-        )
-    board = msgspec.structs.replace(
-        board, userspace=msgspec.structs.replace(board.userspace, distribution=distribution)
-    )
+    board = _with_distribution(_bootable(request.board), request.distribution)
+    distribution = board.userspace.distribution
     size_bytes = parse_size(request.size)
     hostname = check_host_name(request.hostname or f"npu-{board.name}")
     access = read_access(request.ssh_key, request.host_key)
@@ -311,6 +303,17 @@ def _bootable(board: Board) -> Board:
         initrd_modules=board.qemu.initrd_modules,
     )
     return msgspec.structs.replace(board, boot=boot)
+
+
+def _with_distribution(board: Board, asked: str | None) -> Board:
+    distribution = asked or board.userspace.distribution
+    if distribution not in DISTRIBUTIONS:
+        raise UserError(
+            f"{distribution!r} is no distribution that images are made of",
+            hint=f"--distribution {' or '.join(DISTRIBUTIONS)}",
+        )
+    userspace = msgspec.structs.replace(board.userspace, distribution=distribution)
+    return msgspec.structs.replace(board, userspace=userspace)
 
 
 def _cmdline(board: Board, layout: Layout) -> str:

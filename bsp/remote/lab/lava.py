@@ -60,6 +60,30 @@ def job(request: JobRequest) -> dict[str, Any]:
     Raises:
         UserError: a value is none that LAVA takes.
     """
+    device_type = _checked(request)
+    test = {
+        "timeout": {"minutes": _TEST_MINUTES},
+        "docker": {"image": request.container},
+        "definitions": [_definition(request)],
+    }
+    found: dict[str, Any] = {
+        "job_name": f"npu-bsp {request.board.name}",
+        "device_type": device_type,
+        "visibility": "public",
+        "priority": "medium",
+        "timeouts": {
+            "job": {"minutes": 2 * _BOOT_MINUTES + _TEST_MINUTES + 10},
+            "connection": {"minutes": 2},
+        },
+        "actions": [*_boot_actions(request), {"test": test}],
+    }
+    if request.tags:
+        found["tags"] = list(request.tags)
+    return found
+
+
+def _checked(request: JobRequest) -> str:
+    """Return the device type, or raise the UserErrors of ``job``."""
     board = request.board
     if not _IMAGE.fullmatch(request.container):
         raise UserError(
@@ -82,6 +106,10 @@ def job(request: JobRequest) -> dict[str, Any]:
             "--bundle and --bundle-sha256 belong together: nothing is fetched without a hash",
             hint=f"sha256sum {_ARCHIVE}",
         )
+    return device_type
+
+
+def _boot_actions(request: JobRequest) -> list[dict[str, Any]]:
     actions: list[dict[str, Any]] = []
     if request.bundle:
         fetched = {"url": request.bundle, "sha256sum": request.bundle_sha256}
@@ -99,7 +127,12 @@ def job(request: JobRequest) -> dict[str, Any]:
             }
         }
     )
-    definition = {
+    return actions
+
+
+def _definition(request: JobRequest) -> dict[str, Any]:
+    """The test that the job runs: one step after the other."""
+    return {
         "from": "inline",
         "name": "npu-bsp",
         "path": "inline/npu-bsp.yaml",
@@ -107,31 +140,11 @@ def job(request: JobRequest) -> dict[str, Any]:
             "metadata": {
                 "format": "Lava-Test Test Definition 1.0",
                 "name": "npu-bsp",
-                "description": f"deploy to {board.name} on trial, and validate its NPU",
+                "description": f"deploy to {request.board.name} on trial, and validate its NPU",
             },
             "run": {"steps": _steps(request)},
         },
     }
-    actions.append({
-        "test": {
-            "timeout": {"minutes": _TEST_MINUTES}, "docker": {"image": request.container},
-            "definitions": [definition],
-        }
-    })  # fmt: skip
-    found: dict[str, Any] = {
-        "job_name": f"npu-bsp {board.name}",
-        "device_type": device_type,
-        "visibility": "public",
-        "priority": "medium",
-        "timeouts": {
-            "job": {"minutes": 2 * _BOOT_MINUTES + _TEST_MINUTES + 10},
-            "connection": {"minutes": 2},
-        },
-        "actions": actions,
-    }
-    if request.tags:
-        found["tags"] = list(request.tags)
-    return found
 
 
 def _steps(request: JobRequest) -> list[str]:

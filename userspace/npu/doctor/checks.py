@@ -18,7 +18,7 @@ from bsp.profile import Board, load_soc, npu_of, runs_as
 
 from . import device_tree, software, surroundings
 from .check import Check, broken, ok, unknown
-from .facts import Facts
+from .facts import Device, Facts
 from .subject import Subject
 
 _VENDORS = ("galcore", "rknpu", "vipcore")
@@ -184,21 +184,36 @@ def _probe(subject: Subject) -> tuple[str, str, str, str]:
     expected = f"{subject.driver} bound to {name}" if npu else "a model"
     if npu and subject.driver == "etnaviv":
         expected += f": model: {model}"
-    # By place: the log says the same words each time the driver is loaded.
-    failed = [number for number, line in enumerate(about) if _FAILED.search(line)]
-    last_model = max((n for n, line in enumerate(about) if "model: GC" in line), default=-1)
     see = subject.there(f"dmesg | grep -i -e {subject.driver} -e npu")
-    if failed and failed[-1] > last_model:
-        return broken(about[failed[-1]], expected, see)
-    if device and not device.driver:
-        waits = [row for row in facts.deferred if row.startswith(device.name)]
-        why = f": {waits[0]}" if waits else " and waits for a supplier" if device.waits else ""
-        return broken(f"no driver is bound to {device.name}{why}", expected, see)
-    if device and said:
-        return ok(said[-1].strip(), expected)
-    if device and device.driver:
-        return ok(f"{device.driver} is bound to {device.name}", expected)
-    return unknown("the kernel has no device for the NPU", expected)
+    if failure := _last_failure(about):
+        return broken(failure, expected, see)
+    if device is None:
+        return unknown("the kernel has no device for the NPU", expected)
+    if not device.driver:
+        return broken(
+            f"no driver is bound to {device.name}{_why_unbound(facts, device)}", expected, see
+        )
+    return ok(said[-1].strip() if said else f"{device.driver} is bound to {device.name}", expected)
+
+
+def _last_failure(about: list[str]) -> str:
+    """The driver's last word of the log, where that is a failure: a later model line outdates it.
+
+    By place: the log says the same words each time the driver is loaded.
+    """
+    for line in reversed(about):
+        if "model: GC" in line:
+            return ""
+        if _FAILED.search(line):
+            return line
+    return ""
+
+
+def _why_unbound(facts: Facts, device: Device) -> str:
+    waits = [row for row in facts.deferred if row.startswith(device.name)]
+    if waits:
+        return f": {waits[0]}"
+    return " and waits for a supplier" if device.waits else ""
 
 
 def _identity(subject: Subject) -> tuple[str, str, str, str]:

@@ -174,40 +174,14 @@ def write_model(
             buffer_of[index] = len(buffers)
             buffers.append(writer.table([("offset", 0, writer.data(content))]))
 
-    tensor_offsets = []
-    for index, tensor in enumerate(tensors):
-        name = builder.CreateString(tensor.name)
-        shape = writer.numbers(tensor.shape, "int32")
-        fields: list[tuple[str, int, Any]] = [
-            ("offset", 0, shape),
-            ("int8", 1, _TENSOR_TYPES[tensor.dtype]),
-            ("uint32", 2, buffer_of.get(index, 0)),
-            ("offset", 3, name),
-        ]
-        if tensor.scale:
-            scale = writer.numbers([tensor.scale], "float32")
-            zero_point = writer.numbers([tensor.zero_point], "int64")
-            quantization = writer.table([("offset", 2, scale), ("offset", 3, zero_point)])
-            fields.append(("offset", 4, quantization))
-        if tensor.signature:
-            fields.append(("offset", 7, writer.numbers(tensor.signature, "int32")))
-        tensor_offsets.append(writer.table(fields))
-
+    tensor_offsets = [
+        _tensor_table(writer, tensor, buffer_of.get(index, 0))
+        for index, tensor in enumerate(tensors)
+    ]
     codes = sorted({operator.key for operator in operators})
-    operator_offsets = []
-    for operator in operators:
-        ins = writer.numbers(operator.inputs, "int32")
-        outs = writer.numbers(operator.outputs, "int32")
-        options = writer.table(operator.options)
-        fields = [
-            ("uint32", 0, codes.index(operator.key)),
-            ("offset", 1, ins),
-            ("offset", 2, outs),
-            ("uint8", 3, operator.options_type),
-            ("offset", 4, options),
-        ]
-        operator_offsets.append(writer.table(fields))
-
+    operator_offsets = [
+        _operator_table(writer, operator, codes.index(operator.key)) for operator in operators
+    ]
     graph_fields = [
         ("offset", 0, writer.offsets(tensor_offsets)),
         ("offset", 1, writer.numbers(inputs, "int32")),
@@ -215,15 +189,7 @@ def write_model(
         ("offset", 3, writer.offsets(operator_offsets)),
     ]
     graph = writer.table(graph_fields)
-    # Slot 0 is the old 8-bit code, slot 3 the present one: readers take the larger of the two.
-    code_offsets = []
-    for code, version, custom in codes:
-        name = [("offset", 1, builder.CreateString(custom))] if custom else []
-        code_offsets.append(
-            writer.table(
-                [("int8", 0, min(code, 127)), *name, ("int32", 2, version), ("int32", 3, code)]
-            )
-        )
+    code_offsets = [_code_table(writer, *code) for code in codes]
     model_fields = [
         ("uint32", 0, _SCHEMA_VERSION),
         ("offset", 1, writer.offsets(code_offsets)),
@@ -235,6 +201,47 @@ def write_model(
     builder.minalign = 16  # also where a model has no data
     builder.Finish(table, file_identifier=_IDENTIFIER)
     return _aligned(builder)
+
+
+def _tensor_table(writer: _Writer, tensor: Tensor, buffer: int) -> int:
+    name = writer.builder.CreateString(tensor.name)
+    shape = writer.numbers(tensor.shape, "int32")
+    fields: list[tuple[str, int, Any]] = [
+        ("offset", 0, shape),
+        ("int8", 1, _TENSOR_TYPES[tensor.dtype]),
+        ("uint32", 2, buffer),
+        ("offset", 3, name),
+    ]
+    if tensor.scale:
+        scale = writer.numbers([tensor.scale], "float32")
+        zero_point = writer.numbers([tensor.zero_point], "int64")
+        quantization = writer.table([("offset", 2, scale), ("offset", 3, zero_point)])
+        fields.append(("offset", 4, quantization))
+    if tensor.signature:
+        fields.append(("offset", 7, writer.numbers(tensor.signature, "int32")))
+    return writer.table(fields)
+
+
+def _operator_table(writer: _Writer, operator: Operator, code: int) -> int:
+    ins = writer.numbers(operator.inputs, "int32")
+    outs = writer.numbers(operator.outputs, "int32")
+    options = writer.table(operator.options)
+    fields = [
+        ("uint32", 0, code),
+        ("offset", 1, ins),
+        ("offset", 2, outs),
+        ("uint8", 3, operator.options_type),
+        ("offset", 4, options),
+    ]
+    return writer.table(fields)
+
+
+def _code_table(writer: _Writer, code: int, version: int, custom: str) -> int:
+    """Slot 0 is the old 8-bit code, slot 3 the present one: readers take the larger of the two."""
+    name = [("offset", 1, writer.builder.CreateString(custom))] if custom else []
+    return writer.table(
+        [("int8", 0, min(code, 127)), *name, ("int32", 2, version), ("int32", 3, code)]
+    )
 
 
 def _aligned(builder: Any) -> bytes:

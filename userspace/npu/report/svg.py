@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 
 from bsp.base.words import counted
 
 _WIDTH = 380
 _ROW = 46
+_SIDE = 8.0  # left and right of the distributions
 _DOTS = 120
 
 
@@ -49,7 +50,7 @@ def distributions(rows: Sequence[tuple[str, Sequence[float], float | None]]) -> 
     low, high = min(values) / 1.25, max(values) * 1.25
     if high / low < 2:
         low, high = low / 1.3, high * 1.3
-    left, right = 8.0, _WIDTH - 8.0
+    left, right = _SIDE, _WIDTH - _SIDE
 
     def place(value: float) -> float:
         share = math.log(max(value, low) / low) / math.log(high / low)
@@ -67,37 +68,48 @@ def distributions(rows: Sequence[tuple[str, Sequence[float], float | None]]) -> 
         parts.append(f'<text class="tick" x="{x}" y="{bottom + 14}">{tick:g}</text>')
     parts.append(f'<text class="unit" x="{right}" y="{bottom + 25}">ms, logarithmic</text>')
     for number, (name, runs, first) in enumerate(rows):
-        top = number * _ROW
-        ordered = sorted(runs)
-        middle = top + 30
-        median = statistics.median(ordered)
-        q1, q3 = ordered[len(ordered) // 4], ordered[(3 * len(ordered)) // 4]
-        kind = f"k{number % 6}"
-        parts.append(f'<text class="name" x="{left}" y="{top + 15}">{escape(name)}</text>')
-        parts.append(
-            f'<text class="value" x="{right}" y="{top + 15}">median {milliseconds(median)} ms</text>'
-        )
-        parts.append(
-            f'<rect class="box {kind}" x="{place(q1)}" y="{middle - 8}" rx="2" height="16" '
-            f'width="{max(round(place(q3) - place(q1), 1), 2)}"/>'
-        )
-        step = max(len(ordered) / _DOTS, 1)
-        dots = [ordered[int(index * step)] for index in range(min(len(ordered), _DOTS))]
-        parts.append(f'<g class="dots {kind}">')
-        for index, value in enumerate(dots):
-            wave = (index * 7) % 5 - 2
-            parts.append(f'<circle cx="{place(value)}" cy="{middle + 1.6 * wave:.1f}" r="2"/>')
-        parts.append("</g>")
-        x = place(median)
-        parts.append(
-            f'<line class="median" x1="{x}" x2="{x}" y1="{middle - 10}" y2="{middle + 10}"/>'
-        )
-        if first:
-            parts.append(
-                f'<circle class="first {kind}" cx="{place(first)}" cy="{middle}" r="4.5">'
-                f"<title>first run: {milliseconds(first)} ms</title></circle>"
-            )
+        parts += _distribution(name, runs, first, number, place)
     return "".join([*parts, "</svg>"])
+
+
+def _distribution(
+    name: str,
+    runs: Sequence[float],
+    first: float | None,
+    number: int,
+    place: Callable[[float], float],
+) -> list[str]:
+    """One row of ``distributions``; ``place`` gives the x of a value in ms."""
+    left, right = _SIDE, _WIDTH - _SIDE
+    top = number * _ROW
+    ordered = sorted(runs)
+    middle = top + 30
+    median = statistics.median(ordered)
+    q1, q3 = ordered[len(ordered) // 4], ordered[(3 * len(ordered)) // 4]
+    kind = f"k{number % 6}"
+    parts = [f'<text class="name" x="{left}" y="{top + 15}">{escape(name)}</text>']
+    parts.append(
+        f'<text class="value" x="{right}" y="{top + 15}">median {milliseconds(median)} ms</text>'
+    )
+    parts.append(
+        f'<rect class="box {kind}" x="{place(q1)}" y="{middle - 8}" rx="2" height="16" '
+        f'width="{max(round(place(q3) - place(q1), 1), 2)}"/>'
+    )
+    step = max(len(ordered) / _DOTS, 1)
+    dots = [ordered[int(index * step)] for index in range(min(len(ordered), _DOTS))]
+    parts.append(f'<g class="dots {kind}">')
+    for index, value in enumerate(dots):
+        wave = (index * 7) % 5 - 2
+        parts.append(f'<circle cx="{place(value)}" cy="{middle + 1.6 * wave:.1f}" r="2"/>')
+    parts.append("</g>")
+    x = place(median)
+    parts.append(f'<line class="median" x1="{x}" x2="{x}" y1="{middle - 10}" y2="{middle + 10}"/>')
+    if first:
+        parts.append(
+            f'<circle class="first {kind}" cx="{place(first)}" cy="{middle}" r="4.5">'
+            f"<title>first run: {milliseconds(first)} ms</title></circle>"
+        )
+    return parts
 
 
 def series(name: str, values: Sequence[float], *, baseline: float, spread: float, kind: int) -> str:

@@ -23,7 +23,7 @@ from .judge.compare import MAX_ABS_DIFF
 from .judge.delegation import parse_log
 from .judge.verdict import Expected, Figure, find_reference, judge, verdict
 from .machine import Machine
-from .onboard.model_inputs import PLAIN
+from .onboard.model_inputs import PLAIN, Filling
 
 NAME = "label_image"
 _QUICK_RUNS = 3
@@ -175,33 +175,13 @@ def smoke_test(
     names = rows(request.delegate)
     inputs = inputs or choose(request)
     arguments = ["--model", machine.place(inputs.model), "--image", machine.place(inputs.image)]
-    for name in names:
-        arguments += ["--delegate", name]
-    arguments += ["--runs", str(request.runs), "--budget", f"{request.budget_s:g}"]
-    arguments += ["--timeout", f"{request.timeout_s:g}"]
-    if request.views != DEFAULT_VIEWS:
-        arguments += ["--views", str(request.views)]
-    if request.threads:
-        arguments += ["--threads", str(request.threads)]
-    for name, value in request.environment:
-        arguments += ["--env", f"{name}={value}"]
-    if exact:
-        arguments.append("--portable")
-    if opencl:
-        arguments += ["--opencl", opencl]
-    if rusticl:
-        arguments += ["--rusticl", rusticl]
+    arguments += _runner_arguments(request, names, exact=exact, opencl=opencl, rusticl=rusticl)
     with step(f"Running {inputs.model.name} with {', '.join(names)}"):
         facts = machine.run_runner(
             arguments, timeout_s=_START_UP_S + request.timeout_s * len(names)
         )
     given = model_check.given(inputs.model.path)
-    if "inputs" not in facts and any(each.text() != PLAIN for each in given):
-        raise UserError(
-            f"the userspace on {host or 'this machine'} is older than this command: it runs only models "
-            "with one picture of three channels as input",
-            hint=f"./inv deploy --host {host}" if host else "./inv build-userspace",
-        )
+    _refuse_older_userspace(facts, given, host)
     found = detect.read(facts, inputs.labels) if request.test == detect.NAME else None
     answer = models.answers().get((inputs.model.sha256, inputs.image.sha256))
     sinks = read_sinks(inputs.model.path.read_bytes())
@@ -228,18 +208,68 @@ def smoke_test(
         "test": request.test,
         "board": board,
         "host": host or "this machine",
+        **_inputs_described(inputs, given),
+        "expected": answer.source if answer else None,
+        **_run_described(facts),
+        "operations": operations.described(inputs.model.path),
+        "results": finite(results),
+        "verdict": verdict(results),
+    }
+
+
+def _runner_arguments(
+    request: SmokeTestRequest,
+    names: Sequence[str],
+    *,
+    exact: bool = False,
+    opencl: str | None = None,
+    rusticl: str | None = None,
+) -> list[str]:
+    """Return the runner's command line, without model and image; as ``smoke_test`` takes the values."""
+    arguments = [word for name in names for word in ("--delegate", name)]
+    arguments += ["--runs", str(request.runs), "--budget", f"{request.budget_s:g}"]
+    arguments += ["--timeout", f"{request.timeout_s:g}"]
+    if request.views != DEFAULT_VIEWS:
+        arguments += ["--views", str(request.views)]
+    if request.threads:
+        arguments += ["--threads", str(request.threads)]
+    for name, value in request.environment:
+        arguments += ["--env", f"{name}={value}"]
+    if exact:
+        arguments.append("--portable")
+    if opencl:
+        arguments += ["--opencl", opencl]
+    if rusticl:
+        arguments += ["--rusticl", rusticl]
+    return arguments
+
+
+def _refuse_older_userspace(
+    facts: dict[str, Any], given: Sequence[Filling], host: str | None
+) -> None:
+    if "inputs" not in facts and any(filling.text() != PLAIN for filling in given):
+        raise UserError(
+            f"the userspace on {host or 'this machine'} is older than this command: it runs only models "
+            "with one picture of three channels as input",
+            hint=f"./inv deploy --host {host}" if host else "./inv build-userspace",
+        )
+
+
+def _inputs_described(inputs: models.Inputs, given: Sequence[Filling]) -> dict[str, Any]:
+    return {
         "model": _described(inputs.original or inputs.model),
-        "inputs": [each.record() for each in given],
+        "inputs": [filling.record() for filling in given],
         "image": {**_described(inputs.image), "path": str(inputs.image.path)},
         "note": inputs.note,
-        "expected": answer.source if answer else None,
+    }
+
+
+def _run_described(facts: dict[str, Any]) -> dict[str, Any]:
+    return {
         "runtime": facts["runtime"],
         "runner_seconds": facts["seconds"],
         "machine": {key: facts[key] for key in ("machine", "kernel", "python", "numpy", "threads")},
         "npu_devices": facts["npu_devices"],
-        "operations": operations.described(inputs.model.path),
-        "results": finite(results),
-        "verdict": verdict(results),
     }
 
 

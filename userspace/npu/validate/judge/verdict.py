@@ -25,8 +25,16 @@ from ..delegates import OPENCL, TEFLON, TIM_VX
 from .compare import MAX_ABS_DIFF, best, named
 from .delegation import is_npus, parse_log, parse_opencl
 from .kernel_log import out_of_memory, troubles
-from .outputs import Reference, compare_row, look_at, records_of, reference_of, shown_output
-from .values import scores
+from .outputs import (
+    Compared,
+    Reference,
+    compare_row,
+    look_at,
+    records_of,
+    reference_of,
+    shown_output,
+)
+from .values import Reals, scores
 
 TOP = 5
 # label_image.cc and get_top_n.h: what it prints, and what is too small to print.
@@ -199,11 +207,45 @@ def _judge_row(
     *,
     exact: bool,
 ) -> dict[str, Any]:
+    result = _facts_of_row(row, facts, prediction)
+    if "error" in row:
+        return result | _without_answer(row, facts, result)
+    # What a row's outputs are, the reference says; without one, the row itself.
+    own = reference_of(row, reference.sinks if reference else (), labels)
+    values = _class_scores(row, own, reference)
+    compared = _compared(row, own, reference, exact=exact)
+    on_cpu = row["delegate"] in _CPU
+    problems = [
+        _kernel_said(result["kernel_log"]) if result["kernel_log"] else "",
+        "" if on_cpu else _not_delegated(row, facts["total_ops"], min_delegated_share, prediction),
+        *compared.problems,
+        _unlike_expected(values, labels, expected),
+    ]
+    difference = _score_difference(own.records[0], reference.records[0]) if reference else None
+    return result | {
+        "top": top_classes(values, labels) if values is not None else [],
+        "latency_ms": latency(row["runs_ms"]),
+        "delegated_nodes": row.get("delegated_nodes"),
+        "runs_ms": [round(run_ms, 3) for run_ms in row["runs_ms"]],
+        "first_ms": round(row["first_ms"], 3),
+        "prepare_ms": round(row["prepare_ms"], 3),
+        "max_abs_diff": difference,
+        "outputs": compared.records,
+        "reason": "; ".join(filter(None, [*problems, *compared.notes])),
+        "status": "fail" if any(problems) else "pass",
+    }
+
+
+def _facts_of_row(
+    row: dict[str, Any], facts: dict[str, Any], prediction: Prediction | None
+) -> dict[str, Any]:
+    """The result of a row before anything is known of its answer: who ran it, what it took."""
     on_cpu = row["delegate"] in _CPU
     log = parse_log(row.get("log", ""))
     opencl = parse_opencl(row.get("log", ""))
+    device = opencl.devices[0] if opencl and opencl.devices else None
     kernel = row.get("kernel_log")
-    result: dict[str, Any] = {
+    return {
         "delegate": row["delegate"],
         "status": "fail",
         "reason": "",
@@ -216,7 +258,7 @@ def _judge_row(
         "partitions": None if on_cpu else _partitions(row),
         "predicted_ops": len(prediction.taken) if prediction else None,
         "not_delegated": [] if on_cpu else _not_taken(row, prediction),
-        "driver": opencl.devices[0][1] if opencl and opencl.devices else log.driver,
+        "driver": device[1] if device else log.driver,
         "library": row.get("library"),
         "max_abs_diff": None,
         "outputs": [],
@@ -225,53 +267,47 @@ def _judge_row(
         "environment": row.get("environment", {}),
         "versions": {
             "kernel": facts.get("kernel"),
-            "mesa": opencl.devices[0][2] if opencl and opencl.devices else row.get("mesa"),
+            "mesa": device[2] if device else row.get("mesa"),
             "runtime": facts.get("runtime"),
         },
         "signal": row.get("signal"),
         "kernel_log": None if kernel is None else troubles(kernel),
     }
-    if "error" in row:
-        result["status"], result["reason"] = _why_not(row, facts)
-        if result["kernel_log"]:
-            result["status"] = "fail"
-            result["reason"] += f"; {_kernel_said(result['kernel_log'])}"
-        if not log.graphs:
-            result["delegated_ops"] = result["partitions"] = None  # it came to nothing
-        return result
 
-    # What a row's outputs are, the reference says; without one, the row itself.
-    own = reference_of(row, reference.sinks if reference else (), labels)
+
+def _without_answer(
+    row: dict[str, Any], facts: dict[str, Any], result: dict[str, Any]
+) -> dict[str, Any]:
+    """What of the result is different where the row did not run to its end."""
+    status, reason = _why_not(row, facts)
+    if result["kernel_log"]:
+        status, reason = "fail", f"{reason}; {_kernel_said(result['kernel_log'])}"
+    changed: dict[str, Any] = {"status": status, "reason": reason}
+    if not parse_log(row.get("log", "")).graphs:
+        changed |= {"delegated_ops": None, "partitions": None}  # it came to nothing
+    return changed
+
+
+def _class_scores(row: dict[str, Any], own: Reference, reference: Reference | None) -> Reals | None:
+    """The scores of the classes; None where no output has them."""
     shown = shown_output(reference or own)
     answer = row.get("answer")  # of a detector: its classes' best scores
     if answer is None and shown is not None and shown < len(own.records):
         answer = own.records[shown]
-    values = scores(answer) if answer else None
-    result |= {
-        "top": top_classes(values, labels) if values is not None else [],
-        "latency_ms": latency(row["runs_ms"]),
-        "delegated_nodes": row.get("delegated_nodes"),
-        "runs_ms": [round(run_ms, 3) for run_ms in row["runs_ms"]],
-        "first_ms": round(row["first_ms"], 3),
-        "prepare_ms": round(row["prepare_ms"], 3),
-    }
+    return scores(answer) if answer else None
+
+
+def _compared(
+    row: dict[str, Any], own: Reference, reference: Reference | None, *, exact: bool
+) -> Compared:
+    """The row's outputs, compared with the reference's where the row is another's."""
+    if row["delegate"] == _REFERENCE:
+        return look_at(own)
     if reference:
-        result["max_abs_diff"] = _score_difference(own.records[0], reference.records[0])
+        return compare_row(row, reference, exact=exact)
     compared = look_at(own)
-    if row["delegate"] != _REFERENCE and reference:
-        compared = compare_row(row, reference, exact=exact)
-    elif row["delegate"] != _REFERENCE:
-        compared.problems.append(f"there is no result of {_REFERENCE} to compare with")
-    result["outputs"] = compared.records
-    problems = [
-        _kernel_said(result["kernel_log"]) if result["kernel_log"] else "",
-        "" if on_cpu else _not_delegated(row, facts["total_ops"], min_delegated_share, prediction),
-        *compared.problems,
-        _unlike_expected(values, labels, expected),
-    ]
-    result["reason"] = "; ".join(filter(None, [*problems, *compared.notes]))
-    result["status"] = "fail" if any(problems) else "pass"
-    return result
+    compared.problems.append(f"there is no result of {_REFERENCE} to compare with")
+    return compared
 
 
 def _score_difference(record: dict[str, Any], reference: dict[str, Any]) -> float | None:

@@ -137,50 +137,16 @@ def read_bmp(content: NDArray[np.uint8]) -> Picture:
 
 def _header(content: NDArray[np.uint8]) -> _Header:
     head = bytes(content[: _FILE_HEADER_BYTES + max(_HEADERS)])
-    if head[:2] != b"BM":
-        raise ImageError(f"expected a BMP image (it starts with b'BM'), found {_named(head)}")
-    if len(head) < _LEAST_BYTES:
-        raise ImageError(
-            f"the BMP header is cut short: {len(head)} of at least {_LEAST_BYTES} bytes"
-        )
-    offset, size = struct.unpack_from("<II", head, 10)
-    if size not in _HEADERS:
-        known = ", ".join(map(str, _HEADERS))
-        raise ImageError(f"the BMP says that its header has {size} bytes; known are {known}")
-    if len(head) < _FILE_HEADER_BYTES + size:
-        raise ImageError(
-            f"the BMP header is cut short: {len(head)} of {_FILE_HEADER_BYTES + size} bytes"
-        )
-    if size == 12:
-        width, height, _, bits = struct.unpack_from("<4H", head, 18)
-        compression = used = 0
-    else:
-        width, height, _, bits = struct.unpack_from("<iiHH", head, 18)
-        compression, used = 0, 0
-    if size >= 40:
-        (compression,), (used,) = (struct.unpack_from("<I", head, place) for place in (30, 46))
+    offset, size = _beginning(head)
+    width, height, bits, compression, used = _fields(head, size)
     if not (0 < width <= _MAX_SIDE_PIXELS and 0 < abs(height) <= _MAX_SIDE_PIXELS):
         raise ImageError(
             f"the BMP says that it is {width} x {height} pixels; up to {_MAX_SIDE_PIXELS} are read"
         )
-    if compression in _COMPRESSIONS or (compression and size in _OS2_HEADERS):
-        kind = _COMPRESSIONS.get(compression, "")
-        if size in _OS2_HEADERS:  # OS/2 has others behind 3 and 4
-            kind = {3: "Huffman encoded", 4: "run-length encoded (RLE24)"}.get(compression, kind)
-        raise ImageError(
-            f"expected an uncompressed BMP, found compression {compression}"
-            + (f": {kind}" if kind else "")
-        )
-    if bits not in _BITS:
-        raise ImageError(f"expected a BMP with {_listed(_BITS)} bits a pixel, found {bits}")
-    masked = compression in (_BITFIELDS, _ALPHA_BITFIELDS)
-    if compression and not (masked and bits in _MASKS):
-        raise ImageError(
-            f"expected an uncompressed BMP, found compression {compression} with {bits} bits a pixel"
-        )
+    _check_kind(size, bits, compression)
     start = _FILE_HEADER_BYTES + size
     masks = _MASKS.get(bits, (0, 0, 0))
-    if masked:
+    if compression:  # the masks are in the file
         if len(content) < 66:
             raise ImageError("the BMP header is cut short: its colour masks are not there")
         masks = struct.unpack_from("<3I", bytes(content[54:66]))
@@ -198,14 +164,58 @@ def _header(content: NDArray[np.uint8]) -> _Header:
             f"the BMP is cut short: {width} x {abs(height)} pixels need {needed} bytes, the file has "
             f"{len(content)}"
         )
-    colours = (
-        _palette(
-            bytes(content[start : min(offset, start + 1024)]), bits, used, 3 if size == 12 else 4
-        )
-        if bits <= 8
-        else np.zeros((0, 3), np.uint8)
-    )
+    colours = np.zeros((0, 3), np.uint8)
+    if bits <= 8:
+        stored = bytes(content[start : min(offset, start + 1024)])
+        colours = _palette(stored, bits, used, 3 if size == 12 else 4)
     return _Header(width, abs(height), height < 0, bits, offset, row_bytes, masks, colours)
+
+
+def _beginning(head: bytes) -> tuple[int, int]:
+    """Return (offset of the pixels, size of the header behind the file's), in bytes."""
+    if head[:2] != b"BM":
+        raise ImageError(f"expected a BMP image (it starts with b'BM'), found {_named(head)}")
+    if len(head) < _LEAST_BYTES:
+        raise ImageError(
+            f"the BMP header is cut short: {len(head)} of at least {_LEAST_BYTES} bytes"
+        )
+    offset, size = struct.unpack_from("<II", head, 10)
+    if size not in _HEADERS:
+        known = ", ".join(map(str, _HEADERS))
+        raise ImageError(f"the BMP says that its header has {size} bytes; known are {known}")
+    if len(head) < _FILE_HEADER_BYTES + size:
+        raise ImageError(
+            f"the BMP header is cut short: {len(head)} of {_FILE_HEADER_BYTES + size} bytes"
+        )
+    return offset, size
+
+
+def _fields(head: bytes, size: int) -> tuple[int, int, int, int, int]:
+    """Return width, height (below 0: top-down), bits a pixel, compression, colours used."""
+    width, height, _, bits = struct.unpack_from("<4H" if size == 12 else "<iiHH", head, 18)
+    if size < 40:
+        return width, height, bits, 0, 0
+    compression, used = struct.unpack_from("<I12xI", head, 30)
+    return width, height, bits, compression, used
+
+
+def _check_kind(size: int, bits: int, compression: int) -> None:
+    """Raise an ImageError unless pixels of this kind are read: uncompressed, perhaps with masks."""
+    if compression in _COMPRESSIONS or (compression and size in _OS2_HEADERS):
+        kind = _COMPRESSIONS.get(compression, "")
+        if size in _OS2_HEADERS:  # OS/2 has others behind 3 and 4
+            kind = {3: "Huffman encoded", 4: "run-length encoded (RLE24)"}.get(compression, kind)
+        raise ImageError(
+            f"expected an uncompressed BMP, found compression {compression}"
+            + (f": {kind}" if kind else "")
+        )
+    if bits not in _BITS:
+        raise ImageError(f"expected a BMP with {_listed(_BITS)} bits a pixel, found {bits}")
+    masked = compression in (_BITFIELDS, _ALPHA_BITFIELDS)
+    if compression and not (masked and bits in _MASKS):
+        raise ImageError(
+            f"expected an uncompressed BMP, found compression {compression} with {bits} bits a pixel"
+        )
 
 
 def _check_masks(masks: tuple[int, ...], bits: int) -> None:
