@@ -35,6 +35,8 @@ class UBoot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         device_trees: stems of the kernel's device trees of the boards that it is for.
         boots_by: what its ``bootcmd`` runs.
         bootcmd: that command, where it is the maker's own.
+        image_by_name: whether ``bootcmd`` goes on, where nothing was found, with ``Image`` and
+            ``${fdtfile}`` of the first partition.
         lacks: commands that it is built without, of those that boot scripts use.
         environment: where it keeps its variables: mmc, spi, fat, flash, nowhere.
         bootcount: whether it counts boots.
@@ -50,6 +52,7 @@ class UBoot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     device_trees: tuple[str, ...]
     boots_by: BootsBy
     bootcmd: str = ""
+    image_by_name: bool = False
     lacks: tuple[str, ...]
     environment: tuple[str, ...]
     bootcount: bool

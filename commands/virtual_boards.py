@@ -27,6 +27,10 @@ _VIRTUAL = "name of the virtual board (default: the board's)"
         "disk": "boot from a copy of this image (of build-image, or a flashed one)",
         "identity": "private key that logs in to --disk (default: the image's)",
         "extra-disk": "a second disk: FILE, or FILE:SIZE to make it; written to",
+        "layout": "lay its disk out as others do: armbian, extlinux-ext4, extlinux-fat, grub-efi, yocto, "
+        "toradex (default: npu-bsp, as our images are)",
+        "uboot": "like:BOARD: a U-Boot with the commands and addresses that BOARD's has (like:khadas-vim3, "
+        "like:imx8mp_evk)",
         "record": "write a trace of its NPU's jobs to this file (npu.show, npu.replay)",
         "timeout": "seconds until it must answer over SSH",
         "dry-run": "say what would be done",
@@ -42,6 +46,8 @@ def up(
     identity: str = "",
     extra_disk: str = "",
     watchdog: bool = False,
+    layout: str = "",
+    uboot: str = "",
     dtb: str = "",
     record: str = "",
     timeout: float = 300.0,
@@ -54,7 +60,7 @@ def up(
     from virtual.boards import report
 
     if dry_run:
-        plan = virtual_boards.plan_up(board, name=name or None)
+        plan = virtual_boards.plan_up(board, name=name or None, layout=layout, uboot=uboot)
         return Answer(plan, "\n".join(plan["would"]))
     found = virtual_boards.up(
         board,
@@ -64,6 +70,8 @@ def up(
         identity=Path(identity) if identity else None,
         extra_disk=extra_disk or None,
         watchdog=watchdog,
+        layout=layout,
+        uboot=uboot,
         kernel=kernel or None,
         dtb=Path(dtb) if dtb else None,
         record=Path(record) if record else None,

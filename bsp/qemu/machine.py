@@ -44,6 +44,7 @@ class Machine:
         log_writes: write down each write to the disk, in WRITE_LOG (see virtual/crash/writelog.py).
         devices: more of QEMU's options.
         record: file that gets a trace of the virtual NPU's jobs.
+        dtb: device tree that the bootloader finds, as a board's own bootloader has one; default: QEMU's.
     """
 
     board: Board
@@ -54,6 +55,7 @@ class Machine:
     log_writes: bool = False
     devices: Sequence[str] = ()
     record: Path | None = None
+    dtb: Path | None = None
 
 
 def qemu_of(board: Board) -> Qemu:
@@ -111,6 +113,7 @@ def arguments(machine: Machine) -> list[str]:
         words += ["-append", machine.start.cmdline]
     else:
         words += ["-bios", str(machine.start)]
+        words += ["-dtb", str(machine.dtb)] if machine.dtb else []
     if machine.disk:
         words += ["-drive", f"{_drive(machine)},{qemu.disk}"]
     if machine.extra_disk:

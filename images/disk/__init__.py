@@ -141,9 +141,13 @@ def _make(board: Board, kernel: PrebuiltKernel, dtb: Path, rootfs: Rootfs, targe
         )
         fat, extra = workspace / "fat", workspace / "extra"
         fat.mkdir()
-        _extra_files(board, extra)
+        system_files(board, extra)
+        signers = extra / sign.BOARD_SIGNERS
+        signers.parent.mkdir(parents=True)
+        signers.write_text(sign.trust_root(), encoding="utf-8")
+        (extra / "boot/firmware").mkdir(parents=True)
         lay_out(bundle, fat, extra, whole=False)
-        _keys(target, extra)
+        make_keys(target, extra)
         image = target / "disk.img"
         layout = Layout(SIZE_BYTES, FAT_START_BYTES, FAT_SIZE_BYTES, seed=uuid.uuid4())
         tree = Tree(rootfs.tar, extra, tuple(generation_files(bundle)))
@@ -160,22 +164,18 @@ def _drop_old(folder: Path, board: str) -> None:
         remove(path)
 
 
-def _extra_files(board: Board, extra: Path) -> None:
-    """What goes over the root file system: our settings, the names, the units."""
+def system_files(board: Board, extra: Path) -> None:
+    """Write what goes over a virtual board's Debian, whatever boots it: settings, names, units."""
     shutil.copytree(HERE / "root", extra)
     hostname = f"npu-{board.name}"
     (extra / "etc/hostname").write_text(f"{hostname}\n")
     (extra / "etc/hosts").write_text(f"127.0.0.1 localhost {hostname}\n::1 localhost\n")
     # Neither empty nor missing: systemd would take this for its first boot.
     (extra / "etc/machine-id").write_text(f"{uuid.uuid4().hex}\n")
-    (extra / "boot/firmware").mkdir(parents=True)
     # Newer than /usr: nothing has to be brought up to date at boot.
     for name in ("etc/.updated", "var/.updated"):
         (extra / name).parent.mkdir(exist_ok=True)
         (extra / name).touch()
-    signers = extra / sign.BOARD_SIGNERS
-    signers.parent.mkdir(parents=True)
-    signers.write_text(sign.trust_root(), encoding="utf-8")
     enable_units(HERE / "units.txt", extra)
 
 
@@ -192,7 +192,8 @@ def enable_units(listed: Path, extra: Path) -> None:
         link.symlink_to(f"/usr/lib/systemd/system/{unit}" if verb == "enable" else "/dev/null")
 
 
-def _keys(target: Path, extra: Path) -> None:
+def make_keys(target: Path, extra: Path) -> None:
+    """Make a board's host key in ``extra``, and the key that logs in to it in ``target``."""
     ssh = extra / "etc/ssh"
     ssh.mkdir(parents=True, exist_ok=True)
     for path, comment in (

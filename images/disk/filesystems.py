@@ -33,8 +33,13 @@ BLOCK_BYTES = 4096
 _FULL = ("Could not allocate", "No free space", "no free", "No space left")
 
 
-def fill_fat(image: Path, layout: Layout, tree: Path, *, epoch_s: int) -> None:
+def fill_fat(
+    image: Path, layout: Layout, tree: Path, *, epoch_s: int, label: str = FAT_LABEL, bits: int = 32
+) -> None:
     """Make the FAT file system with the files of ``tree``.
+
+    Args:
+        bits: 32, or 16.
 
     Raises:
         UserError: they do not fit.
@@ -43,8 +48,8 @@ def fill_fat(image: Path, layout: Layout, tree: Path, *, epoch_s: int) -> None:
     sectors = str(layout.fat_size_bytes // SECTOR_BYTES)
     env = {"SOURCE_DATE_EPOCH": str(epoch_s), "TZ": "UTC", "MTOOLS_SKIP_CHECK": "1"}
     run(
-        ["mformat", "-i", at, "-F", "-v", FAT_LABEL, "-N", f"{layout.fat_serial:08x}", "-T", sectors,
-         "-h", "64", "-s", "32", "::"],
+        ["mformat", "-i", at, *(["-F"] if bits == 32 else []), "-v", label,
+         "-N", f"{layout.fat_serial:08x}", "-T", sectors, "-h", "64", "-s", "32", "::"],
         env=env,
     )  # fmt: skip
     # One folder after the other, by name: mcopy -s would take the order that the host's folders have.
@@ -64,7 +69,7 @@ def fill_fat(image: Path, layout: Layout, tree: Path, *, epoch_s: int) -> None:
             raise UserError(f"the boot partition of {size_mib} MiB is too small") from error
 
 
-def fill_root(image: Path, layout: Layout, tree: Tree) -> None:
+def fill_root(image: Path, layout: Layout, tree: Tree, *, label: str = ROOT_LABEL) -> None:
     """Make the root file system with the files of ``tree``.
 
     Raises:
@@ -91,7 +96,7 @@ def fill_root(image: Path, layout: Layout, tree: Tree) -> None:
     try:
         with os.fdopen(reader, "rb") as source:
             run(
-                [*_e2fs("mke2fs"), "-q", "-t", "ext4", "-F", "-L", ROOT_LABEL, "-m", "0",
+                [*_e2fs("mke2fs"), "-q", "-t", "ext4", "-F", "-L", label, "-m", "0",
                  "-b", str(BLOCK_BYTES),
                  "-U", str(layout.root_uuid), "-J", f"size={_JOURNAL_MIB}",
                  "-E", f"offset={layout.root_start_bytes},hash_seed={seed},lazy_itable_init=1",

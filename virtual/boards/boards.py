@@ -19,11 +19,13 @@ from bsp.qemu.base_dtb import base_dtb
 from bsp.qemu.machine import machine_arguments, qemu_of, start_command
 from bsp.remote import inventory, ssh
 from images.disk import build_disk
+from virtual.layouts.disk import build_layout
 
 from . import launch
 from .boot import start, wait_until_up
 from .disks import own_disk, prepare_extra
 from .instance import Instance, Record, instances, start_ticks
+from .way import way_named
 
 UP_TIMEOUT_S = 300.0
 DOWN_TIMEOUT_S = 60.0
@@ -41,6 +43,8 @@ def up(
     identity: Path | None = None,
     extra_disk: str | None = None,
     watchdog: bool = False,
+    layout: str = "",
+    uboot: str = "",
     timeout_s: float = UP_TIMEOUT_S,
 ) -> dict[str, Any]:
     """Start a virtual board and wait until it answers over SSH; if it runs already, say so.
@@ -56,6 +60,8 @@ def up(
         identity: private key that logs in to ``disk`` (default: the one of its description).
         extra_disk: a second disk, ``FILE`` or ``FILE:SIZE``; the board writes to the file itself.
         watchdog: give the board a hardware watchdog that resets it.
+        layout: whose images its disk is laid out like (virtual/layouts); default: ours.
+        uboot: ``like:BOARD``, for one that can do what that board's can; default: the layout's.
         timeout_s: how long starting may take, without building the disk.
 
     Returns:
@@ -67,6 +73,8 @@ def up(
         InfrastructureError: QEMU did not start, or the board is not up within ``timeout_s``.
     """
     board = load_board(board_name)
+    way = way_named(board, layout, uboot)
+    board = way.fitted(board)
     qemu = qemu_of(board)
     if dtb and qemu.bootloader:
         raise UserError(
@@ -82,6 +90,8 @@ def up(
         )
     if disk and kernel:
         raise UserError("--disk brings its own kernel", hint="leave --kernel out")
+    if disk and way.layout:
+        raise UserError("--disk has its own layout", hint="leave --layout out")
     own = own_disk(disk, identity, board) if disk else None
     extra = prepare_extra(extra_disk) if extra_disk else None
     instance = Instance(name or board.name)
@@ -93,7 +103,8 @@ def up(
                     f"{instance.name} runs already, and is not recorded",
                     hint=f"./inv virtual.down --name {instance.name}",
                 )
-            if own or extra or watchdog:
+            asked = bool(layout or uboot) and (way.layout_name, way.uboot_name)
+            if own or extra or watchdog or (asked and asked != (known.layout, known.uboot)):
                 raise UserError(
                     f"{instance.name} runs already, with the devices that it was started with",
                     hint=f"./inv virtual.down --name {instance.name}, or --name OTHER",
@@ -110,11 +121,15 @@ def up(
         if own:
             chosen, release = own
         else:
-            series = kernel or board.kernel
+            series = way.kernel(board, kernel or board.kernel)
             prebuilt = kernel_named(series)
             release = prebuilt.release
             tree = dtb or _default_dtb(board, prebuilt, series)
-            chosen = build_disk(board, prebuilt, tree)
+            chosen = (
+                build_layout(way.layout, board, prebuilt, tree)
+                if way.layout
+                else build_disk(board, prebuilt, tree)
+            )
         started = time.monotonic()
         try:
             host = start(
@@ -126,6 +141,7 @@ def up(
                 record=record,
                 extra_disk=extra,
                 watchdog=watchdog,
+                way=way,
             )
             with step(f"Booting {instance.name}"):
                 wait_until_up(instance, host, deadline=started + timeout_s, timeout_s=timeout_s)
@@ -139,21 +155,29 @@ def up(
         return {**_describe(instance, running), "already_up": False, "seconds": round(seconds, 1)}
 
 
-def plan_up(board_name: str, *, name: str | None = None) -> dict[str, Any]:
+def plan_up(
+    board_name: str, *, name: str | None = None, layout: str = "", uboot: str = ""
+) -> dict[str, Any]:
     """Say what ``up`` would do; change nothing.
 
     Raises:
         UserError: no such board, or QEMU cannot be it.
     """
     board = load_board(board_name)
+    way = way_named(board, layout, uboot)
+    board = way.fitted(board)
     qemu = qemu_of(board)
     instance = Instance(name or board.name)
     would = ["nothing: it runs already"]
     if not instance.running():
-        first = "U-Boot" if qemu.bootloader else "kernel and device tree, handed over"
+        first = (
+            (way.uboot_name or "U-Boot")
+            if qemu.bootloader
+            else "kernel and device tree, handed over"
+        )
         would = [
             f"build its disk, if it is not cached: Debian {board.userspace.distribution}, Linux "
-            f"{board.kernel}",
+            f"{board.kernel}, as {way.layout_name}",
             f"start QEMU: {' '.join(machine_arguments(board))} ({first})",
             "wait until it answers over SSH on a port of 127.0.0.1",
         ]
@@ -280,6 +304,8 @@ def _describe(instance: Instance, record: Record) -> dict[str, Any]:
         "address": "127.0.0.1",
         "port": record.ssh_port,
         "pid": record.pid,
+        "layout": record.layout,
+        "uboot": record.uboot or None,
         "console_log": str(instance.console_log),
     }
 

@@ -15,7 +15,6 @@ from bsp.base.cache import state_dir, write_atomically
 from bsp.base.errors import InfrastructureError
 from bsp.base.project import PROJECT
 from bsp.profile import Board
-from bsp.qemu.emulator import u_boot
 from bsp.qemu.machine import WATCHDOG, WRITE_LOG, DirectBoot, Machine, qemu_of
 from bsp.remote import inventory, ssh
 from bsp.remote.inventory import Host
@@ -25,6 +24,7 @@ from images.disk.layout import MIB
 from . import launch
 from .disks import key_on_console
 from .instance import Instance, Record, start_ticks
+from .way import Way
 
 _POLL_S = 0.5
 _GREETING_S = 5.0
@@ -44,6 +44,7 @@ def start(
     log_writes: bool = False,
     extra_disk: Path | None = None,
     watchdog: bool = False,
+    way: Way | None = None,
 ) -> Host:
     """Start QEMU for a board on a copy of its disk; register it as a host.
 
@@ -51,6 +52,7 @@ def start(
         log_writes: have QEMU write down each write to the disk.
         extra_disk: a second disk, which the board writes to itself.
         watchdog: give it a hardware watchdog that resets it.
+        way: which U-Boot reads which layout; default: the distribution's, ours.
 
     Raises:
         InfrastructureError: there is no room, or QEMU did not start.
@@ -70,8 +72,9 @@ def start(
         os.truncate(folder / WRITE_LOG, _WRITE_LOG_BYTES)
     shutil.copyfile(disk.identity_file, folder / "id_ed25519")
     (folder / "id_ed25519").chmod(0o600)
+    way = way or Way()
     if qemu_of(board).bootloader:
-        first: Path | DirectBoot = u_boot()
+        first: Path | DirectBoot = way.firmware()
     else:
         first = DirectBoot(
             disk.boot / "kernel", disk.boot / "initrd", disk.boot / "board.dtb", disk.cmdline
@@ -86,6 +89,7 @@ def start(
             ssh_port=ssh_port,
             log_writes=log_writes,
             devices=WATCHDOG if watchdog else (),
+            dtb=disk.boot / "board.dtb" if way.layout else None,
             record=record,
         )
         try:
@@ -112,6 +116,8 @@ def start(
             ssh_port=ssh_port,
             disk=str(disk.image),
             started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            layout=way.layout_name,
+            uboot=way.uboot_name,
         )
     )
     host = Host(

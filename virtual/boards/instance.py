@@ -33,6 +33,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         started_ticks: its start time as the kernel counts it: with the pid, an identity.
         ssh_port: on 127.0.0.1.
         started: ISO 8601.
+        layout: whose images its disk is laid out like.
+        uboot: ``like:BOARD``; nothing for the distribution's.
     """
 
     name: str
@@ -43,6 +45,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     ssh_port: int
     disk: str
     started: str
+    layout: str = "npu-bsp"
+    uboot: str = ""
 
 
 @dataclass(frozen=True)

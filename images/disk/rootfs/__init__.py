@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,11 +50,17 @@ class Rootfs:
     key: str
 
 
-def root_tar(distribution: str = "trixie", more: Sequence[str] = ()) -> Rootfs:
+def root_tar(
+    distribution: str = "trixie",
+    more: Sequence[str] = (),
+    *,
+    settings: Mapping[str, bytes] | None = None,
+) -> Rootfs:
     """Return the root file system of a Debian suite, made on first use (about two minutes), cached.
 
     Args:
         more: packages besides ``PACKAGES``, with what they depend on.
+        settings: files that are there when the packages are configured: path below the root to content.
 
     Raises:
         UserError: the suite has no such package; something is missing that only root can set up.
@@ -72,6 +78,9 @@ def root_tar(distribution: str = "trixie", more: Sequence[str] = ()) -> Rootfs:
     digest = hashlib.sha256((HERE / "install.sh").read_bytes())
     for deb in debs:
         digest.update(deb.name.encode() + b"\n")
+    settings = settings or {}
+    for path, content in sorted(settings.items()):
+        digest.update(path.encode() + b"\0" + content)
     key = digest.hexdigest()[:16]
     prefix = f"{distribution}-{ARCHITECTURE}"
     if wanted:
@@ -82,7 +91,7 @@ def root_tar(distribution: str = "trixie", more: Sequence[str] = ()) -> Rootfs:
         require_rights()
         with step(f"Installing Debian {distribution} for the board") as now:
             now.note(counted(len(debs), "package"))
-            _install(debs, distribution, target, now)
+            _install(debs, distribution, target, now, settings)
         # Debian has moved on: an older one is of no use, the newest may be in use right now.
         found = folder.glob(f"{prefix}-*.tar")
         for old in sorted(found, key=lambda path: path.stat().st_mtime)[:-1]:
@@ -92,7 +101,9 @@ def root_tar(distribution: str = "trixie", more: Sequence[str] = ()) -> Rootfs:
     return Rootfs(make_once(folder / f"{prefix}-{key}.tar", make), key)
 
 
-def _install(debs: list[Path], distribution: str, target: Path, now: Step) -> None:
+def _install(
+    debs: list[Path], distribution: str, target: Path, now: Step, settings: Mapping[str, bytes]
+) -> None:
     # A folder that everybody may read: in a user namespace mmdebstrap is another user.
     with tempfile.TemporaryDirectory(prefix="npu-bsp-rootfs-", ignore_cleanup_errors=True) as name:
         shared = Path(name)
@@ -104,20 +115,25 @@ def _install(debs: list[Path], distribution: str, target: Path, now: Step) -> No
         for deb in debs:
             shutil.copyfile(deb, shared / deb.name)
             (shared / deb.name).chmod(0o644)
+        for path, content in settings.items():
+            file = shared / "settings" / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
         mode = "root" if os.geteuid() == 0 else "unshare"
         # mmdebstrap's mounts in a namespace: they are gone when it ends, however it ends.
         isolation = ["unshare", "--mount"] if mode == "root" else []
-        with target.open("wb") as file, watched(workspace, len(debs), now.note):
+        given = f'; cp -R {shared}/settings/. "$1"' if settings else ""
+        with target.open("wb") as tar, watched(workspace, len(debs), now.note):
             run(
                 [
                     *isolation, "mmdebstrap", f"--mode={mode}", f"--architectures={ARCHITECTURE}",
                     "--variant=custom", "--format=tar", "--quiet",
                     "--skip=update,check/signed-by,output/dev",
-                    f'--setup-hook=mkdir -p "$1/proc" "$1/sys"; {_merge_usr(distribution)}',
+                    f'--setup-hook=mkdir -p "$1/proc" "$1/sys"; {_merge_usr(distribution)}{given}',
                     f'--customize-hook=sh {shared}/install.sh "$1" {shared}',
                     distribution, "-", f"deb {debian_mirror()} {distribution} main",
                 ],
-                stdout=file,
+                stdout=tar,
                 # Folders of packages that still name /bin go through the links (see _merge_usr).
                 env={"TMPDIR": str(workspace), "TAR_OPTIONS": "--keep-directory-symlink"},
                 timeout_s=3600,
