@@ -227,6 +227,18 @@ def soc_of(compatible: Sequence[str]) -> str | None:
     return None
 
 
+def is_chip_makers(compatible: Sequence[str]) -> bool:
+    """Whether a machine's first string is one that the chip's maker has given, as to its reference boards.
+
+    Other makers' trees often keep such a string (``rockchip,rk3588-evb1-v10``, ``fsl,imx8mp-evk``).
+    """
+    soc = soc_of(compatible)
+    if soc is None or not compatible:
+        return False
+    makers = {each.partition(",")[0] for each in load_soc(soc).compatible}
+    return compatible[0].partition(",")[0] in makers and not names_no_board(compatible[0])
+
+
 def relative_of(compatible: Sequence[str]) -> str:
     """Return a shipped board with the same SoC, for ``--like``; ``BOARD`` where none is known."""
     soc = soc_of(compatible)

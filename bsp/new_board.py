@@ -24,7 +24,16 @@ from .dts.npu.owners import refuse_two_owners, vendor_of
 from .dts.npu.switched_off import off_notes
 from .dts.running import without_boot
 from .dts.tree import Tree, read_tree
-from .identify import doubt_error, find, machine_of, relative_of, soc_of, tie_error, vendor_words
+from .identify import (
+    doubt_error,
+    find,
+    is_chip_makers,
+    machine_of,
+    relative_of,
+    soc_of,
+    tie_error,
+    vendor_words,
+)
 from .kernel.source import kernel_tree
 from .profile import (
     FORMAT,
@@ -311,6 +320,17 @@ def _text(
             "[identity]",
             f"models = {json.dumps([title], ensure_ascii=False)}",
             f"runs_as = {_string(compatible[0])}",
+        ]
+    elif tree is not None and is_chip_makers(compatible) and tree.strings("/", "model"):
+        notes.append(
+            f"{compatible[0]} is a string of the chip's maker, as reference boards have it, and trees of "
+            f"other boards often keep it: only a machine whose model is {title!r} is taken for {name}"
+        )
+        lines += [
+            "",
+            "# A reference board's string, which trees of other boards often keep: the model tells.",
+            "[identity]",
+            f"models = {json.dumps([title], ensure_ascii=False)}",
         ]
     said = _expected(soc, dts, kernel) if dts else None
     if said:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from .base.errors import UserError, nearest
-from .identify import soc_of
+from .identify import is_chip_makers, soc_of
 from .kernel.distribution import all_series
 from .kernel.source import check_source_name
 from .profile import (
@@ -126,6 +126,13 @@ def _strings(board: Board) -> Iterator[Missing]:
             "often keep it, so it does not identify this one",
             "put a string of the board's own before it, or say what model it is: [identity] models = "
             '["..."]',
+        )
+    elif not identity.models and is_chip_makers(board.compatible):
+        yield Missing(
+            "identity",
+            f"{first!r} is a string of the chip's maker, as reference boards have it: trees of other "
+            "boards often keep it, so it does not identify this one",
+            'say what model it is: [identity] models = ["..."] (cat /proc/device-tree/model on the board)',
         )
     others = [each.name for each in shipped if is_own(each) and each.name != board.name]
     if others and is_own(board):

@@ -97,9 +97,12 @@ def build_dts(
         "board": BOARD,
         "kernel": f"whose tree and bindings; {KERNEL}",
         "dtb": "check this DTB instead of the one that build-dts makes",
+        "force-enable": FORCE_ENABLE,
     }
 )
-def check_dts(_: Context, board: str, kernel: str = "", dtb: str = "") -> Result:
+def check_dts(
+    _: Context, board: str, kernel: str = "", dtb: str = "", force_enable: bool = False
+) -> Result:
     """Check a device tree against the kernel's bindings. Example: ./inv check-dts --board vim3."""
     from pathlib import Path
 
@@ -113,7 +116,11 @@ def check_dts(_: Context, board: str, kernel: str = "", dtb: str = "") -> Result
 
         base = dtb_of_qemu(profile)
     return schema.check_dts(
-        profile, kernel=kernel or None, dtb=Path(dtb) if dtb else None, base_dtb=base
+        profile,
+        kernel=kernel or None,
+        dtb=Path(dtb) if dtb else None,
+        base_dtb=base,
+        force_enable=force_enable,
     )
 
 
@@ -124,6 +131,7 @@ def check_dts(_: Context, board: str, kernel: str = "", dtb: str = "") -> Result
         "dtb": "boot this DTB instead of building one",
         "npu-disabled": "build it with the NPU disabled; the driver must then not bind",
         "npu-rate": "build the device tree with the NPU at this rate, such as 500MHz",
+        "force-enable": FORCE_ENABLE,
         "timeout": "seconds until the kernel must have answered",
     }
 )
@@ -134,6 +142,7 @@ def boot_dts(
     dtb: str = "",
     npu_disabled: bool = False,
     npu_rate: str = "",
+    force_enable: bool = False,
     timeout: float = 180.0,
 ) -> Result:
     """Boot a device tree in QEMU; is the NPU bound? Example: ./inv boot-dts --board imx8mp-evk."""
@@ -149,5 +158,6 @@ def boot_dts(
         dtb=Path(dtb) if dtb else None,
         npu_disabled=npu_disabled,
         npu_rate_hz=parse_rate(npu_rate) if npu_rate else None,
+        force_enable=force_enable,
         timeout_s=timeout,
     )

@@ -10,7 +10,7 @@ from invoke.context import Context
 from bsp.base.result import Answer, Result
 
 from .face.command import command
-from .face.flags import BOARD, HOST
+from .face.flags import BOARD, FORCE_ENABLE, HOST
 
 
 @command(
@@ -25,6 +25,7 @@ from .face.flags import BOARD, HOST
         "host-key": "the board's own private key, so that it survives flashing (ed25519)",
         "bootloader": "file for the SoC's boot ROM, where the board has none elsewhere",
         "size": "size of the disk: 4G, 3800M",
+        "force-enable": FORCE_ENABLE,
         "output": "the image (default: build/images/BOARD.img)",
         "dry-run": "say what would be built; write nothing",
     },
@@ -42,6 +43,7 @@ def build_image(
     host_key: str = "",
     bootloader: str = "",
     size: str = "4G",
+    force_enable: bool = False,
     output: str = "",
     dry_run: bool = False,
 ) -> Result:
@@ -67,6 +69,7 @@ def build_image(
             bootloader=path(bootloader),
             size=size,
             output=path(output),
+            force_enable=force_enable,
         ),
         dry_run=dry_run,
     )

@@ -59,6 +59,7 @@ class ImageRequest:
         hostname: None for ``npu-BOARD``.
         bootloader: file that the SoC's boot ROM starts; None where the board has one elsewhere.
         output: the image; None for ``build/images/BOARD.img``.
+        force_enable: as for ``build_dts``; not with ``bundle``, which brings its tree.
     """
 
     board: Board
@@ -72,6 +73,7 @@ class ImageRequest:
     bootloader: Path | None = None
     size: str = DEFAULT_SIZE
     output: Path | None = None
+    force_enable: bool = False
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,7 +139,11 @@ def build_image(request: ImageRequest, *, dry_run: bool = False) -> Image:
     output = request.output or Path("build/images") / f"{board.name}.img"
     if output.is_dir():
         raise UserError(f"{output} is a folder", hint=f"--output {output / board.name}.img")
-    bundle = _given_bundle(board, request.bundle) if request.bundle else None
+    bundle = (
+        _given_bundle(board, request.bundle, force_enable=request.force_enable)
+        if request.bundle
+        else None
+    )
     packages = tuple(sorted({*PACKAGES, *request.packages}))
 
     def describe(found: Bundle | None, layout: Layout) -> Description:
@@ -172,7 +178,7 @@ def build_image(request: ImageRequest, *, dry_run: bool = False) -> Image:
     if bundle is None:
         from ..bundle.assemble import bundle_for  # late: a given bundle needs none of it
 
-        bundle = bundle_for(board, kernel=request.kernel)
+        bundle = bundle_for(board, kernel=request.kernel, force_enable=request.force_enable)
     seed = _seed(rootfs, bundle, access, loader, board.name, hostname, size_bytes)
     layout = _layout(size_bytes, loader, seed)
     description = describe(bundle, layout)
@@ -328,7 +334,12 @@ def _cmdline(board: Board, layout: Layout) -> str:
     return with_required_options(" ".join([*words, f"root=UUID={layout.root_uuid}"]))
 
 
-def _given_bundle(board: Board, folder: Path) -> Bundle:
+def _given_bundle(board: Board, folder: Path, *, force_enable: bool) -> Bundle:
+    if force_enable:
+        raise UserError(
+            "--force-enable is for a device tree that is built; --bundle brings its own",
+            hint="./inv bundle --board B --force-enable makes such a bundle",
+        )
     bundle = bundles.load(folder)
     if bundle.manifest.board != board.name:
         raise UserError(

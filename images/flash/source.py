@@ -24,6 +24,7 @@ from .table import Table, read_table
 from .unpack import unpack
 
 _AGAIN = "copy it again, or build it again"
+_RAW = "--raw writes it as it is"
 _SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zstd")
 _CAT = {"gzip": "zcat", "bzip2": "bzcat", "xz": "xzcat", "zstd": "zstdcat"}
 
@@ -124,6 +125,27 @@ def read_source(
     return Source(image, content, found, description, packed, kind, path, ignored)
 
 
+def refuse_no_disk(image: Path) -> None:
+    """Refuse a file that is to be booted from as it is, and is no image of a whole disk.
+
+    Raises:
+        UserError: it is compressed, something else or truncated, or cannot be read; says what it is.
+    """
+    try:
+        with image.open("rb") as content:
+            size = os.fstat(content.fileno()).st_size
+            if not size:
+                raise UserError(f"{image} is empty", hint=_AGAIN)
+            _check_disk(image, None, content, size, read_description(image))
+    except OSError as error:
+        raise UserError(f"cannot read {image}: {error.strerror}") from error
+    except UserError as error:
+        hint = (error.hint or "").replace(_RAW, "").strip("; ")
+        raise UserError(
+            error.message, hint=hint or "./inv build-image --board B makes one"
+        ) from None
+
+
 def _unpacked_name(image: Path) -> Path:
     return image.with_suffix("") if image.suffix.lower() in _SUFFIXES else image
 
@@ -143,7 +165,7 @@ def _check_disk(
         raise _no_disk(image, packed, other)
     assert table
     if table.problem:
-        raise UserError(f"{image}: {table.problem}", hint=f"{_AGAIN}; --raw writes it as it is")
+        raise UserError(f"{image}: {table.problem}", hint=f"{_AGAIN}; {_RAW}")
     if table.end_bytes > size:
         raise _truncated(image, f"its partition table wants {table.end_bytes} bytes", size)
     return table

@@ -16,7 +16,7 @@ from bsp.dts.build import build_dts
 from bsp.dts.compiler.compile import compiled
 from bsp.dts.inputs.identity import check_identity
 from bsp.dts.tree import read_tree
-from bsp.identify import Machine, find, identify, machine_of
+from bsp.identify import Machine, find, identify, is_chip_makers, machine_of
 from bsp.kernel.source import kernel_tree
 from bsp.new_board import new_board, source_of_dtb
 from bsp.profile import (
@@ -30,8 +30,10 @@ from bsp.profile import (
     read_board,
     user_boards_dir,
 )
+from bsp.profile_check import check_profile
 from tests.support import local_sshd
 from tests.support.fake_boot import compile_dtb
+from tests.support.kernel_tree import make_kernel
 from userspace.npu.doctor import doctor
 from userspace.npu.doctor.facts import Facts, parse_facts
 
@@ -128,6 +130,8 @@ def test_a_profile_from_a_file_is_taken_where_the_user_names_it(tmp_path: Path) 
         ("amlogic,s922x", "amlogic,g12b"),
         ("rockchip,rk3588s", "rockchip,rk3588"),
         ("toradex,verdin-imx8mp", "fsl,imx8mp"),
+        ("allwinner,a523", "arm,sun55iw3p1"),
+        ("arm,sun55iw3p1",),
     ],
 )
 def test_the_name_of_a_chip_or_module_is_no_boards_name(
@@ -138,7 +142,8 @@ def test_the_name_of_a_chip_or_module_is_no_boards_name(
     relative = re.search(r"new-board NAME --like (\S+) ", caught.value.hint)
     assert relative
     if relative[1] != "BOARD":
-        assert set(compatible) & set(load_board(relative[1]).compatible)
+        of_chip = load_soc(load_board(relative[1]).soc).compatible
+        assert set(compatible) & {*load_board(relative[1]).compatible, *of_chip}
     # Not even with a profile that says so.
     said = ", ".join(f'"{each}"' for each in compatible)
     board = own(own_profiles, "nameless", compatible=f"compatible = [{said}]")
@@ -223,6 +228,40 @@ def test_every_reference_board_is_told_apart_by_its_model(name: str) -> None:
     assert identify(own_machine, what="h") == board
     with pytest.raises(UserError, match="'A carrier of ours'"):
         identify(replace(own_machine, model="A carrier of ours"), what="h")
+
+
+def test_every_shipped_board_with_a_string_of_the_chips_maker_is_told_apart() -> None:
+    of_makers = [b for b in map(load_board, board_names()) if is_chip_makers(b.compatible)]
+    assert len(of_makers) >= len(REFERENCE_BOARDS)
+    assert all(board.identity.models for board in of_makers)
+
+
+@pytest.mark.parametrize(
+    ("compatible", "model"),
+    [
+        (("rockchip,rk3588-evb1-lp4-v10", "rockchip,rk3588"), "Rockchip RK3588 EVB1 LP4 V10 Board"),
+        (("rockchip,rk3588s-evb1-v10", "rockchip,rk3588s"), "RK3588S EVB1"),
+        (("amlogic,g12b-ref", "amlogic,a311d", "amlogic,g12b"), "Amlogic reference"),
+        (("fsl,imx8mp-ddr4-evk", "fsl,imx8mp"), "NXP i.MX8MPlus DDR4 EVK board"),
+        (("st,stm32mp257f-ev1", "st,stm32mp257"), "STMicroelectronics STM32MP257F-EV1"),
+    ],
+)
+def test_a_new_boards_profile_with_a_reference_boards_string_knows_its_model(
+    tmp_path: Path, own_profiles: Path, compatible: tuple[str, ...], model: str
+) -> None:
+    own_profiles.mkdir(parents=True, exist_ok=True)
+    dtb = compile_dtb(source(compatible, "", model), tmp_path / "ref.dtb")
+    made = new_board("my-ref", source_of_dtb(dtb), kernel=f"path:{make_kernel(tmp_path / 'linux')}")
+    assert made.board.identity.models == (model,)
+    assert any("only a machine whose model is" in note for note in made.notes)
+    assert identify(Machine(compatible, model), what="h").name == "my-ref"
+    with pytest.raises(UserError, match="its model is 'Somebody else'"):
+        identify(Machine(compatible, "Somebody else"), what="h")
+    # Written by hand without that, it is named.
+    text = made.file.read_text()
+    made.file.write_text(text[: text.index("[identity]")] + text[text.index("[boot]") :])
+    read_board.cache_clear()
+    assert "identity" in {each.key for each in check_profile("my-ref").missing}
 
 
 def test_a_copy_of_a_reference_boards_profile_is_as_careful(own_profiles: Path) -> None:

@@ -24,6 +24,7 @@ from bsp.dts.inputs.given import board_tree
 from bsp.dts.inputs.identity import check_identity
 from bsp.dts.npu.available import unavailable
 from bsp.dts.npu.clocks import ClockResult, compare_clocks, same_rate
+from bsp.dts.npu.switched_off import refuse_without_build
 from bsp.kernel.distribution import all_series
 from bsp.kernel.packaged import prebuilt_kernel
 from bsp.profile import Board, Npu, npu_of
@@ -130,6 +131,7 @@ def boot_dts(
     dtb: Path | None = None,
     npu_disabled: bool = False,
     npu_rate_hz: int | None = None,
+    force_enable: bool = False,
     timeout_s: float = TIMEOUT_S,
 ) -> BootResult:
     """Build the board's device tree (or take ``dtb``), boot it, and compare.
@@ -139,6 +141,7 @@ def boot_dts(
             distribution's of that series, or of the profile's where the source is no series.
         npu_disabled: build the device tree with the NPU switched off.
         npu_rate_hz: build it with the NPU's clocks at this rate.
+        force_enable: as for ``build_dts``.
 
     Raises:
         UserError: QEMU has no such SoC, the board has no NPU, or the device tree is another board's.
@@ -158,6 +161,7 @@ def boot_dts(
             "--npu-rate is for a device tree that is built, --dtb names one that exists",
             hint="./inv build-dts --base-dtb FILE --npu-rate RATE builds from it",
         )
+    refuse_without_build(dtb, force_enable=force_enable)
     source = kernel or board.kernel
     series = source if source in all_series() else board.kernel
     with tempfile.TemporaryDirectory(prefix="npu-bsp-boot-dts-") as name:
@@ -169,6 +173,7 @@ def boot_dts(
                     base_dtb=base_dtb(board) if board.dts is None else None,
                     target_dir=Path(name),
                     npu_rate_hz=npu_rate_hz,
+                    force_enable=force_enable,
                 ).dtb
         else:
             file = dtb

@@ -11,6 +11,7 @@ from bsp.profile import Board
 from bsp.qemu.machine import qemu_of
 from images.disk import Disk
 from images.disk.image import parse_size, read_description
+from images.flash.source import refuse_no_disk
 
 _HOST_KEY = re.compile(rb"npu-bsp: host key (ssh-ed25519 [A-Za-z0-9+/]+=*)\s")
 
@@ -19,7 +20,7 @@ def own_disk(image: Path, identity: Path | None, board: Board) -> tuple[Disk, st
     """Return an image of the user's as a disk to boot from, and the kernel that it says it has.
 
     Raises:
-        UserError: it is not there, is another board's, or nobody knows a key to log in with.
+        UserError: it is not there, is no disk's image or another board's, or nobody knows a key to log in.
     """
     if not image.is_file():
         raise UserError(f"there is no disk image {image}", hint="./inv build-image --board B")
@@ -28,6 +29,7 @@ def own_disk(image: Path, identity: Path | None, board: Board) -> tuple[Disk, st
             f"QEMU's {board.name} has no bootloader to read a disk image with",
             hint="--board virtual boots images through U-Boot",
         )
+    refuse_no_disk(image)
     described = read_description(image)
     if described and described.compatible[0] != board.compatible[0]:
         raise UserError(

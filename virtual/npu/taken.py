@@ -3,7 +3,7 @@
 
 Each was seen in outputs of Mesa's driver that were wrong: of float32 tensors it takes the bytes; the
 activation behind an ADD is in no job; what its own next operation reads stays channel by channel, for
-others too.
+others too; of a batch it computes the first entry.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ def wrongly_taken(model: Model, taken: Collection[int]) -> list[Finding]:
         *_activations(model, taken),
         *_shared(model, taken),
         *_reshapes(model, taken),
+        *_batches(model, taken),
     ]
 
 
@@ -96,6 +97,24 @@ def _reshapes(model: Model, taken: Collection[int]) -> Iterator[Finding]:
                 "a job that brings it into TFLite's order", _NONE,
                 operation=each.name, blame=Blame.SUBMISSION,
                 evidence="a RESHAPE copies bytes, and in the NPU's memory they stand channel by channel",
+            )  # fmt: skip
+
+
+def _batches(model: Model, taken: Collection[int]) -> Iterator[Finding]:
+    """A tensor of several pictures (or vectors) is one of a single one in Etnaviv."""
+    for each in model.operations:
+        sizes = [
+            tensor.shape[0]
+            for tensor in (*each.inputs, *each.outputs)
+            if tensor is not None
+            and tensor.data is None
+            and len(tensor.shape) == (2 if each.kind == "FULLY_CONNECTED" else 4)
+        ]
+        if each.index in taken and max(sizes, default=1) > 1:
+            yield Finding(
+                "jobs", f"some for each of the {max(sizes)} entries of its batch",
+                "those of the first one alone", operation=each.name, blame=Blame.SUBMISSION,
+                evidence="Mesa reads rows, columns and channels of a tensor, not how many there are",
             )  # fmt: skip
 
 

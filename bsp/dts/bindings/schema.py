@@ -30,6 +30,7 @@ from ..compiler.compile import compile_dts
 from ..inputs.given import board_tree
 from ..inputs.identity import check_identity
 from ..inputs.upstream import refuse_without_board
+from ..npu.switched_off import refuse_without_build
 
 _RUNNER = Path(__file__).with_name("validate_trees.py")
 _EXTRA = "dtschema"
@@ -119,6 +120,7 @@ def check_dts(
     kernel: str | None = None,
     dtb: Path | None = None,
     base_dtb: Path | None = None,
+    force_enable: bool = False,
 ) -> CheckResult:
     """Check a board's device tree against the bindings of a kernel.
 
@@ -126,12 +128,14 @@ def check_dts(
         kernel: kernel source as ``--kernel`` takes it; None for the board's default.
         dtb: check this DTB; None: the one that build-dts makes.
         base_dtb: the unpatched tree, for boards whose tree no kernel source has.
+        force_enable: as for ``build_dts``.
 
     Raises:
         UserError: the DTB is none, or of another board; the kernel has no bindings.
         InfrastructureError: dtschema cannot be installed, or failed.
     """
     name = kernel or board.kernel
+    refuse_without_build(dtb, force_enable=force_enable)
     if base_dtb is None and board.dts is None:
         raise UserError(
             f"board {board.name} has no device tree source in the kernel to compare with"
@@ -152,6 +156,7 @@ def check_dts(
                 kernel=name if base_dtb is None or ":" not in name else None,
                 base_dtb=base_dtb,
                 target_dir=work / "built",
+                force_enable=force_enable,
             )
             changed, checked = built.dtb, "what build-dts makes"
         else:

@@ -7,6 +7,8 @@ family, and the fuses of the chip at hand say which part it is.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ...base.errors import UserError
 from ...profile import Board, Npu
 from ..tree import Tree
@@ -64,7 +66,7 @@ def refuse_switched_off(
     raise UserError(
         f"{_described(what, npu, own, needed)}.\n{who}.",
         hint="whether the chip has an NPU is written on it, and in its order code; if it has: "
-        "--force-enable (of build-dts, bundle and deploy) switches on all that is named here. If it has "
+        "--force-enable switches on all that is named here. If it has "
         "none: enabled = false under [npu] in the board's profile",
     )
 
@@ -84,6 +86,19 @@ def refuse_forced_on(running: Tree, sent: Tree, board: Board, npu: Npu, *, host:
     refuse_switched_off(
         running, board, npu, what=f"the running device tree of {host}", series=None, from_source=False
     )  # fmt: skip
+
+
+def refuse_without_build(dtb: Path | None, *, force_enable: bool) -> None:
+    """Refuse ``--force-enable`` beside a tree that is taken as it is.
+
+    Raises:
+        UserError: both were given.
+    """
+    if dtb is not None and force_enable:
+        raise UserError(
+            "--force-enable is for a device tree that is built; --dtb names one that is taken as it is",
+            hint="./inv build-dts --base-dtb FILE --force-enable builds from it",
+        )
 
 
 def off_notes(tree: Tree, npu: Npu) -> list[str]:

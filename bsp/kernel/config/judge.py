@@ -98,8 +98,25 @@ def judge(
                 f"this kernel ({release}) has no such symbol",
                 *_like(symbol, known_names, unknown),
             )
+        elif (
+            reasons
+            and each.asked.kind is Kind.DEFCONFIG
+            and not _is_held_back(each, asked, reasons)
+        ):
+            file = each.asked.where.partition(":")[0]
+            why = (
+                *why,
+                f"{file} does not switch that on: make {file} drops {symbol} too, in silence",
+            )
         wrong.append(replace(each, reasons=why))
     return Judged(tuple(wrong), tuple(gave_way), tuple(left_out))
+
+
+def _is_held_back(difference: Difference, asked: Mapping[str, Asked], reasons: Reasons) -> bool:
+    """Whether another file names something that a symbol of a ``defconfig`` depends on."""
+    mine = difference.asked
+    names = (*reasons.bearing_on(mine.symbol), *reasons.choice_of(mine.symbol))
+    return any(name in asked and asked[name].rank != mine.rank for name in names)
 
 
 def _like(symbol: str, known_names: Callable[[], Collection[str]], number: int) -> Iterator[str]:

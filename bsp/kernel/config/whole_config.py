@@ -19,14 +19,15 @@ from ...base.errors import UserError
 _HEADER = re.compile(
     r"^# Automatically generated .*edit|^# \S+ \S+ Kernel Configuration$", re.I | re.M
 )
+_RELEASE = re.compile(r"^# Linux/\S+ (\S+) Kernel Configuration$", re.M)
 _FACT = re.compile(r"^CONFIG_(?:CC_VERSION_TEXT|GCC_VERSION|CLANG_VERSION)=", re.M)
 _LINE = re.compile(r"^(?:CONFIG_\w+=|# CONFIG_\w+ is not set$)", re.M)
 _MANY_LINES = 400  # a savedefconfig of a board has so many, a fragment by hand does not
 
 BY_ITSELF = re.compile(
-    r"HAVE_\w+|ARCH_(?:HAS|HAVE|WANT|WANTS|SUPPORTS|USE|USES|ENABLE|MAY_HAVE|INLINE|MHP)_\w+|GENERIC_\w+|NEED_\w+"
+    r"HAVE_\w+|HAS_\w+|ARCH_(?:HAS|HAVE|WANT|WANTS|SUPPORTS|USE|USES|ENABLE|MAY_HAVE|INLINE|MHP)_\w+|GENERIC_\w+|NEED_\w+"
     r"|(?:CC|AS|LD|RUSTC?|TOOLS|PAHOLE)_(?:HAS|HAVE|IS|CAN|SUPPORT|SUPPORTS)_\w+|CC_CAN_LINK\w*"
-    r"|(?:CC|GCC|CLANG|AS|LD|LLD|RUSTC|RUSTC_LLVM|BINDGEN|PAHOLE)_VERSION(?:_TEXT)?"
+    r"|(?:CC|GCC|CLANG|AS|LD|LLD|RUSTC|RUSTC_LLVM|BINDGEN|PAHOLE)(?:_MAJOR)?_VERSION(?:_TEXT)?|CC_MS_EXTENSIONS"
 )
 """Names that by the kernel's custom are of symbols without a prompt; for where no Kconfig file tells."""
 
@@ -60,7 +61,8 @@ def read_text(path: Path) -> str:
 def kind_of(name: str, text: str) -> tuple[Kind, str]:
     """Return what a file is, and by what that is seen; a fragment needs no reason."""
     if _HEADER.search(text):
-        return Kind.CONFIG, "by its first lines"
+        release = _RELEASE.search(text)
+        return Kind.CONFIG, "by its first lines" + (f", of Linux {release[1]}" if release else "")
     count, has_facts = len(_LINE.findall(text)), bool(_FACT.search(text))
     if has_facts and count >= _MANY_LINES:
         return Kind.CONFIG, f"as it holds the compiler's version and {count} options"

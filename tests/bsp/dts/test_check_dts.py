@@ -98,6 +98,20 @@ def test_a_kernel_without_bindings_is_refused(tmp_path: Path) -> None:
         check_dts(load_board("vim3"), kernel=f"path:{make_kernel(tmp_path / 'linux')}")
 
 
+def test_what_was_switched_off_is_checked_where_that_is_asked_for(tmp_path: Path) -> None:
+    linux = make_kernel(tmp_path / "linux")
+    soc = linux / "arch/arm64/boot/dts/amlogic/soc.dtsi"
+    soc.write_text(soc.read_text() + '&pwrc { status = "disabled"; };\n')
+    vim3, kernel = load_board("vim3"), f"path:{linux}"
+    with pytest.raises(UserError, match="has the NPU switched off") as caught:
+        check_dts(vim3, kernel=kernel)
+    assert "--force-enable" in (caught.value.hint or "")
+    with pytest.raises(UserError, match="has no bindings"):  # built, and about to be checked
+        check_dts(vim3, kernel=kernel, force_enable=True)
+    with pytest.raises(UserError, match="taken as it is"):
+        check_dts(vim3, kernel=kernel, dtb=tmp_path / "some.dtb", force_enable=True)
+
+
 @pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.timeout(300)

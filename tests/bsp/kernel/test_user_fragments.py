@@ -174,6 +174,7 @@ def test_what_a_file_is() -> None:
         assert kind_of(name, "CONFIG_X=y\n")[0] is Kind.DEFCONFIG, name
     assert kind_of("beyond_defconfig.config", "CONFIG_X=y\n")[0] is Kind.FRAGMENT
     assert kind_of("mine", many)[0] is Kind.DEFCONFIG
+    assert kind_of("a", HEADER)[1] == "by its first lines, of Linux 6.12.7"
     assert kind_of("mine", many + "CONFIG_GCC_VERSION=120200\n")[0] is Kind.CONFIG
     assert kind_of("my_defconfig", HEADER)[0] is Kind.CONFIG  # somebody renamed a .config
 
@@ -193,6 +194,19 @@ def test_a_defconfig_goes_on_defaults(tree: Path, capsys: pytest.CaptureFixture[
     text = "CONFIG_NR_CPUS=8\n"
     assert config_of(prepared(tree, given(tree, text, "a_defconfig")))["HID"] == "y"
     assert config_of(prepared(tree, given(tree, text, "a.config"))).get("HID", "n") == "n"
+
+
+def test_what_a_defconfig_does_not_switch_on_itself_is_said(tree: Path) -> None:
+    """KASAN depends on what the file does not name, DRM_ETNAVIV on what a later file switches off."""
+    (lines,) = reasons_for(tree, "CONFIG_KASAN=y\n", "small_defconfig").values()
+    assert lines[-1] == (
+        "small_defconfig does not switch that on: make small_defconfig drops KASAN too, in silence"
+    )
+    asking = given(tree, "CONFIG_HID=y\nCONFIG_HID_GENERIC=y\n", "small_defconfig")
+    other = given(tree, "# CONFIG_HID is not set\n", "other.config")
+    found = prepared(tree, asking, other).configured.differences
+    assert [each.asked.symbol for each in found] == ["HID_GENERIC"]
+    assert not any("in silence" in line for line in found[0].reasons)
 
 
 def test_a_whole_config_is_not_held_to_what_nobody_can_ask_for(
@@ -215,7 +229,7 @@ def test_a_whole_config_is_not_held_to_what_nobody_can_ask_for(
     assert config["CRC32"] == "y"  # which selects it
     assert config.get("IKCONFIG", "n") == "n"  # but a mere preference of ours gives way
     said = capsys.readouterr().err
-    assert "user.config is taken for a whole .config (by its first lines)" in said
+    assert "user.config is taken for a whole .config (by its first lines, of Linux 6.12.7)" in said
     assert "GCC_VERSION, CC_HAS_KASAN" in said
     # A fragment by hand is held to what it says, but for what the compiler decides.
     by_hand = reasons_for(tree, text.replace("CONFIG_GCC_VERSION=990000\n", ""))
@@ -252,6 +266,8 @@ def test_names_of_symbols_without_prompts() -> None:
         "ARCH_HAS_KCOV",
         "CC_HAS_ASM_GOTO",
         "PAHOLE_VERSION",
+        "RUSTC_LLVM_MAJOR_VERSION",
+        "HAS_SEPARATE_PREEMPT_RESCHED_BITS",
     ):
         assert BY_ITSELF.fullmatch(name), name
     for name in ("ARCH_MESON", "ARCH_MXC", "HID", "SND_VERSION", "DRM_ETNAVIV"):

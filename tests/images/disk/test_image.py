@@ -247,6 +247,7 @@ def test_what_cannot_be_built_is_refused(request_: ImageRequest, tmp_path: Path)
         ({"board": load_board("imx8mp-evk"), "bootloader": loader}, "does not fit"),
         ({"board": load_board("vim3")}, "is a bundle for virtual"),
         ({"output": tmp_path}, "is a folder"),
+        ({"force_enable": True}, "--bundle brings its own"),
     ):
         with pytest.raises(UserError, match=problem):
             build_image(replace(request_, **changes), dry_run=True)

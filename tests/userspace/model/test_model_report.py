@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 
 from bsp.base.errors import UserError
 from bsp.base.output import json_text
+from tests.support.models.inputs import one_conv
 from tests.support.models.rule_cases import cases
+from tests.support.models.small_nets import Net
 from userspace.npu.model.graph import Model, Operation, Tensor, read_model
 from userspace.npu.model.partitions import partitions
 from userspace.npu.model.report import document as report_document
@@ -284,6 +286,25 @@ def test_what_the_findings_say_is_wrong(case: Case, wrong: str, tmp_path: Path) 
             f"{npu} {mesa}" for npu in facts.npus for mesa in ("25.0.7", "26.1.6", "26.2.6")
         )
     assert ", ".join(" ".join(each) for each in sorted(found)) == wrong
+
+
+@pytest.mark.parametrize(("at_the_end", "channels"), [(True, 16), (False, 16), (True, 1)])
+def test_what_the_npu_reads_and_hands_out(at_the_end: bool, channels: int, tmp_path: Path) -> None:
+    net = Net(8)
+    shared = net.conv(0, channels)
+    last = net.conv(shared, 4)
+    outputs = [last, shared] if at_the_end else [last]
+    facts = facts_of(tmp_path, net.model(outputs), mesa="25.0.7")
+    pages = [(index, fault.page) for _, index, fault in facts.versions[0].faults]
+    assert pages == ([(0, "handed-out.md")] * 2 if at_the_end and channels > 1 else [])
+
+
+def test_a_batch_is_known_to_come_out_wrong(tmp_path: Path) -> None:
+    for batch, count in ((1, 0), (2, 2)):
+        facts = facts_of(tmp_path, one_conv(batch, 8, 8, 8), mesa="25.0.7")
+        found = [fault.what for _, _, fault in facts.versions[0].faults]
+        assert len(found) == count
+        assert all("several entries in its batch" in each for each in found)
 
 
 # --- flags -------------------------------------------------------------------------------------

@@ -72,6 +72,11 @@ def test_a_board_without_npu_has_nothing_to_promise() -> None:
         boot_dts(load_board("virtual"))
 
 
+def test_a_tree_that_is_taken_as_it_is_has_nothing_switched_on(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="taken as it is"):
+        boot_dts(load_board(EVK), dtb=tmp_path / "some.dtb", force_enable=True)
+
+
 # --- whose process is ended
 
 

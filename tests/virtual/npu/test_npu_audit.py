@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.support.models.inputs import one_conv
 from tests.support.models.small_nets import Net
 from tests.support.npu.jobs import NPUS, Convolution, bench_for
 from userspace.npu.model import graph
@@ -31,6 +33,7 @@ from virtual.npu.vivante.audit.exact import descriptor_scale, operations
 from virtual.npu.vivante.audit.jobs import ModelAudit
 from virtual.npu.vivante.coefficients import Coefficients
 from virtual.npu.vivante.convolution import accumulate
+from virtual.npu.vivante.requant import AddScales
 from virtual.npu.write_tracker import Written
 
 
@@ -191,6 +194,22 @@ def test_a_split_at_an_end_of_the_graph_is_named() -> None:
     assert str(found).startswith("operation 2 (CONV_2D): order of output 0")
 
 
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_a_batch_is_named(batch: int) -> None:
+    model = one_conv(batch, 8, 8, 3)
+
+    def found(taken: list[int], problem: str) -> list[str]:
+        outputs = [{"index": 0, "problem": problem, "order": ""}]
+        return list(map(str, explain({"outputs": outputs, "delegated_nodes": taken}, model)))
+
+    assert found([0], "") == found([], "wrong") == []
+    said = found([0], "wrong")
+    assert len(said) == (batch > 1)
+    if said:
+        assert said[0].startswith("operation 0 (CONV_2D): jobs: expected some for each of the ")
+        assert "[submission: " in said[0]
+
+
 CASES = [(7, 1), (7, 3), (8, 1), (8, 3)]
 
 
@@ -334,6 +353,26 @@ def test_reads_past_what_jobs_have_written() -> None:
     assert found.expected.startswith("at most the 112 bytes at 0x1010")
     assert found.found == "128 bytes (2x8x8)"
     assert found.blame is Blame.SUBMISSION
+
+
+def test_the_cpu_may_write_one_of_the_operands_of_an_add(tmp_path: Path) -> None:
+    """They lie behind one another, and each is read whole: one from a job, one from the application."""
+    _, path = job_and_model(tmp_path, 7, 3)
+    audit = ModelAudit(path, 7)
+    operation = replace(operations(path)[0], add=AddScales(0.5, 10, 0.5, 20, 1.0, 5))
+    read: Any = SimpleNamespace(in_address=0x1000, in_plane=64, in_row=8, in_height=8, in_width=8)
+    image = np.zeros((2, 8, 8), np.uint8)
+
+    def found(*written: tuple[int, int], add: bool = True) -> list[str]:
+        audit._written = Written()
+        for each in written:
+            audit._written.add(*each)
+        audit._current = operation if add else None
+        return [each.found for each in audit._unwritten(read, image)]
+
+    assert found((0x1000, 64)) == found((0x1040, 64)) == found((0x1000, 128)) == []
+    assert found((0x1000, 64), add=False) == ["128 bytes (2x8x8)"]
+    assert found((0x1000, 60)) == found((0x1000, 100)) == ["64 bytes (1x8x8)"]
 
 
 @pytest.mark.parametrize(("start", "found"), [(0, "0, 0"), (-1, "")])

@@ -29,10 +29,12 @@ class Surroundings:
     Attributes:
         from_cpu: ids of tensors that come from the CPU or the application.
         to_cpu: ids of tensors that go there.
+        read: ids of tensors that the NPU itself reads.
     """
 
     from_cpu: Collection[int]
     to_cpu: Collection[int]
+    read: Collection[int] = ()
 
 
 Condition = Callable[[Operation, Surroundings], bool]
@@ -251,6 +253,19 @@ def _one_channel(operation: Operation, _: Surroundings) -> bool:
     )  # fmt: skip
 
 
+def _handed_out(operation: Operation, where: Surroundings) -> bool:
+    """Its output is read by another operation of the NPU's, and by the CPU or the application."""
+    rows, columns, channels = _size(output_of(operation))
+    both = id(output_of(operation)) in where.to_cpu and id(output_of(operation)) in where.read
+    return both and operation.kind != "SPLIT" and channels > 1 and rows * columns > 1
+
+
+def _batch(operation: Operation, _: Surroundings) -> bool:
+    tensors = (data_of(operation), output_of(operation))
+    dimensions = 2 if operation.kind == "FULLY_CONNECTED" else 4
+    return any(t and len(t.shape) == dimensions and t.shape[0] > 1 for t in tensors)
+
+
 _SIZES = "choose an input size for which this layer's input is even"
 _UINT8 = "convert the model to uint8 instead of int8, or take an i.MX 8M Plus"
 _ADD_MESA = "take Mesa 25.0.7 (Debian trixie), or an i.MX 8M Plus"
@@ -304,6 +319,11 @@ _FAULTS = (
           _connected_picture, "use a convolution with a kernel of the picture's size instead"),
     Fault("is a SPLIT whose parts or source belong to the CPU: wrong order", "older.md", _BOTH,
           _ALL, _split_alone, "keep SPLIT between two convolutions"),
+    Fault("has an output that the NPU reads and hands out as well: outside it is channel by channel",
+          "handed-out.md", _BOTH, _ALL, _handed_out,
+          "end the model's NPU part there, or compute that output twice"),
+    Fault("has several entries in its batch, of which only the first is computed", "handed-out.md", _BOTH,
+          _ALL, _batch, "use batch 1, and run the model once for each entry"),
     Fault("works on a portrait image: rows and columns are swapped", "older.md", _BOTH, ("25.0",),
           _portrait, "turn the input by 90 degrees, or take Mesa 26.1 or later"),
     Fault("has a kernel wider than 3 and one channel: taps come in another order", "older.md",

@@ -188,6 +188,12 @@ def _version(model: Model, mesa: str, rules: Rules, npus: Mapping[str, str]) -> 
         where = Surroundings(
             {id(tensor) for tensor in partition.inputs},
             {id(tensor) for tensor in partition.outputs},
+            {
+                id(tensor)
+                for index in partition.operations
+                for tensor in model.operations[index].inputs
+                if tensor is not None
+            },
         )
         for index in partition.operations:
             for npu in (npu for npu, driver in npus.items() if driver == rules.driver):

@@ -105,8 +105,7 @@ class ModelAudit:
         if self._asked is not job:
             self.operation(job)
         self.jobs += 1
-        size = job.in_plane * (image.shape[0] - 1) + job.in_row * (job.in_height - 1) + job.in_width
-        yield from self._written.read(job.in_address, size, "x".join(map(str, image.shape)))
+        yield from self._unwritten(job, image)
         rows = job.geometry.out_height - 1
         last_plane = job.out_plane * (job.shape.out_channels - 1)
         self._written.add(job.out_address, last_plane + job.out_row * rows + job.geometry.out_width)
@@ -131,6 +130,18 @@ class ModelAudit:
                 self._said.add((operation.name, finding.field))
                 yield replace(finding, operation=operation.name)
         yield from self._same_layout(operation, job, coefficients)
+
+    def _unwritten(self, job: NnJob, image: Bytes) -> Iterator[Finding]:
+        """What a job reads, of which other jobs have written a part; of the operands of an ADD each."""
+        is_add = self._current is not None and self._current.add is not None
+        parts = 2 if is_add and len(image) % 2 == 0 else 1
+        planes = len(image) // parts
+        size = job.in_plane * (planes - 1) + job.in_row * (job.in_height - 1) + job.in_width
+        shape = "x".join(map(str, (planes, *image.shape[1:])))
+        for part in range(parts):
+            yield from self._written.read(
+                job.in_address + part * planes * job.in_plane, size, shape
+            )
 
     def tp(self, job: TpJob, image: Bytes, target: Bytes) -> Iterator[Finding]:
         """Return what is wrong with a job."""
