@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from bsp.base.process import run
 from userspace.npu.model import tiny_model
 from userspace.npu.validate.judge.verdict import _why_it_did_not
 from userspace.npu.validate.label_image import SmokeTestRequest
+from userspace.npu.validate.onboard import delegate_library
 from userspace.npu.validate.onboard.delegate_library import LibraryError, load
 from userspace.npu.validate.smoke import smoke_test
 
@@ -128,6 +130,32 @@ def test_a_library_that_is_no_delegate_lacks_its_symbols(tmp_path: Path) -> None
     half = compiled(tmp_path, "half", CREATE.replace("BODY", ""))
     with pytest.raises(LibraryError, match="undefined symbol: tflite_plugin_destroy_delegate;"):
         load(str(half))
+
+
+def test_a_library_that_a_delegate_opens_by_its_name(tmp_path: Path) -> None:
+    """TFLite opens libOpenCL.so; one that is there and no good is not the same as none."""
+    name = "libnpu-bsp-test-opened.so"
+    folder = Path(delegate_library.__file__).parent
+    code = "import sys, delegate_library; print(delegate_library.of_opened(sys.argv[1]))"
+
+    def said() -> str:
+        environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": str(folder)}
+        return run([sys.executable, "-c", code, name], env=environment).stdout.decode().strip()
+
+    assert said() == ""
+    (tmp_path / name).write_text("text, and long enough to be looked at by the dynamic linker" * 9)
+    assert said().startswith(f"{name} does not load: ")
+    assert "invalid ELF header" in said()
+    compiled(
+        tmp_path, name.removesuffix(".so"), "extern int gone(void); int f(void) { return gone(); }"
+    )
+    assert "undefined symbol: gone" in said()
+    other = compiled(tmp_path, "libother", "int other(void) { return 1; }\n")
+    compiled(
+        tmp_path, name.removesuffix(".so"), "", "-Wl,--no-as-needed", "-L", tmp_path, "-lother"
+    )
+    other.unlink()
+    assert "libother.so: cannot open shared object file" in said()
 
 
 NOISE = """Exception ignored in: <function Delegate.__del__ at 0x7f0c271f9b20>

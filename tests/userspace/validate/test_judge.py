@@ -249,6 +249,12 @@ def test_opencl_rows() -> None:
         result = judged({**failed, "log": log}, devices=[])
         assert result["status"] == "skip"
         assert said in result["reason"]
+    # There, and no library: nothing is absent.
+    broken = "libOpenCL.so does not load: /usr/lib/libOpenCL.so: invalid ELF header"
+    log = "npu-bsp opencl: libOpenCL.so cannot be loaded\n"
+    failed = row("opencl", error={"stage": "delegate", "message": broken}, log=log)
+    result = judged({**failed, "log": log}, devices=[])
+    assert (result["status"], result["reason"]) == ("fail", broken)
 
 
 def test_a_board_that_has_an_npu_fails_where_none_is_found() -> None:

@@ -41,6 +41,7 @@ TOP = 5
 THRESHOLD = 0.001
 NO_DEVICE = "no NPU device"
 NO_OPENCL = "no OpenCL device"
+_OPENCL_BROKEN = "libOpenCL.so does not load: "  # the runner's words: it is there
 # How many operations are named where too few were taken.
 _NAMED_OPERATIONS = 4
 _REFERENCE = "cpu-reference"
@@ -357,6 +358,9 @@ def _not_loaded(
     """Status and reason of a row whose library is there and gave no delegate."""
     opencl = parse_opencl(row.get("log", ""))
     if opencl and opencl.problem:
+        said = str(row["error"]["message"])
+        if said.startswith(_OPENCL_BROKEN):
+            return "fail", said
         return "skip", f"{NO_OPENCL}: {opencl.problem}"
     if parse_log(row.get("log", "")).no_device:
         if not usable:

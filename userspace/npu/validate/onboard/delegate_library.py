@@ -66,6 +66,18 @@ def load(path: str) -> None:
         )
 
 
+def of_opened(name: str) -> str:
+    """Return why a library that a delegate itself opens does not load; "" if it does, or is absent."""
+    try:
+        ctypes.CDLL(name)
+    except OSError as error:
+        absent = _MISSING.search(str(error))
+        if absent and name in (absent["name"], absent["other"]):
+            return ""
+        return f"{name} does not load: {_with_advice(name, str(error))}"
+    return ""
+
+
 def _with_advice(path: str, said: str) -> str:
     """Return the dynamic linker's words, and what to do about them where that is known."""
     absent = _MISSING.search(said)

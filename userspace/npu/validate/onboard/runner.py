@@ -41,6 +41,7 @@ HERE = Path(__file__).absolute().parent
 ROOT = HERE.parent
 IS_PAYLOAD = HERE.name == "bin" and (ROOT / "site").is_dir()
 _SYSTEM = ("/usr/lib", "/usr/lib/aarch64-linux-gnu", "/usr/local/lib", "/usr/lib64")
+OPENCL_LIBRARY = "libOpenCL.so"  # as TFLite opens it (delegates/gpu/cl/opencl_wrapper.cc)
 # Where the delegates that have a name are looked for; {opencl} is --opencl.
 PLACES = {
     "teflon": (str(ROOT / "lib" / "libteflon.so"), "/usr/lib/teflon/libteflon.so"),
@@ -404,7 +405,10 @@ def run_delegate(module: Any, job: argparse.Namespace, model: bytes, picture: An
             delegate_library.load(library)
             arguments["experimental_delegates"] = [module.load_delegate(library, options)]
         except (delegate_library.LibraryError, ValueError, OSError, RuntimeError) as error:
-            raise StageError("delegate", str(error).strip() or repr(error)) from error
+            said = str(error).strip() or repr(error)
+            if delegate.partition(":")[0] == "opencl":
+                said = delegate_library.of_opened(OPENCL_LIBRARY) or said
+            raise StageError("delegate", said) from error
     try:
         interpreter = module.Interpreter(**arguments)
         interpreter.allocate_tensors()
