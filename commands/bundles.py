@@ -8,7 +8,7 @@ from invoke.context import Context
 from bsp.base.result import Result
 
 from .face.command import command
-from .face.flags import BOARD, FORCE_ENABLE
+from .face.flags import BOARD, FORCE_ENABLE, MESA
 
 
 @command(
@@ -16,6 +16,7 @@ from .face.flags import BOARD, FORCE_ENABLE
         "board": BOARD,
         "kernel": "series of the distribution's kernel, or build:ID (default: the profile's)",
         "dtb": "use this DTB unchanged instead of the one that build-dts makes",
+        "mesa": MESA,
         "force-enable": FORCE_ENABLE,
         "output": "put the bundle there (default: the cache; of RAUC: build/BOARD.raucb)",
         "key": "sign with this private key (default: yours, made on first use)",
@@ -36,6 +37,7 @@ def bundle(
     board: str = "",
     kernel: str = "",
     dtb: str = "",
+    mesa: str = "",
     force_enable: bool = False,
     output: str = "",
     key: str = "",
@@ -60,13 +62,26 @@ def bundle(
     if sign:
         return command.sign(sign, key)
     if reproduce:
-        return command.reproduce(board, kernel=kernel, dtb=dtb, key=key)
+        return command.reproduce(board, kernel=kernel, dtb=dtb, mesa=mesa, key=key)
     if format == "rauc":
         return command.make_rauc(
-            board, rauc, kernel=kernel, dtb=dtb, output=output, key=key, force_enable=force_enable
+            board,
+            rauc,
+            kernel=kernel,
+            dtb=dtb,
+            mesa=mesa,
+            output=output,
+            key=key,
+            force_enable=force_enable,
         )
     return command.make(
-        board, kernel=kernel, dtb=dtb, output=output, key=key, force_enable=force_enable
+        board,
+        kernel=kernel,
+        dtb=dtb,
+        mesa=mesa,
+        output=output,
+        key=key,
+        force_enable=force_enable,
     )
 
 

@@ -10,7 +10,7 @@ from invoke.context import Context
 from bsp.base.result import Answer, Result
 
 from .face.command import command
-from .face.flags import BOARD, FORCE_ENABLE, HOST, HOSTS
+from .face.flags import BOARD, FORCE_ENABLE, HOST, HOSTS, MESA
 
 
 @command(
@@ -20,6 +20,7 @@ from .face.flags import BOARD, FORCE_ENABLE, HOST, HOSTS
         "board": f"{BOARD}; default: the one that the host says it is",
         "kernel": "series of the distribution's kernel (default: the profile's)",
         "dtb": "deploy this DTB unchanged instead of the one that build-dts makes",
+        "mesa": MESA,
         "dtb-only": "deploy only a device tree, for the kernel that the board runs: --dtb, or the running "
         "one plus what its NPU lacks",
         "force-enable": FORCE_ENABLE,
@@ -49,6 +50,7 @@ def deploy(
     board: str = "",
     kernel: str = "",
     dtb: str = "",
+    mesa: str = "",
     dtb_only: bool = False,
     force_enable: bool = False,
     adopt: bool = False,
@@ -102,6 +104,7 @@ def deploy(
             board=board,
             kernel=kernel,
             dtb=dtb,
+            mesa=mesa,
             settings=settings,
             allow_downgrade=allow_downgrade,
             fresh=fresh,
@@ -119,6 +122,7 @@ def deploy(
         board=board,
         kernel=kernel,
         dtb=dtb,
+        mesa=mesa,
         dtb_only=dtb_only,
         adopt=adopt,
         settings=settings,

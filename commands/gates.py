@@ -9,13 +9,15 @@ from bsp.base.errors import UserError
 from bsp.base.result import FAILED_VALIDATION, Answer, Result
 
 from .face.command import command
+from .face.flags import MESA
 
 
 @command(
     help={
         "package": "a mesa-teflon-delegate .deb file for arm64",
         "suite": "Debian suite in place of a file: trixie, trixie-backports, sid...",
-        "against": "version, suite or file known to be good: report what changed",
+        "mesa": MESA,
+        "against": "version, suite, file or folder of build-mesa known to be good: report what changed",
         "npu": "virtual:a311d, virtual:imx8mp or all",
         "silicon": "run Mesa's own tests, and compare with its lists of results from real boards",
         "quick": "about 115 generated models and one MobileNet in place of hundreds and three; "
@@ -27,6 +29,7 @@ def gate_mesa(
     _: Context,
     package: str = "",
     suite: str = "",
+    mesa: str = "",
     against: str = "",
     npu: str = "all",
     silicon: bool = False,
@@ -44,15 +47,16 @@ def gate_mesa(
             )
         return gate.compare_with_silicon(
             gate.SiliconRequest(
-                package=package, suite=suite, npu=npu, quick=quick, timeout_s=timeout
+                package=package, suite=suite, mesa=mesa, npu=npu, quick=quick, timeout_s=timeout
             )
         )
-    from virtual.gates import mesa
+    from virtual.gates import mesa as gate_of_mesa
 
-    document = mesa.gate(
-        mesa.GateRequest(
+    document = gate_of_mesa.gate(
+        gate_of_mesa.GateRequest(
             package=package,
             suite=suite,
+            mesa=mesa,
             against=against,
             npu=npu,
             quick=quick,
@@ -60,7 +64,7 @@ def gate_mesa(
         )
     )
     code = 0 if document["verdict"] == "good" else FAILED_VALIDATION
-    return Answer(document, mesa.text_of(document), code)
+    return Answer(document, gate_of_mesa.text_of(document), code)
 
 
 @command(

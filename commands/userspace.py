@@ -8,7 +8,7 @@ from invoke.context import Context
 from bsp.base.result import Answer, Result
 
 from .face.command import command
-from .face.flags import BOARD
+from .face.flags import BOARD, MESA
 
 
 @command(
@@ -16,6 +16,7 @@ from .face.flags import BOARD
         "board": BOARD,
         "distribution": "Debian release on the board (default: the profile's)",
         "python": "the board's Python, such as 3.13 (default: the distribution's)",
+        "mesa": MESA,
         "output": "put the tree there (default: the cache)",
         "dry-run": "only say what it would be made of",
     }
@@ -25,6 +26,7 @@ def build_userspace(
     board: str,
     distribution: str = "",
     python: str = "",
+    mesa: str = "",
     output: str = "",
     dry_run: bool = False,
 ) -> Result:
@@ -32,13 +34,17 @@ def build_userspace(
     from pathlib import Path
 
     from bsp.profile import load_board
+    from userspace.npu.mesa.manifest import named_mesa
     from userspace.payload import payload
 
     chosen = distribution or load_board(board).userspace.distribution
     if dry_run:
-        return payload.plan_payload(chosen, python or None)
+        return payload.plan_payload(chosen, python or None, named_mesa(mesa))
     return payload.build_payload(
-        distribution=chosen, python=python or None, target=Path(output) if output else None
+        distribution=chosen,
+        python=python or None,
+        target=Path(output) if output else None,
+        mesa=named_mesa(mesa),
     )
 
 
@@ -60,3 +66,39 @@ def build_delegate(_: Context, name: str, jobs: int = 0, dry_run: bool = False) 
         planned = build.plan()
         return Answer(planned, build.plan_text(planned))
     return build.build(jobs=jobs or None)
+
+
+@command(
+    help={
+        "source": "distribution:SUITE, tarball:URL#sha256=..., git:URL@ref or path:DIR (default: "
+        "distribution:trixie)",
+        "patches": "series of our patches by name, or none (default: the one for the source's version)",
+        "drivers": "NPU drivers that are built in: etnaviv, rocket, ethosu; several with commas",
+        "distribution": "Debian suite whose libraries it is built against",
+        "jobs": "compilers at once (default: one a core)",
+        "output": "folder that gets a copy of the result",
+        "dry-run": "check the arguments, and say what would be built; fetches nothing",
+    },
+)
+def build_mesa(
+    _: Context,
+    source: str = "",
+    patches: str = "",
+    drivers: str = "etnaviv",
+    distribution: str = "trixie",
+    jobs: int = 0,
+    output: str = "",
+    dry_run: bool = False,
+) -> Result:
+    """Build Mesa's NPU delegate with our patches, for --mesa. Example: ./inv build-mesa."""
+    from pathlib import Path
+
+    from userspace.npu.mesa import build
+
+    request = build.request_for(
+        source=source, patches=patches, drivers=drivers, suite=distribution, jobs=jobs
+    )
+    if dry_run:
+        planned = build.plan(request)
+        return Answer(planned, build.plan_text(planned))
+    return build.build_mesa(request, output=Path(output) if output else None)

@@ -10,7 +10,7 @@ from invoke.context import Context
 from bsp.base.result import FAILED_VALIDATION, Answer, Result
 
 from .face.command import command
-from .face.flags import BOARD, HOST, HOSTS
+from .face.flags import BOARD, HOST, HOSTS, MESA
 
 
 @command(
@@ -20,6 +20,7 @@ from .face.flags import BOARD, HOST, HOSTS
         "npu": "virtual:a311d or virtual:imx8mp: this machine, with an emulated NPU",
         "exact": "with --npu: use TFLite's arithmetic instead of the hardware's predicted rounding",
         "strict": "with --npu: poison new memory, and fail the row where a job contradicts the model",
+        "mesa": f"with --npu: {MESA}",
         "record": "with --npu: write a trace of the NPU's jobs to this file (npu.show, npu.replay)",
         "delegate": "all, cpu, cpu-reference, teflon, opencl, tim-vx, or PATH[:key=value;key=value]; "
         "several with commas, or several times",
@@ -49,6 +50,7 @@ def smoke_test(
     npu: str = "",
     exact: bool = False,
     strict: bool = False,
+    mesa: str = "",
     record: str = "",
     delegate: list[str] | None = None,
     env: list[str] | None = None,
@@ -71,6 +73,7 @@ def smoke_test(
     from pathlib import Path
 
     from bsp.remote.inventory import resolve
+    from userspace.npu.mesa.manifest import named_mesa
     from userspace.npu.report import files as report_files
     from userspace.npu.report.report import text_of
     from userspace.npu.validate import smoke
@@ -101,7 +104,13 @@ def smoke_test(
         userspace=userspace or None,
         accept_new_key=accept_new_key,
         rusticl=rusticl,
-        place=virtual_npu(npu, exact=exact, strict=strict, record=Path(record) if record else None),
+        place=virtual_npu(
+            npu,
+            exact=exact,
+            strict=strict,
+            record=Path(record) if record else None,
+            mesa=named_mesa(mesa),
+        ),
     )
     report_files.after_run(document, where, wanted)
     code = 0 if document["verdict"] == "pass" else FAILED_VALIDATION

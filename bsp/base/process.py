@@ -37,6 +37,8 @@ PACKAGE_OF_TOOL = {
     "mkimage": "u-boot-tools",
     "mmdebstrap": "mmdebstrap",
     "newuidmap": "uidmap",
+    "ninja": "ninja-build",
+    "pkg-config": "pkgconf",
     "sfdisk": "fdisk",
     "ssh-keygen": "openssh-client",
     "tar": "tar",

@@ -16,8 +16,9 @@ from ..base.cache import write_atomically
 from ..base.errors import UserError
 from ..base.process import ToolFailedError
 from ..base.result import Result
+from ..base.trees import label
 from ..kernel.distribution import series_named
-from ..kernel.source import kernel_tree, label
+from ..kernel.source import kernel_tree
 from ..profile import Board, Npu, load_soc, npu_of
 from .compiler.compile import compile_dts, compiled
 from .inputs.apply import apply_overlays

@@ -24,6 +24,7 @@ from typing import Any
 
 from ..base.cache import cache_dir, lock, make_once, remove, write_atomically
 from ..base.errors import InfrastructureError, UserError
+from ..base.patching import Patch, apply_all, key_of, missing_from
 from ..base.process import Completed, require_tool, run
 from ..base.progress import Step, say, step
 from ..base.words import counted
@@ -33,7 +34,7 @@ from .config.compare import read_config
 from .config.configure import Configured, Workspace, configure
 from .config.report import describe_files, refuse, say_gave_way, say_left_out
 from .objects import count_objects, drop_unfinished, existing_objects
-from .patches import Patch, apply_all, key_of, missing_from, needed_by, patches_for
+from .patches import needed_by, patches_for
 from .source import KernelTree, kernel_tree
 from .toolchain import find_toolchain
 

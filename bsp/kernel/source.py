@@ -12,15 +12,24 @@ import functools
 import hashlib
 import os
 import re
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..base.cache import cache_dir, make_once
 from ..base.errors import InfrastructureError, UserError, nearest
-from ..base.process import ToolFailedError, require_unpacker, run
+from ..base.process import run
 from ..base.progress import step
+from ..base.trees import (
+    Fetching,
+    Parts,
+    from_git,
+    from_tarball,
+    label,
+    ref_named,
+    tarball_named,
+    unpack,
+)
 from .distribution import all_series, packaged, series_named
 
 # What a device tree of arch/arm64 may include, and what tells which kernel it is. fnmatch patterns
@@ -59,8 +68,6 @@ _DTS_PARTS = (
 # What device trees are checked against.
 BINDINGS = "Documentation/devicetree/bindings"
 _BINDINGS_PARTS = ("Makefile", "arch/arm64/boot/dts/Makefile", BINDINGS)
-
-_GIT_ENV = {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
 
 
 @dataclass(frozen=True)
@@ -104,7 +111,7 @@ def kernel_tree(name: str, *, whole: bool = False, bindings: bool = False) -> Ke
     """
     parts = None if whole else _BINDINGS_PARTS if bindings else _DTS_PARTS
     kind, colon, rest = name.partition(":")
-    makers = {"tarball": _from_tarball, "git": _from_git}
+    makers = {"tarball": from_tarball, "git": from_git}
     if not colon:
         path, origin = _from_distribution(name, parts)
     elif kind == "path":
@@ -112,7 +119,7 @@ def kernel_tree(name: str, *, whole: bool = False, bindings: bool = False) -> Ke
         if not path.is_dir():
             raise UserError(f"--kernel {name}: there is no folder {path}")
     elif kind in makers:
-        path, origin = makers[kind](rest, parts)
+        path, origin = makers[kind](rest, _fetching(parts))
     else:
         raise UserError(
             f"unknown kind of kernel source {kind!r} in {name!r}{nearest(kind, [*makers, 'path'])}",
@@ -131,19 +138,11 @@ def check_source_name(name: str) -> None:
     if not colon:
         series_named(name)
     elif kind == "tarball":
-        _tarball_named(rest)
+        tarball_named(rest, "--kernel")
     elif kind == "git":
-        _ref_named(rest)
+        ref_named(rest, _fetching(None))
     else:
         kernel_tree(name)  # a folder; or no kind that there is
-
-
-def label(name: str) -> str:
-    """Return a folder name for a kernel source: short, readable, different for different sources."""
-    if ":" not in name:
-        return name
-    words = re.sub(r"[^A-Za-z0-9.+]+", "-", name.split("#")[0].rstrip("/")).strip("-")
-    return f"{name.split(':')[0]}-{words[-30:].strip('-')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _release(path: Path, name: str) -> str:
@@ -168,8 +167,15 @@ def _release(path: Path, name: str) -> str:
     return ".".join(part.group(1) for part in parts if part)
 
 
-Parts = tuple[str, ...] | None
-"""Patterns of the files that are unpacked; None for all."""
+def _fetching(parts: Parts) -> Fetching:
+    return Fetching(
+        option="--kernel",
+        what="kernel source",
+        example="https://.../linux.git@v6.12",
+        check=_release,
+        place=lambda name: _target(name, parts),
+        parts=parts,
+    )
 
 
 def _target(name: str, parts: Parts) -> Path:
@@ -203,180 +209,10 @@ def _from_distribution(series: str, parts: Parts) -> tuple[Path, str]:
             tarballs = sorted(unpacked.glob("usr/src/*.tar.xz"))
             if len(tarballs) != 1:
                 raise InfrastructureError(f"{package} {version} holds no single usr/src/*.tar.xz")
-            _unpack(tarballs[0], target, parts)
+            unpack(tarballs[0], target, parts, "kernel source")
             _release(target, series)  # what is no kernel tree must not get into the cache
 
     return make_once(_target(f"{package}_{version}", parts), make), f"{package} {version}"
-
-
-# --- a tarball -----------------------------------------------------------------------------------
-
-
-def _tarball_named(rest: str) -> tuple[str, str]:
-    """Return (address, SHA-256) of ``URL#sha256=HASH``.
-
-    Raises:
-        UserError: it is not written so.
-    """
-    url, _, fragment = rest.partition("#")
-    if not url or not fragment.startswith("sha256="):
-        raise UserError(
-            f"--kernel tarball:{rest} has no hash (expected tarball:URL#sha256=HASH)",
-            hint="sha256sum FILE prints it; kernel.org lists it in sha256sums.asc",
-        )
-    if "://" not in url:
-        url = Path(url).expanduser().absolute().as_uri()
-    sha256 = fragment.removeprefix("sha256=")
-    if not re.fullmatch("[0-9a-fA-F]{64}", sha256):
-        raise UserError(
-            f"{sha256!r} is no SHA-256 (64 hexadecimal digits)", hint="sha256sum FILE prints one"
-        )
-    return url, sha256.lower()
-
-
-def _from_tarball(rest: str, parts: Parts) -> tuple[Path, str]:
-    url, sha256 = _tarball_named(rest)
-
-    def make(target: Path) -> None:
-        from ..base.download import download
-
-        tarball = download(url, sha256)
-        with step(f"Unpacking {tarball.name}"):
-            _unpack(tarball, target, parts)
-            _release(target, f"tarball:{rest}")
-
-    return make_once(_target(f"tarball-{sha256[:16]}", parts), make), f"sha256 {sha256}"
-
-
-def _unpack(tarball: Path, target: Path, parts: Parts) -> None:
-    """Unpack a kernel tarball, or the part that device trees need, without its top folder.
-
-    Raises:
-        UserError: it is no archive, or damaged; what unpacks it is not installed.
-    """
-    require_unpacker(tarball)
-    target.mkdir()
-    command: list[str | Path] = ["tar", "--extract", "--file", tarball, "--directory", target,
-                                 "--no-same-owner", "--strip-components=1"]  # fmt: skip
-    if parts is not None:
-        command += [
-            "--wildcards",
-            "--no-wildcards-match-slash",
-            *(f"*/{part}" for part in parts),
-        ]
-    done = run(command, env={"LC_ALL": "C"}, check=False)
-    # Not every kernel has every part; anything else that tar says is real.
-    complaints = [
-        line
-        for line in done.stderr.decode(errors="replace").splitlines()
-        if "Not found in archive" not in line and "due to previous errors" not in line
-    ]
-    if done.exit_code != 0 and complaints:
-        raise UserError(
-            f"{tarball.name} is no complete tar archive: {complaints[0]}",
-            hint="check that the address leads to a kernel source tarball",
-        )
-    _refuse_devices(tarball, target)
-
-
-def _refuse_devices(tarball: Path, target: Path) -> None:
-    """tar keeps everything below the folder that it unpacks to; but as root it makes devices there."""
-    for folder, _, names in os.walk(target):
-        for name in names:
-            kind = os.lstat(f"{folder}/{name}").st_mode
-            if not (stat.S_ISREG(kind) or stat.S_ISLNK(kind)):
-                raise UserError(
-                    f"{tarball.name} is no kernel source: {name} is no file, folder or link",
-                    hint="check that the address leads to a kernel source tarball",
-                )
-
-
-# --- git -----------------------------------------------------------------------------------------
-
-
-def _ref_named(rest: str) -> tuple[str, str]:
-    """Return (address, ref) of ``URL@REF``.
-
-    Raises:
-        UserError: it is not written so.
-    """
-    url, at, ref = rest.rpartition("@")
-    if (
-        not at
-        or not url
-        or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._/+-]*", ref)
-        or url[0] == "-"
-    ):
-        raise UserError(
-            f"--kernel git:{rest} names no ref (expected git:URL@REF)",
-            hint="a ref is a tag, a branch or a full commit: git:https://.../linux.git@v6.12",
-        )
-    if "://" not in url and Path(url).expanduser().is_dir():
-        url = Path(url).expanduser().absolute().as_uri()
-    return url, ref
-
-
-def _from_git(rest: str, parts: Parts) -> tuple[Path, str]:
-    url, ref = _ref_named(rest)
-    commit = ref if re.fullmatch("[0-9a-f]{40}", ref) else _commit_of(url, ref)
-
-    def make(target: Path) -> None:
-        with step(f"Fetching {ref} from {url}"):
-            git: list[str | Path] = ["git", "-C", target]
-            run(["git", "init", "--quiet", target], env=_GIT_ENV)
-            run([*git, "remote", "add", "origin", url], env=_GIT_ENV)
-            if parts is not None:
-                run([*git, "config", "core.sparseCheckout", "true"], env=_GIT_ENV)
-                patterns = "".join(f"/{part}\n" for part in parts)
-                (target / ".git/info").mkdir(exist_ok=True)
-                (target / ".git/info/sparse-checkout").write_text(patterns, encoding="utf-8")
-            lazily = [] if parts is None else ["--filter=blob:none"]
-            try:
-                run([*git, "fetch", "--quiet", "--depth=1", "--no-tags", *lazily, "origin", commit],
-                    env=_GIT_ENV)  # fmt: skip
-                run([*git, "checkout", "--quiet", "--detach", commit], env=_GIT_ENV)
-            except ToolFailedError as error:
-                raise InfrastructureError(
-                    f"cannot fetch {ref} from {url}:\n{_last_line(error)}",
-                    hint="check the address and the network, then run the same command again",
-                ) from error
-            _release(target, f"git:{rest}")
-
-    return make_once(_target(f"git-{commit}", parts), make), f"commit {commit}"
-
-
-def _commit_of(url: str, ref: str) -> str:
-    """Return the commit that a tag or branch stands for now.
-
-    Raises:
-        UserError: the repository has no such ref.
-        InfrastructureError: it does not answer.
-    """
-    try:
-        listed = run(
-            ["git", "ls-remote", "--heads", "--tags", url], env=_GIT_ENV, timeout_s=120
-        ).text
-    except ToolFailedError as error:
-        raise InfrastructureError(
-            f"cannot read the git repository {url}:\n{_last_line(error)}",
-            hint="check the address and the network",
-        ) from error
-    lines = [line.partition("\t") for line in listed.splitlines()]
-    commits = {name: commit for commit, _, name in lines}
-    # A tag's own object comes first, the commit that it tags with ^{} after it.
-    for name in (f"refs/tags/{ref}^{{}}", f"refs/tags/{ref}", f"refs/heads/{ref}", ref):
-        if name in commits:
-            return commits[name]
-    short = [name.split("/", 2)[2] for name in commits if not name.endswith("^{}")]
-    raise UserError(
-        f"the git repository {url} has no tag or branch {ref!r}{nearest(ref, short)}",
-        hint="git ls-remote URL lists them; a commit needs all 40 digits",
-    )
-
-
-def _last_line(error: ToolFailedError) -> str:
-    said = error.completed.stderr.decode(errors="replace").strip().splitlines()
-    return said[-1] if said else error.message
 
 
 @functools.cache

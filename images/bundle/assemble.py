@@ -11,6 +11,7 @@ import hashlib
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from bsp.base.cache import cache_dir, make_once, remove
 from bsp.base.errors import UserError
@@ -26,6 +27,7 @@ from images.bundle import manifest as bundles
 from images.bundle.manifest import Bundle, Parts
 from images.deploy.boot.memory import check_fits
 from images.disk import initrd
+from userspace.npu.mesa.manifest import BuiltMesa
 from userspace.payload.payload import Payload, build_payload
 
 # A change in any of these makes another bundle of the same inputs.
@@ -38,6 +40,9 @@ _SOURCES = (
 )
 _KEPT_BUNDLES = 12
 
+# Of a part of the payload, the type of its package URL.
+_PACKAGE_KINDS = {"wheel": "pypi", "Debian package": "deb", "built from source": "generic"}
+
 
 def bundle_for(
     board: Board,
@@ -47,6 +52,7 @@ def bundle_for(
     userspace: bool = True,
     output: Path | None = None,
     key: Path | None = None,
+    mesa: BuiltMesa | None = None,
     force_enable: bool = False,
 ) -> Bundle:
     """Return the bundle of a board, signed.
@@ -58,6 +64,7 @@ def bundle_for(
         userspace: whether the NPU's userspace is part of it.
         output: a folder, not there yet, that gets a copy.
         key: private key to sign with; None for the user's own.
+        mesa: a delegate that was built here, in place of the distribution's.
         force_enable: as for ``build_dts``.
 
     Raises:
@@ -84,7 +91,9 @@ def bundle_for(
             blob = given or _dtb(board, prebuilt, series, Path(work), force_enable=force_enable)
             check_fits(board, prebuilt.image, blob)
             payload = (
-                build_payload(distribution=board.userspace.distribution) if userspace else None
+                build_payload(distribution=board.userspace.distribution, mesa=mesa)
+                if userspace
+                else None
             )
             bundle = _cached(board, prebuilt, blob, payload)
     if output is not None:
@@ -185,13 +194,23 @@ def _parts(kernel: PrebuiltKernel, payload: Payload | None) -> list[sbom.Part]:
             sbom.Part(
                 str(part["name"]),
                 str(part["version"]),
-                "pypi" if part["kind"] == "wheel" else "deb",
+                _PACKAGE_KINDS[part["kind"]],
                 str(part["licence"]),
                 str(part.get("sha256", "")),
-                f"userspace/, {part['kind']} {part['file']}",
+                _where_from(part),
             )
         )
     return parts
+
+
+def _where_from(part: dict[str, Any]) -> str:
+    """In words, what a part of the payload came as; of what was built here, from what, and with what."""
+    text = f"userspace/, {part['kind']} {part['file']}"
+    if "origin" in part:
+        text += f", from {part['origin']}, build {part['build_id']}"
+    if part.get("patches"):
+        text += "; patches: " + ", ".join(patch["name"] for patch in part["patches"])
+    return text
 
 
 def _drop_old(folder: Path) -> None:

@@ -14,10 +14,18 @@ from bsp.base.words import counted
 from bsp.profile import Board, load_board
 from images.bundle import manifest as bundles
 from images.bundle import sign as signing
+from userspace.npu.mesa.manifest import named_mesa
 
 
 def make(
-    board: str, *, kernel: str, dtb: str, output: str, key: str, force_enable: bool = False
+    board: str,
+    *,
+    kernel: str,
+    dtb: str,
+    output: str,
+    key: str,
+    mesa: str = "",
+    force_enable: bool = False,
 ) -> Answer:
     """Make a board's bundle.
 
@@ -31,6 +39,7 @@ def make(
         _profile(board),
         kernel=kernel or None,
         dtb=Path(dtb) if dtb else None,
+        mesa=named_mesa(mesa),
         output=Path(output) if output else None,
         key=Path(key) if key else None,
         force_enable=force_enable,
@@ -80,6 +89,7 @@ def make_rauc(
     dtb: str,
     output: str,
     key: str,
+    mesa: str = "",
     force_enable: bool = False,
 ) -> Answer:
     """Make a board's bundle as one for RAUC.
@@ -112,6 +122,7 @@ def make_rauc(
             profile,
             kernel=kernel or None,
             dtb=Path(dtb) if dtb else None,
+            mesa=named_mesa(mesa),
             key=Path(key) if key else None,
             force_enable=force_enable,
         ),
@@ -160,7 +171,7 @@ def sign(folder: str, key: str) -> Answer:
     return Answer(document, f"generation {found.generation} signed: {path}")
 
 
-def reproduce(board: str, *, kernel: str, dtb: str, key: str) -> Answer:
+def reproduce(board: str, *, kernel: str, dtb: str, key: str, mesa: str = "") -> Answer:
     """Make a bundle twice and compare.
 
     Raises:
@@ -172,6 +183,8 @@ def reproduce(board: str, *, kernel: str, dtb: str, key: str) -> Answer:
     words = [word for flag, value in flags.items() if value for word in (flag, value)]
     if dtb:
         words += ["--dtb", str(Path(dtb).absolute())]
+    if mesa:
+        words += ["--mesa", str(Path(mesa).absolute())]
     found = make_twice(words)
     text = (
         f"identical: generation {found['generation']}, {counted(found['files'], 'file')}, "

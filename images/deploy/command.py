@@ -15,6 +15,7 @@ from bsp.remote.inventory import Host, resolve
 from images.bundle import manifest as bundles
 from images.bundle import sign
 from images.bundle.manifest import Bundle
+from userspace.npu.mesa.manifest import named_mesa
 
 from . import plan as planning
 from .claim import Claim
@@ -76,6 +77,7 @@ def deploy_to(
     board: str = "",
     kernel: str = "",
     dtb: str = "",
+    mesa: str = "",
     dtb_only: bool = False,
     adopt: bool = False,
     settings: Settings = DEFAULTS,
@@ -87,10 +89,11 @@ def deploy_to(
     Raises:
         UserError: the flags contradict each other, or what they name is not there.
     """
-    given = given_bundle(bundle, kernel=kernel, dtb=dtb)
+    given = given_bundle(bundle, kernel=kernel, dtb=dtb, mesa=mesa)
+    built = named_mesa(mesa)
     target = settings.target(resolve(host))
     if adopt:
-        if bundle or kernel or dtb or dtb_only:
+        if bundle or kernel or dtb or mesa or dtb_only:
             raise UserError(
                 "--adopt makes what the board runs its first generation, and nothing else",
                 hint="deploy afterwards: the same command without --adopt",
@@ -99,10 +102,10 @@ def deploy_to(
 
         return take_over(target, board=load_board(board) if board else None, dry_run=dry_run)
     if dtb_only:
-        if bundle or kernel:
+        if bundle or kernel or mesa:
             raise UserError(
-                "--dtb-only keeps the kernel that the board runs",
-                hint="leave --bundle and --kernel out",
+                "--dtb-only keeps the kernel and the userspace that the board runs",
+                hint="leave --bundle, --kernel and --mesa out",
             )
         from .in_place import deploy_dtb
 
@@ -120,6 +123,7 @@ def deploy_to(
             profile,
             kernel=kernel or None,
             dtb=Path(dtb) if dtb else None,
+            mesa=built,
             force_enable=settings.force_enable,
         )
 
@@ -133,16 +137,16 @@ def deploy_to(
     )
 
 
-def given_bundle(bundle: str, *, kernel: str, dtb: str) -> Bundle | None:
+def given_bundle(bundle: str, *, kernel: str, dtb: str, mesa: str = "") -> Bundle | None:
     """The bundle that ``--bundle`` names, checked in full; None where the flag was not given.
 
     Raises:
         UserError: the flags contradict each other, what they name is not there, or the bundle is broken.
     """
-    if bundle and (kernel or dtb):
+    if bundle and (kernel or dtb or mesa):
         raise UserError(
-            "--bundle brings its own kernel and DTB",
-            hint="leave --kernel and --dtb out, or leave --bundle out",
+            "--bundle brings its own kernel, DTB and userspace",
+            hint="leave --kernel, --dtb and --mesa out, or leave --bundle out",
         )
     if dtb and not Path(dtb).is_file():
         raise UserError(f"there is no file {dtb}", hint="--dtb wants a compiled device tree")

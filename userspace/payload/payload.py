@@ -38,6 +38,7 @@ from bsp.base.progress import step
 from bsp.base.project import PROJECT
 from bsp.base.result import Result
 from bsp.base.words import counted
+from userspace.npu.mesa.manifest import BuiltMesa
 
 from .elf import needed_libraries
 
@@ -118,6 +119,7 @@ class Plan(Result):
         requirements: the file with the wheels' versions and hashes.
         debs: packages, with the delegate's own and all that it depends on.
         key: changes when any input changes.
+        mesa: a delegate that was built here, in place of the package's.
     """
 
     distribution: str
@@ -126,6 +128,7 @@ class Plan(Result):
     requirements: Path
     debs: tuple[Path, ...]
     key: str
+    mesa: BuiltMesa | None = None
 
     def document(self) -> dict[str, Any]:
         """What ``build-userspace --dry-run --json`` prints."""
@@ -136,6 +139,7 @@ class Plan(Result):
             "runtime": self.runtime,
             "wheels": _pinned(self.requirements),
             "packages": [_name_and_version(deb) for deb in self.debs],
+            "mesa": self.mesa.title if self.mesa else None,
             "path": str(_cached(self)),
             "built": _cached(self).exists(),
         }
@@ -146,6 +150,8 @@ class Plan(Result):
         rows += [
             (*_name_and_version(deb), "Debian, if a library of it is needed") for deb in self.debs
         ]
+        if self.mesa:
+            rows.append(("Mesa's delegate", self.mesa.title, "built here"))
         title = f"userspace for Debian {self.distribution}, Python {self.python}, {ARCHITECTURE}"
         return f"{title}\n\n{table(('part', 'version', 'from'), rows)}"
 
@@ -174,15 +180,19 @@ class Payload(Result):
         return f"{title}\n{self.folder}\n\n{shown}"
 
 
-def plan_payload(distribution: str, python: str | None = None) -> Plan:
+def plan_payload(
+    distribution: str, python: str | None = None, mesa: BuiltMesa | None = None
+) -> Plan:
     """Decide what a payload is made of; fetches the packages that it looks at.
 
     Args:
         distribution: ``trixie``, ``bookworm``.
         python: the board's Python, ``3.13``; None: the distribution's own.
+        mesa: a delegate that was built here, in place of the package's.
 
     Raises:
-        UserError: there is no such distribution, or no TFLite runtime for that Python.
+        UserError: there is no such distribution, or no TFLite runtime for that Python; the delegate was
+            built for a newer C library.
         InfrastructureError: the packages cannot be had.
     """
     known = catalogue().distributions
@@ -209,17 +219,35 @@ def plan_payload(distribution: str, python: str | None = None) -> Plan:
     inputs = [_DISTRIBUTIONS, requirements, *BOARD_PROGRAMS, Path(__file__), _OWN_LICENCE]
     described = [distribution, python, *(sha256_of(path) for path in inputs)]
     described += sorted(deb.name for deb in debs)
+    if mesa is not None:
+        _refuse_newer_libc(mesa, distribution, release.glibc)
+        described.append(f"mesa {mesa.build_id}")
     key = hashlib.sha256("\n".join(described).encode()).hexdigest()[:16]
-    return Plan(distribution, python, runtime.name, requirements, tuple(debs), key)
+    return Plan(distribution, python, runtime.name, requirements, tuple(debs), key, mesa)
+
+
+def _refuse_newer_libc(mesa: BuiltMesa, distribution: str, glibc: str) -> None:
+    needs = tuple(int(part) for part in mesa.glibc.split("."))
+    if needs > tuple(int(part) for part in glibc.split(".")):
+        raise UserError(
+            f"the delegate in {mesa.folder} needs glibc {mesa.glibc}, {distribution} has {glibc}: it was "
+            f"built for {mesa.manifest['built_for']}",
+            hint=f"./inv build-mesa --distribution {distribution}",
+        )
 
 
 def build_payload(
-    *, distribution: str, python: str | None = None, target: Path | None = None
+    *,
+    distribution: str,
+    python: str | None = None,
+    target: Path | None = None,
+    mesa: BuiltMesa | None = None,
 ) -> Payload:
     """Return the userspace for a distribution and Python, built once and kept in the cache.
 
     Args:
         target: a folder, not there yet, that gets a copy; None: the one in the cache is returned.
+        mesa: as ``plan_payload``.
 
     Raises:
         UserError: as ``plan_payload``; ``target`` exists.
@@ -229,7 +257,7 @@ def build_payload(
         raise UserError(
             f"{target} exists; the payload needs a folder of its own", hint="give another --output"
         )
-    plan = plan_payload(distribution, python)
+    plan = plan_payload(distribution, python, mesa)
     folder = _cached(plan)
     folder.parent.mkdir(parents=True, exist_ok=True)
 
@@ -413,7 +441,7 @@ def _take_libraries(plan: Plan, work: Path, target: Path) -> list[dict[str, Any]
                 base.add(file.name)
             elif file.exists():
                 homes.setdefault(file.name, (package, file.resolve()))
-    plugin = roots[delegate.package] / delegate.library
+    plugin = plan.mesa.library if plan.mesa else roots[delegate.package] / delegate.library
     if not plugin.is_file():
         raise InfrastructureError(
             f"the package {delegate.package} of {plan.distribution} has no {delegate.library}"
@@ -423,7 +451,7 @@ def _take_libraries(plan: Plan, work: Path, target: Path) -> list[dict[str, Any]
     folder = target / "lib"
     folder.mkdir()
     shutil.copyfile(plugin, folder / plugin.name)
-    used = {delegate.package}
+    used = set() if plan.mesa else {delegate.package}
     waiting = list(needed_libraries([plugin, *own]))
     while waiting:
         name = waiting.pop()
@@ -439,11 +467,33 @@ def _take_libraries(plan: Plan, work: Path, target: Path) -> list[dict[str, Any]
         shipped.add(name)
         used.add(package)
         waiting += needed_libraries([file])
-    return [
+    own_mesa = [_describe_mesa(plan.mesa, target / "licences")] if plan.mesa else []
+    return own_mesa + [
         _describe_package(deb, work, target / "licences")
         for deb in plan.debs
         if _name_and_version(deb)[0] in used
     ]
+
+
+def _describe_mesa(mesa: BuiltMesa, licences: Path) -> dict[str, Any]:
+    """As ``_describe_package``, of a delegate that was built here; it replaces the package."""
+    name = catalogue().delegate.package
+    shutil.copytree(mesa.folder / "licences", licences / name)
+    known = mesa.manifest
+    return {
+        "name": name,
+        "version": mesa.title,
+        "kind": "built from source",
+        "file": mesa.library.name,
+        "sha256": sha256_of(mesa.library),
+        "licence": known["licence"],
+        "licence_files": [
+            f"licences/{name}/{path.name}" for path in sorted((licences / name).iterdir())
+        ],
+        "build_id": mesa.build_id,
+        "origin": known["origin"],
+        "patches": known["patches"],
+    }
 
 
 def _describe_package(deb: Path, work: Path, licences: Path) -> dict[str, Any]:

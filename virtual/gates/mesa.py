@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bsp.base.cache import cache_dir, write_atomically
-from bsp.base.errors import InfrastructureError, UserError
+from bsp.base.errors import InfrastructureError
 from bsp.base.output import table
 from bsp.base.progress import Step, say, step
 from bsp.base.project import PROJECT
@@ -30,7 +30,7 @@ from . import sweep
 from .build import BuiltModel, build
 from .cases import sweep as chosen_cases
 from .model_runner import reference, tflite_runtime
-from .packages import Delegate, find_delegate
+from .packages import Delegate, find_delegate, named_delegate
 from .sweep import CRASHES, GOOD, HANGS, REFUSED, WRONG, Outcome
 
 FORMAT = 1
@@ -46,7 +46,7 @@ class GateRequest:
     """What to gate.
 
     Attributes:
-        package: a .deb file; suite: a Debian suite; one of both.
+        package: a .deb file; suite: a Debian suite; mesa: a folder that ``build-mesa`` made; one of them.
         against: version, suite or file to compare with; "" for none.
         npu: ``virtual:NAME`` or ``all``.
         quick: about 115 cases and one small model in place of hundreds and three.
@@ -58,6 +58,7 @@ class GateRequest:
     npu: str = "all"
     quick: bool = False
     timeout_s: float = 180.0
+    mesa: str = ""
 
 
 def gate(request: GateRequest) -> dict[str, Any]:
@@ -67,17 +68,9 @@ def gate(request: GateRequest) -> dict[str, Any]:
         UserError: the arguments are no good.
         InfrastructureError: packages cannot be had, or the client does not start.
     """
-    if bool(request.package) == bool(request.suite):
-        raise UserError(
-            "one of --package and --suite is needed",
-            hint="for instance --suite trixie-backports, or --package mesa-teflon-delegate_..._arm64.deb",
-        )
+    named = named_delegate(request.package, request.suite, request.mesa)
     npus = identity_names() if request.npu == "all" else [npu_name(request.npu)]
-    if request.package and not Path(request.package).is_file():
-        raise UserError(f"there is no file {request.package}")
-    delegate = find_delegate(
-        str(Path(request.package).absolute()) if request.package else request.suite
-    )
+    delegate = find_delegate(named)
     other = find_delegate(request.against) if request.against else None
     outcomes = _swept(delegate, npus, request)
     document: dict[str, Any] = {

@@ -19,6 +19,7 @@ from bsp.base.errors import InfrastructureError, UserError, nearest
 from bsp.base.packages.apt import Archive
 from bsp.base.process import ToolFailedError, run
 from bsp.base.progress import step
+from userspace.npu.mesa.manifest import BuiltMesa, read_built
 from userspace.payload.payload import ARCHITECTURE, catalogue
 
 from ..npu.shim.host import DISTRIBUTION
@@ -49,11 +50,13 @@ class Delegate:
     @property
     def upstream(self) -> str:
         """Mesa's own version: ``25.0.7``."""
-        return re.sub(r"^\d+:", "", self.version).partition("-")[0]
+        return re.sub(r"^\d+:", "", self.version).partition("-")[0].partition(" ")[0]
 
 
 def find_delegate(text: str, *, distribution: str = DISTRIBUTION) -> Delegate:
-    """Return the delegate that ``text`` names: a .deb file, a suite, or a version that a suite has.
+    """Return the delegate that ``text`` names: a suite, a version that one has, a .deb file, or a folder.
+
+    A folder is one that ``build-mesa`` made.
 
     Args:
         distribution: whose Python it is to run in.
@@ -62,11 +65,32 @@ def find_delegate(text: str, *, distribution: str = DISTRIBUTION) -> Delegate:
         UserError: it names none of them, or the file is no package of the delegate.
         InfrastructureError: packages cannot be had.
     """
+    if Path(text).is_dir():
+        return from_built(read_built(Path(text).absolute()), distribution=distribution)
     if text.endswith(".deb") or "/" in text:
         return from_file(Path(text), distribution=distribution)
     if re.fullmatch(r"\d+\.\d+.*", text):
         return from_version(text, distribution=distribution)
     return from_suite(text, distribution=distribution)
+
+
+def named_delegate(package: str, suite: str, mesa: str) -> str:
+    """Return what ``find_delegate`` takes, from the flags that name a delegate.
+
+    Raises:
+        UserError: none or several of them are given, or there is no such file or folder.
+    """
+    if sum(bool(each) for each in (package, suite, mesa)) != 1:
+        raise UserError(
+            "one of --package, --suite and --mesa is needed",
+            hint="for instance --suite trixie-backports, --package mesa-teflon-delegate_..._arm64.deb, or "
+            "--mesa FOLDER of ./inv build-mesa",
+        )
+    if mesa:
+        return str(read_built(Path(mesa).absolute()).folder)
+    if package and not Path(package).exists():
+        raise UserError(f"there is no file {package}")
+    return str(Path(package).absolute()) if package else suite
 
 
 def from_suite(suite: str, *, distribution: str = DISTRIBUTION) -> Delegate:
@@ -142,6 +166,27 @@ def from_file(path: Path, *, distribution: str = DISTRIBUTION) -> Delegate:
         [*names, *wanted.library_packages], with_dependencies=True
     )
     return _assembled([*debs, path.absolute()], fields["Version"], str(path), distribution)
+
+
+def from_built(built: BuiltMesa, *, distribution: str = DISTRIBUTION) -> Delegate:
+    """Return a delegate that was built from source; what it depends on comes from Debian.
+
+    Raises:
+        UserError: it needs a newer C library than is known.
+    """
+    usual = catalogue().distributions[DISTRIBUTION].glibc
+    newer = int(built.glibc.partition(".")[2]) > int(usual.partition(".")[2])
+    base = from_suite(_NEWEST_SUITE if newer else DISTRIBUTION, distribution=distribution)
+
+    def make(target: Path) -> None:
+        with step(f"Copying a system for Mesa {built.title}"):
+            run(["cp", "--archive", "--link", base.root, target])
+            library = target / base.library[1:]
+            library.unlink()  # a hard link
+            shutil.copyfile(built.library, library)
+
+    root = make_once(base.root.with_name(f"{base.root.name}-mesa-{built.build_id}"), make)
+    return Delegate(built.title, str(built.folder), root, base.library, distribution)
 
 
 def _suite_for(depends: str) -> tuple[str, list[str]]:

@@ -15,6 +15,7 @@ from bsp.remote.groups import resolve_all
 from bsp.remote.inventory import Host
 from images.bundle import manifest as bundles
 from images.bundle.manifest import Bundle
+from userspace.npu.mesa.manifest import BuiltMesa, named_mesa
 
 from ..command import DEFAULTS, Settings, ask_downgrade, given_bundle
 from ..deploy import Deployment, Target, deploy, status
@@ -33,6 +34,7 @@ def deploy_to_all(
     board: str = "",
     kernel: str = "",
     dtb: str = "",
+    mesa: str = "",
     settings: Settings = DEFAULTS,
     allow_downgrade: bool = False,
     fresh: bool = False,
@@ -43,13 +45,18 @@ def deploy_to_all(
     Raises:
         UserError: a host is not known, it is not known which board one is, or the bundle is broken.
     """
-    given = given_bundle(bundle, kernel=kernel, dtb=dtb)
+    given = given_bundle(bundle, kernel=kernel, dtb=dtb, mesa=mesa)
     hosts = resolve_all(text)
     if given:
         wanted = {host.name: given for host in hosts}
     else:
         wanted = _bundles(
-            hosts, board=board, kernel=kernel, dtb=dtb, force_enable=settings.force_enable
+            hosts,
+            board=board,
+            kernel=kernel,
+            dtb=dtb,
+            mesa=named_mesa(mesa),
+            force_enable=settings.force_enable,
         )
     shared = Shared()
     targets = {host.name: settings.target(host, shared=shared) for host in hosts}
@@ -90,7 +97,13 @@ def deploy_bundles(
 
 
 def _bundles(
-    hosts: Sequence[Host], *, board: str, kernel: str, dtb: str, force_enable: bool
+    hosts: Sequence[Host],
+    *,
+    board: str,
+    kernel: str,
+    dtb: str,
+    mesa: BuiltMesa | None,
+    force_enable: bool,
 ) -> dict[str, Bundle]:
     """The bundle of each host, by its name: one is made for each kind of board."""
     kinds = {host.name: board or host.board for host in hosts}
@@ -108,6 +121,7 @@ def _bundles(
             load_board(kind),
             kernel=kernel or None,
             dtb=Path(dtb) if dtb else None,
+            mesa=mesa,
             force_enable=force_enable,
         )
         bundles.check(made[kind])

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from bsp.base import trees
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.project import PROJECT
-from bsp.kernel import source
 from bsp.kernel.source import kernel_tree
 from tests.support.kernel_tree import make_kernel
 
@@ -248,7 +248,7 @@ def test_labels_are_folder_names_and_differ() -> None:
         "git:https://host/linux.git@v6.13",
         "tarball:https://host/linux-6.12.tar.xz#sha256=" + "0" * 64,
     ]
-    labels = [source.label(name) for name in names]
+    labels = [trees.label(name) for name in names]
     assert len(set(labels)) == len(names)
     assert all("/" not in label and not label.startswith(".") for label in labels)
     assert labels[0] == "6.12"

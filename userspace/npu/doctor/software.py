@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 
+from ..mesa.manifest import named
 from ..validate.judge.delegation import parse_log
 from .check import Outcome, broken, ok, unknown
 from .subject import Subject
@@ -140,9 +141,10 @@ def mesa(subject: Subject) -> Outcome:
     if not found:
         return unknown("the version cannot be seen", expected)
     version = _version(found)
+    shown = named(found)
     if since and version and version < (_version(since) or ()):
-        return broken(f"Mesa {found}", expected, subject.deploy if subject.host else _PACKAGE)
-    return ok(f"Mesa {found}", expected)
+        return broken(f"Mesa {shown}", expected, subject.deploy if subject.host else _PACKAGE)
+    return ok(f"Mesa {shown}", expected)
 
 
 def runtime(subject: Subject) -> Outcome:

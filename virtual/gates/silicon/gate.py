@@ -20,7 +20,7 @@ from bsp.base.result import FAILED_VALIDATION, Result
 
 from ...npu.identity import identity_names, load_identity
 from ...npu.shim.host import PREFIX, npu_name
-from ..packages import Delegate, find_delegate
+from ..packages import Delegate, find_delegate, named_delegate
 from . import report
 from .explain import explain
 from .lists import FAIL, UNJUDGED, Lists, read_lists
@@ -56,7 +56,8 @@ class SiliconRequest:
     """What to compare.
 
     Attributes:
-        package: a .deb file of the delegate; suite: a Debian suite; at most one of both.
+        package: a .deb file of the delegate; suite: a Debian suite; mesa: a folder that ``build-mesa``
+            made; at most one of them.
         npu: ``virtual:NAME`` or ``all``.
         quick: about an eighth of the tests.
     """
@@ -66,6 +67,7 @@ class SiliconRequest:
     npu: str = "all"
     quick: bool = False
     timeout_s: float = 180.0
+    mesa: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,19 +97,18 @@ def compare_with_silicon(request: SiliconRequest) -> SiliconResult:
         UserError: the arguments are no good, or this Mesa has no such tests or lists.
         InfrastructureError: packages cannot be had, or the client does not start.
     """
-    if request.package and request.suite:
-        raise UserError("--package and --suite exclude each other", hint="leave one out")
+    suite = "" if request.package or request.mesa else request.suite or DEFAULT_SUITE
+    if request.suite and not suite:
+        raise UserError("--package, --suite and --mesa exclude each other", hint="leave one out")
+    named = named_delegate(request.package, suite, request.mesa)
     names = identity_names() if request.npu == "all" else [npu_name(request.npu)]
-    if request.package and not Path(request.package).is_file():
-        raise UserError(f"there is no file {request.package}")
     npus = [name for name in names if load_identity(name).silicon_lists]
     if not npus:
         raise UserError(
             f"Mesa has no lists of results from boards for {request.npu}",
             hint="it has some for: " + ", ".join(_with_lists()),
         )
-    text = str(Path(request.package).absolute()) if request.package else request.suite
-    delegate = find_delegate(text or DEFAULT_SUITE, distribution=TFLITE_DISTRIBUTION)
+    delegate = find_delegate(named, distribution=TFLITE_DISTRIBUTION)
     source = fetch_source(delegate)
     lists = {npu: read_lists(source.lists, load_identity(npu).silicon_lists) for npu in npus}
     tests = all_tests(source)

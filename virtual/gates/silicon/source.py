@@ -18,6 +18,7 @@ from bsp.base.packages.apt import Archive
 from bsp.base.progress import step
 from userspace.payload.payload import ARCHITECTURE
 
+from ...npu.shim.host import DISTRIBUTION
 from ..packages import SUITES, Delegate
 
 _PACKAGE = "mesa"
@@ -119,7 +120,9 @@ def _suite_with(delegate: Delegate) -> str:
     """Return the suite whose source package is of a delegate's version: its own, if it names one."""
     if delegate.origin in SUITES:
         return delegate.origin
-    versions = {suite: Archive(suite, ARCHITECTURE).version(_BINARY) for suite in SUITES}
+    # The usual one first: of others the mirrors keep no source of what they have replaced.
+    suites = (DISTRIBUTION, *(suite for suite in SUITES if suite != DISTRIBUTION))
+    versions = {suite: Archive(suite, ARCHITECTURE).version(_BINARY) for suite in suites}
     for suite, version in versions.items():
         if version.partition("-")[0] == delegate.upstream:
             return suite

@@ -24,6 +24,7 @@ from bsp.base.errors import UserError
 from bsp.base.packages.apt import Archive
 from bsp.base.process import run
 from bsp.base.progress import step
+from userspace.npu.mesa.manifest import BuiltMesa
 from userspace.npu.validate.delegates import TEFLON
 from userspace.npu.validate.machine import ThisMachine
 from userspace.payload import payload
@@ -73,6 +74,7 @@ def virtual_host(
     audit_for: Path | None = None,
     picture: Path | None = None,
     record: Path | None = None,
+    mesa: BuiltMesa | None = None,
 ) -> Iterator[VirtualHost]:
     """Provide a machine with a virtual NPU for a block; the emulator's report is there afterwards.
 
@@ -82,12 +84,13 @@ def virtual_host(
         timeout_s: how long a client waits for one submit.
         poison: as ``session.emulator``; ``audit_for`` and ``picture`` likewise.
         record: file that gets a trace of all submissions.
+        mesa: a delegate that was built here, in place of the distribution's.
 
     Raises:
         UserError: there is no such NPU; a tool is missing.
         InfrastructureError: packages cannot be had, or the emulator does not start.
     """
-    client_machine({})  # fetches and builds what is missing, before the emulator waits for it
+    client_machine({}, mesa)  # fetches and builds what is missing, before the emulator waits for it
     with emulator(
         name,
         exact_for=exact_for,
@@ -96,18 +99,19 @@ def virtual_host(
         audit_for=audit_for,
         picture=picture,
         record=record,
-        software=_software() if record else None,
+        software=_software(mesa) if record else None,
     ) as running:
-        yield VirtualHost(client_machine(running.environment), running)
+        yield VirtualHost(client_machine(running.environment, mesa), running)
 
 
-def client_machine(environment: dict[str, str]) -> ThisMachine:
+def client_machine(environment: dict[str, str], mesa: BuiltMesa | None = None) -> ThisMachine:
     """Return the arm64 userspace as a machine for the smoke test, with the shim loaded into it.
 
     Args:
         environment: what the shim needs; ``Emulator.environment``.
+        mesa: as ``virtual_host``.
     """
-    userspace = payload.build_payload(distribution=DISTRIBUTION).folder
+    userspace = payload.build_payload(distribution=DISTRIBUTION, mesa=mesa).folder
     root = arm64_root()
     # A crash of the client is a result; its memory image is not wanted.
     command: list[str | Path] = ["prlimit", "--core=0", qemu_user(), "-cpu", CPU, "-L", root]
@@ -117,9 +121,9 @@ def client_machine(environment: dict[str, str]) -> ThisMachine:
     return ThisMachine(userspace=userspace, python=command)
 
 
-def _software() -> dict[str, str]:
+def _software(mesa: BuiltMesa | None) -> dict[str, str]:
     """Versions of the parts that a trace may hang on."""
-    parts = payload.build_payload(distribution=DISTRIBUTION).manifest["parts"]
+    parts = payload.build_payload(distribution=DISTRIBUTION, mesa=mesa).manifest["parts"]
     return {part["name"]: part["version"] for part in parts if part["name"] in _TRACED_PARTS}
 
 

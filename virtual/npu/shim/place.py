@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bsp.base.errors import UserError
+from userspace.npu.mesa.manifest import BuiltMesa
 from userspace.npu.validate import label_image
 
 from . import host
@@ -27,12 +28,14 @@ class VirtualNpu:
         exact: it computes exactly as TFLite does, not as silicon is predicted to.
         strict: its new memory is poisoned, and what the model contradicts is a failure.
         record: file that gets a trace of what comes to it.
+        mesa: a delegate that was built here, in place of the distribution's.
     """
 
     npu: str
     exact: bool = False
     strict: bool = False
     record: Path | None = None
+    mesa: BuiltMesa | None = None
 
     def smoke_test(self, request: label_image.SmokeTestRequest) -> dict[str, Any]:
         """Run the test there, and return its document.
@@ -59,6 +62,7 @@ class VirtualNpu:
             audit_for=inputs.model.path,
             picture=inputs.image.path,
             record=self.record,
+            mesa=self.mesa,
         ) as there:
             document = label_image.smoke_test(
                 there.machine,
@@ -81,7 +85,12 @@ class VirtualNpu:
 
 
 def virtual_npu(
-    npu: str, *, exact: bool = False, strict: bool = False, record: Path | None = None
+    npu: str,
+    *,
+    exact: bool = False,
+    strict: bool = False,
+    record: Path | None = None,
+    mesa: BuiltMesa | None = None,
 ) -> VirtualNpu | None:
     """Return the virtual NPU that the flags choose; None without ``npu``.
 
@@ -89,7 +98,12 @@ def virtual_npu(
         UserError: a flag that only a virtual NPU has, without ``npu``.
     """
     if npu:
-        return VirtualNpu(npu, exact, strict, record)
+        return VirtualNpu(npu, exact, strict, record, mesa)
+    if mesa:
+        raise UserError(
+            "--mesa is for a virtual NPU of this machine: a board has the Mesa that is deployed to it",
+            hint="add --npu virtual:a311d; for a board: ./inv deploy --host NAME --mesa FOLDER",
+        )
     if strict:
         raise UserError("--strict is for a virtual NPU", hint="add --npu virtual:a311d")
     if record:

@@ -24,8 +24,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bsp.base import trees
 from bsp.base.errors import BspError, UserError
-from bsp.kernel import source
 from images.bundle import manifest as bundles
 from images.bundle.manifest import Bundle
 from images.deploy.boot import slots
@@ -392,7 +392,7 @@ def tar_of(members: list[tuple[str, str]]) -> bytes:
 
 def unpack_kernel(tarball: bytes, top: Path) -> Path:
     (top / "x.tar").write_bytes(tarball)
-    source._unpack(top / "x.tar", top / "target", None)
+    trees.unpack(top / "x.tar", top / "target", None, "kernel source")
     return top / "target"
 
 

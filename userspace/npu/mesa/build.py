@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: MIT
+"""Mesa's delegate, cross-built: what ``./inv build-mesa`` makes, and what ``--mesa`` takes.
+
+    lib/libteflon.so
+    licences/mesa, licences/npu-bsp
+    manifest.json     versions, patches, options, and the build id that names all of them
+
+The build folder in the cache belongs to a source, its drivers and a compiler; ``ninja`` decides what is
+stale in it. The result is copied into a folder that never changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bsp.base.cache import cache_dir, lock, make_once
+from bsp.base.download import sha256_of
+from bsp.base.errors import InfrastructureError, UserError
+from bsp.base.patching import Patch
+from bsp.base.process import Completed, require_tool, run
+from bsp.base.progress import Step, say, step
+from bsp.base.project import PROJECT
+from bsp.base.project import version as npu_bsp_version
+from userspace.payload.elf import needed_libraries
+
+from .configure import TRIPLET, Setup, configure, drivers_named, environment, setup_for
+from .manifest import FORMAT, LIBRARY, MANIFEST, BuiltMesa, mark, named, read_built
+from .patches import NONE, Patched, patched, patches_of, series_for, title_of
+from .source import DEFAULT, MesaTree, check_source_name, mesa_tree
+
+_TARGET = "src/gallium/targets/teflon/libteflon.so"
+_LOG = "npu-bsp.log"
+_LEAST_FREE_BYTES = 600 << 20
+_DONE = re.compile(rb"^\[(\d+)/(\d+)\]")
+
+
+@dataclass(frozen=True)
+class MesaRequest:
+    """What is to be built.
+
+    Attributes:
+        source: how the source is named.
+        series: of patches; empty: the one that is for the source's version; ``none``.
+        suite: Debian suite of the libraries that it is built against.
+        jobs: how many compilers at once.
+    """
+
+    source: str
+    series: str = ""
+    drivers: tuple[str, ...] = ("etnaviv",)
+    suite: str = "trixie"
+    jobs: int = 0
+
+
+def request_for(
+    *,
+    source: str = "",
+    patches: str = "",
+    drivers: str = "etnaviv",
+    suite: str = "trixie",
+    jobs: int = 0,
+) -> MesaRequest:
+    """Return a request, checked as far as that goes without fetching.
+
+    Raises:
+        UserError: an argument is no good, or a program is missing.
+    """
+    source = source or DEFAULT
+    check_source_name(source)
+    patches_of(patches)
+    if jobs < 0:
+        raise UserError(f"--jobs {jobs}: expected a number of compilers", hint="leave it out")
+    check_source_name(f"distribution:{suite}")
+    return MesaRequest(source, patches, drivers_named(drivers), suite, jobs)
+
+
+def plan(request: MesaRequest) -> dict[str, Any]:
+    """Return what would be built; fetches nothing, so the series for a source may not be known yet."""
+    series = request.series
+    if not series and request.source.partition(":")[0] == "path":
+        series = series_for(mesa_tree(request.source).version) or NONE
+    return {
+        "source": request.source,
+        "series": series,
+        "patches": [{"name": patch.name, "title": title_of(patch)} for patch in patches_of(series)],
+        "drivers": list(request.drivers),
+        "distribution": request.suite,
+    }
+
+
+def plan_text(planned: dict[str, Any]) -> str:
+    """Return ``plan`` for people."""
+    series = planned["series"] or "the ones for its version"
+    lines = [
+        f"Mesa from {planned['source']}, drivers {', '.join(planned['drivers'])}, for "
+        f"{planned['distribution']}; patches: {series}"
+    ]
+    return "\n".join([*lines, *(f"  {patch['title']}" for patch in planned["patches"])])
+
+
+def build_mesa(request: MesaRequest, *, output: Path | None = None) -> BuiltMesa:
+    """Return the delegate, patched and compiled.
+
+    Args:
+        output: a folder, not there yet, that gets a copy.
+
+    Raises:
+        UserError: the source, a patch or an option is no good; it does not compile.
+        InfrastructureError: something cannot be fetched, or the disk is full; the next run goes on.
+    """
+    if output is not None and output.exists():
+        raise UserError(f"{output} exists already", hint="give another folder, or remove it")
+    tree = mesa_tree(request.source)
+    ready = patched(tree, request.series or series_for(tree.version), mark(npu_bsp_version()))
+    if not ready.series and request.series != NONE:
+        say(f"there are no patches for Mesa {tree.version}: it is built as it is")
+    setup = setup_for(ready.path, tree.version, request.drivers, request.suite)
+    folder = _folder(tree, ready, setup)
+    with lock(folder.with_name(folder.name + ".lock")):
+        _refuse_full(folder)
+        configure(setup, ready.path, folder)
+        _compile(folder, setup, request.jobs)
+        built = _product(tree, ready, setup, folder)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(built.folder, output)
+        return read_built(output)
+    return built
+
+
+def _folder(tree: MesaTree, ready: Patched, setup: Setup) -> Path:
+    key = ready.path.name
+    if not tree.fixed:
+        key = f"mesa-path-{hashlib.sha256(str(ready.path).encode()).hexdigest()[:12]}"
+    folder = cache_dir() / "builds"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{key}-{'-'.join(setup.drivers)}-{setup.suite}"
+
+
+def _refuse_full(folder: Path) -> None:
+    free_bytes = shutil.disk_usage(folder.parent).free
+    if free_bytes < _LEAST_FREE_BYTES and not (folder / _TARGET).exists():
+        raise InfrastructureError(
+            f"not enough room to build Mesa: {free_bytes >> 20} MiB free in {folder.parent}, "
+            f"{_LEAST_FREE_BYTES >> 20} MiB needed",
+            hint="make room, or set NPU_BSP_CACHE to another folder",
+        )
+
+
+# --- compiling -----------------------------------------------------------------------------------
+
+
+def _compile(folder: Path, setup: Setup, jobs: int) -> None:
+    log = folder / _LOG
+    words = ["ninja", "-C", str(folder), f"-j{jobs or os.cpu_count() or 1}", _TARGET]
+    with step("Compiling Mesa's delegate") as now, log.open("wb") as sink:
+        ended = threading.Event()
+        watch = threading.Thread(target=_follow, args=(log, now, ended), daemon=True)
+        watch.start()
+        try:
+            # ninja's complaints go where its progress goes, in order.
+            done = run(
+                ["sh", "-c", 'exec "$@" 2>&1', "sh", require_tool("ninja"), *words[1:]],
+                env={**environment(setup), "NINJA_STATUS": "[%f/%t] "}, stdout=sink, check=False,
+            )  # fmt: skip
+        finally:
+            ended.set()
+            watch.join()
+    if done.exit_code != 0:
+        _explain_failure(done, log, folder)
+
+
+def _follow(log: Path, now: Step, ended: threading.Event) -> None:
+    """Note how far ninja is, as it says in its log."""
+    with log.open("rb") as file:
+        while True:
+            last = ended.is_set()
+            found = [match for line in file.read().splitlines() if (match := _DONE.match(line))]
+            if found:
+                now.note(f"{int(found[-1][1])} of {int(found[-1][2])}")
+            if last:
+                return
+            ended.wait(0.5)
+
+
+def _explain_failure(done: Completed, log: Path, folder: Path) -> None:
+    said = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    if any("No space left on device" in line for line in said):
+        raise InfrastructureError(
+            f"the disk is full: {folder}",
+            hint="make room, or set NPU_BSP_CACHE; the same command then goes on where it stopped",
+        )
+    if done.exit_code < 0 or any("Killed" in line for line in said):
+        raise InfrastructureError(
+            f"the compiler was ended from outside (out of memory?); see {log}",
+            hint="the same command goes on where it stopped; --jobs 1 needs less memory",
+        )
+    wrong = [
+        line for line in said if re.search(r"\b(fatal )?error:|ninja: error|undefined refer", line)
+    ]
+    raise UserError(
+        "Mesa does not compile:\n" + "\n".join((wrong or said[-12:])[:12]),
+        hint=f"all that was said: {log}",
+    )
+
+
+# --- the product ---------------------------------------------------------------------------------
+
+
+def _product(tree: MesaTree, ready: Patched, setup: Setup, folder: Path) -> BuiltMesa:
+    """Copy what was built into a folder of its own, named by its build id."""
+    target = cache_dir() / "mesa" / "built"
+    target.mkdir(parents=True, exist_ok=True)
+    workspace = Path(tempfile.mkdtemp(prefix=".build-", dir=target))
+    try:
+        new = workspace / "new"
+        library = new / "lib" / LIBRARY
+        library.parent.mkdir(parents=True)
+        run([f"{TRIPLET}-strip", "--strip-unneeded", "-o", library, folder / _TARGET])
+        _take_licences(ready.path, new / "licences")
+        record = _record(tree, ready, setup, library)
+        text = json.dumps(record, indent=1) + "\n"
+        (new / MANIFEST).write_text(text, encoding="utf-8")
+        place = target / f"{tree.version}-{record['build_id']}"
+
+        def move(made: Path) -> None:
+            new.rename(made)
+
+        return read_built(make_once(place, move))
+    finally:
+        shutil.rmtree(workspace, ignore_errors=True)
+
+
+def _take_licences(tree: Path, target: Path) -> None:
+    target.mkdir()
+    texts = [tree / "licenses" / "MIT", tree / "docs" / "license.rst"]
+    found = next((path for path in texts if path.is_file()), None)
+    if found is not None:
+        shutil.copyfile(found, target / "mesa")
+    shutil.copyfile(PROJECT / "LICENSE", target / "npu-bsp")
+
+
+def _record(tree: MesaTree, ready: Patched, setup: Setup, library: Path) -> dict[str, Any]:
+    applied = [_described(patch) for patch in ready.applied]
+    present = [_described(patch) for patch in ready.present]
+    record: dict[str, Any] = {
+        "format": FORMAT,
+        "name": "mesa",
+        "version": tree.version,
+        "title": _title(tree.version, ready),
+        "source": tree.name,
+        "origin": tree.origin,
+        "series": ready.series,
+        "patches": applied,
+        "patches_present": present,
+        "drivers": list(setup.drivers),
+        "built_for": setup.suite,
+        "options": list(setup.options),
+        "compiler": setup.compiler,
+        "needed": sorted(needed_libraries([library])),
+        "licence": "MIT",
+        "files": {f"lib/{LIBRARY}": sha256_of(library)},
+    }
+    identity = json.dumps({**record, "title": ""}, sort_keys=True)
+    record["build_id"] = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    return record
+
+
+def _title(version: str, ready: Patched) -> str:
+    """``25.0.7 + 9 patches of npu-bsp 0.2.0``: as the library itself says, where it was patched here."""
+    count = len(ready.applied) + len(ready.present)
+    return named(version + mark(npu_bsp_version()).format(count=count)) if count else version
+
+
+def _described(patch: Patch) -> dict[str, str]:
+    return {"name": patch.name, "title": title_of(patch), "sha256": sha256_of(patch.path)}
