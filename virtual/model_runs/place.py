@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 import tempfile
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -52,9 +53,12 @@ from .references import References, references
 _NAMED = re.compile(r"operation (\d+) \(")
 
 
-@dataclass(frozen=True)
 class VirtualNpus:
-    """The virtual NPUs of this machine, as a ``RunPlace``."""
+    """The virtual NPUs of this machine, as a ``RunPlace``; it may be asked by several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: tuple[RunRequest, References | str] | None = None
 
     def npus(self) -> Sequence[str]:
         """Return the names of the NPUs that can be emulated."""
@@ -68,11 +72,9 @@ class VirtualNpus:
             InfrastructureError: packages cannot be had, or the arm64 client does not start.
         """
         model = read_model(request.model)
-        try:
-            right = references(request.model, model, request.inputs)
-        except ValueError as error:
-            why = f"TFLite itself does not run it: {error}"
-            return [Run(npu, request.mesa, NOT_RUN, why) for npu in request.npus]
+        right = self._references(request, model)
+        if isinstance(right, str):
+            return [Run(npu, request.mesa, NOT_RUN, right) for npu in request.npus]
         found = []
         with (
             tempfile.TemporaryDirectory(prefix="npu-bsp-model-") as folder,
@@ -85,6 +87,22 @@ class VirtualNpus:
             for npu in request.npus:
                 found.append(_OneNpu(client, path, model, request, npu, right).run())
         return found
+
+    def _references(self, request: RunRequest, model: Model) -> References | str:
+        """Return the right values, computed once for the same model and inputs, or why there are none."""
+        with self._lock:
+            if self._known:
+                last, right = self._known
+                if last.model is request.model and last.inputs is request.inputs:
+                    return right
+            try:
+                right = references(
+                    request.model, model, request.inputs, timeout_s=request.timeout_s
+                )
+            except ValueError as error:
+                right = f"TFLite itself does not run it: {error}"
+            self._known = (request, right)
+            return right
 
 
 class _OneNpu:

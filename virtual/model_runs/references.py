@@ -1,19 +1,34 @@
 # SPDX-License-Identifier: MIT
-"""What TFLite's portable kernels compute of a model: its outputs, and each operation's first one."""
+"""What TFLite's portable kernels compute of a model: its outputs, and each operation's first one.
+
+    python -m virtual.model_runs.references FOLDER
+
+runs ``model.tflite`` with ``inputs.npz`` and writes ``outputs.npz``, in a process of its own: a broken or
+hostile model may end it, or ask for any amount of memory.
+"""
 
 from __future__ import annotations
 
+import resource
+import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bsp.base.errors import InfrastructureError
+from bsp.base.process import run
+from bsp.base.project import PROJECT
 from userspace.npu.model.graph import Model, output_numbers, with_outputs
 
 from ..gates.model_runner import tflite_runtime
 
+_MODEL, _INPUTS, _OUTPUTS = "model.tflite", "inputs.npz", "outputs.npz"
+_MOST_MEMORY_BYTES = 8 << 30
 _MOST_BYTES = 1 << 30
 """Of all tensors that are kept: above, only the model's outputs are compared."""
 
@@ -31,12 +46,13 @@ class References:
     by_operation: dict[int, NDArray[Any]]
 
 
-def references(content: bytes, model: Model, inputs: Sequence[NDArray[Any]]) -> References:
+def references(
+    content: bytes, model: Model, inputs: Sequence[NDArray[Any]], *, timeout_s: float = 300.0
+) -> References:
     """Compute them on this machine.
 
     Raises:
-        ValueError: TFLite does not take the model, or these inputs.
-        InfrastructureError: there is no TFLite runtime.
+        ValueError: TFLite does not take the model, or these inputs, or does not end.
     """
     ends, firsts = output_numbers(content)
     sizes = sum(
@@ -45,26 +61,63 @@ def references(content: bytes, model: Model, inputs: Sequence[NDArray[Any]]) -> 
     kept = firsts if sizes <= _MOST_BYTES else {}
     # As outputs they are kept: an ADD may write its result over one of its inputs.
     wanted = list(dict.fromkeys([*ends, *kept.values()]))
-    values = dict(zip(wanted, _computed(with_outputs(content, wanted), inputs), strict=True))
+    computed = _in_own_process(with_outputs(content, wanted), inputs, timeout_s)
+    values = dict(zip(wanted, computed, strict=True))
     return References(
         [values[number] for number in ends],
         {index: values[number] for index, number in kept.items()},
     )
 
 
+def _in_own_process(
+    content: bytes, inputs: Sequence[NDArray[Any]], timeout_s: float
+) -> list[NDArray[Any]]:
+    with tempfile.TemporaryDirectory(prefix="npu-bsp-reference-") as name:
+        folder = Path(name)
+        (folder / _MODEL).write_bytes(content)
+        np.savez(folder / _INPUTS, *inputs)
+        command = [sys.executable, "-m", __spec__.name, str(folder)]
+        try:
+            done = run(command, cwd=PROJECT, timeout_s=timeout_s, check=False)
+        except InfrastructureError as error:
+            raise ValueError(error.message) from error
+        if done.exit_code or not (folder / _OUTPUTS).exists():
+            said = done.stdout.decode(errors="replace").strip()
+            raise ValueError(said or f"its runtime ends with {done.exit_code}")
+        with np.load(folder / _OUTPUTS, allow_pickle=False) as file:
+            return [file[f"arr_{number}"] for number in range(len(file.files))]
+
+
 def _computed(content: bytes, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
     module = tflite_runtime()
+    interpreter = module.Interpreter(
+        model_content=content,
+        experimental_op_resolver_type=module.OpResolverType.BUILTIN_REF,
+        num_threads=1,
+    )
+    interpreter.allocate_tensors()
+    for details, given in zip(interpreter.get_input_details(), inputs, strict=True):
+        interpreter.set_tensor(details["index"], given)
+    interpreter.invoke()
+    sinks = interpreter.get_output_details()
+    return [np.array(interpreter.get_tensor(each["index"])) for each in sinks]
+
+
+def main(name: str) -> int:
+    """Run what is in a folder; say on standard output what is wrong with it, and return 1."""
+    resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY_BYTES, _MOST_MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    folder = Path(name)
     try:
-        interpreter = module.Interpreter(
-            model_content=content,
-            experimental_op_resolver_type=module.OpResolverType.BUILTIN_REF,
-            num_threads=1,
-        )
-        interpreter.allocate_tensors()
-        for details, given in zip(interpreter.get_input_details(), inputs, strict=True):
-            interpreter.set_tensor(details["index"], given)
-        interpreter.invoke()
-        sinks = interpreter.get_output_details()
-        return [np.array(interpreter.get_tensor(each["index"])) for each in sinks]
-    except RuntimeError as error:
-        raise ValueError(str(error)) from error
+        with np.load(folder / _INPUTS) as file:
+            inputs = [file[f"arr_{number}"] for number in range(len(file.files))]
+        np.savez(folder / _OUTPUTS, *_computed((folder / _MODEL).read_bytes(), inputs))
+    except Exception as error:  # whatever TFLite and NumPy raise on garbage
+        (folder / _OUTPUTS).unlink(missing_ok=True)
+        sys.stdout.write(" ".join(str(error).split())[:500] or repr(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

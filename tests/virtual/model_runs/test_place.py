@@ -33,6 +33,20 @@ def test_each_operations_values_are_kept_before_an_add_overwrites_them() -> None
     assert np.array_equal(right.by_operation[last.index], right.outputs[0])
 
 
+def test_a_model_that_ends_the_runtime_ends_nothing_else() -> None:
+    made = build(Case("conv", 8, 8, 3, 8))
+    model = read_model(made.model)
+    with pytest.raises(ValueError, match=r"."):
+        references(made.model, model, [np.zeros((1, 3, 3, 3), np.uint8)])
+    shape = np.array([1, 8, 8, 8], "<i4").tobytes()
+    huge = made.model.replace(shape, np.array([1, 1 << 20, 1 << 20, 8], "<i4").tobytes())
+    assert huge != made.model
+    with pytest.raises(ValueError, match=r"."):
+        references(huge, read_model(huge), [np.zeros((1, 3, 3, 3), np.uint8)])
+    with pytest.raises(ValueError, match=r"."):
+        references(made.model, model, made.inputs, timeout_s=0.01)
+
+
 def test_a_jobs_values_are_compared_in_either_order() -> None:
     right = np.random.default_rng(1).integers(0, 200, (1, 2, 3, 4)).astype(np.uint8)
     for way in (right, np.moveaxis(right, -1, 1)):

@@ -25,7 +25,7 @@ BUDGET_S = 30.0
 """What is run unasked takes about so long, on two idle cores."""
 # Measured on two cores: a client under QEMU's user mode, a compilation, and the emulator with its audit.
 _START_S, _NPU_S, _MACS_A_SECOND = 3.0, 1.5, 250e6
-_TIMEOUT_S = 300.0
+_TIMEOUT_S = {AUTO: 120.0, ALWAYS: 1800.0}
 _AT_ONCE = 2
 
 
@@ -90,7 +90,8 @@ def _with_runs(facts: Facts, request: TrialRequest, place: RunPlace) -> Facts:
     for mesa, npu in chosen:
         by_mesa.setdefault(mesa, []).append(npu)
     requests = [
-        RunRequest(content, values, mesa, tuple(npus), _TIMEOUT_S) for mesa, npus in by_mesa.items()
+        RunRequest(content, values, mesa, tuple(npus), _TIMEOUT_S[request.when])
+        for mesa, npus in by_mesa.items()
     ]
     with step("Running it on virtual NPUs"), ThreadPoolExecutor(_AT_ONCE) as pool:
         found = list(pool.map(lambda each: _tried(place, each, request.when), requests))
