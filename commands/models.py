@@ -19,6 +19,7 @@ from .face.command import command
         "no-run": "do not run it (default: run what takes about half a minute)",
         "image": "picture for the inputs that take one: BMP, PNG, JPEG (default: generated data)",
         "input": "array of NumPy (.npy) for an input, in the model's order; several times",
+        "html": "write the report as one HTML page there",
         "size": "HEIGHTxWIDTH for a model that takes pictures of any size (default: 224x224)",
     },
     positional=["model"],
@@ -33,15 +34,14 @@ def model_report(
     no_run: bool = False,
     image: str = "",
     input: list[str] | None = None,
+    html: str = "",
     size: str = "",
 ) -> Result:
     """Say what an NPU does with a model, and whether right. Example: ./inv model-report m.tflite."""
     from pathlib import Path
 
     from bsp.base.errors import UserError
-    from userspace.npu.model.report import document as report_document
-    from userspace.npu.model.report import report
-    from userspace.npu.model.report import text as report_text
+    from userspace.npu.model.report import document, files, report, text
     from userspace.npu.model.trial import trial
     from userspace.npu.validate.fixed_size import size_of
     from virtual.model_runs.place import VirtualNpus
@@ -58,6 +58,10 @@ def model_report(
         picture=Path(image) if image else None,
         size=size_of(size),
     )
+    target = files.target(html)
     facts = report.report(Path(model), npu=npu, mesa=mesa)
     facts = trial.with_runs(facts, request, VirtualNpus())
-    return Answer(report_document.document(facts), report_text.text(facts))
+    answer = document.document(facts)
+    if target:
+        answer["html"] = str(files.write(facts, target))
+    return Answer(answer, text.text(facts))

@@ -183,7 +183,9 @@ class _OneNpu:
 
     def _judged(self, attempt: Attempt, ledger: Ledger) -> Run:
         answer, report = attempt.answer, attempt.report
-        operations = _operations(self._model, ledger, _taken(answer, len(self._model.operations)))
+        operations = _operations(
+            self._model, ledger, taken_nodes(answer, len(self._model.operations))
+        )
         entries = ledger.entries.values()
         run = Run(
             self._npu,
@@ -228,9 +230,11 @@ class _OneNpu:
         return replace(run, status=RIGHT, first_wrong=None)
 
 
-def _taken(answer: dict[str, Any], operations: int) -> set[int]:
+def taken_nodes(answer: dict[str, Any], operations: int) -> set[int]:
     """Indices of the operations that the delegate took, as the runtime lists them."""
     nodes = answer.get("nodes", [])
+    if len(nodes) < operations:
+        return set()  # it did not come so far
     return set(
         delegated(SimpleNamespace(_get_ops_details=lambda: nodes), operations)["delegated_nodes"]
     )

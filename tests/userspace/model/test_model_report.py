@@ -6,6 +6,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +23,11 @@ from bsp.base.output import json_text
 from tests.support.models.inputs import one_conv
 from tests.support.models.rule_cases import cases
 from tests.support.models.small_nets import Net
+from userspace.npu.model import tiny_detector
 from userspace.npu.model.graph import Model, Operation, Tensor, read_model
 from userspace.npu.model.partitions import partitions
 from userspace.npu.model.report import document as report_document
+from userspace.npu.model.report import page
 from userspace.npu.model.report import text as report_text
 from userspace.npu.model.report.report import Facts, report
 from userspace.npu.model.summary import macs
@@ -335,6 +339,7 @@ def _reported(content: bytes, folder: Path) -> None:
         text = report_text.text(facts)
         assert not any(each < " " and each != "\n" for each in text)
         assert max(map(len, text.splitlines())) <= 80
+        page.page(facts, made="today")
         json.loads(json_text(report_document.document(facts)))
 
 
@@ -358,6 +363,43 @@ def test_a_hostile_model_ends_in_a_report_or_an_error(
         )
     _reported(bytes(content[: data.draw(st.integers(8, len(content)))]), tmp_path)
     _reported(bytes(content), tmp_path)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(7200)
+def test_ten_thousand_mutations(tmp_path: Path) -> None:
+    """No hang, no other error than the user's, and memory that does not grow with what a file claims."""
+    rng = np.random.default_rng(11)
+    seeds = [
+        build(Case("residual", 8, 8, 16)).model,
+        tiny_detector.build(),
+        *(m for m, _ in cases().values()),
+    ]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    slowest = 0.0
+    for number in range(10_000):
+        content = bytearray(seeds[number % len(seeds)])
+        for _ in range(int(rng.integers(1, 9))):
+            place = int(rng.integers(8, len(content) - 4))
+            kind = rng.integers(4)
+            if kind == 0:
+                content[place] ^= 1 << int(rng.integers(8))
+            elif kind == 1:
+                content[place : place + 4] = rng.bytes(4)
+            elif kind == 2:
+                content[place : place + 4] = (b"\xff" * 4, b"\0" * 4, b"\xff\xff\xff\x7f")[
+                    rng.integers(3)
+                ]
+            else:
+                other = int(rng.integers(8, len(content) - 4))
+                content[place : place + 4] = content[other : other + 4]
+        if number % 10 == 0:
+            content = content[: int(rng.integers(8, len(content)))]
+        started = time.process_time()
+        _reported(bytes(content), tmp_path)
+        slowest = max(slowest, time.process_time() - started)
+    assert slowest < 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 512 << 10
 
 
 def test_vectors_that_lie_over_one_another_are_refused() -> None:

@@ -20,7 +20,7 @@ from userspace.npu.validate import models
 from virtual.gates.build import build
 from virtual.gates.cases import Case
 from virtual.model_runs.ledger import Entry
-from virtual.model_runs.place import VirtualNpus
+from virtual.model_runs.place import VirtualNpus, taken_nodes
 from virtual.model_runs.references import references
 
 
@@ -45,6 +45,10 @@ def test_a_model_that_ends_the_runtime_ends_nothing_else() -> None:
         references(huge, read_model(huge), [np.zeros((1, 3, 3, 3), np.uint8)])
     with pytest.raises(ValueError, match=r"."):
         references(made.model, model, made.inputs, timeout_s=0.01)
+
+
+def test_a_client_that_ended_took_nothing() -> None:
+    assert taken_nodes({"status": "crashes"}, 3) == set()
 
 
 def test_a_jobs_values_are_compared_in_either_order() -> None:

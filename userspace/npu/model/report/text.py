@@ -6,21 +6,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from bsp.base.output import table
-from bsp.base.words import counted, filled
+from bsp.base.words import counted
 
 from .. import known_faults
-from ..estimate import estimate
 from ..graph import Tensor
 from ..summary import output_of
-from ..trial.run import WRONG, Run
-from .document import compile_ratios, percent, verdict
+from .document import percent, verdict
+from .lines import count, item, line, places, section
 from .report import Facts, Version
+from .run_text import runs
 from .shown import shown
 
-_WIDTH = 80
-_MOST_NAMED = 6
-_MOST_HEAVY = 5
-_SAME_TIME = 0.25
 _NAME_COLUMNS = 20
 _SHAPE_COLUMNS = 18
 _NUMBER_COLUMNS = 14
@@ -30,8 +26,8 @@ def text(facts: Facts) -> str:
     """Return the report."""
     found = verdict(facts)
     head = [
-        _line(f"{shown(facts.path.name, 60)}: {found.answer}: {found.why}"),
-        _line(
+        line(f"{shown(facts.path.name, 60)}: {found.answer}: {found.why}"),
+        line(
             f"{facts.numbers.text}; {counted(len(facts.macs), 'operation')}, "
             f"{count(sum(facts.macs))} multiplications, {count(facts.parameters_bytes)} bytes of parameters"
         ),
@@ -39,38 +35,15 @@ def text(facts: Facts) -> str:
     parts = [
         "\n".join(head),
         _versions(facts),
-        _runs(facts),
-        _section("What to do", _advice(facts)),
-        _section("Known to come out wrong (seen on virtual NPUs; docs/findings)", _faults(facts)),
-        _section("Left to the CPU", _refused(facts)),
+        runs(facts),
+        section("What to do", _advice(facts)),
+        section("Known to come out wrong (seen on virtual NPUs; docs/findings)", faults(facts)),
+        section("Left to the CPU", left_to_cpu(facts)),
         _ends(facts),
         _operations(facts),
-        _line(_last_words(facts)),
+        line(last_words(facts)),
     ]
     return "\n\n".join(part for part in parts if part)
-
-
-def count(number: int) -> str:
-    """Return a number in four characters or so: 1234, 56.8 k, 569 M."""
-    if number < 10_000:
-        return str(number)
-    for unit in ("k", "M", "G", "T"):
-        number_in_unit = number / 1000 ** ("kMGT".index(unit) + 1)
-        if number_in_unit < 1000 or unit == "T":
-            break
-    return f"{number_in_unit:.3g} {unit}" if number_in_unit < 1000 else "many"
-
-
-def _line(words: str, rest: str = "  ") -> str:
-    return filled(words, _WIDTH, rest=rest)
-
-
-def _section(title: str, lines: Sequence[str]) -> str:
-    return "\n".join([f"{title}:", *lines]) if lines else ""
-
-
-def _item(words: str) -> str:
-    return filled(words, _WIDTH, first="- ", rest="  ")
 
 
 def _versions(facts: Facts) -> str:
@@ -90,7 +63,7 @@ def _versions(facts: Facts) -> str:
     share = "macs" if sum(facts.macs) else "of all"
     header = ["driver, Mesa", "taken", share, "parts", "crossings", "bytes", "known wrong"]
     warnings = [
-        _item(f"{version.name}: {version.rules.warning}")
+        item(f"{version.name}: {version.rules.warning}")
         for version in facts.versions
         if version.rules.warning
     ]
@@ -110,108 +83,12 @@ def _known_wrong(facts: Facts, version: Version) -> str:
 
 def _advice(facts: Facts) -> list[str]:
     if facts.elsewhere:
-        return [_item(f"run it elsewhere: {facts.elsewhere}")]
-    return [_item(f"{each.what}{_places(each.operations)}: {each.how}") for each in facts.advice]
+        return [item(f"run it elsewhere: {facts.elsewhere}")]
+    return [item(f"{each.what}{places(each.operations)}: {each.how}") for each in facts.advice]
 
 
-def _runs(facts: Facts) -> str:
-    """What became of it on virtual NPUs."""
-    if not facts.runs:
-        return ""
-    rows = [
-        [
-            run.npu,
-            run.mesa,
-            run.status,
-            f"{run.different}/{run.values}" if run.values else "-",
-            str(run.jobs),
-            count(run.coefficient_bytes),
-            count(run.read_bytes),
-            count(run.written_bytes),
-        ]
-        for run in facts.runs
-    ]
-    header = ["npu", "Mesa", "result", "differ", "jobs", "coefficients", "read", "written"]
-    lines = [
-        _line(f"Run on virtual NPUs, with {'; '.join(facts.given) or 'no inputs'}:"),
-        table(header, rows),
-    ]
-    for run in facts.runs:
-        for words in (run.why, run.note, _first_wrong(run), _odd(run)):
-            if words:
-                lines.append(_item(f"{run.npu} {run.mesa}: {shown(words, 400)}"))
-    lines += [*_heavy(facts), *_times(facts), *_compiling(facts)]
-    return "\n".join(lines)
-
-
-def _first_wrong(run: Run) -> str:
-    if run.first_wrong is None:
-        return ""
-    each = run.operations[run.first_wrong]
-    wrong = sum(other.status == WRONG for other in run.operations)
-    others = f"; {wrong} operations have wrong values" if wrong > 1 else ""
-    return (
-        f"the first wrong operation is {each.index} ({each.operation}): {each.different} of "
-        f"{each.values} values differ, by up to {each.largest} steps{others}"
-    )
-
-
-def _odd(run: Run) -> str:
-    odd = [f"output {shown(each.name, 60)!r} is {each.looks}" for each in run.outputs if each.looks]
-    if not odd:
-        return ""
-    return f"{'; '.join(odd)}, in TFLite's own values too: an NPU that answers nothing would look the same"
-
-
-def _heavy(facts: Facts) -> list[str]:
-    """The operations that move most bytes, of the first run that moves any."""
-    run = next((run for run in facts.runs if run.moved_bytes), None)
-    if run is None:
-        return []
-    most = sorted(run.operations, key=run.share, reverse=True)[:_MOST_HEAVY]
-    words = ", ".join(
-        f"{each.index} {each.operation} {percent(run.share(each))}"
-        for each in most
-        if run.share(each)
-    )
-    return [_item(f"{run.npu} {run.mesa}: most bytes are moved by {words}")] if words else []
-
-
-def _times(facts: Facts) -> list[str]:
-    """How long an inference may take, of each NPU once: of the first run that tells."""
-    lines, told = [], set()
-    for run in facts.runs:
-        guess = estimate(run)
-        if run.npu in told or (isinstance(guess, str) and run is not facts.runs[0]):
-            continue
-        told.add(run.npu)
-        if isinstance(guess, str):
-            lines.append(_item(f"{run.npu} {run.mesa}: no estimate of time: {guess}"))
-            continue
-        on_cpu = sum(facts.macs) - run.macs
-        cpu = f"; without {count(on_cpu)} multiplications on the CPU" if on_cpu > 0 else ""
-        lines.append(
-            _item(
-                f"{run.npu} {run.mesa}: about {guess.likely_ms:g} ms an inference, between "
-                f"{guess.low_ms:g} and {guess.high_ms:g}{cpu}: {guess.how}"
-            )
-        )
-    return lines
-
-
-def _compiling(facts: Facts) -> list[str]:
-    slower = [
-        f"{mesa} on {npu} {ratio:.1f} times"
-        for (npu, mesa), ratio in compile_ratios(facts).items()
-        if abs(ratio - 1) > _SAME_TIME
-    ]
-    if not slower:
-        return []
-    words = f"compiling at load, by CPU time, beside the oldest Mesa here: {', '.join(slower)}"
-    return [_item(words)]
-
-
-def _last_words(facts: Facts) -> str:
+def last_words(facts: Facts) -> str:
+    """Return what the report rests on."""
     said = [
         "Run on emulated NPUs: silicon has the last word."
         if facts.runs
@@ -222,22 +99,24 @@ def _last_words(facts: Facts) -> str:
     return " ".join(filter(None, said))
 
 
-def _faults(facts: Facts) -> list[str]:
+def faults(facts: Facts) -> list[str]:
+    """Return what is known to come out wrong, as items."""
     found: dict[tuple[str, str, str], dict[str, None]] = {}
-    places: dict[tuple[str, str, str], set[int]] = {}
+    indices: dict[tuple[str, str, str], set[int]] = {}
     for version in facts.versions:
         for npu, index, fault in version.faults:
             key = (facts.model.operations[index].kind, fault.what, fault.way_out)
             found.setdefault(key, {})[f"{npu} {version.mesa}"] = None
-            places.setdefault(key, set()).add(index)
+            indices.setdefault(key, set()).add(index)
     return [
-        _item(f"{kind}{_places(sorted(places[key]))} {what}. On {', '.join(where)}: {way_out}")
+        item(f"{kind}{places(sorted(indices[key]))} {what}. On {', '.join(where)}: {way_out}")
         for key, where in found.items()
         for kind, what, way_out in [key]
     ]
 
 
-def _refused(facts: Facts) -> list[str]:
+def left_to_cpu(facts: Facts) -> list[str]:
+    """Return what no NPU takes, and why, as items."""
     found: dict[tuple[str, str], dict[int, list[str]]] = {}
     for version in facts.versions:
         for index, refusal in enumerate(version.refusals):
@@ -248,7 +127,7 @@ def _refused(facts: Facts) -> list[str]:
     for (kind, why), by_index in found.items():
         versions = sorted({name for names in by_index.values() for name in names})
         alone = "" if len(versions) == len(facts.versions) else f" ({_mesas(versions)})"
-        lines.append(_item(f"{kind}{_places(sorted(by_index))}: {shown(why, 200)}{alone}"))
+        lines.append(item(f"{kind}{places(sorted(by_index))}: {shown(why, 200)}{alone}"))
     return lines
 
 
@@ -258,14 +137,6 @@ def _short(version: Version) -> str:
 
 def _mesas(names: Sequence[str]) -> str:
     return f"{'Mesa ' if names[0][:1].isdigit() else ''}{', '.join(names)}"
-
-
-def _places(indices: Sequence[int]) -> str:
-    if not indices:
-        return ""
-    named = ", ".join(map(str, indices[:_MOST_NAMED]))
-    more = len(indices) - _MOST_NAMED
-    return f" ({named}{f' and {more} more' if more > 0 else ''})"
 
 
 def _ends(facts: Facts) -> str:
