@@ -271,7 +271,8 @@ def _text(
     notes: list[str] = []
     borrowed = ""
     if tree is None:
-        assert like is not None
+        if like is None:
+            raise RuntimeError("there is neither a tree nor a board to be like")
         soc, compatible, dts, title = like.soc, like.compatible, None, f"{like.title}, a relative"
     else:
         soc, compatible = _soc(tree, source.what, like), tuple(tree.compatible)

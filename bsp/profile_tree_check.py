@@ -114,8 +114,10 @@ def _no_source(board: Board, linux: KernelTree, top: Path, directory: str) -> Mi
 def _npu_in(board: Board, linux: KernelTree, what: str, tree: Tree) -> list[Missing]:
     """Whether the default kernel does with the NPU what the profile expects, and the rates can be had."""
     npu, without_rates = npu_of(board), npu_of(_without_rates(board))
-    assert npu is not None
-    assert without_rates is not None
+    if npu is None:
+        raise RuntimeError(f"board {board.name} has no NPU")
+    if without_rates is None:
+        raise RuntimeError(f"board {board.name} has no NPU")
     stated = board.expect.get(linux.series)
     try:
         changes = plan_changes(

@@ -30,7 +30,8 @@ def formats_page() -> str:
         waiting = [(record.__name__, mi.type_info(record))]
         while waiting:
             title, kind = waiting.pop(0)
-            assert isinstance(kind, mi.StructType)
+            if not isinstance(kind, mi.StructType):
+                raise TypeError(f"{title} is no table")
             if kind.cls.__name__ in done:
                 continue
             done.add(kind.cls.__name__)

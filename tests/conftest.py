@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bsp.profile import load_board
+from bsp.profile import load_board, read_board, user_boards_dir
 from bsp.remote import inventory, ssh
 from bsp.remote.inventory import Host
 from images.bundle.manifest import Bundle
@@ -48,6 +48,16 @@ class StartedBoard:
     host: Host
     seconds: float
     load_before: float
+
+
+@pytest.fixture
+def own_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The user's profiles, away from those of whoever runs the tests."""
+    monkeypatch.setenv("NPU_BSP_CONFIG", str(tmp_path / "config"))
+    folder = user_boards_dir()
+    folder.mkdir(parents=True)
+    yield folder
+    read_board.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -245,7 +245,8 @@ def _lacking(tree: Tree, node: str, npu: Npu | None) -> list[str]:
 def _nodeless(source: str, tree: Tree, soc: Soc, drivers: Mapping[str, Driver]) -> Row:
     """A chip that no tree describes: once one does, any node that the driver matches is it."""
     wanted = soc.nodeless
-    assert wanted is not None
+    if wanted is None:
+        raise RuntimeError("the SoC has no entry for a chip without a node")
     driver = drivers[wanted.driver]
     nodes = [path for path in tree.nodes if wanted.compatible in tree.strings(path, "compatible")]
     if not nodes:

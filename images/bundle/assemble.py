@@ -120,7 +120,8 @@ def _dtb(
 
 
 def _cached(board: Board, kernel: PrebuiltKernel, dtb: bytes, payload: Payload | None) -> Bundle:
-    assert board.boot
+    if not board.boot:
+        raise RuntimeError(f"the profile of {board.name} has no [boot]")
     digest = hashlib.sha256()
     parts = [board.name, *board.compatible, board.boot.cmdline or "-", *board.boot.initrd_modules]
     parts += [kernel.package, kernel.version, payload.folder.name if payload else "-"]
@@ -131,7 +132,8 @@ def _cached(board: Board, kernel: PrebuiltKernel, dtb: bytes, payload: Payload |
     folder.mkdir(parents=True, exist_ok=True)
 
     def make(target: Path) -> None:
-        assert board.boot
+        if not board.boot:
+            raise RuntimeError(f"the profile of {board.name} has no [boot]")
         with tempfile.TemporaryDirectory(prefix="parts-", dir=folder) as name:
             file = Path(name) / "board.dtb"
             file.write_bytes(dtb)

@@ -213,8 +213,10 @@ def deploy(
                 facts, board.compatible, host=host.name, what=f"the profile {board.name}"
             )
             refuse_without_boot(host, board)
-            assert make_bundle is not None
-            assert board.boot
+            if make_bundle is None:
+                raise RuntimeError("there is nothing that makes a bundle")
+            if not board.boot:
+                raise RuntimeError(f"the profile of {board.name} has no [boot]")
             bundle, fat_mount = make_bundle(board), board.boot.fat_mount
             facts = agent.open(bundle.generation, fat_mount=fat_mount, lock=False)
         changes: list[drift.Change] = []
@@ -231,7 +233,8 @@ def deploy(
         result = planned(target, agent, facts, bundle, board, fat_mount)
         if thorough:
             result.verified, result.drift = True, changes + drift.changes_in(facts)
-        assert result.plan
+        if not result.plan:
+            raise RuntimeError("nothing was planned")
         if facts.running != bundle.generation and not target.force_enable:
             refuse_forced_on(
                 agent, board, bundle.path / "boot/board.dtb", fat_mount=fat_mount, host=host.name
@@ -450,7 +453,8 @@ def arm(agent: Agent, plan: Plan, target: Target) -> None:
 
 def decide(target: Target, result: Deployment, facts: Facts, fat_mount: str) -> Deployment:
     """From the reboot on: every way out ends in an outcome."""
-    assert result.plan
+    if not result.plan:
+        raise RuntimeError("nothing was planned")
     host = target.host
     confirm = next((step for step in result.plan.steps if isinstance(step, Confirm)), None)
     if confirm is None:  # it ran already; there were only leftovers to remove

@@ -65,7 +65,8 @@ def deploy_dtb(
             refuse_forced_on(agent, board, bundle.path / DTB, fat_mount=fat_mount, host=host.name)
         facts = agent.open(bundle.generation, fat_mount=fat_mount, lock=False)
         result = planned(target, agent, facts, bundle, board, fat_mount)
-        assert result.plan
+        if not result.plan:
+            raise RuntimeError("nothing was planned")
         _refuse_damaged(result, running, host.name)
         if dry_run:
             return result

@@ -417,7 +417,8 @@ def _coming(manifest: Manifest, send: list[int], sha256: str) -> bool:
 
 
 def _check_space(manifest: Manifest, step: Step, facts: Facts, *, host: str) -> None:
-    assert isinstance(step, Send)
+    if not isinstance(step, Send):
+        raise RuntimeError(f"not a step that sends: {step}")
     need = {"fat": FAT_RESERVE_BYTES, "root": _ROOT_RESERVE_BYTES}
     files = {"fat": 0, "root": len(manifest.files) // 8}  # folders of the hard-linked tree
     for index in step.indexes:

@@ -182,12 +182,14 @@ def build_image(request: ImageRequest, *, dry_run: bool = False) -> Image:
     seed = _seed(rootfs, bundle, access, loader, board.name, hostname, size_bytes)
     layout = _layout(size_bytes, loader, seed)
     description = describe(bundle, layout)
-    assert board.boot
+    if not board.boot:
+        raise RuntimeError(f"the profile of {board.name} has no [boot]")
     with step(f"Building the image of {board.name}") as now:
         made = _make(
             output, layout, description, bundle, rootfs, access, loader, board.boot.fat_mount
         )
-        assert made.mapped_bytes is not None
+        if made.mapped_bytes is None:
+            raise RuntimeError("the image was made without a block map")
         now.note(f"{made.mapped_bytes / 1e6:.0f} MB of {size_bytes / 1e6:.0f} MB hold data")
     return Image(output, made, made=True)
 
@@ -324,7 +326,8 @@ def _with_distribution(board: Board, asked: str | None) -> Board:
 
 def _cmdline(board: Board, layout: Layout) -> str:
     """The command line of the first generation: this disk's root, whatever other disks there are."""
-    assert board.boot
+    if not board.boot:
+        raise RuntimeError(f"the profile of {board.name} has no [boot]")
     console = load_soc(board.soc).console
     given = (board.boot.cmdline or (f"console={console}" if console else "")).split()
     words = [word for word in given if not word.startswith("root=")]

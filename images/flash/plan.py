@@ -87,7 +87,8 @@ def _check_board(wish: WriteRequest, board: dict[str, Any]) -> None:
     expected = wish.description.compatible[0] if wish.description else None
     if wish.board is not None:
         if expected and expected != wish.board.compatible[0]:
-            assert wish.description
+            if not wish.description:
+                raise RuntimeError("the image has no description")
             raise UserError(
                 f"the image is for {wish.description.board} ({expected}), --board says "
                 f"{wish.board.name} ({wish.board.compatible[0]})"

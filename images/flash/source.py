@@ -163,7 +163,8 @@ def _check_disk(
         return None
     if other:
         raise _no_disk(image, packed, other)
-    assert table
+    if not table:
+        raise RuntimeError(f"{image} has no partition table")
     if table.problem:
         raise UserError(f"{image}: {table.problem}", hint=f"{_AGAIN}; {_RAW}")
     if table.end_bytes > size:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +27,6 @@ from bsp.profile import (
     load_board,
     load_soc,
     read_board,
-    user_boards_dir,
 )
 from bsp.profile_check import check_profile
 from tests.support import local_sshd
@@ -37,19 +35,11 @@ from tests.support.kernel_tree import make_kernel
 from userspace.npu.doctor import doctor
 from userspace.npu.doctor.facts import Facts, parse_facts
 
+pytestmark = pytest.mark.usefixtures("own_profiles")
+
 EVK = ("fsl,imx8mp-evk", "fsl,imx8mp")
 EVK_MODEL = "NXP i.MX8MPlus EVK board"
 REFERENCE_BOARDS = [name for name in board_names() if load_board(name).identity.models]
-
-
-@pytest.fixture(autouse=True)
-def own_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The user's profiles, away from those of whoever runs the tests."""
-    monkeypatch.setenv("NPU_BSP_CONFIG", str(tmp_path / "config"))
-    folder = user_boards_dir()
-    folder.mkdir(parents=True)
-    yield folder
-    read_board.cache_clear()
 
 
 def own(folder: Path, name: str, *, of: str = "vim3", **changes: str) -> Board:

@@ -7,20 +7,22 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.project import PROJECT
-from bsp.profile import board_names, load_board, nearest_soc, read_board, user_boards_dir
+from bsp.profile import board_names, load_board, nearest_soc, read_board
 from bsp.profile_check import check_profile, missing_text
 
 from ..support.fake_boot import compile_dtb
 from ..support.kernel_tree import make_kernel
 
-pytestmark = pytest.mark.skipif(shutil.which("dtc") is None, reason="dtc is not installed")
+pytestmark = [
+    pytest.mark.usefixtures("own_profiles"),
+    pytest.mark.skipif(shutil.which("dtc") is None, reason="dtc is not installed"),
+]
 
 GOOD = """\
 format = 1
@@ -41,15 +43,6 @@ rates_hz = { core = 800_000_000 }
 fat_mount = "/boot/firmware"
 initrd_modules = ["meson-gx-mmc", "mmc_block", "ext4", "crc32c_generic?"]
 """
-
-
-@pytest.fixture(autouse=True)
-def own_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setenv("NPU_BSP_CONFIG", str(tmp_path / "config"))
-    folder = user_boards_dir()
-    folder.mkdir(parents=True)
-    yield folder
-    read_board.cache_clear()
 
 
 @pytest.fixture

@@ -151,7 +151,8 @@ def up(
             raise
         seconds = time.monotonic() - started
         running = instance.record()
-        assert running is not None
+        if running is None:
+            raise RuntimeError("the virtual board left no record")
         return {**_describe(instance, running), "already_up": False, "seconds": round(seconds, 1)}
 
 

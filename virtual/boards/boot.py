@@ -180,7 +180,8 @@ def wait_until_up(instance: Instance, host: Host, *, deadline: float, timeout_s:
 
 def _key_is_known(instance: Instance, host: Host) -> bool:
     """Whether the board's host key is known; a key that it made itself is read from its console."""
-    assert host.known_hosts
+    if not host.known_hosts:
+        raise RuntimeError("the host has no file of known keys")
     if not host.known_hosts.exists():
         key = key_on_console(instance.console_log)
         if key is None:

@@ -231,7 +231,8 @@ class ModelRunner:
         return answer, outputs
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin
+        if not self._process.stdin:
+            raise RuntimeError("the client was started without pipes")
         self._process.stdin.write(json.dumps(request).encode() + b"\n")
         self._process.stdin.flush()
         line = self._line(self._timeout_s + _MORE_S)
@@ -242,7 +243,8 @@ class ModelRunner:
         return answer
 
     def _line(self, timeout_s: float) -> bytes:
-        assert self._process.stdout
+        if not self._process.stdout:
+            raise RuntimeError("the client was started without pipes")
         ready, _, _ = select.select([self._process.stdout], [], [], timeout_s)
         if not ready:
             raise InfrastructureError(f"the arm64 client did not answer within {timeout_s:g} s")

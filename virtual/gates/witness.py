@@ -155,8 +155,10 @@ def model_coefficients(built: BuiltModel, *, moved: bool = True) -> Coefficients
     ``moved`` False: as they come out if the weights' int8 bytes are taken for unsigned ones.
     """
     source, weights, bias = built.tensors[:3]
-    assert weights.data is not None
-    assert bias.data is not None
+    if weights.data is None:
+        raise RuntimeError("weights and bias are not constant")
+    if bias.data is None:
+        raise RuntimeError("weights and bias are not constant")
     raw = weights.data.astype(np.int64)
     signed = (
         raw - weights.zero_point if moved else (raw & 0xFF) - weights.zero_point - 128

@@ -31,7 +31,8 @@ def armbian(parts: Parts, boot: Path, root: Path) -> None:
 
     ``/boot`` of the one partition; what has a release in its name has a link without one.
     """
-    assert parts.initrd is not None
+    if parts.initrd is None:
+        raise RuntimeError("the foreign layout was given no RAM disk")
     shutil.copyfile(parts.kernel.image, boot / f"vmlinuz-{parts.release}")
     (boot / "Image").symlink_to(f"vmlinuz-{parts.release}")
     shutil.copyfile(parts.initrd, boot / f"initrd.img-{parts.release}")
@@ -54,7 +55,8 @@ def armbian(parts: Parts, boot: Path, root: Path) -> None:
 
 def extlinux_fat(parts: Parts, boot: Path, root: Path) -> None:
     """khadas/fenix (mainline): kernel, RAM disk and DTB on the FAT partition that ``/boot`` is."""
-    assert parts.initrd is not None
+    if parts.initrd is None:
+        raise RuntimeError("the foreign layout was given no RAM disk")
     shutil.copyfile(parts.kernel.image, boot / f"vmlinuz-{parts.release}")
     shutil.copyfile(parts.initrd, boot / f"initrd.img-{parts.release}")
     (boot / "dtb" / _VENDOR).mkdir(parents=True)

@@ -136,7 +136,8 @@ class Archive:
             UserError: the mirror no longer has one.
         """
         chosen = pins.current()
-        assert chosen is not None
+        if chosen is None:
+            raise RuntimeError("the packages are asked for without pinned answers")
         self._refresh("")  # where they are is only in the lists
         for name in names:
             package, version, _ = name.removesuffix(".deb").split("_")

@@ -146,7 +146,8 @@ def check_dts(
         if base_dtb is not None:
             base.write_bytes(board_tree(base_dtb, flag="--base-dtb")[0])
         else:
-            assert board.dts
+            if not board.dts:
+                raise RuntimeError(f"board {board.name} has no device tree source in the kernel")
             linux, directory = kernel_tree(name), load_soc(board.soc).dts_directory or "."
             refuse_without_board(board, linux, directory)
             compile_dts(linux, directory, board.dts, base)

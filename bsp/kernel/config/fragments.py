@@ -152,7 +152,8 @@ def parse(text: str, name: str) -> list[Asked]:
 
 
 def _pair(match: re.Match[str] | None) -> tuple[str, str]:
-    assert match
+    if not match:
+        raise RuntimeError("a line matched neither pattern")
     return match.group(1), match.group(2)
 
 

@@ -133,7 +133,8 @@ class Lease:
         """Give the place back and see that it was; the keeper does it in any case."""
         self._closing = True
         stdin = self._keeper.stdin
-        assert stdin is not None
+        if stdin is None:
+            raise RuntimeError("the keeper was started without pipes")
         with contextlib.suppress(OSError):
             stdin.close()
         try:
@@ -145,7 +146,8 @@ class Lease:
 
     def _read(self) -> None:
         """Take the keeper's events, in a thread."""
-        assert self._keeper.stdout is not None
+        if self._keeper.stdout is None:
+            raise RuntimeError("the keeper was started without pipes")
         for line in self._keeper.stdout:
             event = json.loads(line)
             if not self.place:

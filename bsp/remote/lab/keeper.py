@@ -227,7 +227,8 @@ class Keeper:
     async def acquire(self) -> None:
         """Acquire the place that was allocated to us; nothing if we hold it already."""
         place = self.known(self.place)
-        assert place is not None
+        if place is None:
+            raise RuntimeError(f"the coordinator does not know {self.place}")
         if place.acquired == self.us and not self.own_reservation:
             return  # its owner runs several commands under one lease, and releases it himself
         self.write_note()
@@ -250,7 +251,8 @@ class Keeper:
     def describe(self) -> dict[str, Any]:
         """What the parent has to know of the place."""
         place = self.known(self.place)
-        assert place is not None
+        if place is None:
+            raise RuntimeError(f"the coordinator does not know {self.place}")
         found = [
             (name, resource.cls, resource.args, resource.extra)
             for (name, _), resource in self.session.get_target_resources(place).items()
@@ -400,7 +402,8 @@ class Keeper:
             self.note = self.notes / f"{os.getpid()}-{self.token}.json"
             self.note_file = os.open(self.note, os.O_RDWR | os.O_CREAT, 0o600)
             fcntl.flock(self.note_file, fcntl.LOCK_EX)
-        assert self.note_file is not None
+        if self.note_file is None:
+            raise RuntimeError("the note was not opened")
         lease = {"coordinator": self.coordinator, "place": self.place, "token": self.token}
         os.ftruncate(self.note_file, 0)
         os.pwrite(self.note_file, json.dumps(lease).encode(), 0)

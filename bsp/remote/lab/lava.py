@@ -186,7 +186,8 @@ def yaml_of(value: Any, indent: int = 0) -> str:
     if isinstance(value, dict) and value:
         lines = []
         for key, each in value.items():
-            assert _PLAIN.fullmatch(key), key
+            if not _PLAIN.fullmatch(key):
+                raise RuntimeError(f"not a plain YAML key: {key!r}")
             nested = isinstance(each, dict | list) and each
             below = yaml_of(each, indent + 1)
             lines.append(f"{pad}{key}:\n{below}" if nested else f"{pad}{key}: {below}")

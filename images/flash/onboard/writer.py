@@ -216,7 +216,8 @@ class Writer:
 
     def _lock(self, token: str) -> None:
         """Keep a second flash out until this process ends; a session of the same flash gives way."""
-        assert self._device
+        if not self._device:
+            raise RuntimeError("no device is open")
         path = f"{self._root}/run/lock/npu-bsp-flash-{self._device.name}"
         os.makedirs(os.path.dirname(path), exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -247,7 +248,8 @@ class Writer:
 
     def _kept(self) -> int:
         """How many chunks of this image, from the first on, were found whole on this device."""
-        assert self._device
+        if not self._device:
+            raise RuntimeError("no device is open")
         try:
             with open(self._state, "rb") as file:
                 kept: Record = json.loads(file.read())
@@ -259,7 +261,8 @@ class Writer:
 
     def keep(self, chunks: int) -> None:
         """Write down how far this flash is."""
-        assert self._device
+        if not self._device:
+            raise RuntimeError("no device is open")
         os.makedirs(os.path.dirname(self._state), exist_ok=True)
         text = json.dumps(
             {"image": self._image, "device": self._device.identity(), "chunks": chunks}
@@ -271,7 +274,8 @@ class Writer:
         os.rename(self._state + ".new", self._state)
 
     def _write(self, request: Record) -> Record:
-        assert self._device
+        if not self._device:
+            raise RuntimeError("no device is open")
         chunks = _chunks(request["ranges"], request["image_bytes"])
         flags = os.O_RDWR | os.O_CLOEXEC
         if self._device.is_block:
@@ -359,7 +363,8 @@ class Writer:
 
     def _done(self) -> Record:
         """The host is content: forget how far it was, look at the new partitions."""
-        assert self._device
+        if not self._device:
+            raise RuntimeError("no device is open")
         if os.path.exists(self._state):
             os.unlink(self._state)
         if self._device.is_block:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,16 @@ from bsp import describe
 from bsp.base.errors import UserError
 from bsp.dts.build import DtsResult, build_dts
 from bsp.dts.inputs.own_tree import own_tree
-from bsp.profile import board_file, load_board, npu_of, read_board, user_boards_dir
+from bsp.profile import board_file, load_board, npu_of, read_board
 from bsp.qemu.base_dtb import base_dtb
 
 from ...support.fake_boot import compile_dtb
 from ...support.kernel_tree import make_kernel
 
-pytestmark = pytest.mark.skipif(shutil.which("dtc") is None, reason="dtc is not installed")
+pytestmark = [
+    pytest.mark.usefixtures("own_profiles"),
+    pytest.mark.skipif(shutil.which("dtc") is None, reason="dtc is not installed"),
+]
 
 NODE = """soc@0 {{ #address-cells = <1>; #size-cells = <1>;
     bus@30000000 {{ gpc@303a0000 {{ pgc {{ power-domain@4 {{ }}; }}; }}; }};
@@ -34,15 +36,6 @@ TREES = {  # what is in the tree, what that is, and the level of Linux 6.12
     "bare": ("", "no node", "no node"),
     "weak": (NODE.format(more=""), "supply missing", "no supply"),
 }
-
-
-@pytest.fixture(autouse=True)
-def own_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setenv("NPU_BSP_CONFIG", str(tmp_path / "config"))
-    folder = user_boards_dir()
-    folder.mkdir(parents=True)
-    yield folder
-    read_board.cache_clear()
 
 
 def profile(folder: Path, body: str, *, compatible: str = "acme,one", **lines: str) -> Path:

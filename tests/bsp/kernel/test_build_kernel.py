@@ -19,23 +19,12 @@ from bsp.kernel.config.kconfig import modernised
 from bsp.kernel.select import built_kernel, kernel_named
 from bsp.profile import Board, load_board
 from images.bundle import lock as locks
-from tests.support.tiny_linux import FRAGMENT, make_tree
 
 BOARD = load_board("virtual-a311d")
 
 pytestmark = pytest.mark.skipif(
     not all(map(find_tool, ("gcc", "make", "depmod", "patch"))), reason="no compiler or depmod"
 )
-
-
-@pytest.fixture
-def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("NPU_BSP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("CROSS_COMPILE", "")
-    (tmp_path / "fragments").mkdir()
-    (tmp_path / "fragments/base.config").write_text(FRAGMENT)
-    monkeypatch.setattr(fragments, "FOLDER", tmp_path / "fragments")
-    return make_tree(tmp_path / "linux")
 
 
 def request(tree: Path, *extra: Path, board: Board = BOARD) -> build.KernelRequest:

@@ -22,7 +22,6 @@ from bsp.kernel.config.report import MOST_PARAGRAPHS
 from bsp.kernel.config.vendor_symbols import vendor_lines
 from bsp.kernel.config.whole_config import BY_ITSELF, Kind, kind_of
 from bsp.profile import load_board
-from tests.support.tiny_linux import FRAGMENT, make_tree
 
 BOARD = load_board("virtual-a311d")
 HEADER = "#\n# Automatically generated file; DO NOT EDIT.\n# Linux/arm64 6.12.7 Kernel Configuration\n#\n"
@@ -30,16 +29,6 @@ HEADER = "#\n# Automatically generated file; DO NOT EDIT.\n# Linux/arm64 6.12.7 
 pytestmark = pytest.mark.skipif(
     not all(map(shutil.which, ("gcc", "make"))), reason="no compiler or make"
 )
-
-
-@pytest.fixture
-def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("NPU_BSP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("CROSS_COMPILE", "")
-    (tmp_path / "fragments").mkdir()
-    (tmp_path / "fragments/base.config").write_text(FRAGMENT)
-    monkeypatch.setattr(fragments, "FOLDER", tmp_path / "fragments")
-    return make_tree(tmp_path / "linux")
 
 
 def given(tree: Path, text: str, name: str = "user.config") -> Path:

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bsp.base.errors import UserError
-from bsp.profile import Board, board_file, board_names, load_board, read_board, user_boards_dir
+from bsp.profile import Board, board_file, board_names, load_board
 from bsp.remote.in_place import build_in_place
 from bsp.remote.ssh import connect
 from images.bundle.manifest import Bundle
@@ -21,19 +20,9 @@ from images.deploy.recognise import recognised
 from tests.support.fake_board import BOARD_MARKS, FakeBoard, make_bundle
 from tests.support.fake_boot import compile_dtb
 
-pytestmark = BOARD_MARKS
+pytestmark = [*BOARD_MARKS, pytest.mark.usefixtures("own_profiles")]
 
 EVK = ("fsl,imx8mp-evk", "fsl,imx8mp")
-
-
-@pytest.fixture(autouse=True)
-def own_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The user's profiles, away from those of whoever runs the tests."""
-    monkeypatch.setenv("NPU_BSP_CONFIG", str(tmp_path / "config"))
-    folder = user_boards_dir()
-    folder.mkdir(parents=True)
-    yield folder
-    read_board.cache_clear()
 
 
 def source(compatible: tuple[str, ...], body: str, model: str) -> str:

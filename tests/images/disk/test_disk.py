@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
 import stat
-import subprocess
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,12 +21,12 @@ from images.deploy.boot import state
 from images.disk import FAT_START_BYTES, ROOT_START_BYTES, SIZE_BYTES, Disk, build_disk
 from images.disk.rootfs import Rootfs
 from images.disk.tree import Tree
+from tests.support.disk_tools import PATH, run_tool
 
 from .test_initrd import make_kernel
 
-_PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 _TOOLS = ("sfdisk", "mke2fs", "debugfs", "e2fsck", "mcopy", "mkimage", "ssh-keygen", "cpio")
-_MISSING = [tool for tool in _TOOLS if shutil.which(tool, path=_PATH) is None]
+_MISSING = [tool for tool in _TOOLS if shutil.which(tool, path=PATH) is None]
 
 pytestmark = [
     pytest.mark.network,
@@ -74,19 +72,8 @@ def disk(inputs: Inputs) -> Disk:
     return build_disk(load_board("virtual"), inputs.kernel, inputs.dtb)
 
 
-def _run(*argv: str | Path) -> str:
-    result = subprocess.run(
-        [str(word) for word in argv],
-        env={**os.environ, "PATH": _PATH},
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return result.stdout
-
-
 def test_a_disk_is_what_a_board_boots_from(disk: Disk, tmp_path: Path) -> None:
-    table = json.loads(_run("sfdisk", "--json", disk.image))["partitiontable"]
+    table = json.loads(run_tool("sfdisk", "--json", disk.image))["partitiontable"]
     boot, root = table["partitions"]
     assert (table["label"], boot["start"] * 512) == ("gpt", FAT_START_BYTES)
     assert boot["attrs"] == "LegacyBIOSBootable"
@@ -96,8 +83,8 @@ def test_a_disk_is_what_a_board_boots_from(disk: Disk, tmp_path: Path) -> None:
     assert status.st_blocks * 512 < 200 << 20, "the image is not sparse"
 
     at = f"{disk.image}@@{FAT_START_BYTES}"
-    assert "NPU-BOOT" in _run("mdir", "-i", at, "::")
-    _run("mcopy", "-i", at, "-s", "::npu-bsp", "::boot.scr", tmp_path)
+    assert "NPU-BOOT" in run_tool("mdir", "-i", at, "::")
+    run_tool("mcopy", "-i", at, "-s", "::npu-bsp", "::boot.scr", tmp_path)
     good = state.parse_good((tmp_path / "npu-bsp/good.env").read_bytes())
     assert good
     generation = good.good
@@ -105,10 +92,10 @@ def test_a_disk_is_what_a_board_boots_from(disk: Disk, tmp_path: Path) -> None:
     assert (disk.boot / "board.dtb").read_bytes() == b"device tree"
 
     ext4 = f"{disk.image}?offset={ROOT_START_BYTES}"
-    _run("e2fsck", "-f", "-n", ext4)
+    run_tool("e2fsck", "-f", "-n", ext4)
 
     def debug(request: str) -> str:
-        return _run("debugfs", "-R", request, ext4)
+        return run_tool("debugfs", "-R", request, ext4)
 
     assert "npu-root" in debug("show_super_stats -h")
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -29,28 +28,18 @@ from images.disk.image import (
     read_description,
 )
 from images.disk.rootfs import Rootfs
+from tests.support.disk_tools import PATH, run_tool
 from tests.support.fake_board import make_bundle
 
-from .test_disk import _PATH, _tiny_root
+from .test_disk import _tiny_root
 
 _TOOLS = ("sfdisk", "debugfs", "e2fsck", "mcopy", "mkimage", "ssh-keygen")
-_MISSING = [tool for tool in _TOOLS if shutil.which(tool, path=_PATH) is None]
+_MISSING = [tool for tool in _TOOLS if shutil.which(tool, path=PATH) is None]
 
 pytestmark = [
     pytest.mark.network,
     pytest.mark.skipif(bool(_MISSING), reason=f"not installed: {', '.join(_MISSING)}"),
 ]
-
-
-def _run(*argv: str | Path) -> str:
-    result = subprocess.run(
-        [str(word) for word in argv],
-        env={**os.environ, "PATH": _PATH},
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return result.stdout
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +49,9 @@ def request_(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImageRequest]
     tar = _tiny_root(folder / "root.tar")
     bundle = make_bundle(folder / "bundle")
     for name in ("user", "host"):
-        _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "somebody", "-f", folder / name)
+        run_tool(
+            "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "somebody", "-f", folder / name
+        )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(images.disk.image, "root_tar", lambda *_: Rootfs(tar, "tiny"))
         patch.setenv("NPU_BSP_CONFIG", str(folder / "config"))
@@ -84,7 +75,7 @@ def image(request_: ImageRequest) -> Image:
 def _debug(image: Path, request: str) -> str:
     root = read_description(image)
     assert root
-    return _run("debugfs", "-R", request, f"{image}?offset={root.partitions[1]['start_bytes']}")
+    return run_tool("debugfs", "-R", request, f"{image}?offset={root.partitions[1]['start_bytes']}")
 
 
 def test_an_image_holds_what_was_asked_for(
@@ -95,13 +86,15 @@ def test_an_image_holds_what_was_asked_for(
     assert status.st_size == 1100 << 20
     assert status.st_blocks * 512 < 100 << 20, "the image is not sparse"
     at = f"{path}@@{FIRST_PARTITION_BYTES}"
-    _run("mcopy", "-i", at, "-s", "::npu-bsp", "::boot.scr", tmp_path)
+    run_tool("mcopy", "-i", at, "-s", "::npu-bsp", "::boot.scr", tmp_path)
     generation = image.description.generation
     args = state.parse_args((tmp_path / f"npu-bsp/{generation}/args.env").read_bytes())
     assert args
     found = re.search(r"root=UUID=(\S+)", args["npu_args"])
     assert found
-    _run("e2fsck", "-f", "-n", f"{path}?offset={image.description.partitions[1]['start_bytes']}")
+    run_tool(
+        "e2fsck", "-f", "-n", f"{path}?offset={image.description.partitions[1]['start_bytes']}"
+    )
     assert found[1] in _debug(path, "show_super_stats -h")
     assert f"UUID={found[1]}  /  ext4" in _debug(path, "cat /etc/fstab")
     assert _debug(path, "cat /etc/hostname") == "desk-board\n"
@@ -170,19 +163,19 @@ def test_the_mapped_blocks_make_a_whole_disk_of_one_that_is_full_of_old_data(
             source.seek(start)
             target.seek(start)
             target.write(source.read(end - start))
-    assert _run("sfdisk", "--dump", flashed).splitlines()[1:] == [
+    assert run_tool("sfdisk", "--dump", flashed).splitlines()[1:] == [
         line.replace(str(made.path), str(flashed))
-        for line in _run("sfdisk", "--dump", made.path).splitlines()[1:]
+        for line in run_tool("sfdisk", "--dump", made.path).splitlines()[1:]
     ]
     root = made.description.partitions[1]["start_bytes"]
-    _run("e2fsck", "-f", "-n", f"{flashed}?offset={root}")
+    run_tool("e2fsck", "-f", "-n", f"{flashed}?offset={root}")
     for image_file in (made.path, flashed):
         files = tmp_path / f"files-of-{image_file.name}"
         (files / "fat").mkdir(parents=True)
         at = f"{image_file}@@{FIRST_PARTITION_BYTES}"
-        _run("mcopy", "-i", at, "-s", "-Q", "::*", files / "fat")
-        _run("debugfs", "-R", f"rdump / {files}", f"{image_file}?offset={root}")
-    _run(
+        run_tool("mcopy", "-i", at, "-s", "-Q", "::*", files / "fat")
+        run_tool("debugfs", "-R", f"rdump / {files}", f"{image_file}?offset={root}")
+    run_tool(
         "diff",
         "-r",
         "--no-dereference",
@@ -219,7 +212,7 @@ def test_the_bootloader_lies_where_the_soc_wants_it(
     else:
         assert head[32768 : 32768 + 300_000] == content
         assert made.description.table == "gpt"
-    table = _run("sfdisk", "--dump", made.path)
+    table = run_tool("sfdisk", "--dump", made.path)
     assert f"start=       {FIRST_PARTITION_BYTES // 512}" in table
     assert "bootable" in table or "LegacyBIOSBootable" in table
     assert "console=tty" in made.description.cmdline

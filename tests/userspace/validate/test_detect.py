@@ -61,7 +61,7 @@ def test_a_classifier_is_no_detector() -> None:
     facts = {"results": [{"delegate": "cpu", "output": output(np.zeros((1, 10)))}]}
     with pytest.raises(UserError, match="1x10"):
         detect.read(facts, ())
-    assert models.choose_detector(tiny_model.NAME, None).model.name == tiny_model.NAME
+    assert models.choose(tiny_model.NAME, None, detector=True).model.name == tiny_model.NAME
 
 
 # --- judged without a runtime

@@ -112,7 +112,8 @@ def costs(points: Sequence[Point]) -> tuple[float, float]:
         error = float(np.square(rows @ found - 1).sum())
         if best is None or error < best[0] - 1e-12:
             best = (error, (float(found[0]), float(found[1])))
-    assert best is not None  # one column of positive numbers has a positive solution
+    if best is None:  # one column of positive numbers has a positive solution
+        raise RuntimeError("no column of the measurements has a positive solution")
     return best[1]
 
 

@@ -96,11 +96,8 @@ def choose(request: SmokeTestRequest) -> models.Inputs:
         UserError, InfrastructureError: as ``models.choose``.
         UserError: they are broken, or the model is none for this test.
     """
-    if request.test == detect.NAME:
-        inputs = models.choose_detector(request.model, request.image)
-    else:
-        inputs = models.choose(request.model, request.image)
-    inputs = model_check.checked(inputs, request.size)
+    chosen = models.choose(request.model, request.image, detector=request.test == detect.NAME)
+    inputs = model_check.checked(chosen, request.size)
     if request.test == detect.NAME:
         detect.check(model_check.output_shapes(inputs.model.path))
     return inputs

@@ -13,6 +13,7 @@ import os
 import tarfile
 import tomllib
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,42 +128,50 @@ def answers(path: Path = EXPECTED) -> dict[tuple[str, str], Answer]:
     return {(answer.model_sha256, answer.image_sha256): answer for answer in listed.answers}
 
 
-def choose(model: str | None, image: str | None) -> Inputs:
+def choose(model: str | None, image: str | None, *, detector: bool = False) -> Inputs:
     """Return the model, image and labels to run.
 
     Args:
-        model: name in the catalogue, the small model's name, or a .tflite file; None: the default, or
-            the small model where that cannot be had.
-        image: name in the catalogue or a BMP file; None: the one that goes with the model, or the
-            project's own where that cannot be had.
+        model: name in the catalogue, the name of a model of the project's own, or a .tflite file; None:
+            the default, or the project's own where that cannot be had.
+        image: name in the catalogue or a BMP file; None: the one that goes with the model. A classifier
+            gets the project's own where that cannot be had.
+        detector: the default is a model that finds objects.
 
     Raises:
         UserError: there is no such model, image or file, or a file has the wrong content.
         InfrastructureError: what was asked for by name can be neither found nor downloaded.
     """
-    note = ""
-    if model is None:
-        wanted = catalogue().default_model
-        try:
-            chosen = find(wanted, "model")
-        except InfrastructureError as error:
-            note = (
-                f"{wanted} cannot be had here; this is the project's own small model "
-                f"{tiny_model.NAME} instead (set {_ASSETS_VARIABLE}, or connect to the internet)"
-            )
-            say(f"{error.message}; using {tiny_model.NAME}")
-            chosen = tiny()
-    else:
-        chosen = tiny() if model == tiny_model.NAME else find(model, "model")
-    is_tiny = chosen.name == tiny_model.NAME
+    own = _OWN_DETECTOR if detector else _OWN_CLASSIFIER
+    default = catalogue().default_detector if detector else catalogue().default_model
+    chosen, note = _default_model(default, own) if model is None else (_named(model, own), "")
     if image is not None:
         picture = find(image, "image")
-    elif is_tiny:
-        picture = tiny_image()
+    elif chosen.name in own.accepted:
+        picture = own.image()
+    elif detector:
+        picture = find(catalogue().default_image, "image")
     else:
         picture, lacking = _default_image()
         note = "; ".join(filter(None, [note, lacking]))
-    return Inputs(chosen, picture, tiny_model.LABELS if is_tiny else _labels_of(chosen), note)
+    labels = own.labels if chosen.name == own.name else _labels_of(chosen)
+    return Inputs(chosen, picture, labels, note)
+
+
+def _named(model: str, own: _Own) -> File:
+    return _made(model) if model in own.accepted else find(model, "model")
+
+
+def _default_model(name: str, own: _Own) -> tuple[File, str]:
+    """Return the default model, or the project's own where that cannot be had, and a note that says so."""
+    try:
+        return find(name, "model"), ""
+    except InfrastructureError as error:
+        say(f"{error.message}; using {own.name}")
+        return _made(own.name), (
+            f"{name} cannot be had here; this is the project's own {own.what} model "
+            f"{own.name} instead (set {_ASSETS_VARIABLE}, or connect to the internet)"
+        )
 
 
 def _default_image() -> tuple[File, str]:
@@ -176,36 +185,9 @@ def _default_image() -> tuple[File, str]:
         return own, f"{wanted} cannot be had here; the picture is the project's own instead"
 
 
-def choose_detector(model: str | None, image: str | None) -> Inputs:
-    """Return the detector, image and labels to run; as ``choose``."""
-    note = ""
-    if model is None:
-        wanted = catalogue().default_detector
-        try:
-            chosen = find(wanted, "model")
-        except InfrastructureError as error:
-            note = (
-                f"{wanted} cannot be had here; this is the project's own detector-shaped model "
-                f"{tiny_detector.NAME} instead (set {_ASSETS_VARIABLE}, or connect to the internet)"
-            )
-            say(f"{error.message}; using {tiny_detector.NAME}")
-            chosen = squares()
-    else:
-        chosen = _made(model) or find(model, "model")
-    own = chosen.name == tiny_detector.NAME
-    if image is None:
-        picture = (
-            squares_image() if _made(chosen.name) else find(catalogue().default_image, "image")
-        )
-    else:
-        picture = find(image, "image")
-    return Inputs(chosen, picture, tiny_detector.LABELS if own else _labels_of(chosen), note)
-
-
-def _made(name: str) -> File | None:
-    """One of the project's own models; None if it is not one."""
-    makers = {tiny_detector.NAME: squares, tiny_model.NAME: tiny}
-    return makers[name]() if name in makers else None
+def _made(name: str) -> File:
+    """One of the project's own models."""
+    return squares() if name == tiny_detector.NAME else tiny()
 
 
 def squares() -> File:
@@ -287,6 +269,32 @@ def tiny_image() -> File:
     return File(path.name, path, sha256_of(path), "drawn by userspace/npu/model/tiny_model.py")
 
 
+@dataclass(frozen=True)
+class _Own:
+    """What the project itself makes for a test, where nothing else is given or can be had.
+
+    Attributes:
+        accepted: names of its models that ``--model`` takes for this test; they get ``image``.
+        what: kind of model, for the words.
+    """
+
+    name: str
+    accepted: tuple[str, ...]
+    image: Callable[[], File]
+    labels: tuple[str, ...]
+    what: str
+
+
+_OWN_CLASSIFIER = _Own(tiny_model.NAME, (tiny_model.NAME,), tiny_image, tiny_model.LABELS, "small")
+_OWN_DETECTOR = _Own(
+    tiny_detector.NAME,
+    (tiny_detector.NAME, tiny_model.NAME),
+    squares_image,
+    tiny_detector.LABELS,
+    "detector-shaped",
+)
+
+
 def _own_file(name: str, kind: str, known: list[str]) -> File:
     path = Path(name)
     if path.is_file():
@@ -329,9 +337,11 @@ def _digest(path: Path, _size_bytes: int, _modified_ns: int) -> str:
 
 
 def _fetched(entry: Listed) -> File:
-    assert entry.url
+    if not entry.url:
+        raise RuntimeError(f"{entry.name} has no address")
     outer = entry.archive_sha256 or entry.sha256
-    assert outer, entry.name
+    if not outer:
+        raise RuntimeError(f"{entry.name} has no hash")
     source = download(entry.url, outer, timeout_s=_DOWNLOAD_TIMEOUT_S)
     if entry.member is None:
         return File(entry.name, source, outer, "downloaded")
@@ -352,7 +362,8 @@ def _fetched(entry: Listed) -> File:
 
 
 def _member(archive: Path, entry: Listed) -> bytes:
-    assert entry.member
+    if not entry.member:
+        raise RuntimeError(f"{entry.name} names no member of its archive")
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as zipped:
@@ -361,7 +372,8 @@ def _member(archive: Path, entry: Listed) -> bytes:
             for member in tarred:
                 if member.isfile() and Path(member.name).name == entry.member:
                     file = tarred.extractfile(member)
-                    assert file is not None
+                    if file is None:
+                        raise RuntimeError(f"{entry.member} is no file of the archive")
                     return file.read()
     except (KeyError, tarfile.TarError, zipfile.BadZipFile) as error:
         raise InfrastructureError(f"{archive} cannot be read: {error}") from error

@@ -175,7 +175,8 @@ def _added(template: Sequence[Operation], test: Synthetic, twister: Twister) -> 
     numbers = CRandom(test.seed)
     sums = {}
     for tensor in addition.inputs:
-        assert tensor is not None
+        if tensor is None:
+            raise RuntimeError("the operation has no tensor there")
         scale = float(numbers.fraction(*_ADD_SCALES))
         zero_point = numbers.number() % 255
         sums[tensor.name] = replace(_resized(tensor, shape), scale=scale, zero_point=zero_point)
@@ -231,14 +232,16 @@ def _resized(
     shape: tuple[int, ...],
     data: NDArray[np.int32] | NDArray[np.uint8] | None = None,
 ) -> Tensor:
-    assert template is not None
+    if template is None:
+        raise RuntimeError("the template has no tensor there")
     return Tensor(
         template.name, shape, template.dtype, template.scales[0], template.zero_points[0], data
     )
 
 
 def _named(tensor: ReadTensor | None) -> str:
-    assert tensor is not None
+    if tensor is None:
+        raise RuntimeError("the operation has no tensor there")
     return tensor.name
 
 

@@ -170,7 +170,8 @@ class FrontEnd:
                     self._wake.wait()
                 if self._ended:
                     return
-                assert self._start_at is not None
+                if self._start_at is None:
+                    raise RuntimeError("the front end was started without an address")
                 address, self._start_at = self._start_at, None
                 epoch = self._memory.epoch = self._registers.epoch
             self.counters.starts += 1

@@ -106,7 +106,8 @@ class GuestMemory:
         """
         with self.lock:
             known = self.find(address, size_bytes)
-            assert known.data is not None
+            if known.data is None:
+                raise RuntimeError("the guest's memory is not mapped")
             if Access.WRITE in access and not known.region.writable:
                 raise BusFaultError(
                     "physical address", "memory that can be written", "ROM", address=address

@@ -220,7 +220,8 @@ class Mmu:
             raise BusFaultError(
                 "physical address", "memory that can be written", "ROM", address=physical
             )
-        assert region.fd is not None
+        if region.fd is None:
+            raise RuntimeError("the region has no file")
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
         offset = region.offset + physical - region.address
         target = self._base + (page << PAGE_BITS)

@@ -142,7 +142,8 @@ class Registers:
 
     def read(self, offset: int) -> int:
         """Return a register's value; reading the pending interrupts clears them."""
-        assert self.front_end is not None
+        if self.front_end is None:
+            raise RuntimeError("the registers have no front end")
         fixed = self._fixed.get(Register(offset)) if offset in _KNOWN else None
         if fixed is not None:
             return fixed
@@ -165,7 +166,8 @@ class Registers:
 
     def write(self, offset: int, value: int) -> None:
         """Write a register; a write to one that can only be read has no effect."""
-        assert self.front_end is not None
+        if self.front_end is None:
+            raise RuntimeError("the registers have no front end")
         if offset in _READ_ONLY:
             return
         with self._lock:
@@ -183,7 +185,8 @@ class Registers:
 
     def reset(self) -> None:
         """As a reset of the core: the front end stops, no interrupt is pending, the MMU is off."""
-        assert self.front_end is not None
+        if self.front_end is None:
+            raise RuntimeError("the registers have no front end")
         with self._lock:
             self.epoch += 1
             self._pending = 0

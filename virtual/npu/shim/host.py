@@ -210,7 +210,8 @@ def qemu_user() -> Path:
             content.seek(0)
             with tarfile.open(fileobj=content) as archive:
                 member = archive.extractfile(_QEMU_MEMBER)
-                assert member is not None
+                if member is None:
+                    raise RuntimeError(f"{_QEMU_MEMBER} is no file of the package")
                 with target.open("wb") as program:
                     shutil.copyfileobj(member, program)
         target.chmod(0o755)

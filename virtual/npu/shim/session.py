@@ -112,8 +112,10 @@ def emulator(
                 start_new_session=True,  # Ctrl-C is for us; the end of its stdin ends it
             ) as process,
         ):
-            assert process.stdin
-            assert process.stdout
+            if not process.stdin:
+                raise RuntimeError("the emulator was started without pipes")
+            if not process.stdout:
+                raise RuntimeError("the emulator was started without pipes")
             running = Emulator(
                 name,
                 socket,

@@ -336,7 +336,8 @@ class _Replay:
         return expected
 
     def _compare(self, engine: Engine, number: int, job: Job, expected: list[Bytes]) -> None:
-        assert self._last is not None
+        if self._last is None:
+            raise RuntimeError("no submission came before the job")
         for (address, size), wanted in zip(job.writes, expected, strict=True):
             found = engine.memory.view(address, size, Access.WRITE)
             self._result.bytes_compared += size

@@ -203,7 +203,8 @@ class Writer:
                 self._file = None
 
     def _put(self, content: bytes) -> None:
-        assert self._file is not None
+        if self._file is None:
+            raise RuntimeError("the trace is not open")
         self._file.write(content)
         self._hash.update(content)
         self._size_bytes += len(content)

@@ -289,7 +289,8 @@ def run(job: TpJob, memory: Memory, *, table: Bytes | None = None) -> Bytes:
         FaultError: it reads or writes outside its buffers, or writes a byte more than once.
     """
     if job.lookup:
-        assert table is not None
+        if table is None:
+            raise RuntimeError("a job that looks values up has no table")
         # Tile by tile, but what is written is the input's order: see ``_check_lookup``.
         source = read_image(job, memory)
         target = memory.view(job.out_address, job.bytes_moved, Access.WRITE)

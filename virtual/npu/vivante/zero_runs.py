@@ -306,7 +306,8 @@ class _Reader:
 
     def _tokens(self, values: NDArray[np.uint8]) -> None:
         """Fill ``values`` (all at the zero point) from tokens that end exactly at its end."""
-        assert self._windows is not None
+        if self._windows is None:
+            raise RuntimeError("the stream is not open")
         width = self._run_bits + 8
         run_mask, run_bits = np.uint64((1 << self._run_bits) - 1), np.uint64(self._run_bits)
         done = 0
@@ -330,7 +331,8 @@ class _Reader:
             guess *= 4
 
     def _word(self) -> int:
-        assert self._windows is not None
+        if self._windows is None:
+            raise RuntimeError("the stream is not open")
         self._need(32)
         value = int(self._windows[self._position >> 3]) >> (self._position & 7) & 0xFFFFFFFF
         self._position += 32

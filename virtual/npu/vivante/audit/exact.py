@@ -153,7 +153,8 @@ class ExactMode:
             FaultError: an ADD's accumulators mean something else than the sum.
         """
         operation = self.current
-        assert operation is not None
+        if operation is None:
+            raise RuntimeError("no operation is being computed")
         if operation.add is None:
             return requant.tflite(accumulators, operation.real, job.out_zero_point, job.low)
         halves = np.ascontiguousarray(image).reshape(2, *accumulators.shape)
@@ -179,7 +180,8 @@ class ExactMode:
             fits = (operation.in_zero_point, operation.out_zero_point)
             if fits != (job.in_zero_point, job.out_zero_point):
                 continue
-            assert operation.table is not None
+            if operation.table is None:
+                raise RuntimeError("the operation has no table")
             error = int(np.abs(predicted.astype(np.int16) - operation.table).max())
             if best is None or error < best[0]:
                 best = (error, operation)
@@ -190,7 +192,8 @@ class ExactMode:
                 f"input {job.in_zero_point}, output {job.out_zero_point}",
             )
         error, operation = best
-        assert operation.table is not None
+        if operation.table is None:
+            raise RuntimeError("the operation has no table")
         if error > MAX_ADD_ERROR:
             wrong = int(np.abs(predicted.astype(np.int16) - operation.table).argmax())
             raise FaultError(

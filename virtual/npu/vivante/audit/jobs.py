@@ -184,7 +184,8 @@ class ModelAudit:
     def _folded(self, operator: graph.Operation, job: NnJob) -> Iterator[Finding]:
         """A kernel folded for 4 planes an input channel needs an image that a job has folded."""
         source = operator.inputs[0]
-        assert source is not None
+        if source is None:
+            raise RuntimeError("the operation has no input")
         channels = source.shape[-1]
         if operator.strides != (2, 2) or job.shape.in_channels != 4 * channels:
             return
@@ -220,7 +221,8 @@ class ModelAudit:
 def _constants(operator: graph.Operation) -> tuple[Whole, Whole]:
     """Return signed weights as (output channels, planes, height, width), and biases."""
     tensor = operator.inputs[1]
-    assert tensor is not None
+    if tensor is None:
+        raise RuntimeError("the operation has no weights")
     signed = tensor.signed_values()
     if operator.kind == "FULLY_CONNECTED":
         weights = signed.reshape(signed.shape[0], -1, 1, 1)
@@ -299,7 +301,8 @@ def _addition(operation: Operation, coefficients: Coefficients) -> Iterator[Find
     Mesa computes the bias before it rounds the weights to 8 bits, so half a step of each weight is right.
     """
     scales = operation.add
-    assert scales is not None
+    if scales is None:
+        raise RuntimeError("the operation is no ADD")
     flat = coefficients.weights.reshape(len(coefficients.weights), -1)
     used = [np.flatnonzero(row) for row in flat]
     if any(places.size != 2 for places in used):
