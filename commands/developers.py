@@ -15,7 +15,8 @@ from .face.flags import JSON
     help={
         "points": "how many states of the disk to judge",
         "boot": "how many of them to boot really (half a minute each, on an idle machine)",
-        "broken": "deploy in a way that is broken on purpose: no-fsync, switch-first",
+        "broken": "broken on purpose: no-fsync, switch-first (deployments), rename-first (adoption)",
+        "layout": "record a board whose disk is laid out as others do: extlinux-fat, toradex, yocto",
         "seed": "another seed samples other states",
         "recording": "folder: keep the recording there, or judge the one that is there again",
     }
@@ -25,6 +26,7 @@ def crash_test(
     points: int = 10_000,
     boot: int = 4,
     broken: str = "",
+    layout: str = "",
     seed: int = 1,
     recording: str = "",
 ) -> Result:
@@ -34,7 +36,7 @@ def crash_test(
     from virtual.crash import harness
 
     return harness.crash_test(
-        points=points, boot=boot, broken=broken, seed=seed,
+        points=points, boot=boot, broken=broken, layout=layout, seed=seed,
         keep=Path(recording) if recording else None,
     )  # fmt: skip
 

@@ -3,12 +3,14 @@
 
 record.py      a virtual board is deployed to while QEMU writes down each write to its disk
 writelog.py    reads that record
-medium.py      the disk as it was after some of the writes, and back again
+subject.py     which board is recorded, in which layout
+old_way.py     how a board boots that is not ours yet, or no more
+disk_state.py  the disk as it was after some of the writes, and back again
 root.py        is the root file system sound after recovery, and are generations whole in it?
 boot.py        what would the boot script do?
 points.py      which states there are, and the verdict on each
 booted.py      really boots some of them
-known.py       what was found out about a kept recording before
+resume_cache.py  what was found out about a kept recording before
 variants.py    deployments that are broken on purpose: the test has to catch them
 harness.py     all of it, as one run
 """

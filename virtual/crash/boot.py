@@ -19,8 +19,10 @@ from images.deploy.boot import state
 from images.deploy.boot.slots import FAT_FOLDER
 
 from .disk_state import BLOCK_BYTES, Blocks, Partition
+from .old_way import OldWay
 
 _PARTS = ("npu_kernel", "npu_initrd", "npu_dtb")
+_ENTRY_BYTES = 32
 _CLUSTERS = re.compile(r"<(\d+)(?:-(\d+))?>")
 
 
@@ -29,7 +31,8 @@ class Choice:
     """What the next boot does.
 
     Attributes:
-        slot: ``trial``, ``good`` or ``previous``; ``""`` if nothing can be booted.
+        slot: ``trial``, ``good``, ``previous``, or ``old``: the way in which the board booted before it
+            was ours; ``""`` if nothing can be booted.
         problem: what is wrong on this partition; ``""`` if nothing is.
         after_trial: what boots when the trial falls.
     """
@@ -43,18 +46,40 @@ class Choice:
 class BootPartition:
     """The boot partition of a disk."""
 
-    def __init__(self, partition: Partition) -> None:
+    def __init__(self, partition: Partition, old: OldWay | None = None) -> None:
+        """Read the partition's geometry.
+
+        Args:
+            old: how the board booted before it was ours; None for one that always was.
+        """
         self._partition = partition
+        self._old = old
         self._hashed: dict[tuple[str, ...], tuple[int, str]] = {}
         head = partition.read(0)
         self._sector_bytes = int.from_bytes(head[11:13], "little")
         self._cluster_bytes = head[13] * self._sector_bytes
         reserved = int.from_bytes(head[14:16], "little")
-        fat_sectors = int.from_bytes(head[36:40], "little")
+        # FAT16 says the size of a table in an older field, and has its root directory before the data.
+        fat_sectors = int.from_bytes(head[22:24], "little")
+        fat_sectors = fat_sectors or int.from_bytes(head[36:40], "little")
         self._data_at = (reserved + head[16] * fat_sectors) * self._sector_bytes
+        self._data_at += int.from_bytes(head[17:19], "little") * _ENTRY_BYTES
 
     def choice(self) -> Choice:
-        """Decide as the boot script does, and check what it would load."""
+        """Decide as U-Boot and the boot script do, and check what would be loaded."""
+        if self._old is None:
+            return self._ours()
+        first = self._old.first(lambda path: self._cat(f"/{path}"))
+        if first == "nothing":
+            return Choice("", "", "U-Boot finds neither extlinux.conf nor a whole boot.scr")
+        ours = self._ours() if first == "ours" else Choice("", "", "")
+        if ours.slot:
+            return ours
+        # The boot script falls back on the old way as long as no generation can be booted.
+        return Choice("old", "", self._old.problem(lambda path: self._sha256(f"/{path}")))
+
+    def _ours(self) -> Choice:
+        """Decide as the boot script does."""
         good = state.choose_good(self._read("good.env"), self._read("good-copy.env"))
         if good is None:
             return Choice("", "", "neither good.env nor good-copy.env is whole")

@@ -9,43 +9,45 @@ from pathlib import Path
 
 from bsp.base.errors import BspError, InfrastructureError
 from bsp.base.process import run
-from bsp.profile import Board
 from bsp.remote import inventory, ssh
-from images.disk import Disk
 from virtual.boards.boot import start, wait_until_up
 from virtual.boards.instance import Instance
 
 from .points import Point, materialise
+from .subject import Recorded
 from .writelog import WriteLog
+
+_WHOLE = """
+if grep -q npu_bsp.generation= /proc/cmdline; then readlink /run/npu-bsp/current || exit 1; fi
+modprobe -n -v etnaviv
+"""
 
 
 def boot_problem(
-    board: Board, disk: Disk, log: Path, point: Point, folder: Path, *, name: str, timeout_s: float
+    subject: Recorded, log: Path, point: Point, folder: Path, *, name: str, timeout_s: float
 ) -> str:
     """Boot a point; return what went wrong, or ``""``.
 
-    The board has to answer over SSH, from a generation, with its modules in place.
+    The board has to answer over SSH, with its modules in place; from a generation, if it is ours.
 
     Args:
         folder: the disk is made there.
         name: of the virtual board; several may be booted at a time.
     """
     image = folder / f"{name}.img"
-    run(["cp", "--sparse=always", disk.image, image])
+    run(["cp", "--sparse=always", subject.disk.image, image])
     image.chmod(0o644)
     with WriteLog(log) as writes:
         materialise(writes, point, image)
     instance = Instance(name)
-    changed = dataclasses.replace(disk, image=image)
+    changed = dataclasses.replace(subject.disk, image=image)
     try:
-        host = start(instance, board, changed, port=None, kernel=board.kernel)
+        board = subject.board
+        host = start(instance, board, changed, port=None, kernel=board.kernel, way=subject.way)
         deadline = time.monotonic() + timeout_s
         wait_until_up(instance, host, deadline=deadline, timeout_s=timeout_s)
         with ssh.connect(host, timeout_s=60) as connection:
-            said = connection.run(
-                ["sh", "-c", "readlink /run/npu-bsp/current && modprobe -n -v loop"], check=False,
-                timeout_s=60,
-            )  # fmt: skip
+            said = connection.run(["sh", "-c", _WHOLE], check=False, timeout_s=60)
         if said.exit_code != 0:
             return f"it answers, but not from a whole generation: {said.stderr.decode().strip()}"
         return ""

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,17 @@ BLOCK_BYTES = 4096
 Blocks = NDArray[np.int64]
 """Numbers of blocks."""
 _COPY_BYTES = 1 << 20
+
+
+class Places(NamedTuple):
+    """Where the partitions of a disk lie: a FAT boot partition, the root behind it."""
+
+    fat_start_bytes: int = FAT_START_BYTES
+    fat_size_bytes: int = FAT_SIZE_BYTES
+    root_start_bytes: int = ROOT_START_BYTES
+
+
+OUR_PLACES = Places()
 
 
 class Partition:
@@ -48,13 +60,14 @@ class Medium:
         outside: writes that went to neither partition (a partition table, say): there should be none.
     """
 
-    def __init__(self, image: Path, folder: Path) -> None:
+    def __init__(self, image: Path, folder: Path, places: Places = OUR_PLACES) -> None:
         """Copy the partitions of a factory disk into ``folder``, holes left as holes."""
         size_bytes = image.stat().st_size
-        self.fat = _split(image, folder / "fat.img", FAT_START_BYTES, FAT_SIZE_BYTES)
-        root_bytes = size_bytes - ROOT_START_BYTES
+        start, size, root_start = places
+        self.fat = _split(image, folder / "fat.img", start, size)
+        root_bytes = size_bytes - root_start
         root_bytes -= root_bytes % BLOCK_BYTES
-        self.root = _split(image, folder / "root.img", ROOT_START_BYTES, root_bytes)
+        self.root = _split(image, folder / "root.img", root_start, root_bytes)
         self.change = 0
         self.outside = 0
 

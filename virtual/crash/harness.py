@@ -20,12 +20,12 @@ from bsp.base.output import table
 from bsp.base.progress import say, step
 from bsp.base.result import FAILED_VALIDATION, Result
 from bsp.base.words import counted
-from bsp.profile import Board, load_board
 
 from .booted import boot_problem
 from .points import Point, Tally, judge_points, plan
-from .record import BOARD, Recording, recording
+from .record import Recording, recording
 from .resume_cache import Known
+from .subject import Recorded, recorded
 from .variants import additions
 from .writelog import WriteLog
 
@@ -42,6 +42,7 @@ class CrashReport(Result):
         judged_seconds: what judging the states took, in this run or in the one that it goes on from.
     """
 
+    layout: str
     variant: str
     tally: Tally
     writes: int
@@ -71,6 +72,7 @@ class CrashReport(Result):
             "unbootable": self.unbootable,
             "seconds": round(self.seconds, 1),
             "judged_seconds": round(self.judged_seconds, 1),
+            "layout": self.layout,
             "broken": self.variant or None,
             "writes": self.writes,
             "kinds": dict(self.tally.kinds),
@@ -113,11 +115,18 @@ class CrashReport(Result):
 
 
 def crash_test(
-    *, points: int, boot: int, broken: str = "", seed: int = 1, keep: Path | None = None
+    *,
+    points: int,
+    boot: int,
+    broken: str = "",
+    layout: str = "",
+    seed: int = 1,
+    keep: Path | None = None,
 ) -> CrashReport:
     """Run the power-cut test on the virtual board.
 
     Args:
+        layout: whose images its disk is laid out like (virtual/layouts); default: ours.
         points: how many states to judge; all prefixes of the record come first.
         boot: how many of them to boot really.
         broken: a variant of virtual/crash/variants.py.
@@ -128,20 +137,20 @@ def crash_test(
         UserError: no such variant, or a tool is missing.
         InfrastructureError: the recording could not be made.
     """
-    added = additions(broken)
+    added = additions(broken, layout)
     started = time.monotonic()
-    board = load_board(BOARD)
+    subject = recorded(layout)
     with tempfile.TemporaryDirectory(prefix="npu-bsp-crash-", dir=_fast_folder()) as name:
         work = Path(name)
         known = Known(keep, points, seed) if keep else None
-        made = recording(board, keep or work / "recording", variant=broken, additions=added)
+        made = recording(subject, keep or work / "recording", variant=broken, additions=added)
         with WriteLog(made.log) as log:
             count = len(log.writes)
-            chosen = plan(log.writes, points, seed)
+            chosen = plan(log.writes, points, seed, subject.places)
         judged = known.judged() if known else None
         if judged is None:
             begun = time.monotonic()
-            judged = _judged(made, chosen, work), time.monotonic() - begun
+            judged = _judged(subject, made, chosen, work), time.monotonic() - begun
             if known:
                 known.judge(*judged)
         tally, judged_seconds = judged
@@ -149,8 +158,8 @@ def crash_test(
             {"name": each.name, "requests": each.requests, "outcome": each.outcome}
             for each in made.facts.phases
         ]
-        report = CrashReport(broken, tally, count, phases, judged_seconds, seed=seed)
-        _boot(board, made, chosen, work, report, boot, known)
+        report = CrashReport(subject.name, broken, tally, count, phases, judged_seconds, seed=seed)
+        _boot(subject, made, chosen, work, report, boot, known)
     report.seconds = time.monotonic() - started
     return report
 
@@ -163,7 +172,7 @@ def _fast_folder() -> Path | None:
         return None
 
 
-def _judged(made: Recording, points: list[Point], work: Path) -> Tally:
+def _judged(subject: Recorded, made: Recording, points: list[Point], work: Path) -> Tally:
     """Judge the points, on all cores: each takes a stretch of the record."""
     jobs = max(1, min(os.cpu_count() or 1, len(points) // 200 + 1))
     size = -(-len(points) // jobs)
@@ -175,7 +184,7 @@ def _judged(made: Recording, points: list[Point], work: Path) -> Tally:
         ProcessPoolExecutor(jobs, initializer=_share, initargs=(done,)) as pool,
     ):
         parts = [
-            pool.submit(_part, made.log, made.disk.image, work / f"part-{number}", stretch)
+            pool.submit(_part, subject, made, work / f"part-{number}", stretch)
             for number, stretch in enumerate(stretches)
         ]
         while wait(parts, timeout=0.5).not_done:
@@ -200,16 +209,18 @@ def _count() -> None:
         _done.value += 1
 
 
-def _part(log: Path, image: Path, folder: Path, points: list[Point]) -> Tally:
+def _part(subject: Recorded, made: Recording, folder: Path, points: list[Point]) -> Tally:
     folder.mkdir()
     tally = Tally()
-    judge_points(log, image, folder, points, tally, _count)
+    judge_points(
+        made.log, made.disk.image, folder, points, tally, _count, subject.places, subject.old
+    )
     shutil.rmtree(folder)
     return tally
 
 
 def _boot(
-    board: Board,
+    subject: Recorded,
     made: Recording,
     points: list[Point],
     work: Path,
@@ -225,7 +236,7 @@ def _boot(
 
     def boot(number: int, point: Point) -> str:
         name = f"crash-boot-{os.getpid()}-{number}"
-        return boot_problem(board, made.disk, made.log, point, work, name=name, timeout_s=_BOOT_S)
+        return boot_problem(subject, made.log, point, work, name=name, timeout_s=_BOOT_S)
 
     # As many at a time as there are cores: a boot waits more than it computes on more than one.
     with (

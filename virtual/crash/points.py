@@ -16,10 +16,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from images.disk import ROOT_START_BYTES
-
 from .boot import BootPartition, Choice
-from .disk_state import BLOCK_BYTES, Medium
+from .disk_state import BLOCK_BYTES, OUR_PLACES, Medium, Places
+from .old_way import OldWay
 from .root import Root
 from .writelog import Write, WriteLog
 
@@ -90,7 +89,9 @@ class Tally:
         self.failures = (self.failures + other.failures)[:_SHOWN]
 
 
-def plan(writes: tuple[Write, ...], points: int, seed: int) -> list[Point]:
+def plan(
+    writes: tuple[Write, ...], points: int, seed: int, places: Places = OUR_PLACES
+) -> list[Point]:
     """All prefixes, and as many samples as make ``points`` of it; fewer prefixes if there are too many.
 
     The samples are spread over the record in proportion to the writes between two flushes.
@@ -107,7 +108,7 @@ def plan(writes: tuple[Write, ...], points: int, seed: int) -> list[Point]:
         if len(found) == wanted or not groups:
             break
         group = chance.choices(groups, weights)[0]
-        sample = _sample(writes, group, chance)
+        sample = _sample(writes, group, chance, places)
         if sample.kind != "prefix":
             found[sample] = None
     return sorted([*prefixes, *found], key=_order)
@@ -128,12 +129,15 @@ def _groups(writes: tuple[Write, ...]) -> Iterator[range]:
         yield range(first, len(writes))
 
 
-def _sample(writes: tuple[Write, ...], group: range, chance: random.Random) -> Point:
+def _sample(
+    writes: tuple[Write, ...], group: range, chance: random.Random, places: Places
+) -> Point:
     cut = chance.randint(group.start + 1, group.stop)
     if chance.random() < 0.2:
         last = cut - 1
         write = writes[last]
-        unit = _SECTOR_BYTES if write.offset_bytes < ROOT_START_BYTES else BLOCK_BYTES
+        on_root = write.offset_bytes >= places.root_start_bytes
+        unit = BLOCK_BYTES if on_root else _SECTOR_BYTES
         pieces = write.size_bytes // unit
         if pieces > 1:
             return Point(last, torn=(last, chance.randrange(1, pieces) * unit))
@@ -149,10 +153,10 @@ def _sample(writes: tuple[Write, ...], group: range, chance: random.Random) -> P
 class Judge:
     """Gives verdicts on the states of one medium, and remembers what did not change."""
 
-    def __init__(self, medium: Medium, tally: Tally) -> None:
+    def __init__(self, medium: Medium, tally: Tally, old: OldWay | None = None) -> None:
         self._medium = medium
         self._tally = tally
-        self._boot = BootPartition(medium.fat)
+        self._boot = BootPartition(medium.fat, old)
         self._root = Root(medium.root)
         self._fat_stale = self._root_stale = True
         self._choice = Choice("", "", "")
@@ -196,16 +200,20 @@ def judge_points(
     points: list[Point],
     tally: Tally,
     judged: Callable[[], None],
+    places: Places = OUR_PLACES,
+    old: OldWay | None = None,
 ) -> None:
     """Go through the points, in their order, on a copy of the disk in ``folder``.
 
     Args:
         judged: called after each point.
+        places: where the partitions are.
+        old: how the board booted before it was ours.
     """
     with WriteLog(log_path) as log:
-        medium = Medium(image, folder)
+        medium = Medium(image, folder, places)
         try:
-            judge = Judge(medium, tally)
+            judge = Judge(medium, tally, old)
             there = 0
             for point in points:
                 for write in log.writes[there : point.prefix]:

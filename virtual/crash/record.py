@@ -2,7 +2,8 @@
 """Deploys to a virtual board through its bootloader while QEMU writes down each write to its disk.
 
 What is recorded: the first boot, a deployment that brings a lot (the userspace) with its trial boot and
-confirmation, a rollback, and a deployment that changes little and removes the oldest generation.
+confirmation, a rollback, and a deployment that changes little and removes the oldest generation. A board in
+somebody else's layout is adopted before, and given back at the end.
 """
 
 from __future__ import annotations
@@ -21,22 +22,21 @@ from bsp.base.cache import write_atomically
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.process import run
 from bsp.base.progress import say, step
-from bsp.kernel.packaged import prebuilt_kernel
 from bsp.profile import Board
-from bsp.qemu.base_dtb import base_dtb
 from bsp.qemu.machine import WRITE_LOG
 from bsp.remote.inventory import unregister
 from images.bundle.assemble import bundle_for
 from images.bundle.manifest import Bundle
+from images.deploy.adopt import adopt, undo
 from images.deploy.deploy import Deployment, Target, deploy, rollback
-from images.disk import Disk, build_disk
+from images.disk import Disk
 from virtual.boards.boot import start, wait_until_up
 from virtual.boards.instance import Instance
 
 from .resume_cache import Known
+from .subject import Recorded
 from .writelog import entries_so_far
 
-BOARD = "virtual"
 _UP_S = 600.0
 _DOWN_S = 60.0
 
@@ -55,6 +55,7 @@ class Facts(msgspec.Struct, frozen=True):
     variant: str
     disk: str
     phases: tuple[Phase, ...]
+    layout: str = "npu-bsp"
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Recording:
 
 
 def recording(
-    board: Board, folder: Path, *, variant: str, additions: Mapping[str, str]
+    subject: Recorded, folder: Path, *, variant: str, additions: Mapping[str, str]
 ) -> Recording:
     """Return the recording in ``folder``; make it if the folder is empty.
 
@@ -75,7 +76,7 @@ def recording(
         UserError: what lies there was recorded with another variant or from another disk.
         InfrastructureError: the board did not come up.
     """
-    disk = _disk(board)
+    disk = subject.disk
     log, about = folder / WRITE_LOG, folder / "recording.json"
     if about.exists():
         facts = msgspec.json.decode(about.read_bytes(), type=Facts)
@@ -87,17 +88,14 @@ def recording(
         return Recording(log, disk, facts)
     folder.mkdir(parents=True, exist_ok=True)
     Known.forget(folder)
-    phases = _record(board, disk, log, additions)
-    facts = Facts(variant, str(disk.image), tuple(phases))
+    phases = _record(subject, log, additions)
+    facts = Facts(variant, str(disk.image), tuple(phases), subject.name)
     write_atomically(about, msgspec.json.encode(facts) + b"\n")
     return Recording(log, disk, facts)
 
 
-def _disk(board: Board) -> Disk:
-    return build_disk(board, prebuilt_kernel(board.kernel), base_dtb(board))
-
-
-def _record(board: Board, disk: Disk, log: Path, additions: Mapping[str, str]) -> list[Phase]:
+def _record(subject: Recorded, log: Path, additions: Mapping[str, str]) -> list[Phase]:
+    board = subject.board
     big = bundle_for(board)
     instance = Instance(f"crash-test-{os.getpid()}")
     phases: list[Phase] = []
@@ -105,7 +103,10 @@ def _record(board: Board, disk: Disk, log: Path, additions: Mapping[str, str]) -
         small = _changed(board, big, Path(work))
         try:
             started = time.monotonic()
-            host = start(instance, board, disk, port=None, kernel=board.kernel, log_writes=True)
+            host = start(
+                instance, board, subject.disk, port=None, kernel=board.kernel, log_writes=True,
+                way=subject.way,
+            )  # fmt: skip
             with step("First boot"):
                 wait_until_up(instance, host, deadline=started + _UP_S, timeout_s=_UP_S)
             phases.append(_phase("first boot", instance, "up"))
@@ -115,6 +116,8 @@ def _record(board: Board, disk: Disk, log: Path, additions: Mapping[str, str]) -
                 ("rollback", lambda: rollback(target)),
                 ("deploy a change", lambda: deploy(target, bundle=small, board=board)),
             )
+            if subject.old is not None:
+                steps = (("adopt", lambda: adopt(target, board=board)), *steps)
             # What is broken shows in the first deployment.
             for name, act in steps[:1] if additions else steps:
                 with step(f"Recording: {name}"):
@@ -125,6 +128,10 @@ def _record(board: Board, disk: Disk, log: Path, additions: Mapping[str, str]) -
                         f"{name} ended as {result.outcome}: {result.problem}\n{result.console}"
                     )
                 phases.append(_phase(name, instance, result.outcome))
+            if subject.old is not None and not additions:
+                with step("Recording: give back"):
+                    undo(target)
+                phases.append(_phase("give back", instance, "given back"))
         finally:
             _end(instance)
             written = instance.folder / WRITE_LOG

@@ -30,6 +30,20 @@ def stage(board, request, frames):
     return _whole_stage(board, request, frames)
 """
 
+# What booted the board gets its other name before our script is there: a cut in between leaves neither.
+_RENAME_FIRST = """
+_whole_take_over = take_over
+def take_over(board, request):
+    for name, other in RENAMED.items():
+        if os.path.exists(f"{board.fat}/{name}"):
+            os.rename(f"{board.fat}/{name}", f"{board.fat}/{other}")
+    before = f"{board.fat}/{SCRIPT}"
+    if os.path.exists(before):
+        os.rename(before, f"{board.fat}/{OLD_SCRIPT}")
+    _settle(board)
+    return _whole_take_over(board, request)
+"""
+
 # What the state is written with (images/deploy/boot/state.py), as code for the board.
 _SCRIPT_IMAGE = f"""
 import struct
@@ -41,17 +55,28 @@ MAGIC, KIND, TIME_S = {state.MAGIC}, {state.KIND}, {state.TIME_S}
 VARIANTS: Mapping[str, Mapping[str, str]] = {
     "no-fsync": {"files": _NO_FSYNC},
     "switch-first": {"agent": _SCRIPT_IMAGE + _SWITCH_FIRST},
+    "rename-first": {"adopt": _RENAME_FIRST},
 }
 
+_OF_ADOPTION = ("rename-first",)
 
-def additions(variant: str) -> Mapping[str, str]:
+
+def additions(variant: str, layout: str = "") -> Mapping[str, str]:
     """The code of a variant; none for ``""``.
 
+    Args:
+        layout: of the board that is recorded; nothing for ours, which is never adopted.
+
     Raises:
-        UserError: there is no such variant.
+        UserError: there is no such variant, or nothing that it breaks is recorded.
     """
     if not variant:
         return {}
+    if variant in _OF_ADOPTION and layout in ("", "npu-bsp"):
+        raise UserError(
+            f"{variant} breaks the adoption of a board, and a board of ours needs none",
+            hint=f"--broken {variant} --layout extlinux-fat",
+        )
     try:
         return VARIANTS[variant]
     except KeyError:

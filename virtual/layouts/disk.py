@@ -89,7 +89,7 @@ def _rootfs(layout: Layout, board: Board, kernel: PrebuiltKernel, dtb: Path) -> 
 
 
 def places(layout: Layout, seed: uuid.UUID) -> Places:
-    """Return where the partitions of a layout lie on the disk."""
+    """Return where the partitions of a layout lie on the disk, with identifiers made from ``seed``."""
     fat_bytes = layout.fat.size_bytes if layout.fat else 0
     return Places(SIZE_BYTES, layout.start_bytes, fat_bytes, seed, layout.table)
 

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: MIT
+"""Boards that boot as other people's images do: up, the whole way to an NPU, and back.
+
+The short tests boot three layouts with U-Boot as the distribution built it. The long ones take each layout
+from "node disabled" to a passing Teflon row, through a device tree that hangs, to what it was before; they
+build U-Boots and a kernel, so that the first run takes long.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bsp.base.project import PROJECT
+from bsp.remote import inventory, ssh
+from bsp.remote.inventory import Host
+from images.deploy import trial
+from virtual.layouts.layout import LAYOUTS
+
+pytestmark = [pytest.mark.network]
+
+BOARD = "virtual-a311d"
+BOOT_S = 600
+UBOOTS = {"armbian": "like:khadas-vim3", "yocto": "like:imx8mp_evk"}
+"""What the long tests boot a layout with, where it is not the distribution's U-Boot."""
+
+
+def said(host: Host, *command: str) -> str:
+    with ssh.connect(host, timeout_s=120) as connection:
+        return connection.run(list(command), timeout_s=300).text
+
+
+def invoke(*words: str, code: int = 0) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "invoke", *words, "--json"],
+        cwd=PROJECT, capture_output=True, text=True, check=False, timeout=3 * BOOT_S,
+    )  # fmt: skip
+    assert done.returncode == code, (words, done.returncode, done.stdout, done.stderr)
+    return dict(json.loads(done.stdout))
+
+
+@contextmanager
+def running(layout: str, state: Path, uboot: str = "") -> Iterator[Host]:
+    from virtual.boards import boards
+
+    name = f"of-{layout}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NPU_BSP_STATE", str(state))
+        boards.up(BOARD, name=name, layout=layout, uboot=uboot, timeout_s=BOOT_S)
+        try:
+            yield inventory.resolve(name)
+        finally:
+            boards.down(name)
+
+
+def reboot(host: Host) -> None:
+    boot_id = said(host, "cat", "/proc/sys/kernel/random/boot_id").strip()
+    said(host, "systemctl", "reboot")
+    assert trial.wait_for_boot(host, other_than=boot_id, timeout_s=BOOT_S, root="")
+
+
+def boot_files(host: Host) -> str:
+    """Each file and link below what U-Boot reads, with its content's hash."""
+    place = "/boot" if "/run/media" not in said(host, "cat", "/proc/mounts") else "/run/media"
+    script = (
+        f"cd {place} && find . -type f -exec sha256sum {{}} + | sort -k 2; "
+        "find . -type l -printf '%p %l\\n' | sort"
+    )
+    return said(host, "sh", "-c", script)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("layout", ["armbian", "extlinux-fat"])
+def test_it_boots_and_its_npu_is_switched_off(layout: str, tmp_path: Path) -> None:
+    with running(layout, tmp_path) as host:
+        tree = "/proc/device-tree/npu@10000000/status"
+        assert said(host, "cat", tree) == "disabled\0"
+        assert "npu_bsp" not in said(host, "cat", "/proc/cmdline")
+        expected = LAYOUTS[layout]
+        mounts = said(host, "cat", "/proc/mounts")
+        assert (f" {expected.fat.mount} vfat" in mounts) if expected.fat else ("vfat" not in mounts)
+        assert said(host, "modprobe", "--dry-run", "--verbose", "etnaviv")
+
+
+@pytest.mark.full
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("layout", list(LAYOUTS))
+def test_from_node_disabled_to_an_npu_and_back(layout: str, tmp_path: Path) -> None:
+    with running(layout, tmp_path, UBOOTS.get(layout, "")) as host:
+        whole_way(host, tmp_path)
+
+
+def whole_way(host: Host, folder: Path) -> None:
+    words = ("--host", host.name, "--timeout", str(BOOT_S))
+    before = boot_files(host)
+    found = invoke("doctor", "--host", host.name, code=4)
+    assert found["first_broken"] == "status", found["first_broken"]
+
+    tree = folder / "of-the-board.dtb"
+    built = invoke("build-dts", "--from-host", host.name, "--output", str(tree))
+    assert [(each["property"], each["after"]) for each in built["changes"]] == [("status", "okay")]
+
+    adopted = invoke("deploy", *words, "--adopt")
+    assert adopted["outcome"] == "confirmed"
+    assert adopted["running_dtb_matches"] is True
+    tried = invoke("deploy", *words, "--dtb-only")
+    assert tried["outcome"] == "confirmed"
+    assert "model: GC8000, revision: 7120" in said(host, "dmesg")
+    row = teflon(host)
+    assert row["status"] == "pass", row
+
+    hangs = folder / "hangs.dtb"
+    hangs.write_bytes(said_bytes(host, "/sys/firmware/fdt"))
+    subprocess.run(["fdtput", "-r", str(hangs), "/pcie@10000000"], check=True)
+    fell = invoke("deploy", *words[:3], "240", "--dtb-only", "--dtb", str(hangs), code=5)
+    assert fell["outcome"] == "rolled-back"
+    assert teflon(host)["status"] == "pass"
+
+    whole = invoke("deploy", *words)
+    assert whole["outcome"] == "confirmed"
+    assert invoke("rollback", *words)["to"] == tried["to"]
+
+    invoke("deploy", *words, "--undo")
+    reboot(host)
+    assert "npu_bsp" not in said(host, "cat", "/proc/cmdline")
+    assert boot_files(host) == before
+
+
+def said_bytes(host: Host, path: str) -> bytes:
+    with ssh.connect(host, timeout_s=120) as connection:
+        return connection.run(["cat", path], timeout_s=120).stdout
+
+
+def teflon(host: Host) -> dict[str, Any]:
+    from userspace.npu.validate.label_image import SmokeTestRequest
+    from userspace.npu.validate.smoke import smoke_test
+
+    request = SmokeTestRequest(delegate="cpu,teflon", runs=1, budget_s=2, views=0)
+    rows = smoke_test("label_image", request, host=host)["results"]
+    return dict(next(row for row in rows if row["delegate"] == "teflon"))
