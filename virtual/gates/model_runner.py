@@ -28,8 +28,9 @@ from userspace.npu.validate.onboard.runner import RUNTIMES, StageError, load_run
 from userspace.payload import payload
 
 from ..npu import shim
-from ..npu.identity import identity_names, load_identity
+from ..npu.identity import driver_of, load_npu, vivante_names
 from ..npu.shim.host import CPU, qemu_user
+from ..npu.rocket.model import Model
 from ..npu.shim.server import ClientReport, Server
 from ..npu.vivante.coefficients import CoefficientCache
 from ..npu.vivante.engine import Audit, HardwareMode, Requantisation
@@ -127,7 +128,7 @@ class ModelRunner:
             return
         built = build(_WARM_UP)
         path = self.file(built.model)
-        for npu in identity_names():
+        for npu in vivante_names():
             # The client itself runs a model that its forks can run too: they take a seventh of the time.
             if self.attempt(path, list(built.inputs), npu).answer["status"] == "ran":
                 self.attempt(path, list(built.inputs), npu, here=True)
@@ -146,6 +147,7 @@ class ModelRunner:
         *,
         requantisation: Callable[[], Requantisation] = HardwareMode,
         audit: Callable[[], Audit] | None = None,
+        model: Callable[[], Model] | None = None,
         cache: CoefficientCache | None = None,
         poison: int = 0,
         here: bool = False,
@@ -154,7 +156,8 @@ class ModelRunner:
         """Run a model once.
 
         Args:
-            requantisation: makes how the NPU rounds; audit: what compares its jobs with the model.
+            requantisation: makes how the NPU rounds; audit: what compares its jobs with the model; both
+                of a Vivante NPU. model: does both for a Rockchip one.
             cache: decoded coefficients, kept from run to run.
             poison: the byte that new buffers are filled with; the kernel's own are zeros.
             here: run it in the client itself, not in a fork.
@@ -167,13 +170,15 @@ class ModelRunner:
             "NPU_SHIM_POISON": str(poison),
             "NPU_SHIM_TIMEOUT_S": str(round(self._timeout_s)),
             "NPU_SHIM_MEMORY_MIB": "1024",
+            "NPU_SHIM_DRIVER": driver_of(npu),
         }
         server = Server(
             place,
-            load_identity(npu),
+            load_npu(npu),
             requantisation=requantisation,
             audit=audit,
             cache=cache,
+            model=model,
         )
         threading.Thread(target=server.serve, daemon=True).start()
         with closing(server):

@@ -18,8 +18,15 @@ Word = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
 Count = Annotated[int, Meta(ge=1, le=16)]
 
 
-class Identity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An NPU as the driver and Mesa tell it from others, and what its units are.
+class Identity(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="driver",
+    tag="etnaviv",
+):
+    """A Vivante NPU as the driver and Mesa tell it from others, and what its units are.
 
     Attributes:
         chip_date: register 0x28; any date will do, the driver only prints it.
@@ -44,13 +51,67 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     silicon_lists: str = ""
 
 
+class RocketIdentity(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="driver",
+    tag="rocket",
+):
+    """A Rockchip NPU; its driver tells userspace nothing more of it.
+
+    Attributes:
+        cores: that work on different jobs at once.
+        silicon_lists: prefix of the lists of results from boards in Mesa's src/gallium/drivers/rocket/ci.
+    """
+
+    format: Literal[1]
+    name: str
+    title: str
+    cores: Count
+    silicon_lists: str = ""
+
+
+AnyIdentity = Identity | RocketIdentity
+
+
 def identity_names() -> list[str]:
     """Names of the NPUs that can be emulated, sorted."""
     return sorted(path.stem for path in IDENTITIES_DIR.glob("*.toml"))
 
 
+def vivante_names() -> list[str]:
+    """Names of the Vivante ones among them, sorted."""
+    return [name for name in identity_names() if isinstance(load_npu(name), Identity)]
+
+
+def driver_of(name: str) -> str:
+    """Return the kernel driver of an NPU: ``etnaviv`` or ``rocket``.
+
+    Raises:
+        UserError: there is no such NPU, or its file is broken.
+    """
+    return "etnaviv" if isinstance(load_npu(name), Identity) else "rocket"
+
+
 def load_identity(name: str) -> Identity:
-    """Return an NPU by its name.
+    """Return a Vivante NPU by its name.
+
+    Raises:
+        UserError: there is no such NPU, it is another maker's, or its file is broken.
+    """
+    npu = load_npu(name)
+    if not isinstance(npu, Identity):
+        raise UserError(
+            f"this is for Vivante NPUs, and {name} is another maker's ({npu.title})",
+            hint=f"there are: {', '.join(vivante_names())}",
+        )
+    return npu
+
+
+def load_npu(name: str) -> AnyIdentity:
+    """Return an NPU by its name, whoever made it.
 
     Raises:
         UserError: there is no such NPU, or its file is broken.
@@ -65,14 +126,16 @@ def load_identity(name: str) -> Identity:
 
 
 @functools.cache
-def read_identity(path: Path) -> Identity:
+def read_identity(path: Path) -> AnyIdentity:
     """Return the NPU in a file.
 
     Raises:
         UserError: the file cannot be read, or is not what it should be.
     """
     try:
-        identity = msgspec.toml.decode(path.read_bytes(), type=Identity, strict=True)
+        identity: AnyIdentity = msgspec.toml.decode(
+            path.read_bytes(), type=AnyIdentity, strict=True
+        )
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (msgspec.MsgspecError, ValueError) as error:

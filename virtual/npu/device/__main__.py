@@ -22,8 +22,8 @@ from ..identity import Identity, load_identity
 from .listener import Log, listen
 
 if TYPE_CHECKING:
+    from ..jobs import JobRecord
     from ..traces.trace import Writer
-    from ..vivante.engine import JobRecord
     from .frontend import Jobs, NpuMemory
 
 

@@ -32,21 +32,24 @@ import msgspec
 import numpy as np
 
 from bsp.base.cache import write_atomically
-from bsp.base.errors import BspError
+from bsp.base.errors import BspError, UserError
 
 from ..blame import blamed
 from ..faults import FaultError
 from ..finding import Blame
-from ..identity import Identity, load_identity
+from ..identity import AnyIdentity, Identity, RocketIdentity, load_npu
+from ..jobs import JobRecord
 from ..memory import Access, Buffer, Buffers, Bytes
 from ..operands import load
+from ..rocket.engine import Engine as RocketEngine
+from ..rocket.model import Model, tasks_of
 from ..traces import recorder
 from ..traces.recorder import Recorder
 from ..traces.trace import Writer
 from ..vivante.audit.exact import ExactMode, operations
 from ..vivante.audit.jobs import ModelAudit
 from ..vivante.coefficients import CoefficientCache
-from ..vivante.engine import Audit, Engine, HardwareMode, JobRecord, Requantisation
+from ..vivante.engine import Audit, Engine, HardwareMode, Requantisation
 from ..vivante.frontend import Words
 
 MAGIC = b"NPUSHIM1"
@@ -105,10 +108,10 @@ class ClientReport:
         """Count a job."""
         self.busy_s += job.seconds
         self.macs += job.macs
-        if job.unit == "NN":
-            self.nn_jobs += 1
-        else:
+        if job.unit == "TP":
             self.tp_jobs += 1
+        else:
+            self.nn_jobs += 1
         if len(self.job_list) < KEPT_JOBS:
             self.job_list.append(asdict(job))
 
@@ -119,13 +122,14 @@ class Server:
     def __init__(
         self,
         path: Path,
-        identity: Identity,
+        identity: AnyIdentity,
         *,
         requantisation: Callable[[], Requantisation] = HardwareMode,
         report: Path | None = None,
         trace: Writer | None = None,
         audit: Callable[[], Audit] | None = None,
         cache: CoefficientCache | None = None,
+        model: Callable[[], Model] | None = None,
     ) -> None:
         """Listen on ``path``.
 
@@ -135,7 +139,9 @@ class Server:
             report: JSON file that is written after each client.
             trace: records every submission; ended by ``close``.
             audit: makes one ``Audit`` a client.
+            model: makes one ``Model`` a client, of a Rockchip NPU; the others are a Vivante NPU's.
         """
+        self._make_model = model
         self._trace = trace
         self._make_audit = audit
         self._identity = identity
@@ -187,8 +193,16 @@ class Server:
             with connection:
                 requantisation = self._make_requantisation()
                 audit = self._make_audit() if self._make_audit else None
+                model = self._make_model() if self._make_model else None
                 Session(
-                    connection, self._identity, requantisation, self._cache, report, recorder, audit
+                    connection,
+                    self._identity,
+                    requantisation,
+                    self._cache,
+                    report,
+                    recorder,
+                    audit,
+                    model,
                 ).run()
         except (ProtocolError, OSError) as error:
             report.faults.append(f"{CUT_OFF}{error}")
@@ -218,27 +232,32 @@ class Session:
     def __init__(
         self,
         connection: socket.socket,
-        identity: Identity,
+        identity: AnyIdentity,
         requantisation: Requantisation,
         cache: CoefficientCache,
         report: ClientReport,
         recorder: Recorder | None = None,
         audit: Audit | None = None,
+        model: Model | None = None,
     ) -> None:
         self._recorder = recorder
         self._connection = connection
         self._identity = identity
         self._report = report
         self._memory: Bytes = np.zeros(0, np.uint8)
-        self._engine = Engine(
-            identity,
-            Buffers([]),
-            requantisation=requantisation,
-            cache=cache,
-            on_job=report.add,
-            watch=recorder,
-            audit=audit,
-        )
+        self._engine: Engine | RocketEngine
+        if isinstance(identity, Identity):
+            self._engine = Engine(
+                identity,
+                Buffers([]),
+                requantisation=requantisation,
+                cache=cache,
+                on_job=report.add,
+                watch=recorder,
+                audit=audit,
+            )
+        else:
+            self._engine = RocketEngine(Buffers([]), on_job=report.add, model=model)
 
     def run(self) -> None:
         """Serve the client until it goes.
@@ -249,18 +268,16 @@ class Session:
         """
         self._connection.settimeout(MESSAGE_TIMEOUT_S)
         self._memory = self._hello()
-        identity = self._identity
-        self._connection.sendall(
-            _WELCOME.pack(
-                MAGIC,
+        identity, numbers = self._identity, (0,) * 5
+        if isinstance(identity, Identity):
+            numbers = (
                 identity.model,
                 identity.revision,
                 identity.product_id,
                 identity.customer_id,
                 identity.eco_id,
-                0,
             )
-        )
+        self._connection.sendall(_WELCOME.pack(MAGIC, *numbers, 0))
         while header := self._receive(_REQUEST.size, may_end=True):
             text = self._submit(*_REQUEST.unpack(header))
             encoded = text.encode(errors="replace")[:4000]
@@ -370,6 +387,49 @@ class Session:
         return bytes(parts)
 
 
+def _vivante(identity: Identity, arguments: argparse.Namespace) -> Server:
+    make: Callable[[], Requantisation] = HardwareMode
+    known = operations(arguments.exact_for) if arguments.exact_for else None
+    if known is not None:
+        make = functools.partial(ExactMode, known, identity.nn_generation)
+    audit: Callable[[], Audit] | None = None
+    if arguments.audit_for:
+        audit = functools.partial(
+            ModelAudit,
+            arguments.audit_for,
+            identity.nn_generation,
+            operands=load(arguments.operands) if arguments.operands else None,
+        )
+        audit()  # a file that is no model is said now
+    trace = None
+    if arguments.record:
+        software = dict(each.split("=", 1) for each in arguments.software)
+        trace = recorder.begin(
+            arguments.record, identity, door="shim", operations=known, software=software
+        )
+    return Server(
+        arguments.socket,
+        identity,
+        requantisation=make,
+        report=arguments.report,
+        trace=trace,
+        audit=audit,
+    )
+
+
+def _rocket(identity: RocketIdentity, arguments: argparse.Namespace) -> Server:
+    if arguments.record:
+        raise UserError(
+            f"submissions to {identity.name} cannot be recorded: traces hold a Vivante NPU's",
+            hint="leave --record out",
+        )
+    path = arguments.exact_for or arguments.audit_for
+    model = None
+    if path:
+        model = functools.partial(Model, tasks_of(path), exact=bool(arguments.exact_for))
+    return Server(arguments.socket, identity, report=arguments.report, model=model)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Serve until standard input ends; 2 when the arguments are no good."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -389,37 +449,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--report", type=Path, help="JSON file that says what the clients did")
     arguments = parser.parse_args(argv)
     try:
-        identity = load_identity(arguments.npu)
-        make: Callable[[], Requantisation] = HardwareMode
-        known = operations(arguments.exact_for) if arguments.exact_for else None
-        if known is not None:
-            make = functools.partial(ExactMode, known, identity.nn_generation)
-        audit: Callable[[], Audit] | None = None
-        if arguments.audit_for:
-            audit = functools.partial(
-                ModelAudit,
-                arguments.audit_for,
-                identity.nn_generation,
-                operands=load(arguments.operands) if arguments.operands else None,
-            )
-            audit()  # a file that is no model is said now
-        trace = None
-        if arguments.record:
-            software = dict(each.split("=", 1) for each in arguments.software)
-            trace = recorder.begin(
-                arguments.record, identity, door="shim", operations=known, software=software
-            )
+        identity = load_npu(arguments.npu)
+        server = (
+            _vivante(identity, arguments)
+            if isinstance(identity, Identity)
+            else _rocket(identity, arguments)
+        )
     except BspError as error:
         sys.stderr.write(f"error: {error.message}\n")
         return error.exit_code
-    server = Server(
-        arguments.socket,
-        identity,
-        requantisation=make,
-        report=arguments.report,
-        trace=trace,
-        audit=audit,
-    )
     threading.Thread(target=server.serve, daemon=True).start()
     sys.stdout.write("ready\n")
     sys.stdout.flush()

@@ -17,7 +17,7 @@ from typing import Any
 from bsp.base.errors import InfrastructureError
 from bsp.base.project import PROJECT
 
-from ..identity import load_identity
+from ..identity import driver_of
 from ..operands import operands_for_picture, save
 
 START_TIMEOUT_S = 30.0
@@ -85,7 +85,7 @@ def emulator(
         UserError: there is no such NPU.
         InfrastructureError: it did not start.
     """
-    load_identity(name)
+    driver = driver_of(name)
     with tempfile.TemporaryDirectory(prefix="npu-bsp-") as folder:
         socket, report = Path(folder) / "npu.sock", Path(folder) / "report.json"
         command = [sys.executable, "-m", "virtual.npu.shim.server"]
@@ -121,6 +121,7 @@ def emulator(
                 socket,
                 {
                     "NPU_SHIM_SOCKET": str(socket),
+                    "NPU_SHIM_DRIVER": driver,
                     "NPU_SHIM_TIMEOUT_S": str(max(1, round(submit_timeout_s))),
                     "NPU_SHIM_POISON": str(poison),
                 },

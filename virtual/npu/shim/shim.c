@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: MIT
  *
- * A fake etnaviv render node for one process, by LD_PRELOAD.
+ * A fake DRM device node for one process, by LD_PRELOAD; etnaviv.c and rocket.c are the drivers behind it.
  *
- * open() of /dev/dri/renderD128 gives a descriptor of a sealed memfd that holds all buffer objects.
- * GEM_INFO answers with a buffer's offset in that file, so mmap(), dup(), fstat() and close() need no
+ * open() of the node gives a descriptor of a sealed memfd that holds all buffer objects. The driver
+ * answers with a buffer's offset in that file, so mmap(), dup(), fstat() and close() need no
  * interposition: only open*() and ioctl() do. The same memfd goes to the emulator over a Unix socket;
  * a submit is a message, and the emulator works on the buffers in place.
  *
- * Interface: Linux 6.12 include/uapi/drm/etnaviv_drm.h and drm.h; structures are written out here, so
- * that building needs nothing but a C library.
+ * Interface: Linux 6.12 include/uapi/drm/drm.h; structures are written out here, so that building needs
+ * nothing but a C library.
  *
- * Environment: NPU_SHIM_SOCKET (path, required), NPU_SHIM_TIMEOUT_S (seconds for one submit, 120),
- * NPU_SHIM_MEMORY_MIB (1024), NPU_SHIM_POISON (byte that fills new buffers; the kernel's is 0).
+ * Environment: NPU_SHIM_SOCKET (path, required), NPU_SHIM_DRIVER (etnaviv, or rocket),
+ * NPU_SHIM_TIMEOUT_S (seconds for one submit, 120), NPU_SHIM_MEMORY_MIB (1024), NPU_SHIM_POISON (byte
+ * that fills new buffers; the kernel's is 0).
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -31,28 +32,15 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define RENDER_NODE "/dev/dri/renderD128"
+#include "shim.h"
+
 #define PAGE 4096ull
-#define MAX_BUFFERS 65536u
-#define MAX_STREAM (4u << 20)
-#define SOFTPIN_START 0x400000u
-#define SUBMIT_SOFTPIN 0x0008u
 
 static const char magic[8] = {'N', 'P', 'U', 'S', 'H', 'I', 'M', '1'};
 
-/* ---- the DRM interface: numbers and structures of drm.h and etnaviv_drm.h ---- */
+/* ---- the DRM interface: numbers and structures of drm.h ---- */
 
-enum {
-	NR_VERSION = 0x00, NR_GEM_CLOSE = 0x09, NR_GET_CAP = 0x0c,
-	NR_GET_PARAM = 0x40, NR_GEM_NEW = 0x42, NR_GEM_INFO = 0x43, NR_GEM_CPU_PREP = 0x44,
-	NR_GEM_CPU_FINI = 0x45, NR_GEM_SUBMIT = 0x46, NR_WAIT_FENCE = 0x47, NR_GEM_WAIT = 0x49,
-	NR_PM_QUERY_DOM = 0x4a, NR_PM_QUERY_SIG = 0x4b,
-};
-
-enum {
-	PARAM_MODEL = 0x01, PARAM_REVISION = 0x02, PARAM_SOFTPIN_START = 0x1b,
-	PARAM_PRODUCT_ID = 0x1c, PARAM_CUSTOMER_ID = 0x1d, PARAM_ECO_ID = 0x1e,
-};
+enum { NR_VERSION = 0x00, NR_GEM_CLOSE = 0x09, NR_GET_CAP = 0x0c };
 
 struct drm_version {
 	int major, minor, patch;
@@ -62,36 +50,29 @@ struct drm_version {
 };
 struct drm_close { uint32_t handle, pad; };
 struct drm_cap { uint64_t capability, value; };
-struct get_param { uint32_t pipe, param; uint64_t value; };
-struct gem_new { uint64_t size; uint32_t flags, handle; };
-struct gem_info { uint32_t handle, pad; uint64_t offset; };
-struct gem_handle { uint32_t handle; };
-struct submit_bo { uint32_t flags, handle; uint64_t presumed; };
-struct gem_submit {
-	uint32_t fence, pipe, exec_state, nr_bos, nr_relocs, stream_size;
-	uint64_t bos, relocs, stream;
-	uint32_t flags; int32_t fence_fd;
-	uint64_t pmrs; uint32_t nr_pmrs, pad;
-};
 
 /* ---- the messages to the emulator: see server.py ---- */
 
 struct hello { char magic[8]; uint64_t memory_size; };
-struct welcome { char magic[8]; uint32_t model, revision, product_id, customer_id, eco_id, reserved; };
 struct request { uint32_t buffers, stream_size; };
-struct request_buffer { uint64_t address, offset, size, flags; };
 struct answer { uint32_t status, text_size; };
 
 /* ---- state ---- */
 
-static struct { uint64_t offset, size, room; } table[MAX_BUFFERS];
-static uint32_t next_handle = 1, fence_number;
+static struct buffer table[MAX_BUFFERS];
+static uint32_t next_handle = 1;
 static uint64_t memory_size, memory_used = PAGE;
 static int memory_fd = -1, server = -1, poison;
 static struct sockaddr_un found; /* of the emulator that was set up last */
 static struct stat memory_stat;
-static struct welcome identity;
+struct welcome identity;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+static const struct door *door(void)
+{
+	const char *driver = getenv("NPU_SHIM_DRIVER");
+	return driver && !strcmp(driver, rocket_door.driver) ? &rocket_door : &etnaviv_door;
+}
 
 static long setting(const char *name, long fallback)
 {
@@ -197,12 +178,12 @@ static int is_ours(int fd)
 /* ---- buffers ---- */
 
 /* Buffers lie a page apart. A freed buffer's room is used again by one of the same size. */
-static int gem_new(struct gem_new *args)
+int buffer_new(uint64_t wanted, uint32_t *given)
 {
-	uint64_t size = (args->size + PAGE - 1) & ~(PAGE - 1);
+	uint64_t size = (wanted + PAGE - 1) & ~(PAGE - 1);
 	uint32_t handle;
 
-	if (!args->size || args->size > memory_size)
+	if (!wanted || wanted > memory_size)
 		return -EINVAL;
 	for (handle = 1; handle < next_handle; handle++)
 		if (!table[handle].size && table[handle].room == size)
@@ -227,13 +208,23 @@ static int gem_new(struct gem_new *args)
 		memset(place, poison, size);
 		munmap(place, size);
 	}
-	args->handle = handle;
+	*given = handle;
 	return 0;
 }
 
-static int known(uint32_t handle)
+int known(uint32_t handle)
 {
 	return handle && handle < next_handle && table[handle].size;
+}
+
+const struct buffer *buffer_of(uint32_t handle)
+{
+	return &table[handle];
+}
+
+uint32_t buffers_end(void)
+{
+	return next_handle;
 }
 
 /* ---- submits ---- */
@@ -260,36 +251,18 @@ static int receive_answer(void)
 	return answer.status ? -EIO : 0;
 }
 
-static int gem_submit(struct gem_submit *args)
+int run_submit(const struct request_buffer *buffers, uint32_t count, const void *stream, uint32_t size)
 {
-	const struct submit_bo *bos = (const void *)(uintptr_t)args->bos;
-	struct request request = {.buffers = args->nr_bos, .stream_size = args->stream_size};
-	struct request_buffer *buffers;
+	struct request request = {.buffers = count, .stream_size = size};
 	int error;
 
 	if (server < 0)
 		return -EIO;
-	if (!(args->flags & SUBMIT_SOFTPIN) || args->nr_relocs || args->nr_pmrs || args->pipe)
-		return -EINVAL;
-	if (args->nr_bos > MAX_BUFFERS || args->stream_size > MAX_STREAM || args->stream_size % 4)
-		return -EINVAL;
-	buffers = calloc(args->nr_bos ? args->nr_bos : 1, sizeof *buffers);
-	if (!buffers)
-		return -ENOMEM;
-	for (uint32_t i = 0; i < args->nr_bos; i++) {
-		if (!known(bos[i].handle)) {
-			free(buffers);
-			return -EINVAL;
-		}
-		buffers[i] = (struct request_buffer){bos[i].presumed, table[bos[i].handle].offset,
-						     table[bos[i].handle].size, bos[i].flags};
-	}
 	error = transfer(1, &request, sizeof request);
 	if (!error)
-		error = transfer(1, buffers, args->nr_bos * sizeof *buffers);
+		error = transfer(1, (void *)(uintptr_t)buffers, count * sizeof *buffers);
 	if (!error)
-		error = transfer(1, (void *)(uintptr_t)args->stream, args->stream_size);
-	free(buffers);
+		error = transfer(1, (void *)(uintptr_t)stream, size);
 	if (!error)
 		error = receive_answer();
 	if (error && error != -EIO) {
@@ -298,7 +271,6 @@ static int gem_submit(struct gem_submit *args)
 		server = -1;
 		error = -EIO;
 	}
-	args->fence = ++fence_number;
 	return error;
 }
 
@@ -311,42 +283,18 @@ static void give(char *target, size_t *size, const char *text)
 	*size = strlen(text);
 }
 
-static int get_param(struct get_param *args)
-{
-	if (args->pipe)
-		return -ENXIO;
-	switch (args->param) {
-	case PARAM_MODEL: args->value = identity.model; return 0;
-	case PARAM_REVISION: args->value = identity.revision; return 0;
-	case PARAM_SOFTPIN_START: args->value = SOFTPIN_START; return 0;
-	case PARAM_PRODUCT_ID: args->value = identity.product_id; return 0;
-	case PARAM_CUSTOMER_ID: args->value = identity.customer_id; return 0;
-	case PARAM_ECO_ID: args->value = identity.eco_id; return 0;
-	default: args->value = 0; return 0; /* features: all come from Mesa's own database */
-	}
-}
-
 static int request_of(unsigned int number, void *data)
 {
 	switch (number) {
 	case NR_VERSION: {
 		struct drm_version *version = data;
-		version->major = 1; version->minor = 4; version->patch = 0;
-		give(version->name, &version->name_len, "etnaviv");
+		version->major = door()->major; version->minor = door()->minor; version->patch = 0;
+		give(version->name, &version->name_len, door()->driver);
 		give(version->date, &version->date_len, "20151214"); /* libdrm: not empty */
 		give(version->desc, &version->desc_len, "virtual NPU");
 		return 0;
 	}
 	case NR_GET_CAP: ((struct drm_cap *)data)->value = 0; return 0;
-	case NR_GET_PARAM: return get_param(data);
-	case NR_GEM_NEW: return gem_new(data);
-	case NR_GEM_INFO: {
-		struct gem_info *info = data;
-		if (!known(info->handle))
-			return -ENOENT;
-		info->offset = table[info->handle].offset;
-		return 0;
-	}
 	case NR_GEM_CLOSE: {
 		struct drm_close *close = data;
 		if (!known(close->handle))
@@ -354,14 +302,12 @@ static int request_of(unsigned int number, void *data)
 		table[close->handle].size = 0;
 		return 0;
 	}
-	case NR_GEM_CPU_PREP: case NR_GEM_CPU_FINI: case NR_GEM_WAIT:
-		return known(((struct gem_handle *)data)->handle) ? 0 : -ENOENT;
-	case NR_GEM_SUBMIT: return gem_submit(data);
-	case NR_WAIT_FENCE: return 0; /* a submit returns when it has run */
-	case NR_PM_QUERY_DOM: case NR_PM_QUERY_SIG: return -ENXIO;
-	default:
-		fprintf(stderr, "npu-shim: DRM ioctl %#x is not emulated\n", number);
-		return -EINVAL;
+	default: {
+		int result = door()->request(number, data);
+		if (result == -ENOTTY)
+			fprintf(stderr, "npu-shim: DRM ioctl %#x is not emulated\n", number);
+		return result == -ENOTTY ? -EINVAL : result;
+	}
 	}
 }
 
@@ -421,25 +367,25 @@ static int ordinary_open(int folder, const char *path, int flags, mode_t mode)
 int open(const char *path, int flags, ...)
 {
 	WITH_MODE(mode, flags)
-	return strcmp(path, RENDER_NODE) ? ordinary_open(AT_FDCWD, path, flags, mode) : open_node();
+	return strcmp(path, door()->node) ? ordinary_open(AT_FDCWD, path, flags, mode) : open_node();
 }
 
 int open64(const char *path, int flags, ...)
 {
 	WITH_MODE(mode, flags)
-	return strcmp(path, RENDER_NODE) ? ordinary_open(AT_FDCWD, path, flags, mode) : open_node();
+	return strcmp(path, door()->node) ? ordinary_open(AT_FDCWD, path, flags, mode) : open_node();
 }
 
 int openat(int folder, const char *path, int flags, ...)
 {
 	WITH_MODE(mode, flags)
-	return strcmp(path, RENDER_NODE) ? ordinary_open(folder, path, flags, mode) : open_node();
+	return strcmp(path, door()->node) ? ordinary_open(folder, path, flags, mode) : open_node();
 }
 
 int openat64(int folder, const char *path, int flags, ...)
 {
 	WITH_MODE(mode, flags)
-	return strcmp(path, RENDER_NODE) ? ordinary_open(folder, path, flags, mode) : open_node();
+	return strcmp(path, door()->node) ? ordinary_open(folder, path, flags, mode) : open_node();
 }
 
 int __open_2(const char *path, int flags)

@@ -20,7 +20,7 @@ from ..vivante.frontend import Words
 from .trace import DEFAULT_LIMIT_BYTES, End, Header, Job, Piece, Submit, Writer, packed
 
 if TYPE_CHECKING:
-    from ..vivante.engine import JobRecord
+    from ..jobs import JobRecord
 
 
 def begin(

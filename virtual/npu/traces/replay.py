@@ -17,12 +17,13 @@ import numpy as np
 
 from ..faults import FaultError
 from ..finding import Blame, Finding
+from ..jobs import JobRecord
 from ..memory import Access, Buffer, Buffers, Bytes
 from ..vivante import frontend, sparse
 from ..vivante.audit.exact import ExactMode
 from ..vivante.audit.jobs import ModelAudit
 from ..vivante.coefficients import CoefficientCache
-from ..vivante.engine import Engine, HardwareMode, JobRecord, Requantisation
+from ..vivante.engine import Engine, HardwareMode, Requantisation
 from .trace import End, Header, Job, Piece, Record, Submit, TraceError, header_of, read
 
 TIMEOUT_S = 600.0

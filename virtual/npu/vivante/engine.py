@@ -17,6 +17,7 @@ import numpy as np
 
 from ..faults import FaultError, Finding
 from ..identity import Identity
+from ..jobs import JobRecord
 from ..memory import Access, Bytes, Memory
 from . import frontend, huffman, lookup, nn, requant, tp, zero_runs
 from .coefficients import CoefficientCache, Coefficients
@@ -72,26 +73,6 @@ class HardwareMode:
     def table(self, job: TpJob, predicted: Bytes) -> Bytes:
         """Return the table as it is."""
         return predicted
-
-
-@dataclass(frozen=True)
-class JobRecord:
-    """What one job was, for reports and traces.
-
-    Attributes:
-        number: counts the jobs of this engine, from 0.
-        macs: multiplications as a dense convolution; 0 for TP jobs.
-        coefficient_bytes: stored size of the coefficients; 0 for TP jobs.
-    """
-
-    number: int
-    unit: str
-    address: int
-    description: str
-    operation: str
-    seconds: float
-    macs: int = 0
-    coefficient_bytes: int = 0
 
 
 class Watch(Protocol):

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: MIT
+"""The engine: the jobs of a submit, one task after another, on a client's memory.
+
+The shim's ``rocket.c`` says what the words of a submit are. All of a client's buffers are in the NPU's
+address space; a job may write the ones only that it names as outputs, for the kernel orders jobs by them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..faults import FaultError, MemoryFaultError
+from ..finding import Finding
+from ..jobs import JobRecord
+from ..memory import Access, Bytes, Memory
+from . import arithmetic
+from .model import Model
+from .oddities import oddities
+from .registers import fields_of
+from .task import Task, parse
+from .weights import read_weights
+
+Words = NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a submit: (address, commands) of each task; addresses of its buffers."""
+
+    tasks: Sequence[tuple[int, int]]
+    inputs: Sequence[int]
+    outputs: Sequence[int]
+
+
+def jobs_of(stream: Words) -> list[Job]:
+    """Return the jobs of a submit.
+
+    Raises:
+        FaultError: the stream ends too soon, or goes on.
+    """
+    words = iter(stream.tolist())
+
+    def take(count: int) -> list[int]:
+        taken = [word for _, word in zip(range(count), words, strict=False)]
+        if len(taken) < count:
+            raise FaultError("submit", "all jobs that it announces", "its end")
+        return taken
+
+    jobs = []
+    for _ in range(take(1)[0]):
+        tasks, inputs, outputs = take(3)
+        pairs = take(2 * tasks)
+        jobs.append(
+            Job(list(zip(pairs[::2], pairs[1::2], strict=True)), take(inputs), take(outputs))
+        )
+    if next(words, None) is not None:
+        raise FaultError("submit", "its end", "more words")
+    return jobs
+
+
+class _JobMemory:
+    """A client's memory, of which a job may write only the buffers that it names."""
+
+    def __init__(self, memory: Memory, outputs: Sequence[int]) -> None:
+        self._memory = memory
+        self._outputs = sorted(outputs)
+
+    def view(self, address: int, size_bytes: int, access: Access) -> Bytes:
+        """As ``Memory.view``."""
+        if Access.WRITE in access:
+            # A view never reaches over the end of a buffer: whose beginning lies before it decides.
+            before = [each for each in self._outputs if each <= address]
+            if not before:
+                raise MemoryFaultError(
+                    "out_bo_handles", "the buffer that is written", "others", address=address
+                )
+            self._memory.view(before[-1], address - before[-1] + size_bytes, access)
+        return self._memory.view(address, size_bytes, access)
+
+
+@dataclass
+class Engine:
+    """One client's NPU.
+
+    Attributes:
+        memory: the client's memory; a door may replace it between submits.
+        on_job: called after each task.
+        model: what is compared with each task, and computes it as TFLite does in exact mode.
+        findings: what was odd but could be run.
+    """
+
+    MAX_FINDINGS = 200
+
+    memory: Memory
+    on_job: Callable[[JobRecord], None] | None = None
+    model: Model | None = None
+    findings: list[Finding] = field(default_factory=list)
+    jobs: int = 0
+    tasks: int = 0
+
+    def submit(self, stream: Words) -> None:
+        """Run a submit to its end.
+
+        Raises:
+            FaultError: a job is wrong; tasks before it have run.
+        """
+        for job in jobs_of(stream):
+            self.jobs += 1
+            for address, count in job.tasks:
+                self._task(self.jobs, job, address, count)
+
+    def _task(self, job_number: int, job: Job, address: int, count: int) -> None:
+        started = time.perf_counter()
+        number = self.tasks
+        self.tasks += 1
+        try:
+            commands = self.memory.view(address, 8 * count, Access.READ).view(np.uint64)
+            task = parse(fields_of(commands))
+            operation, found = self._run(job_number, task, _JobMemory(self.memory, job.outputs))
+            for finding in found:
+                self._note(replace(finding, job=number, unit="CNA", operation=operation))
+        except FaultError as error:
+            error.at(job=number, unit="CNA", address=address)
+            raise
+        if self.on_job:
+            seconds = time.perf_counter() - started
+            self.on_job(
+                JobRecord(
+                    number, "CNA", address, task.describe(), operation, seconds, macs=task.macs
+                )
+            )
+
+    def _note(self, finding: Finding) -> None:
+        """Keep a finding, unless there are very many or another task had it before."""
+        mine = replace(finding, job=None, address=None)
+        known = [replace(each, job=None, address=None) for each in self.findings]
+        if len(known) < self.MAX_FINDINGS and mine not in known:
+            self.findings.append(finding)
+
+    def _run(self, job: int, task: Task, memory: Memory) -> tuple[str, list[Finding]]:
+        """Run a task; return the operation of the model that it belongs to, and what is wrong with it."""
+        image = arithmetic.as_buffered(task, arithmetic.read_input(task, memory))
+        weights = read_weights(task, memory)
+        sums = arithmetic.accumulate(task, arithmetic.padded(task, image), weights)
+        biases = arithmetic.biases(task, memory)
+        addends = arithmetic.addends(task, task.addend, memory) if task.addend else None
+        maps = arithmetic.Maps(sums, addends)
+        values = arithmetic.converted(task, maps, biases)
+        found = list(oddities(task))
+        name = ""
+        if self.model:
+            mine = self.model.belongs(job, task, weights)
+            name = mine.name if mine else ""
+            found += self.model.audit(task, weights, biases, mine)
+            values = self.model.output(task, maps, mine, values)
+        arithmetic.write_output(task, values, memory)
+        return name, found
