@@ -24,7 +24,7 @@ from userspace.npu.model import tflite_file
 from userspace.npu.validate import models
 from userspace.npu.validate.onboard import bmp, preprocess
 
-from ..npu.identity import identity_names
+from ..npu.identity import vivante_names
 from ..npu.shim.host import PREFIX, npu_name
 from . import sweep
 from .build import BuiltModel, build
@@ -69,7 +69,7 @@ def gate(request: GateRequest) -> dict[str, Any]:
         InfrastructureError: packages cannot be had, or the client does not start.
     """
     named = named_delegate(request.package, request.suite, request.mesa)
-    npus = identity_names() if request.npu == "all" else [npu_name(request.npu)]
+    npus = vivante_names() if request.npu == "all" else [npu_name(request.npu)]
     delegate = find_delegate(named)
     other = find_delegate(request.against) if request.against else None
     outcomes = _swept(delegate, npus, request)

@@ -29,8 +29,8 @@ from userspace.payload import payload
 
 from ..npu import shim
 from ..npu.identity import driver_of, load_npu, vivante_names
-from ..npu.shim.host import CPU, qemu_user
 from ..npu.rocket.model import Model
+from ..npu.shim.host import CPU, qemu_user
 from ..npu.shim.server import ClientReport, Server
 from ..npu.vivante.coefficients import CoefficientCache
 from ..npu.vivante.engine import Audit, HardwareMode, Requantisation

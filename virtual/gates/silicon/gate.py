@@ -18,7 +18,7 @@ from bsp.base.progress import say, step
 from bsp.base.project import PROJECT
 from bsp.base.result import FAILED_VALIDATION, Result
 
-from ...npu.identity import identity_names, load_identity
+from ...npu.identity import driver_of, identity_names, load_npu, vivante_names
 from ...npu.shim.host import PREFIX, npu_name
 from ..packages import Delegate, find_delegate, named_delegate
 from . import report
@@ -26,9 +26,13 @@ from .explain import explain
 from .lists import FAIL, UNJUDGED, Lists, read_lists
 from .run import Outcome, Pair, run_tests
 from .source import MesaSource, fetch_source
-from .suites import SiliconTest, all_tests, choose_quick
+from .suites import MODELS, WHOLE, SiliconTest, all_tests, choose_quick
 
-DEFAULT_SUITE = "trixie"
+DEFAULT_SUITES = {"etnaviv": "trixie", "rocket": "trixie-backports"}
+"""By driver: the suite whose delegate is compared unless another is named; trixie's has no rocket."""
+_TESTS_SUITE = "trixie"
+"""Whose source has the tests and models that a list beside this project names."""
+_ROCKET_LISTS = Path(__file__).with_name("rocket_lists")
 TFLITE_DISTRIBUTION = "bookworm"
 """Its wheel is tflite-runtime 2.14. The lists' boards computed the right answers with a TFLite of that
 time: later arm64 kernels round otherwise, and MobileNetV1 alone then differs by more than is allowed."""
@@ -37,6 +41,7 @@ _SOURCES = (
     "virtual/npu/*.py",
     "virtual/npu/identities",
     "virtual/npu/shim",
+    "virtual/npu/rocket",
     "virtual/npu/vivante",
     "virtual/gates/client.py",
     "virtual/gates/model_runner.py",
@@ -47,6 +52,7 @@ _SOURCES = (
     "virtual/gates/silicon/synthetic.py",
     "userspace/npu/model/tflite_file.py",
 )
+_READ = (".py", ".c", ".h", ".toml", ".txt")
 _MOST_LOOKED_INTO = 20
 Run = Callable[[Sequence[Pair], Callable[[Outcome], None]], None]
 
@@ -97,21 +103,25 @@ def compare_with_silicon(request: SiliconRequest) -> SiliconResult:
         UserError: the arguments are no good, or this Mesa has no such tests or lists.
         InfrastructureError: packages cannot be had, or the client does not start.
     """
-    suite = "" if request.package or request.mesa else request.suite or DEFAULT_SUITE
+    names = vivante_names() if request.npu == "all" else [npu_name(request.npu)]
+    driver = driver_of(names[0])
+    suite = (
+        "" if request.package or request.mesa else request.suite or DEFAULT_SUITES[driver]
+    )
     if request.suite and not suite:
         raise UserError("--package, --suite and --mesa exclude each other", hint="leave one out")
     named = named_delegate(request.package, suite, request.mesa)
-    names = identity_names() if request.npu == "all" else [npu_name(request.npu)]
-    npus = [name for name in names if load_identity(name).silicon_lists]
+    npus = [name for name in names if load_npu(name).silicon_lists]
     if not npus:
         raise UserError(
             f"Mesa has no lists of results from boards for {request.npu}",
             hint="it has some for: " + ", ".join(_with_lists()),
         )
     delegate = find_delegate(named, distribution=TFLITE_DISTRIBUTION)
-    source = fetch_source(delegate)
-    lists = {npu: read_lists(source.lists, load_identity(npu).silicon_lists) for npu in npus}
+    source, lists = _judges(delegate, npus, driver)
     tests = all_tests(source)
+    if driver == "rocket":  # its list skips all synthetic models
+        tests = [test for test in tests if test.group in (MODELS, WHOLE)]
     if request.quick:
         tests = choose_quick(tests, frozenset().union(*(each.fails for each in lists.values())))
 
@@ -152,8 +162,21 @@ def compare_with_silicon(request: SiliconRequest) -> SiliconResult:
     return SiliconResult(contents)
 
 
+def _judges(
+    delegate: Delegate, npus: Sequence[str], driver: str
+) -> tuple[MesaSource, dict[str, Lists]]:
+    """Return the source with the tests and models, and each NPU's lists."""
+    if driver == "rocket":
+        tested = find_delegate(_TESTS_SUITE, distribution=TFLITE_DISTRIBUTION)
+        source, folder = fetch_source(tested), _ROCKET_LISTS
+    else:
+        source = fetch_source(delegate)
+        folder = source.lists
+    return source, {npu: read_lists(folder, load_npu(npu).silicon_lists) for npu in npus}
+
+
 def _with_lists() -> list[str]:
-    return [PREFIX + name for name in identity_names() if load_identity(name).silicon_lists]
+    return [PREFIX + name for name in identity_names() if load_npu(name).silicon_lists]
 
 
 def _outcomes(
@@ -221,7 +244,7 @@ class _Store:
 def _source_files() -> Iterable[Path]:
     for pattern in _SOURCES:
         for path in PROJECT.glob(pattern):
-            found = (each for each in path.rglob("*") if each.suffix in (".py", ".c", ".toml"))
+            found = (each for each in path.rglob("*") if each.suffix in _READ)
             # What compares jobs with a model decides no verdict.
             yield from (each for each in found if not each.name.startswith(("audit", "exact")))
             if path.is_file():

@@ -9,6 +9,7 @@ verdict then differs from the list's. The NPU computes in hardware mode; new buf
 
 from __future__ import annotations
 
+import functools
 import queue
 import tempfile
 import threading
@@ -22,7 +23,8 @@ from numpy.typing import NDArray
 
 from bsp.base.errors import InfrastructureError
 
-from ...npu.identity import load_identity
+from ...npu.identity import RocketIdentity, load_npu
+from ...npu.rocket.model import Model, tasks_of
 from ...npu.vivante.audit.jobs import ModelAudit
 from ...npu.vivante.coefficients import CoefficientCache
 from ..model_runner import Attempt, ModelRunner, model_runner, reference
@@ -165,7 +167,11 @@ class _Worker:
         return self._lists[outcome.npu].verdict(outcome.test) in (UNJUDGED, outcome.verdict)
 
     def _attempt(self, path: Path, inputs: list[NDArray[Any]], npu: str) -> Attempt:
-        generation = load_identity(npu).nn_generation
+        identity = load_npu(npu)
+        if isinstance(identity, RocketIdentity):
+            beside = functools.partial(Model, tasks_of(path), exact=False) if self._audit else None
+            return self._client.attempt(path, inputs, npu, resolver=_CPU_KERNELS, model=beside)
+        generation = identity.nn_generation
         return self._client.attempt(
             path,
             inputs,

@@ -30,7 +30,7 @@ from userspace.npu.validate.machine import ThisMachine
 from userspace.payload import payload
 
 from .. import shim
-from ..identity import identity_names, load_identity
+from ..identity import identity_names, load_npu
 from .explain import explain
 from .server import CUT_OFF
 from .session import Emulator, emulator
@@ -61,7 +61,7 @@ def npu_name(text: str) -> str:
     if not text.startswith(PREFIX):
         known = ", ".join(PREFIX + name for name in identity_names())
         raise UserError(f"no NPU {text!r}", hint=f"--npu takes one of: {known}")
-    return load_identity(text.removeprefix(PREFIX)).name
+    return load_npu(text.removeprefix(PREFIX)).name
 
 
 @contextlib.contextmanager
