@@ -138,7 +138,7 @@ def compare_with_silicon(request: SiliconRequest) -> SiliconResult:
         )
 
     outcomes = _outcomes(tests, npus, _Store(delegate, source), run)
-    disagreements = _disagreements(tests, outcomes, lists, source)
+    disagreements = _disagreements(tests, outcomes, lists, delegate.upstream)
     _add_evidence(disagreements, tests, functools.partial(run, audit=True))
     contents = {
         "format": 1,
@@ -255,7 +255,7 @@ def _disagreements(
     tests: Sequence[SiliconTest],
     outcomes: Mapping[tuple[str, str], Outcome],
     lists: Mapping[str, Lists],
-    source: MesaSource,
+    version: str,
 ) -> list[dict[str, Any]]:
     found = []
     for npu, listed in lists.items():
@@ -270,7 +270,7 @@ def _disagreements(
                     "test": test.name,
                     "silicon": silicon,
                     "virtual": outcome.verdict,
-                    "why": explain(test, npu, listed, source.version),
+                    "why": explain(test, npu, listed, version),
                     "largest": outcome.largest,
                     "beyond": outcome.beyond,
                     "values": outcome.values,

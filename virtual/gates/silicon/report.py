@@ -55,8 +55,8 @@ def text_of(document: Mapping[str, Any]) -> str:
         for row in document["agreement"]
     ]
     lines = [
-        f"Mesa {package['version']} ({package['origin']}) on virtual NPUs, beside the lists of results",
-        f"from boards in the source of Mesa {source['version']} ({', '.join(document['lists'].values())}):",
+        f"Mesa {package['version']} ({package['origin']}) on virtual NPUs: the tests of Mesa",
+        f"{source['version']}, beside the lists from boards ({', '.join(document['lists'].values())}):",
         "",
         table(("npu", "tests", "agree", "disagree", "unjudged"), rows),
     ]
