@@ -36,7 +36,7 @@ def test_flags_are_completed() -> None:
 def test_names_of_boards_and_npus_are_completed() -> None:
     assert {"vim3", "vim3l"} <= set(completed("build-dts", "--board", "vi"))
     assert set(completed("smoke-test", "label_image", "--npu", "virt")) == {
-        "virtual:a311d", "virtual:imx8mp",
+        "virtual:a311d", "virtual:imx8mp", "virtual:rk3588",
     }  # fmt: skip
 
 

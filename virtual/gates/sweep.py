@@ -25,8 +25,10 @@ from userspace.npu.validate.onboard.runner import delegated
 
 from ..npu.blame import blame_of
 from ..npu.finding import Blame
-from ..npu.identity import load_identity
+from ..npu.identity import RocketIdentity, load_npu
 from ..npu.operands import operands_of
+from ..npu.rocket.model import Model as RocketModel
+from ..npu.rocket.model import tasks_of
 from ..npu.taken import wrongly_taken
 from ..npu.vivante.audit.add import Inputs
 from ..npu.vivante.audit.exact import operations
@@ -144,7 +146,17 @@ class Runner:
         built: BuiltModel | None,
         poison: int,
     ) -> _Witnessed:
-        generation = load_identity(npu).nn_generation
+        identity = load_npu(npu)
+        if isinstance(identity, RocketIdentity):
+            known = tasks_of(path)
+            attempt = self._models.attempt(
+                path, inputs, npu, model=lambda: RocketModel(known, exact=True), poison=poison
+            )
+            silent = Witness([], 0, None)  # what contradicts the model is among the findings
+            return _Witnessed(
+                attempt.answer, attempt.outputs, attempt.report, silent, path.read_bytes()
+            )
+        generation = identity.nn_generation
         witness = Witness(operations(path), generation, built)
         attempt = self._models.attempt(
             path,

@@ -45,7 +45,7 @@ from ..gates import sweep
 from ..gates.model_runner import Attempt, ModelRunner, model_runner
 from ..gates.packages import find_delegate
 from ..gates.sweep import POISON
-from ..npu.identity import identity_names, load_identity
+from ..npu.identity import load_identity, vivante_names
 from ..npu.vivante.coefficients import CoefficientCache
 from .ledger import Entry, Ledger, LedgerAudit, LedgerExact
 from .references import References, references
@@ -61,8 +61,8 @@ class VirtualNpus:
         self._known: tuple[RunRequest, References | str] | None = None
 
     def npus(self) -> Sequence[str]:
-        """Return the names of the NPUs that can be emulated."""
-        return identity_names()
+        """Return the names of the NPUs whose jobs can be looked at: Vivante's."""
+        return vivante_names()
 
     def run(self, request: RunRequest) -> Sequence[Run]:
         """Run a model with one Mesa on each NPU.

@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 from bsp.base.errors import UserError
 from tests.support.npu.jobs import NPUS, Bench, Convolution, bench_for, load_state
 from virtual.npu.faults import FaultError, MemoryFaultError
-from virtual.npu.identity import IDENTITIES_DIR, identity_names, load_identity, read_identity
+from virtual.npu.identity import (
+    IDENTITIES_DIR,
+    driver_of,
+    identity_names,
+    load_identity,
+    read_identity,
+    vivante_names,
+)
 from virtual.npu.memory import Access, Buffer, Buffers
 from virtual.npu.vivante import frontend, huffman, nn, requant, tp, zero_runs
 from virtual.npu.vivante.coefficients import CoefficientCache, Coefficients
@@ -594,9 +601,13 @@ def test_tflite_add_of_equal_scales_is_a_sum() -> None:
 
 
 def test_identities_are_whole() -> None:
-    assert identity_names() == ["a311d", "imx8mp"]
-    for name in identity_names():
+    assert identity_names() == ["a311d", "imx8mp", "rk3588"]
+    assert vivante_names() == ["a311d", "imx8mp"]
+    for name in vivante_names():
         assert load_identity(name).model == 0x8000
+    assert [driver_of(name) for name in identity_names()] == ["etnaviv", "etnaviv", "rocket"]
+    with pytest.raises(UserError, match="for Vivante NPUs, and rk3588 is another maker's"):
+        load_identity("rk3588")
     with pytest.raises(UserError, match="did you mean 'a311d'"):
         load_identity("a311")
 

@@ -156,6 +156,7 @@ def test_rows_of_three_atoms_take_an_entry_a_pixel(channels: int, shared: bool) 
         ("CONV_X_STRIDE", 0, "at least 1"),
         ("DATAIN_CHANNEL", 24, "atoms of 16"),
         ("MRDMA_DISABLE", 0, "not understood"),
+        ("EW_BYPASS", 0, "not understood"),
         ("ARGB_IN", 3, "0 or 8"),
     ],
 )
@@ -165,6 +166,15 @@ def test_what_mesa_never_sets_is_a_named_fault(field: str, value: int, words: st
         bench.run()
     assert words in str(caught.value)
     assert (bench.contents[OUTPUT] == 0x5A).all()
+
+
+def test_a_depthwise_convolution_keeps_its_channels() -> None:
+    job = convolution(0)
+    while not job.depthwise:
+        job = convolution(int(job.biases.sum()) & 0xFFFF)
+    job.changed = {"ORIG_CHANNEL": 2 * job.out_channels - 1}
+    with pytest.raises(FaultError, match="keeps its channels"):
+        job.bench().run()
 
 
 @pytest.mark.parametrize(

@@ -105,9 +105,7 @@ def compare_with_silicon(request: SiliconRequest) -> SiliconResult:
     """
     names = vivante_names() if request.npu == "all" else [npu_name(request.npu)]
     driver = driver_of(names[0])
-    suite = (
-        "" if request.package or request.mesa else request.suite or DEFAULT_SUITES[driver]
-    )
+    suite = "" if request.package or request.mesa else request.suite or DEFAULT_SUITES[driver]
     if request.suite and not suite:
         raise UserError("--package, --suite and --mesa exclude each other", hint="leave one out")
     named = named_delegate(request.package, suite, request.mesa)

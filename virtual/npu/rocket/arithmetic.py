@@ -40,14 +40,12 @@ def read_input(task: Task, memory: Memory) -> NDArray[np.int16]:
     Raises:
         MemoryFaultError: it is not where the task says.
     """
-    if task.planar:
+    if given := task.input_conversion:
         size = (task.height - 1) * task.line_bytes + task.width
         data = memory.view(task.input_address, size, Access.READ)
         plane = np.lib.stride_tricks.as_strided(
             data, (1, task.height, task.width), (0, task.line_bytes, 1), writeable=False
         ).astype(np.int64)
-        assert task.input_conversion
-        given = task.input_conversion
         values = rounded((plane + given.offset) * given.scale, given.shift)
         return np.clip(values, -128, 127).astype(np.int16)
     return _feature_map(

@@ -73,7 +73,7 @@ class Task:
     Attributes:
         channels: of the input that carry values; ``aligned_channels`` with those that fill an atom.
         line_bytes, surface_bytes: from row to row, and from one 16 channels to the next.
-        planar: the input is one plane of unsigned bytes, and ``input_conversion`` makes signed ones of it.
+        input_conversion: makes signed bytes of a plane of unsigned ones; None where they are signed.
         data_entries: of 64 bytes, from one row to the next in the convolution buffer.
         pad_value: the word whose bytes stand outside the image.
         kernels: how many the weights hold; 1 for a depthwise convolution.
@@ -87,7 +87,6 @@ class Task:
     height: int
     channels: int
     aligned_channels: int
-    planar: bool
     input_address: int
     line_bytes: int
     surface_bytes: int
@@ -113,6 +112,11 @@ class Task:
     out_surface_bytes: int
     output: Conversion
     addend: Addend | None
+
+    @property
+    def planar(self) -> bool:
+        """Whether the input is one plane of unsigned bytes."""
+        return self.input_conversion is not None
 
     @property
     def row_entries(self) -> int:
@@ -180,11 +184,13 @@ def parse(fields: Mapping[str, int]) -> Task:
         check.fail(
             "DATA_BANK", "at least 1, and with WEIGHT_BANK at most the 12 banks that there are"
         )
+    if depthwise and check.value("ORIG_CHANNEL") + 1 != channels:
+        check.fail("ORIG_CHANNEL", f"{channels - 1}: a depthwise convolution keeps its channels")
     planar = _planar(check)
     line, surface = _strides(check, planar=planar)
     return Task(
         depthwise=depthwise, width=width, height=height, channels=channels, aligned_channels=aligned,
-        planar=planar, input_address=check.value("FEATURE_DATA_ADDR"), line_bytes=line,
+        input_address=check.value("FEATURE_DATA_ADDR"), line_bytes=line,
         surface_bytes=surface,
         input_conversion=_input_conversion(check) if planar else None,
         data_entries=check.at_least("DATA_ENTRIES", 1),
