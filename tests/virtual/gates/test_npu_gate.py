@@ -281,9 +281,9 @@ def test_what_is_no_package_is_said(tmp_path: Path) -> None:
         packages.find_delegate(str(tmp_path / "none.deb"))
     with pytest.raises(UserError, match="is no suite"):
         packages.find_delegate("Not A Suite")
-    with pytest.raises(UserError, match="one of --package and --suite"):
+    with pytest.raises(UserError, match="one of --package, --suite and --mesa"):
         mesa.gate(mesa.GateRequest())
-    with pytest.raises(UserError, match="one of --package and --suite"):
+    with pytest.raises(UserError, match="one of --package, --suite and --mesa"):
         mesa.gate(mesa.GateRequest(package=str(broken), suite="sid"))
     with pytest.raises(UserError, match="did you mean"):
         mesa.gate(mesa.GateRequest(suite="trixie", npu="virtual:a311"))
