@@ -554,7 +554,7 @@ def complete_board(board: Board, path: Path) -> Board:
     if board.dtb is not None:
         board = msgspec.structs.replace(board, dtb=str(path.parent / board.dtb))
     physical = board.dts is not None or board.dtb is not None
-    if board.boot is None and physical:
+    if board.boot is None and physical and board.soc in soc_names():
         board = msgspec.structs.replace(board, boot=load_soc(board.soc).boot)
     return board
 
@@ -642,7 +642,9 @@ def load_soc(name: str) -> Soc:
     """
     path = SOCS_DIR / f"{name}.toml"
     if not path.exists():
-        raise UserError(f"unknown SoC {name!r}{nearest(name, soc_names())}", hint=f"add {path}")
+        raise UserError(
+            f"unknown SoC {name!r}{nearest_soc(name)}", hint=f"there are {', '.join(soc_names())}"
+        )
     return _read(path, Soc)
 
 

@@ -24,6 +24,7 @@ from .profile_mistakes import Missing, mistakes, wrong_soc
 from .profile_tree_check import tree_mistakes
 
 _MOST_MISTAKES = 50
+_COMMANDS = ("dtc", "fdtput", "findmnt", "lsmod")
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def _readable(data: dict[str, Any], text: str, file: Path) -> tuple[Board | None
 
 def _drop(data: dict[str, Any], key: str) -> bool:
     """Take a key out of nested tables; return whether it was there."""
-    *tables, last = [re.sub(r"\[.*", "", part) for part in key.split(".")]
+    *tables, last = re.sub(r"\[.*?\]", "", key).split(".")  # of lists and tables: [2], [...]
     place: Any = data
     for part in tables:
         place = place.get(part) if isinstance(place, dict) else None
@@ -137,14 +138,17 @@ def _ended(sentence: str) -> str:
     return sentence if sentence.endswith((".", "?")) else f"{sentence}."
 
 
+def _sentence(text: str) -> str:
+    """Return a clause with a capital, unless it begins with a command."""
+    first = text.partition(" ")[0]
+    return text if first in _COMMANDS or not first.isalpha() else f"{text[:1].upper()}{text[1:]}"
+
+
 def missing_text(name: str, lacks: Sequence[Missing]) -> str:
     """Return what a profile lacks as a table for 80 columns."""
     if not lacks:
         return f"nothing is missing in the profile of {name}"
-    rows = [
-        [each.key, f"{_ended(each.why)} {_ended(f'{each.next[:1].upper()}{each.next[1:]}')}"]
-        for each in lacks
-    ]
+    rows = [[each.key, f"{_ended(each.why)} {_ended(_sentence(each.next))}"] for each in lacks]
     return table(
         ["WRONG OR MISSING", "WHAT AND WHY"],
         rows,

@@ -97,7 +97,7 @@ def explain(message: str, kind: type[Any], text: str) -> tuple[str, str]:
         text: the file, for how the value is written there.
     """
     said, _, where = message.partition(" - at ")
-    where = where.strip("`").removeprefix("$").removeprefix(".")
+    where = where.strip("`").removeprefix("$").removeprefix(".").removesuffix("[...]")
     unknown = re.search(r"unknown field `(.+)`", said)
     if unknown:
         key = unknown.group(1)

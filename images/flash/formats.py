@@ -75,6 +75,11 @@ _FIT = Format(
 _KERNEL = Format(
     "a kernel", "./inv deploy --host H puts kernels onto boards; build-image into disk images"
 )
+_IMX = Format("an i.MX bootloader alone", _BOOTLOADER)
+_LFS = Format(
+    "a pointer of Git LFS, without the file itself",
+    "git lfs pull, in the repository that it is from",
+)
 _ISO = Format(
     "an ISO 9660 file system without a partition table",
     "isohybrid {image} gives it a partition table, for BIOS (package syslinux-utils); or take the image "
@@ -198,7 +203,11 @@ _SIGNATURES: tuple[tuple[int, bytes, Format], ...] = (
     (4, b"eGON.BT0", Format("an Allwinner bootloader alone", "it belongs at sector 16 of a disk")),
     (0, b"RKNS", Format("a Rockchip bootloader alone", _SECTOR_64)),
     (0, b"\x3b\x8c\xdc\xfc", Format("a Rockchip bootloader alone", _SECTOR_64)),
-    (0, b"\xd1\0\x20", Format("an i.MX bootloader alone", _BOOTLOADER)),
+    (0, b"\xd1\0\x20", _IMX),
+    (0, b"TOC0.GLH", Format("an Allwinner bootloader alone", "it belongs at sector 16 of a disk")),
+    (0, b"sunxi-package", Format("a part of an Allwinner bootloader", "take the image of a whole disk")),
+    (0, b"\x01\x00\x64\xaa\x78\x56\x34\x12", Format("Arm Trusted Firmware (FIP)", _BOOTLOADER)),
+    (0, b"BOOT\x66", Format("a Rockchip loader", "rkdeveloptool db {image} starts it over USB")),
     (0, b"LDR \x66", Format("a Rockchip loader", "rkdeveloptool db {image} starts it over USB")),
     (0, b"\x7fELF", Format("a program (ELF)", "take the image of the whole disk")),
     (0, b"MZ", Format("a Windows or EFI program", "take the image of the whole disk")),
@@ -279,6 +288,13 @@ def _special(head: bytes) -> Format | None:
         return _SWU if b"sw-description\0" in head[:256] else _CPIO
     if _is_tar(head):
         return _MENDER if head[:8] == b"version\0" else _TAR
+    # A container header of i.MX 8ULP and 9: version, length, tag (U-Boot include/imx8image.h).
+    if (
+        head[:1] == b"\0"
+        and head[3:4] == b"\x87"
+        and 0 < int.from_bytes(head[1:3], "little") <= 0x2000
+    ):
+        return _IMX
     # LZMA alone has no mark: the properties that everybody writes, and a dictionary of 2^n or 3 * 2^n
     # bytes, which is all that xz takes (lzma-file-format.txt of xz).
     dictionary = int.from_bytes(head[1:5], "little")
@@ -330,6 +346,8 @@ def _text(head: bytes) -> Format | None:
     if not start.strip(b"\xef\xbb\xbf \t\r\n\f\v") or re.search(rb"[\0-\x08\x0e-\x1a\x7f]", start):
         return None
     text = start.decode("utf-8-sig", errors="replace").strip()
+    if text.startswith("version https://git-lfs.github.com/spec/"):
+        return _LFS
     if "<bmap " in text:
         return _BMAP
     if re.match(

@@ -133,7 +133,7 @@ MODULES = '"meson-gx-mmc", "mmc_block"'
         # values of another kind
         ('["khadas,vim3", "amlogic,a311d", "amlogic,g12b"]', '"khadas,vim3"', "compatible",
          'compatible = ["khadas,vim3"]', "correct"),
-        ("800_000_000", '"800MHz"', "npu.rates_hz[...]", "as a number", "correct"),
+        ("800_000_000", '"800MHz"', "npu.rates_hz", "as a number", "correct"),
         ("rates_hz =", 'enabled = "no"\nrates_hz =', "npu.enabled", "true or false", "correct"),
         # how it boots
         ("/boot/firmware", "/dev/mmcblk1p1", "boot.fat_mount", "a device file", "/boot/firmware"),
@@ -188,6 +188,21 @@ def test_all_faults_are_named_at_once(linux: Path) -> None:
     assert checked.exit_code == 4
     assert checked.document()["board"] == "mine"
     assert [each["key"] for each in checked.document()["missing"]] == keys
+
+
+def test_faults_behind_a_value_in_a_table_are_named_too(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        'format = 1\nname = "mine"\ntitle = "A"\nsoc = "RK-3588"\ncompatible = ["acme,x"]\n'
+        'kernel = "6.12"\n'
+        '[npu]\nrates_hz = { core = "800MHz" }\n'
+    )
+    keys = [each.key for each in check_profile(str(file)).missing]
+    assert {"npu.rates_hz", "soc", "dts"} <= set(keys)
+    # A wrong SoC is named where the SoC's file would say how the board boots.
+    file.write_text(file.read_text().replace("[npu]", 'dts = "acme"\n[npu]'))
+    found = {each.key: each.why for each in check_profile(str(file)).missing}
+    assert "did you mean 'rk3588'" in found["soc"]
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,15 @@ def _refuse_without_node(
     vendor = vendor_of(tree, npu)
     if vendor is not None:
         raise UserError(for_vendor(what, vendor, npu), hint=newer)
+    if npu.on_by_default and npu.rates_node in tree.nodes:
+        by = npu.switched_off
+        raise UserError(
+            f"{what} has no NPU at {npu.node} (compatible {npu.compatible!r}), but {npu.rates_node}, which "
+            "kernels have for nothing else. So somebody took the NPU's node out: a bootloader, an overlay, "
+            "or who made this tree"
+            + (f"; {by.by} is known to switch it off: {by.why}" if by else ""),
+            hint=f"if the chip has an NPU (it is written on it, and in its order code): {newer}",
+        )
     raise UserError(
         f"{what} has no NPU at {npu.node} (compatible {npu.compatible!r}): enabling it takes "
         f"more than device tree.\nmissing: {', '.join(lacks) or npu.kernel_lacks}",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import msgspec
@@ -102,6 +103,20 @@ def test_whatever_the_npu_needs_is_looked_at(
     built = build(DEBIX, dtb, force=True)
     assert [each.path for each in built.changes] == [path]
     assert built.npu.supported
+
+
+def test_a_node_that_somebody_took_out(tmp_path: Path) -> None:
+    """The power domain is there, so the kernel's own tree had the NPU, too."""
+    gone = compiled(tmp_path / "gone.dtb", IMX8MP)
+    subprocess.run(["fdtput", "-r", gone, IMX8MP_NPU], check=True)
+    for kernel in (None, "6.12"):
+        with pytest.raises(UserError, match="somebody took the NPU's node out") as caught:
+            build(DEBIX, gone, kernel=kernel)
+        assert "U-Boot is known to switch it off" in caught.value.message
+        assert "has an NPU" in (caught.value.hint or "")
+    subprocess.run(["fdtput", "-r", gone, IMX8MP_DOMAIN], check=True)
+    with pytest.raises(UserError, match="enabling it takes more than device tree"):
+        build(DEBIX, gone)
 
 
 def test_what_the_npu_does_not_need_is_none_of_our_business(tmp_path: Path) -> None:
