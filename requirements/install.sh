@@ -56,8 +56,22 @@ for name in python3 python3.14 python3.13 python3.12 python3.11; do
         break
     fi
 done
-[ -n "$python" ] || fail 'Python 3.11 or later is needed and was not found' \
-    'sudo apt-get install python3 (Debian 12 and later have it)'
+
+# what_has_python: prints what to do on this distribution to have Python 3.11.
+what_has_python() {
+    # shellcheck disable=SC1090,SC2154 # variables of os-release(5)
+    case $(. "${NPU_BSP_OS_RELEASE:-/etc/os-release}" 2>/dev/null && echo "$ID-${VERSION_ID-}") in
+    ubuntu-22.04) echo 'sudo apt-get install python3.11 python3.11-venv (Ubuntu 22.04 has it beside its own, in universe)' ;;
+    ubuntu-1* | ubuntu-20.* | ubuntu-21.*) echo 'Ubuntu 22.04 is the oldest that has it; 24.04 and later have it as python3' ;;
+    debian-11 | debian-10 | raspbian-11 | raspbian-10) echo 'Debian 12 (or Raspberry Pi OS of 2023) is the oldest that has it' ;;
+    fedora-* | rhel-* | centos-* | rocky-* | almalinux-*) echo 'sudo dnf install python3.11, or python3 where that is newer' ;;
+    *) echo 'sudo apt-get install python3 (Debian 12 and later have it)' ;;
+    esac
+}
+[ -n "$python" ] || fail 'Python 3.11 or later is needed and was not found' "$(what_has_python)"
+"$python" -c 'import sys; sys.exit(sys.maxsize < 2**32)' 2>/dev/null ||
+    fail 'this Python is a 32-bit one, for which there is no TFLite runtime' \
+        'take a 64-bit system (of Raspberry Pi OS: the 64-bit image)'
 
 environment_works() {
     [ -x "$venv/bin/python" ] && "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -68,6 +82,26 @@ environment_works() {
 can_make_environment() {
     environment_works || "$python" -c 'import ensurepip, venv' 2>/dev/null ||
         "$python" -c 'import pip, venv' 2>/dev/null
+}
+
+# borrow_pip: puts pip into the environment out of its Debian package, which apt verifies; for those who
+# cannot install python3-venv. apt works with lists of its own, in $work.
+borrow_pip() {
+    command -v apt-get >/dev/null 2>&1 && command -v dpkg-deb >/dev/null 2>&1 || return 1
+    say 'Fetching pip from its Debian package, as python3-venv is not installed.'
+    mkdir -p "$work/apt/lists/partial" "$work/apt/archives/partial"
+    cp /var/lib/dpkg/status "$work/apt/status" || return 1
+    set -- -q -o Dir::State="$work/apt" -o Dir::State::Lists="$work/apt/lists" -o Dir::Cache="$work/apt" \
+        -o Dir::State::status="$work/apt/status" -o APT::Sandbox::User= -o Acquire::Languages=none \
+        -o APT::Get::AllowUnauthenticated=false -o Acquire::AllowInsecureRepositories=false
+    # As long as one source works.
+    quietly apt-get "$@" update || true
+    (cd "$work/apt" && quietly apt-get "$@" download python3-pip-whl) || return 1
+    dpkg-deb --extract "$work"/apt/python3-pip-whl_*.deb "$work/apt/pip" || return 1
+    for wheel in "$work"/apt/pip/usr/share/python-wheels/pip-*.whl; do
+        "$venv/bin/python" -m zipfile -e "$wheel" "$("$venv/bin/python" -c \
+            'import sysconfig; print(sysconfig.get_path("purelib"))')" || return 1
+    done
 }
 
 # --- Debian packages ---------------------------------------------------------------------------
@@ -99,8 +133,6 @@ if ! python_is_done; then
     if ! environment_works; then
         [ -w "$root" ] || fail "$root cannot be written to by $(id -un)" \
             'clone the repository into a folder of your own'
-        can_make_environment || fail "$python cannot make virtual environments: python3-venv is not installed" \
-            'as root: apt-get install python3-venv, or the whole line above'
         rm -rf "$venv"
         half_made=yes
         if "$python" -c 'import ensurepip' 2>/dev/null; then
@@ -108,6 +140,9 @@ if ! python_is_done; then
         else
             quietly "$python" -m venv --without-pip "$venv" ||
                 fail 'cannot make a virtual environment' 'see the lines above' 3
+            "$python" -c 'import pip, venv' 2>/dev/null || borrow_pip ||
+                fail "$python has no pip, and python3-venv is not installed" \
+                    'as root: apt-get install python3-venv, or the whole line above'
         fi
     fi
     if "$venv/bin/python" -c 'import pip' 2>/dev/null; then

@@ -1,15 +1,23 @@
 # SPDX-License-Identifier: MIT
-# What install.sh reads to install Debian packages. It asks first where there is a terminal, and where it
-# cannot install it says once what is missing: much works without.
-# shellcheck shell=sh disable=SC2154 # here, kind, work, yes, say and fail are install.sh's
+# What install.sh reads to install packages: Debian's, or Fedora's of the same content. It asks first where
+# there is a terminal, and where it cannot install it says once what is missing: much works without.
+# shellcheck shell=sh disable=SC2154 # here, kind, work, yes, python, say and fail are install.sh's
 
 lacking=
+install_words='apt-get install --no-install-recommends'
 
 # install_system_packages: sets $lacking to the packages that are not there afterwards.
 install_system_packages() {
     system_is_looked_at=yes
-    if ! command -v dpkg-query >/dev/null 2>&1; then
-        say 'This is no Debian-like system; what these Debian packages have is expected to be there:'
+    if command -v dpkg-query >/dev/null 2>&1; then
+        family=apt distribution=Debian
+    elif command -v dnf >/dev/null 2>&1 && command -v rpm >/dev/null 2>&1; then
+        family=dnf distribution=Fedora
+        install_words='dnf install --setopt=install_weak_deps=False'
+        say_what_fedora_lacks
+    else
+        say 'This is neither like Debian nor like Fedora; what these Debian packages have is expected to be'
+        say 'there:'
         wrapped "$(names_in system.txt)"
         return
     fi
@@ -30,13 +38,17 @@ install_system_packages() {
             return
         fi
     else
-        say "Installing Debian packages: $lacking $wished"
+        say "Installing $distribution packages: $lacking $wished"
     fi
     if [ "$how" = ask ] && ! sudo -v; then
         say_what_is_missing 'sudo does not let you. As root, an administrator installs them:' ''
         return
     fi
     [ "$how" = root ] && sudo='' || sudo=sudo
+    if [ $family = dnf ]; then
+        dnf_install
+        return
+    fi
     apt_get update || say 'apt-get update failed; going on with the package lists that are there.'
     # shellcheck disable=SC2086 # a list of words
     if [ -n "$lacking" ] && ! apt_get install $lacking; then
@@ -51,16 +63,63 @@ install_system_packages() {
     lacking=
 }
 
-names_in() { grep -v '^#' "$here/$1" | tr '\n' ' '; }
+# names_in FILE: the packages that it lists for this machine; "name [!arm64]" is not for arm64, as in Debian's
+# own control files.
+names_in() {
+    case $(dpkg --print-architecture 2>/dev/null || uname -m 2>/dev/null) in
+    arm64 | aarch64) leave_out='\[!arm64\]' ;;
+    *) leave_out='^#' ;;
+    esac
+    names=$(grep -v '^#' "$here/$1" | grep -v "$leave_out" | sed 's/ .*//' | tr '\n' ' ')
+    # A Python that is not the distribution's python3 has packages of its own.
+    case ${python-} in
+    python3.*) names=$(printf '%s' "$names" | sed "s/python3-venv/$python-venv/") ;;
+    esac
+    [ "${family-apt}" = apt ] || names=$(in_fedora "$names")
+    printf '%s' "$names"
+}
+
+# in_fedora NAMES: what they are called there, each once; what Debian always has besides.
+in_fedora() {
+    result=
+    for package in apt dpkg $1; do
+        name=$(sed -n "s/^$package \([^ -][^ ]*\).*/\1/p" "$here/system-fedora.txt")
+        case " $result" in *" $name "*) ;; *) result="$result${name:+$name }" ;; esac
+    done
+    printf '%s' "$result"
+}
+
+say_what_fedora_lacks() {
+    say 'Fedora does not have, of what is used here:'
+    for package in $(grep -v '^#' "$here/system.txt" | sed 's/ .*//'); do
+        sed -n "s/^$package - /  $package: /p" "$here/system-fedora.txt" >&2
+    done
+}
 
 not_installed() {
-    # shellcheck disable=SC2016,SC2086 # the dollars are dpkg-query's; a list of words
-    there=$(dpkg-query -W -f '${db:Status-Status}=${Package} ' $1 2>/dev/null || true)
     result=
-    for package in $1; do
-        case " $there " in *" installed=$package "*) ;; *) result="$result$package " ;; esac
-    done
+    if [ $family = dnf ]; then
+        for package in $1; do
+            rpm -q --whatprovides "$package" >/dev/null 2>&1 || result="$result$package "
+        done
+    else
+        # shellcheck disable=SC2016,SC2086 # the dollars are dpkg-query's; a list of words
+        there=$(dpkg-query -W -f '${db:Status-Status}=${Package} ' $1 2>/dev/null || true)
+        for package in $1; do
+            case " $there " in *" installed=$package "*) ;; *) result="$result$package " ;; esac
+        done
+    fi
     printf '%s' "${result% }"
+}
+
+# dnf_install: installs what there is; what this Fedora does not have is said.
+dnf_install() {
+    # shellcheck disable=SC2086 # lists of words
+    $sudo dnf install --assumeyes --quiet --setopt=install_weak_deps=False --setopt=strict=False \
+        $lacking $wished </dev/null >"$work/dnf" 2>&1 || tail -n 20 "$work/dnf" >&2
+    lacking=$(not_installed "$lacking")
+    wished=$(not_installed "$wished")
+    [ -z "$lacking$wished" ] || say "dnf could not install: $lacking $wished"
 }
 
 # way_to_root: prints root, sudo (without a password), ask (sudo may ask for one), or none.
@@ -81,33 +140,35 @@ way_to_root() {
 # say_what_is_missing WORDS SUDO: once, as the line that installs it.
 say_what_is_missing() {
     [ -n "$lacking" ] || return 0
-    line="${2}apt-get install --no-install-recommends $lacking"
+    line="${2}$install_words $lacking"
     # As in a container: apt finds nothing before it has fetched its lists.
-    [ -n "$(find /var/lib/apt/lists -name '*_Packages*' 2>/dev/null | head -n 1)" ] ||
+    [ $family = dnf ] || [ -n "$(find /var/lib/apt/lists -name '*_Packages*' 2>/dev/null | head -n 1)" ] ||
         line="${2}apt-get update && $line"
-    say "$(echo "$lacking" | wc -w) Debian packages are missing on this machine. $1"
+    say "$(echo "$lacking" | wc -w) $distribution packages are missing on this machine. $1"
     say ''
     say "    $line"
     say ''
-    say 'What needs none of them works all the same, and a task that needs one says which.'
+    say 'What needs none of them works all the same. Programs that work without being installed (dtc, cpp...)'
+    say 'are fetched into the cache when a task needs them; a task that needs another one says which.'
 }
 
 may_install() {
     # shellcheck disable=SC2086 # a list of words
     set -- $lacking $wished
-    say "First use: $# Debian packages are to be installed:"
+    say "First use: $# $distribution packages are to be installed:"
     wrapped "$*"
     say "$(sizes "$@")"
     say 'Python packages take 140 to 250 MB more, in .venv. What tasks fetch and build is kept in'
     say '~/.cache/npu-bsp: about 2 GB after ./inv bringup.'
-    printf 'Install them with apt now? [Y/n] ' >&2
+    printf 'Install them with %s now? [Y/n] ' $family >&2
     read -r answer || answer=n
     case $answer in '' | [Yy] | [Yy][Ee][Ss]) return 0 ;; *) return 1 ;; esac
 }
 
 # sizes PACKAGES: what apt says that they take, with what they depend on.
 sizes() {
-    planned=$(LC_ALL=C apt-get install --print-uris --no-install-recommends -o Debug::NoLocking=1 "$@" 2>/dev/null |
+    planned=
+    [ $family = dnf ] || planned=$(LC_ALL=C apt-get install --print-uris --no-install-recommends -o Debug::NoLocking=1 "$@" 2>/dev/null |
         sed -n 's/^Need to get \(.*\) of archives\.$/To fetch: \1./p
             s/^After this operation, \(.*\) of additional disk space will be used\.$/On disk: \1./p') || true
     [ -n "$planned" ] && printf '%s' "$planned" | tr '\n' ' ' || printf 'They take about 900 MB on disk.'

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bsp.base.errors import UserError
 from bsp.base.packages.apt import Archive, unpacked_program
-from bsp.base.process import run
+from bsp.base.packages.host_system import host_architecture
 
 # The first suite with -M imx8mp-evk and vfio-user-pci in one QEMU (11.1).
 _QEMU_SUITE = "trixie-backports"
@@ -49,7 +49,7 @@ def emulator() -> Emulator:
     Raises:
         UserError: the distribution has none for this machine.
     """
-    host = run(["dpkg", "--print-architecture"]).text.strip()
+    host = host_architecture()
     archive = Archive(_QEMU_SUITE, host)
     try:
         version = archive.version("qemu-system-arm")
@@ -66,6 +66,6 @@ def emulator() -> Emulator:
 @functools.cache
 def u_boot() -> Path:
     """Return U-Boot for QEMU's virt machine, as the distribution built it."""
-    host = run(["dpkg", "--print-architecture"]).text.strip()
+    host = host_architecture()
     root = Archive(_UBOOT_SUITE, host).unpacked(["u-boot-qemu"])
     return root / "usr/lib/u-boot/qemu_arm64/u-boot.bin"

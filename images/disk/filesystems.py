@@ -18,6 +18,7 @@ from pathlib import Path
 
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.packages.apt import Archive, unpacked_program
+from bsp.base.packages.host_system import host_architecture
 from bsp.base.process import ToolFailedError, run
 
 from .layout import MIB, SECTOR_BYTES, Layout
@@ -135,7 +136,7 @@ def _e2fs(program: str) -> list[str]:
 
 @functools.cache
 def _e2fsprogs() -> Path:
-    host = run(["dpkg", "--print-architecture"]).text.strip()
+    host = host_architecture()
     # mke2fs loads libarchive by itself and does not depend on it.
     packages = ["e2fsprogs", "libarchive13t64"]
     return Archive(_E2FSPROGS_SUITE, host).unpacked(packages, with_dependencies=True)

@@ -164,19 +164,6 @@ def test_what_tar_unpacks_with_is_named(
     assert caught.value.hint == f"sudo apt-get install {package}"
 
 
-def test_apt_without_lists_is_not_an_apt_without_mirrors(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from bsp.base.packages import apt
-
-    monkeypatch.delenv("NPU_BSP_DEBIAN_MIRROR", raising=False)
-    monkeypatch.setattr(apt, "_HOST_LISTS", tmp_path)
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(UserError, match="no package lists yet") as caught:
-        apt.debian_mirror()
-    assert caught.value.hint == "sudo apt-get update"
-
-
 def test_a_failing_tool_shows_its_last_lines() -> None:
     with pytest.raises(process.ToolFailedError) as caught:
         process.run(["sh", "-c", "echo line one; echo the reason >&2; exit 7"])

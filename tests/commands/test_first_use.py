@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from bsp.base.process import PACKAGE_OF_TOOL
 from bsp.base.project import PROJECT
 
 _REAL = (
@@ -427,3 +428,138 @@ def test_a_folder_with_blanks_and_links_to_the_launcher(tmp_path: Path) -> None:
     assert machine.told("pip") == ["pip"]
     found = machine.inv("deploy", launcher="inv", PATH=f"{bin_folder}:{machine.tools}")
     assert found.stdout == "started: deploy\n"
+
+
+# --- other distributions ---------------------------------------------------------------------
+
+_RPM = """#!/bin/sh
+grep -qxF "$3" {state}/installed
+"""
+
+_DNF = """#!/bin/sh
+echo "$*" >> {state}/dnf
+for word; do case $word in
+-*|install) ;;
+a-in-fedora) [ ! -e {state}/no-alpha ] && echo $word >> {state}/installed ;;
+*) echo $word >> {state}/installed ;;
+esac; done
+"""
+
+
+def fedora(folder: Path, *, uid: int = 0) -> Machine:
+    machine = Machine(folder, uid=uid)
+    for name in ("dpkg-query", "apt-get"):
+        (machine.tools / name).unlink()
+    machine.add("rpm", _RPM)
+    machine.add("dnf", _DNF)
+    (machine.root / "requirements/system.txt").write_text("alpha\nbeta\ndelta\n")
+    (machine.root / "requirements/system-fedora.txt").write_text(
+        "# words\nalpha a-in-fedora\napt apt\nbeta - Fedora does that itself\n"
+        "delta a-in-fedora\ndpkg dpkg\ngamma g++\n"
+    )
+    return machine
+
+
+def test_fedora_gets_its_own_names_and_is_told_what_it_lacks(tmp_path: Path) -> None:
+    machine = fedora(tmp_path)
+    ended = machine.inv("deploy")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr.count("beta: Fedora does that itself") == 1
+    assert "Installing Fedora packages: apt dpkg a-in-fedora" in ended.stderr
+    assert machine.told("installed") == ["apt", "dpkg", "a-in-fedora"]
+    assert "--setopt=install_weak_deps=False" in machine.told("dnf")[0]
+    assert machine.inv("deploy").stderr == ""
+
+
+def test_what_this_fedora_does_not_have_is_named(tmp_path: Path) -> None:
+    machine = fedora(tmp_path)
+    machine.note("no-alpha")
+    ended = machine.inv("deploy")
+    assert ended.returncode == 0
+    assert "dnf could not install: a-in-fedora" in ended.stderr
+    assert (machine.root / ".venv/.npu-bsp-missing").read_text() == "a-in-fedora\n"
+
+
+def test_an_ordinary_user_of_fedora_gets_dnf_s_line(tmp_path: Path) -> None:
+    ended = fedora(tmp_path, uid=1000).inv("deploy")
+    assert (
+        "\n    dnf install --setopt=install_weak_deps=False apt dpkg a-in-fedora\n" in ended.stderr
+    )
+    assert "3 Fedora packages are missing" in ended.stderr
+
+
+def test_an_arm64_machine_needs_no_emulator_and_no_cross_compiler(tmp_path: Path) -> None:
+    for name, expected in (("arm64", ["alpha"]), ("amd64", ["alpha", "beta"])):
+        (tmp_path / name).mkdir()
+        machine = Machine(tmp_path / name)
+        machine.add("dpkg", f"#!/bin/sh\necho {name}\n")
+        (machine.root / "requirements/system.txt").write_text("alpha\nbeta [!arm64]\n")
+        assert machine.inv("deploy").returncode == 0
+        assert machine.told("installed") == expected
+
+
+@pytest.mark.parametrize(
+    ("release", "hint"),
+    [
+        ('ID=ubuntu\nVERSION_ID="22.04"', "sudo apt-get install python3.11 python3.11-venv"),
+        ('ID=ubuntu\nVERSION_ID="20.04"', "Ubuntu 22.04 is the oldest"),
+        ('ID=debian\nVERSION_ID="11"', "Debian 12 .* is the oldest"),
+        ("ID=fedora\nVERSION_ID=35", "sudo dnf install python3.11"),
+        ("ID=void", "sudo apt-get install python3 "),
+    ],
+)
+def test_without_python_3_11_the_distribution_s_way_to_it_is_said(
+    tmp_path: Path, release: str, hint: str
+) -> None:
+    machine = Machine(tmp_path)
+    machine.add("python3", "#!/bin/sh\nexit 1\n")
+    (tmp_path / "os-release").write_text(f"{release}\n")
+    ended = machine.inv("--list", NPU_BSP_OS_RELEASE=str(tmp_path / "os-release"))
+    assert ended.returncode == 2
+    assert re.search(f"^hint: {hint}", ended.stderr, re.MULTILINE), ended.stderr
+
+
+def test_a_python_beside_the_distribution_s_has_a_venv_package_of_its_own(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, uid=1000)
+    (machine.tools / "python3.11").symlink_to("python3-as-it-is")
+    machine.add("python3-as-it-is", _PYTHON)
+    machine.add("python3", "#!/bin/sh\nexit 1\n")
+    machine.note("no-venv")
+    (machine.root / "requirements/system.txt").write_text("python3-venv\n")
+    assert "no-install-recommends python3.11-venv\n" in machine.inv("--list").stderr
+
+
+_DPKG_DEB = """#!/bin/sh
+for word; do folder=$word; done
+mkdir -p "$folder/usr/share/python-wheels"
+touch "$folder/usr/share/python-wheels/pip-1-py3.whl"
+"""
+
+
+def test_without_python3_venv_pip_comes_out_of_its_package(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, uid=1000)
+    machine.note("no-venv")
+    machine.add("dpkg-deb", _DPKG_DEB)
+    machine.add("apt-get", '#!/bin/sh\necho "$*" >> {state}/apt\n')
+    ended = machine.inv("--list")
+    if not Path("/var/lib/dpkg/status").exists():
+        pytest.skip("this is no Debian-like system")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == "started: --list\n"
+    assert "Fetching pip from its Debian package" in ended.stderr
+    assert any(
+        "AllowUnauthenticated=false" in line and "download" in line for line in machine.told("apt")
+    )
+    assert machine.told("pip") == ["pip"]
+    assert machine.left() == [".venv"]
+
+
+def test_the_table_of_fedora_knows_every_package() -> None:
+    rows = (PROJECT / "requirements/system-fedora.txt").read_text().splitlines()
+    known = [row.split()[0] for row in rows if not row.startswith("#")]
+    assert known == sorted(set(known))
+    assert all(len(row.split()) >= (3 if row.split()[1] == "-" else 2) for row in rows)
+    for name in ("system.txt", "system-dev.txt"):
+        lines = (PROJECT / "requirements" / name).read_text().splitlines()
+        assert {line.split()[0] for line in lines if not line.startswith("#")} <= set(known)
+    assert set(PACKAGE_OF_TOOL.values()) <= set(known)

@@ -28,6 +28,7 @@ OPTIONAL = {
     "aarch64-linux-gnu-g++": "build-delegate opencl",
     "ccache": "kernel builds, where it is there",
     "clang": "build-kernel --llvm",
+    "dnf": "Fedora's; looked for to know its systems",
     "ld.lld": "build-kernel --llvm",
     "llvm-ar": "build-kernel --llvm",
     "rauc": "bundle --format rauc installs it",
@@ -42,7 +43,7 @@ needs_dpkg = pytest.mark.skipif(not _STATUS.exists(), reason="this is no Debian-
 
 def listed(name: str) -> list[str]:
     lines = (PROJECT / "requirements" / name).read_text().split("\n")
-    return [line for line in lines if line and not line.startswith("#")]
+    return [line.split(" ")[0] for line in lines if line and not line.startswith("#")]
 
 
 # --- what the code starts --------------------------------------------------------------------

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: MIT
 """Debian packages of any suite and architecture, without touching the host's own package system.
 
-apt is run with a private configuration: its own lists, cache and an empty package status. The mirror
-is the one that the host's apt is configured with; on hosts without a Debian mirror it is
-``$NPU_BSP_DEBIAN_MIRROR``. apt verifies the archive's signature and each package's hash.
+apt is run with a private configuration: its own lists, cache and an empty package status. Mirror and keys
+are those of ``debian.py``. apt verifies the archive's signature and each package's hash.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,9 +19,10 @@ from ..errors import InfrastructureError, UserError
 from ..process import Completed, ToolFailedError, run
 from ..progress import say, step
 from . import pins
+from .debian import debian_keyring
+from .debian import debian_mirror as debian_mirror
+from .host_apt import STRICT
 
-_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-_HOST_LISTS = Path("/var/lib/apt/lists")
 _LISTS_FRESH_S = 24 * 3600
 
 
@@ -242,7 +241,10 @@ class Archive:
                 if not (same and stamp.exists()):
                     raise InfrastructureError(
                         f"cannot read the package lists of Debian {self.suite}:\n{error.message}",
-                        hint="check the network and `apt-get update`; "
+                        hint="the keys of Debian on this machine do not know that suite: install "
+                        "debian-archive-keyring of 2023 or later"
+                        if "NO_PUBKEY" in error.message
+                        else "check the network and `apt-get update`; "
                         "NPU_BSP_DEBIAN_MIRROR sets another mirror",
                     ) from error
                 say(f"the package lists of {self.suite} could not be renewed; using the last ones")
@@ -253,7 +255,7 @@ class Archive:
         base_suite, _, extra = self.suite.partition("-")
         suites = [base_suite] if not extra else [base_suite, self.suite]
         mirror = debian_mirror()
-        signed_by = f"signed-by={_KEYRING}" if _KEYRING.exists() else ""
+        signed_by = f"signed-by={debian_keyring()}"
         kinds = ("deb", "deb-src") if self.sources else ("deb",)
         return "".join(
             f"{kind} [{signed_by}] {mirror} {suite} main\n" for suite in suites for kind in kinds
@@ -283,7 +285,7 @@ Dir::Cache::Archives "{folder}/archives";
 
     def _apt(self, *argv: str, cwd: Path | None = None) -> Completed:
         environment = {"APT_CONFIG": str(self.folder / "apt.conf"), "LC_ALL": "C"}
-        return run(argv, env=environment, cwd=cwd, timeout_s=1800)
+        return run([argv[0], *STRICT, *argv[1:]], env=environment, cwd=cwd, timeout_s=1800)
 
 
 def unpacked_program(root: Path, program: str) -> list[str]:
@@ -307,44 +309,6 @@ def unpacked_program(root: Path, program: str) -> list[str]:
             hint=f"rm -r {root} and run the same command again",
         )
     return [str(linkers[0]), "--library-path", str(linkers[0].parent), str(path)]
-
-
-def debian_mirror() -> str:
-    """Return the address of the Debian mirror that this host is set up with.
-
-    Raises:
-        UserError: the host's apt has no Debian mirror, and ``$NPU_BSP_DEBIAN_MIRROR`` is not set; it has
-            no package lists, and only root can fetch them.
-        InfrastructureError: they cannot be fetched.
-    """
-    chosen = os.environ.get("NPU_BSP_DEBIAN_MIRROR")
-    if chosen:
-        return chosen
-    if not any(_HOST_LISTS.glob("*_Packages*")):  # as in a container
-        if os.geteuid() != 0:
-            raise UserError(
-                "this machine's apt has no package lists yet, and does not know its mirrors without",
-                hint="sudo apt-get update",
-            )
-        with step("Fetching the package lists of this machine's apt"):
-            run(["apt-get", "update", "--quiet"], timeout_s=600)
-    listed = run(
-        [
-            "apt-get",
-            "indextargets",
-            "--format",
-            "$(ORIGIN) $(RELEASE) $(REPO_URI)",
-            "Created-By: Packages",
-        ]
-    ).text
-    for line in listed.splitlines():
-        words = line.split()
-        if len(words) == 3 and words[0] == "Debian" and "-security" not in words[1]:
-            return words[2]
-    raise UserError(
-        "this machine's apt has no Debian mirror to take packages from",
-        hint="set NPU_BSP_DEBIAN_MIRROR to the address of one (the part before /dists/)",
-    )
 
 
 def _these(packages: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ...base.errors import BspError
 from ...base.packages.apt import Archive
-from ...base.process import run
+from ...base.packages.host_system import host_architecture
 
 _SUITE = "trixie"
 
@@ -43,7 +43,7 @@ def needs_newer_dtc(tree: Path, said: str) -> bool:
 def newer_dtc() -> tuple[str, ...]:
     """Return the start of a command line that runs the newer dtc; empty if it cannot be had."""
     try:
-        host = run(["dpkg", "--print-architecture"]).text.strip()
+        host = host_architecture()
         root = Archive(_SUITE, host).unpacked(["device-tree-compiler"], with_dependencies=True)
     except BspError:
         return ()  # then the first dtc's message is what there is to say

@@ -22,6 +22,7 @@ from typing import Any
 from bsp.base.cache import cache_dir, make_once
 from bsp.base.errors import UserError
 from bsp.base.packages.apt import Archive
+from bsp.base.packages.host_system import host_architecture
 from bsp.base.process import run
 from bsp.base.progress import step
 from userspace.npu.mesa.manifest import BuiltMesa
@@ -199,7 +200,7 @@ def arm64_root() -> Path:
 @functools.cache
 def qemu_user() -> Path:
     """Return QEMU's user-mode emulator of arm64 for this machine (a static program, 16 MB)."""
-    host = run(["dpkg", "--print-architecture"]).text.strip()
+    host = host_architecture()
     (package,) = Archive(_QEMU_SUITE, host).download(["qemu-user"])
     folder = cache_dir() / "packages"
     folder.mkdir(parents=True, exist_ok=True)
