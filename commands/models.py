@@ -20,6 +20,7 @@ from .face.command import command
         "image": "picture for the inputs that take one: BMP, PNG, JPEG (default: generated data)",
         "input": "array of NumPy (.npy) for an input, in the model's order; several times",
         "html": "write the report as one HTML page there",
+        "inputs": "folder of pictures or arrays: how outputs agree over all of them",
         "size": "HEIGHTxWIDTH for a model that takes pictures of any size (default: 224x224)",
     },
     positional=["model"],
@@ -34,6 +35,7 @@ def model_report(
     no_run: bool = False,
     image: str = "",
     input: list[str] | None = None,
+    inputs: str = "",
     html: str = "",
     size: str = "",
 ) -> Result:
@@ -46,7 +48,7 @@ def model_report(
     from userspace.npu.validate.fixed_size import size_of
     from virtual.model_runs.place import VirtualNpus
 
-    given = {"--image": image, "--input": input, "--size": size, "--run": run}
+    given = {"--image": image, "--input": input, "--inputs": inputs, "--size": size, "--run": run}
     if no_run and any(given.values()):
         named = next(name for name, value in given.items() if value)
         raise UserError(
@@ -57,6 +59,7 @@ def model_report(
         files=tuple(Path(each) for each in input or []),
         picture=Path(image) if image else None,
         size=size_of(size),
+        folder=Path(inputs) if inputs else None,
     )
     target = files.target(html)
     facts = report.report(Path(model), npu=npu, mesa=mesa)

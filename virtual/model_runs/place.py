@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bsp.base.errors import UserError
 from userspace.npu.model.graph import Model, read_model
 from userspace.npu.model.summary import macs, weights_of
 from userspace.npu.model.trial.run import (
@@ -32,7 +33,9 @@ from userspace.npu.model.trial.run import (
     NOT_RUN,
     REFUSED,
     RIGHT,
+    TFLITE_REFUSES,
     WRONG,
+    Agreement,
     OperationRun,
     OutputRun,
     Run,
@@ -85,7 +88,11 @@ class VirtualNpus:
             path = Path(folder) / "model.tflite"
             path.write_bytes(request.model)
             for npu in request.npus:
-                found.append(_OneNpu(client, path, model, request, npu, right).run())
+                one = _OneNpu(client, path, model, request, npu, right)
+                done = one.run()
+                if request.sets and done.values:
+                    done = replace(done, agreement=one.agreement())
+                found.append(done)
         return found
 
     def _references(self, request: RunRequest, model: Model) -> References | str:
@@ -100,7 +107,7 @@ class VirtualNpus:
                     request.model, model, request.inputs, timeout_s=request.timeout_s
                 )
             except ValueError as error:
-                right = f"TFLite itself does not run it: {error}"
+                right = f"{TFLITE_REFUSES}: {error}"
             self._known = (request, right)
             return right
 
@@ -139,6 +146,27 @@ class _OneNpu:
             return self._as_silicon(found)
         return found
 
+    def agreement(self) -> tuple[Agreement, ...]:
+        """Run all sets of inputs as silicon is predicted to compute, and compare each output.
+
+        Raises:
+            UserError: TFLite does not run the model with one of them, or the NPU did not.
+        """
+        pairs = []
+        for number, inputs in enumerate(self._request.sets):
+            attempt = self._client.attempt(self._path, list(inputs), self._npu, cache=self._cache)
+            if attempt.answer["status"] != "ran":
+                raise UserError(f"set {number} of the inputs: {attempt.answer.get('message', '')}")
+            try:
+                right = references(self._request.model, self._model, inputs, outputs_only=True)
+            except ValueError as error:
+                raise UserError(f"set {number} of the inputs: {error}") from error
+            pairs.append((attempt.outputs, right.outputs))
+        return tuple(
+            agreement_of(tensor.name, [(found[place], right[place]) for found, right in pairs])
+            for place, tensor in enumerate(self._model.outputs)
+        )
+
     def _exact(self, poison: int) -> Run:
         generation = load_identity(self._npu).nn_generation
         ledger = Ledger(self._right.by_operation)
@@ -147,7 +175,9 @@ class _OneNpu:
             list(self._request.inputs),
             self._npu,
             requantisation=lambda: LedgerExact(self._path, generation, ledger),
-            audit=lambda: LedgerAudit(self._path, generation, ledger),
+            audit=lambda: LedgerAudit(
+                self._path, generation, ledger, operands=self._right.operands
+            ),
             cache=self._cache,
             poison=poison,
         )
@@ -294,6 +324,27 @@ def _with_statuses(run: Run, exact: Run) -> tuple[OperationRun, ...]:
             }
             found.append(replace(each, **seen))
     return tuple(found)
+
+
+def agreement_of(name: str, pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> Agreement:
+    """Return how an output agrees over pairs of what the NPU and what TFLite computed."""
+    gaps = [np.abs(found.astype(np.float64) - right.astype(np.float64)) for found, right in pairs]
+    values = sum(gap.size for gap in gaps)
+    is_scores = all(right.size > 1 and right.size == right.shape[-1] for _, right in pairs)
+    tops = (
+        [int(found.argmax()) == int(right.argmax()) for found, right in pairs] if is_scores else []
+    )
+    ties = [int((right == right.max()).sum()) > 1 for _, right in pairs] if is_scores else []
+    return Agreement(
+        name,
+        len(pairs),
+        values,
+        sum(int(np.count_nonzero(gap)) for gap in gaps),
+        max((float(gap.max(initial=0)) for gap in gaps), default=0.0),
+        sum(float(gap.sum()) for gap in gaps) / max(values, 1),
+        sum(tops) if is_scores else None,
+        sum(ties),
+    )
 
 
 def _output(

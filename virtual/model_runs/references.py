@@ -12,8 +12,8 @@ from __future__ import annotations
 import resource
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,10 @@ from bsp.base.project import PROJECT
 from userspace.npu.model.graph import Model, output_numbers, with_outputs
 
 from ..gates.model_runner import tflite_runtime
+from ..npu.operands import unsigned
+
+Operands = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+_BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
 
 _MODEL, _INPUTS, _OUTPUTS = "model.tflite", "inputs.npz", "outputs.npz"
 _MOST_MEMORY_BYTES = 8 << 30
@@ -40,16 +44,26 @@ class References:
     Attributes:
         outputs: of the model, in their order.
         by_operation: first outputs of operations, by index, as far as they are kept.
+        operands: what ADDs of two computed tensors of bytes add, by index, as the NPU has it.
     """
 
     outputs: list[NDArray[Any]]
     by_operation: dict[int, NDArray[Any]]
+    operands: dict[int, Operands] = field(default_factory=dict)
 
 
 def references(
-    content: bytes, model: Model, inputs: Sequence[NDArray[Any]], *, timeout_s: float = 300.0
+    content: bytes,
+    model: Model,
+    inputs: Sequence[NDArray[Any]],
+    *,
+    timeout_s: float = 300.0,
+    outputs_only: bool = False,
 ) -> References:
     """Compute them on this machine.
+
+    Args:
+        outputs_only: keep no operation's values.
 
     Raises:
         ValueError: TFLite does not take the model, or these inputs, or does not end.
@@ -58,15 +72,35 @@ def references(
     sizes = sum(
         each.outputs[0].size_bytes for each in model.operations if each.outputs and each.outputs[0]
     )
-    kept = firsts if sizes <= _MOST_BYTES else {}
+    kept = firsts if sizes <= _MOST_BYTES and not outputs_only else {}
     # As outputs they are kept: an ADD may write its result over one of its inputs.
     wanted = list(dict.fromkeys([*ends, *kept.values()]))
     computed = _in_own_process(with_outputs(content, wanted), inputs, timeout_s)
     values = dict(zip(wanted, computed, strict=True))
+    by_operation = {index: values[number] for index, number in kept.items()}
     return References(
         [values[number] for number in ends],
-        {index: values[number] for index, number in kept.items()},
+        by_operation,
+        _operands(model, inputs, by_operation),
     )
+
+
+def _operands(
+    model: Model, inputs: Sequence[NDArray[Any]], by_operation: Mapping[int, NDArray[Any]]
+) -> dict[int, Operands]:
+    known = {id(tensor): value for tensor, value in zip(model.inputs, inputs, strict=False)}
+    for each in model.operations:
+        if each.index in by_operation:
+            known[id(each.outputs[0])] = by_operation[each.index]
+    found = {}
+    for each in model.operations:
+        pair = [known.get(id(tensor)) for tensor in each.inputs[:2]]
+        first, second = (*pair, None, None)[:2]
+        if each.kind != "ADD" or first is None or second is None:
+            continue
+        if {first.dtype, second.dtype} <= set(_BYTES):
+            found[each.index] = (unsigned(first), unsigned(second))
+    return found
 
 
 def _in_own_process(

@@ -48,7 +48,7 @@ def operands_of(model: bytes, inputs: Sequence[NDArray[Any]]) -> dict[int, Input
         return {}
     tensors = dict(zip(wanted, values, strict=True))
     return {
-        index: (_unsigned(tensors[pair[0]]), _unsigned(tensors[pair[1]]))
+        index: (unsigned(tensors[pair[0]]), unsigned(tensors[pair[1]]))
         for index, pair in adds.items()
         if tensors[pair[0]].dtype in _BYTES and tensors[pair[1]].dtype in _BYTES
     }
@@ -83,7 +83,7 @@ def load(path: Path) -> dict[int, Inputs]:
         return {index: (file[f"{index}_0"], file[f"{index}_1"]) for index in places}
 
 
-def _unsigned(values: NDArray[Any]) -> NDArray[np.uint8]:
+def unsigned(values: NDArray[Any]) -> NDArray[np.uint8]:
     """Return a tensor of one picture as the NPU has it: int8 moved by 128."""
     whole = values[0] if values.ndim > 1 and values.shape[0] == 1 else values
     if whole.dtype == np.int8:

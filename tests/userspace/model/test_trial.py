@@ -16,9 +16,11 @@ from userspace.npu.model.report import document as report_document
 from userspace.npu.model.report import text as report_text
 from userspace.npu.model.report.report import Facts, report
 from userspace.npu.model.trial import trial
-from userspace.npu.model.trial.given import given
+from userspace.npu.model.trial.given import given, sets_in
 from userspace.npu.model.trial.run import (
+    NOT_RUN,
     RIGHT,
+    TFLITE_REFUSES,
     WRONG,
     OperationRun,
     OutputRun,
@@ -101,6 +103,14 @@ def test_packages_that_cannot_be_had_end_only_what_was_asked_for(tmp_path: Path)
         with_runs(facts, TrialRequest(ALWAYS), place)
 
 
+def test_what_tflite_itself_does_not_run_fits_nowhere(tmp_path: Path) -> None:
+    place = Place(Run("", "", NOT_RUN, why=f"{TFLITE_REFUSES}: op 'CONV_2D' version 99"))
+    found = with_runs(convolution(tmp_path), TrialRequest(), place)
+    verdict = report_document.verdict(found)
+    assert verdict.answer == report_document.CHANGE
+    assert "version 99" in verdict.why
+
+
 def test_a_wrong_run_names_its_first_wrong_operation(tmp_path: Path) -> None:
     facts = convolution(tmp_path, mesa="26.2.6", npu="a311d")
     wrong = Run(
@@ -168,6 +178,27 @@ def test_a_picture_goes_where_one_is_taken(tmp_path: Path) -> None:
         given(build(Case("conv", 8, 8, 5, 8)).model, (), file)
     with pytest.raises(UserError, match="cannot read"):
         given(build(Case("conv", 8, 8, 3, 8)).model, (), tmp_path / "none.bmp")
+
+
+def test_a_folder_of_inputs(tmp_path: Path) -> None:
+    one = build(Case("conv", 8, 8, 3, 8)).model
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "b.bmp").write_bytes(bmp.encode_bmp(np.zeros((9, 9, 3), np.uint8)))
+    np.save(pictures / "a.npy", np.full((1, 8, 8, 3), 7, np.uint8))
+    (pictures / "notes.txt").write_text("no input")
+    assert [int(values[0].max()) for values in sets_in(one, pictures)] == [7, 0]
+    two = build(Case("add", 4, 4, 8)).model
+    folder = tmp_path / "sets" / "first"
+    folder.mkdir(parents=True)
+    for number in (1, 2):
+        np.save(folder / f"{number}.npy", np.full((1, 4, 4, 8), number, np.uint8))
+    assert [int(each.max()) for each in sets_in(two, tmp_path / "sets")[0]] == [1, 2]
+    with pytest.raises(UserError, match="no folder"):
+        sets_in(two, tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="has 0 pictures"):
+        sets_in(one, tmp_path / "empty")
 
 
 def test_what_is_odd_about_values() -> None:

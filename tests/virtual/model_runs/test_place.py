@@ -20,7 +20,7 @@ from userspace.npu.validate import models
 from virtual.gates.build import build
 from virtual.gates.cases import Case
 from virtual.model_runs.ledger import Entry
-from virtual.model_runs.place import VirtualNpus, taken_nodes
+from virtual.model_runs.place import VirtualNpus, agreement_of, taken_nodes
 from virtual.model_runs.references import references
 
 
@@ -47,6 +47,16 @@ def test_a_model_that_ends_the_runtime_ends_nothing_else() -> None:
         references(made.model, model, made.inputs, timeout_s=0.01)
 
 
+def test_agreement_over_a_set_of_inputs() -> None:
+    right = np.array([[1, 9, 9, 2]], np.uint8)
+    near = np.array([[1, 8, 9, 2]], np.uint8)
+    found = agreement_of("scores", [(right, right), (near, right)])
+    assert (found.sets, found.values, found.different, found.largest) == (2, 8, 1, 1.0)
+    assert (found.top, found.ties, found.mean) == (1, 2, 0.125)
+    picture = np.zeros((1, 2, 2, 3), np.float32)
+    assert agreement_of("map", [(picture, picture)]).top is None
+
+
 def test_a_client_that_ended_took_nothing() -> None:
     assert taken_nodes({"status": "crashes"}, 3) == set()
 
@@ -66,7 +76,8 @@ def test_a_jobs_values_are_compared_in_either_order() -> None:
 @pytest.mark.network
 def test_a_residual_block_on_both_npus() -> None:
     made = build(Case("residual", 6, 6, 8, zero_points=(110, 90, 100)))
-    request = RunRequest(made.model, made.inputs, "25.0.7", ("a311d", "imx8mp"))
+    sets = (made.inputs, tuple(255 - each for each in made.inputs))
+    request = RunRequest(made.model, made.inputs, "25.0.7", ("a311d", "imx8mp"), sets=sets)
     first, second = VirtualNpus().run(request)
     assert (second.npu, second.status, second.different) == ("imx8mp", RIGHT, 0)
     assert {each.status for each in second.operations} <= {RIGHT, MOVED}
@@ -74,6 +85,8 @@ def test_a_residual_block_on_both_npus() -> None:
     assert 0 < total <= second.moved_bytes
     assert second.coefficient_bytes == sum(each.coefficient_bytes for each in second.operations)
     assert second.jobs == second.nn_jobs + second.tp_jobs >= len(second.operations)
+    assert [each.sets for each in second.agreement] == [2]
+    assert max(each.largest for each in second.agreement) <= 1
     # The ADD's bias is computed from bytes behind its weights: docs/findings/add-bias.md.
     assert first.status == RIGHT
     assert "zeros" in first.note

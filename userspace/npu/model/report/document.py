@@ -13,7 +13,7 @@ from ..estimate import Estimate, estimate
 from ..graph import Tensor
 from ..known_faults import is_swept
 from ..summary import output_of
-from ..trial.run import BAD, CRASHES, GOOD, HANGS, Run
+from ..trial.run import BAD, CRASHES, GOOD, HANGS, TFLITE_REFUSES, Run
 from .report import Facts, Version
 
 FITS, PARTLY, WRONG = "fits", "partly", "comes out wrong"
@@ -40,6 +40,8 @@ def verdict(facts: Facts) -> Verdict:
         )
     if facts.lacking:
         return Verdict(CHANGE, facts.lacking[0].what)
+    if facts.runs and all(TFLITE_REFUSES in run.why for run in facts.runs):
+        return Verdict(CHANGE, f"{facts.runs[0].why} (with {', '.join(facts.given)})")
     version, npu = best(facts)
     taken, total = len(version.taken), len(facts.macs)
     if not taken:

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from bsp.base.output import table
+from bsp.base.words import counted
 
 from ..estimate import estimate
-from ..trial.run import WRONG, Run
+from ..trial.run import WRONG, Agreement, Run
 from .document import compile_ratios, percent
 from .lines import count, item, line
 from .report import Facts
@@ -45,8 +46,20 @@ def runs(facts: Facts) -> str:
 
 def run_notes(run: Run) -> list[str]:
     """Return what else there is to say of a run: why it is wrong, where first, what is odd."""
-    notes = (run.why, run.note, _first_wrong(run), _odd(run))
+    notes = (run.why, run.note, _first_wrong(run), _odd(run), *map(_agreement, run.agreement))
     return [f"{run.npu} {run.mesa}: {shown(words, 400)}" for words in notes if words]
+
+
+def _agreement(each: Agreement) -> str:
+    words = (
+        f"output {shown(each.name, 60)!r} over {counted(each.sets, 'input')}, rounded as silicon is "
+        f"predicted to: {each.different} of {each.values} values differ, by up to {each.largest:g}, "
+        f"{each.mean:.3g} on average"
+    )
+    if each.top is not None:
+        words += f"; the largest is the same for {each.top}"
+        words += f" ({each.ties} with a tie)" if each.ties else ""
+    return words
 
 
 def _first_wrong(run: Run) -> str:

@@ -20,6 +20,8 @@ from .pictures import open_picture
 _TYPES = ("uint8", "int8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "bool",
           "float16", "float32", "float64")  # fmt: skip
 _MOST_BYTES = 1 << 30
+_ENDINGS = (".npy", ".bmp", ".png", ".jpg", ".jpeg")
+MOST_SETS = 200
 
 
 def given(
@@ -60,6 +62,36 @@ def given(
             hint="leave --image out, or give arrays with --input F.npy",
         )
     return tuple(values), tuple(words)
+
+
+def sets_in(model: bytes, folder: Path) -> tuple[tuple[NDArray[Any], ...], ...]:
+    """Return what a folder has for a model: one set of inputs from each picture, array or folder in it.
+
+    Raises:
+        UserError: there is nothing, too much, or something that does not fit.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            f"there is no folder {folder}", hint="--inputs names a folder of pictures or arrays"
+        )
+    places = sorted(
+        each
+        for each in folder.iterdir()
+        if not each.name.startswith(".") and (each.is_dir() or each.suffix.lower() in _ENDINGS)
+    )
+    if not places or len(places) > MOST_SETS:
+        raise UserError(
+            f"{folder} has {len(places)} pictures (BMP, PNG, JPEG), arrays (.npy) and folders, expected 1 "
+            f"to {MOST_SETS}",
+            hint="for a model with several inputs: a folder for each set, with an array for each input",
+        )
+    return tuple(_set(model, each)[0] for each in places)
+
+
+def _set(model: bytes, place: Path) -> tuple[tuple[NDArray[Any], ...], tuple[str, ...]]:
+    if place.is_dir():
+        return given(model, sorted(place.glob("*.npy")))
+    return given(model, [place]) if place.suffix.lower() == ".npy" else given(model, (), place)
 
 
 def _from_picture(path: Path, filling: Filling) -> NDArray[Any]:

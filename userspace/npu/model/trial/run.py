@@ -17,6 +17,7 @@ RIGHT, CLOSE, WRONG = "right", "close", "wrong"
 CRASHES, HANGS, REFUSED, NOT_RUN = "crashes", "hangs", "refused", "not run"
 MOVED, NOT_COMPARED, CPU = "moved", "not compared", "cpu"
 GOOD, BAD = (RIGHT, CLOSE), (WRONG, CRASHES, HANGS)
+TFLITE_REFUSES = "TFLite itself does not run it"
 CLOSE_STEPS = 8
 """Mesa's own tolerance for whole models (src/gallium/targets/teflon/test_teflon.cpp)."""
 
@@ -67,6 +68,27 @@ class OutputRun:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """How one output agrees with TFLite's over a set of inputs, computed as silicon is predicted to.
+
+    Attributes:
+        sets: how many inputs; values: of all of them; different: of these.
+        largest, mean: differences, as in ``OutputRun``.
+        top: for how many of ``sets`` the largest value is at the same place; None where the output has no
+            more than one value, or is no list of scores. ties: of these, where another value is as large.
+    """
+
+    name: str
+    sets: int
+    values: int
+    different: int
+    largest: float
+    mean: float
+    top: int | None = None
+    ties: int = 0
+
+
+@dataclass(frozen=True)
 class Run:
     """One run of a model with one Mesa on one NPU; bytes are an inference's.
 
@@ -97,6 +119,7 @@ class Run:
     load_s: float = 0.0
     operations: tuple[OperationRun, ...] = ()
     outputs: tuple[OutputRun, ...] = ()
+    agreement: tuple[Agreement, ...] = ()
     findings: tuple[str, ...] = field(default=())
 
     @property
@@ -135,6 +158,7 @@ class RunRequest:
         model: the file's content, with fixed shapes.
         inputs: what each input is given.
         mesa: version; npus: names, as in ``known_faults.NPUS``.
+        sets: more inputs, for ``Run.agreement``.
     """
 
     model: bytes
@@ -142,6 +166,7 @@ class RunRequest:
     mesa: str
     npus: tuple[str, ...]
     timeout_s: float = 120.0
+    sets: tuple[tuple[NDArray[Any], ...], ...] = ()
 
 
 class RunPlace(Protocol):

@@ -17,7 +17,7 @@ from ...validate.model_check import inputs_in
 from .. import foreign
 from ..report import document as report_document
 from ..report.report import Facts
-from .given import given
+from .given import given, sets_in
 from .run import NOT_RUN, Run, RunPlace, RunRequest
 
 AUTO, ALWAYS, NEVER = "auto", "always", "never"
@@ -37,12 +37,14 @@ class TrialRequest:
         when: ``auto`` (what takes about ``BUDGET_S``), ``always`` (each Mesa on each NPU) or ``never``.
         files: .npy files for the first inputs; picture: for those that take one.
         size: height and width for a model that takes pictures of any size.
+        folder: more inputs, over which outputs are compared.
     """
 
     when: str = AUTO
     files: tuple[Path, ...] = ()
     picture: Path | None = None
     size: tuple[int, int] | None = None
+    folder: Path | None = None
 
 
 Pair = tuple[str, str]
@@ -61,7 +63,7 @@ def with_runs(facts: Facts, request: TrialRequest, place: RunPlace) -> Facts:
     try:
         return _with_runs(facts, request, place)
     except BspError as error:
-        if request.when == ALWAYS or request.files or request.picture:
+        if request.when == ALWAYS or request.files or request.picture or request.folder:
             raise
         return replace(facts, not_run=f"it was not run: {error.message}")
 
@@ -71,6 +73,7 @@ def _with_runs(facts: Facts, request: TrialRequest, place: RunPlace) -> Facts:
     content = _fixed(facts.path, request.size)
     values, words = given(content, request.files, request.picture)
     facts = replace(facts, given=words)
+    sets = sets_in(content, request.folder) if request.folder else ()
     pairs = _pairs(facts, place.npus())
     if not pairs and not any(npu in place.npus() for npu in facts.npus):
         names = ", ".join(facts.npus)
@@ -90,7 +93,7 @@ def _with_runs(facts: Facts, request: TrialRequest, place: RunPlace) -> Facts:
     for mesa, npu in chosen:
         by_mesa.setdefault(mesa, []).append(npu)
     requests = [
-        RunRequest(content, values, mesa, tuple(npus), _TIMEOUT_S[request.when])
+        RunRequest(content, values, mesa, tuple(npus), _TIMEOUT_S[request.when], sets)
         for mesa, npus in by_mesa.items()
     ]
     with step("Running it on virtual NPUs"), ThreadPoolExecutor(_AT_ONCE) as pool:
