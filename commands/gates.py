@@ -22,6 +22,10 @@ from .face.flags import MESA
         "silicon": "run Mesa's own tests, and compare with its lists of results from real boards",
         "quick": "about 115 generated models and one MobileNet in place of hundreds and three; "
         "with --silicon an eighth of the tests",
+        "bisect": "GOOD..BAD: which commit of --source made it wrong; skips what does not build",
+        "source": "with --bisect: path:DIR, a git repository of Mesa",
+        "case": "with --bisect: a case of the sweep, by its name or a part that only one has",
+        "model": "with --bisect: a .tflite file (default: the quick sweep)",
         "timeout": "seconds for one model",
     }
 )
@@ -34,9 +38,28 @@ def gate_mesa(
     npu: str = "all",
     silicon: bool = False,
     quick: bool = False,
+    bisect: str = "",
+    source: str = "",
+    case: str = "",
+    model: str = "",
     timeout: float = 180.0,
 ) -> Result:
     """Judge Mesa's delegate on virtual NPUs. Example: ./inv gate-mesa --suite sid --against 25.0.7."""
+    if bisect:
+        from virtual.gates import mesa_bisect
+
+        if package or suite or mesa or against or silicon:
+            raise UserError(
+                "--bisect builds what it tests from --source",
+                hint="leave --package, --suite, --mesa, --against and --silicon out",
+            )
+        return mesa_bisect.bisect(
+            mesa_bisect.BisectRequest(bisect, source, case, model, npu, timeout)
+        )
+    if source or case or model:
+        raise UserError(
+            "--source, --case and --model are for --bisect", hint="add --bisect GOOD..BAD"
+        )
     if silicon:
         from virtual.gates.silicon import gate
 

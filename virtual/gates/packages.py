@@ -39,6 +39,7 @@ class Delegate:
         origin: suite or file that it came from.
         library: path of libteflon.so inside the root, as the client sees it.
         distribution: whose Python is in the root; it decides which TFLite runtime fits.
+        patches: how many of ours are in it.
     """
 
     version: str
@@ -46,6 +47,7 @@ class Delegate:
     root: Path
     library: str
     distribution: str = DISTRIBUTION
+    patches: int = 0
 
     @property
     def upstream(self) -> str:
@@ -186,7 +188,8 @@ def from_built(built: BuiltMesa, *, distribution: str = DISTRIBUTION) -> Delegat
             shutil.copyfile(built.library, library)
 
     root = make_once(base.root.with_name(f"{base.root.name}-mesa-{built.build_id}"), make)
-    return Delegate(built.title, str(built.folder), root, base.library, distribution)
+    patches = len(built.manifest["patches"]) + len(built.manifest["patches_present"])
+    return Delegate(built.title, str(built.folder), root, base.library, distribution, patches)
 
 
 def _suite_for(depends: str) -> tuple[str, list[str]]:

@@ -57,6 +57,11 @@ _MOST_LOOKED_INTO = 20
 Run = Callable[[Sequence[Pair], Callable[[Outcome], None]], None]
 
 
+_PATCHED = (
+    "boards ran this Mesa without our patches: what failed there is mended here, or left to the CPU"
+)
+
+
 @dataclass(frozen=True)
 class SiliconRequest:
     """What to compare.
@@ -136,7 +141,9 @@ def compare_with_silicon(request: SiliconRequest) -> SiliconResult:
         )
 
     outcomes = _outcomes(tests, npus, _Store(delegate, source), run)
-    disagreements = _disagreements(tests, outcomes, lists, delegate.upstream)
+    disagreements = _disagreements(
+        tests, outcomes, lists, delegate.upstream, patched=bool(delegate.patches)
+    )
     _add_evidence(disagreements, tests, functools.partial(run, audit=True))
     contents = {
         "format": 1,
@@ -254,6 +261,8 @@ def _disagreements(
     outcomes: Mapping[tuple[str, str], Outcome],
     lists: Mapping[str, Lists],
     version: str,
+    *,
+    patched: bool,
 ) -> list[dict[str, Any]]:
     found = []
     for npu, listed in lists.items():
@@ -261,6 +270,9 @@ def _disagreements(
             silicon, outcome = listed.verdict(test.name), outcomes[npu, test.name]
             if silicon in (UNJUDGED, outcome.verdict):
                 continue
+            why = explain(test, npu, listed, version)
+            if patched and silicon == FAIL:
+                why = why or _PATCHED
             found.append(
                 {
                     "npu": PREFIX + npu,
@@ -268,7 +280,7 @@ def _disagreements(
                     "test": test.name,
                     "silicon": silicon,
                     "virtual": outcome.verdict,
-                    "why": explain(test, npu, listed, version),
+                    "why": why,
                     "largest": outcome.largest,
                     "beyond": outcome.beyond,
                     "values": outcome.values,

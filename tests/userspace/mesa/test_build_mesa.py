@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: MIT
+"""Mesa is really built: from nothing, twice, after an edit; and the virtual NPUs judge it."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from bsp.base.errors import UserError
+from userspace.npu.mesa.build import MesaRequest, build_mesa
+from userspace.npu.mesa.manifest import BuiltMesa
+from userspace.npu.mesa.patches import all_series, patches_of
+from userspace.npu.mesa.source import mesa_tree
+from virtual.gates import mesa
+
+pytestmark = pytest.mark.full
+SOURCE = "distribution:trixie"
+DRIVER = "src/gallium/drivers/etnaviv/etnaviv_ml.c"
+
+
+@pytest.fixture(scope="module")
+def built() -> BuiltMesa:
+    return build_mesa(MesaRequest(SOURCE))
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the source to work on."""
+    folder = tmp_path_factory.mktemp("mesa") / "tree"
+    subprocess.run(["cp", "--archive", mesa_tree(SOURCE).path, folder], check=True)
+    return folder
+
+
+def test_the_result_says_what_it_was_built_from(built: BuiltMesa) -> None:
+    series = next(iter(all_series()))
+    assert [each["name"] for each in built.manifest["patches"]] == [
+        patch.name for patch in patches_of(series)
+    ]
+    assert built.title.startswith(
+        f"{built.version} + {len(patches_of(series))} patches of npu-bsp "
+    )
+    assert built.version.encode() + b"+npu-bsp" in built.library.read_bytes()
+    assert built.manifest["needed"] == ["libc.so.6", "libdrm.so.2", "libm.so.6"]
+    assert (built.folder / "licences/mesa").stat().st_size > 500
+
+
+def test_two_builds_in_two_places_are_the_same_bytes(
+    built: BuiltMesa, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NPU_BSP_CACHE", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("CCACHE_DISABLE", "1")
+    again = build_mesa(MesaRequest(SOURCE))
+    assert again.library.read_bytes() == built.library.read_bytes()
+    assert again.build_id == built.build_id
+
+
+def test_nothing_that_the_delegate_takes_comes_out_wrong(built: BuiltMesa) -> None:
+    document = mesa.gate(mesa.GateRequest(mesa=str(built.folder), quick=True))
+    assert document["verdict"] == "good"
+    assert not [case["name"] for case in document["cases"] if "only because" in case["note"]]
+    kinds = {kind["kind"] for kind in document["kinds"] if kind["good"]}
+    assert {"convolution 1x1", "convolution kxk", "depthwise kxk", "add of convolutions"} <= kinds
+
+
+def test_an_edit_is_built_in_seconds_and_a_mistake_is_named(tree: Path) -> None:
+    first = build_mesa(MesaRequest(f"path:{tree}"))
+    file = tree / DRIVER
+    text = file.read_text()
+    file.write_text(text + "\n#error here\n")
+    with pytest.raises(UserError, match=r"(?s)Mesa does not compile:.*etnaviv_ml\.c:\d+.*here"):
+        build_mesa(MesaRequest(f"path:{tree}"))
+    file.write_text(text.replace('"Adding convolution.', '"Adding a convolution.'))
+    started = time.monotonic()
+    second = build_mesa(MesaRequest(f"path:{tree}"))
+    assert time.monotonic() - started < 60
+    assert second.build_id != first.build_id
+    assert not (tree / "build.ninja").exists()
+
+
+def test_an_interrupted_build_goes_on_where_it_was(tree: Path) -> None:
+    request = MesaRequest(f"path:{tree}")
+    expected = build_mesa(request)
+    for path in expected.folder.parent.parent.parent.glob("builds/mesa-path-*"):
+        (path / "npu-bsp.configured").unlink(missing_ok=True)  # as if meson had been ended half way
+    assert build_mesa(request).build_id == expected.build_id
