@@ -12,12 +12,16 @@ import base64
 import hashlib
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from bsp.base import progress
 from bsp.base.errors import UserError
+from bsp.boot_survey.facts import ask
+from bsp.boot_survey.survey import Survey, survey_of
 from bsp.dts.running import without_boot
 from bsp.profile import Board
 from bsp.remote.facts import read_fdt
+from bsp.uboot import uboot_of
 from images.bundle import manifest as bundles
 from images.bundle import sign
 from images.bundle.manifest import Bundle, Entry, Manifest
@@ -31,6 +35,7 @@ from .deploy import (
     check_serial,
     decide,
     prepare,
+    refuse_slot_words,
     session,
 )
 from .in_place import DTB
@@ -60,15 +65,14 @@ def adopt(target: Target, *, board: Board | None, dry_run: bool = False) -> Depl
             return result
         with result.step("Looking for the kernel and RAM disk that run"):
             found = agent.ask({"do": "survey"}, timeout_s=_ANSWER_S)
-        _refuse(facts, found, host.name, fat_mount)
-        progress.say(f"what runs: kernel {found['kernel']}, RAM disk {found['initrd']}")
+        with result.step("Looking how it boots today"):
+            how = survey(agent, board, found, target.root)
         kept = (*found["rivals"], *(["boot.scr"] if found["script"] else []))
         if dry_run:
-            result.to = "what runs"
-            take_in = Send("", (0, 1, 2), found["size_bytes"], None, ())
-            steps = (take_in, TakeOver(kept), Try("of it"), Confirm("of it", None))
-            result.plan = Plan("what runs", facts.running, steps)
-            return result
+            return _planned(result, facts, found, how, fat_mount, kept)
+        _refuse_system(how, host.name)
+        _refuse(facts, found, host.name, fat_mount)
+        progress.say(f"what runs: kernel {found['kernel']}, RAM disk {found['initrd']}")
         with result.step("Copying kernel and RAM disk to the boot partition, on the board"):
             question = {"do": "take-in", "fat_mounts": found["fat_mounts"]}
             entries = agent.ask(question, timeout_s=_ANSWER_S)["entries"]
@@ -90,6 +94,44 @@ def adopt(target: Target, *, board: Board | None, dry_run: bool = False) -> Depl
         result.hint = (
             "what booted the board before boots it again, and npu-bsp's boot script is gone"
         )
+    return result
+
+
+def survey(agent: Agent, board: Board, found: dict[str, Any], root: str) -> Survey:
+    """Return how the board boots today, and how a deployment would be tried there; nothing is written.
+
+    Args:
+        found: the kernel and RAM disk that run, as the agent found them.
+    """
+    problems = [each.partition("\n")[0] for each in map(str, found["problems"])]
+    return survey_of(
+        ask(agent.connection, root=root),
+        uboot_of(board),
+        kernel=found["kernel"] or f"not found: {'; '.join(problems)}",
+        initrd=found["initrd"] or "not found",
+        need_bytes=_needed_bytes(found),
+    )
+
+
+def _planned(
+    result: Deployment,
+    facts: Facts,
+    found: dict[str, Any],
+    how: Survey,
+    fat_mount: str,
+    kept: tuple[str, ...],
+) -> Deployment:
+    """What ``--dry-run`` says: how the board boots, and what would be done, or why nothing would be."""
+    result.to, result.survey = "what runs", how
+    try:
+        _refuse_system(how, result.host)
+        _refuse(facts, found, result.host, fat_mount)
+    except UserError as error:
+        result.outcome, result.problem, result.hint = "refused", error.message, error.hint
+        return result
+    take_in = Send("", (0, 1, 2), found["size_bytes"], None, ())
+    steps = (take_in, TakeOver(kept), Try("of it"), Confirm("of it", None))
+    result.plan = Plan("what runs", facts.running, steps)
     return result
 
 
@@ -117,7 +159,31 @@ def undo(target: Target, *, fat_mount: str | None = None, dry_run: bool = False)
         return list(agent.ask({"do": "give-back"})["returned"])
 
 
-def _refuse(facts: Facts, found: dict[str, object], host: str, fat_mount: str) -> None:
+def _refuse_system(how: Survey, host: str) -> None:
+    """Refuse systems that choose themselves what boots, and set-ups that are not to be touched.
+
+    Raises:
+        UserError: says which system, or what is wrong with the set-up.
+    """
+    if how.owner is not None:
+        raise UserError(
+            f"{how.owner.system} decides what {host} boots ({how.owner.mark}); npu-bsp leaves that alone",
+            hint=how.owner.instead,
+        )
+    refuse_slot_words(how.cmdline)
+    if how.problems:
+        raise UserError(
+            f"{host} is not taken over: {'; '.join(how.problems)}",
+            hint="nothing was changed; ./inv deploy --adopt --dry-run shows how it boots today",
+        )
+
+
+def _needed_bytes(found: dict[str, Any]) -> int:
+    """What a generation of what runs takes on the boot partition: its files unpacked, and a device tree."""
+    return int(found["size_bytes"]) + planning.FAT_RESERVE_BYTES + bundles.DTB_MAX_BYTES
+
+
+def _refuse(facts: Facts, found: dict[str, Any], host: str, fat_mount: str) -> None:
     """Refuse boards that cannot be taken over with a way back.
 
     Raises:
@@ -147,7 +213,7 @@ def _refuse(facts: Facts, found: dict[str, object], host: str, fat_mount: str) -
             hint=f"mount the partition that it was booted from, or leave one of the files there. {host} is "
             "as it was; a whole bundle needs none of this: ./inv bundle, docs/deploy.md",
         )
-    need = int(str(found["size_bytes"])) + planning.FAT_RESERVE_BYTES + bundles.DTB_MAX_BYTES
+    need = _needed_bytes(found)
     if facts.space["fat"].bytes < need:
         raise UserError(
             f"the boot partition {fat_mount} of {host} has room for "

@@ -19,6 +19,8 @@ from bsp.base import progress
 from bsp.base.cache import state_dir, write_atomically
 from bsp.base.errors import BoardStateUnknownError, BspError, RolledBackError, UserError
 from bsp.base.words import counted
+from bsp.boot_survey.owners import slot_words
+from bsp.boot_survey.survey import Survey
 from bsp.profile import Board
 from bsp.remote.inventory import Host
 from bsp.remote.ssh import UnreachableError, connect
@@ -65,12 +67,13 @@ class Deployment:
     """What a deployment did; ``document()`` is its JSON.
 
     Attributes:
-        outcome: planned (--dry-run) | unchanged | confirmed | rolled-back | unknown.
+        outcome: planned, refused (--dry-run) | unchanged | confirmed | rolled-back | unknown.
         health: the checks that were made before confirming.
         verified: all that was on the board was read, where otherwise it is believed.
         drift: what was found changed in that.
         problem: why it was not confirmed.
         running_dtb_matches: None where the running tree could not be read.
+        survey: how the board boots today, where that was looked at.
     """
 
     host: str
@@ -89,6 +92,7 @@ class Deployment:
     problem: str = ""
     hint: str = ""
     console: str = ""
+    survey: Survey | None = None
 
     @property
     def exit_code(self) -> int:
@@ -96,6 +100,7 @@ class Deployment:
         codes = {
             "rolled-back": RolledBackError.exit_code,
             "unknown": BoardStateUnknownError.exit_code,
+            "refused": UserError.exit_code,
         }
         return codes.get(self.outcome, 0)
 
@@ -122,6 +127,7 @@ class Deployment:
             "problem": self.problem,
             "hint": self.hint,
             "console": self.console,
+            "survey": self.survey.document() if self.survey else None,
         }
 
     @contextmanager
@@ -659,10 +665,25 @@ def _cmdline(manifest: Manifest, facts: Facts) -> str:
     """The kernel command line: the manifest's, or the running one without what boot loader and we add."""
     if manifest.cmdline is not None:
         return manifest.cmdline
+    refuse_slot_words(facts.cmdline)
     ours = ("npu_bsp.", "BOOT_IMAGE=", "initrd=", "oops=panic")
     return with_required_options(
         " ".join(word for word in facts.cmdline.split() if not word.startswith(ours))
     )
+
+
+def refuse_slot_words(cmdline: str) -> None:
+    """Refuse to copy a command line that is right for one copy of an A/B system only.
+
+    Raises:
+        UserError: it has words that name one.
+    """
+    if words := slot_words(cmdline):
+        raise UserError(
+            f"the running command line names one copy of an A/B system ({' '.join(words)}): a generation "
+            "would stay with that copy",
+            hint="give the bundle a command line of its own; or leave the board to its own updates",
+        )
 
 
 def in_base64(data: bytes) -> str:

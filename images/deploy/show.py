@@ -32,13 +32,16 @@ class Shown(base.Result):
         return self.result.document()
 
     def text(self) -> str:
-        """The outcome in a few lines; nothing where it ended badly."""
-        return "" if self.exit_code else result_text(self.result)
+        """The outcome in a few lines; where it ended badly only what was found before."""
+        survey = f"{self.result.survey.text()}\n" if self.result.survey else ""
+        return survey if self.exit_code else f"{survey}{result_text(self.result)}"
 
     def complaint(self) -> str:
         """How it ended badly: the board's console, what happened, what to do."""
         if not self.exit_code:
             return ""
+        if self.result.outcome == "refused":
+            return f"error: {self.result.problem}\nhint: {self.result.hint}\n"
         console = f"{_indented(self.result.console)}\n" if self.result.console else ""
         return (
             f"{console}error: {self.result.outcome}: {self.result.problem}\n"

@@ -11,6 +11,7 @@ import gzip
 import itertools
 import json
 import os
+import re
 import shutil
 import struct
 import tempfile
@@ -30,6 +31,7 @@ from images.deploy.onboard import adopt as onboard
 from images.deploy.onboard.board import Board as OnBoard
 from images.deploy.onboard.boot_files import EMPTY_RAM_DISK
 from images.deploy.onboard.files import write_whole
+from images.deploy.show import Shown
 from tests.support.fake_board import BOARD_MARKS, RELEASE, FakeBoard
 from tests.support.fake_boot import boot_old_way, compile_dtb, tree_source
 
@@ -210,8 +212,54 @@ def test_other_names_than_debians(stock: FakeBoard, ram_disk: str | None) -> Non
 
 def test_two_kernels_that_could_both_be_it(stock: FakeBoard) -> None:
     (stock.fat / "Image").write_bytes(KERNEL + b"another")
-    with pytest.raises(UserError, match=r"/boot/vmlinuz-\S+ and /boot/firmware/Image both have"):
-        adopt(stock.target(), board=None, dry_run=True)
+    said = r"/boot/vmlinuz-\S+ and /boot/firmware/Image both have"
+    with pytest.raises(UserError, match=said):
+        adopt(stock.target(), board=None)
+    result = adopt(stock.target(), board=None, dry_run=True)
+    assert (result.outcome, result.exit_code, result.plan) == ("refused", 2, None)
+    assert re.search(said, result.problem)
+    assert result.survey
+    assert re.search(said, result.survey.kernel)
+
+
+def test_how_it_boots_is_said_before_anything_is_written(stock: FakeBoard) -> None:
+    before = files_of(stock.root)
+    result = adopt(stock.target(), board=None, dry_run=True)
+    assert files_of(stock.root) == before
+    shown = Shown(result)
+    survey = shown.document()["survey"]
+    assert survey["kernel"] == f"/boot/vmlinuz-{RELEASE}"
+    assert survey["initrd"] == f"/boot/initrd.img-{RELEASE}"
+    assert survey["layout"] == (
+        "extlinux-fat" if (stock.fat / "extlinux").exists() else "script-fat"
+    )
+    assert survey["way"] == "fat"
+    assert "root=LABEL=old" in survey["cmdline"]
+    assert "way of trial" in shown.text()
+    assert "install npu-bsp's boot script" in shown.text()
+
+
+@pytest.mark.parametrize(
+    ("word", "system"),
+    [("rauc.slot=A", "RAUC"), ("ostree=/ostree/boot.1/x/y/0", "OSTree"), ("mender.x=1", "")],
+)
+def test_a_system_with_two_copies_is_left_alone(
+    stock: FakeBoard, word: str, system: str, tmp_path: Path
+) -> None:
+    cmdline = stock.root / "proc/cmdline"
+    cmdline.write_text(f"{cmdline.read_text().strip()} {word}\n")
+    before = boot_files(stock)
+    if system:
+        with pytest.raises(UserError, match=f"{system} decides what fake boots") as error:
+            adopt(stock.target(), board=None)
+        assert error.value.hint
+        planned = adopt(stock.target(), board=None, dry_run=True)
+        assert planned.outcome == "refused"
+        assert Shown(planned).complaint().startswith("error: ")
+    else:  # a mark that is not known as a system's: the word is still not copied
+        with pytest.raises(UserError, match=re.escape(word)):
+            adopt(stock.target(), board=None)
+    assert boot_files(stock) == before
 
 
 class CutError(Exception):

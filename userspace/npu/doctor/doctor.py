@@ -11,9 +11,14 @@ from bsp.base.errors import InfrastructureError
 from bsp.base.output import table
 from bsp.base.process import Completed, run
 from bsp.base.progress import step
+from bsp.base.words import filled
+from bsp.boot_survey import facts as boot_facts
+from bsp.boot_survey.facts import BootFacts
+from bsp.boot_survey.survey import survey_of
 from bsp.profile import Board, load_board
 from bsp.remote.inventory import Host
 from bsp.remote.ssh import Connection, connect
+from bsp.uboot import uboot_of
 
 from ..validate.machine import DEPLOYED_USERSPACE
 from .checks import examine, stack, subject_of
@@ -51,14 +56,36 @@ def doctor(
             completed = run(
                 ["sh", "-s"], stdin=script(userspace), timeout_s=_ANSWER_TIMEOUT_S, check=False
             )
+            boot = None
         else:
             with connect(
                 host, timeout_s=_CONNECT_TIMEOUT_S, accept_new_key=accept_new_key
             ) as connection:
                 completed = ask(connection, userspace)
+                boot = _boot_facts(connection)
     facts = parse_facts(text_of(completed, where))
     document = judge(facts, wanted=wanted, host=host.name if host else None)
-    return {**document, "seconds": round(time.monotonic() - began, 2)}
+    return {
+        **document,
+        "boot": _boot(boot, document["board"]),
+        "seconds": round(time.monotonic() - began, 2),
+    }
+
+
+def _boot_facts(connection: Connection) -> BootFacts | None:
+    """How a board boots; None where it has no Python to look with."""
+    try:
+        return boot_facts.ask(connection)
+    except InfrastructureError:
+        return None
+
+
+def _boot(facts: BootFacts | None, board: str | None) -> dict[str, Any] | None:
+    """How a board boots today, as a document; None: that was not seen."""
+    if facts is None:
+        return None
+    uboot = uboot_of(load_board(board)) if board else None
+    return survey_of(facts, uboot).document()
 
 
 def ask(connection: Connection, userspace: str = DEPLOYED_USERSPACE) -> Completed:
@@ -115,6 +142,14 @@ def text(document: dict[str, Any]) -> str:
         table(("check", "", "found"), rows),
         "",
     ]
+    if boot := document.get("boot"):
+        lines += [
+            *filled(f"boots by {boot['layout']}: {boot['layout_why']}", 80).splitlines(),
+            *filled(
+                f"a device tree is tried there by {boot['way'] or 'nothing'}: {boot['why']}", 80
+            ).splitlines(),
+            "",
+        ]
     if document["first_broken"] is None:
         lines.append("healthy: every link that could be seen holds")
     else:

@@ -1,0 +1,405 @@
+# SPDX-License-Identifier: MIT
+"""Runs on the board, by its Python and nothing else: prints how it boots, as one JSON document.
+
+It only reads. Nothing is mounted, no program is started: the variables of U-Boot are read from where
+``/etc/fw_env.config`` says that they are, tables of partitions and kinds of file systems from the disks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import struct
+import sys
+import zlib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+_LARGEST_TEXT = 64 << 10
+_MOST_NAMES = 400
+_HEAD_BYTES = 66 << 10
+_VIRTUAL = [
+    "autofs",
+    "bpf",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "debugfs",
+    "devpts",
+    "devtmpfs",
+    "efivarfs",
+    "fusectl",
+    "hugetlbfs",
+    "mqueue",
+    "proc",
+    "pstore",
+    "ramfs",
+    "securityfs",
+    "sysfs",
+    "tmpfs",
+    "tracefs",
+    "rpc_pipefs",
+    "binfmt_misc",
+]
+_BOOT_FOLDERS = ("/boot", "/boot/firmware", "/boot/efi", "/efi", "/flash", "/mnt/boot")
+_BELOW = (
+    "",
+    "extlinux",
+    "boot",
+    "boot/extlinux",
+    "EFI/BOOT",
+    "EFI/boot",
+    "grub",
+    "loader",
+    "loader/entries",
+    "overlays",
+)
+_TEXTS = re.compile(
+    r"(armbianEnv|overlays|uEnv|env|cmdline|config)\.txt|extlinux\.conf|grub\.cfg|loader\.conf|boot\.scr"
+    r"(\.uimg)?|fixup\.scr|[\w.-]+\.conf",
+    re.I,
+)
+_SETTINGS = (
+    "/etc/os-release",
+    "/usr/lib/os-release",
+    "/etc/armbian-release",
+    "/etc/default/u-boot",
+    "/etc/default/flash-kernel",
+    "/etc/default/grub",
+    "/etc/rauc/system.conf",
+    "/etc/mender/mender.conf",
+    "/etc/swupdate.cfg",
+    "/etc/fw_env.config",
+    "/etc/fstab",
+)
+_PROGRAMS = [
+    "rauc",
+    "mender",
+    "mender-update",
+    "ostree",
+    "swupdate",
+    "flash-kernel",
+    "u-boot-update",
+    "update-grub",
+    "armbian-add-overlay",
+    "kexec",
+    "hassos",
+]
+_MAGICS = (
+    ("ext4", 1080, b"\x53\xef"),
+    ("btrfs", 65600, b"_BHRfS_M"),
+    ("f2fs", 1024, b"\x10\x20\xf5\xf2"),
+    ("xfs", 0, b"XFSB"),
+    ("squashfs", 0, b"hsqs"),
+    ("erofs", 1024, b"\xe2\xe1\xf5\xe0"),
+    ("LUKS", 0, b"LUKS\xba\xbe"),
+    ("LVM", 536, b"LVM2 001"),
+    ("RAID", 4096, b"\xfc\x4e\x2b\xa9"),
+    ("verity", 0, b"verity\0\0"),
+    ("vfat", 82, b"FAT32   "),
+    ("vfat", 54, b"FAT16   "),
+    ("vfat", 54, b"FAT12   "),
+    ("vfat", 54, b"FAT     "),
+)
+
+
+class Collector:
+    """Everything lies below ``root``: empty on a board, a folder in the tests."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root.rstrip("/")
+
+    def at(self, path: str) -> str:
+        """A path of the board."""
+        return f"{self.root}/{path.lstrip('/')}"
+
+    def read(self, path: str, most: int = _LARGEST_TEXT) -> bytes:
+        """The beginning of a file; empty where it cannot be read."""
+        try:
+            with open(self.at(path), "rb") as file:
+                return file.read(most)
+        except OSError:
+            return b""
+
+    def text(self, path: str, most: int = _LARGEST_TEXT) -> str:
+        """A small text; empty where it cannot be read."""
+        return self.read(path, most).decode(errors="replace").strip("\0\n")
+
+    def names(self, path: str) -> list[str]:
+        """The names in a folder; none where there is no such folder."""
+        try:
+            return sorted(os.listdir(self.at(path)))[:_MOST_NAMES]
+        except OSError:
+            return []
+
+    def facts(self) -> dict[str, Any]:
+        """All of it."""
+        mounts = list(self._mounts())
+        folders = self._folders(mounts)
+        files = self._texts(folders)
+        release = self.text("/proc/sys/kernel/osrelease")
+        settings = {path: text for path in _SETTINGS if (text := self.text(path))}
+        return {
+            "compatible": [
+                part for part in self.text("/proc/device-tree/compatible").split("\0") if part
+            ],
+            "model": self.text("/proc/device-tree/model"),
+            "release": release,
+            "banner": self.text("/proc/version"),
+            "cmdline": self.text("/proc/cmdline"),
+            "chosen": self._chosen(),
+            "efi": os.path.isdir(self.at("/sys/firmware/efi")),
+            "mounts": mounts,
+            "partitions": list(self._partitions()),
+            "folders": folders,
+            "files": files,
+            "there": self._named(files),
+            "settings": settings,
+            "variables": self._variables(settings.get("/etc/fw_env.config", "")),
+            "programs": [name for name in _PROGRAMS if self._program(name)],
+            "ostree": os.path.isdir(self.at("/ostree")),
+            "watchdogs": list(self._watchdogs()),
+            "kexec": self._kexec(release),
+            "cores": sorted(set(re.findall(r"CPU part\s*: (\w+)", self.text("/proc/cpuinfo")))),
+            "space": {place: self._space(place) for place in {*folders, "/"}},
+        }
+
+    def _mounts(self) -> Iterator[dict[str, Any]]:
+        text = self.text("/proc/self/mounts") or self.text("/proc/mounts")
+        for line in text.split("\n"):
+            words = line.split()
+            if len(words) > 3 and words[2] not in _VIRTUAL:
+                place = words[1].replace("\\040", " ")
+                yield {
+                    "device": self._device(words[0], place),
+                    "place": place,
+                    "kind": words[2],
+                    "options": words[3],
+                    "writable": "ro" not in words[3].split(",")
+                    and os.access(self.at(place), os.W_OK),
+                }
+
+    def _device(self, source: str, place: str) -> str:
+        """The name of the disk or partition that is mounted: also where it was mounted by another name."""
+        if not self.root and source == "/dev/root":
+            try:
+                number = os.stat(place).st_dev
+                link = os.readlink(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
+                return os.path.basename(link)
+            except OSError:
+                return source
+        real = os.path.realpath(self.at(source)) if source.startswith("/dev/") else source
+        return os.path.basename(real) if source.startswith("/dev/") else source
+
+    def _folders(self, mounts: list[dict[str, Any]]) -> dict[str, list[str]]:
+        """The names below the places that a bootloader may look at, by folder."""
+        places = [
+            each["place"] for each in mounts if each["kind"] == "vfat" or "/boot" in each["place"]
+        ]
+        found = {}
+        for place in dict.fromkeys(["/", *_BOOT_FOLDERS, *places]):
+            for below in _BELOW:
+                if place == "/" and below in ("", "boot"):
+                    continue  # the whole system; /boot is one of the others
+                folder = os.path.join(place, below).rstrip("/")
+                names = self.names(folder)
+                if names:
+                    found[folder] = names
+        return found
+
+    def _texts(self, folders: dict[str, list[str]]) -> dict[str, str]:
+        found = {}
+        for folder, names in folders.items():
+            for name in names:
+                path = f"{folder}/{name}"
+                if _TEXTS.fullmatch(name) and os.path.isfile(self.at(path)):
+                    found[path] = self.read(path).decode(errors="replace").replace("\0", "")
+        return found
+
+    def _named(self, files: dict[str, str]) -> list[str]:
+        """Which of the paths that boot files name exist: below their folder, /, /boot or /boot/dtb."""
+        found = set()
+        for path, text in files.items():
+            if os.path.basename(path).startswith("boot.scr"):
+                continue
+            named = re.findall(r"[\w./+~-]+\.dtbo?\b", text)
+            named += re.findall(
+                r"(?im)^\s*(?:linux|kernel|initrd|fdt|devicetree|fdtdir)\s+(\S+)", text
+            )
+            for name in named:
+                for folder in (
+                    os.path.dirname(path),
+                    os.path.dirname(os.path.dirname(path)),
+                    "",
+                    "/boot",
+                    "/boot/dtb",
+                ):
+                    full = os.path.normpath(f"{folder}/{name}")
+                    if os.path.exists(self.at(full)):
+                        found.add(full)
+        return sorted(found)
+
+    def _chosen(self) -> dict[str, Any]:
+        folder = "/proc/device-tree/chosen"
+        start, end = (self.read(f"{folder}/linux,initrd-{which}") for which in ("start", "end"))
+        bytes_ = (
+            int.from_bytes(end, "big") - int.from_bytes(start, "big") if start and end else None
+        )
+        return {
+            "initrd_bytes": bytes_,
+            "uboot": self.text(f"{folder}/u-boot,version"),
+            "barebox": self.text(f"{folder}/barebox-version"),
+        }
+
+    def _partitions(self) -> Iterator[dict[str, Any]]:
+        folder, by_uuid = "/sys/class/block", "/dev/disk/by-partuuid"
+        uuids = {
+            os.path.basename(os.path.realpath(self.at(f"{by_uuid}/{name}"))): name
+            for name in self.names(by_uuid)
+        }
+        tables: dict[str, dict[str, Any]] = {}
+        for name in self.names(folder):
+            real = os.path.realpath(self.at(f"{folder}/{name}"))
+            number = self.text(f"{folder}/{name}/partition")
+            disk = os.path.basename(os.path.dirname(real)) if number else ""
+            stacked = self.names(f"{folder}/{name}/slaves")
+            if not number and not stacked:
+                continue
+            if disk and disk not in tables:
+                tables[disk] = _table(self.read(f"/dev/{disk}", 34 * 512))
+            table = tables.get(disk, {})
+            yield {
+                "name": name,
+                "disk": disk,
+                "number": int(number or 0),
+                "start_bytes": 512 * int(self.text(f"{folder}/{name}/start") or 0),
+                "size_bytes": 512 * int(self.text(f"{folder}/{name}/size") or 0),
+                "kind": _kind(self.read(f"/dev/{name}", _HEAD_BYTES)),
+                "table": table.get("table", ""),
+                "bootable": int(number or 0) in table.get("bootable", ()),
+                "removable": self.text(f"{folder}/{disk}/removable") == "1",
+                "partuuid": uuids.get(name, ""),
+                "on": stacked,
+                "stack": self.text(f"{folder}/{name}/dm/uuid").split("-")[0]
+                or ("RAID" if self.names(f"{folder}/{name}/md") else ""),
+            }
+
+    def _variables(self, config: str) -> dict[str, str] | None:
+        """U-Boot's variables, from the first place that is named and whole; None: they cannot be seen."""
+        for line in config.split("\n"):
+            words = line.partition("#")[0].split()
+            if len(words) < 3:
+                continue
+            try:
+                offset, size = int(words[1], 0), int(words[2], 0)
+                with open(self.at(words[0]), "rb") as file:
+                    file.seek(offset, os.SEEK_END if offset < 0 else os.SEEK_SET)
+                    data = file.read(min(size, 1 << 20))
+            except (OSError, ValueError):
+                continue
+            for head in (4, 5):  # with a byte of flags where there are two copies
+                if (
+                    zlib.crc32(data[head:]) == int.from_bytes(data[:4], "little")
+                    and len(data) > head
+                ):
+                    entries = data[head:].partition(b"\0\0")[0].split(b"\0")
+                    pairs = (entry.decode(errors="replace").partition("=") for entry in entries)
+                    return {name: value for name, equals, value in pairs if equals}
+        return None
+
+    def _program(self, name: str) -> bool:
+        return any(
+            os.path.exists(self.at(f"{folder}/{name}"))
+            for folder in ("/usr/bin", "/usr/sbin", "/bin", "/sbin")
+        )
+
+    def _watchdogs(self) -> Iterator[dict[str, str]]:
+        for name in self.names("/sys/class/watchdog"):
+            folder = f"/sys/class/watchdog/{name}"
+            yield {
+                "name": name,
+                **{
+                    what: self.text(f"{folder}/{what}")
+                    for what in ("identity", "state", "timeout", "nowayout")
+                },
+            }
+
+    def _kexec(self, release: str) -> dict[str, Any]:
+        config = self.text(f"/boot/config-{release}", 1 << 20)
+        if packed := self.read("/proc/config.gz", 1 << 20):
+            with contextlib.suppress(zlib.error):
+                config = zlib.decompressobj(31).decompress(packed).decode(errors="replace")
+        there = os.path.exists(self.at("/sys/kernel/kexec_loaded"))
+        return {
+            "load": "CONFIG_KEXEC=y" in config.split("\n")
+            if config
+            else (None if there else False),
+            "disabled": self.text("/proc/sys/kernel/kexec_load_disabled") == "1",
+            "lockdown": (
+                re.findall(r"\[(\w+)\]", self.text("/sys/kernel/security/lockdown")) or [""]
+            )[0],
+            "wide_addresses": self._wide_addresses(),
+        }
+
+    def _wide_addresses(self) -> bool | None:
+        """Whether the kernel has 52-bit addresses: its linear map then begins below 0xffff << 48.
+
+        Source: Linux arch/arm64/include/asm/memory.h, PAGE_OFFSET; /proc/kcore has that map as segments.
+        """
+        head = self.read("/proc/kcore", 1 << 16)
+        if head[:5] != b"\x7fELF\x02":
+            return None
+        at, size, count = (
+            struct.unpack_from("<Q", head, 32)[0],
+            *struct.unpack_from("<HH", head, 54),
+        )
+        starts = [
+            struct.unpack_from("<Q", head, at + number * size + 16)[0]
+            for number in range(count)
+            if at + (number + 1) * size <= len(head)
+            and struct.unpack_from("<I", head, at + number * size)[0] == 1
+        ]
+        return any(0xFFF0 << 48 <= start < 0xFFFF << 48 for start in starts) if starts else None
+
+    def _space(self, place: str) -> int:
+        try:
+            found = os.statvfs(self.at(place))
+        except OSError:
+            return 0
+        return found.f_bavail * found.f_frsize
+
+
+def _kind(head: bytes) -> str:
+    return next((kind for kind, at, magic in _MAGICS if head[at : at + len(magic)] == magic), "")
+
+
+def _table(head: bytes) -> dict[str, Any]:
+    """The kind of a partition table, and the numbers that it marks as bootable (U-Boot disk/part_*.c)."""
+    if head[512:520] == b"EFI PART":
+        count, size = struct.unpack_from("<II", head, 512 + 80)
+        bootable = []
+        for number in range(min(count, 128)):
+            entry = head[1024 + number * size :][:size]
+            if len(entry) >= 56 and entry[:16].strip(b"\0") and entry[48] & 4:
+                bootable.append(number + 1)
+        return {"table": "gpt", "bootable": bootable}
+    if head[510:512] == b"\x55\xaa":
+        return {
+            "table": "dos",
+            "bootable": [number + 1 for number in range(4) if head[446 + 16 * number] == 0x80],
+        }
+    return {}
+
+
+def main(root: str) -> None:
+    """Print the facts."""
+    json.dump(Collector(root).facts(), sys.stdout)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "")

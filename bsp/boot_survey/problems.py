@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: MIT
+"""What about a board's set-up makes changing how it boots unsafe, or worth knowing first. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from .facts import BootFacts
+from .layout import Layout
+
+_NOT_BELOW_BOOT = ("btrfs", "f2fs", "xfs", "zfs", "erofs", "squashfs", "overlay")
+
+
+def problems(facts: BootFacts, layout: Layout) -> list[str]:
+    """Return why nothing may be written to how this board boots; empty: nothing was found against it."""
+    return [*_file_systems(facts, layout), *_disks(facts, layout), *_armbian(facts, layout)]
+
+
+def _file_systems(facts: BootFacts, layout: Layout) -> Iterator[str]:
+    mount, partition = layout.mount, layout.partition
+    if mount is None:
+        boot = facts.mount_of("/boot")
+        if boot is not None and boot.kind in _NOT_BELOW_BOOT:
+            yield f"/boot is on {boot.kind} ({boot.device})"
+        return
+    if mount.kind in _NOT_BELOW_BOOT:
+        yield f"{layout.first} is on {mount.kind} ({mount.device}), whose blocks do not keep their places"
+    if partition is not None and partition.on:
+        what = partition.stack or "a device that is stacked"
+        yield f"{layout.first} is on {what}: {mount.device} consists of {', '.join(partition.on)}"
+    places = list(dict.fromkeys(each.place for each in facts.mounts if each.device == mount.device))
+    if len(places) > 1 and "/" not in places:
+        yield f"{mount.device} is mounted at {' and '.join(places)}: at one place only, please"
+    if not mount.writable:
+        yield f"{mount.place} ({mount.device}) is mounted read-only, or its file system had an error"
+    if facts.space.get(mount.place, 1) <= 0:
+        yield f"{mount.place} ({mount.device}) is full"
+
+
+def _disks(facts: BootFacts, layout: Layout) -> Iterator[str]:
+    root = facts.mount_of("/")
+    root_partition = facts.partition(root.device) if root else None
+    ours = layout.partition
+    if (
+        ours
+        and root_partition
+        and ours.disk
+        and root_partition.disk
+        and ours.disk != root_partition.disk
+    ):
+        yield (
+            f"{layout.first} is on the disk {ours.disk} and the root file system on {root_partition.disk}: "
+            "which of them U-Boot started from is not known"
+        )
+    marked = sorted({each.disk for each in facts.partitions if each.bootable})
+    if len(marked) > 1 and not _is_said(facts, layout):
+        yield (
+            f"the disks {' and '.join(marked)} both have a partition that is marked as bootable: which one "
+            "U-Boot started from is not known"
+        )
+
+
+def _is_said(facts: BootFacts, layout: Layout) -> bool:
+    """Whether the bootloader's own words say that it was this partition: Armbian's ``ubootpart=``."""
+    said = re.search(r"(?:^|\s)ubootpart=(\S+)", facts.cmdline)
+    return bool(
+        said
+        and layout.partition
+        and layout.partition.partuuid.lower() == said[1].lower().strip('"')
+    )
+
+
+def _armbian(facts: BootFacts, layout: Layout) -> Iterator[str]:
+    if layout.name != "armbian":
+        return
+    folder = layout.first.rpartition("/")[0]
+    file = env_value(facts.files.get(f"{folder}/armbianEnv.txt", ""), "fdtfile")
+    if file and not any(path.endswith(f"/{file}") for path in facts.there):
+        yield f"fdtfile={file} of {folder}/armbianEnv.txt is not below {folder}/dtb: it is elsewhere"
+
+
+def env_value(text: str, name: str) -> str:
+    """Return a value in a text of ``name=value`` lines, as U-Boot imports it: the last one counts."""
+    values = re.findall(rf"(?m)^{re.escape(name)}=(.*?)\r?$", text)
+    return values[-1] if values else ""
+
+
+def notes(facts: BootFacts, layout: Layout) -> list[str]:
+    """Return what is worth knowing, and is no reason to stop."""
+    return [*_extlinux(facts, layout), *_bootcmd(facts), *_watchdogs(facts), *_unmounted(facts)]
+
+
+def _extlinux(facts: BootFacts, layout: Layout) -> Iterator[str]:
+    text = facts.files.get(layout.first, "") if layout.name.startswith("extlinux") else ""
+    labels = re.findall(r"(?im)^\s*label\s+(\S+)", text)
+    default = re.findall(r"(?im)^\s*default\s+(\S+)", text)
+    if len(labels) > 1:
+        yield f"{layout.first} has {len(labels)} labels; it boots {(default or labels)[0]}"
+    if default and labels and default[0] not in labels:
+        yield f"{layout.first}: its default {default[0]} is none of its labels"
+    if re.search(r"(?im)^\s*include\s", text):
+        yield f"{layout.first} includes other files, which are not looked into"
+    if "\r\n" in text:
+        yield f"{layout.first} has Windows line ends"
+
+
+def _bootcmd(facts: BootFacts) -> Iterator[str]:
+    bootcmd = (facts.variables or {}).get("bootcmd", "")
+    if bootcmd and not re.search(r"distro_bootcmd|bootflow scan|bsp_bootcmd", bootcmd):
+        yield f"U-Boot boots by a command of its maker's or of yours: {bootcmd[:120]}"
+
+
+def _watchdogs(facts: BootFacts) -> Iterator[str]:
+    for each in facts.watchdogs:
+        if each.state == "active":
+            yield f"the watchdog {each.identity or each.name} runs already ({each.timeout} s)"
+
+
+def _unmounted(facts: BootFacts) -> Iterator[str]:
+    mounted = {each.device for each in facts.mounts}
+    for each in facts.partitions:
+        if each.kind == "vfat" and each.name not in mounted:
+            yield f"{each.name} is FAT and is not mounted: what lies there was not looked at"

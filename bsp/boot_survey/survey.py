@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: MIT
+"""How a board boots today, and how a deployment would be tried there: from facts alone. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..base.output import table
+from ..uboot import UBoot
+from .facts import BootFacts
+from .layout import Layout, layout_of
+from .owners import Owner, owner_of
+from .problems import env_value, notes, problems
+from .ways import MADE, Way, ways
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was found, and what follows from it.
+
+    Attributes:
+        distribution: as it calls itself.
+        kernel, initrd: the files that run, where they were looked for; else what is known of them.
+        dtb: what names the device tree, and its file.
+        overlays: device-tree overlays that the boot files name.
+        owner: an A/B system that decides what boots; None: there is none that is known.
+        way: the way of trial that would be taken; empty: none.
+        why: of that way, or why there is none.
+        ways: all of them, each with its reason.
+        problems: why nothing may be changed there.
+    """
+
+    distribution: str
+    layout: Layout
+    uboot: str
+    kernel: str
+    initrd: str
+    dtb: str
+    overlays: tuple[str, ...]
+    cmdline: str
+    environment: str
+    owner: Owner | None
+    way: str
+    why: str
+    ways: tuple[Way, ...]
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+    room: dict[str, int]
+    partitions: tuple[str, ...]
+    watchdogs: tuple[str, ...]
+    kexec: str
+    need_bytes: int = 0
+    variables: dict[str, str] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """The survey as JSON."""
+        place = self.layout
+        return {
+            "distribution": self.distribution,
+            "layout": place.name,
+            "layout_why": place.why,
+            "first_read": place.first,
+            "boot_partition": place.mount.device if place.mount else None,
+            "boot_file_system": place.mount.kind if place.mount else None,
+            "partitions": list(self.partitions),
+            "uboot": self.uboot,
+            "kernel": self.kernel,
+            "initrd": self.initrd,
+            "dtb": self.dtb,
+            "overlays": list(self.overlays),
+            "cmdline": self.cmdline,
+            "environment": self.environment,
+            "variables": self.variables,
+            "ab_system": self.owner._asdict() if self.owner else None,
+            "watchdogs": list(self.watchdogs),
+            "kexec": self.kexec,
+            "room_bytes": self.room,
+            "need_bytes": self.need_bytes,
+            "way": self.way,
+            "why": self.why,
+            "ways": [each._asdict() for each in self.ways],
+            "problems": list(self.problems),
+            "notes": list(self.notes),
+        }
+
+    def text(self) -> str:
+        """The survey as people read it."""
+        room = ", ".join(
+            f"{size / 1e6:.0f} MB at {place}" for place, size in sorted(self.room.items())
+        )
+        rows = [
+            ("system", self.distribution),
+            ("boots by", f"{self.layout.name}: {self.layout.why}"),
+            *(
+                ("" if number else "partitions", each)
+                for number, each in enumerate(self.partitions)
+            ),
+            ("U-Boot", self.uboot),
+            ("kernel", self.kernel),
+            ("RAM disk", self.initrd),
+            ("device tree", self.dtb),
+            ("overlays", ", ".join(self.overlays) or "none"),
+            ("command line", self.cmdline),
+            ("environment", self.environment),
+            ("A/B system", f"{self.owner.system} ({self.owner.mark})" if self.owner else "none"),
+            ("room", room or "not known"),
+            ("watchdog", ", ".join(self.watchdogs) or "none"),
+            ("kexec", self.kexec),
+            ("way of trial", f"{self.way or 'none'}: {self.why}"),
+            *(("", f"{each.name}: {each.why}") for each in self.ways if each.name != self.way),
+            *(("problem", each) for each in self.problems),
+            *(("note", each) for each in self.notes),
+        ]
+        return table(("how it boots", ""), rows)
+
+
+def survey_of(
+    facts: BootFacts,
+    uboot: UBoot | None,
+    *,
+    kernel: str = "",
+    initrd: str = "",
+    need_bytes: int = 0,
+) -> Survey:
+    """Return the survey of a board.
+
+    Args:
+        uboot: what upstream's configuration for it can do; None: there is none.
+        kernel, initrd: the files that run, where somebody looked for them.
+        need_bytes: what a generation of what runs takes on the boot partition, unpacked.
+    """
+    layout = layout_of(facts)
+    owner = owner_of(facts)
+    against = tuple(problems(facts, layout))
+    found = tuple(ways(facts, layout, uboot, need_bytes))
+    chosen, why = _choose(found, owner, against)
+    initrd_bytes = facts.chosen.initrd_bytes
+    told = (
+        f"handed over by the bootloader, {initrd_bytes / 1e6:.1f} MB"
+        if initrd_bytes
+        else "none told of"
+    )
+    return Survey(
+        distribution=_distribution(facts),
+        layout=layout,
+        uboot=_uboot(facts, uboot),
+        kernel=kernel or f"Linux {facts.release}",
+        initrd=initrd or told,
+        dtb=_dtb(facts, layout),
+        overlays=tuple(_overlays(facts, layout)),
+        cmdline=facts.cmdline,
+        environment=_environment(facts, uboot),
+        owner=owner,
+        way=chosen,
+        why=why,
+        ways=found,
+        problems=against,
+        notes=tuple(notes(facts, layout)),
+        room=dict(facts.space),
+        partitions=tuple(_partitions(facts)),
+        watchdogs=tuple(
+            f"{each.identity or each.name} ({each.state or 'unknown'})" for each in facts.watchdogs
+        ),
+        kexec=next(each.why for each in found if each.name == "kexec"),
+        need_bytes=need_bytes,
+        variables=_interesting(facts.variables or {}),
+    )
+
+
+def _choose(
+    found: tuple[Way, ...], owner: Owner | None, against: tuple[str, ...]
+) -> tuple[str, str]:
+    if owner is not None:
+        return "", f"{owner.system} decides what boots there ({owner.mark}): {owner.instead}"
+    if against:
+        kexec = next((each for each in found if each.name == "kexec" and each.works), None)
+        if kexec and "kexec" in MADE:
+            return "kexec", f"{kexec.why}; the disk is to be left alone: {against[0]}"
+        return "", against[0]
+    works = next((each for each in found if each.works), None)
+    if works:
+        made = "" if works.name in MADE else "; this version cannot do it yet"
+        return works.name, f"{works.why}{made}"
+    return "", "; ".join(f"{each.name}: {each.why}" for each in found)
+
+
+def _distribution(facts: BootFacts) -> str:
+    files = ("/etc/os-release", "/usr/lib/os-release")
+    name = next((text for file in files if (text := facts.setting(file, "PRETTY_NAME"))), "")
+    armbian = facts.setting("/etc/armbian-release", "VERSION")
+    if armbian and "armbian" not in name.lower():
+        return f"Armbian {armbian} ({name})" if name else f"Armbian {armbian}"
+    return name or "unknown"
+
+
+def _uboot(facts: BootFacts, uboot: UBoot | None) -> str:
+    if facts.chosen.barebox:
+        return f"barebox {facts.chosen.barebox}"
+    version = facts.chosen.uboot or "its version is not told"
+    known = (
+        f"; upstream's {uboot.name} lacks {', '.join(uboot.lacks) or 'nothing'}" if uboot else ""
+    )
+    return f"{version}{known}"
+
+
+def _dtb(facts: BootFacts, layout: Layout) -> str:
+    folder = layout.first.rpartition("/")[0]
+    if layout.name == "armbian":
+        file = env_value(facts.files.get(f"{folder}/armbianEnv.txt", ""), "fdtfile")
+        return (
+            f"{file} (fdtfile of armbianEnv.txt)" if file else "as U-Boot's variable fdtfile says"
+        )
+    text = facts.files.get(layout.first, "")
+    if layout.name.startswith("extlinux"):
+        named = re.findall(r"(?im)^\s*(?:fdt|devicetree)\s+(\S+)", text)
+        folders = re.findall(r"(?im)^\s*(?:fdtdir|devicetreedir)\s+(\S+)", text)
+        if named:
+            return f"{named[0]} (fdt of extlinux.conf)"
+        return f"by U-Boot's fdtfile, in {folders[0]} (fdtdir)" if folders else "U-Boot's own"
+    if layout.name == "yocto":
+        named = [name for name in facts.folders.get(folder, ()) if name.endswith(".dtb")]
+        return f"one of {', '.join(named)}, by U-Boot's fdtfile" if named else "U-Boot's own"
+    if layout.name in ("grub-efi", "systemd-boot"):
+        configs = [
+            text for path, text in facts.files.items() if path.endswith(("grub.cfg", ".conf"))
+        ]
+        named = [
+            name for text in configs for name in re.findall(r"(?im)^\s*devicetree\s+(\S+)", text)
+        ]
+        return (
+            f"{named[0]} (devicetree of its menu)" if named else "U-Boot's own, handed over by EFI"
+        )
+    variable = (facts.variables or {}).get("fdtfile", "")
+    return f"{variable} (fdtfile)" if variable else "as its boot script says"
+
+
+def _overlays(facts: BootFacts, layout: Layout) -> list[str]:
+    folder = layout.first.rpartition("/")[0]
+    if layout.name == "armbian":
+        text = facts.files.get(f"{folder}/armbianEnv.txt", "")
+        return env_value(text, "overlays").split() + env_value(text, "user_overlays").split()
+    if layout.name == "toradex":
+        return env_value(facts.files.get(f"{folder}/overlays.txt", ""), "fdt_overlays").split()
+    if layout.name.startswith("extlinux"):
+        text = facts.files.get(layout.first, "")
+        found = re.findall(r"(?im)^\s*(?:fdtoverlays|devicetree-overlay)\s+(.*)$", text)
+        return found[0].replace(",", " ").split() if found else []
+    return []
+
+
+def _environment(facts: BootFacts, uboot: UBoot | None) -> str:
+    if facts.variables is not None:
+        return f"{len(facts.variables)} variables, read where /etc/fw_env.config says"
+    if uboot is None:
+        return "not seen (no /etc/fw_env.config that fits)"
+    return f"not seen; upstream's {uboot.name} keeps it in: {', '.join(uboot.environment) or 'nowhere'}"
+
+
+def _interesting(variables: dict[str, str]) -> dict[str, str]:
+    names = re.compile(
+        r"boot(cmd|_targets|delay|limit|count|_order)|upgrade_available|fdt_?file|.*addr(_r)?|BOOT_.*|mender.*|"
+        r"fdt_overlays|board(_name)?"
+    )
+    return {name: value for name, value in sorted(variables.items()) if names.fullmatch(name)}
+
+
+def _partitions(facts: BootFacts) -> list[str]:
+    found = []
+    for each in facts.partitions:
+        places = [mount.place for mount in facts.mounts if mount.device == each.name]
+        mark = ", marked as bootable" if each.bootable else ""
+        stack = f", {each.stack or 'stacked'} on {' '.join(each.on)}" if each.on else ""
+        where = f" at {', '.join(places)}" if places else ""
+        kind = each.kind or "unknown content"
+        found.append(
+            f"{each.name}: {kind}, {each.size_bytes / 1e6:.0f} MB ({each.table}){mark}{stack}{where}"
+        )
+    return found
