@@ -22,7 +22,7 @@ ENTRIES = 1000
 LIMIT_BYTES = 2_000_000
 
 
-def _document() -> dict[str, Any]:
+def _document() -> Any:
     rows = [
         {
             "delegate": name, "status": "pass", "reason": "", "first_ms": 9.0, "delegated_ops": None,

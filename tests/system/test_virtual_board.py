@@ -49,7 +49,7 @@ def board(virtual_board: Host) -> Iterator[Host]:
             connection.run(["rm", "-rf", FOLDER], timeout_s=120)
 
 
-def by_delegate(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def by_delegate(document: Any) -> dict[str, Any]:
     return {row["delegate"]: row for row in document["results"]}
 
 

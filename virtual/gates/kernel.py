@@ -200,7 +200,7 @@ def _runs(host: Host, model: str, count: int, problems: list[str]) -> dict[str, 
         "model": model,
         "invokes": done,
         "status": row["status"],
-        "median_ms": (row.get("latency_ms") or {}).get("median"),
+        "median_ms": row["latency_ms"]["median"] if row["latency_ms"] else None,
     }
 
 

@@ -126,7 +126,7 @@ def test_the_row_runs_on_rusticl(delegate: build.BuiltDelegate, root: Path) -> N
     request = SmokeTestRequest(delegate="opencl", model=tiny_model.NAME, runs=2, budget_s=2)
     row = label_image.smoke_test(machine, request, opencl=str(delegate.folder))["results"][1]
     assert row["status"] == "pass", row
-    assert row["driver"].startswith("llvmpipe")
+    assert (row["driver"] or "").startswith("llvmpipe")
     assert (row["delegated_ops"], row["partitions"]) == (7, 1)
     assert row["environment"]["RUSTICL_ENABLE"] == "llvmpipe"
     # The seed's driver, where there is no NPU: a platform without a device.

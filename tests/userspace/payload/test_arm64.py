@@ -56,7 +56,7 @@ print(json.dumps({{"different": different}}))
 """
 
 
-def by_delegate(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def by_delegate(document: Any) -> dict[str, Any]:
     return {row["delegate"]: row for row in document["results"]}
 
 

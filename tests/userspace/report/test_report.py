@@ -32,13 +32,13 @@ NASTY = '</table><script>alert("x")</script>&\x07 \N{SNOWMAN}'
 CHROMIUM = shutil.which("chromium")
 
 
-def smoke(folder: Path, **changes: Any) -> dict[str, Any]:
+def smoke(folder: Path, **changes: Any) -> Any:
     """A document as a smoke test leaves it: CPU, an NPU, one that failed, one that was not there."""
     picture = folder / "seven.bmp"
     picture.write_bytes(tiny_model.sample_bmp())
     top = [{"index": 7, "label": "seven", "score": 0.9}, {"index": 1, "label": NASTY, "score": 0.1}]
 
-    def row(name: str, status: str, reason: str, median_ms: float | None) -> dict[str, Any]:
+    def row(name: str, status: str, reason: str, median_ms: float | None) -> Any:
         ran = median_ms is not None
         middle_ms = median_ms or 0.0
         runs = [round(middle_ms * (1 + number / 100), 3) for number in range(8)]
@@ -72,7 +72,7 @@ def smoke(folder: Path, **changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def findings() -> dict[str, Any]:
+def findings() -> Any:
     checks = [
         {"name": "node", "status": "ok", "found": "/npu", "expected": "/npu", "next": ""},
         {"name": "status", "status": "broken", "found": NASTY, "expected": "okay", "next": "./inv deploy"},
@@ -84,7 +84,7 @@ def findings() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def remember(document: dict[str, Any], count: int) -> None:
+def remember(document: Any, count: int) -> None:
     lines = []
     for number in range(count):
         entry = history.entry_of(document, document["conditions"])
@@ -126,7 +126,7 @@ class Page(HTMLParser):
             self.text += data
 
 
-def made(folder: Path, count: int = 20) -> tuple[dict[str, Any], str]:
+def made(folder: Path, count: int = 20) -> tuple[Any, str]:
     document = smoke(folder)
     remember(document, count)
     target = folder / "report.html"

@@ -98,13 +98,13 @@ def test_a_row_that_is_right_on_one_picture_alone_fails() -> None:
         scores = (one_hot(index) * 255).astype(np.uint8)
         return base64.b64encode(zlib.compress(scores.tobytes())).decode()
 
-    def row(name: str, classes: list[int]) -> dict[str, Any]:
+    def row(name: str, classes: list[int]) -> Any:
         output = {"dtype": "uint8", "shape": [1, 4], "scale": 1 / 256, "zero_point": 0}
         output |= {"data": packed(classes[0])}
         return {"delegate": name, "output": output, "views": [*map(packed, classes)]}
 
-    facts = {"results": [row("cpu-reference", [0, 1, 2, 3]), row("x", [0, 0, 0, 0])]}
-    results = [
+    facts: Any = {"results": [row("cpu-reference", [0, 1, 2, 3]), row("x", [0, 0, 0, 0])]}
+    results: Any = [
         {"delegate": name, "status": "pass", "reason": ""} for name in ("cpu-reference", "x")
     ]
     accuracy.add(facts, results, find_reference(facts, (), "abcd"))

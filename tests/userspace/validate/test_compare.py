@@ -27,7 +27,7 @@ Array = NDArray[Any]
 RNG = np.random.default_rng(11)
 
 
-def record(values: Array, scale: float = 0.0, zero_point: int = 0) -> dict[str, Any]:
+def record(values: Array, scale: float = 0.0, zero_point: int = 0) -> Any:
     data = base64.b64encode(zlib.compress(np.ascontiguousarray(values).tobytes())).decode()
     return {
         "shape": list(values.shape), "dtype": values.dtype.name, "scale": scale,
@@ -35,7 +35,7 @@ def record(values: Array, scale: float = 0.0, zero_point: int = 0) -> dict[str, 
     }  # fmt: skip
 
 
-def quantised(real: Array, scale: float, zero_point: int, dtype: str = "int8") -> dict[str, Any]:
+def quantised(real: Array, scale: float, zero_point: int, dtype: str = "int8") -> Any:
     limits = np.iinfo(dtype)
     raw = np.clip(np.round(real / scale) + zero_point, limits.min, limits.max)
     return record(raw.astype(dtype), scale, zero_point)
@@ -72,7 +72,7 @@ SCORES = Sink("s", "SOFTMAX", 0.0, picked=False)
 POINTS = Sink("p", "CONCATENATION", 0.0, picked=True)
 MAP = Sink("m", "CONV_2D", 0.0, picked=False)
 # name -> (the output, what the model's file says of it, what it is)
-SOUND: dict[str, tuple[dict[str, Any], Sink, Kind]] = {
+SOUND: dict[str, tuple[Any, Sink, Kind]] = {
     "sure scores": (
         quantised(softmax(RNG.normal(size=(1, 1001)) + 9 * np.eye(1001)[653]), 1 / 256, -128),
         SCORES, Kind.SCORES,
@@ -358,21 +358,21 @@ def test_short_lists_are_compared_by_their_size() -> None:
 
 
 def judged(
-    ours: list[dict[str, Any]],
-    theirs: list[dict[str, Any]],
+    ours: list[Any],
+    theirs: list[Any],
     *,
     delegate: str = "cpu",
     sinks: list[Sink] | None = None,
     exact: bool = False,
     **more: Any,
-) -> dict[str, Any]:
-    def row(name: str, outputs: list[dict[str, Any]]) -> dict[str, Any]:
+) -> Any:
+    def row(name: str, outputs: list[Any]) -> Any:
         return {
             "delegate": name, "log": "", "runs_ms": [1.0], "first_ms": 1.0, "prepare_ms": 1.0,
             "delegated_ops": 1, "output": outputs[0], "other_outputs": outputs[1:], **more,
         }  # fmt: skip
 
-    facts = {
+    facts: Any = {
         "results": [row("cpu-reference", theirs), row(delegate, ours)],
         "total_ops": 1,
         "npu_devices": [],
@@ -462,7 +462,7 @@ def test_equal_scores_are_equally_good_on_either_side(both: tuple[list[int], lis
 
 
 def test_a_detectors_outputs_are_compared_as_objects() -> None:
-    def outputs(objects: list[Detection]) -> list[dict[str, Any]]:
+    def outputs(objects: list[Detection]) -> list[Any]:
         boxes, classes, scores = np.zeros((1, 4, 4)), np.zeros((1, 4)), np.zeros((1, 4))
         for place, each in enumerate(objects):
             boxes[0, place] = each.box

@@ -20,12 +20,12 @@ from userspace.npu.validate.smoke import smoke_test
 pytestmark = pytest.mark.usefixtures("own_state")
 
 
-def judged(model: bytes, folder: Path, **changes: Any) -> dict[str, Any]:
+def judged(model: bytes, folder: Path, **changes: Any) -> Any:
     path, image = folder / "model.tflite", folder / "noise.bmp"
     path.write_bytes(model)
     pixels = np.random.default_rng(1).integers(0, 256, (64, 64, 3)).astype(np.uint8)
     image.write_bytes(encode_bmp(pixels))
-    given: dict[str, Any] = {"model": str(path), "image": str(image), "runs": 1, "views": 2}
+    given: Any = {"model": str(path), "image": str(image), "runs": 1, "views": 2}
     return smoke_test("label_image", SmokeTestRequest(**given | {"delegate": "cpu"} | changes))
 
 

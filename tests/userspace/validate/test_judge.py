@@ -31,14 +31,14 @@ NPU = {"node": "/dev/dri/renderD128", "driver": "etnaviv", "error": None,
        "cores": [{"pipe": 0, "model": 0x8000, "npu": True}]}  # fmt: skip
 
 
-def output(values: list[float], dtype: str = "uint8") -> dict[str, Any]:
+def output(values: list[float], dtype: str = "uint8") -> Any:
     raw = np.array([values], dtype).tobytes()
     return {"dtype": dtype, "shape": [1, len(values)], "scale": 1 / 256, "zero_point": 0,
             "data": base64.b64encode(zlib.compress(raw)).decode()}  # fmt: skip
 
 
-def row(delegate: str, values: list[float] | None = None, **changes: Any) -> dict[str, Any]:
-    good: dict[str, Any] = {
+def row(delegate: str, values: list[float] | None = None, **changes: Any) -> Any:
+    good: Any = {
         "delegate": delegate, "prepare_ms": 1.0, "first_ms": 9.0, "runs_ms": [3.0, 1.0, 2.0],
         "delegated_ops": 0, "log": "", "output": output(values or GOOD),
     }  # fmt: skip
@@ -47,17 +47,17 @@ def row(delegate: str, values: list[float] | None = None, **changes: Any) -> dic
     return good | changes
 
 
-def teflon(values: list[float] | None = None, **changes: Any) -> dict[str, Any]:
+def teflon(values: list[float] | None = None, **changes: Any) -> Any:
     return row("teflon", values, **{"log": LOG, "delegated_ops": 28, **changes})
 
 
 def judged(
-    *rows: dict[str, Any],
-    devices: list[dict[str, Any]] | None = None,
+    *rows: Any,
+    devices: list[Any] | None = None,
     expected: Expected | None = None,
-) -> dict[str, Any]:
+) -> Any:
     """Return the result of the last row, run beside a good reference."""
-    facts = {
+    facts: Any = {
         "results": [row("cpu-reference"), *rows],
         "total_ops": 31,
         "npu_devices": [NPU] if devices is None else devices,
@@ -98,7 +98,7 @@ REFUSED = "MESA: error: etna_cmd_stream_flush:244: submit failed: -5 (Input/outp
         (row("cpu", [1, 60, 180, 14]), "top class is 2 goldfish"),
     ],
 )  # fmt: skip
-def test_a_bad_row_fails(bad: dict[str, Any], said: str) -> None:
+def test_a_bad_row_fails(bad: Any, said: str) -> None:
     result = judged(bad)
     assert result["status"] == "fail"
     assert re.search(said, result["reason"]), result["reason"]
@@ -108,7 +108,7 @@ def test_another_delegate_passes_by_the_runtimes_count() -> None:
     assert judged(row("/lib/x.so:device_id=0", delegated_ops=30))["status"] == "pass"
 
 
-def error(stage: str, message: str = "it broke", log: str = "", **more: Any) -> dict[str, Any]:
+def error(stage: str, message: str = "it broke", log: str = "", **more: Any) -> Any:
     return row("teflon", error={"stage": stage, "message": message}, log=log, **more)
 
 
@@ -142,9 +142,7 @@ GPU = NPU | {"cores": [{"pipe": 0, "model": 0x7000, "npu": False}]}
         (error("time", "did not end within 3 s"), [NPU], "fail", "did not end within 3 s"),
     ],
 )  # fmt: skip
-def test_rows_that_did_not_run(
-    failed: dict[str, Any], devices: list[dict[str, Any]], status: str, said: str
-) -> None:
+def test_rows_that_did_not_run(failed: Any, devices: list[Any], status: str, said: str) -> None:
     result = judged(failed, devices=devices)
     assert result["status"] == status
     assert said in result["reason"]
@@ -155,9 +153,7 @@ def test_rows_that_did_not_run(
 @pytest.mark.parametrize("devices", [[], [MUTE], [GPU], [NPU]])
 @pytest.mark.parametrize("stage", ["crash", "time", "model", "run"])
 @pytest.mark.parametrize("name", ["teflon", "teflon:a=b", "opencl", "tim-vx", "/lib/x.so", "cpu"])
-def test_what_has_begun_to_run_is_never_skipped(
-    name: str, stage: str, devices: list[dict[str, Any]]
-) -> None:
+def test_what_has_begun_to_run_is_never_skipped(name: str, stage: str, devices: list[Any]) -> None:
     """Behind the shim no device is listed: that excuses nothing that happened."""
     for log in (LOG, NO_DEVICE_LOG, OPENCL_LOG, ""):
         failed = error(stage, "it went wrong", log) | {"delegate": name}
@@ -168,7 +164,7 @@ def test_what_has_begun_to_run_is_never_skipped(
 
 def test_a_row_that_is_absent_where_an_npu_must_be_fails_and_says_why() -> None:
     for name in ("teflon", "teflon:a=b"):
-        facts = {
+        facts: Any = {
             "results": [
                 row("cpu-reference"),
                 error("delegate", log=NO_DEVICE_LOG) | {"delegate": name},
@@ -207,7 +203,7 @@ def test_a_process_that_the_kernel_ended_for_its_memory() -> None:
 
 def test_fewer_operations_than_predicted_fail_with_what_was_refused() -> None:
     prediction = Prediction(tuple(range(28)), ((29, "RESHAPE", "the driver has none"),), "a file")
-    facts: dict[str, Any] = {
+    facts: Any = {
         "results": [row("cpu-reference"), teflon(delegated_ops=20, log=LOG.replace("28 op", "20 op"))],
         "total_ops": 31, "npu_devices": [NPU],
     }  # fmt: skip
@@ -226,7 +222,7 @@ def test_fewer_operations_than_predicted_fail_with_what_was_refused() -> None:
 
 
 def test_ratios_to_the_cpu_and_to_what_was_published() -> None:
-    facts = {
+    facts: Any = {
         "results": [row("cpu", runs_ms=[10.0]), row("cpu-reference"), teflon()],
         "total_ops": 31, "npu_devices": [NPU],
     }  # fmt: skip
@@ -258,7 +254,7 @@ def test_opencl_rows() -> None:
 
 
 def test_a_board_that_has_an_npu_fails_where_none_is_found() -> None:
-    facts = {
+    facts: Any = {
         "results": [row("cpu-reference"), error("delegate", log=NO_DEVICE_LOG)],
         "total_ops": 31,
         "npu_devices": [MUTE],
@@ -272,8 +268,8 @@ def test_a_board_that_has_an_npu_fails_where_none_is_found() -> None:
 
 
 def test_without_a_reference_nothing_passes() -> None:
-    facts = {"results": [row("cpu"), row("cpu-reference", error={"stage": "crash", "message": "x"})],
-             "total_ops": 31, "npu_devices": []}  # fmt: skip
+    crashed = row("cpu-reference", error={"stage": "crash", "message": "x"})
+    facts: Any = {"results": [row("cpu"), crashed], "total_ops": 31, "npu_devices": []}
     results = judge.judge(facts, LABELS, None, min_delegated_share=0.5)
     assert [result["status"] for result in results] == ["fail", "fail"]
     assert "no result of cpu-reference" in results[0]["reason"]
@@ -330,7 +326,7 @@ def test_latency_is_ordered(runs_ms: list[float]) -> None:
 def test_the_report_fits_80_columns() -> None:
     results = [judged(teflon()), judged(error("crash"), devices=[MUTE]),
                judged(row("/usr/lib/aarch64-linux-gnu/libvx_delegate.so:device_id=0"))]  # fmt: skip
-    document = {
+    document: Any = {
         "test": "label_image", "host": "this machine", "runtime": "tflite-runtime 2.14.0",
         "machine": {"machine": "x86_64", "threads": 2}, "model": {"name": "m"},
         "image": {"name": "i"}, "note": "a note that is " + "long " * 20, "expected": None,

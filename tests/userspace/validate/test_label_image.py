@@ -25,13 +25,13 @@ from userspace.npu.validate.smoke import smoke_test
 
 pytestmark = pytest.mark.usefixtures("own_state")
 
-QUICK: dict[str, Any] = {"model": tiny_model.NAME, "runs": 2, "budget_s": 1.0}
+QUICK: Any = {"model": tiny_model.NAME, "runs": 2, "budget_s": 1.0}
 assets = pytest.mark.skipif(
     "NPU_BSP_ASSETS" not in os.environ, reason="needs the real models: set NPU_BSP_ASSETS"
 )
 
 
-def quick(**changes: Any) -> dict[str, Any]:
+def quick(**changes: Any) -> Any:
     return smoke_test("label_image", SmokeTestRequest(**{**QUICK, **changes}))
 
 
@@ -92,7 +92,7 @@ def test_bad_inputs(tmp_path: Path) -> None:
     png.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
     text = tmp_path / "model.tflite"
     text.write_bytes(b"a text that is no model at all")
-    cases: list[tuple[dict[str, Any], str]] = [
+    cases: list[tuple[Any, str]] = [
         ({"image": str(png)}, "expected a BMP image"),
         ({"image": str(tmp_path / "none.bmp")}, "there is no image file"),
         ({"model": str(text), "image": str(models.tiny_image().path)}, "is no .tflite file"),

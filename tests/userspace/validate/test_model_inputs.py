@@ -39,7 +39,7 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
-def run_model(model: bytes, picture: Path, **more: Any) -> dict[str, Any]:
+def run_model(model: bytes, picture: Path, **more: Any) -> Any:
     path = picture.with_name("model.tflite")
     path.write_bytes(model)
     request = SmokeTestRequest(
@@ -48,18 +48,18 @@ def run_model(model: bytes, picture: Path, **more: Any) -> dict[str, Any]:
     return smoke_test("label_image", request)
 
 
-def facts_of(model: bytes, picture: Path, *more: str) -> dict[str, Any]:
+def facts_of(model: bytes, picture: Path, *more: str) -> Any:
     """What the runner itself finds, by hand."""
     path = picture.with_name("model.tflite")
     path.write_bytes(model)
     command = [sys.executable, str(RUNNER), "--model", str(path), "--image", str(picture)]
     command += ["--delegate", "cpu-reference", "--runs", "1", "--views", "0", *more]
     done = subprocess.run(command, capture_output=True, check=False)
-    found: dict[str, Any] = json.loads(done.stdout)
+    found: Any = json.loads(done.stdout)
     return found
 
 
-def output(row: dict[str, Any]) -> Any:
+def output(row: Any) -> Any:
     packed = row["output"]
     raw = zlib.decompress(base64.b64decode(packed["data"]))
     return np.frombuffer(raw, packed["dtype"]).reshape(packed["shape"])
@@ -272,7 +272,7 @@ def test_a_board_with_an_older_userspace_says_so(
     path = picture.with_name("model.tflite")
     machine = ThisMachine()
 
-    def older(*arguments: Any, **more: Any) -> dict[str, Any]:
+    def older(*arguments: Any, **more: Any) -> Any:
         facts = ThisMachine.run_runner(machine, *arguments, **more)
         del facts["inputs"]
         return facts

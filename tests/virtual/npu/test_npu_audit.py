@@ -169,7 +169,7 @@ def test_a_split_at_an_end_of_the_graph_is_named() -> None:
     parts = net.split(net.conv(0, 16), 2)
     model = net.model([net.conv(parts[0], 4), parts[1]])
 
-    def row(problem: str, order: str = "") -> dict[str, Any]:
+    def row(problem: str, order: str = "") -> Any:
         outputs = [{"index": index, "problem": problem, "order": order} for index in (0, 1)]
         return {"outputs": outputs, "delegated_nodes": [0, 1, 2]}
 
@@ -234,7 +234,7 @@ def test_what_is_wrong_is_named(
     generation: int, kernel: int, wrong: str, field: str, expected: str, tmp_path: Path
 ) -> None:
     job, path = job_and_model(tmp_path, generation, kernel)
-    change: dict[str, Any] = {}
+    change: Any = {}
     if wrong == "bias":
         change["biases"] = job.biases + 50 * (np.arange(9) == 4)
     elif wrong == "weight":

@@ -36,12 +36,12 @@ def noise(folder: Path, side: int = 32) -> str:
     return str(path)
 
 
-def run(model: bytes, folder: Path, npu: str, **changes: Any) -> dict[str, Any]:
+def run(model: bytes, folder: Path, npu: str, **changes: Any) -> Any:
     """Run a model on a virtual NPU; ``changes`` are a request's, or ``exact`` and ``strict``."""
     path = folder / "model.tflite"
     path.write_bytes(model)
     flags = {name: changes.pop(name) for name in ("exact", "strict") if name in changes}
-    given: dict[str, Any] = {"delegate": "teflon", "image": noise(folder), "views": 0}
+    given: Any = {"delegate": "teflon", "image": noise(folder), "views": 0}
     request = SmokeTestRequest(**given | {"model": str(path)} | changes)
     return smoke_test("label_image", request, place=VirtualNpu(f"virtual:{npu}", **flags))
 

@@ -18,6 +18,7 @@ from bsp.base.project import results_folder
 from bsp.remote.inventory import Host
 
 from ..doctor import doctor as examination
+from ..validate.records import SmokeDocument
 from . import history, regression
 from . import html as report_html
 from .junit import junit
@@ -25,16 +26,16 @@ from .junit import junit
 FORMAT = 1
 
 
-def remember(document: dict[str, Any]) -> None:
+def remember(document: SmokeDocument) -> None:
     """Keep a smoke test's whole document as the newest of its host, for reports made later."""
     content = json_text(document, indent=None).encode()
     write_atomically(_newest_file(document["host"]), content)
 
 
-def newest(host: str) -> dict[str, Any] | None:
+def newest(host: str) -> SmokeDocument | None:
     """Return the newest document of a host; None if there is none that can be read."""
     try:
-        found: dict[str, Any] = json.loads(_newest_file(host).read_bytes())
+        found: SmokeDocument = json.loads(_newest_file(host).read_bytes())
         found["results"], found["model"]["name"], found["image"]["name"], found["machine"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -87,7 +88,7 @@ def write(
     name: str,
     target: Path,
     *,
-    smoke: dict[str, Any] | None,
+    smoke: SmokeDocument | None,
     findings: dict[str, Any] | None,
     note: str = "",
 ) -> dict[str, Any]:
@@ -142,7 +143,7 @@ class ReportTargets:
         return wanted
 
 
-def after_run(document: dict[str, Any], host: Host | None, wanted: ReportTargets) -> None:
+def after_run(document: SmokeDocument, host: Host | None, wanted: ReportTargets) -> None:
     """Write what is wanted of a smoke test that ran."""
     if wanted.report:
         emulated = "npu" in document
@@ -179,7 +180,7 @@ def _medians(past: history.History) -> dict[str, list[float]]:
     }
 
 
-def _picture(smoke: dict[str, Any] | None) -> bytes | None:
+def _picture(smoke: SmokeDocument | None) -> bytes | None:
     path = (smoke or {}).get("image", {}).get("path")
     try:
         return report_html.png_of(Path(path)) if path else None

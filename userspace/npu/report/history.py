@@ -20,6 +20,8 @@ from bsp.base.cache import state_dir
 from bsp.base.errors import InfrastructureError, UserError, nearest
 from bsp.base.output import finite
 
+from ..validate.records import SmokeDocument
+
 FORMAT = 1
 THIS_MACHINE = "this machine"
 _KEPT = ("delegate", "status", "reason", "latency_ms", "first_ms", "delegated_ops", "total_ops",
@@ -46,7 +48,7 @@ def file_of(host: str) -> Path:
     return folder() / f"{safe.lstrip('.') or '%'}.jsonl"
 
 
-def entry_of(document: dict[str, Any], conditions: dict[str, Any]) -> dict[str, Any]:
+def entry_of(document: SmokeDocument, conditions: dict[str, Any]) -> dict[str, Any]:
     """Return what is kept of a smoke test's document."""
     return {
         "format": FORMAT,
@@ -62,7 +64,7 @@ def entry_of(document: dict[str, Any], conditions: dict[str, Any]) -> dict[str, 
         "threads": document["machine"].get("threads"),
         "conditions": conditions,
         "results": [
-            {key: row[key] for key in _KEPT if row.get(key) is not None}
+            {key: value for key, value in row.items() if key in _KEPT and value is not None}
             for row in document["results"]
         ],
     }

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from bsp.base.words import counted
 
 from ..validate.judge.verdict import TOP
 from ..validate.onboard.bmp import ImageError, open_bmp
+from ..validate.records import RowResult, SmokeDocument
 from . import svg as report_svg
 from .report import EMULATED, answer_of, input_notes, is_emulated
 
@@ -31,7 +32,7 @@ _TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 def page(
-    smoke: dict[str, Any] | None,
+    smoke: SmokeDocument | None,
     history: dict[str, Any] | None,
     medians: dict[str, list[float]],
     doctor: dict[str, Any] | None,
@@ -75,7 +76,7 @@ def badge(word: str) -> str:
 
 def _head(
     host: str,
-    smoke: dict[str, Any] | None,
+    smoke: SmokeDocument | None,
     history: dict[str, Any] | None,
     doctor: dict[str, Any] | None,
     made: str,
@@ -116,35 +117,35 @@ class _Column:
     """
 
     title: str
-    cell: Callable[[dict[str, Any], float | None], str]
+    cell: Callable[[RowResult, float | None], str]
     kind: str = "n"
     label: str = ""
 
 
-def _time(figure: str) -> Callable[[dict[str, Any], float | None], str]:
-    def cell(row: dict[str, Any], _: float | None) -> str:
+def _time(figure: Literal["median", "p95"]) -> Callable[[RowResult, float | None], str]:
+    def cell(row: RowResult, _: float | None) -> str:
         return report_svg.milliseconds(row["latency_ms"][figure]) if row["latency_ms"] else ""
 
     return cell
 
 
-def _first_run(row: dict[str, Any], _: float | None) -> str:
+def _first_run(row: RowResult, _: float | None) -> str:
     return report_svg.milliseconds(row["first_ms"]) if row["first_ms"] is not None else ""
 
 
-def _against_cpu(row: dict[str, Any], cpu_ms: float | None) -> str:
+def _against_cpu(row: RowResult, cpu_ms: float | None) -> str:
     median = row["latency_ms"] and row["latency_ms"]["median"]
     return f"{cpu_ms / median:.2f}{_TIMES}" if median and cpu_ms else ""
 
 
-def _operations_taken(row: dict[str, Any], _: float | None) -> str:
+def _operations_taken(row: RowResult, _: float | None) -> str:
     if row["delegated_ops"] is None:
         return ""
     driver = f" ({row['driver']})" if row["driver"] else ""
     return escape(f"{row['delegated_ops']} of {row['total_ops']}{driver}")
 
 
-def _answer(row: dict[str, Any], _: float | None) -> str:
+def _answer(row: RowResult, _: float | None) -> str:
     best = row["top"][0] if row.get("top") else None
     said = f"{best['score']:.3f} {best['index']} {best['label']}".rstrip() if best else ""
     if not best and row["status"] == "pass":
@@ -171,7 +172,7 @@ _COLUMNS = (
 )
 
 
-def _results(smoke: dict[str, Any]) -> str:
+def _results(smoke: SmokeDocument) -> str:
     rows = smoke["results"]
     timed = (row["latency_ms"] for row in rows if row["delegate"] == "cpu" and row["latency_ms"])
     cpu_ms = next((times["median"] for times in timed), None)
@@ -192,12 +193,12 @@ def _results(smoke: dict[str, Any]) -> str:
     )
 
 
-def _cell(column: _Column, row: dict[str, Any], cpu_ms: float | None) -> str:
+def _cell(column: _Column, row: RowResult, cpu_ms: float | None) -> str:
     label = f' data-t="{column.label}"' if column.label else ""
     return f'<td class="{column.kind}"{label}>{column.cell(row, cpu_ms)}</td>'
 
 
-def _plots_and_picture(smoke: dict[str, Any], picture: bytes | None) -> str:
+def _plots_and_picture(smoke: SmokeDocument, picture: bytes | None) -> str:
     plot = report_svg.distributions(
         [
             (row["delegate"], row.get("runs_ms") or [], row["first_ms"])
@@ -241,7 +242,7 @@ def _plots_and_picture(smoke: dict[str, Any], picture: bytes | None) -> str:
     return f'<h2>Latency and answer</h2><div class="pair">{left}{right}</div>'
 
 
-def _boxes(row: dict[str, Any]) -> str:
+def _boxes(row: RowResult) -> str:
     """What a detector found, drawn over the picture: shares of its sides are units."""
     found = row.get("detections") or []
     if not found:
@@ -304,7 +305,7 @@ def _doctor(doctor: dict[str, Any] | None, note: str) -> str:
     return "".join(lines)
 
 
-def _operations(smoke: dict[str, Any]) -> str:
+def _operations(smoke: SmokeDocument) -> str:
     operations = smoke.get("operations") or []
     if not operations:
         return ""
@@ -315,7 +316,7 @@ def _operations(smoke: dict[str, Any]) -> str:
     ]
     parts = [f"<h2>Who ran what</h2>{_summary(operations, ran)}"]
     row = ran[0] if ran else None
-    taken = set(row["delegated_nodes"]) if row else set()
+    taken = _taken(row) if row else set()
     name = row["delegate"].rpartition("/")[2][:12] if row else ""
     items = []
     for each in operations:
@@ -331,23 +332,29 @@ def _operations(smoke: dict[str, Any]) -> str:
     return "".join([*parts, f'<ol class="ops">{"".join(items)}</ol>'])
 
 
-def _summary(operations: list[dict[str, Any]], ran: list[dict[str, Any]]) -> str:
+def _taken(row: RowResult) -> set[int]:
+    """Indices of the operations that a delegate took."""
+    return set(row.get("delegated_nodes") or [])
+
+
+def _summary(operations: list[dict[str, Any]], ran: list[RowResult]) -> str:
     if not ran:
         return (
             '<p class="soft small">No delegate ran, or the runtime cannot tell: all operations are '
             "the CPU's.</p>"
         )
     row = ran[0]
-    left = [each["name"] for each in operations if each["index"] not in set(row["delegated_nodes"])]
+    taken = _taken(row)
+    left = [each["name"] for each in operations if each["index"] not in taken]
     kinds = ", ".join(f"{name} {_TIMES}{left.count(name)}" for name in dict.fromkeys(left))
     return (
-        f'<p class="soft small">{escape(row["delegate"])} took {len(row["delegated_nodes"])} of '
+        f'<p class="soft small">{escape(row["delegate"])} took {len(taken)} of '
         f"{len(operations)} operations; the CPU kept {escape(kinds) or 'none'}. Read from the TFLite "
         "runtime's graph.</p>"
     )
 
 
-def _versions(smoke: dict[str, Any]) -> str:
+def _versions(smoke: SmokeDocument) -> str:
     machine, found = smoke["machine"], smoke.get("conditions") or {}
     clocks = found.get("npu_clocks_hz") or {}
     rows = [

@@ -7,12 +7,14 @@ import re
 import xml.etree.ElementTree as ET
 from typing import Any
 
+from ..validate.records import SmokeDocument
+
 # What XML 1.0 cannot hold, whatever a board prints.
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def junit(
-    smoke: dict[str, Any] | None,
+    smoke: SmokeDocument | None,
     history: dict[str, Any] | None,
     doctor: dict[str, Any] | None,
 ) -> str:
@@ -24,7 +26,7 @@ def junit(
                 row["delegate"],
                 {"fail": "failure", "skip": "skipped"}.get(row["status"], ""),
                 row["reason"],
-                ((row["latency_ms"] or {}).get("median") or 0) / 1000,
+                (row["latency_ms"]["median"] if row["latency_ms"] else 0) / 1000,
             )
             for row in smoke["results"]
         ]

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from bsp.base.output import table
 from bsp.base.words import filled
 
 from ..validate.onboard import model_inputs
+from ..validate.records import RowResult, SmokeDocument
 
 _WIDTH = 80
 _MOST_FINDINGS = 8
@@ -17,7 +16,7 @@ EMULATED = "emulated: they say nothing about a board"
 _HEADER = ("delegate", "result", "median", "p95", "first", "operations", "top class, or why")
 
 
-def text_of(document: dict[str, Any]) -> str:
+def text_of(document: SmokeDocument) -> str:
     """Return the document of ``label_image.smoke_test`` as text."""
     machine = document["machine"]
     lines = [
@@ -39,12 +38,12 @@ def text_of(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def is_emulated(document: dict[str, Any]) -> bool:
+def is_emulated(document: SmokeDocument) -> bool:
     """Whether a smoke test ran on an emulated NPU or board; older documents say it of NPUs only."""
     return bool(document.get("emulated", "npu" in document))
 
 
-def input_notes(document: dict[str, Any]) -> list[str]:
+def input_notes(document: SmokeDocument) -> list[str]:
     """Say what each input is given that is not given the plain picture."""
     return [
         f"input {each['name']}, {'x'.join(map(str, each['shape']))} {each['dtype']}, gets "
@@ -54,7 +53,7 @@ def input_notes(document: dict[str, Any]) -> list[str]:
     ]
 
 
-def _row(result: dict[str, Any]) -> tuple[str, ...]:
+def _row(result: RowResult) -> tuple[str, ...]:
     times = result["latency_ms"]
     name = result["delegate"]
     if len(name) > 16:  # a path: its end says more than its start
@@ -70,13 +69,13 @@ def _row(result: dict[str, Any]) -> tuple[str, ...]:
         result["status"],
         _ms(times["median"]) if times else "",
         _ms(times["p95"]) if times else "",
-        _ms(result["first_ms"]) if times else "",
+        _ms(result["first_ms"]) if times and result["first_ms"] is not None else "",
         operations.strip(),
         said,
     )
 
 
-def answer_of(result: dict[str, Any]) -> str:
+def answer_of(result: RowResult) -> str:
     """Return the best class of a row; of a model that has no classes, its outputs' kinds and errors."""
     if result["top"]:
         best = result["top"][0]

@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from bsp.base.errors import UserError, nearest
 from bsp.base.output import finite
@@ -24,6 +23,7 @@ from .judge.delegation import parse_log
 from .judge.verdict import Expected, Figure, find_reference, judge, verdict
 from .machine import Machine
 from .onboard.model_inputs import PLAIN, Filling
+from .records import RunnerDocument, SmokeDocument
 
 NAME = "label_image"
 _QUICK_RUNS = 3
@@ -151,7 +151,7 @@ def smoke_test(
     published: Sequence[tuple[str, Figure]] = (),
     npu_expected: str = "",
     exact: bool = False,
-) -> dict[str, Any]:
+) -> SmokeDocument:
     """Run the test and return the document of the command line's contract.
 
     Args:
@@ -242,7 +242,7 @@ def _runner_arguments(
 
 
 def _refuse_older_userspace(
-    facts: dict[str, Any], given: Sequence[Filling], host: str | None
+    facts: RunnerDocument, given: Sequence[Filling], host: str | None
 ) -> None:
     if "inputs" not in facts and any(filling.text() != PLAIN for filling in given):
         raise UserError(
@@ -252,7 +252,7 @@ def _refuse_older_userspace(
         )
 
 
-def _inputs_described(inputs: models.Inputs, given: Sequence[Filling]) -> dict[str, Any]:
+def _inputs_described(inputs: models.Inputs, given: Sequence[Filling]) -> SmokeDocument:
     return {
         "model": _described(inputs.original or inputs.model),
         "inputs": [filling.record() for filling in given],
@@ -261,7 +261,7 @@ def _inputs_described(inputs: models.Inputs, given: Sequence[Filling]) -> dict[s
     }
 
 
-def _run_described(facts: dict[str, Any]) -> dict[str, Any]:
+def _run_described(facts: RunnerDocument) -> SmokeDocument:
     return {
         "runtime": facts["runtime"],
         "runner_seconds": facts["seconds"],
@@ -270,12 +270,13 @@ def _run_described(facts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _predictions(facts: dict[str, Any], model: bytes) -> dict[str, Prediction]:
+def _predictions(facts: RunnerDocument, model: bytes) -> dict[str, Prediction]:
     """Return what Teflon was to take, where driver and Mesa version are known."""
     found = {}
     for row in facts["results"]:
         driver = parse_log(row.get("log", "")).driver
-        rules = rules_for(driver, row["mesa"]) if driver and row.get("mesa") else None
+        mesa = row.get("mesa")
+        rules = rules_for(driver, mesa) if driver and mesa else None
         if rules:
             found[row["delegate"]] = predict(read_graph(model), rules)
     return found

@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.process import Completed, run
@@ -17,6 +17,7 @@ from bsp.base.progress import step
 from bsp.remote.ssh import Connection
 
 from .models import File
+from .records import RunnerDocument
 
 RUNNER = Path(__file__).parent / "onboard" / "runner.py"
 # What a deployment puts there (images/deploy/onboard).
@@ -80,7 +81,7 @@ class Machine(Protocol):
     def place(self, file: File) -> str:
         """Make a file readable there, and return its path."""
 
-    def run_runner(self, arguments: Sequence[str], *, timeout_s: float) -> dict[str, Any]:
+    def run_runner(self, arguments: Sequence[str], *, timeout_s: float) -> RunnerDocument:
         """Run the runner and return its document.
 
         Raises:
@@ -107,7 +108,7 @@ class ThisMachine:
         """Return the file's own path."""
         return str(file.path)
 
-    def run_runner(self, arguments: Sequence[str], *, timeout_s: float) -> dict[str, Any]:
+    def run_runner(self, arguments: Sequence[str], *, timeout_s: float) -> RunnerDocument:
         """As in ``Machine``."""
         command = [*self._python, self._runner, *arguments]
         return document_of(run(command, timeout_s=timeout_s, check=False), "this machine")
@@ -189,7 +190,7 @@ class BoardMachine:
                 )
         return f"{folder}/{key}"
 
-    def run_runner(self, arguments: Sequence[str], *, timeout_s: float) -> dict[str, Any]:
+    def run_runner(self, arguments: Sequence[str], *, timeout_s: float) -> RunnerDocument:
         """As in ``Machine``."""
         command = ["python3", self._runner, *arguments]
         completed = self._connection.run(command, timeout_s=timeout_s, check=False)
@@ -207,11 +208,11 @@ def _pieces(path: Path) -> Iterator[bytes]:
             yield piece
 
 
-def document_of(completed: Completed, where: str) -> dict[str, Any]:
+def document_of(completed: Completed, where: str) -> RunnerDocument:
     """Return the runner's document, or raise what it says went wrong before any delegate ran."""
     said = completed.stderr.decode(errors="replace").strip()
     try:
-        document: dict[str, Any] = json.loads(completed.stdout)
+        document: RunnerDocument = json.loads(completed.stdout)
     except ValueError:
         last_lines = "\n".join(said.splitlines()[-8:])
         raise InfrastructureError(

@@ -20,6 +20,7 @@ from .conditions import after, conditions
 from .delegates import OPENCL, rows
 from .judge.verdict import Figure
 from .machine import DEPLOYED_USERSPACE, BoardMachine, ThisMachine
+from .records import SmokeDocument
 
 _CONNECT_TIMEOUT_S = 30
 _NPU_OF_BOARD = "this board has an NPU (./inv doctor says what is wrong)"
@@ -29,7 +30,7 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 class Place(Protocol):
     """Where a smoke test runs, where that is neither this machine nor a host: a command hands it down."""
 
-    def smoke_test(self, request: label_image.SmokeTestRequest) -> dict[str, Any]:
+    def smoke_test(self, request: label_image.SmokeTestRequest) -> SmokeDocument:
         """Run the test there, and return its document."""
 
 
@@ -42,7 +43,7 @@ def smoke_test(
     accept_new_key: bool = False,
     rusticl: bool = False,
     place: Place | None = None,
-) -> dict[str, Any]:
+) -> SmokeDocument:
     """Run a smoke test and return its document.
 
     Args:
@@ -152,8 +153,8 @@ def _published(profile: Board) -> list[tuple[str, Figure]]:
 
 
 def _remembered(
-    document: dict[str, Any], found: dict[str, Any], *, emulated: bool = False
-) -> dict[str, Any]:
+    document: SmokeDocument, found: dict[str, Any], *, emulated: bool = False
+) -> SmokeDocument:
     """Add a run and its conditions to the host's history; where that fails, the result still counts."""
     document["emulated"] = emulated
     document["conditions"] = found

@@ -9,9 +9,9 @@ the others is right by itself. Pure.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from userspace.npu.model.graph import Operation, Tensor, read_model
+from userspace.npu.validate.records import RowResult
 
 from ..finding import Blame, Finding
 from ..taken import wrongly_taken
@@ -19,7 +19,7 @@ from ..taken import wrongly_taken
 _NONE = "none: no job that was submitted is for it"
 
 
-def explain(row: dict[str, Any], model: bytes) -> list[Finding]:
+def explain(row: RowResult, model: bytes) -> list[Finding]:
     """Return what is missing, for a row of the NPU's in a smoke test's results whose outputs are wrong."""
     wrong = [each for each in row["outputs"] if each["problem"]]
     if not wrong:

@@ -17,7 +17,6 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bsp.base.cache import cache_dir, make_once
 from bsp.base.errors import UserError
@@ -28,6 +27,7 @@ from bsp.base.progress import step
 from userspace.npu.mesa.manifest import BuiltMesa
 from userspace.npu.validate.delegates import TEFLON
 from userspace.npu.validate.machine import ThisMachine
+from userspace.npu.validate.records import RowResult, SmokeDocument
 from userspace.payload import payload
 
 from .. import shim
@@ -129,7 +129,7 @@ def _software(mesa: BuiltMesa | None) -> dict[str, str]:
 
 
 def add_to_document(
-    document: dict[str, Any],
+    document: SmokeDocument,
     name: str,
     mode: str,
     seen: Emulator,
@@ -172,7 +172,7 @@ def add_to_document(
             document["verdict"] = "fail"
 
 
-def _problems(row: dict[str, Any], seen: Emulator, jobs: int, *, strict: bool) -> list[str]:
+def _problems(row: RowResult, seen: Emulator, jobs: int, *, strict: bool) -> list[str]:
     """Return what is wrong with Teflon's row: its own reason, and what the emulator knows."""
     own = [row["reason"]] if row["reason"] else []
     faults = [fault for fault in seen.faults if not fault.startswith(CUT_OFF)]

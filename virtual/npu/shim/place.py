@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from bsp.base.errors import UserError
 from userspace.npu.mesa.manifest import BuiltMesa
 from userspace.npu.validate import label_image
+from userspace.npu.validate.records import SmokeDocument
 
 from . import host
 
@@ -37,7 +37,7 @@ class VirtualNpu:
     record: Path | None = None
     mesa: BuiltMesa | None = None
 
-    def smoke_test(self, request: label_image.SmokeTestRequest) -> dict[str, Any]:
+    def smoke_test(self, request: label_image.SmokeTestRequest) -> SmokeDocument:
         """Run the test there, and return its document.
 
         Raises:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..records import RowResult, RunnerDocument, RunnerRow
 from .compare import top_differs
 from .delegation import is_npus
 from .kinds import Kind
@@ -69,8 +70,8 @@ def problem(figures: dict[str, Any] | None, *, by_class: bool = True, exact: boo
 
 
 def add(
-    facts: dict[str, Any],
-    results: list[dict[str, Any]],
+    facts: RunnerDocument,
+    results: list[RowResult],
     reference: Reference | None,
     *,
     exact: bool = False,
@@ -96,6 +97,6 @@ def add(
             result["reason"] = "; ".join(filter(None, [result["reason"], wrong]))
 
 
-def _views(row: dict[str, Any]) -> list[Values]:
+def _views(row: RunnerRow) -> list[Values]:
     # Runners of older payloads make none.
     return [values_of(row["output"] | {"data": data}) for data in row.get("views") or []]

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
 from ..delegates import TEFLON
+from ..records import RunnerRow
 
 NO_DEVICE = "Couldn't open kernel device"
 
@@ -86,7 +86,7 @@ def parse_opencl(log: str) -> OpenCl | None:
     return OpenCl(problem, devices)
 
 
-def is_npus(row: dict[str, Any]) -> bool:
+def is_npus(row: RunnerRow) -> bool:
     """Whether a row of the runner is Teflon's, by its name or by what its log says."""
     name = str(row["delegate"]).partition(":")[0]
     return name == TEFLON or parse_log(row.get("log", "")).driver is not None

@@ -12,12 +12,12 @@ import base64
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 
 from bsp.base.errors import UserError
 
+from ..records import OutputRecord, RowResult, RunnerDocument
 from .detections import (
     THRESHOLD,
     Detection,
@@ -38,7 +38,7 @@ _SHOWN = 10
 _CLASSES = 91
 
 
-def read(facts: dict[str, Any], labels: Sequence[str]) -> list[tuple[list[Detection], str]]:
+def read(facts: RunnerDocument, labels: Sequence[str]) -> list[tuple[list[Detection], str]]:
     """Read each row's objects, and put the classes' best scores beside its outputs, as ``answer``.
 
     Returns:
@@ -76,7 +76,7 @@ def read(facts: dict[str, Any], labels: Sequence[str]) -> list[tuple[list[Detect
     return found
 
 
-def _not_finite(output: dict[str, Any]) -> str:
+def _not_finite(output: OutputRecord) -> str:
     finite = np.all(np.isfinite(values_of(output)))
     return "" if finite else "the output holds numbers that are not finite"
 
@@ -99,7 +99,7 @@ def not_known(shapes: Sequence[tuple[int, ...]]) -> UserError:
 
 def add(
     found: Sequence[tuple[list[Detection], str]],
-    results: list[dict[str, Any]],
+    results: list[RowResult],
     labels: Sequence[str],
     *,
     tolerance: float,

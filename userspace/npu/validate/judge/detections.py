@@ -12,12 +12,12 @@ import base64
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...model import tiny_detector
+from ..records import OutputRecord
 
 _POST_PROCESS = "tflite_detection_postprocess:"
 
@@ -35,7 +35,7 @@ class Detection:
     box: tuple[float, float, float, float]
 
 
-def values_of(output: dict[str, Any]) -> NDArray[np.float64]:
+def values_of(output: OutputRecord) -> NDArray[np.float64]:
     """Return a runner's output record as real numbers, in its shape."""
     raw = np.frombuffer(zlib.decompress(base64.b64decode(output["data"])), output["dtype"])
     values = raw.astype(np.float64)
@@ -63,7 +63,7 @@ def is_detector(shapes: Sequence[tuple[int, ...]]) -> bool:
     return unknown or _is_tiny(shapes) or _by_shape(shapes) is not None
 
 
-def arrangement(outputs: Sequence[dict[str, Any]]) -> Outputs | None:
+def arrangement(outputs: Sequence[OutputRecord]) -> Outputs | None:
     """Return which output is which, by shapes, names and values; None if they are no known detector's.
 
     TensorFlow 1's converter gives boxes, classes, scores, count; TensorFlow 2's gives scores, boxes, count,
@@ -124,7 +124,7 @@ def _is_tiny(shapes: Sequence[tuple[int, ...]]) -> bool:
 
 
 def detections(
-    outputs: Sequence[dict[str, Any]], known: Outputs | None = None
+    outputs: Sequence[OutputRecord], known: Outputs | None = None
 ) -> list[Detection] | None:
     """Return the objects of a row, best first; None if these are not the outputs of a known detector.
 

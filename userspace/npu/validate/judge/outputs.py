@@ -15,6 +15,7 @@ import numpy as np
 from bsp.base.words import counted
 
 from ...model.sinks import Sink
+from ..records import OutputRecord, RunnerRow
 from .compare import MAX_ABS_DIFF, compare, relative_error
 from .detections import THRESHOLD, arrangement, detections, differences
 from .kinds import Kind, detection_group, is_list, kinds_of
@@ -41,7 +42,7 @@ class Reference:
     """
 
     name: str
-    records: tuple[dict[str, Any], ...]
+    records: tuple[OutputRecord, ...]
     outputs: tuple[Values, ...]
     kinds: tuple[Kind, ...]
     sinks: tuple[Sink, ...]
@@ -63,14 +64,14 @@ class Compared:
     notes: list[str] = field(default_factory=list)
 
 
-def records_of(row: dict[str, Any]) -> list[dict[str, Any]]:
+def records_of(row: RunnerRow) -> list[OutputRecord]:
     """Return the runner's records of a row's outputs; none if it did not run to its end."""
     if "output" not in row:
         return []
     return [row["output"], *row.get("other_outputs", [])]
 
 
-def reference_of(row: dict[str, Any], sinks: Sequence[Sink], labels: Sequence[str]) -> Reference:
+def reference_of(row: RunnerRow, sinks: Sequence[Sink], labels: Sequence[str]) -> Reference:
     """Read the row that the others are compared with."""
     records = records_of(row)
     outputs = [
@@ -102,7 +103,7 @@ def look_at(reference: Reference) -> Compared:
     return found
 
 
-def compare_row(row: dict[str, Any], reference: Reference, *, exact: bool = False) -> Compared:
+def compare_row(row: RunnerRow, reference: Reference, *, exact: bool = False) -> Compared:
     """Compare all outputs of a row.
 
     Args:
@@ -194,7 +195,7 @@ def _problem(
 
 
 def _compare_objects(
-    records: Sequence[dict[str, Any]], reference: Reference, found: Compared
+    records: Sequence[OutputRecord], reference: Reference, found: Compared
 ) -> None:
     """Compare the objects of a detector's four outputs, in whatever order it names them."""
     group = detection_group([each.raw.shape for each in reference.outputs])

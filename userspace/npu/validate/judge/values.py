@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..records import OutputRecord
+
 Reals = NDArray[np.float64]
 
 
@@ -29,14 +31,14 @@ class Values:
     step: float
 
 
-def raw_values(record: dict[str, Any]) -> NDArray[Any]:
+def raw_values(record: OutputRecord) -> NDArray[Any]:
     """Return a record's values as they are, in its shape."""
     content = zlib.decompress(base64.b64decode(record["data"]))
     values = np.frombuffer(content, np.dtype(record["dtype"]))
     return values.reshape(record["shape"]) if "shape" in record else values
 
 
-def values_of(record: dict[str, Any], *, step: float = 0.0) -> Values:
+def values_of(record: OutputRecord, *, step: float = 0.0) -> Values:
     """Return a record's values.
 
     Args:
@@ -52,7 +54,7 @@ def values_of(record: dict[str, Any], *, step: float = 0.0) -> Values:
     return Values(raw, real, 1.0 if whole else step)
 
 
-def scores(record: dict[str, Any]) -> Reals:
+def scores(record: OutputRecord) -> Reals:
     """Return the scores of all classes, 0..1, as label_image computes them: q/255, (q+128)/256.
 
     Args:
@@ -66,7 +68,7 @@ def scores(record: dict[str, Any]) -> Reals:
     return values.astype(np.float64)
 
 
-def lifeless(record: dict[str, Any]) -> str:
+def lifeless(record: OutputRecord) -> str:
     """Say what is wrong with an output that no working model gives, or return an empty string."""
     return lifeless_values(raw_values(record))
 

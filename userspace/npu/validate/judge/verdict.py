@@ -22,6 +22,15 @@ from bsp.base.words import counted
 from ...model.prediction import Prediction
 from ...model.sinks import Sink
 from ..delegates import OPENCL, TEFLON, TIM_VX
+from ..records import (
+    Class,
+    DeviceRecord,
+    Latency,
+    OutputRecord,
+    RowResult,
+    RunnerDocument,
+    RunnerRow,
+)
 from .compare import MAX_ABS_DIFF, best, named
 from .delegation import is_npus, parse_log, parse_opencl
 from .kernel_log import out_of_memory, troubles
@@ -83,7 +92,7 @@ class Expected:
 
 def top_classes(
     values: NDArray[np.float64], labels: Sequence[str], *, count: int = TOP
-) -> list[dict[str, Any]]:
+) -> list[Class]:
     """Return the best classes above the threshold, best first; the higher index first on a tie."""
     order = sorted(range(len(values)), key=lambda index: (-values[index], -index))
     return [
@@ -97,7 +106,7 @@ def top_classes(
     ]
 
 
-def latency(runs_ms: Sequence[float]) -> dict[str, Any]:
+def latency(runs_ms: Sequence[float]) -> Latency:
     """Return median, 95th percentile (nearest rank), minimum, maximum in ms, and the count."""
     ordered = sorted(runs_ms)
     return {
@@ -110,7 +119,7 @@ def latency(runs_ms: Sequence[float]) -> dict[str, Any]:
 
 
 def judge(
-    facts: dict[str, Any],
+    facts: RunnerDocument,
     labels: Sequence[str],
     expected: Expected | None,
     *,
@@ -120,7 +129,7 @@ def judge(
     npu_expected: str = "",
     sinks: Sequence[Sink] = (),
     exact: bool = False,
-) -> list[dict[str, Any]]:
+) -> list[RowResult]:
     """Return one result a delegate, as in the command line's contract.
 
     Args:
@@ -157,7 +166,7 @@ def judge(
 
 
 def find_reference(
-    facts: dict[str, Any], sinks: Sequence[Sink], labels: Sequence[str]
+    facts: RunnerDocument, sinks: Sequence[Sink], labels: Sequence[str]
 ) -> Reference | None:
     """Return the row that the others are compared with; None if it has not run, or says nothing."""
     for row in facts["results"]:
@@ -167,7 +176,7 @@ def find_reference(
     return None
 
 
-def _compare_speed(results: Sequence[dict[str, Any]], published: Sequence[Figure]) -> None:
+def _compare_speed(results: Sequence[RowResult], published: Sequence[Figure]) -> None:
     """Put ratios of the medians into results: above 1 is slower than what it is compared with."""
     medians = {row["delegate"]: row["latency_ms"]["median"] for row in results if row["latency_ms"]}
     for row in results:
@@ -185,7 +194,7 @@ def _compare_speed(results: Sequence[dict[str, Any]], published: Sequence[Figure
         ]
 
 
-def verdict(results: Sequence[dict[str, Any]]) -> str:
+def verdict(results: Sequence[RowResult]) -> str:
     """Return ``pass``, ``fail`` or ``skip`` for all rows.
 
     pass: no row failed, and at least one that was asked for has run and passed; skip: of those asked for
@@ -198,8 +207,8 @@ def verdict(results: Sequence[dict[str, Any]]) -> str:
 
 
 def _judge_row(
-    row: dict[str, Any],
-    facts: dict[str, Any],
+    row: RunnerRow,
+    facts: RunnerDocument,
     labels: Sequence[str],
     expected: Expected | None,
     reference: Reference | None,
@@ -207,7 +216,7 @@ def _judge_row(
     prediction: Prediction | None,
     *,
     exact: bool,
-) -> dict[str, Any]:
+) -> RowResult:
     result = _facts_of_row(row, facts, prediction)
     if "error" in row:
         return result | _without_answer(row, facts, result)
@@ -223,7 +232,7 @@ def _judge_row(
         _unlike_expected(values, labels, expected),
     ]
     difference = _score_difference(own.records[0], reference.records[0]) if reference else None
-    return result | {
+    answered: RowResult = {
         "top": top_classes(values, labels) if values is not None else [],
         "latency_ms": latency(row["runs_ms"]),
         "delegated_nodes": row.get("delegated_nodes"),
@@ -235,11 +244,12 @@ def _judge_row(
         "reason": "; ".join(filter(None, [*problems, *compared.notes])),
         "status": "fail" if any(problems) else "pass",
     }
+    return result | answered
 
 
 def _facts_of_row(
-    row: dict[str, Any], facts: dict[str, Any], prediction: Prediction | None
-) -> dict[str, Any]:
+    row: RunnerRow, facts: RunnerDocument, prediction: Prediction | None
+) -> RowResult:
     """The result of a row before anything is known of its answer: who ran it, what it took."""
     on_cpu = row["delegate"] in _CPU
     log = parse_log(row.get("log", ""))
@@ -276,20 +286,18 @@ def _facts_of_row(
     }
 
 
-def _without_answer(
-    row: dict[str, Any], facts: dict[str, Any], result: dict[str, Any]
-) -> dict[str, Any]:
+def _without_answer(row: RunnerRow, facts: RunnerDocument, result: RowResult) -> RowResult:
     """What of the result is different where the row did not run to its end."""
     status, reason = _why_not(row, facts)
     if result["kernel_log"]:
         status, reason = "fail", f"{reason}; {_kernel_said(result['kernel_log'])}"
-    changed: dict[str, Any] = {"status": status, "reason": reason}
+    changed: RowResult = {"status": status, "reason": reason}
     if not parse_log(row.get("log", "")).graphs:
         changed |= {"delegated_ops": None, "partitions": None}  # it came to nothing
     return changed
 
 
-def _class_scores(row: dict[str, Any], own: Reference, reference: Reference | None) -> Reals | None:
+def _class_scores(row: RunnerRow, own: Reference, reference: Reference | None) -> Reals | None:
     """The scores of the classes; None where no output has them."""
     shown = shown_output(reference or own)
     answer = row.get("answer")  # of a detector: its classes' best scores
@@ -299,7 +307,7 @@ def _class_scores(row: dict[str, Any], own: Reference, reference: Reference | No
 
 
 def _compared(
-    row: dict[str, Any], own: Reference, reference: Reference | None, *, exact: bool
+    row: RunnerRow, own: Reference, reference: Reference | None, *, exact: bool
 ) -> Compared:
     """The row's outputs, compared with the reference's where the row is another's."""
     if row["delegate"] == _REFERENCE:
@@ -311,7 +319,7 @@ def _compared(
     return compared
 
 
-def _score_difference(record: dict[str, Any], reference: dict[str, Any]) -> float | None:
+def _score_difference(record: OutputRecord, reference: OutputRecord) -> float | None:
     """Largest difference of the first outputs, as label_image's scores; None where there is none."""
     ours, theirs = scores(record), scores(reference)
     if ours.shape != theirs.shape or not (
@@ -321,7 +329,7 @@ def _score_difference(record: dict[str, Any], reference: dict[str, Any]) -> floa
     return round(float(np.max(np.abs(ours - theirs), initial=0.0)), 6)
 
 
-def _why_not(row: dict[str, Any], facts: dict[str, Any]) -> tuple[str, str]:
+def _why_not(row: RunnerRow, facts: RunnerDocument) -> tuple[str, str]:
     """Status and reason of a row that did not run to its end.
 
     It is ``skip`` only where what it needs is absent and nothing of the model ran: the library or the
@@ -353,7 +361,7 @@ def _why_not(row: dict[str, Any], facts: dict[str, Any]) -> tuple[str, str]:
 
 
 def _not_loaded(
-    row: dict[str, Any], usable: Sequence[dict[str, Any]], devices: Sequence[dict[str, Any]]
+    row: RunnerRow, usable: Sequence[DeviceRecord], devices: Sequence[DeviceRecord]
 ) -> tuple[str, str]:
     """Status and reason of a row whose library is there and gave no delegate."""
     opencl = parse_opencl(row.get("log", ""))
@@ -371,7 +379,7 @@ def _not_loaded(
     return "fail", f"the delegate does not load: {said}"
 
 
-def _without_npu(devices: Sequence[dict[str, Any]]) -> tuple[str, str]:
+def _without_npu(devices: Sequence[DeviceRecord]) -> tuple[str, str]:
     """Status and reason where the kernel shows no NPU; ``devices`` are nodes without one."""
     for device in devices:
         if device["error"]:
@@ -394,24 +402,26 @@ def _without_npu(devices: Sequence[dict[str, Any]]) -> tuple[str, str]:
     return "skip", f"{NO_DEVICE}: the kernel's driver found {found} behind {nodes}"
 
 
-def _operations(row: dict[str, Any]) -> int | None:
+def _operations(row: RunnerRow) -> int | None:
     """Operations that the delegate took: what runtime and log agree on; None where neither can tell."""
-    counts = [] if row.get("delegated_ops") is None else [int(row["delegated_ops"])]
+    taken = row.get("delegated_ops")
+    counts = [] if taken is None else [taken]
     log = parse_log(row.get("log", ""))
     if _kind(row) == TEFLON or log.driver:
         counts.append(log.operations)
     return min(counts, default=None)
 
 
-def _partitions(row: dict[str, Any]) -> int | None:
+def _partitions(row: RunnerRow) -> int | None:
     """Graphs that the delegate made of what it took: from the runtime, or its own log."""
-    if row.get("partitions") is not None:
-        return int(row["partitions"])
+    made = row.get("partitions")
+    if made is not None:
+        return made
     log = parse_log(row.get("log", ""))
     return len(log.compiled_ms) if log.driver else None
 
 
-def _not_taken(row: dict[str, Any], prediction: Prediction | None) -> list[dict[str, Any]]:
+def _not_taken(row: RunnerRow, prediction: Prediction | None) -> list[dict[str, Any]]:
     """Operations that stayed on the CPU, with the reason where the rules know one."""
     return [
         {**each, "why": prediction.why(each["index"]) if prediction else ""}
@@ -424,7 +434,7 @@ def _kernel_said(lines: Sequence[str]) -> str:
     return f"the kernel reports: {'; '.join(lines[:2])}{more}"
 
 
-def _refusals(row: dict[str, Any], prediction: Prediction | None) -> str:
+def _refusals(row: RunnerRow, prediction: Prediction | None) -> str:
     """Name the operations that were not taken, with their reasons, the same ones together."""
     refused = parse_log(row["log"]).unsupported
     if refused:
@@ -446,7 +456,7 @@ def _refusals(row: dict[str, Any], prediction: Prediction | None) -> str:
 
 
 def _not_delegated(
-    row: dict[str, Any], total_ops: int, min_share: float, prediction: Prediction | None
+    row: RunnerRow, total_ops: int, min_share: float, prediction: Prediction | None
 ) -> str:
     log = parse_log(row["log"])
     operations = _operations(row)
@@ -498,7 +508,7 @@ def _unlike_expected(
     return ""
 
 
-def _kind(row: dict[str, Any]) -> str:
+def _kind(row: RunnerRow) -> str:
     """Return the delegate of a row without its options."""
     return str(row["delegate"]).partition(":")[0]
 

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: MIT
+"""The fields of the runner's document and of a smoke test's: plain data, as they are in JSON.
+
+The runner lies alone on boards and imports nothing of this; older ones leave fields out, and so do older
+documents of the history. docs/formats.md has the contract of ``--json``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+
+class OutputRecord(TypedDict, total=False):
+    """An output of a row; ``data``: its bytes, compressed by zlib, as base64."""
+
+    name: str
+    shape: list[int]
+    dtype: str
+    scale: float
+    zero_point: int
+    data: str
+
+
+class Trouble(TypedDict, total=False):
+    """What went wrong in the runner: the stage, in words, and what helps."""
+
+    stage: str
+    message: str
+    hint: str
+
+
+class CoreRecord(TypedDict, total=False):
+    """A core behind a device node; ``npu``: whether it is one."""
+
+    pipe: int
+    npu: bool
+    model: int
+    revision: int
+    product_id: int
+    customer_id: int
+
+
+class DeviceRecord(TypedDict, total=False):
+    """A device node of an accelerator; ``unsafe``: why it is not opened again."""
+
+    node: str
+    driver: str
+    by_path: str | None
+    cores: list[CoreRecord]
+    error: str | None
+    unsafe: str
+
+
+class RunnerRow(TypedDict, total=False):
+    """What the runner found of one delegate; times in milliseconds.
+
+    ``error`` is there in place of times and outputs where it did not run to its end. ``views`` are the
+    outputs for crops and flips of the picture, as ``OutputRecord.data``; ``answer`` and ``detections`` are
+    added here, to rows of a detector.
+    """
+
+    delegate: str
+    library: str | None
+    environment: dict[str, str]
+    mesa: str | None
+    kernel_log: list[str] | None
+    log: str
+    error: Trouble
+    signal: str
+    delegated_ops: int | None
+    delegated_nodes: list[int] | None
+    partitions: int | None
+    on_cpu: list[Any]
+    prepare_ms: float
+    first_ms: float
+    runs_ms: list[float]
+    input: dict[str, Any]
+    other_inputs: list[dict[str, Any]]
+    output: OutputRecord
+    other_outputs: list[OutputRecord]
+    answer: OutputRecord
+    views: list[str]
+
+
+class RunnerDocument(TypedDict, total=False):
+    """What the runner prints."""
+
+    format: int
+    error: Trouble
+    runtime: str
+    python: str
+    numpy: str
+    machine: str
+    kernel: str
+    threads: int
+    model_sha256: str
+    image_sha256: str
+    total_ops: int
+    inputs: list[dict[str, Any]]
+    npu_devices: list[DeviceRecord]
+    results: list[RunnerRow]
+    seconds: float
+
+
+class Class(TypedDict):
+    """One of the best classes; the score is 0..1."""
+
+    index: int
+    label: str
+    score: float
+
+
+class Latency(TypedDict):
+    """Of the ``n`` measured runs, in milliseconds."""
+
+    median: float
+    p95: float
+    min: float
+    max: float
+    n: int
+
+
+class RowResult(TypedDict, total=False):
+    """A row as it was judged: an entry of ``results`` in a smoke test's document."""
+
+    delegate: str
+    status: str
+    reason: str
+    top: list[Class]
+    latency_ms: Latency | None
+    first_ms: float | None
+    prepare_ms: float | None
+    runs_ms: list[float]
+    delegated_ops: int | None
+    delegated_nodes: list[int] | None
+    total_ops: int
+    partitions: int | None
+    predicted_ops: int | None
+    not_delegated: list[dict[str, Any]]
+    driver: str | None
+    library: str | None
+    max_abs_diff: float | None
+    outputs: list[dict[str, Any]]
+    ratio_to_cpu: float | None
+    published: list[dict[str, Any]]
+    environment: dict[str, str]
+    versions: dict[str, str | None]
+    signal: str | None
+    kernel_log: list[str] | None
+    agreement: dict[str, Any] | None
+    detections: list[dict[str, Any]]
+    implied: bool
+
+
+class SmokeDocument(TypedDict, total=False):
+    """A smoke test's document; ``emulated``, ``npu`` and ``conditions`` where they are known."""
+
+    test: str
+    board: str | None
+    host: str
+    model: dict[str, str]
+    inputs: list[dict[str, Any]]
+    image: dict[str, str]
+    note: str
+    expected: str | None
+    runtime: str
+    runner_seconds: float
+    machine: dict[str, Any]
+    npu_devices: list[DeviceRecord]
+    operations: list[dict[str, Any]]
+    results: list[RowResult]
+    verdict: str
+    emulated: bool
+    npu: dict[str, Any]
+    conditions: dict[str, Any]
