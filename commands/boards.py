@@ -14,7 +14,7 @@ from .face.flags import BOARD, HOST, KERNEL
 @command(
     help={
         "scan": "scan kernel trees for every board whose NPU a free driver knows, or nearly",
-        "kernel": f"which, may be repeated (default: the distribution's); {KERNEL}",
+        "kernel": f"{KERNEL}; may be repeated (default: the distribution's)",
         "fresh": "scan again, ignoring cached answers",
     },
     iterable=["kernel"],
@@ -69,7 +69,7 @@ def board(_: Context, name: str, check: bool = False) -> Result:
         "like": f"a board that it resembles: {BOARD}",
         "from-host": f"fill it in from this running board: {HOST}",
         "from-dtb": "fill it in from this device tree (a vendor's, too)",
-        "kernel": f"its default kernel, whose source is searched for the board; {KERNEL}",
+        "kernel": f"{KERNEL}; it becomes the default, and is searched for the board",
         "output": "folder or file for the profile (default: ~/.config/npu-bsp/boards)",
         "accept-new-key": "on first contact, trust the host's key without asking",
         "dry-run": "show the profile; write nothing",

@@ -13,8 +13,8 @@ from .face.flags import BOARD, KERNEL
 
 @command(
     help={
-        "board": f"whose device tree is built: {BOARD}",
-        "kernel": f"for that device tree; {KERNEL}",
+        "board": f"{BOARD}, whose device tree is built",
+        "kernel": f"{KERNEL}, for that device tree",
         "virtual-board": "virtual board that the rest runs on",
         "keep": "leave the virtual board running",
     }

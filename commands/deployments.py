@@ -200,14 +200,14 @@ def status(_: Context, host: str, verify: bool = False, accept_new_key: bool = F
 @command(
     help={
         "board": BOARD,
-        "container": "image that the test runs in, with this project (docs/lab.md)",
+        "container": "container image that the test runs in; it holds this project (docs/lab.md)",
         "folder": "path of this project in the image",
         "device-type": "LAVA's name of the kind of board (default: the kernel's name of its device tree)",
         "bundle": "address of a tar of a bundle (default: the container makes one)",
         "bundle-sha256": "that tar's SHA-256",
-        "tag": "tag that the device must have; may be given several times",
+        "tag": "tag that the device must have; may be repeated",
         "output": "write the job there (default: print it)",
-        "dry-run": "print it in any case; write nothing",
+        "dry-run": "print the job; write no file",
     },
     iterable=["tag"],
 )

@@ -14,7 +14,7 @@ from .face.flags import JSON
 @command(
     help={
         "points": "how many states of the disk to judge",
-        "boot": "how many of them to boot really (half a minute each, on an idle machine)",
+        "boot": "how many of them to really boot (half a minute each, on an idle machine)",
         "broken": "broken on purpose: no-fsync, switch-first (deployments), rename-first (adoption)",
         "layout": "record a board whose disk is laid out as others do: extlinux-fat, toradex, yocto",
         "seed": "another seed samples other states",
@@ -63,7 +63,7 @@ def test(
 
 @session(help={})
 def faults(_: Context) -> int:
-    """Put hundreds of deployments through one fault each; writes docs/faults.md. Example: ./inv faults."""
+    """Interrupt hundreds of deployments, each by one fault; write docs/faults.md. Example: ./inv faults."""
     import os
 
     from bsp.base.project import PROJECT

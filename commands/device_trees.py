@@ -95,7 +95,7 @@ def build_dts(
 @command(
     help={
         "board": BOARD,
-        "kernel": f"whose tree and bindings; {KERNEL}",
+        "kernel": f"{KERNEL}, whose tree and bindings are used",
         "dtb": "check this DTB instead of the one that build-dts makes",
         "force-enable": FORCE_ENABLE,
     }

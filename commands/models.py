@@ -13,12 +13,12 @@ from .face.command import command
 @command(
     help={
         "model": "a .tflite file",
-        "npu": "NPUs, by their SoC, with commas: a311d, imx8mp, rk3588, imx93 (default: the first two)",
-        "mesa": "versions of Mesa, with commas (default: those that its rules were compared with)",
+        "npu": "SoCs, separated by commas: a311d, imx8mp, rk3588, imx93 (default: the first two)",
+        "mesa": "versions of Mesa, separated by commas (default: those that its rules were compared with)",
         "run": "run it on each virtual NPU with each Mesa, however long that takes",
         "no-run": "do not run it (default: run what takes about half a minute)",
         "image": "picture for the inputs that take one: BMP, PNG, JPEG (default: generated data)",
-        "input": "array of NumPy (.npy) for an input, in the model's order; several times",
+        "input": "NumPy array (.npy) for an input; may be repeated, in the order of the model's inputs",
         "html": "write the report as one HTML page there",
         "inputs": "folder of pictures or arrays: how outputs agree over all of them",
         "size": "HEIGHTxWIDTH for a model that takes pictures of any size (default: 224x224)",

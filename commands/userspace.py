@@ -51,7 +51,7 @@ def build_userspace(
 @command(
     name="build-delegate",
     help={
-        "name": "opencl",
+        "name": "which delegate: opencl",
         "jobs": "compilers at once (default: one a core)",
         "dry-run": "only say what would be built, and whether it is there",
     },

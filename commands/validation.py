@@ -10,7 +10,7 @@ from invoke.context import Context
 from bsp.base.result import FAILED_VALIDATION, Answer, Result
 
 from .face.command import command
-from .face.flags import BOARD, HOST, HOSTS, MESA
+from .face.flags import ACCEPT_NEW_KEY, BOARD, HOST, HOSTS, MESA
 
 
 @command(
@@ -23,22 +23,22 @@ from .face.flags import BOARD, HOST, HOSTS, MESA
         "mesa": f"with --npu: {MESA}",
         "record": "with --npu: write a trace of the NPU's jobs to this file (npu.show, npu.replay)",
         "delegate": "all, cpu, cpu-reference, teflon, opencl, tim-vx, or PATH[:key=value;key=value]; "
-        "several with commas, or several times",
-        "env": "NAME=VALUE for the delegates, as RUSTICL_ENABLE=etnaviv; several times",
+        "several: separated by commas, or the flag repeated",
+        "env": "NAME=VALUE for the delegates, such as RUSTICL_ENABLE=etnaviv; may be repeated",
         "model": "name of a known model, or a .tflite file",
         "image": "name of a known image, or a BMP file",
         "size": "HEIGHTxWIDTH for a model that takes pictures of any size (default: 224x224)",
         "quick": "a small model of this project on the NPU, three runs: does it work at all?",
-        "runs": "most measured runs of each delegate",
+        "runs": "measure at most this many runs of each delegate",
         "threads": "CPU threads (default: all cores)",
-        "budget": "most seconds of measured runs of each delegate",
-        "views": "most crops and flips of the picture to compare with the reference",
+        "budget": "spend at most this many seconds on measured runs of each delegate",
+        "views": "compare at most this many crops and flips of the picture with the reference",
         "timeout": "seconds after which a delegate is considered hung",
         "userspace": "folder of a payload on the host (default: the deployed one)",
         "rusticl": "send Mesa's OpenCL driver along, for a host that has none",
         "report": "write an HTML page there, with history and doctor; .json and .xml beside it",
         "junit": "write the results as JUnit XML there",
-        "accept-new-key": "trust the host at first contact without asking",
+        "accept-new-key": ACCEPT_NEW_KEY,
     },
     positional=["test"],
     iterable=["delegate", "env"],
@@ -122,7 +122,7 @@ def smoke_test(
         "host": f"{HOSTS}; this machine if left out",
         "board": f"{BOARD}; default: the one that the host says it is",
         "userspace": "folder of a payload on the host (default: the deployed one)",
-        "accept-new-key": "trust the host at first contact without asking",
+        "accept-new-key": ACCEPT_NEW_KEY,
     }
 )
 def doctor(
@@ -166,7 +166,7 @@ def doctor(
         "host": f"{HOST}; this machine if left out",
         "output": "HTML file; .json and .xml (JUnit) go beside it (default: build/report-HOST.html)",
         "no-doctor": "leave the doctor's checks out",
-        "accept-new-key": "trust the host at first contact without asking",
+        "accept-new-key": ACCEPT_NEW_KEY,
     }
 )
 def report(
@@ -194,7 +194,7 @@ def report(
 @command(
     help={
         "host": f"{HOST}; this machine if left out",
-        "check": "exit code 4 if the newest runs are slower",
+        "check": "end with exit code 4 if the newest runs are slower",
     }
 )
 def history(_: Context, host: str = "", check: bool = False) -> Result:

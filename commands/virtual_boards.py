@@ -26,7 +26,7 @@ _VIRTUAL = "name of the virtual board (default: the board's)"
         "dtb": "device tree, for boards that QEMU starts without a bootloader",
         "disk": "boot from a copy of this image (of build-image, or a flashed one)",
         "identity": "private key that logs in to --disk (default: the image's)",
-        "extra-disk": "a second disk: FILE, or FILE:SIZE to make it; written to",
+        "extra-disk": "attach this file as a second, writable disk; FILE:SIZE creates it",
         "layout": "lay its disk out as others do: armbian, extlinux-ext4, extlinux-fat, grub-efi, yocto, "
         "toradex (default: npu-bsp, as our images are)",
         "uboot": "like:BOARD: a U-Boot with the commands and addresses that BOARD's has (like:khadas-vim3, "
@@ -83,7 +83,7 @@ def up(
 @command(
     help={
         "name": _VIRTUAL,
-        "board": "the same, for a virtual board that has its board's name",
+        "board": "board profile, for a virtual board that was started without --name",
         "timeout": "seconds to wait for a clean end before QEMU is ended",
         "dry-run": "say what would be done",
     }
@@ -106,7 +106,7 @@ def down(
 @session(
     help={
         "name": _VIRTUAL,
-        "board": "the same, for a virtual board that has its board's name",
+        "board": "board profile, for a virtual board that was started without --name",
         "command": "run this there instead of a shell",
     }
 )
