@@ -146,6 +146,10 @@ def _make(
     layout: Layout, board: Board, kernel: PrebuiltKernel, dtb: Path, rootfs: Rootfs, target: Path
 ) -> None:
     target.mkdir()
+    (target / "boot").mkdir()
+    # QEMU fills its own up to 1 MiB, which is more room than boards have before the kernel.
+    unpadded = target / "boot/board.dtb"
+    run(["dtc", "-q", "-I", "dtb", "-O", "dtb", "-o", unpadded, dtb])
     free_mib = shutil.disk_usage(target).free // MIB
     if free_mib < _NEEDED_MIB:
         raise InfrastructureError(
@@ -163,7 +167,7 @@ def _make(
         if layout.initrd and not layout.packages:
             modules = boot_settings(board)[1]
             initrd = build_initrd(kernel, modules, init=ROOT_INIT, target=Path(name) / "initrd")
-        parts = Parts(kernel, initrd, dtb, where.root_uuid, where.fat_uuid)
+        parts = Parts(kernel, initrd, unpadded, where.root_uuid, where.fat_uuid)
         boot = fat if layout.fat else over / "boot"
         boot.mkdir(exist_ok=True)
         layout.fill(parts, boot, over)
@@ -180,8 +184,6 @@ def _make(
                 label=layout.fat.label, bits=layout.fat.bits,
             )  # fmt: skip
         fill_root(image, where, tree, label=layout.root_label)
-        (target / "boot").mkdir()
-        shutil.copyfile(dtb, target / "boot/board.dtb")
     image.chmod(0o444)
 
 

@@ -64,6 +64,9 @@ class Layout:
     packages: tuple[str, ...] = ()
 
 
+# Debian's U-Boot for QEMU has no fdt_addr_r, and leaves out what extlinux.conf says of a device tree.
+_READS_FDT = "like:khadas-vim3"
+
 LAYOUTS: Mapping[str, Layout] = {
     each.name: each
     for each in (
@@ -75,13 +78,13 @@ LAYOUTS: Mapping[str, Layout] = {
         Layout(
             "extlinux-ext4",
             "Debian with u-boot-menu: extlinux.conf below /boot of the only partition (ext4)",
-            "gpt", 16 * MIB, None, "rootfs", True, "", debian.extlinux,
+            "gpt", 16 * MIB, None, "rootfs", True, _READS_FDT, debian.extlinux,
             debian.extlinux_settings, ("u-boot-menu", "initramfs-tools"),
         ),
         Layout(
             "extlinux-fat",
             "Khadas' fenix, LibreELEC, mainline Yocto: extlinux.conf on a FAT partition",
-            "dos", 16 * MIB, Fat(256 * MIB, 16, "BOOT", "/boot"), "ROOTFS", True, "",
+            "dos", 16 * MIB, Fat(256 * MIB, 16, "BOOT", "/boot"), "ROOTFS", True, _READS_FDT,
             foreign.extlinux_fat,
         ),
         Layout(

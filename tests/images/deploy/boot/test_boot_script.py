@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import struct
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import pytest
 from bsp.base.packages.apt import Archive
 from bsp.base.process import run
 from images.deploy.boot import slots, state
+from tests.support.psci_kernel import LIVES, PANICS, kernel, run_u_boot
 
 pytestmark = [
     pytest.mark.slow,
@@ -33,18 +32,6 @@ OLD, NEW, OLDER = "0" * 11 + "1", "0" * 11 + "2", "0" * 11 + "3"
 _PARTITION_START = 1 << 20
 _DISK_BYTES = 40 << 20
 
-_LIVES, _PANICS = 0x84000008, 0x84000009  # PSCI SYSTEM_OFF and SYSTEM_RESET (Arm DEN0022)
-
-
-def kernel(psci: int) -> bytes:
-    """An arm64 Image (the kernel's Documentation/arch/arm64/booting.rst) that makes one PSCI call."""
-    movz = 0xD2800000 | (psci & 0xFFFF) << 5
-    movk = 0xF2A00000 | (psci >> 16) << 5
-    code = struct.pack("<4I", movz, movk, 0xD4000002, 0x14000000)  # x0 = psci; hvc #0; b .
-    branch = 0x14000000 | 64 // 4
-    header = struct.pack("<IIQQQQQQ4sI", branch, 0, 0, 0x10000, 0xA, 0, 0, 0, b"ARM\x64", 0)
-    return (header + code).ljust(4096, b"\0")
-
 
 @dataclass
 class Disk:
@@ -54,7 +41,7 @@ class Disk:
     copy: bytes | None = None
     trial: bytes | None = state.SPENT
     kernels: dict[str, bytes] = field(
-        default_factory=lambda: {OLD: kernel(_LIVES), NEW: kernel(_LIVES), OLDER: kernel(_LIVES)}
+        default_factory=lambda: {OLD: kernel(LIVES), NEW: kernel(LIVES), OLDER: kernel(LIVES)}
     )
     without: tuple[str, ...] = ()
     kept: dict[str, bytes] = field(default_factory=dict)
@@ -137,22 +124,8 @@ def firmware(suite: str) -> Path:
 
 
 def boot(disk: Disk, folder: Path, dtb: Path, firmware: Path) -> Booted:
-    from bsp.qemu.emulator import emulator
-
     image = disk.write(folder, dtb)
-    qemu = emulator()
-    command = [
-        *qemu.command("qemu-system-aarch64"), "-L", str(qemu.data), "-M", "virt,gic-version=2",
-        "-cpu", "cortex-a53", "-m", "256", "-nodefaults", "-display", "none", "-nic", "none",
-        "-bios", str(firmware), "-drive", f"file={image},format=raw,if=virtio,cache=unsafe",
-        "-serial", f"file:{folder}/console.log",
-    ]  # fmt: skip
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        try:
-            process.wait(timeout=60)  # the machine switches itself off
-        except subprocess.TimeoutExpired:
-            process.kill()
-    console = (folder / "console.log").read_text(errors="replace")
+    console = run_u_boot(firmware, image, folder)
     at = f"{image}@@{_PARTITION_START}"
     left = run(["mcopy", "-i", at, "::npu-bsp/trial.env", "-"], check=False)
     good, copy = (
@@ -172,7 +145,7 @@ CASES = {
     "nothing to try": (Disk(), [("good", OLD)]),
     "a trial that lives": (Disk(trial=TRIAL), [("trial", NEW)]),
     "a trial that panics": (
-        Disk(trial=TRIAL, kernels={**Disk().kernels, NEW: kernel(_PANICS)}),
+        Disk(trial=TRIAL, kernels={**Disk().kernels, NEW: kernel(PANICS)}),
         [("trial", NEW), ("good", OLD)],
     ),
     "a trial that is no kernel": (
@@ -184,7 +157,7 @@ CASES = {
         [("trial", NEW), ("good", OLD)],
     ),
     "a trial of nothing": (
-        Disk(trial=TRIAL, kernels={OLD: kernel(_LIVES)}),
+        Disk(trial=TRIAL, kernels={OLD: kernel(LIVES)}),
         [("trial", NEW), ("good", OLD)],
     ),
     "trial torn in its name": (Disk(trial=torn(TRIAL, 15)), [("good", OLD)]),
@@ -224,7 +197,7 @@ def test_the_script_picks(case: str, suite: str, tmp_path: Path, dtb: Path) -> N
 # --- a board that was taken over: until it has a good generation, the old way is one reset away
 
 OLD_WAY = {
-    "old-kernel": kernel(_LIVES),
+    "old-kernel": kernel(LIVES),
     "old-initrd": b"initrd" * 100,
     "extlinux/before-npu-bsp.conf": b"default l0\nlabel l0\n kernel /old-kernel\n initrd /old-initrd\n"
     b" append root=LABEL=old\n",
@@ -259,7 +232,7 @@ def test_a_first_trial_that_falls_ends_in_the_old_way(
         good=state.SPENT,
         copy=state.SPENT,
         trial=TRIAL,
-        kernels={NEW: kernel(_PANICS)},
+        kernels={NEW: kernel(PANICS)},
         kept=kept,
     )
     booted = boot(disk, tmp_path, dtb, firmware(suite))

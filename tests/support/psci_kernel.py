@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: MIT
+"""A "kernel" that makes one call to the firmware: U-Boot itself is then all that runs, for some seconds."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+from pathlib import Path
+
+LIVES, PANICS = 0x84000008, 0x84000009  # PSCI SYSTEM_OFF and SYSTEM_RESET (Arm DEN0022)
+
+
+def kernel(psci: int) -> bytes:
+    """An arm64 Image (the kernel's Documentation/arch/arm64/booting.rst) that makes one PSCI call."""
+    movz = 0xD2800000 | (psci & 0xFFFF) << 5
+    movk = 0xF2A00000 | (psci >> 16) << 5
+    code = struct.pack("<4I", movz, movk, 0xD4000002, 0x14000000)  # x0 = psci; hvc #0; b .
+    branch = 0x14000000 | 64 // 4
+    header = struct.pack("<IIQQQQQQ4sI", branch, 0, 0, 0x10000, 0xA, 0, 0, 0, b"ARM\x64", 0)
+    return (header + code).ljust(4096, b"\0")
+
+
+def run_u_boot(
+    firmware: Path, image: Path, folder: Path, *, memory_mib: int = 256, timeout_s: float = 60
+) -> str:
+    """Have a U-Boot boot a disk in QEMU until the machine switches itself off; return its console."""
+    from bsp.qemu.emulator import emulator
+
+    qemu = emulator()
+    command = [
+        *qemu.command("qemu-system-aarch64"), "-L", str(qemu.data), "-M", "virt,gic-version=2",
+        "-cpu", "cortex-a53", "-m", str(memory_mib), "-nodefaults", "-display", "none", "-nic", "none",
+        "-bios", str(firmware), "-drive", f"file={image},format=raw,if=virtio,cache=unsafe",
+        "-serial", f"file:{folder}/console.log",
+    ]  # fmt: skip
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        try:
+            process.wait(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    return (folder / "console.log").read_text(errors="replace")
