@@ -185,7 +185,11 @@ def _state(path: Path) -> str:
     for folder, _, files in os.walk(path):
         for file in files:
             if file.endswith((".dts", ".dtsi", ".h")):
-                status = os.stat(f"{folder}/{file}")  # noqa: PTH116 (tens of thousands)
+                try:
+                    status = os.stat(f"{folder}/{file}")  # noqa: PTH116 (tens of thousands)
+                except FileNotFoundError:  # a link into a part of the tree that is not there
+                    lines.append(f"{folder}/{file} leads nowhere")
+                    continue
                 lines.append(f"{folder}/{file} {status.st_size} {status.st_mtime_ns}")
     return "\n".join(sorted(lines))
 

@@ -19,6 +19,7 @@ from bsp.dts.tree import Tree
 from bsp.kernel.distribution import all_series
 from bsp.kernel.source import kernel_tree
 from bsp.profile import board_names, by_compatible, load_board, load_soc
+from bsp.scan import scan as scanning
 from bsp.scan import show
 from bsp.scan.classify import look, telling_words
 from bsp.scan.drivers import compatible_strings, database_entries, drivers_of
@@ -491,3 +492,13 @@ def test_two_boards_that_claim_one_string(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_no_shipped_boards_claim_one_string() -> None:
     assert len(by_compatible()) == len(board_names())
+
+
+def test_links_that_lead_nowhere_do_not_end_a_scan(tmp_path: Path) -> None:
+    """A part of a kernel tree was copied; headers in it are links to the rest."""
+    (tmp_path / "a.h").write_text("1")
+    before = scanning._state(tmp_path)
+    (tmp_path / "b.h").symlink_to("../uapi/b.h")
+    after = scanning._state(tmp_path)
+    assert before != after
+    assert after.endswith("b.h leads nowhere")

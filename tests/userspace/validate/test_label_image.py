@@ -77,7 +77,7 @@ def test_other_models_agree_with_the_reference(model: str) -> None:
 def test_truncated_model(tmp_path: Path) -> None:
     whole = models.find("mobilenet_v1_0.25_128_quant", "model").path.read_bytes()
     for length, said in (
-        (3, "is no .tflite file"),
+        (3, "no .tflite file"),
         (40, "cut short"),
         (len(whole) - 100_000, "cut short"),
     ):
@@ -95,7 +95,8 @@ def test_bad_inputs(tmp_path: Path) -> None:
     cases: list[tuple[Any, str]] = [
         ({"image": str(png)}, "expected a BMP image"),
         ({"image": str(tmp_path / "none.bmp")}, "there is no image file"),
-        ({"model": str(text), "image": str(models.tiny_image().path)}, "is no .tflite file"),
+        ({"model": str(text), "image": str(models.tiny_image().path)}, "no .tflite file"),
+        ({"model": str(tmp_path)}, "is a folder, not a .tflite file"),
         ({"delegate": "telfon"}, "did you mean 'teflon'"),
         ({"delegate": "/usr/lib/x.so:a"}, "is not key=value"),
         ({"runs": 0}, "--runs is 0"),

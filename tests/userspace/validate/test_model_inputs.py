@@ -345,8 +345,11 @@ def test_a_runtime_that_numpy_2_breaks_is_named_with_its_cause() -> None:
 def test_broken_models_are_refused_in_words(picture: Path) -> None:
     whole = m.one_conv(1, 16, 16, 3)
     for content, said in (
-        (b"", "no .tflite file"),
+        (b"", "an empty file"),
         (b"text, and no model at all", "no .tflite file"),
+        (b"\x1f\x8b\x08" + bytes(99), "a gzip archive"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(99), "a Keras model"),
+        (b"<!DOCTYPE html><html></html>", "a web page"),
         (whole[:60], "cut short or broken"),
         (whole[: len(whole) * 3 // 4], "cut short or broken"),
         (m.Model().written([], []), "no operations"),

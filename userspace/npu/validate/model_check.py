@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bsp.base.errors import UserError
 
+from ..model import foreign
 from ..model.graph import Tensor, read_ends, read_graph
 from . import fixed_size, models
 from .onboard import bmp
@@ -28,7 +29,7 @@ def checked(inputs: models.Inputs, size: tuple[int, int] | None) -> models.Input
     Raises:
         UserError: the model is broken or takes no picture; the picture cannot be read.
     """
-    content = inputs.model.path.read_bytes()
+    content = foreign.read(inputs.model.path)
     try:
         operations = read_graph(content, what=inputs.model.name)
         found = inputs_in(content)

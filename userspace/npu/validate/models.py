@@ -24,7 +24,7 @@ from bsp.base.download import download, sha256_of
 from bsp.base.errors import InfrastructureError, UserError, nearest
 from bsp.base.progress import say, step
 
-from ..model import tiny_detector, tiny_model
+from ..model import foreign, tiny_detector, tiny_model
 
 CATALOGUE = Path(__file__).parent / "models.toml"
 EXPECTED = Path(__file__).parent / "expected.toml"
@@ -305,6 +305,8 @@ def _own_file(name: str, kind: str, known: list[str]) -> File:
 
 
 def _no_such(name: str, kind: str, known: list[str]) -> File:
+    if kind == "model" and Path(name).exists():
+        foreign.read(Path(name))  # says what else it is
     looks_like_path = "/" in name or (kind == "model" and name.endswith(".tflite"))
     raise UserError(
         f"there is no {kind} file {name}"
