@@ -22,6 +22,12 @@ FOLDER = Path(__file__).parents[1] / "fragments"
 
 _SET = re.compile(r"CONFIG_(\w+)=(\S.*|)$")
 _UNSET = re.compile(r"# CONFIG_(\w+) is not set$")
+_NEARLY_UNSET = re.compile(
+    r"#\s*(?:CONFIG_)?([A-Z]\w*) (?:is )?not set\.?$|CONFIG_(\w+) is not set$"
+)
+_VALUE = re.compile(r'[ymn]|-?\d+|0[xX][0-9a-fA-F]+|".*"|')
+_MEANT = {"yes": "y", "true": "y", "on": "y", "y": "y", "module": "m", "mod": "m", "m": "m",
+          "no": "n", "false": "n", "off": "n", "n": "n"}  # fmt: skip
 _PREFERENCE = "Prefer:"
 
 
@@ -127,6 +133,13 @@ def parse(text: str, name: str) -> list[Asked]:
     for number, raw in enumerate(text.splitlines(), 1):
         line = raw.strip()
         unset = _UNSET.match(line)
+        nearly = _NEARLY_UNSET.match(line)
+        if unset is None and nearly:
+            raise UserError(
+                f"{name}:{number}: {line!r} switches nothing off: to the kernel's tools it is a "
+                "comment, or nothing",
+                hint=f"write: # CONFIG_{nearly[1] or nearly[2]} is not set",
+            )
         if unset is None and line.startswith("#"):
             comment = [*([] if in_group else comment), line.lstrip("#").strip()]
             in_group = False
@@ -145,6 +158,14 @@ def parse(text: str, name: str) -> list[Asked]:
             raise UserError(
                 f"{name}:{number}: CONFIG_{symbol} has the value {value!r}",
                 hint="comments have a line of their own; strings are quoted",
+            )
+        if not _VALUE.fullmatch(value):
+            meant = _MEANT.get(value.lower().strip("'"))
+            raise UserError(
+                f"{name}:{number}: CONFIG_{symbol} has the value {value!r}, which no option can have",
+                hint=f"did you mean CONFIG_{symbol}={meant}?"
+                if meant
+                else 'values are y, m, n, numbers (hexadecimal: 0x...), and "text" in double quotes',
             )
         in_group = True
         found.append(Asked(symbol, value or "n", " ".join(comment), f"{name}:{number}"))

@@ -148,6 +148,36 @@ def test_vendors_symbols_are_known_by_name(tree: Path) -> None:
     assert "MXC_GPU_VIV" not in reasons_for(tree, "CONFIG_MXC_GPU_VIV=m\n")
 
 
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("CONFIG_X=Y", "CONFIG_X=y"),
+        ("CONFIG_X=yes", "CONFIG_X=y"),
+        ("CONFIG_X='m'", "CONFIG_X=m"),
+        ("CONFIG_X=off", "CONFIG_X=n"),
+        ("CONFIG_X=/bin/init", "in double quotes"),
+        ("CONFIG_X='text'", "in double quotes"),
+        ("#CONFIG_X is not set", "# CONFIG_X is not set"),
+        ("# CONFIG_X not set", "# CONFIG_X is not set"),
+        ("# X is not set", "# CONFIG_X is not set"),
+        ("CONFIG_X is not set", "# CONFIG_X is not set"),
+    ],
+)
+def test_what_the_kernels_tools_would_pass_over_in_silence(line: str, hint: str) -> None:
+    with pytest.raises(UserError) as caught:
+        fragments.parse(f"CONFIG_Y=y\n{line}\n", "mine")
+    assert caught.value.message.startswith("mine:2: ")
+    assert hint in (caught.value.hint or "")
+
+
+def test_all_values_that_options_have() -> None:
+    values = ("y", "m", "n", "-1", "0xFf", '""', '"a b"', "")
+    text = "".join(
+        f"CONFIG_{name}={value}\n" for name, value in zip("ABCDEFGH", values, strict=True)
+    )
+    assert len(fragments.parse(f"# CONFIG_Z=y\n# Why: X is not used\n{text}", "mine")) == 8
+
+
 # --- whole configurations ------------------------------------------------------------------------
 
 

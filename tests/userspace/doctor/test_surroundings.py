@@ -170,6 +170,24 @@ def test_a_container_that_lacks_something(fault: dict[str, str], found: str, com
     assert not document["next"].startswith("ssh desk udevadm")
 
 
+@pytest.mark.parametrize(
+    ("rows", "command"),
+    [
+        ("podman", "podman run --device /dev/dri/renderD128"),
+        ("libpod", "podman run --device /dev/dri/renderD128"),
+        ("lxc", "lxc.mount.entry = /dev/dri/renderD128 dev/dri/renderD128 none"),
+        ("systemd-nspawn", "systemd-nspawn --bind=/dev/dri/renderD128"),
+        ("kubernetes\ncontainerd", "hostPath volume for /dev/dri/renderD128"),
+        ("kubepods", "hostPath volume for /dev/dri/renderD128"),
+    ],
+)
+def test_each_kind_of_container_gets_the_device_in_its_own_way(rows: str, command: str) -> None:
+    absent = "/dev/dri/renderD128 etnaviv absent - - none"
+    document = judged(captured("healthy", **{**HIDDEN, "container": rows, "render_nodes": absent}))
+    assert document["first_broken"] == "container", document["checks"]
+    assert command in document["next"]
+
+
 def test_a_container_that_has_all_of_it_hides_the_device_tree_and_that_breaks_nothing() -> None:
     document = judged(captured("healthy", **HIDDEN))
     assert document["first_broken"] is None, document["checks"]

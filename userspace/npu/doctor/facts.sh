@@ -147,7 +147,10 @@ grep -o -E '/[^ ]*/(ld-musl-[^ ]*|libc\.musl[^ ]*|ld-linux[^ ]*|libc\.so\.6)$' /
 section container
 [ -e /.dockerenv ] && echo docker
 [ -e /run/.containerenv ] && echo podman
+[ -n "$KUBERNETES_SERVICE_HOST" ] && echo kubernetes
+[ -e /.flatpak-info ] && echo flatpak
 [ -n "$container" ] && echo "$container"
+cat /run/systemd/container /run/host/container-manager 2>/dev/null
 grep -o -m 1 -E 'docker|libpod|kubepods|containerd|lxc' /proc/1/cgroup 2>/dev/null
 tr '\0' '\n' 2>/dev/null </proc/1/environ | sed -n 's/^container=//p'
 section cards

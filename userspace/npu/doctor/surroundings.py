@@ -26,12 +26,28 @@ _CARD_RULE = (
 )
 
 
+# How other containers get a device: lxc.container.conf(5), systemd-nspawn(1), Kubernetes' manual.
+_RUN_LINES = {
+    "lxc": "in the container's configuration: lxc.cgroup2.devices.allow = c 226:* rwm, and "
+    "lxc.mount.entry = {node} {place} none bind,create=file "
+    "(incus config device add NAME npu unix-char source={node})",
+    "systemd-nspawn": "systemd-nspawn --bind={node} --property='DeviceAllow={node} rw' ...",
+    "kubernetes": "in the pod: a hostPath volume for {node}, securityContext.supplementalGroups with the "
+    "number of its group (stat -c %g {node}), and privileged: true or a device plugin",
+    "flatpak": "flatpak run --device=dri ...",
+}
+
+
 def run_line(subject: Subject, *, image: str = "IMAGE") -> str:
     """Return how a container is started that sees the NPU; for the board, outside of the container."""
     node = subject.node.path if subject.node else ""
     if not node:
         node = "/dev/dri/renderD128" if subject.driver == "etnaviv" else "/dev/accel/accel0"
-    tool = "podman" if subject.facts.system.container == "podman" else "docker"
+    kind = subject.facts.system.container
+    other = _RUN_LINES.get(kind)
+    if other and image == "IMAGE":
+        return other.format(node=node, place=node.removeprefix("/"))
+    tool = "podman" if kind == "podman" else "docker"
     return f'{tool} run --device {node} --group-add "$(stat -c %g {node})" {image}'
 
 

@@ -108,7 +108,7 @@ def parse_system(rows: Callable[[str], list[str]]) -> System:
 
 
 def _container(rows: list[str]) -> str:
-    names = {"libpod": "podman", "kubepods": "kubernetes", "oci": "podman"}
+    names = {"libpod": "podman", "kubepods": "kubernetes", "oci": "podman", "lxc-libvirt": "lxc"}
     found = [names.get(row.strip(), row.strip()) for row in rows]
     return found[0] if found else ""
 
