@@ -32,7 +32,7 @@ from bsp.base.project import PROJECT
 from bsp.base.project import version as npu_bsp_version
 from userspace.payload.elf import needed_libraries
 
-from .configure import TRIPLET, Setup, configure, drivers_named, environment, setup_for
+from .configure import Setup, configure, drivers_named, environment, prefix, setup_for
 from .manifest import FORMAT, LIBRARY, MANIFEST, BuiltMesa, mark, named, read_built
 from .patches import NONE, Patched, patched, patches_of, series_for, title_of
 from .source import DEFAULT, MesaTree, check_source_name, mesa_tree
@@ -225,7 +225,7 @@ def _product(tree: MesaTree, ready: Patched, setup: Setup, folder: Path) -> Buil
         new = workspace / "new"
         library = new / "lib" / LIBRARY
         library.parent.mkdir(parents=True)
-        run([f"{TRIPLET}-strip", "--strip-unneeded", "-o", library, folder / _TARGET])
+        run([f"{prefix()}strip", "--strip-unneeded", "-o", library, folder / _TARGET])
         _take_licences(ready.path, new / "licences")
         record = _record(tree, ready, setup, library)
         text = json.dumps(record, indent=1) + "\n"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import re
 import shutil
 from collections.abc import Sequence
@@ -106,8 +107,14 @@ def require_tools() -> None:
     Raises:
         UserError: one is not installed; which package has it.
     """
-    for tool in (*_TOOLS, f"{TRIPLET}-gcc", f"{TRIPLET}-g++"):
+    for tool in (*_TOOLS, f"{prefix()}gcc", f"{prefix()}g++"):
         require_tool(tool)
+
+
+def prefix() -> str:
+    """Return what the compiler's name begins with: nothing on an arm64 machine without a cross compiler."""
+    native = platform.machine() == "aarch64" and not shutil.which(f"{TRIPLET}-gcc")
+    return "" if native else f"{TRIPLET}-"
 
 
 def setup_for(tree: Path, version: str, drivers: Sequence[str], suite: str) -> Setup:
@@ -121,7 +128,7 @@ def setup_for(tree: Path, version: str, drivers: Sequence[str], suite: str) -> S
     options = options_for(tree, version, drivers)
     sysroot = sysroot_of(suite)
     python = extra_python(_EXTRA, module="mesonbuild")
-    banner = run([f"{TRIPLET}-gcc", "--version"]).text.splitlines()[0]
+    banner = run([f"{prefix()}gcc", "--version"]).text.splitlines()[0]
     return Setup(suite, tuple(drivers), options, _cross_file(sysroot), banner, python, sysroot)
 
 
@@ -184,10 +191,10 @@ def _cross_file(sysroot: Path) -> str:
     libraries = f"{sysroot}/usr/lib/{TRIPLET}/pkgconfig:{sysroot}/usr/share/pkgconfig"
     return f"""\
 [binaries]
-c = [{ccache}'{TRIPLET}-gcc']
-cpp = [{ccache}'{TRIPLET}-g++']
-ar = '{TRIPLET}-ar'
-strip = '{TRIPLET}-strip'
+c = [{ccache}'{prefix()}gcc']
+cpp = [{ccache}'{prefix()}g++']
+ar = '{prefix()}ar'
+strip = '{prefix()}strip'
 pkg-config = 'pkg-config'
 
 [properties]
@@ -245,4 +252,4 @@ def environment(setup: Setup) -> dict[str, str]:
     """What meson and ninja are started with."""
     path = f"{setup.python.parent}:{os.environ.get('PATH', os.defpath)}"
     return {"PATH": path, "LC_ALL": "C.UTF-8", "SOURCE_DATE_EPOCH": "1", "PYTHONHASHSEED": "0",
-            "CFLAGS": "", "CXXFLAGS": "", "LDFLAGS": ""}  # fmt: skip
+            "PYTHONDONTWRITEBYTECODE": "1", "CFLAGS": "", "CXXFLAGS": "", "LDFLAGS": ""}  # fmt: skip
