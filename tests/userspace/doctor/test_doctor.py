@@ -72,6 +72,12 @@ def test_a_healthy_board() -> None:
     assert max(map(len, doctor.text(document).splitlines())) <= 80
 
 
+def test_a_mesa_that_was_built_here_is_named_with_its_patches() -> None:
+    document = judged(captured("healthy", mesa="25.0.7+npu-bsp0.2.0.p25"))
+    found = check(document, "mesa")
+    assert (found["status"], found["found"]) == ("ok", "Mesa 25.0.7 + 25 patches of npu-bsp 0.2.0")
+
+
 @pytest.mark.parametrize(
     ("name", "first", "found", "command"),
     [
