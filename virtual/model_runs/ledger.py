@@ -29,6 +29,7 @@ class Entry:
     read_bytes: int = 0
     written_bytes: int = 0
     coefficient_bytes: int = 0
+    computed: bool = False
     compared: bool = False
     different: int = 0
     values: int = 0
@@ -79,6 +80,7 @@ class Ledger:
         """Enter an NN job, and the TP jobs that brought what it reads."""
         self.nn_jobs += 1
         self._entry(operation).add(job.read_bytes, job.written_bytes, coefficients.stored_bytes)
+        self._entry(operation).computed = True
         size = job.in_plane * job.shape.in_channels
         kept = []
         for waiting, written in self._waiting:
@@ -93,6 +95,12 @@ class Ledger:
         if operation is not None:
             planes = job.out_plane * job.shape.out_channels
             self._writers.append((job.out_address, planes, operation))
+
+    def job(self, operation: int | None) -> None:
+        """Enter a job of which no more is known than whose it is."""
+        self.nn_jobs += 1
+        self._entry(operation).add(0, 0)
+        self._entry(operation).computed = True
 
     def tp(self, job: TpJob, target_bytes: int) -> None:
         """Enter a TP job; whose it is shows later, by who reads what it wrote."""

@@ -48,11 +48,14 @@ from ..gates import sweep
 from ..gates.model_runner import Attempt, ModelRunner, model_runner
 from ..gates.packages import find_delegate
 from ..gates.sweep import POISON
-from ..npu.identity import load_identity, vivante_names
+from ..npu.identity import driver_of, identity_names, load_identity
+from ..npu.rocket.model import Model as RocketModel
+from ..npu.rocket.model import tasks_of
 from ..npu.vivante.coefficients import CoefficientCache
 from .ledger import Entry, Ledger, LedgerAudit, LedgerExact
 from .references import References, references
 
+_ROCKET = "rocket"
 _NAMED = re.compile(r"operation (\d+) \(")
 
 
@@ -64,8 +67,8 @@ class VirtualNpus:
         self._known: tuple[RunRequest, References | str] | None = None
 
     def npus(self) -> Sequence[str]:
-        """Return the names of the NPUs whose jobs can be looked at: Vivante's."""
-        return vivante_names()
+        """Return the names of the NPUs that can be emulated."""
+        return identity_names()
 
     def run(self, request: RunRequest) -> Sequence[Run]:
         """Run a model with one Mesa on each NPU.
@@ -142,7 +145,7 @@ class _OneNpu:
             if poisoned.first_wrong is not None:
                 note += f": with other bytes in them operation {poisoned.first_wrong} is wrong"
             return replace(found, note=note)
-        if found.findings and not found.values:
+        if found.findings and not found.values and driver_of(self._npu) != _ROCKET:
             return self._as_silicon(found)
         return found
 
@@ -167,7 +170,25 @@ class _OneNpu:
             for place, tensor in enumerate(self._model.outputs)
         )
 
+    def _rocket(self, poison: int) -> Run:
+        """Run it on a Rockchip NPU; its jobs are counted, what they read and write is not."""
+        known = tasks_of(self._path)
+        attempt = self._client.attempt(
+            self._path,
+            list(self._request.inputs),
+            self._npu,
+            model=lambda: RocketModel(known, exact=True),
+            poison=poison,
+        )
+        ledger = Ledger({})
+        for job in attempt.report.job_list:
+            named = _NAMED.match(job["operation"])
+            ledger.job(int(named[1]) if named else None)
+        return self._judged(attempt, ledger)
+
     def _exact(self, poison: int) -> Run:
+        if driver_of(self._npu) == _ROCKET:
+            return self._rocket(poison)
         generation = load_identity(self._npu).nn_generation
         ledger = Ledger(self._right.by_operation)
         attempt = self._client.attempt(
@@ -221,7 +242,7 @@ class _OneNpu:
             self._npu,
             self._request.mesa,
             WRONG,
-            first_wrong=_first_wrong(operations, report.faults),
+            first_wrong=_first_wrong(operations, report.faults or report.wrong),
             nn_jobs=ledger.nn_jobs,
             tp_jobs=ledger.tp_jobs,
             read_bytes=sum(each.read_bytes for each in entries),
@@ -275,7 +296,7 @@ def _operations(model: Model, ledger: Ledger, taken: set[int]) -> tuple[Operatio
     for each in model.operations:
         entry = ledger.entries.get(each.index, Entry())
         status = MOVED if each.index in taken or entry.jobs else CPU
-        if entry.coefficient_bytes:
+        if entry.computed:
             status = NOT_COMPARED
         if entry.compared:
             status = WRONG if entry.different else RIGHT

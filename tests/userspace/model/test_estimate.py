@@ -39,11 +39,11 @@ def test_each_calibration_says_what_it_rests_on(file: Path) -> None:
     assert (found.format, found.npu) == (1, file.stem)
     assert len({each.model for each in found.points}) == len(found.points) >= 3
     for each in found.points:
-        assert min(each.jobs, each.macs, each.bytes, *each.ms) > 0
+        assert min(each.jobs, each.macs, *each.ms) > 0
         assert each.source
 
 
-@pytest.mark.parametrize(("npu", "worst"), [("a311d", 0.46), ("imx8mp", 0.03)])
+@pytest.mark.parametrize(("npu", "worst"), [("a311d", 0.46), ("imx8mp", 0.03), ("rk3588", 0.6)])
 def test_the_errors_that_the_documentation_has(npu: str, worst: float) -> None:
     known = calibration_of(npu)
     assert known
@@ -80,7 +80,7 @@ def test_an_estimate_is_never_a_bare_number() -> None:
 @pytest.mark.parametrize(
     ("asked", "why"),
     [
-        (run(40, 600_000_000, npu="rk3588"), "no times of an rk3588"),
+        (run(40, 600_000_000, npu="s905d3"), "no times of an s905d3"),
         (run(1, 1000), "too far"),
         (run(5000, 600_000_000), "too far"),
         (replace(run(40, 600_000_000), status=CRASHES), "not run to its end"),

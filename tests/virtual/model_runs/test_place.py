@@ -15,7 +15,7 @@ from bsp.base.project import PROJECT
 from userspace.npu.model.estimate import calibration_of
 from userspace.npu.model.graph import read_model
 from userspace.npu.model.trial.given import given
-from userspace.npu.model.trial.run import MOVED, RIGHT, WRONG, RunRequest
+from userspace.npu.model.trial.run import MOVED, NOT_COMPARED, RIGHT, WRONG, RunRequest
 from userspace.npu.validate import models
 from virtual.gates.build import build
 from virtual.gates.cases import Case
@@ -123,3 +123,13 @@ def test_jobs_and_bytes_are_those_of_the_calibration(npu: str) -> None:
         assert (run.status, run.jobs, run.macs, run.moved_bytes) == (
             RIGHT, point.jobs, point.macs, point.bytes,
         )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_a_rockchip_npu_runs_a_convolution() -> None:
+    made = build(Case("conv", 8, 8, 16, 16, kernel=3))
+    (run,) = VirtualNpus().run(RunRequest(made.model, made.inputs, "26.1.6", ("rk3588",)))
+    assert (run.status, run.different, run.operations[0].status) == (RIGHT, 0, NOT_COMPARED)
+    assert run.jobs >= 1
+    assert run.moved_bytes == 0

@@ -34,7 +34,7 @@ class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     Attributes:
         macs: of the operations that the NPU runs, as ``Run.macs``.
-        bytes: read and written by jobs, as ``Run.moved_bytes``.
+        bytes: read and written by jobs, as ``Run.moved_bytes``; 0 where nobody counted.
         ms: what was published or measured; their median counts.
         source: where each is from.
     """
@@ -42,7 +42,7 @@ class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     model: str
     jobs: int
     macs: int
-    bytes: int
+    bytes: int = 0
     ms: tuple[float, ...]
     source: str
 

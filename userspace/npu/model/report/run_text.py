@@ -28,9 +28,10 @@ def runs(facts: Facts) -> str:
             run.status,
             f"{run.different}/{run.values}" if run.values else "-",
             str(run.jobs),
-            count(run.coefficient_bytes),
-            count(run.read_bytes),
-            count(run.written_bytes),
+            *(
+                count(size) if run.moved_bytes else "-"
+                for size in (run.coefficient_bytes, run.read_bytes, run.written_bytes)
+            ),
         ]
         for run in facts.runs
     ]
