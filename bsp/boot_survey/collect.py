@@ -64,6 +64,8 @@ _TEXTS = re.compile(
     r"(\.uimg)?|fixup\.scr|[\w.-]+\.conf",
     re.I,
 )
+_BOOTLOADER_BYTES = 16 << 20
+_SCRIPT_WORDS = (b"boot_scripts=", b"scan_dev_for_scripts", b"boot.scr.uimg")
 _SETTINGS = (
     "/etc/os-release",
     "/usr/lib/os-release",
@@ -161,6 +163,7 @@ class Collector:
             "there": self._named(files),
             "settings": settings,
             "variables": self._variables(settings.get("/etc/fw_env.config", "")),
+            "bootloader_words": self._bootloader_words(mounts),
             "programs": [name for name in _PROGRAMS if self._program(name)],
             "ostree": os.path.isdir(self.at("/ostree")),
             "watchdogs": list(self._watchdogs()),
@@ -312,6 +315,25 @@ class Collector:
                     return {name: value for name, equals, value in pairs if equals}
         return None
 
+    def _bootloader_words(self, mounts: list[dict[str, Any]]) -> list[str]:
+        """Words of U-Boot's that say that it runs boot scripts, found where bootloaders lie on the disk."""
+        found: set[str] = set()
+        folder = "/sys/class/block"
+        for device in {each["device"] for each in mounts}:
+            real = os.path.realpath(self.at(f"{folder}/{device}"))
+            if not self.text(f"{folder}/{device}/partition"):
+                continue
+            disk = os.path.basename(os.path.dirname(real))
+            numbers = [
+                self.text(f"{folder}/{name}/start") for name in self.names(f"{folder}/{disk}")
+            ]
+            starts = [512 * int(number) for number in numbers if number.isdigit()]
+            # Up to the first partition, whose files may have the same words in them.
+            for name, most in ((disk, min([*starts, _BOOTLOADER_BYTES])), *_boot_areas(disk)):
+                data = self.read(f"/dev/{name}", most)
+                found.update(word.decode() for word in _SCRIPT_WORDS if word in data)
+        return sorted(found)
+
     def _program(self, name: str) -> bool:
         return any(
             os.path.exists(self.at(f"{folder}/{name}"))
@@ -372,6 +394,11 @@ class Collector:
         except OSError:
             return 0
         return found.f_bavail * found.f_frsize
+
+
+def _boot_areas(disk: str) -> list[tuple[str, int]]:
+    """The boot areas of an eMMC, and how much of them is read."""
+    return [(f"{disk}boot{number}", _BOOTLOADER_BYTES) for number in (0, 1)]
 
 
 def _kind(head: bytes) -> str:

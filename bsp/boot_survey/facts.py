@@ -97,6 +97,7 @@ class BootFacts(msgspec.Struct, frozen=True, kw_only=True):
         settings: the texts of files below /etc that say who makes the boot files.
         there: of the paths that those files name, the ones that exist.
         variables: U-Boot's; None: they cannot be seen.
+        bootloader_words: words of U-Boot's that say that it runs boot scripts, found on the disk.
         programs: of those that look after booting, the ones that are installed.
         cores: the CPU's parts, as /proc/cpuinfo has them.
         space: free bytes, by place.
@@ -116,6 +117,7 @@ class BootFacts(msgspec.Struct, frozen=True, kw_only=True):
     there: tuple[str, ...] = ()
     settings: dict[str, str] = {}
     variables: dict[str, str] | None = None
+    bootloader_words: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
     ostree: bool = False
     watchdogs: tuple[Watchdog, ...] = ()

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..base.output import table
-from ..uboot import UBoot
+from ..uboot import Trial, UBoot
 from .facts import BootFacts
 from .layout import Layout, layout_of
 from .owners import Owner, owner_of
 from .problems import env_value, notes, problems
+from .scripts import runs_scripts
 from .ways import MADE, Way, ways
 
 
@@ -52,6 +53,7 @@ class Survey:
     watchdogs: tuple[str, ...]
     kexec: str
     need_bytes: int = 0
+    runs_scripts: str = ""
     variables: dict[str, str] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
@@ -76,6 +78,7 @@ class Survey:
             "ab_system": self.owner._asdict() if self.owner else None,
             "watchdogs": list(self.watchdogs),
             "kexec": self.kexec,
+            "runs_scripts": self.runs_scripts,
             "room_bytes": self.room,
             "need_bytes": self.need_bytes,
             "way": self.way,
@@ -98,6 +101,7 @@ class Survey:
                 for number, each in enumerate(self.partitions)
             ),
             ("U-Boot", self.uboot),
+            ("", f"runs boot scripts: {self.runs_scripts or 'not known'}"),
             ("kernel", self.kernel),
             ("RAM disk", self.initrd),
             ("device tree", self.dtb),
@@ -123,6 +127,7 @@ def survey_of(
     kernel: str = "",
     initrd: str = "",
     need_bytes: int = 0,
+    trial: Trial | None = None,
 ) -> Survey:
     """Return the survey of a board.
 
@@ -130,6 +135,7 @@ def survey_of(
         uboot: what upstream's configuration for it can do; None: there is none.
         kernel, initrd: the files that run, where somebody looked for them.
         need_bytes: what a generation of what runs takes on the boot partition, unpacked.
+        trial: what is known of how its U-Boot tries deployments; None: nothing.
     """
     layout = layout_of(facts)
     owner = owner_of(facts)
@@ -165,6 +171,7 @@ def survey_of(
         ),
         kexec=next(each.why for each in found if each.name == "kexec"),
         need_bytes=need_bytes,
+        runs_scripts=runs_scripts(facts, layout, trial or Trial("asked", "nothing is known of it")),
         variables=_interesting(facts.variables or {}),
     )
 

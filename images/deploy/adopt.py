@@ -9,19 +9,22 @@ what booted the board before, so that whatever goes wrong, the next reset ends i
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from bsp.base import progress
-from bsp.base.errors import UserError
+from bsp.base.errors import BspError, UserError
 from bsp.boot_survey.facts import ask
 from bsp.boot_survey.survey import Survey, survey_of
 from bsp.dts.running import without_boot
 from bsp.profile import Board
 from bsp.remote.facts import read_fdt
-from bsp.uboot import uboot_of
+from bsp.uboot import trial_of, uboot_of
 from images.bundle import manifest as bundles
 from images.bundle import sign
 from images.bundle.manifest import Bundle, Entry, Manifest
@@ -71,30 +74,69 @@ def adopt(target: Target, *, board: Board | None, dry_run: bool = False) -> Depl
         if dry_run:
             return _planned(result, facts, found, how, fat_mount, kept)
         _refuse_system(how, host.name)
+        _refuse_unknown_script(how, found["rivals"], host.name)
         _refuse(facts, found, host.name, fat_mount)
         progress.say(f"what runs: kernel {found['kernel']}, RAM disk {found['initrd']}")
-        with result.step("Copying kernel and RAM disk to the boot partition, on the board"):
-            question = {"do": "take-in", "fat_mounts": found["fat_mounts"]}
-            entries = agent.ask(question, timeout_s=_ANSWER_S)["entries"]
-        blob = without_boot(read_fdt(agent.connection, root=target.root), host.name)
-        bundle = _bundle(board, facts, [Entry(**each) for each in entries], blob, Path(folder))
-        result.to = bundle.generation
-        result.bytes_total = bundle.manifest.total_bytes
-        facts = agent.open(bundle.generation, fat_mount=fat_mount, lock=False)
-        result.plan = _plan(agent, facts, bundle, kept, host.name)
-        progress.say(str(result.plan))
-        prepare(agent, result.plan, bundle, facts, result)
-        script = slots.boot_script(board.name)
-        with result.step("Installing the boot script"):
-            agent.ask({"do": "take-over", "script": base64.b64encode(script).decode()})
-        arm(agent, result.plan, target)
+        with _given_up_on_failure(target, facts, fat_mount):
+            facts, plan = _take_in(
+                target, agent, board, facts, found, kept, fat_mount, Path(folder), result
+            )
+        arm(agent, plan, target)
     decide(target, result, facts, fat_mount)
     if result.outcome == "rolled-back":
         undo(target, fat_mount=fat_mount)
         result.hint = (
-            "what booted the board before boots it again, and npu-bsp's boot script is gone"
+            "what booted the board before boots it again, and all of npu-bsp is gone from it"
         )
     return result
+
+
+def _take_in(
+    target: Target,
+    agent: Agent,
+    board: Board,
+    facts: Facts,
+    found: dict[str, Any],
+    kept: tuple[str, ...],
+    fat_mount: str,
+    folder: Path,
+    result: Deployment,
+) -> tuple[Facts, Plan]:
+    """Make what runs a generation on the board, and our script the one that boots it."""
+    host = target.host
+    with result.step("Copying kernel and RAM disk to the boot partition, on the board"):
+        question = {"do": "take-in", "fat_mounts": found["fat_mounts"]}
+        entries = agent.ask(question, timeout_s=_ANSWER_S)["entries"]
+    blob = without_boot(read_fdt(agent.connection, root=target.root), host.name)
+    bundle = _bundle(board, facts, [Entry(**each) for each in entries], blob, folder)
+    result.to = bundle.generation
+    result.bytes_total = bundle.manifest.total_bytes
+    facts = agent.open(bundle.generation, fat_mount=fat_mount, lock=False)
+    plan = result.plan = _plan(agent, facts, bundle, kept, host.name)
+    progress.say(str(plan))
+    prepare(agent, plan, bundle, facts, result)
+    script = slots.boot_script(board.name)
+    with result.step("Installing the boot script"):
+        agent.ask({"do": "take-over", "script": base64.b64encode(script).decode()})
+    return facts, plan
+
+
+@contextmanager
+def _given_up_on_failure(target: Target, facts: Facts, fat_mount: str) -> Iterator[None]:
+    """Have the board remove what was begun, where that cannot be ended and nothing was there before."""
+    try:
+        yield
+    except BaseException:
+        if facts.good is None and not facts.adopted:
+            # A session of its own: the one that failed is over, or its answers are not to be waited for.
+            with contextlib.suppress(BspError), session(target, accept_new_key=False) as agent:
+                agent.open(None, fat_mount=fat_mount, lock=True)
+                agent.ask({"do": "give-up", "onboard": _onboard_names()}, timeout_s=_ANSWER_S)
+        raise
+
+
+def _onboard_names() -> list[str]:
+    return [*slots.ONBOARD_LINKS, *(file.target for file in slots.ONBOARD_FILES)]
 
 
 def survey(agent: Agent, board: Board, found: dict[str, Any], root: str) -> Survey:
@@ -110,6 +152,7 @@ def survey(agent: Agent, board: Board, found: dict[str, Any], root: str) -> Surv
         kernel=found["kernel"] or f"not found: {'; '.join(problems)}",
         initrd=found["initrd"] or "not found",
         need_bytes=_needed_bytes(found),
+        trial=trial_of(board),
     )
 
 
@@ -125,6 +168,7 @@ def _planned(
     result.to, result.survey = "what runs", how
     try:
         _refuse_system(how, result.host)
+        _refuse_unknown_script(how, found["rivals"], result.host)
         _refuse(facts, found, result.host, fat_mount)
     except UserError as error:
         result.outcome, result.problem, result.hint = "refused", error.message, error.hint
@@ -156,7 +200,8 @@ def undo(target: Target, *, fat_mount: str | None = None, dry_run: bool = False)
             )
         if dry_run:
             return []
-        return list(agent.ask({"do": "give-back"})["returned"])
+        question = {"do": "give-back", "onboard": _onboard_names()}
+        return list(agent.ask(question, timeout_s=_ANSWER_S)["returned"])
 
 
 def _refuse_system(how: Survey, host: str) -> None:
@@ -175,6 +220,21 @@ def _refuse_system(how: Survey, host: str) -> None:
         raise UserError(
             f"{host} is not taken over: {'; '.join(how.problems)}",
             hint="nothing was changed; ./inv deploy --adopt --dry-run shows how it boots today",
+        )
+
+
+def _refuse_unknown_script(how: Survey, rivals: list[str], host: str) -> None:
+    """Refuse to rename what boots a board, as long as it is not known that its U-Boot runs scripts at all.
+
+    Raises:
+        UserError: it is not known, and extlinux.conf would have to make way.
+    """
+    if rivals and not how.runs_scripts:
+        raise UserError(
+            f"{host} boots by {how.layout.first or rivals[0]}, which would have to make way for our script; "
+            "whether its U-Boot runs boot scripts is not known, and if not, nothing would boot it",
+            hint="on its console, at U-Boot's prompt: `printenv boot_scripts` or `bootmeth list`. If it "
+            "runs scripts, `extlinux.conf` may become a boot.scr of your own first; nothing was changed",
         )
 
 

@@ -92,7 +92,7 @@ def given_back_text(document: dict[str, Any]) -> str:
         return f"{host}: would boot as before npu-bsp took it over"
     return (
         f"{host}: from its next boot on it boots as before (restored: {back})\n"
-        "  /npu-bsp on its boot partition and /var/lib/npu-bsp may be removed after that"
+        "  its boot partition is as it was; /var/lib/npu-bsp may be removed once it has rebooted"
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import re
 
 from .board import RIVALS, TAKEN_OVER, Board
 from .boot_files import Boot
@@ -18,17 +19,20 @@ from .files import (
     flush,
     flush_filesystem,
     make_way,
+    names_in,
     read,
     read_text,
     write_sector,
     write_whole,
 )
 from .frames import RefusedError
+from .kept_modules import KEPT, keep_modules
 
 TYPE_CHECKING = False  # see frames.py
 if TYPE_CHECKING:
     from .board import Record
 
+_OURS = re.compile(r"(usr/local/lib/npu-bsp|etc/systemd/system(/[a-z-]+\.target\.wants)?)/[a-z.-]+")
 SCRIPT = "boot.scr"
 OLD_SCRIPT = "boot-before-npu-bsp.scr"
 # What they are called while we boot the board; boot.cmd knows these names.
@@ -88,6 +92,7 @@ def take_in(board: Board, request: Record) -> Record:
         if not os.path.exists(place) or os.stat(place).st_size != len(content):
             write_whole(place, content)
         entries.append({"path": path, "sha256": digest, "size_bytes": len(content)})
+    keep_modules(board, str(entries[0]["sha256"]))
     return {"entries": entries}
 
 
@@ -112,7 +117,7 @@ def take_over(board: Board, request: Record) -> Record:
     return {"renamed": renamed}
 
 
-def give_back(board: Board) -> Record:
+def give_back(board: Board, request: Record | None = None) -> Record:
     """Undo ``take_over``: what booted the board before does so again."""
     mark = os.path.join(board.own, TAKEN_OVER)
     if not os.path.exists(mark):
@@ -138,9 +143,59 @@ def give_back(board: Board) -> Record:
             make_way(f"{board.fat}/{SCRIPT}")
     flush_filesystem(board.fat)
     make_way(f"{board.fat}/{OLD_SCRIPT}")
-    make_way(mark)
     _settle(board)
+    # What booted the board before is first again: nothing of ours is looked at any more.
+    _remove_own(board, mark)
+    if _running(board) is None:
+        _remove_rest(board, (request or {}).get("onboard", ()))
     return {"returned": returned}
+
+
+def give_up(board: Board, request: Record) -> Record:
+    """Remove what an adoption has made that ended before our script was installed; nothing else.
+
+    A board that has a good generation, or that was taken over, is left alone.
+    """
+    mark = os.path.join(board.own, TAKEN_OVER)
+    begun = os.path.isdir(board.own) and not os.path.exists(mark)
+    if not begun or any(name.endswith(".env") for name in names_in(board.own)):
+        return {"removed": False}
+    if b"npu-bsp" in read(f"{board.fat}/{SCRIPT}"):
+        return {"removed": False}
+    _remove_own(board, mark)
+    _remove_rest(board, request.get("onboard", ()))
+    return {"removed": True}
+
+
+def _running(board: Board) -> str | None:
+    words = dict(word.partition("=")[::2] for word in read_text(board.at("proc/cmdline")).split())
+    return words.get("npu_bsp.generation")
+
+
+def _remove_own(board: Board, mark: str) -> None:
+    """Remove our folder from the boot partition, the mark of the take-over as its last file."""
+    import shutil
+
+    for name in names_in(board.own):
+        path = f"{board.own}/{name}"
+        if path != mark:
+            shutil.rmtree(path) if os.path.isdir(path) else make_way(path)
+    flush_filesystem(board.fat)
+    make_way(mark)
+    os.rmdir(board.own)
+    _settle(board)
+
+
+def _remove_rest(board: Board, onboard: list[str]) -> None:
+    """Remove generations, kept modules and services of ours from the root; none of them runs."""
+    import shutil
+
+    for path in (board.store, board.at(KEPT)):
+        shutil.rmtree(path, ignore_errors=True)
+    for name in onboard:
+        if not _OURS.fullmatch(name):
+            raise RefusedError(f"{name!r} is no file of npu-bsp")
+        make_way(board.at(name))
 
 
 def _settle(board: Board) -> None:

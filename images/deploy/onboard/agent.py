@@ -16,7 +16,7 @@ import time
 import zlib
 
 from . import lease
-from .adopt import give_back, survey, take_in, take_over
+from .adopt import give_back, give_up, survey, take_in, take_over
 from .board import Board
 from .files import (
     SECTOR_BYTES,
@@ -45,6 +45,7 @@ _CHANGES = (
     "take-in",
     "take-over",
     "give-back",
+    "give-up",
     "arm",
     "disarm",
     "reboot",
@@ -164,7 +165,9 @@ def _answer(board: Board, request: Record, frames: Frames) -> Record:
     if what == "take-over":
         return take_over(board, request)
     if what == "give-back":
-        return give_back(board)
+        return give_back(board, request)
+    if what == "give-up":
+        return give_up(board, request)
     if what == "disarm":
         write_sector(os.path.join(board.own, "trial.env"), bytes(SECTOR_BYTES))
         return {}

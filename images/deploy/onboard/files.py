@@ -74,15 +74,22 @@ def flush_filesystem(path: str) -> None:
 
 
 def write_whole(path: str, content: bytes, mode: int = 0o644) -> None:
-    """Write a file beside its name, flush it, rename it: there is the old or the new, never half."""
+    """Write a file beside its name, flush it, rename it: there is the old or the new, never half.
+
+    What was begun and cannot be ended (a full disk) does not stay.
+    """
     os.makedirs(os.path.dirname(path), exist_ok=True)
     beside = path + PARTIAL
-    with open(beside, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fchmod(file.fileno(), mode)
-        os.fsync(file.fileno())
-    os.rename(beside, path)
+    try:
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        os.rename(beside, path)
+    except BaseException:
+        make_way(beside)
+        raise
     flush(os.path.dirname(path))
 
 

@@ -34,6 +34,7 @@ from .files import (
     write_whole,
 )
 from .frames import PATCH, Frames, RefusedError, from_ranges, ranges
+from .kept_modules import discard_modules
 from .patches import LARGEST_BYTES, Patches
 from .signature import check as check_signature
 from .signature import keep as keep_signature
@@ -427,4 +428,5 @@ def discard(board: Board, request: Record) -> Record:
         if name not in folders:
             shutil.rmtree(f"{board.store}/{name}", ignore_errors=True)
             removed.append(name)
+    discard_modules(board, sorted(keep))
     return {"removed": sorted(set(removed))}

@@ -52,6 +52,7 @@ ONBOARD_MODULES = (
     "lease",
     "signature",
     "patches",
+    "kept_modules",
     "stage",
     "boot_files",
     "adopt",

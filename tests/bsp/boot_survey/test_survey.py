@@ -19,7 +19,7 @@ from bsp.boot_survey import collect
 from bsp.boot_survey.facts import BootFacts, Kexec, Watchdog, facts_of
 from bsp.boot_survey.owners import slot_words
 from bsp.boot_survey.survey import Survey, survey_of
-from bsp.uboot import uboot_named
+from bsp.uboot import Trial, uboot_named
 
 CAPTURED = Path(__file__).parent / "captured"
 
@@ -137,6 +137,16 @@ def test_room_is_that_of_what_is_unpacked() -> None:
     assert "has room for 30 MB, this takes 70 MB" in found.ways[0].why
 
 
+def test_whether_uboot_runs_scripts() -> None:
+    evk = Trial("fat", "upstream's configuration")
+    unknown = Trial("asked", "the maker's own")
+    assert survey_of(board("fenix"), None, trial=evk).runs_scripts == "upstream's configuration"
+    assert survey_of(board("fenix"), None, trial=unknown).runs_scripts == ""
+    assert surveyed("armbian-vim3").runs_scripts == "it runs /boot/boot.scr today"
+    assert "boot_scripts" in surveyed("fenix", variables={"boot_scripts": "boot.scr"}).runs_scripts
+    assert "boot.scr.uimg" in surveyed("fenix", bootloader_words=("boot.scr.uimg",)).runs_scripts
+
+
 def test_uboots_that_run_no_scripts() -> None:
     phycore = uboot_named("phycore-imx8mp")
     assert phycore is not None
@@ -191,6 +201,7 @@ def make_disk(root: Path) -> None:
     """A disk with an MBR: FAT first and marked, then ext4; sysfs as Linux has it."""
     head = bytearray(1 << 17)
     head[446] = 0x80
+    head[4096:4110] = b"boot.scr.uimg\0"
     head[510:512] = b"\x55\xaa"
     fat, ext4 = bytearray(1 << 17), bytearray(1 << 17)
     fat[82:90] = b"FAT32   "
@@ -261,6 +272,7 @@ def test_the_collector_reads_a_board(tmp_path: Path) -> None:
     assert (first.kind, first.bootable, first.number, first.disk) == ("vfat", True, 1, "mmcblk1")
     assert (second.kind, second.bootable, second.start_bytes) == ("ext4", False, 2 * 8192 * 512)
     assert facts.chosen.initrd_bytes == 5000
+    assert facts.bootloader_words == ("boot.scr.uimg",)
     assert facts.variables == {"bootcmd": "run distro_bootcmd", "fdtfile": "x.dtb"}
     assert facts.there == ("/boot/board.dtb",)
     assert facts.kexec.wide_addresses is False

@@ -16,12 +16,14 @@ import shutil
 import struct
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bsp.base.errors import UserError
+from bsp.base.errors import BspError, UserError
 from bsp.base.process import run
+from bsp.uboot import Trial
 from images.bundle import manifest as bundles
 from images.deploy import in_place
 from images.deploy.adopt import adopt, undo
@@ -128,7 +130,7 @@ def test_what_runs_becomes_the_good_generation_and_is_given_back(
     assert tried.sent.sent_files == 1
 
     returned = undo(stock.target())
-    assert boot_files(stock) == before
+    assert files_of(stock.fat) == before
     assert set(returned) <= set(before)
     with pytest.raises(UserError, match="was not taken over"):
         undo(stock.target())
@@ -139,12 +141,14 @@ def test_what_runs_becomes_the_good_generation_and_is_given_back(
 def test_a_take_over_that_fails_leaves_the_board_as_it_was(
     stock: FakeBoard, behaviour: str
 ) -> None:
-    before = boot_files(stock)
+    before = files_of(stock.fat)
     stock.behave(behaviour)
     result = adopt(stock.target(timeout_s=2), board=None)
     assert result.outcome == "rolled-back", result
     assert "the old system runs" in result.problem
-    assert boot_files(stock) == before
+    assert files_of(stock.fat) == before
+    assert not files_of(stock.root / "var/lib/npu-bsp/generations")
+    assert not list((stock.root / "etc/systemd/system").rglob("npu-bsp*"))
     assert "npu_bsp" not in (stock.root / "proc/cmdline").read_text()
 
 
@@ -260,6 +264,39 @@ def test_a_system_with_two_copies_is_left_alone(
         with pytest.raises(UserError, match=re.escape(word)):
             adopt(stock.target(), board=None)
     assert boot_files(stock) == before
+
+
+def test_nothing_makes_way_for_a_script_that_may_not_run(
+    stock: FakeBoard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not (stock.fat / "extlinux").exists():
+        pytest.skip("this board boots by a script")
+    monkeypatch.setattr("images.deploy.adopt.trial_of", lambda _: Trial("asked", "not known"))
+    before = files_of(stock.fat)
+    with pytest.raises(UserError, match="whether its U-Boot runs boot scripts is not known"):
+        adopt(stock.target(), board=None)
+    assert files_of(stock.fat) == before
+
+
+def test_an_adoption_that_fails_in_the_middle_leaves_nothing(
+    stock: FakeBoard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The boot partition fills up while the kernel is copied, then while the generation is made."""
+    before = files_of(stock.fat)
+    for module, name in (("adopt", "take_in"), ("stage", "_finish")):
+        broken = (
+            f"\n_real = {name}\n"
+            f"def {name}(*words):\n"
+            "    import errno, os\n"
+            "    os.makedirs(words[0].files, exist_ok=True)\n"
+            "    open(words[0].files + '/0123.partial', 'wb').close()\n"
+            "    raise OSError(errno.ENOSPC, 'No space left on device')\n"
+        )
+        target = replace(stock.target(), additions={module: broken})
+        with pytest.raises(BspError, match=r"No space left|is full"):
+            adopt(target, board=None)
+        assert files_of(stock.fat) == before
+        assert not (stock.fat / "npu-bsp").exists()
 
 
 class CutError(Exception):

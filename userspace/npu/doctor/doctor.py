@@ -18,7 +18,7 @@ from bsp.boot_survey.survey import survey_of
 from bsp.profile import Board, load_board
 from bsp.remote.inventory import Host
 from bsp.remote.ssh import Connection, connect
-from bsp.uboot import uboot_of
+from bsp.uboot import trial_of, uboot_of
 
 from ..validate.machine import DEPLOYED_USERSPACE
 from .checks import examine, stack, subject_of
@@ -84,8 +84,10 @@ def _boot(facts: BootFacts | None, board: str | None) -> dict[str, Any] | None:
     """How a board boots today, as a document; None: that was not seen."""
     if facts is None:
         return None
-    uboot = uboot_of(load_board(board)) if board else None
-    return survey_of(facts, uboot).document()
+    profile = load_board(board) if board else None
+    if profile is None:
+        return survey_of(facts, None).document()
+    return survey_of(facts, uboot_of(profile), trial=trial_of(profile)).document()
 
 
 def ask(connection: Connection, userspace: str = DEPLOYED_USERSPACE) -> Completed:

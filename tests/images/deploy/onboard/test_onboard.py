@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 from images.deploy.boot.slots import ONBOARD_DIR
 from images.deploy.onboard.board import Board
+from images.deploy.onboard.kept_modules import KEPT, discard_modules, keep_modules
 
 GENERATION = "0123456789ab"
 
@@ -96,3 +99,76 @@ def test_the_boot_partition_is_where_the_profile_says_or_in_the_one_usual_place(
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/mounts").write_text(mounts + "\n")
     assert Board(str(tmp_path), "/boot/firmware").fat == f"{tmp_path}{place}"
+
+
+def adopted(root: Path) -> Path:
+    """A generation of the system's own kernel, whose modules are kept; returns the system's own."""
+    shutil.rmtree(root / f"var/lib/npu-bsp/generations/{GENERATION}/modules")
+    (root / "proc/version").write_text("Linux version 6.12.1 (x@y) #1\n")
+    own = root / "lib/modules/6.12.1"
+    (own / "kernel").mkdir(parents=True)
+    for name in ("modules.order", "modules.builtin", "kernel/m.ko"):
+        (own / name).write_text(f"content of {name}")
+    (own / "build").symlink_to("/usr/src/linux")
+    board = Board(str(root), "/boot/firmware")
+    keep_modules(board, "ab" * 32)
+    keep_modules(board, "ab" * 32)  # there already
+    return own
+
+
+def kept(root: Path) -> Path:
+    (folder,) = (root / KEPT).iterdir()
+    return folder / "6.12.1"
+
+
+def test_modules_of_an_adopted_kernel_outlive_an_upgrade(root: Path) -> None:
+    own = adopted(root)
+    assert (kept(root) / "kernel/m.ko").samefile(own / "kernel/m.ko")
+    assert not (kept(root) / "build").is_symlink()
+    assert script("activate", root).returncode == 0
+    assert not (root / "mounted").exists()
+    # The package is installed anew, under the same release: other files under the old names.
+    (own / "modules.order").unlink()
+    (own / "modules.order").write_text("content of a new build")
+    done = script("activate", root)
+    assert done.returncode == 0, done.stderr
+    mounted = (kept(root).parent / "mounted").resolve()
+    assert (root / "mounted").read_text() == f"--bind {mounted} {own}\n"
+    # What dpkg then does there is done to links of their own.
+    shutil.rmtree(mounted)
+    assert (kept(root) / "kernel/m.ko").read_text() == "content of kernel/m.ko"
+
+
+def test_modules_that_were_removed_come_back_at_the_next_boot(root: Path) -> None:
+    own = adopted(root)
+    shutil.rmtree(own)
+    assert script("activate", root).returncode == 0
+    assert (root / "mounted").exists()
+    (root / "proc/version").write_text("Linux version 6.12.1 (x@y) #2\n")  # another kernel's
+    (root / "mounted").unlink()
+    assert script("activate", root).returncode == 0
+    assert not (root / "mounted").exists()
+
+
+def test_modules_on_another_file_system_are_copied(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    own = adopted(root)
+    assert not (kept(root) / "kernel/m.ko").samefile(own / "kernel/m.ko")
+    assert script("activate", root).returncode == 0
+    assert not (root / "mounted").exists()
+
+
+def test_kept_modules_go_with_the_last_generation_of_their_kernel(root: Path) -> None:
+    adopted(root)
+    board = Board(str(root), "/boot/firmware")
+    manifest = root / f"var/lib/npu-bsp/generations/{GENERATION}/manifest.json"
+    manifest.write_text(json.dumps({"files": [{"path": "boot/kernel", "sha256": "ab" * 32}]}))
+    discard_modules(board, [GENERATION])
+    assert kept(root).is_dir()
+    discard_modules(board, [])
+    assert not list((root / KEPT).iterdir())

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: MIT
+"""The modules of an adopted kernel, kept where an update of the distribution does not remove them.
+
+Hard links, so that they take no room as long as the distribution has the same files. They are found again
+by the kernel's banner; ``activate`` mounts a second set of links where the system's are gone or others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+
+from .files import PARTIAL, flush_filesystem, names_in, read
+from .frames import RefusedError
+
+TYPE_CHECKING = False  # see frames.py
+if TYPE_CHECKING:
+    from .board import Board
+
+KEPT = "var/lib/npu-bsp/kept-modules"
+_OF = "kernel"  # a file beside them: the SHA-256 of the kernel that they are of
+
+
+def keep_modules(board: Board, kernel_sha256: str) -> None:
+    """Keep the running kernel's modules; nothing where it has none of its own.
+
+    Raises:
+        RefusedError: there is no room for them, on a file system of their own.
+    """
+    import shutil
+
+    release = board.release()
+    source = os.path.realpath(board.at(f"lib/modules/{release}"))
+    banner = read(board.at("proc/version"))
+    final = board.at(f"{KEPT}/{hashlib.sha256(banner).hexdigest()[:32]}")
+    if not os.path.isdir(source) or os.path.exists(f"{final}/{_OF}"):
+        return
+    beside = final + PARTIAL
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        os.makedirs(beside)
+        shutil.copytree(
+            source,
+            f"{beside}/{release}",
+            symlinks=True,
+            copy_function=_link,
+            ignore=lambda _, names: {"build", "source"} & set(names),
+        )
+        with open(f"{beside}/{_OF}", "w") as file:
+            file.write(kernel_sha256)
+        flush_filesystem(beside)
+        shutil.rmtree(final, ignore_errors=True)
+        os.rename(beside, final)
+    except (OSError, shutil.Error) as error:
+        raise RefusedError(f"the modules of {release} cannot be kept: {error}") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _link(source: str, target: str) -> None:
+    """Link a file; copy it where that is another file system."""
+    import shutil
+
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def discard_modules(board: Board, generations: list[str]) -> None:
+    """Remove the kept modules of kernels that no generation of these has."""
+    import shutil
+
+    kernels = set()
+    for name in generations:
+        content = read(f"{board.store}/{name}/manifest.json")
+        if content:
+            kernels |= {
+                entry.get("sha256")
+                for entry in json.loads(content)["files"]
+                if entry["path"] == "boot/kernel"
+            }
+    folder = board.at(KEPT)
+    for name in names_in(folder):
+        if read(f"{folder}/{name}/{_OF}").decode(errors="replace") not in kernels:
+            shutil.rmtree(f"{folder}/{name}", ignore_errors=True)
