@@ -231,7 +231,7 @@ def _refuse_unknown_script(how: Survey, rivals: list[str], host: str) -> None:
     """
     if rivals and not how.runs_scripts:
         raise UserError(
-            f"{host} boots by {how.layout.first or rivals[0]}, which would have to make way for our script; "
+            f"{how.layout.first or rivals[0]} boots {host} and would have to make way for our script: "
             "whether its U-Boot runs boot scripts is not known, and if not, nothing would boot it",
             hint="on its console, at U-Boot's prompt: `printenv boot_scripts` or `bootmeth list`. If it "
             "runs scripts, `extlinux.conf` may become a boot.scr of your own first; nothing was changed",
