@@ -21,13 +21,15 @@ from .face.flags import MESA
         "npu": "virtual:a311d, virtual:imx8mp or all",
         "silicon": "run Mesa's own tests, and compare with its lists of results from real boards",
         "quick": "about 115 generated models and one MobileNet in place of hundreds and three; "
-        "with --silicon an eighth of the tests",
+        "with --silicon an eighth of the tests; with --model this Mesa alone",
         "bisect": "GOOD..BAD: which commit of --source made it wrong; skips what does not build",
         "source": "with --bisect: path:DIR, a git repository of Mesa",
         "case": "with --bisect: a case of the sweep, by its name or a part that only one has",
-        "model": "with --bisect: a .tflite file (default: the quick sweep)",
+        "model": "judge this .tflite file or known model in place of a sweep: the first wrong operation, and "
+        "which Mesa is right; may be repeated; with --bisect one file (default: the quick sweep)",
         "timeout": "seconds for one model",
-    }
+    },
+    iterable=["model"],
 )
 def gate_mesa(
     _: Context,
@@ -41,7 +43,7 @@ def gate_mesa(
     bisect: str = "",
     source: str = "",
     case: str = "",
-    model: str = "",
+    model: list[str] | None = None,
     timeout: float = 180.0,
 ) -> Result:
     """Judge Mesa's delegate on virtual NPUs. Example: ./inv gate-mesa --suite sid --against 25.0.7."""
@@ -53,13 +55,21 @@ def gate_mesa(
                 "--bisect builds what it tests from --source",
                 hint="leave --package, --suite, --mesa, --against and --silicon out",
             )
-        return mesa_bisect.bisect(
-            mesa_bisect.BisectRequest(bisect, source, case, model, npu, timeout)
+        if len(model or []) > 1:
+            raise UserError("--bisect takes one --model", hint="bisect for one after the other")
+        request = mesa_bisect.BisectRequest(
+            bisect, source, case, "".join(model or []), npu, timeout
         )
-    if source or case or model:
-        raise UserError(
-            "--source, --case and --model are for --bisect", hint="add --bisect GOOD..BAD"
-        )
+        return mesa_bisect.bisect(request)
+    if source or case:
+        raise UserError("--source and --case are for --bisect", hint="add --bisect GOOD..BAD")
+    if model:
+        if against or silicon:
+            raise UserError(
+                "--model compares with every Mesa that is known",
+                hint="leave --against and --silicon out",
+            )
+        return _models(model, package, suite, mesa, npu, quick=quick, timeout_s=timeout)
     if silicon:
         from virtual.gates.silicon import gate
 
@@ -88,6 +98,27 @@ def gate_mesa(
     )
     code = 0 if document["verdict"] == "good" else FAILED_VALIDATION
     return Answer(document, gate_of_mesa.text_of(document), code)
+
+
+def _models(
+    names: list[str],
+    package: str,
+    suite: str,
+    mesa: str,
+    npu: str,
+    *,
+    quick: bool,
+    timeout_s: float,
+) -> Result:
+    from virtual.gates import model_gate
+    from virtual.gates.packages import named_delegate
+
+    if not (package or suite or mesa):
+        suite = model_gate.DEFAULT_SUITE
+    delegate = named_delegate(package, suite, mesa)
+    return model_gate.gate_models(
+        model_gate.ModelGateRequest(tuple(names), delegate, npu, quick=quick, timeout_s=timeout_s)
+    )
 
 
 @command(

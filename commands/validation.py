@@ -20,7 +20,7 @@ from .face.flags import ACCEPT_NEW_KEY, BOARD, HOST, HOSTS, MESA
         "npu": "virtual:a311d or virtual:imx8mp: this machine, with an emulated NPU",
         "exact": "with --npu: use TFLite's arithmetic instead of the hardware's predicted rounding",
         "strict": "with --npu: poison new memory, and fail the row where a job contradicts the model",
-        "mesa": f"with --npu: {MESA}",
+        "mesa": f"with --npu: Debian suite, version or .deb file of Mesa's delegate, or a {MESA}",
         "record": "with --npu: write a trace of the NPU's jobs to this file (npu.show, npu.replay)",
         "delegate": "all, cpu, cpu-reference, teflon, opencl, tim-vx, or PATH[:key=value;key=value]; "
         "several: separated by commas, or the flag repeated",
@@ -73,7 +73,6 @@ def smoke_test(
     from pathlib import Path
 
     from bsp.remote.inventory import resolve
-    from userspace.npu.mesa.manifest import named_mesa
     from userspace.npu.report import files as report_files
     from userspace.npu.report.report import text_of
     from userspace.npu.validate import smoke
@@ -109,7 +108,7 @@ def smoke_test(
             exact=exact,
             strict=strict,
             record=Path(record) if record else None,
-            mesa=named_mesa(mesa),
+            mesa=mesa,
         ),
     )
     report_files.after_run(document, where, wanted)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -260,15 +261,22 @@ class _Progress:
 
 
 def _cached(delegate: Delegate, npu: str, quick: bool) -> Path:
-    digest = hashlib.sha256(f"{delegate.root.name} {npu} {quick}".encode())
+    digest = hashlib.sha256(f"{delegate.root.name} {npu} {quick} {source_digest()}".encode())
+    folder = cache_dir() / "gate"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{delegate.upstream}-{npu}-{digest.hexdigest()[:16]}.json"
+
+
+@functools.cache
+def source_digest() -> str:
+    """Return a hash of the sources that an outcome hangs on: emulator, sweep, and the writer of models."""
+    digest = hashlib.sha256()
     for path in sorted(file for source in _SOURCES for file in (source, *source.rglob("*"))):
         if path.parent.name == "device":
             continue  # QEMU's door: no case goes through it
         if path.suffix in (".py", ".c", ".toml"):
             digest.update(path.name.encode() + path.read_bytes())
-    folder = cache_dir() / "gate"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{delegate.upstream}-{npu}-{digest.hexdigest()[:16]}.json"
+    return digest.hexdigest()
 
 
 def _sweep_one(

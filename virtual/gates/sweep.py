@@ -112,6 +112,18 @@ class Runner:
         path = self._models.file(built.model)
         return self.run_file(path, list(built.inputs), npu, expected, name, kind, built)
 
+    def run_model(
+        self,
+        model: bytes,
+        inputs: list[NDArray[Any]],
+        npu: str,
+        expected: list[NDArray[Any]],
+        name: str,
+        kind: str,
+    ) -> Outcome:
+        """Run a model on one NPU, and judge it by ``expected``."""
+        return self.run_file(self._models.file(model), inputs, npu, expected, name, kind)
+
     def run_file(
         self,
         path: Path,

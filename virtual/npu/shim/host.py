@@ -53,6 +53,19 @@ class VirtualHost:
     emulator: Emulator
 
 
+@dataclass(frozen=True)
+class System:
+    """An arm64 system with a delegate of any version, to run the client in.
+
+    Attributes:
+        root: has Python, and libteflon.so where Debian's package has it.
+        version: of its Mesa.
+    """
+
+    root: Path
+    version: str
+
+
 def npu_name(text: str) -> str:
     """Return the NPU in ``virtual:NAME``.
 
@@ -75,7 +88,7 @@ def virtual_host(
     audit_for: Path | None = None,
     picture: Path | None = None,
     record: Path | None = None,
-    mesa: BuiltMesa | None = None,
+    mesa: BuiltMesa | System | None = None,
 ) -> Iterator[VirtualHost]:
     """Provide a machine with a virtual NPU for a block; the emulator's report is there afterwards.
 
@@ -85,7 +98,7 @@ def virtual_host(
         timeout_s: how long a client waits for one submit.
         poison: as ``session.emulator``; ``audit_for`` and ``picture`` likewise.
         record: file that gets a trace of all submissions.
-        mesa: a delegate that was built here, in place of the distribution's.
+        mesa: a delegate in place of the distribution's: one that was built here, or a system that has it.
 
     Raises:
         UserError: there is no such NPU; a tool is missing.
@@ -105,15 +118,21 @@ def virtual_host(
         yield VirtualHost(client_machine(running.environment, mesa), running)
 
 
-def client_machine(environment: dict[str, str], mesa: BuiltMesa | None = None) -> ThisMachine:
+def client_machine(
+    environment: dict[str, str], mesa: BuiltMesa | System | None = None
+) -> ThisMachine:
     """Return the arm64 userspace as a machine for the smoke test, with the shim loaded into it.
 
     Args:
         environment: what the shim needs; ``Emulator.environment``.
         mesa: as ``virtual_host``.
     """
-    userspace = payload.build_payload(distribution=DISTRIBUTION, mesa=mesa).folder
-    root = arm64_root()
+    if isinstance(mesa, System):
+        userspace = _without_libraries(payload.build_payload(distribution=DISTRIBUTION).folder)
+        root = mesa.root
+    else:
+        userspace = payload.build_payload(distribution=DISTRIBUTION, mesa=mesa).folder
+        root = arm64_root()
     # A crash of the client is a result; its memory image is not wanted.
     command: list[str | Path] = ["prlimit", "--core=0", qemu_user(), "-cpu", CPU, "-L", root]
     for key, value in {**environment, "LD_PRELOAD": str(shim.build("aarch64"))}.items():
@@ -122,10 +141,23 @@ def client_machine(environment: dict[str, str], mesa: BuiltMesa | None = None) -
     return ThisMachine(userspace=userspace, python=command)
 
 
-def _software(mesa: BuiltMesa | None) -> dict[str, str]:
+def _without_libraries(userspace: Path) -> Path:
+    """Return the payload without its delegate, so that the runner takes the system's."""
+
+    def make(target: Path) -> None:
+        target.mkdir()
+        for name in ("bin", "site", "manifest.json"):
+            (target / name).symlink_to(userspace / name)
+
+    return make_once(userspace.with_name(f"{userspace.name}-without-libraries"), make)
+
+
+def _software(mesa: BuiltMesa | System | None) -> dict[str, str]:
     """Versions of the parts that a trace may hang on."""
-    parts = payload.build_payload(distribution=DISTRIBUTION, mesa=mesa).manifest["parts"]
-    return {part["name"]: part["version"] for part in parts if part["name"] in _TRACED_PARTS}
+    built = None if isinstance(mesa, System) else mesa
+    parts = payload.build_payload(distribution=DISTRIBUTION, mesa=built).manifest["parts"]
+    found = {part["name"]: part["version"] for part in parts if part["name"] in _TRACED_PARTS}
+    return found | ({_TRACED_PARTS[0]: mesa.version} if isinstance(mesa, System) else {})
 
 
 def add_to_document(

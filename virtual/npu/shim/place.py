@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bsp.base.errors import UserError
-from userspace.npu.mesa.manifest import BuiltMesa
+from userspace.npu.mesa.manifest import BuiltMesa, read_built
 from userspace.npu.validate import label_image
 from userspace.npu.validate.records import SmokeDocument
 
+from ...gates.packages import find_delegate
 from . import host
 
 _RUNS = 3
@@ -28,14 +29,15 @@ class VirtualNpu:
         exact: it computes exactly as TFLite does, not as silicon is predicted to.
         strict: its new memory is poisoned, and what the model contradicts is a failure.
         record: file that gets a trace of what comes to it.
-        mesa: a delegate that was built here, in place of the distribution's.
+        mesa: a delegate in place of the distribution's: a suite, a version that one has, a .deb file, or a
+            folder that ``build-mesa`` made; "" for none.
     """
 
     npu: str
     exact: bool = False
     strict: bool = False
     record: Path | None = None
-    mesa: BuiltMesa | None = None
+    mesa: str = ""
 
     def smoke_test(self, request: label_image.SmokeTestRequest) -> SmokeDocument:
         """Run the test there, and return its document.
@@ -45,6 +47,7 @@ class VirtualNpu:
         """
         name = host.npu_name(self.npu)
         inputs = label_image.choose(request)
+        mesa = _named(self.mesa) if self.mesa else None
         # Times under emulation say nothing: a few runs, to see that they agree.
         request = replace(
             request,
@@ -62,7 +65,7 @@ class VirtualNpu:
             audit_for=inputs.model.path,
             picture=inputs.image.path,
             record=self.record,
-            mesa=self.mesa,
+            mesa=mesa,
         ) as there:
             document = label_image.smoke_test(
                 there.machine,
@@ -84,13 +87,20 @@ class VirtualNpu:
         return document
 
 
+def _named(mesa: str) -> BuiltMesa | host.System:
+    if Path(mesa).is_dir():
+        return read_built(Path(mesa).absolute())
+    delegate = find_delegate(mesa)
+    return host.System(delegate.root, delegate.version)
+
+
 def virtual_npu(
     npu: str,
     *,
     exact: bool = False,
     strict: bool = False,
     record: Path | None = None,
-    mesa: BuiltMesa | None = None,
+    mesa: str = "",
 ) -> VirtualNpu | None:
     """Return the virtual NPU that the flags choose; None without ``npu``.
 

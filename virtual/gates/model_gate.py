@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: MIT
+"""``gate-mesa --model``: is a model right, which operation is the first wrong one, which Mesa is right?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from bsp.base.cache import cache_dir, write_atomically
+from bsp.base.errors import BspError, UserError
+from bsp.base.output import table
+from bsp.base.progress import say, step
+from bsp.base.result import FAILED_VALIDATION, Result
+from bsp.base.words import filled
+from userspace.npu.model.given import given
+from userspace.npu.model.graph import read_model
+from userspace.npu.model.prefix import prefix, sources
+from userspace.npu.validate import models
+
+from ..npu.identity import identity_names
+from ..npu.shim.host import PREFIX, npu_name
+from .mesa import source_digest
+from .model_runner import reference
+from .packages import SUITES, Delegate, find_delegate
+from .sweep import GOOD, REFUSED, Outcome, Runner, runner
+
+DEFAULT_SUITE = "trixie"
+_PICTURE = "grace_hopper.bmp"
+_RIGHT = (GOOD, REFUSED)
+_KNOWN_SUITES = SUITES[1:]
+"""What a model is compared with: bookworm-backports has another delegate, that fewer models run on."""
+
+
+@dataclass(frozen=True)
+class ModelGateRequest:
+    """What to judge.
+
+    Attributes:
+        models: .tflite files, or names of known models.
+        delegate: as ``find_delegate`` takes it.
+        npu: ``virtual:NAME`` or ``all``.
+        quick: leave out which other Mesa is right.
+    """
+
+    models: tuple[str, ...]
+    delegate: str
+    npu: str = "all"
+    quick: bool = False
+    timeout_s: float = 180.0
+
+
+@dataclass(frozen=True)
+class ModelGateResult(Result):
+    """Verdicts of models."""
+
+    contents: dict[str, Any]
+
+    def document(self) -> dict[str, Any]:
+        """Return the document."""
+        return self.contents
+
+    def text(self) -> str:
+        """Return the text."""
+        return _text(self.contents)
+
+    @property
+    def exit_code(self) -> int:
+        """Return 4 where a model is not right."""
+        return 0 if self.contents["verdict"] == "good" else FAILED_VALIDATION
+
+
+def gate_models(request: ModelGateRequest) -> ModelGateResult:
+    """Judge models with a Mesa on virtual NPUs, in exact mode.
+
+    Raises:
+        UserError: there is no such model, Mesa or NPU, or TFLite itself does not run a model.
+        InfrastructureError: packages cannot be had, or the client does not start.
+    """
+    npus = identity_names() if request.npu == "all" else [npu_name(request.npu)]
+    subjects = [_Subject.read(name) for name in request.models]
+    delegate = find_delegate(request.delegate)
+    runs = {subject.name: _runs(subject, npus, delegate, request.timeout_s) for subject in subjects}
+    others: dict[str, dict[str, list[str]]] = {subject.name: {} for subject in subjects}
+    if not request.quick:
+        for other in _others(delegate):
+            for subject in subjects:
+                wrong = [run["npu"] for run in runs[subject.name] if run["verdict"] not in _RIGHT]
+                for run in _runs(subject, wrong, other, request.timeout_s, bisect=False):
+                    if run["verdict"] in _RIGHT:
+                        others[subject.name].setdefault(run["npu"], []).append(other.version)
+    documents = []
+    for subject in subjects:
+        found = [
+            {
+                **run,
+                "npu": PREFIX + run["npu"],
+                "right_with": others[subject.name].get(run["npu"], []),
+            }
+            for run in runs[subject.name]
+        ]
+        documents.append(
+            {
+                "name": subject.name,
+                "sha256": subject.sha256,
+                "inputs": list(subject.given),
+                "runs": found,
+            }
+        )
+    good = all(run["verdict"] in _RIGHT for each in documents for run in each["runs"])
+    return ModelGateResult(
+        {
+            "format": 1,
+            "package": {
+                "version": delegate.version,
+                "upstream": delegate.upstream,
+                "origin": delegate.origin,
+            },
+            "npus": [PREFIX + npu for npu in npus],
+            "compared_others": not request.quick,
+            "models": documents,
+            "verdict": "good" if good else "not good",
+        }
+    )
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A model, what its inputs get, and the right outputs of its graph up to an operation."""
+
+    name: str
+    sha256: str
+    content: bytes
+    inputs: tuple[NDArray[Any], ...]
+    given: tuple[str, ...]
+
+    @classmethod
+    def read(cls, name: str) -> _Subject:
+        content = models.find(name, "model").path.read_bytes()
+        read_model(content, what=name)
+        try:
+            values, words = given(content, (), models.find(_PICTURE, "image").path)
+        except BspError:
+            values, words = given(content)  # no picture fits, or it cannot be had
+        digest = hashlib.sha256(content).hexdigest()
+        return cls(Path(name).name, digest, content, values, words)
+
+
+def _others(delegate: Delegate) -> list[Delegate]:
+    found: dict[str, Delegate] = {}
+    for suite in _KNOWN_SUITES:
+        try:
+            other = find_delegate(suite)
+        except BspError as error:
+            say(f"Mesa of {suite} is not compared: {error.message}")
+            continue
+        if other.version != delegate.version:
+            found.setdefault(other.version, other)
+    return list(found.values())
+
+
+def _runs(
+    subject: _Subject,
+    npus: Sequence[str],
+    delegate: Delegate,
+    timeout_s: float,
+    *,
+    bisect: bool = True,
+) -> list[dict[str, Any]]:
+    """Return a model's verdict on each NPU; from the cache, if nothing that it hangs on has changed."""
+    places = {npu: _cached(subject, npu, delegate, bisect=bisect) for npu in npus}
+    missing = [npu for npu in npus if not places[npu].exists()]
+    if missing:
+        with (
+            step(f"Running {subject.name} with Mesa {delegate.version}") as now,
+            runner(delegate, timeout_s=timeout_s) as client,
+        ):
+            for npu in missing:
+                found = _judged(client, subject, npu, bisect=bisect, note=now.note)
+                write_atomically(places[npu], json.dumps(found).encode())
+    return [json.loads(places[npu].read_bytes()) for npu in npus]
+
+
+def _cached(subject: _Subject, npu: str, delegate: Delegate, *, bisect: bool) -> Path:
+    text = f"{subject.sha256} {subject.given} {delegate.root.name} {npu} {bisect} {source_digest()}"
+    folder = cache_dir() / "gate" / "models"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
+
+
+def _judged(
+    client: Runner, subject: _Subject, npu: str, *, bisect: bool, note: Callable[[str], None]
+) -> dict[str, Any]:
+    def run(model: bytes) -> Outcome:
+        right = _right(subject, model)
+        return client.run_model(model, list(subject.inputs), npu, right, subject.name, "model")
+
+    note(npu)
+    outcome = run(subject.content)
+    found = {
+        "npu": npu,
+        "verdict": outcome.status,
+        "different": outcome.different,
+        "values": outcome.values,
+        "largest": outcome.largest,
+        "blame": outcome.blame,
+        "evidence": outcome.evidence,
+        "note": outcome.note,
+        "first_wrong": None,
+    }
+    if bisect and outcome.status not in _RIGHT:
+        first, seen = first_wrong(
+            sources(subject.content),
+            lambda index: _is_wrong(run, subject.content, index, npu, note),
+        )
+        if first is not None:
+            operation = read_model(subject.content).operations[first]
+            found["first_wrong"] = {"index": first, "operation": operation.kind, "runs": seen}
+            own = run(prefix(subject.content, first))
+            found |= {"blame": own.blame, "evidence": own.evidence or outcome.evidence}
+    return found
+
+
+def _right(subject: _Subject, model: bytes) -> list[NDArray[Any]]:
+    try:
+        return reference(model, list(subject.inputs))
+    except ValueError as error:
+        raise UserError(
+            f"TFLite itself does not run {subject.name}: {error}",
+            hint="./inv model-report says what is odd about a model",
+        ) from error
+
+
+def _is_wrong(
+    run: Callable[[bytes], Outcome],
+    model: bytes,
+    index: int,
+    npu: str,
+    note: Callable[[str], None],
+) -> bool:
+    note(f"{npu}: is it right up to operation {index}?")
+    return run(prefix(model, index)).status not in _RIGHT
+
+
+def first_wrong(
+    needs: Sequence[Sequence[int]], is_wrong: Callable[[int], bool]
+) -> tuple[int | None, int]:
+    """Return the first operation up to which a graph is wrong, and how many prefixes were run.
+
+    Where a graph is right up to an operation, all that it needs is taken for right. None: each prefix is
+    right, only the whole is not.
+
+    Args:
+        needs: of each operation the operations that it needs, itself among them, in order.
+        is_wrong: whether the graph up to an operation comes out wrong.
+    """
+    candidates = list(range(len(needs)))
+    wrong: int | None = None
+    count = 0
+    while candidates:
+        # Of the last one known to be wrong everything else is right: that is the one.
+        if wrong is not None and candidates == [wrong]:
+            return wrong, count
+        others = [each for each in candidates if each != wrong]
+        middle = others[len(others) // 2]
+        count += 1
+        if is_wrong(middle):
+            wrong = middle
+            candidates = [each for each in candidates if each in set(needs[middle])]
+        else:
+            candidates = [each for each in candidates if each not in set(needs[middle])]
+    return wrong, count
+
+
+def _text(document: dict[str, Any]) -> str:
+    package = document["package"]
+    lines = [f"Mesa {package['version']} ({package['origin']}): {document['verdict']}", ""]
+    rows = []
+    for model in document["models"]:
+        for run in model["runs"]:
+            first = run["first_wrong"]
+            rows.append(
+                (
+                    model["name"],
+                    run["npu"].removeprefix(PREFIX),
+                    run["verdict"],
+                    f"{run['different']} of {run['values']}" if run["values"] else "",
+                    f"{first['index']} {first['operation']}" if first else "",
+                    ", ".join(run["right_with"]),
+                )
+            )
+    lines.append(
+        table(("model", "npu", "verdict", "differ", "first wrong operation", "right with"), rows)
+    )
+    for model in document["models"]:
+        for run in model["runs"]:
+            said = run["evidence"] if run["verdict"] not in _RIGHT else run["note"]
+            if said:
+                text = filled(said, first="  ", rest="    ")
+                lines += ["", f"{model['name']} on {run['npu']}:", *text.splitlines()]
+    lines += ["", "An emulator's verdict: it reads what Mesa submits; silicon has the last word."]
+    return "\n".join(lines)
