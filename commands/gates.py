@@ -25,8 +25,8 @@ from .face.flags import MESA
         "bisect": "GOOD..BAD: which commit of --source made it wrong; skips what does not build",
         "source": "with --bisect: path:DIR, a git repository of Mesa",
         "case": "with --bisect: a case of the sweep, by its name or a part that only one has",
-        "model": "judge this .tflite file or known model in place of a sweep: the first wrong operation, and "
-        "which Mesa is right; may be repeated; with --bisect one file (default: the quick sweep)",
+        "model": "judge this .tflite file or known model in place of a sweep: its first wrong operation, "
+        "and which Mesa is right; may be repeated; with --bisect one file (default: the quick sweep)",
         "timeout": "seconds for one model",
     },
     iterable=["model"],

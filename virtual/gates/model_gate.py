@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,9 @@ from bsp.base.output import table
 from bsp.base.progress import say, step
 from bsp.base.result import FAILED_VALIDATION, Result
 from bsp.base.words import filled
-from userspace.npu.model.given import given
 from userspace.npu.model.graph import read_model
 from userspace.npu.model.prefix import prefix, sources
+from userspace.npu.model.trial.given import given
 from userspace.npu.validate import models
 
 from ..npu.identity import identity_names
@@ -112,7 +113,7 @@ def gate_models(request: ModelGateRequest) -> ModelGateResult:
                 "runs": found,
             }
         )
-    good = all(run["verdict"] in _RIGHT for each in documents for run in each["runs"])
+    good = all(run["verdict"] in _RIGHT for found in runs.values() for run in found)
     return ModelGateResult(
         {
             "format": 1,
@@ -214,16 +215,28 @@ def _judged(
         "first_wrong": None,
     }
     if bisect and outcome.status not in _RIGHT:
+        needs = sources(subject.content)
         first, seen = first_wrong(
-            sources(subject.content),
+            needs,
             lambda index: _is_wrong(run, subject.content, index, npu, note),
         )
         if first is not None:
             operation = read_model(subject.content).operations[first]
             found["first_wrong"] = {"index": first, "operation": operation.kind, "runs": seen}
             own = run(prefix(subject.content, first))
-            found |= {"blame": own.blame, "evidence": own.evidence or outcome.evidence}
+            said = renumbered(own.evidence, needs[first]) or outcome.evidence
+            found |= {"blame": own.blame or outcome.blame, "evidence": said}
     return found
+
+
+def renumbered(text: str, operations: Sequence[int]) -> str:
+    """Return what was said of a prefix with the operations' places in the whole model."""
+
+    def whole(match: re.Match[str]) -> str:
+        place = int(match[1])
+        return f"operation {operations[place] if place < len(operations) else place} ("
+
+    return re.sub(r"operation (\d+) \(", whole, text)
 
 
 def _right(subject: _Subject, model: bytes) -> list[NDArray[Any]]:
