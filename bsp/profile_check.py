@@ -24,7 +24,7 @@ from .profile_mistakes import Missing, mistakes, wrong_soc
 from .profile_tree_check import tree_mistakes
 
 _MOST_MISTAKES = 50
-_COMMANDS = ("dtc", "fdtput", "findmnt", "lsmod")
+_COMMANDS = ("dtc", "fdtput", "findmnt", "gzip", "lsmod")
 
 
 @dataclass(frozen=True)

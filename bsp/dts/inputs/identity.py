@@ -22,6 +22,8 @@ from ..npu.required_changes import Change, for_vendor, newer_kernel
 from ..tree import Tree
 from .given import board_tree
 
+OTHER_BOARD = "./inv boards lists the boards; --board has to fit the tree"
+
 
 def check_identity(tree: Tree, board: Board, what: str, *, newer: str = "") -> None:
     """Refuse the device tree of another board.
@@ -79,7 +81,7 @@ def _refuse_another(tree: Tree, board: Board, what: str, newer: str) -> None:
     raise UserError(
         f"{what} is of another board than {board.name}: expected root compatible "
         f"{board.compatible[0]!r}, found {', '.join(map(repr, tree.compatible)) or 'none'}",
-        hint="./inv boards lists the boards; --board has to fit the tree",
+        hint=OTHER_BOARD,
     )
 
 

@@ -16,7 +16,7 @@ from ..npu.owners import refuse_two_owners, vendor_of
 from ..npu.required_changes import plan_changes
 from ..npu.switched_off import refuse_switched_off
 from .given import board_tree
-from .identity import check_identity
+from .identity import OTHER_BOARD, check_identity
 from .upstream import newer_tree
 
 State = Literal[
@@ -61,7 +61,12 @@ def own_tree(board: Board, npu: Npu) -> OwnTree | None:
         _, tree = board_tree(file, flag="dtb =")
         check_identity(tree, board, file.name, newer=hint)
     except UserError as error:
-        return OwnTree(file, "no tree", error.message, error.hint)
+        advice = error.hint
+        if advice == OTHER_BOARD:
+            advice = (
+                f"put this board's tree in place of {file}, or correct 'compatible' in the profile"
+            )
+        return OwnTree(file, "no tree", error.message, advice)
     has_node = npu.compatible in tree.strings(npu.node, "compatible")
     try:
         changes = plan_changes(tree, npu, what=file.name, newer=hint)

@@ -100,6 +100,8 @@ class Reasons:
             return (_without_prompt(symbol), *_selected_by(symbol))
         if asked == "n":
             return tuple(_why_on(symbol))
+        if asked == "m" and symbol.str_value == "y" and self._has_no_modules():
+            return ("MODULES is n, so that what would be a module is built in",)
         wanted = {"y": 2, "m": 1}.get(asked, 2)
         lines = _unmet(symbol.direct_dep, wanted, 0, {name})
         if lines:
@@ -119,6 +121,10 @@ class Reasons:
                 if kconfiglib.expr_value(condition):
                     return (f"it has to be between {low.str_value} and {high.str_value}",)
         return tuple(_selected_by(symbol))
+
+    def _has_no_modules(self) -> bool:
+        modules = self._kconfig.modules
+        return bool(modules.nodes) and kconfiglib.expr_value(modules) == 0
 
     def is_known(self, name: str) -> bool:
         """Whether this kernel has a symbol of that name."""

@@ -13,6 +13,7 @@ from bsp.base.errors import UserError
 from bsp.dts.build import DtsResult, build_dts
 from bsp.dts.inputs.own_tree import own_tree
 from bsp.profile import board_file, load_board, npu_of, read_board
+from bsp.profile_check import check_profile
 from bsp.qemu.base_dtb import base_dtb
 
 from ...support.fake_boot import compile_dtb
@@ -134,6 +135,16 @@ def test_a_tree_that_cannot_be_used_does_not_stop_the_list(own_profiles: Path) -
     assert "cannot read" in next(row for row in rows if row["name"] == "acme")["dtb_problem"]
     assert "no tree" in describe.boards_table(rows)
     assert "cannot read" in " ".join(describe.board_text("acme").split())
+
+
+def test_a_tree_of_another_board_beside_a_profile_has_a_hint_that_can_be_followed(
+    own_profiles: Path,
+) -> None:
+    profile(own_profiles, NODE.format(more=POWER), compatible="acme,two")
+    found = next(each for each in check_profile("acme").missing if each.key == "dtb")
+    assert "is of another board than acme" in found.why
+    assert "put this board's tree in place of" in found.next
+    assert "--board" not in found.next
 
 
 def test_a_profile_without_any_tree_says_so(own_profiles: Path, tmp_path: Path) -> None:

@@ -131,6 +131,11 @@ def test_a_prompt_that_is_not_shown(tree: Path) -> None:
     assert "EXPERT, which is n" in reasons["FUTEX"][1]
 
 
+def test_a_module_that_is_built_in_has_a_reason(tree: Path) -> None:
+    reasons = reasons_for(tree, "# CONFIG_MODULES is not set\nCONFIG_DRM=m\n")
+    assert reasons["DRM"] == ("MODULES is n, so that what would be a module is built in",)
+
+
 def test_vendors_symbols_are_known_by_name(tree: Path) -> None:
     reasons = reasons_for(
         tree,

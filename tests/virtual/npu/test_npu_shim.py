@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 
 from bsp.base.errors import UserError
+from tests.support.models.small_nets import Net
 from tests.support.npu import layers as npu_layers
 from tests.support.npu.jobs import Bench, bench_for, load_state
 from tests.virtual.npu.test_npu_engine import convolution
@@ -348,6 +349,28 @@ def test_a_fault_fails_the_row_that_mesa_passes() -> None:
         document = {"results": [dict(row)], "verdict": "pass"}
         host.add_to_document(document, "a311d", "hw", emulator, strict=strict)
         assert document["verdict"] == verdict
+
+
+def test_each_wrong_output_has_a_finding_though_another_has_one_already() -> None:
+    net = Net(8)
+    shared = net.conv(0, 8)
+    last = net.conv(shared, 4)
+    model = net.model(
+        [shared, last]
+    )  # the first comes channel by channel; the last has a wrong bias
+    outputs = [{"index": number, "problem": "wrong", "order": ""} for number in (0, 1)]
+    row = {"delegate": "teflon", "status": "fail", "reason": "both are wrong", "latency_ms": {},
+           "outputs": outputs, "delegated_nodes": [0, 1]}  # fmt: skip
+    said = "operation 1 (CONV_2D) NN job 2: bias: expected 1, found 2 [submission]"
+    report = [{"nn_jobs": 3, "tp_jobs": 1, "faults": [], "findings": [said], "wrong": [said]}]
+    document: Any = {"results": [row], "verdict": "fail"}
+    seen = session.Emulator("a311d", Path(), {}, report)
+    host.add_to_document(document, "a311d", "hw", seen, model=model)
+    first, second = document["npu"]["wrong"]
+    assert first == said
+    assert second.startswith("operation 0 (CONV_2D): order of ")
+    assert document["npu"]["findings"] == [first, second]
+    assert document["results"][0]["reason"] == f"not what the model says: {said}; both are wrong"
 
 
 @pytest.mark.parametrize("name", ["teflon", "teflon:a=b"])

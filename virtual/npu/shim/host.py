@@ -173,7 +173,8 @@ def add_to_document(
 
     Mesa returns garbage or zeros after a fault, and no error: only the emulator knows. A finding that says
     that values are wrong fails the row in every mode; with ``strict`` one of a job that is not understood
-    does so, too. Where outputs are wrong and no finding says why, ``explain`` does, from the model's file.
+    does so, too. Of operations that outputs are wrong for and no finding names, ``explain`` says why, from
+    the model's file.
     """
     jobs = sum(client["nn_jobs"] + client["tp_jobs"] for client in seen.report)
     document["npu"] = {
@@ -189,11 +190,16 @@ def add_to_document(
         if row["delegate"].partition(":")[0] != TEFLON:
             continue
         problems = _problems(row, seen, jobs, strict=strict)
-        if model and row["latency_ms"] is not None and not seen.faults and not seen.wrong:
-            missing = [str(each) for each in explain(row, model)]
+        if model and row["latency_ms"] is not None and not seen.faults:
+            named = " ".join(seen.wrong)
+            missing = [
+                str(each)
+                for each in explain(row, model)
+                if not each.operation or each.operation not in named
+            ]
             document["npu"]["findings"] += missing
-            document["npu"]["wrong"] = missing
-            if missing:
+            document["npu"]["wrong"] = [*seen.wrong, *missing]
+            if missing and not seen.wrong:
                 problems = [
                     f"not what the model says: {missing[0]}",
                     *(problems or [row["reason"]]),
