@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: MIT
+"""Our boot script in the U-Boots of boards: it needs nothing that they lack (env import, setexpr, sysboot)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bsp.profile import load_board
+from bsp.qemu.base_dtb import base_dtb
+from images.deploy.boot import state
+from tests.images.deploy.boot.test_boot_script import CASES, boot
+from virtual.uboots.build import built
+from virtual.uboots.like import uboot_like
+
+pytestmark = [pytest.mark.full, pytest.mark.network, pytest.mark.timeout(1800)]
+
+UBOOTS = ("khadas-vim3", "imx8mp_evk", "rock5b-rk3588", "verdin-imx8mp")
+
+
+@pytest.mark.parametrize("name", UBOOTS)
+@pytest.mark.parametrize("case", ["a trial that lives", "a trial that panics", "good torn"])
+def test_a_trial_is_spent_and_the_good_one_comes_back(case: str, name: str, tmp_path: Path) -> None:
+    disk, expected = CASES[case]
+    booted = boot(
+        disk, tmp_path, base_dtb(load_board("virtual")), built(uboot_like(f"like:{name}"))
+    )
+    assert booted.slots == expected, booted.console
+    assert booted.trial == state.SPENT
