@@ -122,9 +122,11 @@ def table_of(layout: Layout, where: Places) -> str:
 
 def fstab(layout: Layout, where: Places) -> str:
     """Return the mounts of a board in a layout."""
-    lines = [f"UUID={where.root_uuid}  /  ext4  rw,relatime  0  1"]
+    lines = [f"UUID={where.root_uuid}  /  ext4  rw,relatime  0  0"]
     if layout.fat:
-        lines.append(f"UUID={where.fat_uuid}  {layout.fat.mount}  vfat  rw,umask=077  0  2")
+        # On a busy machine udev takes longer than the minute and a half that systemd waits for a device.
+        options = "rw,umask=077,x-systemd.device-timeout=300"
+        lines.append(f"UUID={where.fat_uuid}  {layout.fat.mount}  vfat  {options}  0  0")
     return "\n".join(lines) + "\n"
 
 

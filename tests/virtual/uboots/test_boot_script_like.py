@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Our boot script in the U-Boots of boards: it needs nothing that they lack (env import, setexpr, sysboot)."""
+"""Our boot script in the U-Boots of boards: it needs nothing that they lack."""
 
 from __future__ import annotations
 
