@@ -235,8 +235,8 @@ class Bench:
 
     def stream(self) -> NDArray[np.uint32]:
         """The words of the submit: one job of one task."""
-        outputs = self.outputs
-        head = [1, 1, 1, len(outputs), COMMANDS, self.command_count]
+        outputs = [word for each in self.outputs for word in (each, self.contents[each].size)]
+        head = [1, 1, 1, len(self.outputs), COMMANDS, self.command_count]
         return np.array([*head, INPUT, *outputs], np.uint32)
 
     def run(self) -> NDArray[np.uint8]:

@@ -7,8 +7,9 @@ address space; a job may write the ones only that it names as outputs, for the k
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..faults import FaultError, MemoryFaultError
 from ..finding import Finding
-from ..jobs import JobRecord
+from ..jobs import JobRecord, Step, Watch
 from ..memory import Access, Bytes, Memory
 from . import arithmetic
 from .model import Model
@@ -26,15 +27,23 @@ from .task import Task, parse
 from .weights import read_weights
 
 Words = NDArray[np.uint32]
+UNIT = "CNA"
+"""The unit that reads a task's input; it stands for all that a task starts."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job of a submit: (address, commands) of each task; addresses of its buffers."""
+    """One job of a submit.
+
+    Attributes:
+        tasks: address and number of the commands of each.
+        inputs: addresses of the buffers that it reads.
+        outputs: address and size of those that it writes.
+    """
 
     tasks: Sequence[tuple[int, int]]
     inputs: Sequence[int]
-    outputs: Sequence[int]
+    outputs: Sequence[tuple[int, int]]
 
 
 def jobs_of(stream: Words) -> list[Job]:
@@ -54,32 +63,32 @@ def jobs_of(stream: Words) -> list[Job]:
     jobs = []
     for _ in range(take(1)[0]):
         tasks, inputs, outputs = take(3)
-        pairs = take(2 * tasks)
-        jobs.append(
-            Job(list(zip(pairs[::2], pairs[1::2], strict=True)), take(inputs), take(outputs))
-        )
+        jobs.append(Job(_pairs(take(2 * tasks)), take(inputs), _pairs(take(2 * outputs))))
     if next(words, None) is not None:
         raise FaultError("submit", "its end", "more words")
     return jobs
 
 
+def _pairs(words: Sequence[int]) -> list[tuple[int, int]]:
+    return list(zip(words[::2], words[1::2], strict=True))
+
+
 class _JobMemory:
     """A client's memory, of which a job may write only the buffers that it names."""
 
-    def __init__(self, memory: Memory, outputs: Sequence[int]) -> None:
+    def __init__(self, memory: Memory, job: Job) -> None:
         self._memory = memory
-        self._outputs = sorted(outputs)
+        self._outputs = job.outputs
 
     def view(self, address: int, size_bytes: int, access: Access) -> Bytes:
         """As ``Memory.view``."""
-        if Access.WRITE in access:
-            # A view never reaches over the end of a buffer: whose beginning lies before it decides.
-            before = [each for each in self._outputs if each <= address]
-            if not before:
-                raise MemoryFaultError(
-                    "out_bo_handles", "the buffer that is written", "others", address=address
-                )
-            self._memory.view(before[-1], address - before[-1] + size_bytes, access)
+        if Access.WRITE in access and not any(
+            start <= address and address + size_bytes <= start + size
+            for start, size in self._outputs
+        ):
+            raise MemoryFaultError(
+                "out_bo_handles", "the buffer that is written", "others", address=address
+            )
         return self._memory.view(address, size_bytes, access)
 
 
@@ -91,6 +100,7 @@ class Engine:
         memory: the client's memory; a door may replace it between submits.
         on_job: called after each task.
         model: what is compared with each task, and computes it as TFLite does in exact mode.
+        watch: told of each task's begin and end, also of those that fail.
         findings: what was odd but could be run.
     """
 
@@ -99,6 +109,7 @@ class Engine:
     memory: Memory
     on_job: Callable[[JobRecord], None] | None = None
     model: Model | None = None
+    watch: Watch | None = None
     findings: list[Finding] = field(default_factory=list)
     jobs: int = 0
     tasks: int = 0
@@ -109,31 +120,46 @@ class Engine:
         Raises:
             FaultError: a job is wrong; tasks before it have run.
         """
+        for step in self.steps(stream):
+            step.run()
+
+    def steps(self, stream: Words) -> Iterator[Step]:
+        """Yield the steps of a submit: its tasks.
+
+        Raises:
+            FaultError: the words are no submit.
+        """
         for job in jobs_of(stream):
             self.jobs += 1
             for address, count in job.tasks:
-                self._task(self.jobs, job, address, count)
+                run = functools.partial(self._task, self.jobs, job, address, count)
+                yield Step(UNIT, address, run)
 
     def _task(self, job_number: int, job: Job, address: int, count: int) -> None:
         started = time.perf_counter()
         number = self.tasks
         self.tasks += 1
+        if self.watch:
+            self.watch.job_begins(UNIT, address)
         try:
             commands = self.memory.view(address, 8 * count, Access.READ).view(np.uint64)
             task = parse(fields_of(commands))
-            operation, found = self._run(job_number, task, _JobMemory(self.memory, job.outputs))
+            operation, found = self._run(job_number, task, _JobMemory(self.memory, job))
             for finding in found:
-                self._note(replace(finding, job=number, unit="CNA", operation=operation))
+                self._note(replace(finding, job=number, unit=UNIT, operation=operation))
         except FaultError as error:
-            error.at(job=number, unit="CNA", address=address)
+            error.at(job=number, unit=UNIT, address=address)
+            if self.watch:
+                self.watch.job_ends(None)
             raise
+        seconds = time.perf_counter() - started
+        record = JobRecord(
+            number, UNIT, address, task.describe(), operation, seconds, macs=task.macs
+        )
+        if self.watch:
+            self.watch.job_ends(record)
         if self.on_job:
-            seconds = time.perf_counter() - started
-            self.on_job(
-                JobRecord(
-                    number, "CNA", address, task.describe(), operation, seconds, macs=task.macs
-                )
-            )
+            self.on_job(record)
 
     def _note(self, finding: Finding) -> None:
         """Keep a finding, unless there are very many or another task had it before."""

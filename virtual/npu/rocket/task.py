@@ -132,6 +132,11 @@ class Task:
         return self.width * (atoms // 4) + rest
 
     @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights as they are stored."""
+        return self.kernel_height * self.kernel_width * self.aligned_channels * self.kernels
+
+    @property
     def macs(self) -> int:
         """Multiplications, without those with channels that only fill an atom."""
         each = 1 if self.depthwise else self.channels

@@ -38,8 +38,7 @@ def read_weights(task: Task, memory: Memory) -> NDArray[np.int16]:
     """
     sizes = group_sizes(task.aligned_channels, depthwise=task.depthwise)
     taps = task.kernel_height * task.kernel_width
-    stored = taps * task.kernels * sum(sizes)
-    data = memory.view(task.weights_address, stored, Access.READ).view(np.int8)
+    data = memory.view(task.weights_address, task.weight_bytes, Access.READ).view(np.int8)
     result = np.empty((task.kernels, sum(sizes), taps), np.int16)
     place = 0
     for first in range(0, task.kernels, _KERNELS):

@@ -6,7 +6,7 @@
  * All of a process's buffers are in the NPU's address space while they live, as rocket_gem.c maps them.
  * A submit's jobs become one stream of 32-bit words, in the order in which the kernel would begin them:
  * job_count, then for each job: task_count, in_count, out_count, each task's address and number of
- * commands, the addresses of the buffers that it reads, and of those that it writes.
+ * commands, the addresses of the buffers that it reads, and address and size of those that it writes.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -41,13 +41,16 @@ static uint32_t address_of(uint32_t handle)
 	return (uint32_t)(NPU_BASE + buffer_of(handle)->offset);
 }
 
-static int add_handles(struct words *words, uint64_t place, uint32_t count)
+static int add_handles(struct words *words, uint64_t place, uint32_t count, int with_sizes)
 {
 	const uint32_t *handles = (const void *)(uintptr_t)place;
 	int error = 0;
 
-	for (uint32_t i = 0; i < count && !error; i++)
+	for (uint32_t i = 0; i < count && !error; i++) {
 		error = known(handles[i]) ? add(words, address_of(handles[i])) : -ENOENT;
+		if (!error && with_sizes)
+			error = add(words, (uint32_t)buffer_of(handles[i])->size);
+	}
 	return error;
 }
 
@@ -68,9 +71,9 @@ static int add_job(struct words *words, const struct job *job)
 			error = add(words, task->regcmd_count);
 	}
 	if (!error)
-		error = add_handles(words, job->in_bo_handles, job->in_bo_handle_count);
+		error = add_handles(words, job->in_bo_handles, job->in_bo_handle_count, 0);
 	if (!error)
-		error = add_handles(words, job->out_bo_handles, job->out_bo_handle_count);
+		error = add_handles(words, job->out_bo_handles, job->out_bo_handle_count, 1);
 	return error;
 }
 

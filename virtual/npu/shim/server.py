@@ -32,7 +32,7 @@ import msgspec
 import numpy as np
 
 from bsp.base.cache import write_atomically
-from bsp.base.errors import BspError, UserError
+from bsp.base.errors import BspError
 
 from ..blame import blamed
 from ..faults import FaultError
@@ -257,7 +257,7 @@ class Session:
                 audit=audit,
             )
         else:
-            self._engine = RocketEngine(Buffers([]), on_job=report.add, model=model)
+            self._engine = RocketEngine(Buffers([]), on_job=report.add, model=model, watch=recorder)
 
     def run(self) -> None:
         """Serve the client until it goes.
@@ -403,9 +403,12 @@ def _vivante(identity: Identity, arguments: argparse.Namespace) -> Server:
         audit()  # a file that is no model is said now
     trace = None
     if arguments.record:
-        software = dict(each.split("=", 1) for each in arguments.software)
         trace = recorder.begin(
-            arguments.record, identity, door="shim", operations=known, software=software
+            arguments.record,
+            identity,
+            door="shim",
+            operations=known,
+            software=_software(arguments),
         )
     return Server(
         arguments.socket,
@@ -418,16 +421,24 @@ def _vivante(identity: Identity, arguments: argparse.Namespace) -> Server:
 
 
 def _rocket(identity: RocketIdentity, arguments: argparse.Namespace) -> Server:
-    if arguments.record:
-        raise UserError(
-            f"submissions to {identity.name} cannot be recorded: traces hold a Vivante NPU's",
-            hint="leave --record out",
-        )
     path = arguments.exact_for or arguments.audit_for
     model = None
     if path:
         model = functools.partial(Model, tasks_of(path), exact=bool(arguments.exact_for))
-    return Server(arguments.socket, identity, report=arguments.report, model=model)
+    trace = None
+    if arguments.record:
+        trace = recorder.begin(
+            arguments.record,
+            identity,
+            door="shim",
+            exact=bool(arguments.exact_for),
+            software=_software(arguments),
+        )
+    return Server(arguments.socket, identity, report=arguments.report, trace=trace, model=model)
+
+
+def _software(arguments: argparse.Namespace) -> dict[str, str]:
+    return dict(each.split("=", 1) for each in arguments.software)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..faults import FaultError
-from ..identity import Identity
+from ..identity import AnyIdentity
 from ..memory import Access, Buffer, Bytes, Memory
 from ..vivante import sparse
 from ..vivante.audit.exact import Operation
@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 
 def begin(
     path: Path,
-    identity: Identity,
+    identity: AnyIdentity,
     *,
     door: str,
     operations: Sequence[Operation] | None = None,
+    exact: bool = False,
     software: dict[str, str] | None = None,
     limit_bytes: int = DEFAULT_LIMIT_BYTES,
 ) -> Writer:
@@ -36,6 +37,7 @@ def begin(
 
     Args:
         operations: in exact mode the model's operations; None in hardware mode.
+        exact: in exact mode of an NPU that takes no such operations.
 
     Raises:
         UserError: nothing can be written there.
@@ -44,7 +46,7 @@ def begin(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         door=door,
         npu=identity,
-        mode="hw" if operations is None else "exact",
+        mode="exact" if exact or operations is not None else "hw",
         operations=list(operations or []),
         software={"python": platform.python_version(), "numpy": np.__version__} | (software or {}),
     )

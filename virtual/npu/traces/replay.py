@@ -15,23 +15,28 @@ from typing import Any
 
 import numpy as np
 
+from bsp.base.errors import UserError
+
 from ..faults import FaultError
 from ..finding import Blame, Finding
-from ..jobs import JobRecord
+from ..identity import Identity, RocketIdentity
+from ..jobs import JobRecord, Step
 from ..memory import Access, Buffer, Buffers, Bytes
-from ..vivante import frontend, sparse
+from ..rocket.engine import Engine as RocketEngine
+from ..rocket.model import Model, tasks_of
+from ..vivante import sparse
 from ..vivante.audit.exact import ExactMode
 from ..vivante.audit.jobs import ModelAudit
 from ..vivante.coefficients import CoefficientCache
 from ..vivante.engine import Engine, HardwareMode, Requantisation
 from .trace import End, Header, Job, Piece, Record, Submit, TraceError, header_of, read
 
+AnyEngine = Engine | RocketEngine
 TIMEOUT_S = 600.0
 MAX_CLIENTS = 64
 MAX_PAGES = (1 << 30) >> sparse.PAGE_BITS
 """Pages that the buffers of a trace may have together: bounds its memory to 1 GiB."""
 MAX_WRITTEN_BYTES = 256 << 20
-_JOB_STATES = {frontend.PS_NN_INST_ADDR: "NN", frontend.PS_TP_INST_ADDR: "TP"}
 
 
 @dataclass(frozen=True)
@@ -220,7 +225,7 @@ class _Replay:
         self._result = Replayed(header)
         self._machine = Machine(path)
         self._cache = cache or CoefficientCache()
-        self._engines: dict[int, Engine] = {}
+        self._engines: dict[int, AnyEngine] = {}
         self._on_job = on_job
         self._last: JobRecord | None = None
         self._timeout_s = timeout_s
@@ -235,19 +240,34 @@ class _Replay:
             result.findings += engine.findings
         return result
 
-    def _engine(self, client: int) -> Engine:
+    def _engine(self, client: int) -> AnyEngine:
         if client not in self._engines:
-            header = self._result.header
-            mode: Requantisation = HardwareMode()
-            if header.mode == "exact":
-                mode = ExactMode(header.operations, header.npu.nn_generation)
-            self._engines[client] = Engine(
-                header.npu, Buffers([]), mode, cache=self._cache, on_job=self._keep
-            )
-            if self._model:
-                audit = ModelAudit(self._model, header.npu.nn_generation)
-                self._engines[client].audit = audit
+            npu = self._result.header.npu
+            if isinstance(npu, RocketIdentity):
+                self._engines[client] = self._rocket(npu)
+            else:
+                self._engines[client] = self._vivante(npu)
         return self._engines[client]
+
+    def _vivante(self, npu: Identity) -> Engine:
+        header = self._result.header
+        mode: Requantisation = HardwareMode()
+        if header.mode == "exact":
+            mode = ExactMode(header.operations, npu.nn_generation)
+        engine = Engine(npu, Buffers([]), mode, cache=self._cache, on_job=self._keep)
+        if self._model:
+            engine.audit = ModelAudit(self._model, npu.nn_generation)
+        return engine
+
+    def _rocket(self, npu: RocketIdentity) -> RocketEngine:
+        exact = self._result.header.mode == "exact"
+        if exact and not self._model:
+            raise UserError(
+                f"this trace of {npu.name} is one of exact mode, and needs the model that was run",
+                hint="--model FILE.tflite",
+            )
+        model = Model(tasks_of(self._model), exact=exact) if self._model else None
+        return RocketEngine(Buffers([]), on_job=self._keep, model=model)
 
     def _keep(self, record: JobRecord) -> None:
         self._last = record
@@ -262,16 +282,18 @@ class _Replay:
         try:
             engine.memory = self._machine.buffers(submit)
             stream = np.frombuffer(submit.stream[: len(submit.stream) & ~3], "<u4")
-            for state, value in frontend.state_writes(stream):
-                unit = _JOB_STATES.get(state)
-                if unit is None:
-                    self._guarded(engine, state, value)
+            for taken in engine.steps(stream):
+                if not taken.unit:
+                    self._guarded(taken)
                     continue
                 part = next(parts, None)
-                if not isinstance(part, Job) or (part.unit, part.address) != (unit, value & ~0x1F):
+                if not isinstance(part, Job) or (part.unit, part.address) != (
+                    taken.unit,
+                    taken.address,
+                ):
                     raise TraceError(f"{self._path}: the stream's jobs are not the recorded ones")
                 self._machine.put(submit.client, part.before)
-                self._job(engine, submit.client, state, value, part)
+                self._job(engine, submit.client, taken, part)
         except FaultError as error:
             fault = error
         rest = list(parts) if not isinstance(part, End) else []
@@ -282,21 +304,21 @@ class _Replay:
             raise TraceError(f"{self._path}: more jobs recorded than the stream has")
         self._compare_fault(fault, end)
 
-    def _job(self, engine: Engine, client: int, state: int, value: int, job: Job) -> None:
+    def _job(self, engine: AnyEngine, client: int, taken: Step, job: Job) -> None:
         result = self._result
         self._in_time()
         if sum(size for _, size in job.writes) > MAX_WRITTEN_BYTES:
             raise TraceError(f"{self._path}: a job that writes more than it can")
         number = result.nn_jobs + result.tp_jobs
-        if job.unit == "NN":
-            result.nn_jobs += 1
-        else:
+        if job.unit == "TP":
             result.tp_jobs += 1
+        else:
+            result.nn_jobs += 1
         expected = self._expected(engine, job)
         started = time.perf_counter()
         self._last = None
         try:
-            self._guarded(engine, state, value)
+            self._guarded(taken)
         finally:
             result.seconds += time.perf_counter() - started
             result.recorded_seconds += job.seconds
@@ -311,16 +333,16 @@ class _Replay:
                 f"{self._path}: not done after {self._timeout_s:g} s", hint="--timeout SECONDS"
             )
 
-    def _guarded(self, engine: Engine, state: int, value: int) -> None:
-        """Write a state; what is no fault but an error of the emulator is told as one, by name."""
+    def _guarded(self, taken: Step) -> None:
+        """Take a step; what is no fault but an error of the emulator is told as one, by name."""
         try:
-            engine.write_state(state, value)
+            taken.run()
         except (FaultError, TraceError):
             raise
         except Exception as error:
             raise FaultError("emulator", "a result or a fault", repr(error)) from error
 
-    def _expected(self, engine: Engine, job: Job) -> list[Bytes] | None:
+    def _expected(self, engine: AnyEngine, job: Job) -> list[Bytes] | None:
         """What the job's targets hold afterwards, as recorded; None where they cannot be had."""
         expected = []
         try:
@@ -336,7 +358,7 @@ class _Replay:
             return None
         return expected
 
-    def _compare(self, engine: Engine, number: int, job: Job, expected: list[Bytes]) -> None:
+    def _compare(self, engine: AnyEngine, number: int, job: Job, expected: list[Bytes]) -> None:
         if self._last is None:
             raise RuntimeError("no submission came before the job")
         for (address, size), wanted in zip(job.writes, expected, strict=True):

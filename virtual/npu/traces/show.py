@@ -22,12 +22,20 @@ from ..vivante.coefficients import CoefficientCache, Coefficients
 from ..vivante.descriptor import Layout
 from ..vivante.nn import NnJob
 from .replay import Machine, submissions
+from .show_rocket import TaskReader
 from .trace import End, Header, Job, Submit, TraceError, header_of, read
 
 _UNITS = {
     frontend.PS_NN_INST_ADDR: ("NN", nn.LAYOUT),
     frontend.PS_TP_INST_ADDR: ("TP", tp.LAYOUT),
 }
+
+
+_NOTHING: dict[str, Any] = {
+    "kind": "?", "what": "not understood", "operation": "", "macs": 0, "useful_macs": 0, "weights": 0,
+    "zero_weights": 0, "stored_bytes": 0, "read_bytes": 0, "written_bytes": 0,
+}  # fmt: skip
+"""What is said of a job that is not understood."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,8 @@ class SubmissionShown:
         )  # fmt: skip
         sums = {name: sum(getattr(job, name) for job in self.jobs) for name in names}
         units = [job.unit for job in self.jobs]
-        return {"nn_jobs": units.count("NN"), "tp_jobs": units.count("TP"), **sums}
+        tp_jobs = units.count("TP")
+        return {"nn_jobs": len(units) - tp_jobs, "tp_jobs": tp_jobs, **sums}
 
 
 @dataclass
@@ -136,8 +145,12 @@ def show(path: Path, *, job: int | None = None) -> Shown:
     records = read(path)
     header = header_of(records, path)
     machine = Machine(path)
-    reader = _JobReader(header.npu)
-    exact = ExactMode(header.operations, header.npu.nn_generation) if header.operations else None
+    npu = header.npu
+    reader = _JobReader(npu) if isinstance(npu, Identity) else None
+    tasks = TaskReader()
+    exact = None
+    if header.operations and isinstance(npu, Identity):
+        exact = ExactMode(header.operations, npu.nn_generation)
     found: list[SubmissionShown] = []
     number = 0
     for submit, parts in submissions(records, path):
@@ -148,9 +161,14 @@ def show(path: Path, *, job: int | None = None) -> Shown:
             sum(size for _, size, _ in submit.buffers),
             len(submit.stream) // 4,
         )
+        if not reader:
+            tasks.submission(submit)
         for part in _jobs(submit, parts, machine, shown):
             buffers = machine.buffers(submit)
-            shown.jobs.append(reader.read(number, part, buffers, exact))
+            if reader:
+                shown.jobs.append(reader.read(number, part, buffers, exact))
+            else:
+                shown.jobs.append(_task(number, part, buffers, tasks))
             machine.put(submit.client, part.after)
             number += 1
         _compare_with(found, shown)
@@ -185,6 +203,27 @@ def _compare_with(found: list[SubmissionShown], shown: SubmissionShown) -> None:
             return
 
 
+def _task(number: int, job: Job, memory: Buffers, reader: TaskReader) -> JobShown:
+    """Return a task of a Rockchip NPU; what is not understood is named in it."""
+    fields: dict[str, int] = {}
+    shown, problem = dict(_NOTHING), ""
+    try:
+        fields, known = reader.read(job, memory)
+        shown |= known
+    except FaultError as error:
+        error.at(job=number, unit=job.unit, address=job.address)
+        problem = str(error)
+    return JobShown(
+        number=number,
+        unit=job.unit,
+        address=job.address,
+        seconds=job.seconds,
+        fields=fields,
+        problem=problem,
+        **shown,
+    )
+
+
 class _JobReader:
     """Reads descriptors and coefficients of one NPU."""
 
@@ -195,9 +234,7 @@ class _JobReader:
     def read(self, number: int, job: Job, memory: Buffers, exact: ExactMode | None) -> JobShown:
         """Return a job; what is not understood is named in it."""
         layout = nn.LAYOUT if job.unit == "NN" else tp.LAYOUT
-        shown: dict[str, Any] = dict.fromkeys(
-            ("macs", "useful_macs", "weights", "zero_weights", "stored_bytes", "read_bytes"), 0
-        ) | {"kind": "?", "what": "not understood", "operation": "", "written_bytes": 0}
+        shown = dict(_NOTHING)
         fields: dict[str, int] = {}
         problem = ""
         try:

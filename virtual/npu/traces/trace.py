@@ -24,7 +24,7 @@ from msgspec import Meta, Struct
 
 from bsp.base.errors import InfrastructureError, UserError
 
-from ..identity import Identity
+from ..identity import AnyIdentity
 from ..memory import Bytes
 from ..vivante.audit.exact import Operation
 
@@ -55,13 +55,13 @@ class Header(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=
         created: UTC, ISO 8601.
         door: ``shim`` or ``device``.
         npu: the whole identity, so that a trace does not hang on a file of today.
-        mode: ``hw`` or ``exact``; in exact mode ``operations`` has the model's scales.
+        mode: ``hw`` or ``exact``; in exact mode ``operations`` has the model's scales (of a Vivante NPU).
         software: name to version, as far as known.
     """
 
     created: str
     door: str
-    npu: Identity
+    npu: AnyIdentity
     mode: str
     operations: list[Operation] = []
     software: dict[str, str] = {}

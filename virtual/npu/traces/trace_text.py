@@ -6,6 +6,7 @@ from __future__ import annotations
 from bsp.base.output import table
 from bsp.base.words import counted, filled
 
+from ..identity import RocketIdentity
 from .replay import Difference, Replayed
 from .show import JobShown, Shown, SubmissionShown
 from .trace import Header
@@ -20,19 +21,19 @@ def shown_text(shown: Shown, *, fields: bool = False) -> str:
         if fields:
             parts += [_descriptor(job) for job in each.jobs]
         else:
-            parts.append(_submission(each))
+            parts.append(_submission(each, shown.header))
     if not fields:
         sums = shown.totals()
         seconds = sum(each.seconds for one in shown.submissions for each in one.jobs)
         count = counted(sums["submissions"], "submission")
-        parts.append(_wrapped(f"in all: {count}, {_sums(sums, seconds)}"))
+        parts.append(_wrapped(f"in all: {count}, {_sums(sums, seconds, shown.header)}"))
     return "\n\n".join(parts)
 
 
 def replayed_text(replayed: Replayed) -> str:
     """Return what a replay found."""
     parts = [_title(replayed.header)]
-    jobs = f"{replayed.nn_jobs} NN and {replayed.tp_jobs} TP jobs"
+    jobs = _jobs(replayed.nn_jobs, replayed.tp_jobs, replayed.header)
     ran = (
         f"{counted(replayed.submissions, 'submission')}, {jobs} replayed in "
         f"{replayed.seconds:.2f} s (recorded: {replayed.recorded_seconds:.2f} s), "
@@ -75,7 +76,7 @@ def _title(header: Header) -> str:
     )
 
 
-def _submission(each: SubmissionShown) -> str:
+def _submission(each: SubmissionShown, header: Header) -> str:
     sums = each.totals()
     title = (
         f"submission {each.number}, client {each.client}: {counted(each.buffers, 'buffer')} of "
@@ -85,9 +86,9 @@ def _submission(each: SubmissionShown) -> str:
     if each.like is not None:
         lines.append(f"the same jobs as submission {each.like}")
     elif each.jobs:
-        header = ("job", "unit", "10^6 MACs", "coefficients", "moved", "what")
-        lines.append(table(header, [_row(job) for job in each.jobs]))
-        lines.append(_wrapped(_sums(sums, sum(job.seconds for job in each.jobs))))
+        columns = ("job", "unit", "10^6 MACs", "coefficients", "moved", "what")
+        lines.append(table(columns, [_row(job) for job in each.jobs]))
+        lines.append(_wrapped(_sums(sums, sum(job.seconds for job in each.jobs), header)))
     if each.fault:
         lines.append(_wrapped(f"stopped: {each.fault}"))
     return "\n".join(lines)
@@ -106,9 +107,15 @@ def _row(job: JobShown) -> list[str]:
             _size(job.moved_bytes).rjust(7), what]  # fmt: skip
 
 
-def _sums(sums: dict[str, int], seconds: float) -> str:
+def _jobs(nn_jobs: int, tp_jobs: int, header: Header) -> str:
+    if isinstance(header.npu, RocketIdentity):
+        return counted(nn_jobs, "task")
+    return f"{nn_jobs} NN and {tp_jobs} TP jobs"
+
+
+def _sums(sums: dict[str, int], seconds: float, header: Header) -> str:
     text = (
-        f"{sums['nn_jobs']} NN and {sums['tp_jobs']} TP jobs, {sums['macs'] / 1e6:.1f} million "
+        f"{_jobs(sums['nn_jobs'], sums['tp_jobs'], header)}, {sums['macs'] / 1e6:.1f} million "
         f"MACs ({sums['useful_macs'] / 1e6:.1f} without padded depthwise planes), "
         f"{_size(sums['read_bytes'])} read, {_size(sums['written_bytes'])} written, "
         f"{seconds:.2f} s in the emulator"

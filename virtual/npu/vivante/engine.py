@@ -8,8 +8,9 @@ single state writes (``write_state``).
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from ..faults import FaultError, Finding
 from ..identity import Identity
-from ..jobs import JobRecord
+from ..jobs import JobRecord, Step, Watch
 from ..memory import Access, Bytes, Memory
 from . import frontend, huffman, lookup, nn, requant, tp, zero_runs
 from .coefficients import CoefficientCache, Coefficients
@@ -29,6 +30,7 @@ from .tp import TpJob
 
 ADDRESS_MASK = ~0x1F
 """Low 5 bits of PS_NN_INST_ADDR and PS_TP_INST_ADDR are a sequence number, not part of the address."""
+_UNITS = {frontend.PS_NN_INST_ADDR: "NN", frontend.PS_TP_INST_ADDR: "TP"}
 
 
 class Requantisation(Protocol):
@@ -73,18 +75,6 @@ class HardwareMode:
     def table(self, job: TpJob, predicted: Bytes) -> Bytes:
         """Return the table as it is."""
         return predicted
-
-
-class Watch(Protocol):
-    """Sees each job come and go; see ``recorder.Recorder``."""
-
-    def job_begins(self, unit: str, address: int) -> None:
-        """Be told of a job before anything of it is read."""
-        ...
-
-    def job_ends(self, record: JobRecord | None) -> None:
-        """Be told of a job that has run, or (None) that stopped at a fault."""
-        ...
 
 
 class Audit(Protocol):
@@ -152,8 +142,19 @@ class Engine:
         Raises:
             FaultError: a word, state or job is wrong; jobs before it have run.
         """
+        for step in self.steps(stream):
+            step.run()
+
+    def steps(self, stream: Words) -> Iterator[Step]:
+        """Yield the steps of a client's command stream: its state writes.
+
+        Raises:
+            FaultError: a word is wrong; the steps before it have been yielded.
+        """
         for state, value in frontend.state_writes(stream):
-            self.write_state(state, value)
+            unit = _UNITS.get(state, "")
+            address = value & ADDRESS_MASK if unit else 0
+            yield Step(unit, address, functools.partial(self.write_state, state, value))
 
     def write_state(self, state: int, value: int) -> None:
         """Carry out one state write; a write of a job address runs the job before it returns.
