@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 
 from bsp.base.cache import cache_dir, lock
+from bsp.base.errors import UserError
 from bsp.base.output import print_text
 from userspace.npu.validate import models
 from userspace.npu.validate.onboard.runner import load_runtime
+from virtual.npu.identity import Identity
 from virtual.npu.memory import Buffers
 from virtual.npu.shim import host
 from virtual.npu.traces.replay import Machine, submissions
@@ -67,6 +69,8 @@ class Inference:
             (machine.buffers(submit), np.frombuffer(submit.stream, "<u4"))
             for _, submit in kept[start:]
         ]
+        if not isinstance(header.npu, Identity):
+            raise UserError(f"{header.npu.name} is no Vivante NPU: bench.npu measures those")
         self._engine = Engine(header.npu, Buffers([]))
         self.cpu_s: dict[str, list[float]] = {"warm": [], "cold": []}
 

@@ -17,7 +17,7 @@ from .face.flags import ACCEPT_NEW_KEY, BOARD, HOST, HOSTS, MESA
     help={
         "test": "label_image, or detect: a model that finds objects",
         "host": f"{HOST}; this machine if left out",
-        "npu": "virtual:a311d or virtual:imx8mp: this machine, with an emulated NPU",
+        "npu": "virtual:a311d, virtual:imx8mp or virtual:rk3588: this machine, with an emulated NPU",
         "exact": "with --npu: use TFLite's arithmetic instead of the hardware's predicted rounding",
         "strict": "with --npu: poison new memory, and fail the row where a job contradicts the model",
         "mesa": f"with --npu: Debian suite, version or .deb file of Mesa's delegate, or a {MESA}",

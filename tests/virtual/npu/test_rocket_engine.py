@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.rocket_jobs import COMMANDS, INPUT, OUTPUT, Convolution, command, commands
+from tests.support.npu.rocket_jobs import COMMANDS, INPUT, OUTPUT, Convolution, command, commands
 from virtual.npu.faults import FaultError, MemoryFaultError
 from virtual.npu.finding import Blame
 from virtual.npu.rocket import registers

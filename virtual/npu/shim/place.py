@@ -12,12 +12,15 @@ from userspace.npu.validate import label_image
 from userspace.npu.validate.records import SmokeDocument
 
 from ...gates.packages import find_delegate
+from ..identity import driver_of
 from . import host
 
 _RUNS = 3
 _POISON = 0xA5
 _BUDGET_S = 3.0
 _VIEWS = 2
+_SUITES = {"rocket": "trixie-backports"}
+"""By driver: the suite whose delegate has it, where trixie's has not."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class VirtualNpu:
         strict: its new memory is poisoned, and what the model contradicts is a failure.
         record: file that gets a trace of what comes to it.
         mesa: a delegate in place of the distribution's: a suite, a version that one has, a .deb file, or a
-            folder that ``build-mesa`` made; "" for none.
+            folder that ``build-mesa`` made; "" for none (or, where it has no driver for the NPU, ``_SUITES``).
     """
 
     npu: str
@@ -47,7 +50,8 @@ class VirtualNpu:
         """
         name = host.npu_name(self.npu)
         inputs = label_image.choose(request)
-        mesa = _named(self.mesa) if self.mesa else None
+        chosen = self.mesa or _SUITES.get(driver_of(name), "")
+        mesa = _named(chosen) if chosen else None
         # Times under emulation say nothing: a few runs, to see that they agree.
         request = replace(
             request,
