@@ -33,7 +33,7 @@ class VirtualNpu:
         strict: its new memory is poisoned, and what the model contradicts is a failure.
         record: file that gets a trace of what comes to it.
         mesa: a delegate in place of the distribution's: a suite, a version that one has, a .deb file, or a
-            folder that ``build-mesa`` made; "" for none (or, where it has no driver for the NPU, ``_SUITES``).
+            folder that ``build-mesa`` made; "" for the usual one: ``_SUITES``.
     """
 
     npu: str
