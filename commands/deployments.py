@@ -24,6 +24,8 @@ from .face.flags import BOARD, FORCE_ENABLE, HOST, HOSTS, MESA
         "dtb-only": "deploy only a device tree, for the kernel that the board runs: --dtb, or the running "
         "one plus what its NPU lacks",
         "force-enable": FORCE_ENABLE,
+        "try": "try a device tree (--dtb, or the running one plus what its NPU lacks) once by kexec: "
+        "nothing on the board's disk changes, the next reset ends in what it ran",
         "adopt": "adopt a board that boots in another way: what it runs becomes its first generation",
         "undo": "undo --adopt: the board boots as it did before",
         "timeout": "seconds that the board may take to come back from a reboot",
@@ -53,6 +55,7 @@ def deploy(
     mesa: str = "",
     dtb_only: bool = False,
     force_enable: bool = False,
+    try_: bool = False,
     adopt: bool = False,
     undo: bool = False,
     timeout: int = 180,
@@ -92,9 +95,10 @@ def deploy(
         from images.deploy.fleet import command as fleet_command
         from images.deploy.fleet.waves import Rules
 
-        if adopt or undo or dtb_only:
+        if adopt or undo or dtb_only or try_:
             raise UserError(
-                "--adopt, --undo and --dtb-only take one board at a time", hint="give one --host"
+                "--adopt, --undo, --try and --dtb-only take one board at a time",
+                hint="give one --host",
             )
         rules = Rules(canary, wave_size, max_failures, jobs)
         report = fleet_command.deploy_to_all(
@@ -125,6 +129,7 @@ def deploy(
         mesa=mesa,
         dtb_only=dtb_only,
         adopt=adopt,
+        by_kexec=try_,
         settings=settings,
         allow_downgrade=allow_downgrade,
         dry_run=dry_run,

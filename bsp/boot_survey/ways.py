@@ -14,7 +14,7 @@ from ..uboot import UBoot
 from .facts import BootFacts, Mount, Partition
 from .layout import EXT, Layout, is_scanned
 
-MADE = ("fat",)
+MADE = ("fat", "kexec")
 """Those that this version can take."""
 # CPU parts without 52-bit addresses (FEAT_LPA2, FEAT_LVA): Cortex-A53, A35, A55, A57, A72, A73, A75, A76,
 # A78. Source: Arm's technical reference manuals, ID_AA64MMFR0_EL1 and ID_AA64MMFR2_EL1.

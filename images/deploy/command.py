@@ -80,6 +80,7 @@ def deploy_to(
     mesa: str = "",
     dtb_only: bool = False,
     adopt: bool = False,
+    by_kexec: bool = False,
     settings: Settings = DEFAULTS,
     dry_run: bool = False,
     allow_downgrade: bool = False,
@@ -93,7 +94,7 @@ def deploy_to(
     built = named_mesa(mesa)
     target = settings.target(resolve(host))
     if adopt:
-        if bundle or kernel or dtb or mesa or dtb_only:
+        if bundle or kernel or dtb or mesa or dtb_only or by_kexec:
             raise UserError(
                 "--adopt makes what the board runs its first generation, and nothing else",
                 hint="deploy afterwards: the same command without --adopt",
@@ -101,6 +102,20 @@ def deploy_to(
         from .adopt import adopt as take_over
 
         return take_over(target, board=load_board(board) if board else None, dry_run=dry_run)
+    if by_kexec:
+        if bundle or kernel or mesa:
+            raise UserError(
+                "--try starts the kernel that runs, with another device tree",
+                hint="leave --bundle, --kernel and --mesa out",
+            )
+        from .kexec_trial import try_dtb
+
+        return try_dtb(
+            target,
+            board=load_board(board) if board else None,
+            dtb=Path(dtb) if dtb else None,
+            dry_run=dry_run,
+        )
     if dtb_only:
         if bundle or kernel or mesa:
             raise UserError(

@@ -67,7 +67,8 @@ class Deployment:
     """What a deployment did; ``document()`` is its JSON.
 
     Attributes:
-        outcome: planned, refused (--dry-run) | unchanged | confirmed | rolled-back | unknown.
+        outcome: planned, refused (--dry-run) | tried (--try) | unchanged | confirmed | rolled-back |
+            unknown.
         health: the checks that were made before confirming.
         verified: all that was on the board was read, where otherwise it is believed.
         drift: what was found changed in that.
@@ -155,6 +156,7 @@ class Target:
         force_enable: send a device tree with the NPU on also where somebody switched it off on purpose.
         root: prefix of all paths on the board; for the tests.
         reboot: command that reboots the board, run there.
+        kexec: command that starts the kernel that was loaded, run there.
         claim: to the board: the same one in all sessions of a deployment.
         additions: code added to modules of the agent, by their names; for the power-cut test, which
             deploys with agents that are broken on purpose.
@@ -172,6 +174,7 @@ class Target:
     force_enable: bool = False
     root: str = ""
     reboot: tuple[str, ...] = ("systemctl", "reboot")
+    kexec: tuple[str, ...] = ("systemctl", "kexec")
     claim: Claim = field(default_factory=Claim)
     additions: Mapping[str, str] = field(default_factory=dict)
     shared: Shared | None = None

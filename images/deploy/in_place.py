@@ -55,7 +55,7 @@ def deploy_dtb(
         check_serial(host, facts)
         planning.check_layout(facts, host=host.name, fat_mount=fat_mount)
         running = _running(agent, facts, host.name)
-        blob = dtb_of_board(dtb, board) if dtb else _built(agent, board, Path(folder), target)
+        blob = dtb_of_board(dtb, board) if dtb else changed_tree(agent, board, Path(folder), target)
         if blob is None:
             return Deployment(
                 host.name, board.name, facts.running, running.generation, outcome="unchanged"
@@ -111,7 +111,7 @@ def _running(agent: Agent, facts: Facts, host: str) -> Manifest:
     return agent.manifest(facts.running)
 
 
-def _built(agent: Agent, board: Board, folder: Path, target: Target) -> bytes | None:
+def changed_tree(agent: Agent, board: Board, folder: Path, target: Target) -> bytes | None:
     """The running tree with what the NPU lacks; None where it lacks nothing.
 
     Raises:

@@ -54,6 +54,11 @@ def result_text(result: Deployment) -> str:
     if result.outcome == "planned":
         found = drift_lines(result.verified, result.drift)
         return "\n".join([f"{result.host} ({result.board}): {result.plan}", *found])
+    if result.outcome == "tried":
+        works = f"; works: {', '.join(map(str, result.health))}" if result.health else ""
+        return (
+            f"{result.host} ({result.board}): it runs with that device tree{works}\n  {result.hint}"
+        )
     lines = [f"{result.host} ({result.board}): {result.outcome}, generation {result.to}"]
     if result.outcome == "confirmed":
         seconds = sum(float(step["seconds"]) for step in result.steps)

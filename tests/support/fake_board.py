@@ -137,6 +137,7 @@ class FakeBoard:
             recovery_s=timeout_s,
             root=str(self.root),
             reboot=self._command("reboot"),
+            kexec=self._command("kexec"),
         )
 
     def good(self) -> state.Good | None:

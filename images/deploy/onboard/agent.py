@@ -28,6 +28,7 @@ from .files import (
 )
 from .frames import Frames, RefusedError
 from .health import health
+from .kexec import kexec_load
 from .stage import discard, mend, restore_manifest, stage
 
 TYPE_CHECKING = False  # see frames.py
@@ -46,6 +47,7 @@ _CHANGES = (
     "take-over",
     "give-back",
     "give-up",
+    "kexec-load",
     "arm",
     "disarm",
     "reboot",
@@ -168,6 +170,8 @@ def _answer(board: Board, request: Record, frames: Frames) -> Record:
         return give_back(board, request)
     if what == "give-up":
         return give_up(board, request)
+    if what == "kexec-load":
+        return kexec_load(board, request)
     if what == "disarm":
         write_sector(os.path.join(board.own, "trial.env"), bytes(SECTOR_BYTES))
         return {}

@@ -56,6 +56,7 @@ ONBOARD_MODULES = (
     "stage",
     "boot_files",
     "adopt",
+    "kexec",
     "health",
     "agent",
 )

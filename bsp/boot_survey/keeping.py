@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: MIT
+"""How a device tree that was tried is kept, in the way that the distribution itself keeps one. Pure.
+
+These are places that kernel updates of the distribution leave alone.
+"""
+
+from __future__ import annotations
+
+from .layout import Layout
+
+_FAT_WAY = "or let npu-bsp keep it: ./inv deploy --host {host} --adopt, then --dtb-only"
+
+
+def how_to_keep(layout: Layout, host: str) -> str:
+    """Return what to type on a board, so that a device tree that was tried stays; in words."""
+    folder = layout.first.rpartition("/")[0] or "/boot"
+    ways = {
+        "armbian": (
+            f"the tree as an overlay: `armbian-add-overlay npu.dts` on the board, which writes "
+            f"user_overlays=npu into {folder}/armbianEnv.txt"
+        ),
+        "extlinux-ext4": (
+            f"the tree at {folder}/../npu.dtb and `fdt /boot/npu.dtb` in {layout.first}; with u-boot-menu: "
+            "U_BOOT_FDT in /etc/default/u-boot, then `u-boot-update`"
+        ),
+        "extlinux-fat": f"the tree beside the kernel and an `fdt` line in {layout.first}",
+        "script-ext4": "with flash-kernel: the tree in /etc/flash-kernel/dtbs, then `flash-kernel`",
+        "script-fat": "with flash-kernel: the tree in /etc/flash-kernel/dtbs, then `flash-kernel`",
+        "grub-efi": "the tree in /boot and a `devicetree` line in /etc/grub.d, then `update-grub`",
+        "systemd-boot": "the tree on the ESP and a `devicetree` line in its entry",
+        "toradex": f"an overlay in {folder}/overlays, named in {folder}/overlays.txt (fdt_overlays=)",
+        "yocto": f"the tree in {folder} in place of the one that U-Boot loads (fdtfile)",
+        "npu-bsp": f"./inv deploy --host {host} --dtb-only",
+    }
+    kept = ways.get(layout.name, "by whatever names its device tree today")
+    if layout.is_fat and layout.name != "npu-bsp":
+        kept = f"{kept}; {_FAT_WAY.format(host=host)}"
+    return f"the next reset ends in the system as it was. To keep it: {kept}"
