@@ -81,6 +81,8 @@ def test_a_heavy_model_is_run_where_it_does_best_or_not_at_all(tmp_path: Path) -
     assert not none.runs
     assert "--run" in none.not_run
     assert none.not_run[1:] in " ".join(report_text.text(none).split())
+    large = with_runs(replace(facts, size_bytes=500_000_000), TrialRequest(), place)
+    assert "500000000 bytes" in large.not_run
     everything = replace(facts, macs=(90_000_000_000,))
     assert len(with_runs(everything, TrialRequest(ALWAYS), Place()).runs) == 6
 

@@ -27,6 +27,7 @@ BUDGET_S = 30.0
 _START_S, _NPU_S, _MACS_A_SECOND = 3.0, 1.5, 250e6
 _TIMEOUT_S = {AUTO: 120.0, ALWAYS: 1800.0}
 _AT_ONCE = 2
+_MOST_BYTES_UNASKED = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,9 @@ def _with_runs(facts: Facts, request: TrialRequest, place: RunPlace) -> Facts:
         return replace(facts, not_run=f"it was not run: nothing emulates {names}")
     if not pairs:
         return replace(facts, not_run="it was not run: no Mesa that is looked at takes any of it")
+    if facts.size_bytes > _MOST_BYTES_UNASKED and request.when == AUTO:
+        words = f"it was not run: it has {facts.size_bytes} bytes; --run does it"
+        return replace(facts, not_run=words)
     chosen = pairs if request.when == ALWAYS else _affordable(facts, pairs)
     if not chosen:
         needed = _seconds(sum(facts.macs), {pairs[0][0]: [pairs[0][1]]})
