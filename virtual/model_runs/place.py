@@ -7,42 +7,30 @@ Where a job fits no operation of the model, it is computed as silicon is predict
 
 from __future__ import annotations
 
-import re
 import tempfile
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import cast
 
 from bsp.base.errors import UserError
 from userspace.npu.model.graph import Model, read_model
-from userspace.npu.model.summary import macs, weights_of
 from userspace.npu.model.trial.run import (
     CLOSE,
     CLOSE_STEPS,
-    CPU,
     CRASHES,
     HANGS,
-    MOVED,
-    NOT_COMPARED,
     NOT_RUN,
     REFUSED,
     RIGHT,
     TFLITE_REFUSES,
     WRONG,
     Agreement,
-    OperationRun,
-    OutputRun,
     Run,
     RunRequest,
-    looks,
 )
-from userspace.npu.validate.onboard.runner import delegated
+from userspace.npu.validate.records import RowResult
 
 from ..gates import sweep
 from ..gates.model_runner import Attempt, ModelRunner, model_runner
@@ -51,12 +39,22 @@ from ..gates.sweep import POISON
 from ..npu.identity import driver_of, identity_names, load_identity
 from ..npu.rocket.model import Model as RocketModel
 from ..npu.rocket.model import tasks_of
+from ..npu.shim.explain import explain
 from ..npu.vivante.coefficients import CoefficientCache
-from .ledger import Entry, Ledger, LedgerAudit, LedgerExact
+from .ledger import Ledger, LedgerAudit, LedgerExact
+from .outcome import (
+    NAMED,
+    agreement_of,
+    exchanged,
+    first_wrong,
+    operations_of,
+    output_of,
+    taken_nodes,
+    with_statuses,
+)
 from .references import References, references
 
 _ROCKET = "rocket"
-_NAMED = re.compile(r"operation (\d+) \(")
 
 
 class VirtualNpus:
@@ -182,7 +180,7 @@ class _OneNpu:
         )
         ledger = Ledger({})
         for job in attempt.report.job_list:
-            named = _NAMED.match(job["operation"])
+            named = NAMED.match(job["operation"])
             ledger.job(int(named[1]) if named else None)
         return self._judged(attempt, ledger)
 
@@ -219,22 +217,22 @@ class _OneNpu:
         ledger.close()
         found = self._judged(attempt, ledger)
         if found.status != WRONG or not found.values:
-            return replace(exact, operations=_with_statuses(exact, exact))
+            return replace(exact, operations=with_statuses(exact, exact))
         steps = max(
             each.largest / (each.scale if each.scale and each.largest % 1 else 1)
             for each in found.outputs
         )
         if steps <= CLOSE_STEPS:
             why = f"within {steps:g} steps of TFLite's, computed as silicon is predicted to"
-            return replace(found, status=CLOSE, why=why, operations=_with_statuses(found, exact))
+            return replace(found, status=CLOSE, why=why, operations=with_statuses(found, exact))
         first = exact.first_wrong
         return replace(
-            found, why=exact.why, first_wrong=first, operations=_with_statuses(found, exact)
+            found, why=exact.why, first_wrong=first, operations=with_statuses(found, exact)
         )
 
     def _judged(self, attempt: Attempt, ledger: Ledger) -> Run:
         answer, report = attempt.answer, attempt.report
-        operations = _operations(
+        operations = operations_of(
             self._model, ledger, taken_nodes(answer, len(self._model.operations))
         )
         entries = ledger.entries.values()
@@ -242,7 +240,7 @@ class _OneNpu:
             self._npu,
             self._request.mesa,
             WRONG,
-            first_wrong=_first_wrong(operations, report.faults or report.wrong),
+            first_wrong=first_wrong(operations, report.faults or report.wrong),
             nn_jobs=ledger.nn_jobs,
             tp_jobs=ledger.tp_jobs,
             read_bytes=sum(each.read_bytes for each in entries),
@@ -264,7 +262,7 @@ class _OneNpu:
         if report.faults:
             return replace(run, why=report.faults[0])
         outputs = tuple(
-            _output(tensor.name, found, right, tensor.scales)
+            output_of(tensor.name, found, right, tensor.scales)
             for tensor, found, right in zip(
                 self._model.outputs, attempt.outputs, self._right.outputs, strict=True
             )
@@ -276,116 +274,22 @@ class _OneNpu:
             different=sum(each.different for each in outputs),
         )
         if run.different:
-            why = report.wrong[0] if report.wrong else "no job contradicts the model by itself"
+            why = report.wrong[0] if report.wrong else self._missing(attempt, run)
             return replace(run, why=why)
         return replace(run, status=RIGHT, first_wrong=None)
 
-
-def taken_nodes(answer: dict[str, Any], operations: int) -> set[int]:
-    """Indices of the operations that the delegate took, as the runtime lists them."""
-    nodes = answer.get("nodes", [])
-    if len(nodes) < operations:
-        return set()  # it did not come so far
-    return set(
-        delegated(SimpleNamespace(_get_ops_details=lambda: nodes), operations)["delegated_nodes"]
-    )
-
-
-def _operations(model: Model, ledger: Ledger, taken: set[int]) -> tuple[OperationRun, ...]:
-    found = []
-    for each in model.operations:
-        entry = ledger.entries.get(each.index, Entry())
-        status = MOVED if each.index in taken or entry.jobs else CPU
-        if entry.computed:
-            status = NOT_COMPARED
-        if entry.compared:
-            status = WRONG if entry.different else RIGHT
-        weights = weights_of(each)
-        found.append(
-            OperationRun(
-                each.index,
-                each.kind,
-                status,
-                entry.different,
-                entry.values,
-                entry.largest,
-                entry.jobs,
-                entry.read_bytes,
-                entry.written_bytes,
-                entry.coefficient_bytes,
-                len(weights.data) if weights and weights.data else 0,
-                macs(each),
-            )
-        )
-    return tuple(found)
-
-
-def _first_wrong(operations: Sequence[OperationRun], faults: Sequence[str]) -> int | None:
-    """Return the first operation with wrong values, or at whose job it stopped."""
-    found = [each.index for each in operations if each.status == WRONG]
-    named = _NAMED.match(faults[0]) if faults else None
-    # What ran behind a fault had no right inputs.
-    if named and int(named[1]) < len(operations):
-        return min([int(named[1]), *found])
-    return min(found, default=None)
-
-
-def _with_statuses(run: Run, exact: Run) -> tuple[OperationRun, ...]:
-    """Return a run's operations, with what was compared in another run of it, up to where that stopped."""
-    found = []
-    for each, other in zip(run.operations, exact.operations, strict=True):
-        if exact.first_wrong is not None and each.index > exact.first_wrong:
-            behind = NOT_COMPARED if each.status in (RIGHT, WRONG) else each.status
-            found.append(replace(each, status=behind, different=0, values=0, largest=0))
-        elif each.index == exact.first_wrong:
-            found.append(replace(each, status=WRONG))
-        else:
-            seen = {
-                name: getattr(other, name) for name in ("status", "different", "values", "largest")
+    def _missing(self, attempt: Attempt, run: Run) -> str:
+        """Return why outputs are wrong though no job is: what is missing between jobs and TFLite."""
+        pairs = zip(attempt.outputs, self._right.outputs, strict=True)
+        outputs = [
+            {
+                "problem": "wrong" if each.different else "",
+                "index": place,
+                "order": exchanged(*pair),
             }
-            found.append(replace(each, **seen))
-    return tuple(found)
-
-
-def agreement_of(name: str, pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> Agreement:
-    """Return how an output agrees over pairs of what the NPU and what TFLite computed."""
-    gaps = [np.abs(found.astype(np.float64) - right.astype(np.float64)) for found, right in pairs]
-    values = sum(gap.size for gap in gaps)
-    is_scores = all(right.size > 1 and right.size == right.shape[-1] for _, right in pairs)
-    tops = (
-        [int(found.argmax()) == int(right.argmax()) for found, right in pairs] if is_scores else []
-    )
-    ties = [int((right == right.max()).sum()) > 1 for _, right in pairs] if is_scores else []
-    return Agreement(
-        name,
-        len(pairs),
-        values,
-        sum(int(np.count_nonzero(gap)) for gap in gaps),
-        max((float(gap.max(initial=0)) for gap in gaps), default=0.0),
-        sum(float(gap.sum()) for gap in gaps) / max(values, 1),
-        sum(tops) if is_scores else None,
-        sum(ties),
-    )
-
-
-def _output(
-    name: str, found: NDArray[Any], right: NDArray[Any], scales: Sequence[float]
-) -> OutputRun:
-    if found.shape != right.shape:
-        return OutputRun(name, right.size, right.size, float("inf"))
-    wide = np.float64 if right.dtype.kind == "f" else np.int64
-    first, second = found.astype(wide), right.astype(wide)
-    same = (
-        (first == second) | (np.isnan(first) & np.isnan(second))
-        if wide is np.float64
-        else first == second
-    )
-    gap = np.where(same, 0, np.abs(first - second))
-    return OutputRun(
-        name,
-        right.size,
-        int(np.count_nonzero(~same)),
-        float(gap.max(initial=0)),
-        scales[0] if len(scales) == 1 else 0.0,
-        looks(right),
-    )
+            for place, (each, pair) in enumerate(zip(run.outputs, pairs, strict=True))
+        ]
+        taken = taken_nodes(attempt.answer, len(self._model.operations))
+        row = {"outputs": outputs, "delegated_nodes": sorted(taken)}
+        found = explain(cast("RowResult", row), self._request.model)
+        return str(found[0]) if found else "no job contradicts the model by itself"

@@ -20,7 +20,8 @@ from userspace.npu.validate import models
 from virtual.gates.build import build
 from virtual.gates.cases import Case
 from virtual.model_runs.ledger import Entry
-from virtual.model_runs.place import VirtualNpus, agreement_of, taken_nodes
+from virtual.model_runs.outcome import agreement_of, taken_nodes
+from virtual.model_runs.place import VirtualNpus
 from virtual.model_runs.references import references
 
 
@@ -133,3 +134,12 @@ def test_a_rockchip_npu_runs_a_convolution() -> None:
     assert (run.status, run.different, run.operations[0].status) == (RIGHT, 0, NOT_COMPARED)
     assert run.jobs >= 1
     assert run.moved_bytes == 0
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_what_is_missing_between_jobs_and_the_cpu_is_said() -> None:
+    made = build(Case("split", 8, 8, 16))
+    (run,) = VirtualNpus().run(RunRequest(made.model, made.inputs, "25.0.7", ("imx8mp",)))
+    assert run.status == WRONG
+    assert "SPLIT" in run.why

@@ -85,8 +85,9 @@ def _with_runs(facts: Facts, request: TrialRequest, place: RunPlace) -> Facts:
     if not pairs:
         return replace(facts, not_run="it was not run: no Mesa that is looked at takes any of it")
     if facts.size_bytes > _MOST_BYTES_UNASKED and request.when == AUTO:
-        words = f"it was not run: it has {facts.size_bytes} bytes; --run does it"
-        return replace(facts, not_run=words)
+        return replace(
+            facts, not_run=f"it was not run: it has {facts.size_bytes} bytes; --run does it"
+        )
     chosen = pairs if request.when == ALWAYS else _affordable(facts, pairs)
     if not chosen:
         needed = _seconds(sum(facts.macs), {pairs[0][0]: [pairs[0][1]]})

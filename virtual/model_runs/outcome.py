@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: MIT
+"""What a run's jobs and outputs say of each operation and each output of the model. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from userspace.npu.model.graph import Model
+from userspace.npu.model.summary import macs, weights_of
+from userspace.npu.model.trial.run import (
+    CPU,
+    MOVED,
+    NOT_COMPARED,
+    RIGHT,
+    WRONG,
+    Agreement,
+    OperationRun,
+    OutputRun,
+    Run,
+    looks,
+)
+from userspace.npu.validate.onboard.runner import delegated
+
+from .ledger import Entry, Ledger
+
+NAMED = re.compile(r"operation (\d+) \(")
+
+
+def taken_nodes(answer: dict[str, Any], operations: int) -> set[int]:
+    """Indices of the operations that the delegate took, as the runtime lists them."""
+    nodes = answer.get("nodes", [])
+    if len(nodes) < operations:
+        return set()  # it did not come so far
+    return set(
+        delegated(SimpleNamespace(_get_ops_details=lambda: nodes), operations)["delegated_nodes"]
+    )
+
+
+def operations_of(model: Model, ledger: Ledger, taken: set[int]) -> tuple[OperationRun, ...]:
+    """Return what became of each operation, in the order of the model."""
+    found = []
+    for each in model.operations:
+        entry = ledger.entries.get(each.index, Entry())
+        status = MOVED if each.index in taken or entry.jobs else CPU
+        if entry.computed:
+            status = NOT_COMPARED
+        if entry.compared:
+            status = WRONG if entry.different else RIGHT
+        weights = weights_of(each)
+        found.append(
+            OperationRun(
+                each.index,
+                each.kind,
+                status,
+                entry.different,
+                entry.values,
+                entry.largest,
+                entry.jobs,
+                entry.read_bytes,
+                entry.written_bytes,
+                entry.coefficient_bytes,
+                len(weights.data) if weights and weights.data else 0,
+                macs(each),
+            )
+        )
+    return tuple(found)
+
+
+def first_wrong(operations: Sequence[OperationRun], faults: Sequence[str]) -> int | None:
+    """Return the first operation with wrong values, or at whose job it stopped."""
+    found = [each.index for each in operations if each.status == WRONG]
+    named = NAMED.match(faults[0]) if faults else None
+    # What ran behind a fault had no right inputs.
+    if named and int(named[1]) < len(operations):
+        return min([int(named[1]), *found])
+    return min(found, default=None)
+
+
+def with_statuses(run: Run, exact: Run) -> tuple[OperationRun, ...]:
+    """Return a run's operations, with what was compared in another run of it, up to where that stopped."""
+    found = []
+    for each, other in zip(run.operations, exact.operations, strict=True):
+        if exact.first_wrong is not None and each.index > exact.first_wrong:
+            behind = NOT_COMPARED if each.status in (RIGHT, WRONG) else each.status
+            found.append(replace(each, status=behind, different=0, values=0, largest=0))
+        elif each.index == exact.first_wrong:
+            found.append(replace(each, status=WRONG))
+        else:
+            seen = {
+                name: getattr(other, name) for name in ("status", "different", "values", "largest")
+            }
+            found.append(replace(each, **seen))
+    return tuple(found)
+
+
+def agreement_of(name: str, pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> Agreement:
+    """Return how an output agrees over pairs of what the NPU and what TFLite computed."""
+    gaps = [np.abs(found.astype(np.float64) - right.astype(np.float64)) for found, right in pairs]
+    values = sum(gap.size for gap in gaps)
+    is_scores = all(right.size > 1 and right.size == right.shape[-1] for _, right in pairs)
+    tops = (
+        [int(found.argmax()) == int(right.argmax()) for found, right in pairs] if is_scores else []
+    )
+    ties = [int((right == right.max()).sum()) > 1 for _, right in pairs] if is_scores else []
+    return Agreement(
+        name,
+        len(pairs),
+        values,
+        sum(int(np.count_nonzero(gap)) for gap in gaps),
+        max((float(gap.max(initial=0)) for gap in gaps), default=0.0),
+        sum(float(gap.sum()) for gap in gaps) / max(values, 1),
+        sum(tops) if is_scores else None,
+        sum(ties),
+    )
+
+
+def output_of(
+    name: str, found: NDArray[Any], right: NDArray[Any], scales: Sequence[float]
+) -> OutputRun:
+    """Return how an output of the NPU's differs from TFLite's."""
+    if found.shape != right.shape:
+        return OutputRun(name, right.size, right.size, float("inf"))
+    wide = np.float64 if right.dtype.kind == "f" else np.int64
+    first, second = found.astype(wide), right.astype(wide)
+    same = (
+        (first == second) | (np.isnan(first) & np.isnan(second))
+        if wide is np.float64
+        else first == second
+    )
+    gap = np.where(same, 0, np.abs(first - second))
+    return OutputRun(
+        name,
+        right.size,
+        int(np.count_nonzero(~same)),
+        float(gap.max(initial=0)),
+        scales[0] if len(scales) == 1 else 0.0,
+        looks(right),
+    )
+
+
+def exchanged(found: NDArray[Any], right: NDArray[Any]) -> bool:
+    """Whether an output has the right values, but channel by channel."""
+    if found.ndim != 4 or found.shape != right.shape:
+        return False
+    batch, rows, columns, channels = right.shape
+    moved = np.moveaxis(found.reshape(batch, channels, rows, columns), 1, -1)
+    return bool(np.array_equal(moved, right))
