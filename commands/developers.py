@@ -47,10 +47,16 @@ def crash_test(
         "full": "the long tests too: real kernel builds, whole sweeps (hours)",
         "select": "only tests whose names match (pytest -k)",
         "durations": "list the N slowest tests",
+        "python": "with another Python of this machine, in an environment of its own: 3.13, or a path",
     }
 )
 def test(
-    _: Context, fast: bool = False, full: bool = False, select: str = "", durations: int = 0
+    _: Context,
+    fast: bool = False,
+    full: bool = False,
+    select: str = "",
+    durations: int = 0,
+    python: str = "",
 ) -> int:
     """Run the tests. Example: ./inv test --fast."""
     tier = "not slow and not full" if fast else "" if full else "not full"
@@ -58,7 +64,14 @@ def test(
     # Each test has folders and servers of its own; tests/conftest.py says which of the slow ones share a
     # board, and puts the longest first.
     flags += ["-n", "auto", *([] if fast else ["--dist", "loadgroup", "--no-loadscope-reorder"])]
-    return _tool("pytest", *flags, *([f"--durations={durations}"] if durations else []))
+    if durations:
+        flags.append(f"--durations={durations}")
+    if not python:
+        return _tool("pytest", *flags)
+    from bsp.base.packages.optional_env import extra_python, find_python
+
+    interpreter = extra_python("dev", module="pytest", python=find_python(python))
+    return _tool("pytest", *flags, python=str(interpreter))
 
 
 @session(help={})
@@ -112,7 +125,7 @@ def docs(_: Context, check: bool = False, json: bool = False) -> int:
     return _tool("commands.face.module", "docs.make", *flags)
 
 
-def _tool(module: str, *arguments: str) -> int:
+def _tool(module: str, *arguments: str, python: str = "") -> int:
     """Run a developer's tool of our virtual environment in the project folder; return its exit code."""
     import subprocess
     import sys
@@ -120,5 +133,7 @@ def _tool(module: str, *arguments: str) -> int:
     from bsp.base.project import PROJECT
 
     # What it prints goes where ours goes, so that it sees a terminal, and a pipe that is closed.
-    ended = subprocess.run([sys.executable, "-m", module, *arguments], cwd=PROJECT, check=False)
+    ended = subprocess.run(
+        [python or sys.executable, "-m", module, *arguments], cwd=PROJECT, check=False
+    )
     return ended.returncode if ended.returncode >= 0 else 128 - ended.returncode

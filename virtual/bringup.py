@@ -25,9 +25,13 @@ from bsp.base.progress import step
 from bsp.base.result import Result
 from bsp.profile import Board, board_names, load_board, npu_of
 
+from .beside import Beside, beside
+
 INSTANCE = "bringup"
 # Not OpenCL, where its delegate happens to be built: on an emulated CPU it takes longer than all the rest.
 _DELEGATES = "cpu,cpu-reference,teflon"
+_ROOT = "the virtual board's root file system"
+_USERSPACE = "userspace and kernel"
 """Name of the virtual board; apart from the user's own ones."""
 
 
@@ -126,9 +130,32 @@ def bringup(*, board: str, virtual: str, kernel: str | None, keep: bool) -> Brin
         ("smoke-test label_image", lambda row: _smoke_test(row, report)),
     ]
     report.rows = [Row(name) for name, _ in path]
+    with beside(_preparations(machine)) as preparing:
+        _go(report, path, preparing, keep=keep)
+    return report
+
+
+def _preparations(machine: Board) -> dict[str, str]:
+    """What the virtual board will need and no row before it makes: the root takes the longest of all."""
+    suite = machine.userspace.distribution
+    return {
+        _ROOT: f"from images.disk.rootfs import root_tar; root_tar({suite!r})",
+        _USERSPACE: "from userspace.payload.payload import build_payload; "
+        f"build_payload(distribution={suite!r}); "
+        "from bsp.kernel.select import kernel_named; "
+        f"kernel_named({machine.kernel!r})",
+    }
+
+
+def _go(
+    report: BringupReport, path: list[tuple[str, Work]], preparing: Beside, *, keep: bool
+) -> None:
+    """Do the rows, one after the other, until one fails."""
     try:
         for row, (_, work) in zip(report.rows, path, strict=True):
             started = time.monotonic()
+            if row.name.startswith("virtual.up"):
+                preparing.wait(_ROOT)
             try:
                 with step(row.name):
                     work(row)
@@ -146,7 +173,6 @@ def bringup(*, board: str, virtual: str, kernel: str | None, keep: bool) -> Brin
     finally:
         if not keep:
             _put_away()
-    return report
 
 
 def _provable() -> list[Board]:

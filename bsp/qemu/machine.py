@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,8 @@ QMP_SOCKET = "qmp.sock"
 PID_FILE = "qemu.pid"
 CONSOLE_LOG = "console.log"
 WRITE_LOG = "writes.log"
+
+_KVM = Path("/dev/kvm")
 
 WATCHDOG = ("-device", "i6300esb", "-action", "watchdog=reset")
 """A hardware watchdog (Intel 6300ESB, on PCI) that resets the machine unless it is fed."""
@@ -89,13 +93,33 @@ def start_command(name: str, board: str = "") -> str:
 
 
 def machine_arguments(board: Board, *, dtb_randomness: bool = True) -> list[str]:
-    """Return the options that make QEMU this board: machine, CPU, cores, memory."""
+    """Return the options that make QEMU this board: machine, CPU, cores, memory.
+
+    On an arm64 machine with KVM a board of QEMU's own kind runs on this machine's processor, with the
+    interrupt controller that it has.
+    """
     qemu = qemu_of(board)
-    machine = qemu.machine if dtb_randomness else f"{qemu.machine},dtb-randomness=off"
+    kvm = uses_kvm(board)
+    machine, cpu = qemu.machine, qemu.cpu
+    if kvm:
+        machine, cpu = re.sub(r"gic-version=\w+", "gic-version=host", machine), "host"
+    machine = machine if dtb_randomness else f"{machine},dtb-randomness=off"
     words = ["-machine", machine, "-smp", str(qemu.cores), "-m", str(qemu.memory_mib)]
-    if qemu.cpu:
-        words += ["-cpu", qemu.cpu]
-    return words
+    if cpu:
+        words += ["-cpu", cpu]
+    return [*words, "-accel", "kvm"] if kvm else words
+
+
+def uses_kvm(board: Board) -> bool:
+    """Whether this machine's processor runs the board: it is an arm64 one, and we may use /dev/kvm.
+
+    Machines that stand for a SoC keep the emulated processor of that SoC.
+    """
+    return (
+        os.uname().machine == "aarch64"
+        and re.match(r"virt\b", qemu_of(board).machine) is not None
+        and os.access(_KVM, os.R_OK | os.W_OK)
+    )
 
 
 def arguments(machine: Machine) -> list[str]:
@@ -104,8 +128,8 @@ def arguments(machine: Machine) -> list[str]:
     words = [*machine_arguments(machine.board), "-nodefaults", "-no-user-config"]
     words[1] += npu.machine_option(machine.board)
     words += npu.device_arguments(machine.board)
-    # Emulation on as many threads as there are cores.
-    words += ["-accel", "tcg,thread=multi"]
+    if not uses_kvm(machine.board):
+        words += ["-accel", "tcg,thread=multi"]  # on as many threads as there are cores
     if isinstance(machine.start, DirectBoot):
         words += ["-kernel", str(machine.start.kernel), "-initrd", str(machine.start.initrd)]
         if machine.start.dtb:

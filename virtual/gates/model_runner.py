@@ -30,7 +30,7 @@ from userspace.payload import payload
 from ..npu import shim
 from ..npu.identity import driver_of, load_npu, vivante_names
 from ..npu.rocket.model import Model
-from ..npu.shim.host import CPU, qemu_user
+from ..npu.shim.host import arm64_python
 from ..npu.shim.server import ClientReport, Server
 from ..npu.vivante.coefficients import CoefficientCache
 from ..npu.vivante.engine import Audit, HardwareMode, Requantisation
@@ -81,10 +81,8 @@ def model_runner(
         InfrastructureError: it does not start, or packages cannot be had.
     """
     site = payload.build_payload(distribution=delegate.distribution).folder / "site"
-    command: list[str | Path] = ["prlimit", "--core=0", qemu_user(), "-cpu", CPU]
-    command += ["-L", delegate.root, "-E", f"LD_PRELOAD={preload or shim.build('aarch64')}"]
-    command += [
-        delegate.root / "usr/bin/python3",
+    command = [
+        *arm64_python(delegate.root, {"LD_PRELOAD": str(preload or shim.build("aarch64"))}),
         _CLIENT,
         site,
         delegate.root / delegate.library[1:],

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shutil
 import sys
 import sysconfig
 from pathlib import Path
@@ -16,7 +18,7 @@ from pathlib import Path
 from bsp.base.project import PROJECT
 
 from ..cache import cache_dir, make_once
-from ..errors import InfrastructureError
+from ..errors import InfrastructureError, UserError
 from ..process import ToolFailedError, run
 from ..progress import step
 from .host_packages import has_header, install_packages
@@ -24,7 +26,9 @@ from .host_packages import has_header, install_packages
 _REQUIREMENTS = PROJECT / "requirements"
 
 
-def extra_python(name: str, *, module: str, compiled: tuple[str, ...] = ()) -> Path:
+def extra_python(
+    name: str, *, module: str, compiled: tuple[str, ...] = (), python: str = sys.executable
+) -> Path:
     """Return the Python interpreter of an environment that has the packages of an extra.
 
     Args:
@@ -32,6 +36,7 @@ def extra_python(name: str, *, module: str, compiled: tuple[str, ...] = ()) -> P
         module: what is imported to see that the environment works, before it is kept.
         compiled: those of its packages that exist as source only; a C compiler and Python's headers are
             then needed, and installed with apt where they lack.
+        python: the interpreter that the environment is made of.
 
     Raises:
         UserError: a system package is missing, and only root can install it.
@@ -39,7 +44,7 @@ def extra_python(name: str, *, module: str, compiled: tuple[str, ...] = ()) -> P
     """
     wanted = _REQUIREMENTS / f"{name}.txt"
     build = _REQUIREMENTS / f"{name}-build.txt"
-    digest = hashlib.sha256(f"{sys.version} {sys.base_prefix}".encode())
+    digest = hashlib.sha256(_identity_of(python).encode())
     for file in (wanted, build):
         digest.update(file.read_bytes() if file.exists() else b"-")
     folder = cache_dir() / "extras"
@@ -49,7 +54,7 @@ def extra_python(name: str, *, module: str, compiled: tuple[str, ...] = ()) -> P
         with step(f"Installing {name} (pinned, hashed), once"):
             if compiled:
                 _require_compiler()
-            run([sys.executable, "-m", "venv", "--without-pip", target])
+            run([python, "-m", "venv", "--without-pip", target])
             if build.exists():
                 _install(target, ["--only-binary", ":all:", "-r", str(build)])
             source = [word for package in compiled for word in ("--no-binary", package)]
@@ -60,6 +65,36 @@ def extra_python(name: str, *, module: str, compiled: tuple[str, ...] = ()) -> P
             run([target / "bin" / "python", "-c", f"import {module}"])
 
     return make_once(folder / f"{name}-{digest.hexdigest()[:16]}", make) / "bin" / "python"
+
+
+def _identity_of(python: str) -> str:
+    if python == sys.executable:
+        return f"{sys.version} {sys.base_prefix}"
+    return run([python, "-c", "import sys; print(sys.version, sys.base_prefix)"]).text.strip()
+
+
+def find_python(wanted: str) -> str:
+    """Return an interpreter of this machine: ``3.13``, ``python3.13`` or a path.
+
+    Raises:
+        UserError: there is none, it does not run, or it is older than 3.11.
+    """
+    name = f"python{wanted}" if re.fullmatch(r"\d+(\.\d+)*", wanted) else wanted
+    path = shutil.which(name)
+    asked = path and run(
+        [path, "-c", "import sys, venv; print(sys.version_info >= (3, 11))"], check=False
+    )
+    if not path or not asked or asked.exit_code != 0:
+        series = name.removeprefix("python")
+        raise UserError(
+            f"there is no {name} on this machine that runs and has the module venv",
+            hint=f"sudo apt-get install {name} {name}-venv (Debian 12 has 3.11, Debian 13 has 3.13)"
+            if re.fullmatch(r"3\.\d+", series)
+            else "--python 3.13, or --python FILE",
+        )
+    if asked.text.strip() != "True":
+        raise UserError(f"{path} is older than 3.11, which is needed", hint="--python 3.13")
+    return path
 
 
 def _install(environment: Path, words: list[str]) -> None:

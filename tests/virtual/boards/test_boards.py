@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -16,6 +18,7 @@ from bsp.base.errors import InfrastructureError, UserError, ValidationError
 from bsp.dts.npu.clocks import ClockRate, compare_clocks, parse_clk_summary
 from bsp.dts.tree import Tree, read_tree
 from bsp.profile import Board, board_names, load_board, npu_of
+from bsp.qemu import machine
 from bsp.qemu.base_dtb import base_dtb
 from bsp.qemu.machine import PID_FILE, QMP_SOCKET, DirectBoot, Machine, arguments, qemu_of
 from bsp.remote import inventory
@@ -45,6 +48,29 @@ def test_a_board_with_bootloader_gets_only_that(name: str) -> None:
     assert words[words.index("-bios") + 1] == "u-boot.bin"
     assert "-kernel" not in words
     assert any("hostfwd=tcp:127.0.0.1:2222-:22" in word for word in words)
+
+
+def test_an_arm64_machine_runs_qemus_own_boards_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def words(name: str) -> list[str]:
+        return arguments(Machine(load_board(name), Path("u-boot.bin"), Path("d.qcow2")))
+
+    monkeypatch.setattr(machine, "_KVM", tmp_path / "kvm")
+    before = words("virtual")
+    assert before[before.index("-accel") + 1] == "tcg,thread=multi"
+    (tmp_path / "kvm").touch()
+    assert words("virtual") == before  # KVM of another processor is of no use
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="aarch64"))
+    found = words("virtual")
+    assert found.count("-accel") == 1
+    assert found[found.index("-accel") + 1] == "kvm"
+    assert found[found.index("-cpu") + 1] == "host"
+    assert found[found.index("-machine") + 1].startswith("virt,gic-version=host")
+    chip = words(EVK)
+    assert chip[chip.index("-accel") + 1] == "tcg,thread=multi"
+    (tmp_path / "kvm").unlink()
+    assert words("virtual") == before
 
 
 @pytest.mark.parametrize("name", _with_bootloader(False))

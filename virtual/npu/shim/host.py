@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from bsp.base.cache import cache_dir, make_once
 from bsp.base.errors import UserError
-from bsp.base.packages.apt import Archive
+from bsp.base.packages.apt import Archive, unpacked_program
 from bsp.base.packages.host_system import host_architecture
 from bsp.base.process import run
 from bsp.base.progress import step
@@ -133,12 +134,34 @@ def client_machine(
     else:
         userspace = payload.build_payload(distribution=DISTRIBUTION, mesa=mesa).folder
         root = arm64_root()
+    more = {**environment, "LD_PRELOAD": str(shim.build("aarch64"))}
+    return ThisMachine(
+        userspace=userspace, python=arm64_python(root, more, as_root=isinstance(mesa, System))
+    )
+
+
+def arm64_python(
+    root: Path, environment: Mapping[str, str], *, as_root: bool = False
+) -> list[str | Path]:
+    """Return the start of a command line that runs the Python of an unpacked arm64 system.
+
+    On an arm64 machine it runs as it is, through the dynamic linker beside it; elsewhere in QEMU.
+
+    Args:
+        root: the system.
+        environment: what only the arm64 program gets.
+        as_root: paths are those of the system, as ``/usr/lib``; only QEMU looks there.
+    """
     # A crash of the client is a result; its memory image is not wanted.
-    command: list[str | Path] = ["prlimit", "--core=0", qemu_user(), "-cpu", CPU, "-L", root]
-    for key, value in {**environment, "LD_PRELOAD": str(shim.build("aarch64"))}.items():
-        command += ["-E", f"{key}={value}"]
-    command.append(root / "usr/bin/python3")
-    return ThisMachine(userspace=userspace, python=command)
+    start: list[str | Path] = ["prlimit", "--core=0"]
+    if os.uname().machine == "aarch64" and not as_root:
+        start.append("env")
+        start += [f"{key}={value}" for key, value in environment.items()]
+        return [*start, f"PYTHONHOME={root}/usr", *unpacked_program(root, "usr/bin/python3")]
+    start += [qemu_user(), "-cpu", CPU, "-L", root]
+    for key, value in environment.items():
+        start += ["-E", f"{key}={value}"]
+    return [*start, root / "usr/bin/python3"]
 
 
 def _without_libraries(userspace: Path) -> Path:
