@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 from .cache import cache_dir, make_once
@@ -38,6 +36,9 @@ def download(url: str, sha256: str, *, timeout_s: float = 60) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
 
     def fetch(target: Path) -> None:
+        import urllib.error  # late: they take a tenth of what a deployment imports
+        import urllib.request
+
         digest = hashlib.sha256()
         got_bytes = 0
         with step(f"Downloading {name}") as now:
