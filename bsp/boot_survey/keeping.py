@@ -16,8 +16,8 @@ def how_to_keep(layout: Layout, host: str) -> str:
     folder = layout.first.rpartition("/")[0] or "/boot"
     ways = {
         "armbian": (
-            f"the tree as an overlay: `armbian-add-overlay npu.dts` on the board, which writes "
-            f"user_overlays=npu into {folder}/armbianEnv.txt"
+            f"an overlay of `build-dts --from-host --overlay`, as overlay-user/npu.dtbo in {folder}, and "
+            f"user_overlays=npu in {folder}/armbianEnv.txt"
         ),
         "extlinux-ext4": (
             f"the tree at {folder}/../npu.dtb and `fdt /boot/npu.dtb` in {layout.first}; with u-boot-menu: "

@@ -17,6 +17,7 @@ import pytest
 
 from bsp.boot_survey import collect
 from bsp.boot_survey.facts import BootFacts, Kexec, Watchdog, facts_of
+from bsp.boot_survey.keeping import how_to_keep
 from bsp.boot_survey.owners import slot_words
 from bsp.boot_survey.survey import Survey, survey_of
 from bsp.uboot import Trial, uboot_named
@@ -304,3 +305,20 @@ def test_a_torn_environment_and_a_gpt(tmp_path: Path) -> None:
     head[1024 + 128 : 1024 + 144] = b"\x11" * 16
     head[1024 + 128 + 48] = 4
     assert collect._table(bytes(head)) == {"table": "gpt", "bootable": [2]}
+
+
+def test_how_a_tree_is_kept_is_the_distributions_way() -> None:
+    named = {
+        "armbian-vim3": "user_overlays=npu in /boot/armbianEnv.txt",
+        "debian-u-boot-menu": "u-boot-update",
+        "debian-flash-kernel": "/etc/flash-kernel/dtbs",
+        "toradex": "/boot/overlays.txt",
+        "grub-efi": "update-grub",
+        "yocto-evk": "/run/media/boot-mmcblk2p1",
+    }
+    for name, words in named.items():
+        said = how_to_keep(surveyed(name).layout, "desk")
+        assert words in said
+        assert "the next reset ends in the system as it was" in said
+    assert "--adopt" in how_to_keep(surveyed("toradex").layout, "desk")
+    assert "--adopt" not in how_to_keep(surveyed("armbian-vim3").layout, "desk")
