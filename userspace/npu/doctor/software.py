@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 
 from ..mesa.manifest import named
+from ..model.known_wrong import npu_of_soc, wrong_models
 from ..validate.judge.delegation import parse_log
 from .check import Outcome, broken, ok, unknown
 from .subject import Subject
@@ -144,6 +145,9 @@ def mesa(subject: Subject) -> Outcome:
     shown = named(found)
     if since and version and version < (_version(since) or ()):
         return broken(f"Mesa {shown}", expected, subject.deploy if subject.host else _PACKAGE)
+    wrong = wrong_models(npu_of_soc(subject.board.soc), found) if subject.board else []
+    if wrong:
+        shown += f"; known to compute wrongly on this NPU: {', '.join(wrong)}"
     return ok(f"Mesa {shown}", expected)
 
 

@@ -24,6 +24,7 @@ RUNNER = Path(__file__).parent / "onboard" / "runner.py"
 DEPLOYED_USERSPACE = "/run/npu-bsp/current/userspace"
 BOARD_CACHE = "/var/cache/npu-bsp"
 _SHORT_TIMEOUT_S = 60
+_DELEGATE = "mesa-teflon-delegate"
 _SEND_TIMEOUT_S = 600
 _PIECE_BYTES = 1 << 20
 _PACK_LEVEL = 1  # of gzip, the fastest
@@ -134,6 +135,7 @@ class BoardMachine:
         self._name = name
         self._cache = cache
         self._runner = f"{userspace}/bin/runner.py"
+        self._manifest = f"{userspace}/manifest.json"
         found = connection.run(
             ["test", "-f", self._runner], timeout_s=_SHORT_TIMEOUT_S, check=False
         )
@@ -142,6 +144,17 @@ class BoardMachine:
                 f"{name} has no userspace of ours: {self._runner} is not there",
                 hint=f"./inv deploy --host {name}",
             )
+
+    def mesa(self) -> str:
+        """Return the version of the deployed userspace's delegate; "" where it does not say."""
+        found = self._connection.run(
+            ["cat", self._manifest], timeout_s=_SHORT_TIMEOUT_S, check=False
+        )
+        try:
+            parts = json.loads(found.stdout)["parts"]
+            return next((str(each["version"]) for each in parts if each["name"] == _DELEGATE), "")
+        except (ValueError, KeyError, TypeError):
+            return ""
 
     def place(self, file: File) -> str:
         """Send the file, if the board does not have it already, and return its path there."""

@@ -175,6 +175,11 @@ def _without_libraries(userspace: Path) -> Path:
     return make_once(userspace.with_name(f"{userspace.name}-without-libraries"), make)
 
 
+def mesa_version(mesa: BuiltMesa | System | None) -> str:
+    """Return the version of the delegate that ``client_machine`` takes; "" where it has none."""
+    return _software(mesa).get(_TRACED_PARTS[0], "")
+
+
 def _software(mesa: BuiltMesa | System | None) -> dict[str, str]:
     """Versions of the parts that a trace may hang on."""
     built = None if isinstance(mesa, System) else mesa

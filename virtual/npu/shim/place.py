@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bsp.base.errors import UserError
+from bsp.base.progress import say
 from userspace.npu.mesa.manifest import BuiltMesa, read_built
+from userspace.npu.model.known_wrong import known_wrong
 from userspace.npu.validate import label_image
 from userspace.npu.validate.records import SmokeDocument
 
@@ -59,6 +61,8 @@ class VirtualNpu:
             budget_s=min(request.budget_s, _BUDGET_S),
             views=min(request.views, _VIEWS),
         )
+        for line in known_wrong(inputs.model.path.read_bytes(), name, host.mesa_version(mesa)):
+            say(f"known to come out wrong on this NPU with this Mesa: {line}")
         if self.record and not self.record.absolute().parent.is_dir():
             raise UserError(f"there is no folder {self.record.absolute().parent} to record into")
         with host.virtual_host(

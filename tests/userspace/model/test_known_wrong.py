@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: MIT
+"""What is known of a model before it is run: verdicts by hash, and faults of its operations."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from userspace.npu.model import known_wrong
+from userspace.npu.model.known_wrong import Verdict, npu_of_soc, verdicts, wrong_models
+from virtual.gates.build import build
+from virtual.gates.cases import Case
+
+RELU_SUM = Case("sum-relu", 8, 8, 8, 8, zero_points=(120, 128, 60))
+
+
+@pytest.mark.parametrize(
+    ("case", "npu", "mesa", "said"),
+    [
+        (Case("head", 8, 8, 8, 12), "imx8mp", "26.1.6-1", "operation 1 (RESHAPE) is a RESHAPE of"),
+        (Case("head", 8, 8, 8, 12), "imx8mp", "25.0.7-2", ""),
+        (Case("flat", 8, 8, 8, 12), "a311d", "26.2.6", "RESHAPE"),
+        (Case("branch", 8, 8, 8, 12), "a311d", "25.0.7", "hands out as well"),
+        (Case("readers", 8, 8, 8, 12), "a311d", "25.0.7", ""),
+        (RELU_SUM, "imx8mp", "25.0.7", "activation"),
+        (Case("connected-relu", 1, 1, 384, 40, zero_points=(0, 128, 90)), "imx8mp", "26.1.6", "activation"),
+        (Case("connected-without-bias", 1, 1, 384, 40), "imx8mp", "25.0.7", "has no bias"),
+        (Case("fully-connected", 1, 1, 64, 10), "a311d", "25.0.7", "fit one plane"),
+        (Case("fully-connected", 1, 1, 64, 10), "imx8mp", "25.0.7", ""),
+        (Case("fully-connected", 1, 1, 384, 40), "a311d", "25.0.7", ""),
+        (Case("fully-connected", 1, 1, 15, 8), "a311d", "25.0.7", ""),
+        (Case("fully-connected", 1, 1, 1279, 8), "a311d", "26.1.6", "divides"),
+        (Case("joined", 8, 8, 3, 4, parts=10), "imx8mp", "25.0.7", ""),
+        (Case("joined", 8, 8, 3, 4, parts=11), "imx8mp", "25.0.7", "more than ten"),
+        (Case("difference", 8, 8, 8, 8), "imx8mp", "26.1.6", "stays channel by channel"),
+        (Case("sub", 8, 8, 8), "imx8mp", "26.1.6", ""),
+        (Case("sub", 8, 8, 8), "a311d", "26.1.6", "those of an ADD"),
+        (Case("sub", 8, 8, 8), "a311d", "23.1.0", ""),
+        (Case("sub", 8, 8, 8), "rk3588", "26.1.6", ""),
+        (Case("head", 8, 8, 8, 12), "imx8mp", "26.1.6+npu-bsp0.2.0.p9", ""),
+    ],
+)  # fmt: skip
+def test_faults_are_said_before_the_run(case: Case, npu: str, mesa: str, said: str) -> None:
+    found = known_wrong.known_wrong(build(case).model, npu, mesa)
+    assert bool(found) == bool(said), found
+    assert not said or any(said in each for each in found)
+
+
+def test_a_verdict_wins_over_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(Case("head", 8, 8, 8, 12)).model
+    digest = hashlib.sha256(model).hexdigest()
+    kept = (
+        Verdict(digest, "a head", "imx8mp", ("26.1.6",)),
+        Verdict(digest, "a head", "imx8mp", ("25.0.7",), "operation 0 (CONV_2D)"),
+    )
+    monkeypatch.setattr(known_wrong, "verdicts", lambda: kept)
+    assert known_wrong.known_wrong(model, "imx8mp", "26.1.6-1") == []
+    (said,) = known_wrong.known_wrong(model, "imx8mp", "25.0.7-2")
+    assert said == "a head goes wrong at operation 0 (CONV_2D); right with Mesa 26.1.6"
+
+
+def test_the_kept_verdicts_are_whole() -> None:
+    kept = [(each.sha256, each.npu, mesa) for each in verdicts() for mesa in each.mesa]
+    assert len(set(kept)) == len(kept)
+    assert all(npu_of_soc(each.npu) == each.npu and len(each.sha256) == 64 for each in verdicts())
+    assert "MobileNet V2 1.0 224" in wrong_models("a311d", "26.1.6-1~bpo13+1")
+    assert "MobileNet V2 1.0 224" not in wrong_models("a311d", "25.0.7-2+deb13u1")
+    assert wrong_models("a311d", "26.1.6+npu-bsp0.2.0.p3") == []
+    assert (npu_of_soc("qemu-virt-a311d"), npu_of_soc("rk3588")) == ("a311d", "")

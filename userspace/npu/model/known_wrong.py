@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: MIT
+"""Is a model known to come out wrong with a Mesa on an NPU? Verdicts by hash, then known faults."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from pathlib import Path
+
+import msgspec
+
+from bsp.base.errors import InfrastructureError
+
+from .graph import Model, read_model
+from .known_faults import NPUS, Surroundings, faults_of
+from .partitions import partitions
+from .prediction import predict, rules_for
+
+_VERDICTS = Path(__file__).with_name("verdicts.toml")
+_DRIVER = "etnaviv"
+_OURS = "npu-bsp"
+"""In the version of a Mesa with patches of ours, which no verdict is about."""
+_EMULATED = "qemu-virt-"
+
+
+class Verdict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What ``gate-mesa --model`` said of a model with versions of Mesa on an NPU.
+
+    Attributes:
+        name: for people; the model is known by its hash.
+        first_wrong: the first wrong operation; "" where it is right.
+    """
+
+    sha256: str
+    name: str
+    npu: str
+    mesa: tuple[str, ...]
+    first_wrong: str = ""
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    format: int
+    verdicts: tuple[Verdict, ...]
+
+
+@functools.cache
+def verdicts() -> tuple[Verdict, ...]:
+    """Return all verdicts that are kept."""
+    try:
+        return msgspec.toml.decode(_VERDICTS.read_bytes(), type=_File).verdicts
+    except msgspec.MsgspecError as error:
+        raise InfrastructureError(f"{_VERDICTS}: {error}") from error
+
+
+def npu_of_soc(soc: str) -> str:
+    """Return the NPU of a SoC, as verdicts name it; "" of one that no verdict is about."""
+    name = soc.removeprefix(_EMULATED)
+    return name if name in NPUS else ""
+
+
+def known_wrong(content: bytes, npu: str, mesa: str) -> list[str]:
+    """Return in words what is known to be wrong with a model; empty also where nothing is known.
+
+    Args:
+        npu: ``a311d``; mesa: version, ``26.1.6-1``.
+    """
+    upstream = mesa.partition("-")[0]
+    if npu not in NPUS or not upstream or _OURS in mesa:
+        return []
+    digest = hashlib.sha256(content).hexdigest()
+    for each in verdicts():
+        if (each.sha256, each.npu) == (digest, npu) and upstream in each.mesa:
+            return (
+                [f"{each.name} goes wrong at {each.first_wrong}{_right_with(each)}"]
+                if each.first_wrong
+                else []
+            )
+    return _faults(read_model(content), npu, upstream)
+
+
+def wrong_models(npu: str, mesa: str) -> list[str]:
+    """Return the names of known models that come out wrong with a Mesa on an NPU."""
+    upstream = mesa.partition("-")[0]
+    if _OURS in mesa:
+        return []
+    return [
+        each.name
+        for each in verdicts()
+        if each.npu == npu and upstream in each.mesa and each.first_wrong
+    ]
+
+
+def _right_with(verdict: Verdict) -> str:
+    right = [
+        version
+        for each in verdicts()
+        if (each.sha256, each.npu, each.first_wrong) == (verdict.sha256, verdict.npu, "")
+        for version in each.mesa
+    ]
+    return f"; right with Mesa {', '.join(right)}" if right else ""
+
+
+def _faults(model: Model, npu: str, mesa: str) -> list[str]:
+    rules = rules_for(_DRIVER, mesa)
+    if rules is None:
+        return []
+    found: dict[str, str] = {}
+    for partition in partitions(model, predict(model.operations, rules).taken):
+        operations = [model.operations[index] for index in partition.operations]
+        where = Surroundings(
+            {id(tensor) for tensor in partition.inputs},
+            {id(tensor) for tensor in partition.outputs},
+            {id(tensor) for each in operations for tensor in each.inputs if tensor is not None},
+        )
+        for each in operations:
+            for fault in faults_of(each, where, npu, mesa):
+                found.setdefault(fault.what, f"{each.name} {fault.what} ({fault.way_out})")
+    return list(found.values())
