@@ -194,6 +194,15 @@ def test_a_split_at_an_end_of_the_graph_is_named() -> None:
     assert str(found).startswith("operation 2 (CONV_2D): order of output 0")
 
 
+def test_an_output_whose_order_is_explained_is_named_once() -> None:
+    net = Net(8)
+    shared = net.conv(0, 16)
+    model = net.model([shared, net.conv(shared, 4)])
+    outputs = [{"index": 0, "problem": "wrong", "order": "channel by channel"}]
+    (found,) = explain({"outputs": outputs, "delegated_nodes": [0, 1]}, model)
+    assert str(found).startswith("operation 0 (CONV_2D): order of ")
+
+
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_a_batch_is_named(batch: int) -> None:
     model = one_conv(batch, 8, 8, 3)

@@ -29,9 +29,10 @@ def explain(row: RowResult, model: bytes) -> list[Finding]:
     taken = set(row.get("delegated_nodes") or [])
     found = [*wrongly_taken(graph, taken), *_splits(operations, outputs, taken)]
     makers = {id(tensor): each for each in operations for tensor in each.outputs if tensor}
+    named = {each.operation for each in found}
     for each in wrong:
-        if each.get("order"):
-            maker = makers.get(id(outputs[each["index"]]))
+        maker = makers.get(id(outputs[each["index"]]))
+        if each.get("order") and not (maker and maker.name in named):
             found.append(
                 Finding(
                     f"order of output {each['index']}",
