@@ -203,6 +203,20 @@ def _compare_with(found: list[SubmissionShown], shown: SubmissionShown) -> None:
             return
 
 
+def _shown(
+    number: int, job: Job, fields: dict[str, int], known: dict[str, Any], problem: str
+) -> JobShown:
+    return JobShown(
+        number=number,
+        unit=job.unit,
+        address=job.address,
+        seconds=job.seconds,
+        fields=fields,
+        problem=problem,
+        **known,
+    )
+
+
 def _task(number: int, job: Job, memory: Buffers, reader: TaskReader) -> JobShown:
     """Return a task of a Rockchip NPU; what is not understood is named in it."""
     fields: dict[str, int] = {}
@@ -213,15 +227,7 @@ def _task(number: int, job: Job, memory: Buffers, reader: TaskReader) -> JobShow
     except FaultError as error:
         error.at(job=number, unit=job.unit, address=job.address)
         problem = str(error)
-    return JobShown(
-        number=number,
-        unit=job.unit,
-        address=job.address,
-        seconds=job.seconds,
-        fields=fields,
-        problem=problem,
-        **shown,
-    )
+    return _shown(number, job, fields, shown, problem)
 
 
 class _JobReader:
@@ -259,15 +265,7 @@ class _JobReader:
         except FaultError as error:
             error.at(job=number, unit=job.unit, address=job.address)
             problem = str(error)
-        return JobShown(
-            number=number,
-            unit=job.unit,
-            address=job.address,
-            seconds=job.seconds,
-            fields=fields,
-            problem=problem,
-            **shown,
-        )
+        return _shown(number, job, fields, shown, problem)
 
     def _nn(self, job: NnJob, memory: Buffers) -> dict[str, Any]:
         shape, geometry = job.shape, job.geometry
