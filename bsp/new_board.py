@@ -268,20 +268,23 @@ def _text(
     """Return the profile, what its owner should know, and the DTB that belongs beside it, if any."""
     tree = source.tree
     kernel = kernel or (like.kernel if like else DEFAULT_KERNEL)
+    identity: list[str] = []
     notes: list[str] = []
-    borrowed = ""
     if tree is None:
         if like is None:
             raise RuntimeError("there is neither a tree nor a board to be like")
-        soc, compatible, dts, title = like.soc, like.compatible, None, f"{like.title}, a relative"
+        soc, dts, beside = like.soc, None, b""
+        title = f"{like.title}, a relative"
+        body = _unknown_board(name, like)
     else:
-        soc, compatible = _soc(tree, source.what, like), tuple(tree.compatible)
-        borrowed = _borrowed(tree, source.what, like)
+        soc = _soc(tree, source.what, like)
         title = (tree.strings("/", "model") or [name])[0]
+        borrowed = _borrowed(tree, source.what, like)
         dts = None if borrowed else _upstream(soc, tree, kernel)
-    beside = source.blob if tree is not None and dts is None else b""
-    if tree is not None:
-        notes += _npu_notes(soc, tree, source.what)
+        beside = source.blob if dts is None else b""
+        body = _known_board(name, tuple(tree.compatible), borrowed)
+        identity, notes = _identity(name, tree, title, borrowed)
+        notes = [*_npu_notes(soc, tree, source.what), *filter(None, [borrowed]), *notes]
     origins = " and ".join(
         [*filter(None, [source.what]), *([f"the board {like.name}"] if like else [])]
     )
@@ -292,51 +295,66 @@ def _text(
         f"name = {_string(name)}",
         f"title = {_string(title)}",
         f"soc = {_string(soc)}",
+        _tree_line(name, dts, beside),
+        *body,
+        f"kernel = {_string(kernel)}",
+        *identity,
     ]
-    if dts:
-        lines.append(f"dts = {_string(dts)}")
-    elif beside:
-        lines.append(
-            f"dtb = {_string(f'{name}.dtb')}  # no board file upstream: its own device tree"
-        )
-    else:
-        lines.append(
-            f'{MARK}dts: the file below the SoC\'s device trees, or dtb = "FILE" beside this one'
-        )
-    if tree is None:
-        lines.append(f"{MARK}compatible: the first string has to be this board's own")
-        own = [f"unknown,{name}", *compatible[1:]]
-        lines.append(f"compatible = {json.dumps(own)}")
-    elif borrowed:
-        notes.append(borrowed)
-        lines.append(f"{MARK}compatible: the first string has to be this board's own; {borrowed}")
-        lines.append(f"compatible = {json.dumps([f'unknown,{name}', *compatible])}")
-    else:
-        lines.append(f"compatible = {json.dumps(list(compatible))}")
-    lines.append(f"kernel = {_string(kernel)}")
-    if tree is not None and borrowed and tree.strings("/", "model"):
-        lines += [
-            "",
-            "# Until a tree with its own string runs there, it is recognised by these two together.",
-            "[identity]",
-            f"models = {json.dumps([title], ensure_ascii=False)}",
-            f"runs_as = {_string(compatible[0])}",
-        ]
-    elif tree is not None and is_chip_makers(compatible) and tree.strings("/", "model"):
-        notes.append(
-            f"{compatible[0]} is a string of the chip's maker, as reference boards have it, and trees of "
-            f"other boards often keep it: only a machine whose model is {title!r} is taken for {name}"
-        )
-        lines += [
-            "",
-            "# A reference board's string, which trees of other boards often keep: the model tells.",
-            "[identity]",
-            f"models = {json.dumps([title], ensure_ascii=False)}",
-        ]
     said = _expected(soc, dts, kernel) if dts else None
     if said:
         lines += ["", "[expect]", f"{_string(kernel_tree(kernel).series)} = {_string(said)}"]
     return "\n".join([*lines, "", *_boot_lines(soc, source, like)]) + "\n", notes, beside
+
+
+def _tree_line(name: str, dts: str | None, beside: bytes) -> str:
+    """Where the device tree is: upstream's, the file beside the profile, or for the user to say."""
+    if dts:
+        return f"dts = {_string(dts)}"
+    if beside:
+        return f"dtb = {_string(f'{name}.dtb')}  # no board file upstream: its own device tree"
+    return f'{MARK}dts: the file below the SoC\'s device trees, or dtb = "FILE" beside this one'
+
+
+def _unknown_board(name: str, like: Board) -> list[str]:
+    """The compatible strings of a board of which no tree is at hand, only a relative."""
+    own = [f"unknown,{name}", *like.compatible[1:]]
+    return [
+        f"{MARK}compatible: the first string has to be this board's own",
+        f"compatible = {json.dumps(own)}",
+    ]
+
+
+def _known_board(name: str, compatible: tuple[str, ...], borrowed: str) -> list[str]:
+    """The compatible strings of a board whose tree is at hand; ``borrowed``: why they are another's."""
+    if not borrowed:
+        return [f"compatible = {json.dumps(list(compatible))}"]
+    return [
+        f"{MARK}compatible: the first string has to be this board's own; {borrowed}",
+        f"compatible = {json.dumps([f'unknown,{name}', *compatible])}",
+    ]
+
+
+def _identity(name: str, tree: Tree, title: str, borrowed: str) -> tuple[list[str], list[str]]:
+    """Return the profile's [identity], where its strings alone do not tell the board, and notes on it."""
+    compatible = tuple(tree.compatible)
+    if not tree.strings("/", "model"):
+        return [], []
+    models = f"models = {json.dumps([title], ensure_ascii=False)}"
+    if borrowed:
+        comment = (
+            "# Until a tree with its own string runs there, it is recognised by these two together."
+        )
+        return ["", comment, "[identity]", models, f"runs_as = {_string(compatible[0])}"], []
+    if not is_chip_makers(compatible):
+        return [], []
+    comment = (
+        "# A reference board's string, which trees of other boards often keep: the model tells."
+    )
+    note = (
+        f"{compatible[0]} is a string of the chip's maker, as reference boards have it, and trees of "
+        f"other boards often keep it: only a machine whose model is {title!r} is taken for {name}"
+    )
+    return ["", comment, "[identity]", models], [note]
 
 
 def _soc(tree: Tree, what: str, like: Board | None) -> str:

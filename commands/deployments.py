@@ -78,7 +78,7 @@ def deploy(
     from bsp.remote.groups import is_multi_host
     from images.deploy import show
     from images.deploy.claim import claim_of
-    from images.deploy.command import Settings, deploy_to, give_back
+    from images.deploy.command import Content, Settings, deploy_to, give_back
 
     settings = Settings(
         timeout_s=timeout,
@@ -90,6 +90,7 @@ def deploy(
         claim=claim_of(steal=steal, reason=reason),
         force_enable=force_enable,
     )
+    content = Content(bundle, board, kernel, dtb, mesa)
     if is_multi_host(host):
         from bsp.base.errors import UserError
         from images.deploy.fleet import command as fleet_command
@@ -103,12 +104,8 @@ def deploy(
         rules = Rules(canary, wave_size, max_failures, jobs)
         report = fleet_command.deploy_to_all(
             host,
+            content,
             rules=rules,
-            bundle=bundle,
-            board=board,
-            kernel=kernel,
-            dtb=dtb,
-            mesa=mesa,
             settings=settings,
             allow_downgrade=allow_downgrade,
             fresh=fresh,
@@ -122,11 +119,7 @@ def deploy(
         return Answer(given, show.given_back_text(given))
     result = deploy_to(
         host,
-        bundle=bundle,
-        board=board,
-        kernel=kernel,
-        dtb=dtb,
-        mesa=mesa,
+        content,
         dtb_only=dtb_only,
         adopt=adopt,
         by_kexec=try_,

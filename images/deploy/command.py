@@ -70,14 +70,65 @@ class Settings:
 DEFAULTS = Settings()
 
 
+@dataclass(frozen=True)
+class Content:
+    """What is to be deployed, as ``--bundle``, ``--board``... say; empty: the flag was not given."""
+
+    bundle: str = ""
+    board: str = ""
+    kernel: str = ""
+    dtb: str = ""
+    mesa: str = ""
+
+    def given(self) -> Bundle | None:
+        """The bundle that ``--bundle`` names, checked in full; None where the flag was not given.
+
+        Raises:
+            UserError: flags contradict each other, what they name is not there, or the bundle is broken.
+        """
+        if self.bundle and (self.kernel or self.dtb or self.mesa):
+            raise UserError(
+                "--bundle brings its own kernel, DTB and userspace",
+                hint="leave --kernel, --dtb and --mesa out, or leave --bundle out",
+            )
+        if self.dtb and not Path(self.dtb).is_file():
+            raise UserError(
+                f"there is no file {self.dtb}", hint="--dtb wants a compiled device tree"
+            )
+        named_mesa(self.mesa)
+        if not self.bundle:
+            return None
+        given = bundles.load(Path(self.bundle))
+        sign.check_signature(given)
+        bundles.check(given)
+        with step("Reading the bundle"):
+            sign.check_content(given)
+        return given
+
+    def profile(self) -> Board | None:
+        """The profile that ``--board`` names."""
+        return load_board(self.board) if self.board else None
+
+    def made_for(self, board: Board, *, force_enable: bool) -> Bundle:
+        """Make the bundle of a board, with the kernel, DTB and Mesa that were given."""
+        from images.bundle.assemble import bundle_for  # late: a given bundle needs none of this
+
+        return bundle_for(
+            board,
+            kernel=self.kernel or None,
+            dtb=Path(self.dtb) if self.dtb else None,
+            mesa=named_mesa(self.mesa),
+            force_enable=force_enable,
+        )
+
+
+NOTHING_GIVEN = Content()
+
+
 def deploy_to(
     host: str,
+    content: Content = NOTHING_GIVEN,
     *,
-    bundle: str = "",
-    board: str = "",
-    kernel: str = "",
-    dtb: str = "",
-    mesa: str = "",
     dtb_only: bool = False,
     adopt: bool = False,
     by_kexec: bool = False,
@@ -85,94 +136,49 @@ def deploy_to(
     dry_run: bool = False,
     allow_downgrade: bool = False,
 ) -> Deployment:
-    """Deploy to the host of that name; empty strings are flags that were not given.
+    """Deploy to the host of that name.
 
     Raises:
         UserError: the flags contradict each other, or what they name is not there.
     """
-    given = given_bundle(bundle, kernel=kernel, dtb=dtb, mesa=mesa)
-    built = named_mesa(mesa)
+    given = content.given()
     target = settings.target(resolve(host))
     if adopt:
-        if bundle or kernel or dtb or mesa or dtb_only or by_kexec:
+        if dtb_only or by_kexec or content != Content(board=content.board):
             raise UserError(
                 "--adopt makes what the board runs its first generation, and nothing else",
                 hint="deploy afterwards: the same command without --adopt",
             )
         from .adopt import adopt as take_over
 
-        return take_over(target, board=load_board(board) if board else None, dry_run=dry_run)
+        return take_over(target, board=content.profile(), dry_run=dry_run)
+    dtb = Path(content.dtb) if content.dtb else None
     if by_kexec:
-        if bundle or kernel or mesa:
+        if content.bundle or content.kernel or content.mesa:
             raise UserError(
                 "--try starts the kernel that runs, with another device tree",
                 hint="leave --bundle, --kernel and --mesa out",
             )
         from .kexec_trial import try_dtb
 
-        return try_dtb(
-            target,
-            board=load_board(board) if board else None,
-            dtb=Path(dtb) if dtb else None,
-            dry_run=dry_run,
-        )
+        return try_dtb(target, board=content.profile(), dtb=dtb, dry_run=dry_run)
     if dtb_only:
-        if bundle or kernel or mesa:
+        if content.bundle or content.kernel or content.mesa:
             raise UserError(
                 "--dtb-only keeps the kernel and the userspace that the board runs",
                 hint="leave --bundle, --kernel and --mesa out",
             )
         from .in_place import deploy_dtb
 
-        return deploy_dtb(
-            target,
-            board=load_board(board) if board else None,
-            dtb=Path(dtb) if dtb else None,
-            dry_run=dry_run,
-        )
-
-    def make(profile: Board) -> Bundle:
-        from images.bundle.assemble import bundle_for  # late: a given bundle needs none of this
-
-        return bundle_for(
-            profile,
-            kernel=kernel or None,
-            dtb=Path(dtb) if dtb else None,
-            mesa=built,
-            force_enable=settings.force_enable,
-        )
-
+        return deploy_dtb(target, board=content.profile(), dtb=dtb, dry_run=dry_run)
     return deploy(
         target,
         bundle=given,
-        board=load_board(board) if board else None,
-        make_bundle=make,
+        board=content.profile(),
+        make_bundle=lambda board: content.made_for(board, force_enable=settings.force_enable),
         dry_run=dry_run,
         on_downgrade=None if allow_downgrade else ask_downgrade,
     )
-
-
-def given_bundle(bundle: str, *, kernel: str, dtb: str, mesa: str = "") -> Bundle | None:
-    """The bundle that ``--bundle`` names, checked in full; None where the flag was not given.
-
-    Raises:
-        UserError: the flags contradict each other, what they name is not there, or the bundle is broken.
-    """
-    if bundle and (kernel or dtb or mesa):
-        raise UserError(
-            "--bundle brings its own kernel, DTB and userspace",
-            hint="leave --kernel, --dtb and --mesa out, or leave --bundle out",
-        )
-    if dtb and not Path(dtb).is_file():
-        raise UserError(f"there is no file {dtb}", hint="--dtb wants a compiled device tree")
-    if not bundle:
-        return None
-    given = bundles.load(Path(bundle))
-    sign.check_signature(given)
-    bundles.check(given)
-    with step("Reading the bundle"):
-        sign.check_content(given)
-    return given
 
 
 def ask_downgrade(what: str) -> None:

@@ -202,43 +202,13 @@ def deploy(
     """
     host = target.host
     with session(target) as agent:
-        # While the agent starts over there:
-        if isinstance(bundle, Path):
-            bundle = bundles.load(bundle)
-        said = board or profile_named(host.board)  # which board it is, where somebody has said that
-        board = board or profile_named(bundle.manifest.board if bundle else host.board)
-        if board is not None:
-            refuse_without_boot(host, board)
-        if bundle is None and board is not None and make_bundle is not None:
-            bundle = make_bundle(board)
-        fat_mount = fat_mount_of(board)
-        generation = bundle.generation if bundle else None
-        facts = agent.open(generation, fat_mount=fat_mount, lock=not dry_run)
-        if said is None and board is not None:
-            refuse_doubtful(agent, facts, host, board, target.root)
-        if bundle is None:
-            board = board_at(agent, facts, host, target.root)
-            check_identity(
-                facts, board.compatible, host=host.name, what=f"the profile {board.name}"
-            )
-            refuse_without_boot(host, board)
-            if make_bundle is None:
-                raise RuntimeError("there is nothing that makes a bundle")
-            if not board.boot:
-                raise RuntimeError(f"the profile of {board.name} has no [boot]")
-            bundle, fat_mount = make_bundle(board), board.boot.fat_mount
-            facts = agent.open(bundle.generation, fat_mount=fat_mount, lock=False)
-        changes: list[drift.Change] = []
+        opened = _open(target, agent, bundle, board, make_bundle, lock=not dry_run)
+        bundle, board, fat_mount = opened.bundle, opened.board, opened.fat_mount
+        facts = opened.facts
         thorough = drift.is_due(host, asked=target.verify, every=target.verify_every)
+        changes: list[drift.Change] = []
         if thorough:
-            what = f"the bundle {bundle.generation}"
-            check_identity(
-                facts, bundle.manifest.compatible, host=host.name, what=what, board=board
-            )
-            check_serial(host, facts)
-            facts, changes = drift.look(
-                agent, bundle.generation, bundle, fat_mount=fat_mount, repair=not dry_run
-            )
+            facts, changes = _look(target, agent, opened, repair=not dry_run)
         result = planned(target, agent, facts, bundle, board, fat_mount)
         if thorough:
             result.verified, result.drift = True, changes + drift.changes_in(facts)
@@ -264,11 +234,80 @@ def deploy(
         progress.say(str(result.plan))
         prepare(agent, result.plan, bundle, facts, result)
         arm(agent, result.plan, target)
-    with contextlib.suppress(
-        OSError
-    ):  # while the board reboots; a full disk here is no reason to stop
+    with contextlib.suppress(OSError):  # a full disk here is no reason to stop the board's reboot
         contents.keep(bundle)
     return decide(target, result, facts, fat_mount)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What a deployment starts from: the bundle, the board that it is for, what the board says."""
+
+    bundle: Bundle
+    board: Board | None
+    facts: Facts
+    fat_mount: str
+
+
+def _open(
+    target: Target,
+    agent: Agent,
+    bundle: Bundle | Path | None,
+    board: Board | None,
+    make_bundle: BundleMaker | None,
+    *,
+    lock: bool,
+) -> _Opened:
+    """Find bundle and profile, as far as they are known, and ask the board for its facts."""
+    host = target.host
+    # While the agent starts over there:
+    if isinstance(bundle, Path):
+        bundle = bundles.load(bundle)
+    said = board or profile_named(host.board)  # which board it is, where somebody has said that
+    board = board or profile_named(bundle.manifest.board if bundle else host.board)
+    if board is not None:
+        refuse_without_boot(host, board)
+    if bundle is None and board is not None and make_bundle is not None:
+        bundle = make_bundle(board)
+    fat_mount = fat_mount_of(board)
+    generation = bundle.generation if bundle else None
+    facts = agent.open(generation, fat_mount=fat_mount, lock=lock)
+    if said is None and board is not None:
+        refuse_doubtful(agent, facts, host, board, target.root)
+    if bundle is not None:
+        return _Opened(bundle, board, facts, fat_mount)
+    return _open_unknown(target, agent, facts, make_bundle)
+
+
+def _open_unknown(
+    target: Target, agent: Agent, facts: Facts, make_bundle: BundleMaker | None
+) -> _Opened:
+    """The board says which one it is; the bundle is made for it."""
+    host = target.host
+    board = board_at(agent, facts, host, target.root)
+    check_identity(facts, board.compatible, host=host.name, what=f"the profile {board.name}")
+    refuse_without_boot(host, board)
+    if make_bundle is None:
+        raise RuntimeError("there is nothing that makes a bundle")
+    bundle, fat_mount = make_bundle(board), fat_mount_of(board)
+    facts = agent.open(bundle.generation, fat_mount=fat_mount, lock=False)
+    return _Opened(bundle, board, facts, fat_mount)
+
+
+def _look(
+    target: Target, agent: Agent, opened: _Opened, *, repair: bool
+) -> tuple[Facts, list[drift.Change]]:
+    """Re-hash what is on the board; return the facts after repairs, and what was changed."""
+    bundle, host = opened.bundle, target.host
+    check_identity(
+        opened.facts,
+        bundle.manifest.compatible,
+        host=host.name,
+        what=f"the bundle {bundle.generation}",
+        board=opened.board,
+    )
+    check_serial(host, opened.facts)
+    return drift.look(agent, bundle.generation, bundle, fat_mount=opened.fat_mount, repair=repair)
 
 
 def planned(

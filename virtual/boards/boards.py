@@ -18,14 +18,14 @@ from bsp.profile import Board, load_board
 from bsp.qemu.base_dtb import base_dtb
 from bsp.qemu.machine import machine_arguments, qemu_of, start_command
 from bsp.remote import inventory, ssh
-from images.disk import build_disk
+from images.disk import Disk, build_disk
 from virtual.layouts.disk import build_layout
 
 from . import launch
 from .boot import start, wait_until_up
 from .disks import own_disk, prepare_extra
 from .instance import Instance, Record, instances, start_ticks
-from .way import way_named
+from .way import Way, way_named
 
 UP_TIMEOUT_S = 300.0
 DOWN_TIMEOUT_S = 60.0
@@ -75,40 +75,18 @@ def up(
     board = load_board(board_name)
     way = way_named(board, layout, uboot)
     board = way.fitted(board)
-    qemu = qemu_of(board)
-    if dtb and qemu.bootloader:
-        raise UserError(
-            f"{board.name} boots through its bootloader, which takes the DTB from the disk",
-            hint=f"./inv deploy --host {name or board.name} puts another one there",
-        )
+    _refuse_contradictions(board, name or board.name, way, dtb, disk, kernel, watchdog=watchdog)
     if record is not None:
         record = _trace_file(record, board)
-    if watchdog and not qemu.machine.startswith("virt"):
-        raise UserError(
-            f"--watchdog is for machines with PCI, which {board.name} ({qemu.machine}) has not",
-            hint="./inv virtual.up --watchdog",
-        )
-    if disk and kernel:
-        raise UserError("--disk brings its own kernel", hint="leave --kernel out")
-    if disk and way.layout:
-        raise UserError("--disk has its own layout", hint="leave --layout out")
     own = own_disk(disk, identity, board) if disk else None
     extra = prepare_extra(extra_disk) if extra_disk else None
     instance = Instance(name or board.name)
     with lock(instance.lock):
         known = instance.record()
         if known and instance.running():
-            if record:
-                raise UserError(
-                    f"{instance.name} runs already, and is not recorded",
-                    hint=f"./inv virtual.down --name {instance.name}",
-                )
             asked = bool(layout or uboot) and (way.layout_name, way.uboot_name)
-            if own or extra or watchdog or (asked and asked != (known.layout, known.uboot)):
-                raise UserError(
-                    f"{instance.name} runs already, with the devices that it was started with",
-                    hint=f"./inv virtual.down --name {instance.name}, or --name OTHER",
-                )
+            other = own or extra or watchdog or (asked and asked != (known.layout, known.uboot))
+            _refuse_changes(instance, recorded=bool(record), other_devices=bool(other))
             return _already(instance, known, board, port)
         if known:
             say(f"{instance.name} was not taken down properly; starting it anew")
@@ -118,18 +96,7 @@ def up(
             raise UserError(
                 f"port {port} on 127.0.0.1 is taken", hint="--port N, or leave --port out"
             )
-        if own:
-            chosen, release = own
-        else:
-            series = way.kernel(board, kernel or board.kernel)
-            prebuilt = kernel_named(series)
-            release = prebuilt.release
-            tree = dtb or _default_dtb(board, prebuilt, series)
-            chosen = (
-                build_layout(way.layout, board, prebuilt, tree)
-                if way.layout
-                else build_disk(board, prebuilt, tree)
-            )
+        chosen, release = own or _made_disk(board, way, kernel, dtb)
         started = time.monotonic()
         try:
             host = start(
@@ -154,6 +121,58 @@ def up(
         if running is None:
             raise RuntimeError("the virtual board left no record")
         return {**_describe(instance, running), "already_up": False, "seconds": round(seconds, 1)}
+
+
+def _refuse_contradictions(
+    board: Board,
+    name: str,
+    way: Way,
+    dtb: Path | None,
+    disk: Path | None,
+    kernel: str | None,
+    *,
+    watchdog: bool,
+) -> None:
+    """Raise a UserError where what is asked for does not go together; as ``up`` takes it."""
+    qemu = qemu_of(board)
+    if dtb and qemu.bootloader:
+        raise UserError(
+            f"{board.name} boots through its bootloader, which takes the DTB from the disk",
+            hint=f"./inv deploy --host {name} puts another one there",
+        )
+    if watchdog and not qemu.machine.startswith("virt"):
+        raise UserError(
+            f"--watchdog is for machines with PCI, which {board.name} ({qemu.machine}) has not",
+            hint="./inv virtual.up --watchdog",
+        )
+    if disk and kernel:
+        raise UserError("--disk brings its own kernel", hint="leave --kernel out")
+    if disk and way.layout:
+        raise UserError("--disk has its own layout", hint="leave --layout out")
+
+
+def _refuse_changes(instance: Instance, *, recorded: bool, other_devices: bool) -> None:
+    """Raise a UserError where a board that runs is asked to be what it was not started as."""
+    if recorded:
+        raise UserError(
+            f"{instance.name} runs already, and is not recorded",
+            hint=f"./inv virtual.down --name {instance.name}",
+        )
+    if other_devices:
+        raise UserError(
+            f"{instance.name} runs already, with the devices that it was started with",
+            hint=f"./inv virtual.down --name {instance.name}, or --name OTHER",
+        )
+
+
+def _made_disk(board: Board, way: Way, kernel: str | None, dtb: Path | None) -> tuple[Disk, str]:
+    """Return a disk that is made for the board, and the release of its kernel."""
+    series = way.kernel(board, kernel or board.kernel)
+    prebuilt = kernel_named(series)
+    tree = dtb or _default_dtb(board, prebuilt, series)
+    if way.layout:
+        return build_layout(way.layout, board, prebuilt, tree), prebuilt.release
+    return build_disk(board, prebuilt, tree), prebuilt.release
 
 
 def plan_up(

@@ -9,6 +9,7 @@ import shutil
 import socket
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from bsp.base.cache import state_dir, write_atomically
@@ -58,48 +59,26 @@ def start(
         InfrastructureError: there is no room, or QEMU did not start.
     """
     folder = instance.folder
-    folder.mkdir(parents=True)
-    free_mib = shutil.disk_usage(folder).free // MIB
-    if free_mib < _FREE_MIB:
-        raise InfrastructureError(
-            f"not enough room for a virtual board: {free_mib} MiB free in {folder.parent}, "
-            f"{_FREE_MIB} MiB needed",
-            hint="make room, or set NPU_BSP_STATE to another folder",
-        )
-    launch.overlay(disk.image, folder / "disk.qcow2")
-    if log_writes:
-        (folder / WRITE_LOG).touch()
-        os.truncate(folder / WRITE_LOG, _WRITE_LOG_BYTES)
-    shutil.copyfile(disk.identity_file, folder / "id_ed25519")
-    (folder / "id_ed25519").chmod(0o600)
     way = way or Way()
+    _prepare(folder, disk, log_writes=log_writes)
     if qemu_of(board).bootloader:
         first: Path | DirectBoot = way.firmware()
     else:
         first = DirectBoot(
             disk.boot / "kernel", disk.boot / "initrd", disk.boot / "board.dtb", disk.cmdline
         )
-    for attempt in range(_PORT_ATTEMPTS):
-        ssh_port = port or launch.free_port()
-        machine = Machine(
-            board,
-            first,
-            disk=folder / "disk.qcow2",
-            extra_disk=extra_disk,
-            ssh_port=ssh_port,
-            log_writes=log_writes,
-            devices=WATCHDOG if watchdog else (),
-            dtb=disk.boot / "board.dtb" if way.layout else None,
-            record=record,
-        )
-        try:
-            launch.start(machine, folder)
-            break
-        except InfrastructureError as error:
-            # Somebody else took the free port between our looking and QEMU's listening.
-            lost = port is None and "host forwarding" in error.message
-            if not lost or attempt == _PORT_ATTEMPTS - 1:
-                raise
+    machine = Machine(
+        board,
+        first,
+        disk=folder / "disk.qcow2",
+        extra_disk=extra_disk,
+        ssh_port=port,
+        log_writes=log_writes,
+        devices=WATCHDOG if watchdog else (),
+        dtb=disk.boot / "board.dtb" if way.layout else None,
+        record=record,
+    )
+    ssh_port = _launch(machine, folder)
     pid = instance.pid()
     ticks = start_ticks(pid) if pid else None
     if pid is None or ticks is None:
@@ -120,19 +99,57 @@ def start(
             uboot=way.uboot_name,
         )
     )
+    return _registered(instance, board, disk, ssh_port)
+
+
+def _prepare(folder: Path, disk: Disk, *, log_writes: bool) -> None:
+    """Put into a new folder what the board writes to, and the key that logs in."""
+    folder.mkdir(parents=True)
+    free_mib = shutil.disk_usage(folder).free // MIB
+    if free_mib < _FREE_MIB:
+        raise InfrastructureError(
+            f"not enough room for a virtual board: {free_mib} MiB free in {folder.parent}, "
+            f"{_FREE_MIB} MiB needed",
+            hint="make room, or set NPU_BSP_STATE to another folder",
+        )
+    launch.overlay(disk.image, folder / "disk.qcow2")
+    if log_writes:
+        (folder / WRITE_LOG).touch()
+        os.truncate(folder / WRITE_LOG, _WRITE_LOG_BYTES)
+    shutil.copyfile(disk.identity_file, folder / "id_ed25519")
+    (folder / "id_ed25519").chmod(0o600)
+
+
+def _launch(machine: Machine, folder: Path) -> int:
+    """Start QEMU and return the port of SSH: the machine's, or a free one where it has none."""
+    for attempt in range(_PORT_ATTEMPTS):
+        ssh_port = machine.ssh_port or launch.free_port()
+        try:
+            launch.start(replace(machine, ssh_port=ssh_port), folder)
+            break
+        except InfrastructureError as error:
+            # Somebody else took the free port between our looking and QEMU's listening.
+            lost = not machine.ssh_port and "host forwarding" in error.message
+            if not lost or attempt == _PORT_ATTEMPTS - 1:
+                raise
+    return ssh_port
+
+
+def _registered(instance: Instance, board: Board, disk: Disk, ssh_port: int) -> Host:
+    """Write the board into the inventory of virtual boards, with the host key that is known already."""
     host = Host(
         name=instance.name,
         address="127.0.0.1",
         port=ssh_port,
         user="root",
-        identity_file=folder / "id_ed25519",
-        known_hosts=folder / "known_hosts",
+        identity_file=instance.folder / "id_ed25519",
+        known_hosts=instance.folder / "known_hosts",
         power=_reset_command(instance),
         board=board.name,
         console_log=instance.console_log,
     )
     if disk.host_key:
-        (folder / "known_hosts").write_text(f"{host.key_name} {disk.host_key}\n")
+        (instance.folder / "known_hosts").write_text(f"{host.key_name} {disk.host_key}\n")
     inventory.register(host)
     return host
 

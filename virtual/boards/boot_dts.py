@@ -165,18 +165,7 @@ def boot_dts(
     source = kernel or board.kernel
     series = source if source in all_series() else board.kernel
     with tempfile.TemporaryDirectory(prefix="npu-bsp-boot-dts-") as name:
-        if dtb is None:
-            with step(f"Building the device tree of {board.name}"):
-                file = build_dts(
-                    board,
-                    kernel=kernel,
-                    base_dtb=base_dtb(board) if board.dts is None else None,
-                    target_dir=Path(name),
-                    npu_rate_hz=npu_rate_hz,
-                    force_enable=force_enable,
-                ).dtb
-        else:
-            file = dtb
+        file = dtb or _built(board, kernel, Path(name), npu_rate_hz, force_enable=force_enable)
         _, tree = board_tree(file, flag="--dtb")
         if dtb is not None:
             check_identity(tree, board, str(dtb))
@@ -199,6 +188,21 @@ def boot_dts(
         problems=find_problems(npu, report, clocks, promised=promised),
         seconds=seconds,
     )
+
+
+def _built(
+    board: Board, kernel: str | None, folder: Path, npu_rate_hz: int | None, *, force_enable: bool
+) -> Path:
+    with step(f"Building the device tree of {board.name}"):
+        result = build_dts(
+            board,
+            kernel=kernel,
+            base_dtb=base_dtb(board) if board.dts is None else None,
+            target_dir=folder,
+            npu_rate_hz=npu_rate_hz,
+            force_enable=force_enable,
+        )
+    return result.dtb
 
 
 def find_problems(

@@ -66,28 +66,34 @@ def compile_dts(
         if newer:
             first, second = _piped(preprocess, [*newer, *arguments], tree.path)
     if first.exit_code or second.exit_code:
-        # Each may have failed for want of the other; the one that says something has the reason.
-        said = ((first.stderr if first.exit_code else b"") or second.stderr).decode(
-            errors="replace"
+        raise _why_not(tree, source, first, second, too_old=too_old)
+
+
+def _why_not(
+    tree: KernelTree, source: Path, first: Completed, second: Completed, *, too_old: bool
+) -> UserError:
+    """The error for source that does not compile, from what cpp and dtc said.
+
+    Each may have failed for want of the other; the one that says something has the reason.
+    """
+    said = ((first.stderr if first.exit_code else b"") or second.stderr).decode(errors="replace")
+    reason = "" if first.exit_code else undefined_macro(tree.path, said)
+    lines = [*([reason] if reason else []), *said.strip().splitlines()[:8]]
+    hint = "the first of these lines names the place"
+    if reason:
+        hint = (
+            "the header that defines it is older than the source, or not in this tree: complete its "
+            "include/dt-bindings"
         )
-        reason = "" if first.exit_code else undefined_macro(tree.path, said)
-        lines = [*([reason] if reason else []), *said.strip().splitlines()[:8]]
-        hint = "the first of these lines names the place"
-        if reason:
-            hint = (
-                "the header that defines it is older than the source, or not in this tree: complete its "
-                "include/dt-bindings"
-            )
-        elif too_old:
-            hint = (
-                "it takes dtc 1.7 or later (Debian 13 has it), which could not be fetched; this machine's "
-                "is older"
-            )
-        raise UserError(
-            f"{source} of Linux {tree.release} ({tree.name}) does not compile:\n"
-            + "\n".join(lines),
-            hint=hint,
+    elif too_old:
+        hint = (
+            "it takes dtc 1.7 or later (Debian 13 has it), which could not be fetched; this machine's "
+            "is older"
         )
+    text = "\n".join(lines)
+    return UserError(
+        f"{source} of Linux {tree.release} ({tree.name}) does not compile:\n{text}", hint=hint
+    )
 
 
 def _similar(stem: str, known: Sequence[str]) -> str:

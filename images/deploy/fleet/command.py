@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from bsp.base.errors import UserError
@@ -15,9 +14,8 @@ from bsp.remote.groups import resolve_all
 from bsp.remote.inventory import Host
 from images.bundle import manifest as bundles
 from images.bundle.manifest import Bundle
-from userspace.npu.mesa.manifest import BuiltMesa, named_mesa
 
-from ..command import DEFAULTS, Settings, ask_downgrade, given_bundle
+from ..command import DEFAULTS, NOTHING_GIVEN, Content, Settings, ask_downgrade
 from ..deploy import Deployment, Target, deploy, status
 from ..transfer.shared import Shared
 from .fleet import GOOD, FleetReport, deploy_fleet, over_all
@@ -28,13 +26,9 @@ JOBS = 16
 
 def deploy_to_all(
     text: str,
+    content: Content = NOTHING_GIVEN,
     *,
     rules: Rules,
-    bundle: str = "",
-    board: str = "",
-    kernel: str = "",
-    dtb: str = "",
-    mesa: str = "",
     settings: Settings = DEFAULTS,
     allow_downgrade: bool = False,
     fresh: bool = False,
@@ -45,19 +39,12 @@ def deploy_to_all(
     Raises:
         UserError: a host is not known, it is not known which board one is, or the bundle is broken.
     """
-    given = given_bundle(bundle, kernel=kernel, dtb=dtb, mesa=mesa)
+    given = content.given()
     hosts = resolve_all(text)
     if given:
         wanted = {host.name: given for host in hosts}
     else:
-        wanted = _bundles(
-            hosts,
-            board=board,
-            kernel=kernel,
-            dtb=dtb,
-            mesa=named_mesa(mesa),
-            force_enable=settings.force_enable,
-        )
+        wanted = _bundles(hosts, content, force_enable=settings.force_enable)
     shared = Shared()
     targets = {host.name: settings.target(host, shared=shared) for host in hosts}
     return deploy_bundles(
@@ -96,34 +83,18 @@ def deploy_bundles(
     return deploy_fleet(generations, one, rules, fresh=fresh, keep=not dry_run)
 
 
-def _bundles(
-    hosts: Sequence[Host],
-    *,
-    board: str,
-    kernel: str,
-    dtb: str,
-    mesa: BuiltMesa | None,
-    force_enable: bool,
-) -> dict[str, Bundle]:
+def _bundles(hosts: Sequence[Host], content: Content, *, force_enable: bool) -> dict[str, Bundle]:
     """The bundle of each host, by its name: one is made for each kind of board."""
-    kinds = {host.name: board or host.board for host in hosts}
+    kinds = {host.name: content.board or host.board for host in hosts}
     unsaid = [name for name, kind in kinds.items() if not kind]
     if unsaid:
         raise UserError(
             f"it is not said which board these are: {', '.join(unsaid)}",
             hint='board = "..." in their entries of the inventory; or --board, or --bundle',
         )
-    from images.bundle.assemble import bundle_for  # late: a given bundle needs none of this
-
     made: dict[str, Bundle] = {}
     for kind in dict.fromkeys(each for each in kinds.values() if each):
-        made[kind] = bundle_for(
-            load_board(kind),
-            kernel=kernel or None,
-            dtb=Path(dtb) if dtb else None,
-            mesa=mesa,
-            force_enable=force_enable,
-        )
+        made[kind] = content.made_for(load_board(kind), force_enable=force_enable)
         bundles.check(made[kind])
     return {name: made[kind] for name, kind in kinds.items() if kind}
 

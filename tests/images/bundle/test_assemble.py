@@ -12,7 +12,7 @@ import pytest
 from bsp.base.errors import UserError
 from bsp.profile import load_board
 from images.bundle.assemble import bundle_for
-from images.deploy.command import Settings, deploy_to
+from images.deploy.command import Content, Settings, deploy_to
 from tests.support.fake_boot import compile_dtb, tree_source
 
 BOARD = load_board("virtual")
@@ -43,8 +43,8 @@ def test_other_bad_input(tmp_path: Path) -> None:
 
 def test_flags_that_contradict_each_other(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--bundle brings its own kernel"):
-        deploy_to("root@127.0.0.1", bundle=str(tmp_path), kernel="6.12")
+        deploy_to("root@127.0.0.1", Content(bundle=str(tmp_path), kernel="6.12"))
     with pytest.raises(UserError, match="there is no file"):
-        deploy_to("root@127.0.0.1", dtb=str(tmp_path / "none"))
+        deploy_to("root@127.0.0.1", Content(dtb=str(tmp_path / "none")))
     with pytest.raises(UserError, match="expected seconds above 0"):
         deploy_to("root@127.0.0.1", settings=Settings(timeout_s=0))

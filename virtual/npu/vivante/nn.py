@@ -8,6 +8,7 @@ and cache addresses have no effect on the numbers.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -187,12 +188,36 @@ def parse(words: Words, generation: int) -> NnJob:
         FaultError: a field has a value that is not understood or not possible.
     """
     field = LAYOUT.unpack(words)
-    step = 2 if field["pooling"] == FIRST_PIXEL else 1
     if field["depthwise"] and generation < 8:
         raise FaultError("depthwise", f"0 on generation {generation}", "1")
     for name in ("in_image_x_size", "in_image_y_size", "out_image_x_size", "out_image_y_size"):
         if not field[name]:
             raise FaultError(name, "at least 1", "0")
+    geometry = _geometry(field)
+    shape = _shape(field)
+    shape.check()
+    job = NnJob(
+        shape=shape,
+        geometry=geometry,
+        in_address=field["in_image_address"],
+        in_height=field["in_image_y_size"],
+        in_width=field["in_image_x_size"],
+        in_row=field["in_image_x_stride"],
+        in_plane=field["in_image_x_stride"] * field["in_image_y_stride"],
+        out_address=field["out_image_address"],
+        out_row=field["out_image_x_stride"],
+        out_plane=shape.plane_bytes,
+        out_zero_point=field["out_zero_point"],
+        low=field["out_zero_point"] if field["relu"] else 0,
+        scale=_scale(field, generation),
+        coefficients_address=field["kernel_address"] << 6,
+    )
+    _check_size(job)
+    return job
+
+
+def _geometry(field: Mapping[str, int]) -> Geometry:
+    step = 2 if field["pooling"] == FIRST_PIXEL else 1
     geometry = Geometry(
         out_height=-(-field["out_image_y_size"] // step),
         out_width=-(-field["out_image_x_size"] // step),
@@ -207,7 +232,11 @@ def parse(words: Words, generation: int) -> NnJob:
         stride = field[f"out_image_{axis}_stride"]
         if stride < size:
             raise FaultError(f"out_image_{axis}_stride", f"at least {size}", str(stride))
-    shape = Shape(
+    return geometry
+
+
+def _shape(field: Mapping[str, int]) -> Shape:
+    return Shape(
         in_channels=field["kernel_z_size"] | field["kernel_z_size2"] << 14,
         out_channels=field["out_image_z_size"],
         height=field["kernel_y_size"],
@@ -219,7 +248,10 @@ def parse(words: Words, generation: int) -> NnJob:
         whole_input=(field["kernel_xy_size"], field["kernel_y_size"])
         == (field["in_image_x_size"], field["in_image_y_size"]),
     )
-    shape.check()
+
+
+def _scale(field: Mapping[str, int], generation: int) -> Scale:
+    """Return what accumulators are multiplied with: 15 bits behind a leading 1, 23 from generation 8 on."""
     mantissa = (
         field["post_multiplier"]
         | field["post_multiplier_1_to_6"] << 1
@@ -236,24 +268,14 @@ def parse(words: Words, generation: int) -> NnJob:
     # An accumulator has 32 bits; its product with a mantissa of 24 must stay within 63 here.
     if scale.shift > 62:
         raise FaultError("post_shift", "a shift of at most 62", str(scale.shift))
-    job = NnJob(
-        shape=shape,
-        geometry=geometry,
-        in_address=field["in_image_address"],
-        in_height=field["in_image_y_size"],
-        in_width=field["in_image_x_size"],
-        in_row=field["in_image_x_stride"],
-        in_plane=field["in_image_x_stride"] * field["in_image_y_stride"],
-        out_address=field["out_image_address"],
-        out_row=field["out_image_x_stride"],
-        out_plane=shape.plane_bytes,
-        out_zero_point=field["out_zero_point"],
-        low=field["out_zero_point"] if field["relu"] else 0,
-        scale=scale,
-        coefficients_address=field["kernel_address"] << 6,
-    )
-    rows = (geometry.out_height - 1) * step + shape.height
-    columns = (geometry.out_width - 1) * step + shape.width
+    return scale
+
+
+def _check_size(job: NnJob) -> None:
+    """Raise a FaultError where the job would take too much memory or time here."""
+    shape, geometry = job.shape, job.geometry
+    rows = (geometry.out_height - 1) * geometry.step + shape.height
+    columns = (geometry.out_width - 1) * geometry.step + shape.width
     for what, pixels in (
         ("input with border", rows * columns * shape.in_channels),
         ("output", geometry.out_height * geometry.out_width * shape.out_channels),
@@ -262,7 +284,6 @@ def parse(words: Words, generation: int) -> NnJob:
             raise FaultError(what, f"at most {MAX_PIXELS} pixels", str(pixels))
     if job.macs > MAX_MACS:
         raise FaultError("convolution", f"at most {MAX_MACS} multiplications", str(job.macs))
-    return job
 
 
 def read_image(job: NnJob, memory: Memory) -> Bytes:
