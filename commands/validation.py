@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from invoke.context import Context
 
 from bsp.base.result import FAILED_VALIDATION, Answer, Result
@@ -135,11 +133,12 @@ def doctor(
     from bsp.remote.groups import is_multi_host
     from bsp.remote.inventory import Host, resolve
     from userspace.npu.doctor import doctor as examination
+    from userspace.npu.doctor.records import DoctorDocument
 
     if is_multi_host(host):
         from images.deploy.fleet import command as fleet_command
 
-        def examine(each: Host) -> dict[str, Any]:
+        def examine(each: Host) -> DoctorDocument:
             return examination.doctor(
                 each,
                 board=board or each.board,

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bsp.base.errors import UserError
@@ -113,7 +113,7 @@ def status_of_all(
 
 
 def doctor_of_all(
-    text: str, examine: Callable[[Host], dict[str, Any]], *, jobs: int = JOBS
+    text: str, examine: Callable[[Host], Mapping[str, Any]], *, jobs: int = JOBS
 ) -> list[dict[str, Any]]:
     """``doctor`` of all boards; who cannot answer has ``error``."""
     hosts = {host.name: host for host in resolve_all(text)}

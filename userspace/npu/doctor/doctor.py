@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from typing import Any
 
 from bsp.base.errors import InfrastructureError
@@ -21,8 +20,10 @@ from bsp.remote.ssh import Connection, connect
 from bsp.uboot import trial_of, uboot_of
 
 from ..validate.machine import DEPLOYED_USERSPACE
+from .check import Check
 from .checks import examine, stack, subject_of
 from .facts import Facts, parse_facts, script
+from .records import CheckRecord, DoctorDocument
 
 _CONNECT_TIMEOUT_S = 30
 _ANSWER_TIMEOUT_S = 120
@@ -34,7 +35,7 @@ def doctor(
     board: str | None = None,
     userspace: str | None = None,
     accept_new_key: bool = False,
-) -> dict[str, Any]:
+) -> DoctorDocument:
     """Return the document of the command line's contract.
 
     Args:
@@ -111,7 +112,7 @@ def text_of(completed: Completed, where: str) -> str:
     return completed.text
 
 
-def judge(facts: Facts, *, wanted: Board | None = None, host: str | None = None) -> dict[str, Any]:
+def judge(facts: Facts, *, wanted: Board | None = None, host: str | None = None) -> DoctorDocument:
     """Return the document, without the time that it took. Pure."""
     subject = subject_of(facts, wanted=wanted, host=host)
     checks = examine(subject)
@@ -122,14 +123,24 @@ def judge(facts: Facts, *, wanted: Board | None = None, host: str | None = None)
         "stack": stack(facts),
         "kernel": facts.kernel,
         "generation": facts.generation,
-        "checks": [asdict(check) for check in checks],
+        "checks": [_record(check) for check in checks],
         "first_broken": first.name if first else None,
         "next": first.next if first else "",
         "verdict": "broken" if first else "healthy",
     }
 
 
-def text(document: dict[str, Any]) -> str:
+def _record(check: Check) -> CheckRecord:
+    return {
+        "name": check.name,
+        "status": check.status,
+        "found": check.found,
+        "expected": check.expected,
+        "next": check.next,
+    }
+
+
+def text(document: DoctorDocument) -> str:
     """Return the document as a table for 80 columns, and what to do."""
     rows = []
     for check in document["checks"]:

@@ -4,14 +4,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from bsp.base.errors import UserError
 
 from .graph import read_file
 
 
-def described(model: Path) -> list[dict[str, Any]]:
+class OperationRecord(TypedDict):
+    """An operation in a smoke test's document; ``output``: the shape of the first."""
+
+    index: int
+    name: str
+    output: list[int]
+
+
+def described(model: Path) -> list[OperationRecord]:
     """Return ``index``, ``name`` and ``output`` (shape of the first) of each operation.
 
     Empty where the model cannot be read: whoever runs it says why.
@@ -20,7 +28,7 @@ def described(model: Path) -> list[dict[str, Any]]:
         found = read_file(model)
     except UserError:
         return []
-    rows = []
+    rows: list[OperationRecord] = []
     for each in found:
         output = next((tensor for tensor in each.outputs if tensor), None)
         rows.append(

@@ -18,6 +18,7 @@ from bsp.base.project import results_folder
 from bsp.remote.inventory import Host
 
 from ..doctor import doctor as examination
+from ..doctor.records import DoctorDocument
 from ..validate.records import SmokeDocument
 from . import history, regression
 from . import html as report_html
@@ -76,7 +77,7 @@ def _default_file(host: str) -> Path:
     return results_folder() / f"report-{safe}.html"
 
 
-def _findings(host: Host | None, accept_new_key: bool) -> tuple[dict[str, Any] | None, str]:
+def _findings(host: Host | None, accept_new_key: bool) -> tuple[DoctorDocument | None, str]:
     try:
         return examination.doctor(host, accept_new_key=accept_new_key), ""
     except BspError as error:
@@ -89,7 +90,7 @@ def write(
     target: Path,
     *,
     smoke: SmokeDocument | None,
-    findings: dict[str, Any] | None,
+    findings: DoctorDocument | None,
     note: str = "",
 ) -> dict[str, Any]:
     """Write the three files; as ``report``."""

@@ -13,16 +13,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from bsp.base.words import counted
 
+from ..doctor.records import DoctorDocument
+from ..model.operations import OperationRecord
 from ..validate.judge.verdict import TOP
 from ..validate.onboard.bmp import ImageError, open_bmp
 from ..validate.records import RowResult, SmokeDocument
 from . import svg as report_svg
+from .regression import HistoryDocument
 from .report import EMULATED, answer_of, input_notes, is_emulated
 
 _STYLE = Path(__file__).parent / "style.css"
@@ -33,9 +36,9 @@ _TIMES = "\N{MULTIPLICATION SIGN}"
 
 def page(
     smoke: SmokeDocument | None,
-    history: dict[str, Any] | None,
+    history: HistoryDocument | None,
     medians: dict[str, list[float]],
-    doctor: dict[str, Any] | None,
+    doctor: DoctorDocument | None,
     *,
     doctor_note: str,
     picture: bytes | None,
@@ -77,8 +80,8 @@ def badge(word: str) -> str:
 def _head(
     host: str,
     smoke: SmokeDocument | None,
-    history: dict[str, Any] | None,
-    doctor: dict[str, Any] | None,
+    history: HistoryDocument | None,
+    doctor: DoctorDocument | None,
     made: str,
 ) -> str:
     words = []
@@ -257,7 +260,7 @@ def _boxes(row: RowResult) -> str:
     return "".join([*parts, "</svg>"])
 
 
-def _history(history: dict[str, Any] | None, medians: dict[str, list[float]]) -> str:
+def _history(history: HistoryDocument | None, medians: dict[str, list[float]]) -> str:
     if not history or not history["series"]:
         return '<h2>History</h2><p class="soft">No earlier runs.</p>'
     figures = []
@@ -284,7 +287,7 @@ def _history(history: dict[str, Any] | None, medians: dict[str, list[float]]) ->
     )
 
 
-def _doctor(doctor: dict[str, Any] | None, note: str) -> str:
+def _doctor(doctor: DoctorDocument | None, note: str) -> str:
     if doctor is None:
         return f'<h2>Doctor</h2><p class="soft">{escape(note or "Not asked.")}</p>'
     lines = ["<h2>Doctor</h2>"]
@@ -337,7 +340,7 @@ def _taken(row: RowResult) -> set[int]:
     return set(row.get("delegated_nodes") or [])
 
 
-def _summary(operations: list[dict[str, Any]], ran: list[RowResult]) -> str:
+def _summary(operations: list[OperationRecord], ran: list[RowResult]) -> str:
     if not ran:
         return (
             '<p class="soft small">No delegate ran, or the runtime cannot tell: all operations are '

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-from typing import Any
 
+from ..doctor.records import DoctorDocument
 from ..validate.records import SmokeDocument
+from .regression import HistoryDocument
 
 # What XML 1.0 cannot hold, whatever a board prints.
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -15,8 +16,8 @@ _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 
 def junit(
     smoke: SmokeDocument | None,
-    history: dict[str, Any] | None,
-    doctor: dict[str, Any] | None,
+    history: HistoryDocument | None,
+    doctor: DoctorDocument | None,
 ) -> str:
     """Return the XML document: a test suite each for smoke test, doctor and history, as far as given."""
     suites = []

@@ -15,7 +15,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from bsp.base.words import counted
 
@@ -113,9 +113,44 @@ def _small_sample(count: int) -> float:
     return 1.0 if count >= BASELINE_RUNS else 1.0 + 2.5 / count
 
 
-def series_of(history: History) -> dict[tuple[str, str, str, str], list[dict[str, Any]]]:
+class Point(TypedDict):
+    """The median of a run, when it was made, and under which conditions."""
+
+    ms: float
+    time: str
+    conditions: dict[str, Any]
+
+
+class SeriesRecord(TypedDict):
+    """A delegate's runs of a model, and whether the newest are slower than those before; times in ms."""
+
+    test: str
+    model: str
+    delegate: str
+    runs: int
+    latest_ms: float
+    latest_time: str
+    baseline_ms: float
+    change: float
+    spread: float
+    verdict: str
+    text: str
+    changed: list[str]
+
+
+class HistoryDocument(TypedDict):
+    """What ``./inv history --json`` prints; ``torn``: lines that could not be read."""
+
+    host: str
+    entries: int
+    torn: int
+    series: list[SeriesRecord]
+    verdict: str
+
+
+def series_of(history: History) -> dict[tuple[str, str, str, str], list[Point]]:
     """Return passing runs by (test, model, delegate, what else has to be equal), oldest first."""
-    found: dict[tuple[str, str, str, str], list[dict[str, Any]]] = {}
+    found: dict[tuple[str, str, str, str], list[Point]] = {}
     for entry in history.entries:
         same = f"{entry['model_sha256'][:12]}/{entry['image_sha256'][:12]}/{entry.get('threads')}"
         for row in entry["results"]:
@@ -123,14 +158,16 @@ def series_of(history: History) -> dict[tuple[str, str, str, str], list[dict[str
             if row.get("status") != "pass" or not times:
                 continue
             key = (entry.get("test", ""), entry.get("model", ""), row["delegate"], same)
-            point = {"time": entry["time"], "ms": float(times["median"]), "row": row}
-            found.setdefault(key, []).append(point | {"conditions": entry["conditions"]})
+            point = Point(
+                ms=float(times["median"]), time=entry["time"], conditions=entry["conditions"]
+            )
+            found.setdefault(key, []).append(point)
     return found
 
 
-def document(history: History) -> dict[str, Any]:
+def document(history: History) -> HistoryDocument:
     """Return what ``./inv history --json`` prints."""
-    series = []
+    series: list[SeriesRecord] = []
     for (test, model, delegate, _), points in series_of(history).items():
         verdict = judge_series([point["ms"] for point in points])
         newest = points[-1]
@@ -163,7 +200,7 @@ def document(history: History) -> dict[str, Any]:
     }
 
 
-def changed_conditions(now: dict[str, Any], earlier: Sequence[dict[str, Any]]) -> list[str]:
+def changed_conditions(now: dict[str, Any], earlier: Sequence[Point]) -> list[str]:
     """Say which conditions of a run are new: versions, governor, clocks; a much higher load or heat."""
     changed = []
     for name in ("generation", "kernel", "mesa", "governor", "npu_clocks_hz"):
@@ -177,7 +214,7 @@ def changed_conditions(now: dict[str, Any], earlier: Sequence[dict[str, Any]]) -
     return changed
 
 
-def text(found: dict[str, Any]) -> str:
+def text(found: HistoryDocument) -> str:
     """Return the document for 80 columns."""
     from bsp.base.output import table
 

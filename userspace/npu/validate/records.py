@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
+from ..model.operations import OperationRecord
+
 
 class OutputRecord(TypedDict, total=False):
     """An output of a row; ``data``: its bytes, compressed by zlib, as base64."""
@@ -167,7 +169,7 @@ class SmokeDocument(TypedDict, total=False):
     runner_seconds: float
     machine: dict[str, Any]
     npu_devices: list[DeviceRecord]
-    operations: list[dict[str, Any]]
+    operations: list[OperationRecord]
     results: list[RowResult]
     verdict: str
     emulated: bool
