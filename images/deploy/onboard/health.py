@@ -50,16 +50,24 @@ def _node(board: Board, driver: str) -> Record:
         for name in names_in(board.at(f"sys/class/{kind}")):
             if not name.startswith(prefix):
                 continue
-            entry = os.path.realpath(board.at(f"sys/class/{kind}/{name}/device/driver"))
+            bound = _driver_of(board.at(f"sys/class/{kind}/{name}/device"))
             node = f"/dev/{folder}/{name}"
-            if not mine and os.path.basename(entry) == driver and os.path.exists(board.at(node)):
+            if not mine and bound == driver and os.path.exists(board.at(node)):
                 mine = node + _by_path(board, folder, name)
             else:
-                others.append(f"{node} of {os.path.basename(entry)}")
+                others.append(f"{node} of {bound}")
     found = ", ".join(others) or "no device node at all"
     if mine:
         found = f"{mine}; {', '.join(others)}" if others else mine
     return {"name": f"render node of {driver}", "ok": bool(mine), "found": found}
+
+
+def _driver_of(device: str) -> str:
+    """The driver of a device. Rocket's cores share one that no driver is bound to (Linux rocket_drv.c)."""
+    if os.path.exists(f"{device}/driver"):
+        return os.path.basename(os.path.realpath(f"{device}/driver"))
+    name = os.path.basename(os.path.realpath(device))
+    return "rocket" if name == "rknn" else name
 
 
 def _by_path(board: Board, folder: str, name: str) -> str:

@@ -121,6 +121,23 @@ def test_a_render_node_is_found_by_its_driver(board: FakeBoard) -> None:
         assert named.found == f"{by_path}; /dev/dri/renderD128 of panfrost"
 
 
+def test_rockets_node_has_a_device_without_a_driver(board: FakeBoard) -> None:
+    """Linux drivers/accel/rocket/rocket_drv.c: the cores share a platform device "rknn"."""
+    checks = Checks(driver="rocket", deadline_s=0.1)
+    device = board.root / "sys/devices/platform/rknn"
+    device.mkdir(parents=True)
+    (board.root / "sys/class/accel/accel0").mkdir(parents=True)
+    (board.root / "sys/class/accel/accel0/device").symlink_to(device)
+    (board.root / "dev/accel").mkdir(parents=True)
+    with session(board.target()) as agent:
+        agent.open(None, fat_mount="/boot/firmware", lock=False)
+        (unborn,) = examine(agent, board.host, checks)
+        assert not unborn.ok
+        (board.root / "dev/accel/accel0").touch()
+        (found,) = examine(agent, board.host, checks)
+        assert (found.ok, found.found) == (True, "/dev/accel/accel0")
+
+
 def test_quick_is_the_small_model_and_a_few_runs() -> None:
     made = quick(SmokeTestRequest())
     assert (made.model, made.runs, made.delegate) == ("npu-bsp-digits", 3, "teflon")

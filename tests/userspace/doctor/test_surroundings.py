@@ -17,7 +17,7 @@ import pytest
 
 from bsp.dts.tree import Tree
 from bsp.profile import load_soc
-from userspace.npu.doctor import device_tree, software, surroundings
+from userspace.npu.doctor import checks, device_tree, software, surroundings
 from userspace.npu.doctor.check import Outcome
 from userspace.npu.doctor.facts import Device, Facts, RenderNode, parse_facts, script
 from userspace.npu.doctor.subject import Subject
@@ -374,3 +374,58 @@ def test_sections_that_make_no_sense_are_nothing() -> None:
     }
     system = parse_system(lambda name: rows.get(name, []))
     assert (system.cards, system.by_path, system.boot_files, system.cut) == ((), {}, (), {})
+
+
+# --- NPUs of other drivers ------------------------------------------------------------------------
+
+RK3588_CORES = (
+    "fdab0000.npu /npu@fdab0000 rocket- 0 suspended\n"
+    "fdac0000.npu /npu@fdac0000 rocket- 0 suspended\n"
+    "fdad0000.npu /npu@fdad0000 {}- 0 suspended"
+)
+
+
+def rk3588(**sections: str) -> Subject:
+    """An RK3588 as its kernel would say it: the node's device is "rknn", which no driver is bound to."""
+    given = {
+        "render_nodes": "/dev/accel/accel0 rknn 660 root render rw",
+        "modules": "rocket",
+        "devices": RK3588_CORES.format("rocket"),
+        "log": "[   7.1] rocket fdab0000.npu: Rockchip NPU core 0 version: 1179210309",
+    }
+    facts = parse_facts(captured("healthy", **{**given, **sections}))
+    return Subject(facts, None, load_soc("rk3588").npu, host="desk")
+
+
+def test_rockets_device_node_is_known_by_its_facade() -> None:
+    """Linux drivers/accel/rocket/rocket_drv.c: one platform device "rknn" for all cores."""
+    subject = rk3588()
+    assert software.device_node(subject)[:2] == ("ok", "/dev/accel/accel0")
+    assert checks.stack(subject.facts) == "rocket"
+    probe = dict(checks.CHECKS)["probe"](subject)
+    assert probe[0] == "ok", probe
+    none = rk3588(render_nodes="")
+    assert software.device_node(none)[0] == "broken"
+    assert "/dev/accel/accel*" in software.device_node(none)[2]
+
+
+def test_a_core_that_did_not_come_up_is_named() -> None:
+    status, found, *_ = dict(checks.CHECKS)["probe"](rk3588(devices=RK3588_CORES.format("")))
+    assert status == "broken"
+    assert "fdad0000.npu" in found
+
+
+def test_a_vendors_driver_holds_the_rk3588s_npu() -> None:
+    vendor = rk3588(modules="rknpu", devices="fdab0000.npu /npu@fdab0000 RKNPU- 0 active")
+    assert checks.stack(vendor.facts) == "rknpu"
+
+
+def test_ethosus_device_node() -> None:
+    """Linux drivers/accel/ethosu/ethosu_drv.c: the node's device is the NPU itself."""
+    nodes = "/dev/accel/accel0 ethosu 660 root render rw"
+    facts = parse_facts(captured("healthy", render_nodes=nodes, modules="ethosu"))
+    subject = Subject(facts, None, load_soc("imx93").npu, host="desk")
+    assert software.device_node(subject)[:2] == ("ok", "/dev/accel/accel0")
+    assert checks.stack(facts) == "ethosu"
+    assert software.delegate_driver(subject)[0] == "broken"
+    assert dict(checks.CHECKS)["memory"](subject)[0] == "ok"

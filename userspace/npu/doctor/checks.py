@@ -193,6 +193,10 @@ def _probe(subject: Subject) -> tuple[str, str, str, str]:
         return broken(
             f"no driver is bound to {device.name}{_why_unbound(facts, device)}", expected, see
         )
+    cores = [facts.device_at(node) for node in npu.more_nodes] if npu else []
+    if idle := [each for each in cores if each and not each.driver]:
+        names = ", ".join(each.name for each in idle)
+        return broken(f"no driver is bound to {names}{_why_unbound(facts, idle[0])}", expected, see)
     return ok(said[-1].strip() if said else f"{device.driver} is bound to {device.name}", expected)
 
 

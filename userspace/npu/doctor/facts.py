@@ -25,6 +25,8 @@ from ..validate.machine import DEPLOYED_USERSPACE, RUNNER
 from .system import System, parse_system
 
 _HERE = Path(__file__).parent
+_FACADES = {"rknn": "rocket"}
+"""Devices without a driver that stand for several cores (Linux drivers/accel/rocket/rocket_drv.c)."""
 
 
 @dataclass(frozen=True)
@@ -334,7 +336,10 @@ def _device(row: str) -> Device | None:
 
 def _render_node(row: str) -> RenderNode | None:
     words = row.split()
-    return RenderNode(*words) if len(words) == 6 else None
+    if len(words) != 6:
+        return None
+    path, driver, *rest = words
+    return RenderNode(path, _FACADES.get(driver, driver), *rest)
 
 
 def _cma(rows: list[str]) -> tuple[int | None, int | None]:

@@ -156,7 +156,7 @@ def npu_devices() -> list[dict[str, Any]]:
     found = []
     entries = [*Path("/sys/class/drm").glob("renderD*"), *Path("/sys/class/accel").glob("accel*")]
     for entry in sorted(entries):
-        driver = (entry / "device" / "driver").resolve().name
+        driver = driver_of(entry)
         accel = entry.name.startswith("accel")
         if not accel and driver != "etnaviv":
             continue
@@ -171,6 +171,17 @@ def npu_devices() -> list[dict[str, Any]]:
             device["error"], device["unsafe"] = None, device["error"]["message"]
         found.append(device)
     return found
+
+
+def driver_of(entry: Path) -> str:
+    """Return the driver of a device node. Rocket's cores share a device that no driver is bound to.
+
+    Source: Linux drivers/accel/rocket/rocket_drv.c, ``drm_dev``.
+    """
+    if (entry / "device" / "driver").exists():
+        return (entry / "device" / "driver").resolve().name
+    name = (entry / "device").resolve().name
+    return "rocket" if name == "rknn" else name
 
 
 def by_path(node: str) -> str | None:
