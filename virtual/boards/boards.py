@@ -19,6 +19,7 @@ from bsp.qemu.base_dtb import base_dtb
 from bsp.qemu.machine import machine_arguments, qemu_of, start_command
 from bsp.remote import inventory, ssh
 from images.disk import Disk, build_disk
+from images.disk.rootfs import require_possible
 from virtual.layouts.disk import build_layout
 
 from . import launch
@@ -167,6 +168,7 @@ def _refuse_changes(instance: Instance, *, recorded: bool, other_devices: bool) 
 
 def _made_disk(board: Board, way: Way, kernel: str | None, dtb: Path | None) -> tuple[Disk, str]:
     """Return a disk that is made for the board, and the release of its kernel."""
+    require_possible()  # before anything is fetched
     series = way.kernel(board, kernel or board.kernel)
     prebuilt = kernel_named(series)
     tree = dtb or _default_dtb(board, prebuilt, series)

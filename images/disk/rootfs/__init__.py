@@ -66,10 +66,7 @@ def root_tar(
         UserError: the suite has no such package; something is missing that only root can set up.
         InfrastructureError: a package cannot be fetched or configured.
     """
-    folder = cache_dir() / "rootfs"
-    folder.mkdir(parents=True, exist_ok=True)
-    if not any(folder.glob("*.tar")):
-        require_rights()  # before anything is fetched
+    folder = require_possible()
     archive = Archive(distribution, ARCHITECTURE)
     for package in more:
         archive.version(package)  # apt's own words for a name that it does not know fill a page
@@ -101,6 +98,22 @@ def root_tar(
     return Rootfs(make_once(folder / f"{prefix}-{key}.tar", make), key)
 
 
+def require_possible() -> Path:
+    """See to it that a root can be made here, or was made; for those who begin with something else.
+
+    Returns:
+        The cache's folder of roots.
+
+    Raises:
+        UserError: none was made yet, and something is missing that only root can set up.
+    """
+    folder = cache_dir() / "rootfs"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not any(folder.glob("*.tar")):
+        require_rights()
+    return folder
+
+
 def _install(
     debs: list[Path], distribution: str, target: Path, now: Step, settings: Mapping[str, bytes]
 ) -> None:
@@ -128,7 +141,7 @@ def _install(
                 [
                     *isolation, "mmdebstrap", f"--mode={mode}", f"--architectures={ARCHITECTURE}",
                     "--variant=custom", "--format=tar", "--quiet",
-                    "--skip=update,check/signed-by,output/dev",
+                    "--skip=update,check/qemu,check/signed-by,output/dev",
                     f'--setup-hook=mkdir -p "$1/proc" "$1/sys"; {_merge_usr(distribution)}{given}',
                     f'--customize-hook=sh {shared}/install.sh "$1" {shared}',
                     distribution, "-", f"deb {debian_mirror()} {distribution} main",

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bsp.base.errors import InfrastructureError, UserError
+from bsp.base.packages import host_apt
 from bsp.base.process import PACKAGE_OF_TOOL, ToolFailedError, find_tool, run
 
 _BINFMT = Path("/proc/sys/fs/binfmt_misc")
@@ -63,11 +64,10 @@ def require_rights() -> None:
 def gaps() -> list[Gap]:
     """Return what is missing on this machine, for this user."""
     found = []
-    packages = [
-        PACKAGE_OF_TOOL[tool]
-        for tool in (["mmdebstrap"] if os.geteuid() == 0 else ["mmdebstrap", "newuidmap"])
-        if find_tool(tool) is None
-    ]
+    # mmdebstrap works out of its package; newuidmap has a right that only root gives it.
+    needed = [] if host_apt.is_there() else ["mmdebstrap"]
+    needed += [] if os.geteuid() == 0 else ["newuidmap"]
+    packages = [PACKAGE_OF_TOOL[tool] for tool in needed if find_tool(tool) is None]
     foreign = os.uname().machine != "aarch64" and not _runs_foreign_programs()
     no_emulator = foreign and not _registrations() and find_tool("qemu-aarch64-static") is None
     if no_emulator:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from bsp.base.errors import InfrastructureError, UserError
+from bsp.base.packages import host_apt
 from images.disk.rootfs import rights
 
 _TOOLS = {"mmdebstrap", "newuidmap", "qemu-aarch64-static", "update-binfmts"}
@@ -34,6 +35,7 @@ class Host:
         patch.setattr(rights, "_NAMESPACE_SWITCHES", ((root / "clone", "clone=1"),))
         patch.setattr(rights, "_user_name", lambda: "ben")
         patch.setattr(rights, "find_tool", lambda name: name if name in self.tools else None)
+        patch.setattr(host_apt, "is_there", lambda: "apt-get" in self.tools)
         patch.setattr(os, "uname", lambda: SimpleNamespace(machine="x86_64"))
         patch.setattr(os, "geteuid", lambda: self.uid)
 
@@ -129,4 +131,13 @@ def test_this_machines_own_processor_needs_no_emulator(
     monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="aarch64"))
     host.uid = 0
     host.tools = {"mmdebstrap"}
+    assert commands(host) == []
+
+
+def test_mmdebstrap_has_to_be_installed_only_where_apt_cannot_fetch_it(host: Host) -> None:
+    host.runs_arm64()
+    host.uid = 0
+    host.tools.remove("mmdebstrap")
+    assert len(commands(host)) == 1
+    host.tools.add("apt-get")
     assert commands(host) == []
