@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +197,9 @@ def build_dts(
     with tempfile.TemporaryDirectory(prefix="npu-bsp-dts-") as folder:
         work = Path(folder)
         blob = apply_overlays(start.blob, apply, what=start.what, work=work)
+        if apply:  # what is wrong from here on may have come with them
+            names = ", ".join(file.name for file in apply)
+            start = replace(start, what=f"{start.what} (with {names} applied)")
         base = read_tree(blob, start.what)
         check_identity(base, board, start.what, newer=newer)
         changes = _changes(base, board, npu, start, newer)

@@ -50,6 +50,13 @@ def test_several_in_their_order(tmp_path: Path) -> None:
     assert read_tree(expected.read_bytes(), "it") == tree
 
 
+def test_what_an_overlay_has_broken_is_said_to_be_of_the_tree_with_it(tmp_path: Path) -> None:
+    base = compiled(tmp_path / "base.dtb", A311D, symbols=True)
+    other = compiled(tmp_path / "other.dtbo", PLUGIN + '&{/} { compatible = "acme,other"; };')
+    with pytest.raises(UserError, match=r"\(with other.dtbo applied\) is of another board"):
+        build(base, other)
+
+
 def test_what_the_npu_lacks_is_added_behind_them(tmp_path: Path) -> None:
     base = compiled(tmp_path / "base.dtb", A311D, symbols=True)
     built = build(base, compiled(tmp_path / "second.dtbo", SECOND))
