@@ -141,6 +141,10 @@ def test_the_operands_of_an_add(tmp_path: Path) -> None:
     assert "found the first and the first" in said(one, one)
     assert "one channel by channel and one in TFLite's order" in said(planes(one), two)
     assert said(other, other[::-1]) == ""  # what came before is wrong: nobody can tell
+    empty = np.zeros_like(one)
+    assert "bytes that are all 0 in the place of the second" in said(other, empty)
+    assert "bytes that are all 0 in the place of the first" in said(empty, empty)
+    assert "the first and what is neither of the two" in said(one, empty)
     assert "one of them, twice" in said(other, other, known=False)
     assert said(other, one, known=False) == ""
 

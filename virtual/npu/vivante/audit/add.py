@@ -68,7 +68,13 @@ def _against(halves: Bytes, inputs: Inputs) -> Iterator[Finding]:
     numbers = [{number for number, _ in each} for each in held]
     evidence = "compared with what TFLite's portable kernels compute of this picture"
     if not any(numbers):
-        return  # what came before is wrong already, whosoever's fault that is
+        # What came before is wrong already, whosoever's fault that is; but bytes that are all the same are
+        # no tensor of this picture's, right or wrong.
+        flat = [number for number, half in enumerate(halves) if not np.ptp(half)]
+        if flat and all(np.ptp(each) for each in inputs):
+            found = f"bytes that are all {halves[flat[0]][0]} in the place of the {_NAMES[flat[0]]}"
+            yield _wrong("its first and its second input", found, evidence)
+        return
     if not ({0, 1} <= numbers[0] | numbers[1] and all(numbers)):
         found = " and ".join(_named(each) for each in numbers)
         yield _wrong("its first and its second input", found, evidence)
