@@ -186,10 +186,9 @@ def _choose(
         if kexec and "kexec" in MADE:
             return "kexec", f"{kexec.why}; the disk is to be left alone: {against[0]}"
         return "", against[0]
-    works = next((each for each in found if each.works), None)
+    works = next((each for each in found if each.works and each.name in MADE), None)
     if works:
-        made = "" if works.name in MADE else "; this version cannot do it yet"
-        return works.name, f"{works.why}{made}"
+        return works.name, works.why
     return "", "; ".join(f"{each.name}: {each.why}" for each in found)
 
 

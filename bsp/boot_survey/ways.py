@@ -117,9 +117,8 @@ def _raw(facts: BootFacts, layout: Layout, uboot: UBoot | None, need_bytes: int)
         return no(
             f"{mount.place} has room for {free / 1e6:.0f} MB, this takes {need_bytes / 1e6:.0f} MB"
         )
-    return Way(
-        "raw", True, f"U-Boot reads {layout.first} on {mount.device}, and can write sectors there"
-    )
+    why = f"U-Boot reads {layout.first} on {mount.device}, and can write sectors there"
+    return Way("raw", True, f"{why}; this version cannot do it yet")
 
 
 def _kexec(facts: BootFacts) -> Way:

@@ -260,8 +260,9 @@ def _refuse(facts: Facts, found: dict[str, Any], host: str, fat_mount: str) -> N
             hint=(
                 f"FAT is mounted at {others}: say so with boot.fat_mount in the profile"
                 if others
-                else "make a FAT partition that U-Boot looks at first, mount it there; or start from an "
-                "image: ./inv build-image; or take the DTB of ./inv build-dts --from-host, by hand"
+                else f"./inv deploy --host {host} --try: a device tree by kexec, the disk left alone; or "
+                "a FAT partition that U-Boot looks at first, mounted there; or start from an image: "
+                "./inv build-image"
             ),
         )
     planning.check_writable(facts, host=host, fat_mount=fat_mount)
