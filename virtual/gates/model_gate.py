@@ -24,7 +24,7 @@ from userspace.npu.model.prefix import prefix, sources
 from userspace.npu.model.trial.given import given
 from userspace.npu.validate import models
 
-from ..npu.identity import identity_names
+from ..npu.identity import vivante_names
 from ..npu.shim.host import PREFIX, npu_name
 from .mesa import source_digest
 from .model_runner import reference
@@ -83,7 +83,7 @@ def gate_models(request: ModelGateRequest) -> ModelGateResult:
         UserError: there is no such model, Mesa or NPU, or TFLite itself does not run a model.
         InfrastructureError: packages cannot be had, or the client does not start.
     """
-    npus = identity_names() if request.npu == "all" else [npu_name(request.npu)]
+    npus = vivante_names() if request.npu == "all" else [npu_name(request.npu)]
     subjects = [_Subject.read(name) for name in request.models]
     delegate = find_delegate(request.delegate)
     runs = {subject.name: _runs(subject, npus, delegate, request.timeout_s) for subject in subjects}
