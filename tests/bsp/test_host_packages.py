@@ -109,6 +109,18 @@ def test_at_a_terminal_it_asks_first(
     assert log(machine) == (["sudo", INSTALL] if agreed else [])
 
 
+def test_fedora_gets_its_own_names(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    user(monkeypatch, 0)
+    monkeypatch.setattr(host_packages, "is_dnf_system", lambda: True)
+    script(machine / "dnf", _APT.replace("apt-get", "dnf"), log=machine.parent / "log")
+    host_packages.install_packages(["libc6-dev", "xz-utils"])
+    assert log(machine) == ["dnf install --assumeyes glibc-devel xz"]
+    with pytest.raises(
+        UserError, match="Fedora has no package like Debian's libc6-dev-arm64-cross"
+    ):
+        host_packages.install_packages(["libc6-dev-arm64-cross"])
+
+
 def test_headers_are_looked_for_by_the_compiler(
     machine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,24 +13,32 @@ from ..errors import UserError
 from ..process import run
 from ..progress import step
 from ..screen import screen
+from .host_system import fedora_names, is_dnf_system
 
 
 def install_packages(missing: Sequence[str]) -> None:
     """Install Debian packages: as root, or with sudo where it lets us or somebody agrees to be asked.
 
+    On Fedora they are its own of the same content.
+
     Raises:
-        UserError: nobody here may or wants to install them.
+        UserError: nobody here may or wants to install them; Fedora does not have one.
         InfrastructureError: apt failed.
     """
     if not missing:
         return
-    command = ["apt-get", "install", "--yes", "--no-install-recommends", *missing]
+    dnf = is_dnf_system()
+    if dnf:
+        missing = _in_fedora(missing)
     names = ", ".join(missing)
+    command = ["apt-get", "install", "--yes", "--no-install-recommends", *missing]
+    if dnf:
+        command = ["dnf", "install", "--assumeyes", *missing]
     if os.geteuid() == 0:
         sudo = []
     elif shutil.which("sudo") and run(["sudo", "-n", "true"], check=False).exit_code == 0:
         sudo = ["sudo", "-n"]
-    elif shutil.which("sudo") and can_ask() and confirm(f"Install {names} with sudo apt-get?"):
+    elif shutil.which("sudo") and can_ask() and confirm(f"Install {names} with sudo {command[0]}?"):
         with screen.paused():  # with the terminal, for the password; run() would take it away
             if subprocess.run(["sudo", *command], check=False).returncode == 0:
                 return
@@ -38,8 +46,18 @@ def install_packages(missing: Sequence[str]) -> None:
     else:
         raise _refused(names, command)
     with step(f"Installing {names}"):
-        run([*sudo, "apt-get", "update", "--quiet"], timeout_s=600, check=False)
+        if not dnf:
+            run([*sudo, "apt-get", "update", "--quiet"], timeout_s=600, check=False)
         run([*sudo, "env", "DEBIAN_FRONTEND=noninteractive", *command], timeout_s=1800)
+
+
+def _in_fedora(packages: Sequence[str]) -> list[str]:
+    known = fedora_names()
+    for package in packages:
+        name, why = known.get(package, (package, ""))
+        if not name:
+            raise UserError(f"Fedora has no package like Debian's {package}: {why}")
+    return [known.get(package, (package, ""))[0] for package in packages]
 
 
 def _refused(names: str, command: Sequence[str]) -> UserError:
