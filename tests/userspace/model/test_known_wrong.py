@@ -7,8 +7,8 @@ import hashlib
 
 import pytest
 
-from userspace.npu.model import known_wrong
-from userspace.npu.model.known_wrong import Verdict, npu_of_soc, verdicts, wrong_models
+from userspace.npu.model.faults import known_wrong
+from userspace.npu.model.faults.known_wrong import Verdict, npu_of_soc, verdicts, wrong_models
 from virtual.gates.build import build
 from virtual.gates.cases import Case
 

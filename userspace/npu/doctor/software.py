@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 
 from ..mesa.manifest import named
-from ..model.known_wrong import npu_of_soc, wrong_models
+from ..model.faults.known_wrong import npu_of_soc, wrong_models
 from ..validate.judge.delegation import parse_log
 from .check import Outcome, broken, ok, unknown
 from .subject import Subject

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from bsp.base.errors import UserError, nearest
 from bsp.profile import load_soc, soc_names
 
-from . import known_faults
+from .faults import known_faults
 from .prediction import Rules, all_rules, rules_for
 
 

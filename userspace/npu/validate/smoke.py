@@ -13,7 +13,7 @@ from bsp.profile import Board, load_board, load_soc, npu_of
 from bsp.remote.inventory import Host
 from bsp.remote.ssh import connect
 
-from ..model.known_wrong import known_wrong, npu_of_soc
+from ..model.faults.known_wrong import known_wrong, npu_of_soc
 from ..report import files as report_files
 from ..report import history
 from . import label_image

@@ -9,7 +9,7 @@ from pathlib import Path
 from bsp.base.errors import UserError
 from bsp.base.progress import say
 from userspace.npu.mesa.manifest import BuiltMesa, read_built
-from userspace.npu.model.known_wrong import known_wrong
+from userspace.npu.model.faults.known_wrong import known_wrong
 from userspace.npu.validate import label_image
 from userspace.npu.validate.records import SmokeDocument
 

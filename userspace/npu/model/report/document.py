@@ -10,8 +10,8 @@ from typing import Any
 from bsp.base.words import counted
 
 from ..estimate import Estimate, estimate
+from ..faults.known_faults import is_swept
 from ..graph import Tensor
-from ..known_faults import is_swept
 from ..summary import output_of
 from ..trial.run import BAD, CRASHES, GOOD, HANGS, TFLITE_REFUSES, Run
 from .report import Facts, Version

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from bsp.base.errors import UserError
 
-from .. import foreign, known_faults
+from .. import foreign
 from ..choices import npus_of, others, rules_of
+from ..faults import known_faults
+from ..faults.known_faults import Fault, Surroundings
 from ..graph import Model, read_model
-from ..known_faults import Fault, Surroundings
 from ..partitions import Partition, partitions
 from ..prediction import Refusal, Rules, refusal_of
 from ..summary import Numbers, macs, numbers, parameters_bytes

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from bsp.base.output import table
 from bsp.base.words import counted
 
-from .. import known_faults
+from ..faults import known_faults
 from ..graph import Tensor
 from ..summary import output_of
 from .document import percent, verdict

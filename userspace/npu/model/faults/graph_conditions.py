@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Protocol
 
-from .graph import Operation, Tensor
-from .summary import data_of, output_of
+from ..graph import Operation, Tensor
+from ..summary import data_of, output_of
 
 _MOST_PARTS = 10
 _LONGEST_SIDE = (

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from ..graph import Operation, Tensor
+from ..summary import data_of, output_of, weights_of
 from . import graph_conditions as around
-from .graph import Operation, Tensor
-from .summary import data_of, output_of, weights_of
 
 A311D, IMX8MP = "a311d", "imx8mp"
 NPUS = (A311D, IMX8MP)

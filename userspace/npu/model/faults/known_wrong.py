@@ -11,10 +11,10 @@ import msgspec
 
 from bsp.base.errors import InfrastructureError
 
-from .graph import Model, read_model
+from ..graph import Model, read_model
+from ..partitions import partitions
+from ..prediction import predict, rules_for
 from .known_faults import NPUS, Surroundings, faults_of
-from .partitions import partitions
-from .prediction import predict, rules_for
 
 _VERDICTS = Path(__file__).with_name("verdicts.toml")
 _DRIVER = "etnaviv"
