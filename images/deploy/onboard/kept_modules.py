@@ -8,7 +8,6 @@ by the kernel's banner; ``activate`` mounts a second set of links where the syst
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 
 from .files import PARTIAL, flush_filesystem, names_in, read
@@ -69,18 +68,17 @@ def _link(source: str, target: str) -> None:
 
 
 def discard_modules(board: Board, generations: list[str]) -> None:
-    """Remove the kept modules of kernels that no generation of these has."""
+    """Remove the kept modules of kernels that no generation of these has; none where one cannot be read."""
     import shutil
 
-    kernels = set()
-    for name in generations:
-        content = read(f"{board.store}/{name}/manifest.json")
-        if content:
-            kernels |= {
-                entry.get("sha256")
-                for entry in json.loads(content)["files"]
-                if entry["path"] == "boot/kernel"
-            }
+    kernels: set[str] = set()
+    folders = [name for name in generations if os.path.isdir(f"{board.store}/{name}")]
+    for name in folders:
+        try:
+            files = board.manifest(name)[1]
+        except RefusedError:
+            return  # a damaged one: what it has is not known
+        kernels |= {str(entry.get("sha256")) for entry in files if entry["path"] == "boot/kernel"}
     folder = board.at(KEPT)
     for name in names_in(folder):
         if read(f"{folder}/{name}/{_OF}").decode(errors="replace") not in kernels:

@@ -170,5 +170,8 @@ def test_kept_modules_go_with_the_last_generation_of_their_kernel(root: Path) ->
     manifest.write_text(json.dumps({"files": [{"path": "boot/kernel", "sha256": "ab" * 32}]}))
     discard_modules(board, [GENERATION])
     assert kept(root).is_dir()
+    manifest.write_text("torn")
+    discard_modules(Board(str(root), "/boot/firmware"), [GENERATION])
+    assert kept(root).is_dir()
     discard_modules(board, [])
     assert not list((root / KEPT).iterdir())
