@@ -7,8 +7,10 @@ import hashlib
 
 import pytest
 
-from userspace.npu.model.faults import known_wrong
+from userspace.npu.model.faults import graph_conditions, known_wrong
+from userspace.npu.model.faults.known_faults import Surroundings
 from userspace.npu.model.faults.known_wrong import Verdict, npu_of_soc, verdicts, wrong_models
+from userspace.npu.model.graph import Operation, Tensor
 from virtual.gates.build import build
 from virtual.gates.cases import Case
 
@@ -68,3 +70,18 @@ def test_the_kept_verdicts_are_whole() -> None:
     assert "MobileNet V2 1.0 224" not in wrong_models("a311d", "25.0.7-2+deb13u1")
     assert wrong_models("a311d", "26.1.6+npu-bsp0.2.0.p3") == []
     assert (npu_of_soc("qemu-virt-a311d"), npu_of_soc("rk3588")) == ("a311d", "")
+
+
+def test_reshapes_and_scales_that_one_job_cannot_have() -> None:
+    def tensor(*shape: int, scales: tuple[float, ...] = (0.02,)) -> Tensor:
+        return Tensor("t", shape, "int8", scales, (0,) * len(scales))
+
+    around = Surroundings((), ())
+    reshape = Operation(0, "RESHAPE", 1, (tensor(1, 8, 8, 8), None), (tensor(1, 2, 4, 8, 8),))
+    flat = Operation(0, "RESHAPE", 1, (tensor(1, 512), None), (tensor(1, 8, 64),))
+    assert graph_conditions.reshape_of_many_dimensions(reshape, around)
+    assert not graph_conditions.reshape_of_many_dimensions(flat, around)
+    for scales, wrong in (((0.1, 0.2), True), ((0.1, 0.1), False), ((0.1,), False)):
+        weights = tensor(2, 64, scales=scales)
+        layer = Operation(0, "FULLY_CONNECTED", 1, (tensor(1, 64), weights, None), (tensor(1, 2),))
+        assert graph_conditions.connected_per_axis(layer, around) == wrong

@@ -10,6 +10,7 @@ from ..graph import Operation, Tensor
 from ..summary import data_of, output_of
 
 _MOST_PARTS = 10
+_MOST_DIMENSIONS = 4
 _LONGEST_SIDE = (
     15  # Mesa's etnaviv_ml_nn.c, create_nn_config: sides of a fully connected layer's kernel
 )
@@ -33,6 +34,20 @@ def reshape_of_picture(operation: Operation, where: Around) -> bool:
     source = data_of(operation)
     inside = source is not None and id(source) not in where.from_cpu
     return operation.kind == "RESHAPE" and inside and _has_two_orders(source)
+
+
+def reshape_of_many_dimensions(operation: Operation, _: Around) -> bool:
+    """A RESHAPE to more than four dimensions."""
+    sink = output_of(operation)
+    return operation.kind == "RESHAPE" and sink is not None and len(sink.shape) > _MOST_DIMENSIONS
+
+
+def connected_per_axis(operation: Operation, _: Around) -> bool:
+    """A fully connected layer whose weights have a scale for each output."""
+    weights = operation.inputs[1] if len(operation.inputs) > 1 else None
+    return (
+        operation.kind == "FULLY_CONNECTED" and weights is not None and len(set(weights.scales)) > 1
+    )
 
 
 def activation_left_out(operation: Operation, _: Around) -> bool:
