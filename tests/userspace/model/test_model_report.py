@@ -303,6 +303,19 @@ def test_what_the_npu_reads_and_hands_out(at_the_end: bool, channels: int, tmp_p
     assert pages == ([(0, "handed-out.md")] * 2 if at_the_end and channels > 1 else [])
 
 
+def test_an_add_between_npu_and_cpu_is_known_to_come_out_wrong(tmp_path: Path) -> None:
+    """Seen with uint8 on both NPUs, and with int8 on the i.MX 8M Plus."""
+    net = Net(8)
+    pooled = net.pool(0, 2)
+    added = net.add(net.conv(0, 3, stride=2), pooled)
+    facts = facts_of(tmp_path, net.model([added]), mesa="25.0.7")
+    assert ["in two orders" in fault.what for _, _, fault in facts.versions[0].faults] == [True] * 2
+    net = Net(8)
+    added = net.add(net.conv(0, 8), net.conv(0, 8))
+    facts = facts_of(tmp_path, net.model([added]), mesa="25.0.7")
+    assert facts.versions[0].faults == ()
+
+
 def test_a_batch_is_known_to_come_out_wrong(tmp_path: Path) -> None:
     for batch, count in ((1, 0), (2, 2)):
         facts = facts_of(tmp_path, one_conv(batch, 8, 8, 8), mesa="25.0.7")

@@ -120,6 +120,12 @@ def _add_of_inputs(operation: Operation, where: Surroundings) -> bool:
     return operation.kind == "ADD" and all(id(tensor) in where.from_cpu for tensor in sources)
 
 
+def _add_of_one_input(operation: Operation, where: Surroundings) -> bool:
+    sources = [id(tensor) in where.from_cpu for tensor in operation.inputs[:2]]
+    has_orders = _size(output_of(operation))[2] > 1
+    return operation.kind == "ADD" and any(sources) and not all(sources) and has_orders
+
+
 def _add_int8_of_inputs(operation: Operation, where: Surroundings) -> bool:
     return _add_int8(operation, where) and _add_of_inputs(operation, where)
 
@@ -277,6 +283,8 @@ _FAULTS = (
     Fault("has its bias corrected by stray bytes: all sums are off", "add-bias.md", (A311D,),
           _SINCE_26, _add_bias, _ADD_MESA),
     Fault("of int8: all sums are off", "older.md", (A311D,), _ALL, _add_int8, _UINT8),
+    Fault("adds what the NPU has computed and what the CPU hands over: in two orders, or one is missing",
+          "older.md", _BOTH, ("25.0",), _add_of_one_input, "compute both on the NPU, or both on the CPU"),
     Fault("of two tensors that the CPU hands over: sums or their order are wrong", "older.md", _BOTH,
           ("25.0",), _add_of_inputs, "take Mesa 26.1 or later on an i.MX 8M Plus"),
     Fault("of two int8 tensors that the CPU hands over: operands are mixed up", "older.md",
