@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from bsp.base.errors import UserError
-from bsp.base.packages.optional_env import find_python
+from bsp.base.packages.optional_env import _move_scripts, find_python
 from virtual.npu.shim import host
 
 
@@ -71,3 +71,14 @@ def test_an_arm64_machine_runs_arm64_python_without_qemu(
     monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="x86_64"))
     monkeypatch.setattr(host, "qemu_user", lambda: Path("qemu"))
     assert "qemu" in map(str, host.arm64_python(tmp_path, {}))
+
+
+def test_scripts_of_an_environment_name_its_last_place(tmp_path: Path) -> None:
+    made, final = tmp_path / "made", tmp_path / "final"
+    (made / "bin").mkdir(parents=True)
+    script(made / "bin/other", "x")
+    (made / "bin/tool").write_text(f"#!{made}/bin/python\nimport tool\n")
+    (made / "bin/python").symlink_to(sys.executable)
+    _move_scripts(made, final)
+    assert (made / "bin/tool").read_text() == f"#!{final}/bin/python\nimport tool\n"
+    assert (made / "bin/other").read_text().startswith("#!/bin/sh\n")

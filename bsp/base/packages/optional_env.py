@@ -63,8 +63,21 @@ def extra_python(
             cache = ["--no-cache-dir"] if compiled else []
             _install(target, [*cache, *choice, "-r", str(wanted)])
             run([target / "bin" / "python", "-c", f"import {module}"])
+            _move_scripts(target, final)
 
-    return make_once(folder / f"{name}-{digest.hexdigest()[:16]}", make) / "bin" / "python"
+    final = folder / f"{name}-{digest.hexdigest()[:16]}"
+    return make_once(final, make) / "bin" / "python"
+
+
+def _move_scripts(environment: Path, final: Path) -> None:
+    """Have the scripts of an environment name the Python that they will lie beside."""
+    for script in (environment / "bin").iterdir():
+        if script.is_symlink() or not script.is_file():
+            continue
+        content = script.read_bytes()
+        start = f"#!{environment}/bin/".encode()
+        if content.startswith(start):
+            script.write_bytes(f"#!{final}/bin/".encode() + content[len(start) :])
 
 
 def _identity_of(python: str) -> str:
