@@ -190,6 +190,7 @@ except Exit as end:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_task_that_is_ended_ends_what_it_started(number: signal.Signals, tmp_path: Path) -> None:
     started = tmp_path / "pid"

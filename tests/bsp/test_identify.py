@@ -111,6 +111,7 @@ def test_a_profile_from_a_file_is_taken_where_the_user_names_it(tmp_path: Path) 
 # --- a chip's string
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "compatible",
     [
@@ -171,6 +172,7 @@ def memory(mib: int) -> str:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "model", "doubts"),
     [
@@ -211,6 +213,7 @@ def test_the_name_of_a_reference_board_is_believed_where_nothing_contradicts_it(
     assert identify(machine, what="h", chosen=match.board) == match.board
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REFERENCE_BOARDS)
 def test_every_reference_board_is_told_apart_by_its_model(name: str) -> None:
     board = load_board(name)
@@ -226,6 +229,7 @@ def test_every_shipped_board_with_a_string_of_the_chips_maker_is_told_apart() ->
     assert all(board.identity.models for board in of_makers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("compatible", "model"),
     [

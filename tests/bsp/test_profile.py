@@ -277,6 +277,7 @@ def invoke(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_boards_and_board_print_documents_and_text() -> None:
     assert [row["name"] for row in json.loads(invoke("boards", "--json").stdout)] == BOARDS
     assert json.loads(invoke("board", "vim3", "--json").stdout)["npu"]["nn_cores"] == 8

@@ -80,6 +80,7 @@ DTS = 'dts = "meson-g12b-a311d-khadas-vim3"'
 MODULES = '"meson-gx-mmc", "mmc_block"'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "by", "key", "why", "step"),
     [

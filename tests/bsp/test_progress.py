@@ -38,6 +38,7 @@ NAMES = {
 }
 
 
+@pytest.mark.slow
 @needs_tmux
 @pytest.mark.parametrize("columns", [80, 40, 12])
 def test_a_running_step_is_one_row(tmp_path: Path, columns: int) -> None:
@@ -60,6 +61,7 @@ def test_a_running_step_is_one_row(tmp_path: Path, columns: int) -> None:
 FULL = "for number in range(30): print('line', number)\n"
 
 
+@pytest.mark.slow
 @needs_tmux
 def test_resizing_leaves_nothing_behind(tmp_path: Path) -> None:
     name = "Compiling the device tree of a board whose name is long, 長い " * 3
@@ -123,6 +125,7 @@ with step("waits for all of them, and is drawn when they have ended"):
 """
 
 
+@pytest.mark.slow
 @needs_tmux
 def test_steps_of_several_threads_take_turns(tmp_path: Path) -> None:
     with Terminal(tmp_path, SIDE_BY_SIDE, 40) as terminal:
@@ -145,6 +148,7 @@ with LiveTable(lambda: "2 under way, 端末の幅より長い行" + " and so on"
 """
 
 
+@pytest.mark.slow
 @needs_tmux
 def test_a_table_stays_in_its_place(tmp_path: Path) -> None:
     with Terminal(tmp_path, FULL + TABLE, 80) as terminal:
@@ -171,6 +175,7 @@ with step("A step in which somebody is asked"):
 """
 
 
+@pytest.mark.slow
 @needs_tmux
 def test_a_question_is_not_drawn_over(tmp_path: Path) -> None:
     with Terminal(tmp_path, QUESTION, 60) as terminal:
@@ -194,6 +199,7 @@ with step("A step with a long name in which a result is printed"):
 """
 
 
+@pytest.mark.slow
 @needs_tmux
 def test_results_do_not_mix_with_what_is_drawn(tmp_path: Path) -> None:
     with Terminal(tmp_path, RESULT, 70) as terminal:
@@ -217,6 +223,7 @@ with LiveTable(lambda: "summary") as table:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("environment", "drawn"),
     [
@@ -253,6 +260,7 @@ def test_what_is_asked_for_in_the_environment(environment: dict[str, str], drawn
         assert end == ["  inner (half of it): N s", "outer: N s", "row: done"]
 
 
+@pytest.mark.slow
 def test_a_log_file_has_no_control_characters(tmp_path: Path) -> None:
     with (tmp_path / "log").open("wb") as log:
         subprocess.run(

@@ -394,6 +394,7 @@ def test_ctrl_c_keeps_an_environment_that_was_there(tmp_path: Path) -> None:
     assert machine.inv("deploy").returncode == 0
 
 
+@pytest.mark.slow
 def test_two_at_once_install_once(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     machine.add("python3", _PYTHON.replace("sleep 30", "sleep 1"))

@@ -106,6 +106,7 @@ def test_help_says_what_has_to_be_given_and_what_flags_take(inv: Runner) -> None
     assert "default: -1" not in job
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [200, 80, 40, 20])
 def test_no_word_of_the_help_is_broken(
     inv: Runner, monkeypatch: pytest.MonkeyPatch, columns: int
@@ -289,6 +290,7 @@ def test_invoke_itself_is_the_same_program(tmp_path: Path) -> None:
 # --- what is printed to nobody ---------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words", ["boards", "boards --json", "board vim3", "", "--help", "--list", "deploy --help",
               "--list --list-format json", "bench list", "docs --check"],
@@ -328,6 +330,7 @@ def test_a_full_disk_is_an_error_in_one_line(words: str) -> None:
     assert ended.stderr == "error: cannot write the result: No space left on device\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
 def test_closed_streams_do_no_harm(closed: str) -> None:
     ended = subprocess.run(

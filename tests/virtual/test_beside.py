@@ -20,6 +20,7 @@ def written(path: Path, timeout_s: float = 60) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_two_run_at_once_and_are_told_of(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -115,6 +115,7 @@ def test_a_kernels_source_is_compiled_with_symbols_for_it(tmp_path: Path, symbol
     assert read_tree(built.dtb.read_bytes(), "it").cells(A311D_NPU, "test,first") == [1]
 
 
+@pytest.mark.slow
 def test_as_it_is_typed(tmp_path: Path) -> None:
     base = compiled(tmp_path / "base.dtb", A311D, symbols=True)
     first, second = compiled(tmp_path / "1.dtbo", ON), compiled(tmp_path / "2.dtbo", SECOND)

@@ -108,6 +108,7 @@ def test_the_limit_of_nesting_is_the_kernels(depth: int) -> None:
             read_tree(blob, "it")
 
 
+@pytest.mark.slow
 def test_twice_as_large_a_tree_takes_twice_as_long_and_not_four_times() -> None:
     """As deep as is allowed, and as wide as fits: linear in the size."""
 

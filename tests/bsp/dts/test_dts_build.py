@@ -406,6 +406,7 @@ $(if $(filter -@,$($v)),$(v:DTC_FLAGS_%=%).dtb))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.parametrize("kernel", ["6.12"])
 def test_symbols_are_where_make_itself_would_put_them(kernel: str, tmp_path: Path) -> None:
@@ -556,6 +557,7 @@ def test_the_command_prints_one_document(tmp_path: Path) -> None:
     assert document["sha256"] == hashlib.sha256(Path(document["dtb"]).read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -575,6 +577,7 @@ def test_the_command_ends_with_2_for_bad_input(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_two_commands_at_once(tmp_path: Path) -> None:
     tree = make_kernel(tmp_path / "linux")
     arguments = [sys.executable, "-m", "invoke", "build-dts", "--board", "vim3", "--kernel",

@@ -54,6 +54,7 @@ def reasons_for(tree: Path, text: str, name: str = "user.config") -> dict[str, t
 # --- the last one to name an option wins ---------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "gone", "to"),
     [
@@ -301,6 +302,7 @@ def test_names_of_symbols_without_prompts() -> None:
 # --- what is said is short -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_long_report_goes_into_a_file(tree: Path, tmp_path: Path) -> None:
     text = "".join(f"CONFIG_AMLOGIC_T{number}=y\n" for number in range(900)) + "CONFIG_HID=y\n"
     path = given(tree, text, "vendor_defconfig")
@@ -338,6 +340,7 @@ def test_a_defconfig_that_is_told_by_its_size_stays_one(tree: Path, tmp_path: Pa
 # --- the command line ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fragments_may_be_repeated_and_errors_keep_to_their_exit_codes(tree: Path) -> None:
     files = [
         given(tree, "CONFIG_HID=y\n", "a.config"),

@@ -211,6 +211,7 @@ def certified_server(folder: Path, authority: Path, *flags: str) -> LocalSshd:
 GOOD = ("-h", "-n", "127.0.0.1,other")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "line", "match"),
     [

@@ -127,6 +127,7 @@ def trusted(board: FakeBoard) -> Path:
     return board.root / sign.BOARD_SIGNERS
 
 
+@pytest.mark.slow
 def test_a_board_takes_on_the_first_signer_and_then_nothing_else(
     board: FakeBoard, signed: Bundle, tmp_path: Path, config: Path
 ) -> None:

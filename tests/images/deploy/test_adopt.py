@@ -100,6 +100,7 @@ def boot_files(fake: FakeBoard) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_what_runs_becomes_the_good_generation_and_is_given_back(
     stock: FakeBoard, tmp_path: Path
 ) -> None:
@@ -191,6 +192,7 @@ def test_another_kernel_under_the_right_name_is_refused(stock: FakeBoard) -> Non
     assert boot_files(stock) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ram_disk", ["initramfs-{}.img", "initrd.img", None])
 def test_other_names_than_debians(stock: FakeBoard, ram_disk: str | None) -> None:
     """A packed Image without a release in its name; dracut's RAM disk, one without a release, or none."""

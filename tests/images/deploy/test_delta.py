@@ -135,6 +135,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 Bundles = tuple[bundles.Bundle, bundles.Bundle]
 
 
+@pytest.mark.slow
 @on_board
 def test_a_rebuilt_kernel_travels_as_a_patch(board: FakeBoard, old_and_new: Bundles) -> None:
     old, new = old_and_new
@@ -155,6 +156,7 @@ def test_a_rebuilt_kernel_travels_as_a_patch(board: FakeBoard, old_and_new: Bund
     assert back.outcome == "unchanged" or back.sent.patched_files == 0
 
 
+@pytest.mark.slow
 @on_board
 @pytest.mark.parametrize("what", ["on the board", "on the host", "not kept"])
 def test_a_damaged_base_means_the_whole_file(

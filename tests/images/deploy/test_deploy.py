@@ -94,6 +94,7 @@ def test_dry_run_shows_the_plan_and_changes_nothing(
     assert board.snapshot() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("behaviour", "why"),
     [
@@ -122,6 +123,7 @@ def test_a_failed_trial_ends_in_the_old_generation(
     assert again.sent.sent_files == 0
 
 
+@pytest.mark.slow
 def test_a_board_that_never_returns_is_unknown(board: FakeBoard, update: bundles.Bundle) -> None:
     board.behave("hang")
     result = deploy(board.target(timeout_s=0.8, power=()), bundle=update, board=None)
@@ -130,6 +132,7 @@ def test_a_board_that_never_returns_is_unknown(board: FakeBoard, update: bundles
     assert "does not answer" in result.problem
 
 
+@pytest.mark.slow
 def test_rollback_goes_back_and_forth(
     board: FakeBoard, factory: bundles.Bundle, update: bundles.Bundle
 ) -> None:
@@ -333,6 +336,7 @@ def test_unreachable(board: FakeBoard, update: bundles.Bundle) -> None:
         deploy(board.target(port=local_sshd.free_port()), bundle=update, board=None)
 
 
+@pytest.mark.slow
 def test_a_second_deployment_at_the_same_time_is_refused(
     board: FakeBoard, update: bundles.Bundle
 ) -> None:
@@ -401,6 +405,7 @@ def make_stale(bundle: bundles.Bundle) -> bundles.Bundle:
 # --- broken links ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut_after_bytes", [1_500_000])
 def test_link_cut_in_the_transfer(
     board: FakeBoard, factory: bundles.Bundle, tmp_path: Path, cut_after_bytes: int
@@ -430,6 +435,7 @@ def test_link_cut_in_the_transfer(
         assert 0 < result.sent.sent_bytes < 0.6 * 50 * 40_000, "it did not go on where it was cut"
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_the_transfer(board: FakeBoard, factory: bundles.Bundle, tmp_path: Path) -> None:
     """The whole program, interrupted as a person does it."""
     bundle = make_bundle(tmp_path / "big", modules={"kernel/big.ko": os.urandom(8_000_000)})

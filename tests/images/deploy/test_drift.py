@@ -102,6 +102,7 @@ def test_what_a_fast_deployment_believes_a_thorough_one_finds_and_repairs(
     assert "nothing was changed" in result_text(again)
 
 
+@pytest.mark.slow
 def test_what_only_an_old_generation_had_is_named_and_left(
     board: FakeBoard, factory: Bundle, update: Bundle
 ) -> None:
@@ -143,6 +144,7 @@ def test_a_changed_manifest_is_put_back_and_what_it_hid_is_found(
     assert board.snapshot() == before
 
 
+@pytest.mark.slow
 def test_every_nth_deployment_looks_thoroughly(board: FakeBoard, update: Bundle) -> None:
     looked = [
         deploy(replace(board.target(), verify_every=3), bundle=update, board=None).verified
@@ -156,6 +158,7 @@ def test_every_nth_deployment_looks_thoroughly(board: FakeBoard, update: Bundle)
     assert deploy(listed, bundle=update, board=None).verified
 
 
+@pytest.mark.slow
 def test_more_generations_are_kept_on_request_and_the_oldest_goes(
     board: FakeBoard, factory: Bundle, tmp_path: Path
 ) -> None:

@@ -198,6 +198,7 @@ def totals(
             return relay.passed_bytes, relay.passed_back_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("points", [1, pytest.param(100, marks=FULL)])
 @pytest.mark.parametrize("direction", ["cut-out", "cut-back"])
 def test_link_cut(
@@ -320,6 +321,7 @@ deploy({target!r}, bundle=bundle.load(Path({path!r})), board=None)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "how"),
     [
@@ -380,6 +382,7 @@ def small(place: Path, size: str) -> Iterator[Path]:
 _PLACES = {"root": "var/lib/npu-bsp", "fat": "boot/firmware"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", _PLACES)
 @pytest.mark.parametrize(
     "left",
@@ -406,6 +409,7 @@ def test_disk_full(
         after(f"full-{place}", board, factory, update, code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", _PLACES)
 @pytest.mark.parametrize(
     "step", ["stage", *(pytest.param(step, marks=FULL) for step in ("arm", "commit", "discard"))]
@@ -493,6 +497,7 @@ def test_several_at_once(turn: int, factory: Bundle, update: Bundle) -> None:
         after("two", board, factory, update, 0)
 
 
+@pytest.mark.slow
 def test_a_board_that_never_comes_back(factory: Bundle, update: Bundle) -> None:
     with new_board(factory) as board:
         board.behave("hang")

@@ -213,6 +213,7 @@ def with_marks(test: object) -> object:
     return test
 
 
+@pytest.mark.slow
 @with_marks
 def test_a_fleet_is_deployed_to_stops_and_goes_on(
     eight: FleetBoards, factory: bundles.Bundle, update: bundles.Bundle
@@ -318,6 +319,7 @@ def child(fleet: FleetBoards, bundle: bundles.Bundle, *, jobs: int) -> list[str]
     ]
 
 
+@pytest.mark.slow
 @with_marks
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_run_goes_on(
@@ -355,6 +357,7 @@ def test_an_interrupted_run_goes_on(
         ).resumed == ()  # fmt: skip
 
 
+@pytest.mark.slow
 @with_marks
 def test_a_terminal_sees_one_table(
     tmp_path: Path, factory: bundles.Bundle, update: bundles.Bundle

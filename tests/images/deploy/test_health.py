@@ -72,6 +72,7 @@ def test_services_come_from_profile_and_inventory_and_the_smoke_test_needs_a_use
     assert checks_for(host, None, update.manifest, None).services == ("b.service", "a.service")
 
 
+@pytest.mark.slow
 def test_a_service_that_is_not_up_is_named_and_rolls_back(
     board: FakeBoard, factory: Bundle, update: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,6 +94,7 @@ def test_without_health_checks_the_same_is_confirmed(board: FakeBoard, update: B
     assert result.document()["health"] == []
 
 
+@pytest.mark.slow
 def test_a_render_node_is_found_by_its_driver(board: FakeBoard) -> None:
     checks = Checks(driver="etnaviv", deadline_s=0.1)
     with session(board.target()) as agent:

@@ -281,6 +281,7 @@ SOC = """}; soc@0 { #address-cells = <1>; #size-cells = <1>;
     npu@38500000 { compatible = "vivante,gc"; power-domains = <0>; %s };"""
 
 
+@pytest.mark.slow
 def test_what_a_bootloader_switched_off_is_not_sent_switched_on(tmp_path: Path) -> None:
     """An i.MX 8M Plus whose bootloader has switched the NPU off; a bundle, and a DTB alone, have it on."""
     profile = msgspec.structs.replace(

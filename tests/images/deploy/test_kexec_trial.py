@@ -97,6 +97,7 @@ def test_a_trial_that_fails(stock: FakeBoard, dtb: Path, behaviour: str) -> None
     assert disk(stock) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "text", "said"),
     [

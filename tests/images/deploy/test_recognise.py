@@ -46,6 +46,7 @@ NAMES = [  # what the board says; the profile that it is, or why there is no ans
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("compatible", "expected"), NAMES)
 @pytest.mark.parametrize("way", ["deploy", "deploy --dtb-only", "build-dts --from-host"])
 def test_all_commands_take_a_board_for_the_same(
@@ -128,6 +129,7 @@ def test_a_bundle_for_a_reference_board_is_not_sent_to_another(
     assert result.outcome == "planned"
 
 
+@pytest.mark.slow
 def test_a_board_that_runs_as_another_gets_its_own_name_with_a_deployment(
     board: FakeBoard, factory: Bundle, tmp_path: Path, own_profiles: Path
 ) -> None:

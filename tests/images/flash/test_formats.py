@@ -117,6 +117,7 @@ def test_the_whole_image_is_written_also_where_its_end_is_no_block(tmp_path: Pat
 # --- block maps ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("packing", "name"),
     [
@@ -184,6 +185,7 @@ def test_names_of_maps() -> None:
 # --- compressed ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", PACK)
 def test_compressed_images_are_read_through(packing: str, tmp_path: Path, own_cache: Path) -> None:
     plain = _disk(tmp_path / "a.img").read_bytes()
@@ -201,6 +203,7 @@ def test_compressed_images_are_read_through(packing: str, tmp_path: Path, own_ca
     assert _flash(tmp_path / "c.img", tmp_path)[1][: len(plain)] == plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", PACK)
 def test_a_compressed_image_that_ends_early_or_is_damaged_is_refused(
     packing: str, tmp_path: Path, own_cache: Path
@@ -464,6 +467,7 @@ _NO_DISKS: dict[str, tuple[Callable[[Path], Path], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", _NO_DISKS)
 def test_what_is_no_disk_is_refused_by_name(name: str, tmp_path: Path) -> None:
     make, match = _NO_DISKS[name]

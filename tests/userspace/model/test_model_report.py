@@ -415,6 +415,7 @@ def test_ten_thousand_mutations(tmp_path: Path) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 512 << 10
 
 
+@pytest.mark.slow
 def test_vectors_that_lie_over_one_another_are_refused() -> None:
     sources = list(range(2)) * 20_000
     tensors = [FileTensor(f"t{number}", (1, 4), "uint8", 0.1, 0) for number in range(3)]

@@ -70,6 +70,7 @@ def test_it_is_built_once_and_copied_where_it_is_wanted(trixie: Payload, tmp_pat
         build_payload(distribution="trixie", target=tmp_path / "userspace")
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_bookworm_gets_its_own_runtime() -> None:
     made = build_payload(distribution="bookworm")

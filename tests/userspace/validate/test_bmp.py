@@ -236,6 +236,7 @@ print(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [1, 8, 24])
 def test_a_large_picture_takes_little_memory(tmp_path: Path, bits: int) -> None:
     """12,000 x 12,000 pixels: 432 MB of pixels, of which few rows are needed."""

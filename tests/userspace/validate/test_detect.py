@@ -168,6 +168,7 @@ def squares(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("order", "names"),
     [

@@ -44,6 +44,7 @@ def deep_net(dtype: str, seed: int) -> bytes:
     return net.model([answer, source, features, 3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["uint8", "int8"])
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_tflites_own_kernels_agree_on_every_output(dtype: str, seed: int, tmp_path: Path) -> None:
@@ -72,6 +73,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [-1, 0, 200])
 @pytest.mark.parametrize("wrong_first", [False, True])
 def test_an_output_that_is_wrong_fails_whichever_it_is(

@@ -49,6 +49,7 @@ def test_the_small_model_on_this_machine() -> None:
     assert document["expected"]
 
 
+@pytest.mark.slow
 @assets
 def test_mobilenet_gives_the_documented_answer() -> None:
     document = smoke_test(
@@ -66,6 +67,7 @@ def test_mobilenet_gives_the_documented_answer() -> None:
     assert reference["top"][0]["label"] == "military uniform"
 
 
+@pytest.mark.slow
 @assets
 @pytest.mark.parametrize("model", ["mobilenet_v1_0.25_128_quant", "mobilenet_v2_1.0_224_quant"])
 def test_other_models_agree_with_the_reference(model: str) -> None:
@@ -122,6 +124,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "said"),
     [
@@ -179,6 +182,7 @@ def test_several_delegates_and_their_environment(broken: Path) -> None:
         label_image.environment_of(["1=2"])
 
 
+@pytest.mark.slow
 def test_a_library_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "libtext.so").write_text("no library")
     row = quick(delegate=str(tmp_path / "libtext.so"))["results"][1]
@@ -218,6 +222,7 @@ def test_the_runner_can_be_used_by_hand(tmp_path: Path) -> None:
     assert json.loads(failed.stdout)["error"]["stage"] == "files"
 
 
+@pytest.mark.slow
 def test_the_task_and_its_exit_codes() -> None:
     def inv(*arguments: str) -> subprocess.CompletedProcess[bytes]:
         command = [sys.executable, "-m", "invoke", "smoke-test", *arguments]

@@ -68,6 +68,7 @@ def output(row: Any) -> Any:
 # --- what runs -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "given"),
     [
@@ -139,6 +140,7 @@ def test_a_batch_is_the_same_picture_several_times(picture: Path) -> None:
     assert np.array_equal(values[0], values[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
     [
@@ -177,6 +179,7 @@ def test_the_size_can_be_chosen(picture: Path) -> None:
             size_of(text)
 
 
+@pytest.mark.slow
 def test_a_size_that_the_model_cannot_take(picture: Path) -> None:
     """Behind the convolution is a RESHAPE to 24 x 24."""
     model = m.Model()
@@ -217,6 +220,7 @@ def test_outputs_that_are_no_numbers_are_null_in_every_file(picture: Path) -> No
 # --- what is refused -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "said"),
     [
@@ -291,6 +295,7 @@ def test_a_board_with_an_older_userspace_says_so(
         assert caught.value.hint == "./inv deploy --host board"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "said", "hint"),
     [

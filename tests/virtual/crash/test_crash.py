@@ -143,6 +143,7 @@ def disk(made: Disk) -> Disk:
     return Disk(made.folder, made.image, made.old, made.new)
 
 
+@pytest.mark.slow
 def test_a_switch_of_whole_generations_boots_at_every_point(disk: Disk) -> None:
     good = state.render_good(state.Good(disk.new.generation, disk.old.generation))
     disk.write(disk.state_at("trial.env"), state.render_trial(disk.new.generation))
@@ -169,6 +170,7 @@ def test_one_torn_copy_boots_two_do_not(disk: Disk) -> None:
     assert "good.env" in why
 
 
+@pytest.mark.slow
 def test_a_generation_with_one_wrong_byte_is_found(disk: Disk) -> None:
     content = (disk.old.path / _MODULE).read_bytes()
     (at,) = disk.content_at(content)

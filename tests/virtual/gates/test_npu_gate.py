@@ -246,6 +246,7 @@ def test_what_changed_between_two_versions() -> None:
     }
 
 
+@pytest.mark.slow
 def test_gate_and_runner_take_the_same_runtime(tmp_path: Path) -> None:
     """Where both are installed, the gate's right answer and the smoke test's reference must be one."""
     for name in RUNTIMES:

@@ -52,6 +52,7 @@ def test_layouts_are_found_by_name() -> None:
         way_named(load_board("imx8mp-evk"), "armbian", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=lambda each: each.name)
 def test_partition_tables_are_as_the_tools_read_them(layout: Layout, tmp_path: Path) -> None:
     image, where = tmp_path / "disk.img", disk.places(layout, SEED)

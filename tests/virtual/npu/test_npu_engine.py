@@ -75,6 +75,7 @@ def convolution(seed: int, generation: int) -> Convolution:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("generation", [7, 8])
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 1 << 32))
@@ -547,6 +548,7 @@ def test_tp_adds_planes_of_border() -> None:
 # --- garbage
 
 
+@pytest.mark.slow
 def test_garbage_faults_and_nothing_else() -> None:
     """Random bits flipped anywhere: a result or a FaultError, in bounded time."""
     rng = random.Random(20251122)

@@ -321,6 +321,7 @@ _ENTRIES = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(first=_ENTRIES, then=_ENTRIES)
 def test_no_manifest_gets_out(first: list[dict[str, Any]], then: list[dict[str, Any]]) -> None:

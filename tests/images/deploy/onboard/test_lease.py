@@ -49,6 +49,7 @@ def written_lease(board: FakeBoard, **changes: Any) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.slow
 def test_the_second_one_is_told_who_has_the_board(board: FakeBoard, update: bundles.Bundle) -> None:
     before = board.snapshot()
     with held(board.target()):

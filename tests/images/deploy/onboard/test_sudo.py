@@ -92,6 +92,7 @@ def server(board: FakeBoard, top: Path, sudoers: str) -> Iterator[Target]:
         sshd.stop()
 
 
+@pytest.mark.slow
 def test_deploy_by_an_ordinary_user(board: FakeBoard, factory: Bundle, tmp_path: Path) -> None:
     update = make_bundle(tmp_path / "update", kernel=b"another kernel")
     (board.root / "root-only").write_bytes(b"secret")
