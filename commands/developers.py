@@ -63,7 +63,7 @@ def test(
     flags = [*(["-m", tier] if tier else []), *(["-k", select] if select else [])]
     # Each test has folders and servers of its own; tests/conftest.py says which of the slow ones share a
     # board, and puts the longest first.
-    flags += ["-n", "auto", *([] if fast else ["--dist", "loadgroup", "--no-loadscope-reorder"])]
+    flags += ["-n", "auto", *([] if fast else ["--dist", "loadfile", "--no-loadscope-reorder"])]
     if durations:
         flags.append(f"--durations={durations}")
     if not python:

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,18 +29,31 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say what one process runs where several share the tests (``--dist loadgroup``), longest first.
+def scope_of(nodeid: str) -> str:
+    """Return what one process runs together: all that boots QEMU, for its boards; else a file."""
+    return "boards" if nodeid.startswith("tests/system/") else nodeid.partition("::")[0]
 
-    What boots QEMU shares the boards of a session, so it stays together; so does a file, for its
-    fixtures' sake.
-    """
-    groups = {item: "boards" if "system" in item.path.parts else item.path.stem for item in items}
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
-    slow = {group for item, group in groups.items() if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (groups[item] != "boards", groups[item] not in slow))
+
+@pytest.hookimpl(trylast=True)  # behind the one that says what is slow
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what takes longest first, so that processes end together."""
+    slow = {scope_of(item.nodeid) for item in items if item.get_closest_marker("slow")}
+    items.sort(
+        key=lambda item: (
+            scope_of(item.nodeid) != "boards",
+            scope_of(item.nodeid) not in slow,
+        )
+    )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share the tests among processes by ``scope_of``, with ``--dist loadfile``."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    scheduler = importlib.import_module("xdist.scheduler").LoadScopeScheduling(config, log)
+    scheduler._split_scope = scope_of
+    return scheduler
 
 
 @dataclass(frozen=True)
