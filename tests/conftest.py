@@ -8,18 +8,14 @@ import os
 import signal
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bsp.profile import load_board, read_board, user_boards_dir
-from bsp.remote import inventory, ssh
-from bsp.remote.inventory import Host
+from bsp.profile import read_board, user_boards_dir
 from images.bundle.manifest import Bundle
 from images.deploy import trial
-from images.deploy.deploy import Deployment
 
 from .support.fake_board import FakeBoard, make_bundle
 
@@ -56,15 +52,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return scheduler
 
 
-@dataclass(frozen=True)
-class StartedBoard:
-    """A virtual board that was started: how long that took, and how busy this machine was before."""
-
-    host: Host
-    seconds: float
-    load_before: float
-
-
 @pytest.fixture
 def own_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The user's profiles, away from those of whoever runs the tests."""
@@ -73,72 +60,6 @@ def own_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
     folder.mkdir(parents=True)
     yield folder
     read_board.cache_clear()
-
-
-@pytest.fixture(scope="session")
-def boards_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The state folder (``NPU_BSP_STATE``) that the virtual boards of this session share."""
-    folder = tmp_path_factory.mktemp("state")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NPU_BSP_STATE", str(folder))
-        yield folder
-
-
-@pytest.fixture(scope="session")
-def started_board(boards_state: Path) -> Iterator[StartedBoard]:
-    """The virtual board of this session, with what is known about its start."""
-    from virtual.boards import boards
-
-    load_before = os.getloadavg()[0]
-    started = boards.up("virtual")
-    try:
-        yield StartedBoard(inventory.resolve("virtual"), started["seconds"], load_before)
-    finally:
-        boards.down("virtual")
-
-
-@pytest.fixture(scope="session")
-def virtual_board(started_board: StartedBoard) -> Host:
-    """One virtual board for all slow tests of a session: booted through U-Boot, answers over SSH.
-
-    Its state folder is the session's, so that the user's virtual boards are left alone.
-    Tests may deploy to it and reset it, and leave it answering.
-    """
-    return started_board.host
-
-
-@dataclass(frozen=True)
-class NpuBoard:
-    """A virtual board with an NPU that a deployment switched on; and what it was like before."""
-
-    host: Host
-    status_at_birth: str
-    dmesg_at_birth: str
-    result: Deployment
-
-
-@pytest.fixture(scope="session")
-def npu_board(boards_state: Path) -> Iterator[NpuBoard]:
-    """One virtual board with an emulated NPU for all slow tests of a session, our generation running.
-
-    Tests leave it answering, with its NPU on.
-    """
-    from images.bundle.assemble import bundle_for
-    from images.deploy.deploy import Target, deploy
-    from virtual.boards import boards
-
-    name = "virtual-a311d"
-    boards.up(name)
-    try:
-        host = inventory.resolve(name)
-        with ssh.connect(host, timeout_s=60) as connection:
-            node = "/proc/device-tree/npu@10000000/status"
-            born = connection.run(["cat", node], timeout_s=60).text
-            dmesg = connection.run(["dmesg"], timeout_s=60).text
-        result = deploy(Target(host), bundle=bundle_for(load_board(name)), board=None)
-        yield NpuBoard(host, born, dmesg, result)
-    finally:
-        boards.down(name)
 
 
 @pytest.fixture

@@ -1,11 +1,23 @@
 # SPDX-License-Identifier: MIT
-"""All tests of this folder boot QEMU: they are slow, whether they say so or not."""
+"""All tests of this folder boot QEMU: they are slow, whether they say so or not.
+
+Its boards are started once, and stopped behind the last of these tests: one that only waits takes a third
+of a core, too.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from bsp.profile import load_board
+from bsp.remote import inventory, ssh
+from bsp.remote.inventory import Host
+from images.deploy.deploy import Deployment
 
 _HERE = Path(__file__).parent
 
@@ -14,3 +26,78 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(_HERE):
             item.add_marker(pytest.mark.slow)
+
+
+@dataclass(frozen=True)
+class StartedBoard:
+    """A virtual board that was started: how long that took, and how busy this machine was before."""
+
+    host: Host
+    seconds: float
+    load_before: float
+
+
+@pytest.fixture(scope="package")
+def boards_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The state folder (``NPU_BSP_STATE``) that the virtual boards of this session share."""
+    folder = tmp_path_factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NPU_BSP_STATE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="package")
+def started_board(boards_state: Path) -> Iterator[StartedBoard]:
+    """The virtual board of this session, with what is known about its start."""
+    from virtual.boards import boards
+
+    load_before = os.getloadavg()[0]
+    started = boards.up("virtual")
+    try:
+        yield StartedBoard(inventory.resolve("virtual"), started["seconds"], load_before)
+    finally:
+        boards.down("virtual")
+
+
+@pytest.fixture(scope="package")
+def virtual_board(started_board: StartedBoard) -> Host:
+    """One virtual board for all slow tests of a session: booted through U-Boot, answers over SSH.
+
+    Its state folder is the session's, so that the user's virtual boards are left alone.
+    Tests may deploy to it and reset it, and leave it answering.
+    """
+    return started_board.host
+
+
+@dataclass(frozen=True)
+class NpuBoard:
+    """A virtual board with an NPU that a deployment switched on; and what it was like before."""
+
+    host: Host
+    status_at_birth: str
+    dmesg_at_birth: str
+    result: Deployment
+
+
+@pytest.fixture(scope="package")
+def npu_board(boards_state: Path) -> Iterator[NpuBoard]:
+    """One virtual board with an emulated NPU for all slow tests of a session, our generation running.
+
+    Tests leave it answering, with its NPU on.
+    """
+    from images.bundle.assemble import bundle_for
+    from images.deploy.deploy import Target, deploy
+    from virtual.boards import boards
+
+    name = "virtual-a311d"
+    boards.up(name)
+    try:
+        host = inventory.resolve(name)
+        with ssh.connect(host, timeout_s=60) as connection:
+            node = "/proc/device-tree/npu@10000000/status"
+            born = connection.run(["cat", node], timeout_s=60).text
+            dmesg = connection.run(["dmesg"], timeout_s=60).text
+        result = deploy(Target(host), bundle=bundle_for(load_board(name)), board=None)
+        yield NpuBoard(host, born, dmesg, result)
+    finally:
+        boards.down(name)

@@ -11,12 +11,13 @@ import pytest
 
 from bsp.remote import inventory, ssh
 from bsp.remote.ssh import Connection
-from tests.conftest import NpuBoard
 from tests.support.kernel_modules import compiled
 from userspace.npu.doctor import doctor
 from userspace.npu.doctor.facts import parse_facts
 from userspace.npu.validate.machine import DEPLOYED_USERSPACE
 from virtual.boards import boards
+
+from .conftest import NpuBoard
 
 _LIBRARY = f"$(readlink -f {DEPLOYED_USERSPACE}/lib/libteflon.so)"
 _MANIFEST = f"$(readlink -f {DEPLOYED_USERSPACE}/manifest.json)"

@@ -16,8 +16,8 @@ from bsp.remote import lab as labs
 from bsp.remote.inventory import resolve
 from images.deploy import trial
 
-from ..conftest import NpuBoard
 from ..support.lab_servers import Lab, PowerSwitch
+from .conftest import NpuBoard
 
 pytestmark = [pytest.mark.full, pytest.mark.network]
 

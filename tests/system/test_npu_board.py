@@ -18,9 +18,10 @@ from bsp.remote import inventory, ssh
 from bsp.remote.inventory import Host
 from tests.support.kernel_modules import ONBOARD
 from tests.support.npu.vfio_client import wait_until
+from virtual.gates import kernel as gate_kernel
 from virtual.npu.traces.replay import replay
 
-from ..conftest import NpuBoard
+from .conftest import NpuBoard
 
 NAME = "virtual-a311d"
 TROUBLE = ONBOARD / "npu_trouble.py"
@@ -127,3 +128,10 @@ def test_what_a_board_did_is_computed_again(own_state: Path, tmp_path: Path) -> 
     found = replay(trace)
     assert (found.differences, found.faults) == ([], 0)
     assert found.nn_jobs > 0
+
+
+def test_the_gate_of_kernels_passes_on_it(npu_board: NpuBoard) -> None:
+    row = gate_kernel.examine("virtual-a311d", npu_board.host, 4)
+    assert row["problems"] == []
+    assert [run["status"] for run in row["runs"]] == ["pass"] * 3
+    assert row["invokes"] >= 4

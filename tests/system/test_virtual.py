@@ -23,7 +23,7 @@ from virtual.boards import boards, launch
 from virtual.boards.boot_dts import boot_dts
 from virtual.boards.instance import Instance, start_ticks
 
-from ..conftest import StartedBoard
+from .conftest import StartedBoard
 
 EVK = "imx8mp-evk"
 

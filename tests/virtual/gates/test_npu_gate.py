@@ -14,7 +14,6 @@ import pytest
 
 from bsp.base.errors import UserError
 from bsp.base.project import PROJECT
-from tests.conftest import NpuBoard
 from userspace.npu.model.graph import read_model
 from userspace.npu.validate.onboard.runner import RUNTIMES
 from virtual.gates import kernel as gate_kernel
@@ -366,13 +365,3 @@ def test_hundreds_of_models_exactly(npu: str) -> None:
     for found in cases:
         assert found["blame"] in ("", "submission"), found
         assert found["status"] != "good" or found["hardware_error"] <= 1, found
-
-
-@pytest.mark.slow
-@pytest.mark.network
-@pytest.mark.timeout(600)
-def test_a_kernel_on_the_sessions_board(npu_board: NpuBoard) -> None:
-    row = gate_kernel.examine("virtual-a311d", npu_board.host, 4)
-    assert row["problems"] == []
-    assert [run["status"] for run in row["runs"]] == ["pass"] * 3
-    assert row["invokes"] >= 4
