@@ -33,6 +33,7 @@ def test_flags_are_completed() -> None:
     assert {"--verify", "--verify-every"} == set(completed("deploy", "--verif"))
 
 
+@pytest.mark.slow
 def test_names_of_boards_and_npus_are_completed() -> None:
     assert {"vim3", "vim3l"} <= set(completed("build-dts", "--board", "vi"))
     assert set(completed("smoke-test", "label_image", "--npu", "virt")) == {

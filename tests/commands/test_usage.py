@@ -52,6 +52,7 @@ class Runner:
 # --- help ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 @pytest.mark.parametrize("task", TASKS)
 def test_help_is_printed_for_every_task(inv: Runner, task: str, flag: str) -> None:

@@ -211,6 +211,7 @@ def with_npu(properties: dict[str, bytes], others: dict[str, dict[str, bytes]]) 
     return blob_of(structure + words(END_NODE, END), bytes(names))
 
 
+@pytest.mark.slow
 def test_phandles_in_a_circle_and_clocks_without_end() -> None:
     # A provider that is its own clock, whose number of arguments is absurd; a list of 300,000 clocks.
     for count in (0, 1, 0xFFFFFFFF):

@@ -587,6 +587,7 @@ def test_two_commands_at_once(tmp_path: Path) -> None:
     assert [path.suffix for path in (tmp_path / "out").iterdir()] == [".dtb"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     tree = make_kernel(tmp_path / "linux")
     # A preprocessor that never ends: a FIFO that nobody writes to.

@@ -196,6 +196,7 @@ def _forget_series() -> object:
     patches.all_series.cache_clear()
 
 
+@pytest.mark.slow
 def test_patches(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if shutil.which("rsync") is None:
         pytest.skip("rsync is not installed")

@@ -204,6 +204,7 @@ def test_what_a_file_is() -> None:
     assert kind_of("my_defconfig", HEADER)[0] is Kind.CONFIG  # somebody renamed a .config
 
 
+@pytest.mark.slow
 def test_a_defconfig_goes_on_defaults(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """HID_GENERIC needs HID, which a defconfig leaves to its default; a fragment has to name it."""
     text = "CONFIG_HID_GENERIC=y\n"

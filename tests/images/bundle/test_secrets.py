@@ -57,6 +57,7 @@ def files_below(*folders: Path) -> Iterator[Path]:
         yield from (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
+@pytest.mark.slow
 def test_no_key_gets_out(
     board: FakeBoard,
     tmp_path: Path,

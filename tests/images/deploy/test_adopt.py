@@ -245,6 +245,7 @@ def test_how_it_boots_is_said_before_anything_is_written(stock: FakeBoard) -> No
     assert "install npu-bsp's boot script" in shown.text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("word", "system"),
     [("rauc.slot=A", "RAUC"), ("ostree=/ostree/boot.1/x/y/0", "OSTree"), ("mender.x=1", "")],

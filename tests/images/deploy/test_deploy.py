@@ -159,6 +159,7 @@ def test_status(board: FakeBoard, factory: bundles.Bundle, update: bundles.Bundl
     assert not found["userspace"]
 
 
+@pytest.mark.slow
 def test_two_generations_are_kept(board: FakeBoard, update: bundles.Bundle, tmp_path: Path) -> None:
     deploy(board.target(), bundle=update, board=None)
     third = make_bundle(

@@ -57,6 +57,7 @@ def changes(document: dict[str, object]) -> list[tuple[object, ...]]:
     return [(each["generation"], each["path"], each["repaired"]) for each in drift]
 
 
+@pytest.mark.slow
 def test_what_a_fast_deployment_believes_a_thorough_one_finds_and_repairs(
     board: FakeBoard, factory: Bundle, update: Bundle
 ) -> None:

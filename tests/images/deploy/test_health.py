@@ -123,6 +123,7 @@ def test_a_render_node_is_found_by_its_driver(board: FakeBoard) -> None:
         assert named.found == f"{by_path}; /dev/dri/renderD128 of panfrost"
 
 
+@pytest.mark.slow
 def test_rockets_node_has_a_device_without_a_driver(board: FakeBoard) -> None:
     """Linux drivers/accel/rocket/rocket_drv.c: the cores share a platform device "rknn"."""
     checks = Checks(driver="rocket", deadline_s=0.1)

@@ -279,6 +279,7 @@ def test_the_device_is_looked_at_before_an_image_is_unpacked(
         flash(FlashRequest(str(device), image, any_device=True), dry_run=True)
 
 
+@pytest.mark.slow
 def test_what_is_inside_is_looked_at_too(tmp_path: Path) -> None:
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w") as archive:
@@ -527,6 +528,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
 # --- partition tables ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gpt", "dos"])
 def test_tables_are_read_and_an_image_that_is_shorter_is_refused(tmp_path: Path, kind: str) -> None:
     image = _disk(tmp_path / "a.img", kind=kind)

@@ -361,6 +361,7 @@ def good() -> bytes:
     return build(Case("residual", 8, 8, 16)).model
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(
     max_examples=300, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -208,6 +208,7 @@ def test_a_python_without_a_runtime_is_an_error_with_its_reason(tmp_path: Path) 
         label_image.smoke_test(machine, SmokeTestRequest(**QUICK))
 
 
+@pytest.mark.slow
 def test_the_runner_can_be_used_by_hand(tmp_path: Path) -> None:
     image = tmp_path / "seven.bmp"
     image.write_bytes(tiny_model.sample_bmp())

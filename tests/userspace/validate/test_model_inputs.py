@@ -94,6 +94,7 @@ def test_a_picture_in_another_form_runs(model: bytes, given: str, picture: Path)
     assert (f"gets {given}</p>" in page.read_text()) == (given != "the picture")
 
 
+@pytest.mark.slow
 def test_all_inputs_are_set_and_alike_in_all_rows(picture: Path) -> None:
     document = run_model(m.two_inputs(), picture)
     assert document["verdict"] == "pass", document["results"]
@@ -116,6 +117,7 @@ def test_all_inputs_are_set_and_alike_in_all_rows(picture: Path) -> None:
     assert (other["shape"], other["dtype"]) == ([1, 16, 16, 5], "uint8")
 
 
+@pytest.mark.slow
 def test_integers_beside_a_picture_are_small(picture: Path) -> None:
     """They may be indices or lengths: a large one ends a runtime."""
     model = m.two_inputs("int32", (1, 5))
@@ -126,6 +128,7 @@ def test_integers_beside_a_picture_are_small(picture: Path) -> None:
     assert set(values.tolist()) <= {0.0, 1.0}
 
 
+@pytest.mark.slow
 def test_channels_first_is_the_same_picture_transposed(picture: Path) -> None:
     (plain,) = facts_of(m.one_conv(1, 16, 12, 3), picture)["results"]
     (turned,) = facts_of(m.channels_first(1, 3, 16, 12), picture)["results"]
@@ -270,6 +273,7 @@ def test_a_host_and_a_virtual_npu_refuse_it_before_they_are_asked(
         smoke_test("label_image", request, place=VirtualNpu("virtual:a311d"))
 
 
+@pytest.mark.slow
 def test_a_board_with_an_older_userspace_says_so(
     picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

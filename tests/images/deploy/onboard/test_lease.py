@@ -132,6 +132,7 @@ def left_armed(board: FakeBoard, target: Target, **client: Any) -> None:
     (board.root / "proc/sys/kernel/random/boot_id").write_text("the next boot\n")
 
 
+@pytest.mark.slow
 def test_a_lease_over_a_trial_outlives_its_session(
     board: FakeBoard, update: bundles.Bundle
 ) -> None:
