@@ -8,11 +8,11 @@ Mesa's CI saw on boards; each place says so.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..convolution import Window, dense, depthwise, exact_type
 from ..memory import Access, Memory
 from .task import ATOM, Addend, Conversion, Task
 
@@ -28,10 +28,6 @@ class Maps:
 
     sums: NDArray[np.int64]
     addends: NDArray[np.int64] | None
-
-
-_EXACT_FLOAT32 = 1 << 24
-_BLOCK_BYTES = 16 << 20
 
 
 def read_input(task: Task, memory: Memory) -> NDArray[np.int16]:
@@ -129,34 +125,16 @@ def accumulate(
     """
     per_kernel = np.abs(weights.astype(np.int64)).sum(axis=(2, 3))
     largest = int(per_kernel.max() if task.depthwise else per_kernel.sum(axis=1).max())
-    dtype: Any = np.float32 if largest * 128 < _EXACT_FLOAT32 else np.float64
+    dtype = exact_type(largest * 128)
+    image, weights = image.astype(dtype), weights.astype(dtype)
+    window = Window(task.out_height, task.out_width, task.stride_y, task.stride_x)
     if task.depthwise:
-        return _depthwise(task, image.astype(dtype), weights.astype(dtype)).astype(np.int64)
-    return _dense(task, image.astype(dtype), weights.astype(dtype)).astype(np.int64)
-
-
-def _dense(task: Task, image: NDArray[Any], weights: NDArray[Any]) -> NDArray[Any]:
-    matrix = weights[: task.out_channels].reshape(min(task.kernels, task.out_channels), -1)
-    windows = np.lib.stride_tricks.sliding_window_view(image, weights.shape[2:], axis=(1, 2))  # type: ignore[call-overload]
-    windows = windows[:, :: task.stride_y, :: task.stride_x].transpose(0, 3, 4, 1, 2)
-    result = np.zeros((task.out_channels, task.out_height, task.out_width), image.dtype)
-    rows = max(1, _BLOCK_BYTES // (matrix.shape[1] * task.out_width * image.itemsize))
-    for top in range(0, task.out_height, rows):
-        block = windows[:, :, :, top : top + rows]
-        part = matrix @ block.reshape(matrix.shape[1], -1)
-        result[: len(matrix), top : top + rows] = part.reshape(len(matrix), -1, task.out_width)
-    return result
-
-
-def _depthwise(task: Task, image: NDArray[Any], weights: NDArray[Any]) -> NDArray[Any]:
-    result = np.zeros((task.out_channels, task.out_height, task.out_width), image.dtype)
-    rows = (task.out_height - 1) * task.stride_y + 1
-    columns = (task.out_width - 1) * task.stride_x + 1
-    for y in range(task.kernel_height):
-        for x in range(task.kernel_width):
-            window = image[:, y : y + rows : task.stride_y, x : x + columns : task.stride_x]
-            result += window * weights[0, :, y, x, None, None]
-    return result
+        return depthwise(image, weights[0], window).astype(np.int64)
+    sums = dense(image, weights[: task.out_channels], window).astype(np.int64)
+    missing = task.out_channels - len(
+        sums
+    )  # where more channels are written than there are kernels
+    return np.pad(sums, ((0, missing), (0, 0), (0, 0)))
 
 
 def rounded(values: NDArray[np.int64], shift: int) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@ convolution is one task with it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,13 @@ class ModelTask:
     limits: tuple[int, int]
     conv_limits: tuple[int, int]
     addition: exact.Operation | None = None
+
+    @functools.cached_property
+    def npu_biases(self) -> NDArray[np.int64]:
+        """The biases as the NPU needs them, whose pixels and weights are signed."""
+        sums = self.weights.astype(np.int64)
+        each = sums[0].sum(axis=(1, 2)) if self.depthwise else sums.sum(axis=(1, 2, 3))
+        return np.asarray(self.biases - each * (self.convolution.in_zero_point - 128), np.int64)
 
 
 def tasks_of(model: Path) -> list[ModelTask]:
@@ -120,7 +128,7 @@ class Model:
                 f"{mine.sides[1]}: the image's width",
                 f"{task.width}",
             )
-        expected = _corrected(mine) / 2**task.truncate
+        expected = mine.npu_biases / 2**task.truncate
         if np.abs(expected - biases).max(initial=0) > 1:
             yield _wrong(
                 "biases", "the model's", f"off by up to {np.abs(expected - biases).max():.0f}"
@@ -133,7 +141,7 @@ class Model:
         """Return a task's output: as TFLite computes it in exact mode, else as predicted."""
         if not self._exact or mine is None:
             return predicted
-        sums = maps.sums + _corrected(mine)[:, None, None]
+        sums = maps.sums + mine.npu_biases[:, None, None]
         zero_point = mine.convolution.out_zero_point
         scaled = requant.multiply(sums, *requant.quantize_multiplier(mine.convolution.real))
         values = np.clip(scaled + zero_point, *mine.conv_limits).astype(np.uint8)
@@ -153,13 +161,6 @@ def _fits(candidate: ModelTask, task: Task) -> bool:
         and (shape[2] * shape[3]) == task.kernel_height * task.kernel_width
         and (candidate.addition is not None) == (task.addend is not None)
     )
-
-
-def _corrected(mine: ModelTask) -> NDArray[np.int64]:
-    """Return biases as the NPU needs them, whose pixels and weights are signed."""
-    sums = mine.weights.astype(np.int64)
-    each = sums[0].sum(axis=(1, 2)) if mine.depthwise else sums.sum(axis=(1, 2, 3))
-    return np.asarray(mine.biases - each * (mine.convolution.in_zero_point - 128), np.int64)
 
 
 def _pointwise(task: Task) -> bool:
