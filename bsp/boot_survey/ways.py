@@ -70,14 +70,21 @@ def _fat(facts: BootFacts, layout: Layout, uboot: UBoot | None, need_bytes: int)
     if layout.mount and not layout.is_fat and not same:
         return no(f"U-Boot reads {layout.first} first, which is on {layout.mount.kind}")
     mount, _ = (same or scanned)[0]
+    if refusal := _not_writable(facts, mount, need_bytes):
+        return no(refusal)
+    return Way("fat", True, f"U-Boot looks at {mount.place} ({mount.device}), and can write to FAT")
+
+
+def _not_writable(facts: BootFacts, mount: Mount, need_bytes: int) -> str:
+    """Return why what is needed cannot be written to a mount; "" if it can."""
     if not mount.writable:
-        return no(f"{mount.place} is mounted read-only")
+        return f"{mount.place} is mounted read-only"
     free = facts.space.get(mount.place)
     if free is not None and need_bytes > free:
-        return no(
+        return (
             f"{mount.place} has room for {free / 1e6:.0f} MB, this takes {need_bytes / 1e6:.0f} MB"
         )
-    return Way("fat", True, f"U-Boot looks at {mount.place} ({mount.device}), and can write to FAT")
+    return ""
 
 
 def fat_candidates(facts: BootFacts) -> list[tuple[Mount, Partition | None]]:
@@ -110,13 +117,8 @@ def _raw(facts: BootFacts, layout: Layout, uboot: UBoot | None, need_bytes: int)
         return no(
             f"{mount.place} is mounted with data=journal: what is written is not where U-Boot reads"
         )
-    if not mount.writable:
-        return no(f"{mount.place} is mounted read-only")
-    free = facts.space.get(mount.place)
-    if free is not None and need_bytes > free:
-        return no(
-            f"{mount.place} has room for {free / 1e6:.0f} MB, this takes {need_bytes / 1e6:.0f} MB"
-        )
+    if refusal := _not_writable(facts, mount, need_bytes):
+        return no(refusal)
     why = f"U-Boot reads {layout.first} on {mount.device}, and can write sectors there"
     return Way("raw", True, f"{why}; this version cannot do it yet")
 

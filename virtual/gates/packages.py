@@ -26,6 +26,8 @@ from ..npu.shim.host import DISTRIBUTION
 
 SUITES = ("bookworm-backports", "trixie", "trixie-backports", "sid")
 """Suites that are known to have the delegate, oldest version first."""
+SUITE_OF_DRIVER = {"etnaviv": DISTRIBUTION, "rocket": "trixie-backports"}
+"""The first suite after ``DISTRIBUTION`` whose delegate has a driver: what boards with it can install."""
 _PYTHON = ("python3", "base-files", "libstdc++6")
 _NEWEST_SUITE = SUITES[-1]
 

@@ -21,7 +21,6 @@ from virtual.gates import packages
 from virtual.gates.model_runner import Attempt, tflite_runtime
 from virtual.gates.silicon import explain, report, synthetic
 from virtual.gates.silicon.gate import (
-    DEFAULT_SUITES,
     TFLITE_DISTRIBUTION,
     SiliconRequest,
     compare_with_silicon,
@@ -466,7 +465,9 @@ def test_a_mutated_emulator_disagrees_with_silicon(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Order, rounding and border are each held by tests that a board has run; unchanged, all agree."""
-    delegate = packages.find_delegate(DEFAULT_SUITES["etnaviv"], distribution=TFLITE_DISTRIBUTION)
+    delegate = packages.find_delegate(
+        packages.SUITE_OF_DRIVER["etnaviv"], distribution=TFLITE_DISTRIBUTION
+    )
     source = fetch_source(delegate)
     lists = {
         "a311d": read_lists(source.lists, "etnaviv-vipnano"),

@@ -20,7 +20,7 @@ from bsp.base.result import FAILED_VALIDATION, Result
 
 from ...npu.identity import driver_of, identity_names, load_npu, vivante_names
 from ...npu.shim.host import PREFIX, npu_name
-from ..packages import Delegate, find_delegate, named_delegate
+from ..packages import SUITE_OF_DRIVER, Delegate, find_delegate, named_delegate
 from . import report
 from .explain import explain
 from .lists import FAIL, UNJUDGED, Lists, read_lists
@@ -28,8 +28,6 @@ from .run import Outcome, Pair, run_tests
 from .source import MesaSource, fetch_source
 from .suites import MODELS, WHOLE, SiliconTest, all_tests, choose_quick
 
-DEFAULT_SUITES = {"etnaviv": "trixie", "rocket": "trixie-backports"}
-"""By driver: the suite whose delegate is compared unless another is named; trixie's has no rocket."""
 _TESTS_SUITE = "trixie"
 """Whose source has the tests and models that a list beside this project names."""
 _ROCKET_LISTS = Path(__file__).with_name("rocket_lists")
@@ -110,7 +108,7 @@ def compare_with_silicon(request: SiliconRequest) -> SiliconResult:
     """
     names = vivante_names() if request.npu == "all" else [npu_name(request.npu)]
     driver = driver_of(names[0])
-    suite = "" if request.package or request.mesa else request.suite or DEFAULT_SUITES[driver]
+    suite = "" if request.package or request.mesa else request.suite or SUITE_OF_DRIVER[driver]
     if request.suite and not suite:
         raise UserError("--package, --suite and --mesa exclude each other", hint="leave one out")
     named = named_delegate(request.package, suite, request.mesa)

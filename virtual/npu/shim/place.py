@@ -13,7 +13,7 @@ from userspace.npu.model.faults.known_wrong import known_wrong
 from userspace.npu.validate import label_image
 from userspace.npu.validate.records import SmokeDocument
 
-from ...gates.packages import find_delegate
+from ...gates.packages import SUITE_OF_DRIVER, find_delegate
 from ..identity import driver_of
 from . import host
 
@@ -21,8 +21,6 @@ _RUNS = 3
 _POISON = 0xA5
 _BUDGET_S = 3.0
 _VIEWS = 2
-_SUITES = {"rocket": "trixie-backports"}
-"""By driver: the suite whose delegate has it, where trixie's has not."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class VirtualNpu:
         strict: its new memory is poisoned, and what the model contradicts is a failure.
         record: file that gets a trace of what comes to it.
         mesa: a delegate in place of the distribution's: a suite, a version that one has, a .deb file, or a
-            folder that ``build-mesa`` made; "" for the usual one: ``_SUITES``.
+            folder that ``build-mesa`` made; "" for the usual one: ``SUITE_OF_DRIVER``.
     """
 
     npu: str
@@ -52,7 +50,8 @@ class VirtualNpu:
         """
         name = host.npu_name(self.npu)
         inputs = label_image.choose(request)
-        chosen = self.mesa or _SUITES.get(driver_of(name), "")
+        suite = SUITE_OF_DRIVER[driver_of(name)]
+        chosen = self.mesa or (suite if suite != host.DISTRIBUTION else "")
         mesa = _named(chosen) if chosen else None
         # Times under emulation say nothing: a few runs, to see that they agree.
         request = replace(

@@ -23,7 +23,7 @@ import struct
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ from ..rocket.model import Model, tasks_of
 from ..traces import recorder
 from ..traces.recorder import Recorder
 from ..traces.trace import Writer
-from ..vivante.audit.exact import ExactMode, operations
+from ..vivante.audit.exact import ExactMode, Operation, operations
 from ..vivante.audit.jobs import ModelAudit
 from ..vivante.coefficients import CoefficientCache
 from ..vivante.engine import Audit, Engine, HardwareMode, Requantisation
@@ -401,15 +401,7 @@ def _vivante(identity: Identity, arguments: argparse.Namespace) -> Server:
             operands=load(arguments.operands) if arguments.operands else None,
         )
         audit()  # a file that is no model is said now
-    trace = None
-    if arguments.record:
-        trace = recorder.begin(
-            arguments.record,
-            identity,
-            door="shim",
-            operations=known,
-            software=_software(arguments),
-        )
+    trace = _trace(identity, arguments, known)
     return Server(
         arguments.socket,
         identity,
@@ -425,20 +417,25 @@ def _rocket(identity: RocketIdentity, arguments: argparse.Namespace) -> Server:
     model = None
     if path:
         model = functools.partial(Model, tasks_of(path), exact=bool(arguments.exact_for))
-    trace = None
-    if arguments.record:
-        trace = recorder.begin(
-            arguments.record,
-            identity,
-            door="shim",
-            exact=bool(arguments.exact_for),
-            software=_software(arguments),
-        )
+    trace = _trace(identity, arguments)
     return Server(arguments.socket, identity, report=arguments.report, trace=trace, model=model)
 
 
-def _software(arguments: argparse.Namespace) -> dict[str, str]:
-    return dict(each.split("=", 1) for each in arguments.software)
+def _trace(
+    identity: AnyIdentity,
+    arguments: argparse.Namespace,
+    known: Sequence[Operation] | None = None,
+) -> Writer | None:
+    if not arguments.record:
+        return None
+    return recorder.begin(
+        arguments.record,
+        identity,
+        door="shim",
+        operations=known,
+        exact=bool(arguments.exact_for),
+        software=dict(each.split("=", 1) for each in arguments.software),
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
