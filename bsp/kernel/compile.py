@@ -15,7 +15,6 @@ import re
 import shutil
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,10 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from ..base.cache import cache_dir, lock, make_once, remove, write_atomically
-from ..base.errors import InfrastructureError, UserError
+from ..base.compiling import compile_in
+from ..base.errors import UserError
 from ..base.patching import Patch, apply_all, key_of, missing_from
-from ..base.process import Completed, require_tool, run
+from ..base.process import run
 from ..base.progress import Step, say, step
+from ..base.room import require_room
 from ..base.words import counted
 from ..profile import Board
 from .config import fragments
@@ -41,7 +42,6 @@ from .toolchain import find_toolchain
 BUILD_ID_DIGITS = 12
 RECORD = "build.json"
 _RUNNING = "npu-bsp.running"
-_LOG = "npu-bsp.log"
 _LEAST_FREE_BYTES = 1500 << 20
 _COMPILED = re.compile(rb"^  (?:CC|AS|CC \[M\]|AS \[M\])\s+\S+\.o$")
 
@@ -147,7 +147,8 @@ def build_kernel(prepared: Prepared, *, output: Path | None = None) -> Path:
         raise UserError(f"{output} exists already", hint="give another folder, or remove it")
     work = prepared.work
     with lock(work.folder.with_name(work.folder.name + ".lock")):
-        _refuse_full(work.folder)
+        if not (work.folder / "vmlinux").exists():
+            require_room(work.folder, _LEAST_FREE_BYTES, "a kernel build")
         _compile(prepared)
         folder = _products(prepared)
     if output is not None:
@@ -226,99 +227,43 @@ def _compile(prepared: Prepared) -> None:
         dropped = drop_unfinished(folder)
         say(f"the last build did not end; compiling {counted(len(dropped), 'file')} of it again")
     running.touch()
-    log = folder / _LOG
     jobs = prepared.request.jobs or os.cpu_count() or 1
     command = work.make(
         f"-j{jobs}", f"LOCALVERSION={prepared.local_version}", "Image", "modules", "dtbs"
     )
-    with step("Compiling") as now, log.open("wb") as sink:
-        watch = _Watch(log, now, work)
-        try:
-            # make's complaints go where its progress goes, in order.
-            done = run(
-                ["sh", "-c", 'exec "$@" 2>&1', "sh", require_tool("make"), *command[1:]],
-                env=work.environment, stdout=sink, check=False,
-            )  # fmt: skip
-        finally:
-            watch.end()
-        if done.exit_code != 0:
-            _explain_failure(done, log, folder)
+    with step("Compiling") as now:
+        compile_in(
+            folder,
+            command,
+            what="the kernel",
+            env=work.environment,
+            on_lines=_Progress(now, work).take,
+        )
     running.unlink()
 
 
-class _Watch:
-    """Reads make's output as it comes, and notes how far it is."""
+class _Progress:
+    """How far make is, by the objects that it says it compiles."""
 
-    def __init__(self, log: Path, now: Step, work: Workspace) -> None:
-        self._log, self._now = log, now
-        self._ended = threading.Event()
+    def __init__(self, now: Step, work: Workspace) -> None:
+        self._now, self._work = now, work
         self._present = existing_objects(work.folder)
         self._total = 0
-        self._work = work
-        self.compiled = 0
-        self._thread = threading.Thread(target=self._follow, daemon=True)
-        self._thread.start()
+        self._compiled = 0
 
-    def end(self) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _follow(self) -> None:
-        with self._log.open("rb") as file:
-            rest = b""
-            while True:
-                last = self._ended.is_set()
-                rest += file.read()
-                *lines, rest = rest.split(b"\n")
-                new = sum(bool(_COMPILED.match(line)) for line in lines)
-                if new:
-                    self.compiled += new
-                    self._note()
-                if last:
-                    return
-                self._ended.wait(0.5)
-
-    def _note(self) -> None:
+    def take(self, lines: list[bytes]) -> None:
+        """Count what make printed."""
+        new = sum(bool(_COMPILED.match(line)) for line in lines)
+        if not new:
+            return
+        self._compiled += new
         self._total = self._total or count_objects(self._work.tree, read_config(self._work.config))
         if self._present < 0.9 * self._total:
-            done = min(self._present + self.compiled, self._total)
+            done = min(self._present + self._compiled, self._total)
             percent = 100 * done // max(self._total, 1)
             self._now.note(f"{percent} %, {done} of about {self._total} objects")
         else:
-            self._now.note(f"{self.compiled} of {self._total} objects compiled again")
-
-
-def _explain_failure(done: Completed, log: Path, folder: Path) -> None:
-    said = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    if any("No space left on device" in line for line in said):
-        raise InfrastructureError(
-            f"the disk is full: {folder}",
-            hint="make room, or set NPU_BSP_CACHE; the same command then goes on where it stopped",
-        )
-    if done.exit_code < 0 or any(
-        "Killed" in line or "terminated by signal" in line for line in said
-    ):
-        raise InfrastructureError(
-            f"the compiler was ended from outside (out of memory?); see {log}",
-            hint="the same command goes on where it stopped; --jobs 1 needs less memory",
-        )
-    wrong = [
-        line for line in said if re.search(r"\b(fatal )?error:|undefined reference|\*\*\* ", line)
-    ]
-    raise UserError(
-        "the kernel does not compile:\n" + "\n".join((wrong or said[-12:])[:12]),
-        hint=f"all that was said: {log}",
-    )
-
-
-def _refuse_full(folder: Path) -> None:
-    free_bytes = shutil.disk_usage(folder).free
-    if free_bytes < _LEAST_FREE_BYTES and not (folder / "vmlinux").exists():
-        raise InfrastructureError(
-            f"not enough room for a kernel build: {free_bytes >> 20} MiB free in {folder.parent}, "
-            f"{_LEAST_FREE_BYTES >> 20} MiB needed",
-            hint="make room, or set NPU_BSP_CACHE to another folder",
-        )
+            self._now.note(f"{self._compiled} of {self._total} objects compiled again")
 
 
 # --- products ------------------------------------------------------------------------------------

@@ -17,10 +17,10 @@ from pathlib import Path
 import msgspec
 
 from bsp.base.cache import cache_dir, make_once, remove
-from bsp.base.errors import InfrastructureError
 from bsp.base.process import run
 from bsp.base.progress import step
 from bsp.base.project import PROJECT
+from bsp.base.room import require_room
 from bsp.kernel.packaged import PrebuiltKernel
 from bsp.profile import Board
 from images.bundle import sign
@@ -122,13 +122,7 @@ def _key(board: Board, kernel: PrebuiltKernel, dtb: Path, rootfs: Rootfs) -> str
 
 def _make(board: Board, kernel: PrebuiltKernel, dtb: Path, rootfs: Rootfs, target: Path) -> None:
     target.mkdir()
-    free_bytes = shutil.disk_usage(target).free
-    if free_bytes < 2048 * MIB:
-        raise InfrastructureError(
-            f"not enough room for a disk: {free_bytes // MIB} MiB free in {target.parent.parent}, "
-            "2048 MiB needed",
-            hint="make room, or set NPU_BSP_CACHE to another folder",
-        )
+    require_room(target.parent, 2048 * MIB, "a disk")
     cmdline, modules = boot_settings(board)
     with tempfile.TemporaryDirectory(prefix="workspace-", dir=target.parent) as name:
         workspace = Path(name)

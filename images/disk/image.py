@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import os
 import re
-import shutil
 import tempfile
 import uuid
 from dataclasses import dataclass
@@ -22,8 +21,9 @@ from typing import Any
 import msgspec
 
 from bsp.base.cache import write_atomically
-from bsp.base.errors import InfrastructureError, UserError
+from bsp.base.errors import UserError
 from bsp.base.progress import step
+from bsp.base.room import require_room
 from bsp.profile import Board, Boot, Bootloader, load_soc
 
 from ..bundle import manifest as bundles
@@ -392,13 +392,7 @@ def _make(
 ) -> Description:
     output.parent.mkdir(parents=True, exist_ok=True)
     needed = rootfs.tar.stat().st_size + 2 * bundle.manifest.total_bytes + 64 * MIB
-    free = shutil.disk_usage(output.parent).free
-    if free < needed:
-        raise InfrastructureError(
-            f"not enough room for the image: {free // MIB} MiB free in {output.parent}, "
-            f"{needed // MIB} MiB needed",
-            hint="--output puts it elsewhere",
-        )
+    require_room(output.parent, needed, "the image", hint="--output puts it elsewhere")
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as name:
         workspace = Path(name)
         fat, over = workspace / "fat", workspace / "over"

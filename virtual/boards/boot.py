@@ -15,6 +15,7 @@ from pathlib import Path
 from bsp.base.cache import state_dir, write_atomically
 from bsp.base.errors import InfrastructureError
 from bsp.base.project import PROJECT
+from bsp.base.room import require_room
 from bsp.profile import Board
 from bsp.qemu.machine import WATCHDOG, WRITE_LOG, DirectBoot, Machine, qemu_of
 from bsp.remote import inventory, ssh
@@ -105,13 +106,12 @@ def start(
 def _prepare(folder: Path, disk: Disk, *, log_writes: bool) -> None:
     """Put into a new folder what the board writes to, and the key that logs in."""
     folder.mkdir(parents=True)
-    free_mib = shutil.disk_usage(folder).free // MIB
-    if free_mib < _FREE_MIB:
-        raise InfrastructureError(
-            f"not enough room for a virtual board: {free_mib} MiB free in {folder.parent}, "
-            f"{_FREE_MIB} MiB needed",
-            hint="make room, or set NPU_BSP_STATE to another folder",
-        )
+    require_room(
+        folder.parent,
+        _FREE_MIB * MIB,
+        "a virtual board",
+        hint="make room, or set NPU_BSP_STATE to another folder",
+    )
     launch.overlay(disk.image, folder / "disk.qcow2")
     if log_writes:
         (folder / WRITE_LOG).touch()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -18,10 +17,10 @@ from pathlib import Path
 import msgspec
 
 from bsp.base.cache import cache_dir, make_once, remove
-from bsp.base.errors import InfrastructureError
 from bsp.base.process import run
 from bsp.base.progress import step
 from bsp.base.project import PROJECT
+from bsp.base.room import require_room
 from bsp.kernel.packaged import PrebuiltKernel
 from bsp.profile import Board
 from images.deploy.boot.slots import GenerationFile
@@ -152,13 +151,7 @@ def _make(
     # QEMU fills its own up to 1 MiB, which is more room than boards have before the kernel.
     unpadded = target / "boot/board.dtb"
     run(["dtc", "-q", "-I", "dtb", "-O", "dtb", "-o", unpadded, dtb])
-    free_mib = shutil.disk_usage(target).free // MIB
-    if free_mib < _NEEDED_MIB:
-        raise InfrastructureError(
-            f"not enough room for a disk: {free_mib} MiB free in {target.parent.parent}, "
-            f"{_NEEDED_MIB} MiB needed",
-            hint="make room, or set NPU_BSP_CACHE to another folder",
-        )
+    require_room(target.parent, _NEEDED_MIB * MIB, "a disk")
     where = places(layout, uuid.uuid4())
     with tempfile.TemporaryDirectory(prefix="workspace-", dir=target.parent) as name:
         fat, over, initrd = Path(name) / "fat", Path(name) / "over", None

@@ -16,6 +16,7 @@ from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.packages.apt import Archive
 from bsp.base.process import ToolFailedError, require_tool, require_unpacker, run
 from bsp.base.progress import step
+from bsp.base.room import require_room
 from bsp.kernel.config.compare import read_config
 from bsp.uboot import UBoot
 
@@ -56,13 +57,7 @@ def built(uboot: UBoot, *, jobs: int = 0) -> Path:
 def _build(uboot: UBoot, archives: list[Path], target: Path, jobs: int) -> None:
     for tool in (f"{_CROSS}gcc", "make", "bison", "flex", "patch"):
         require_tool(tool)
-    free = shutil.disk_usage(target.parent).free
-    if free < _NEEDED_BYTES:
-        raise InfrastructureError(
-            f"not enough room to build U-Boot: {free >> 20} MiB free in {target.parent.parent}, "
-            f"{_NEEDED_BYTES >> 20} MiB needed",
-            hint="make room, or set NPU_BSP_CACHE to another folder",
-        )
+    require_room(target.parent, _NEEDED_BYTES, "a U-Boot")
     with tempfile.TemporaryDirectory(prefix="workspace-", dir=target.parent) as name:
         source, output = Path(name) / "source", Path(name) / "build"
         _unpack(archives, source)

@@ -17,19 +17,20 @@ import os
 import re
 import shutil
 import tempfile
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bsp.base.cache import cache_dir, lock, make_once
+from bsp.base.compiling import compile_in
 from bsp.base.download import sha256_of
-from bsp.base.errors import InfrastructureError, UserError
+from bsp.base.errors import UserError
 from bsp.base.patching import Patch
-from bsp.base.process import Completed, require_tool, run
+from bsp.base.process import run
 from bsp.base.progress import Step, say, step
 from bsp.base.project import PROJECT
 from bsp.base.project import version as npu_bsp_version
+from bsp.base.room import require_room
 from userspace.payload.elf import needed_libraries
 
 from .configure import Setup, configure, drivers_named, environment, prefix, setup_for
@@ -38,7 +39,6 @@ from .patches import NONE, Patched, patched, patches_of, series_for, title_of
 from .source import DEFAULT, MesaTree, check_source_name, mesa_tree
 
 _TARGET = "src/gallium/targets/teflon/libteflon.so"
-_LOG = "npu-bsp.log"
 _LEAST_FREE_BYTES = 600 << 20
 _DONE = re.compile(rb"^\[(\d+)/(\d+)\]")
 
@@ -126,7 +126,8 @@ def build_mesa(request: MesaRequest, *, output: Path | None = None) -> BuiltMesa
     setup = setup_for(ready.path, tree.version, request.drivers, request.suite)
     folder = _folder(tree, ready, setup)
     with lock(folder.with_name(folder.name + ".lock")):
-        _refuse_full(folder)
+        if not (folder / _TARGET).exists():
+            require_room(folder.parent, _LEAST_FREE_BYTES, "a build of Mesa")
         configure(setup, ready.path, folder)
         _compile(folder, setup, request.jobs)
         built = _product(tree, ready, setup, folder)
@@ -146,71 +147,26 @@ def _folder(tree: MesaTree, ready: Patched, setup: Setup) -> Path:
     return folder / f"{key}-{'-'.join(setup.drivers)}-{setup.suite}"
 
 
-def _refuse_full(folder: Path) -> None:
-    free_bytes = shutil.disk_usage(folder.parent).free
-    if free_bytes < _LEAST_FREE_BYTES and not (folder / _TARGET).exists():
-        raise InfrastructureError(
-            f"not enough room to build Mesa: {free_bytes >> 20} MiB free in {folder.parent}, "
-            f"{_LEAST_FREE_BYTES >> 20} MiB needed",
-            hint="make room, or set NPU_BSP_CACHE to another folder",
-        )
-
-
 # --- compiling -----------------------------------------------------------------------------------
 
 
 def _compile(folder: Path, setup: Setup, jobs: int) -> None:
-    log = folder / _LOG
-    words = ["ninja", "-C", str(folder), f"-j{jobs or os.cpu_count() or 1}", _TARGET]
-    with step("Compiling Mesa's delegate") as now, log.open("wb") as sink:
-        ended = threading.Event()
-        watch = threading.Thread(target=_follow, args=(log, now, ended), daemon=True)
-        watch.start()
-        try:
-            # ninja's complaints go where its progress goes, in order.
-            done = run(
-                ["sh", "-c", 'exec "$@" 2>&1', "sh", require_tool("ninja"), *words[1:]],
-                env={**environment(setup), "NINJA_STATUS": "[%f/%t] "}, stdout=sink, check=False,
-            )  # fmt: skip
-        finally:
-            ended.set()
-            watch.join()
-    if done.exit_code != 0:
-        _explain_failure(done, log, folder)
-
-
-def _follow(log: Path, now: Step, ended: threading.Event) -> None:
-    """Note how far ninja is, as it says in its log."""
-    with log.open("rb") as file:
-        while True:
-            last = ended.is_set()
-            found = [match for line in file.read().splitlines() if (match := _DONE.match(line))]
-            if found:
-                now.note(f"{int(found[-1][1])} of {int(found[-1][2])}")
-            if last:
-                return
-            ended.wait(0.5)
-
-
-def _explain_failure(done: Completed, log: Path, folder: Path) -> None:
-    said = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    if any("No space left on device" in line for line in said):
-        raise InfrastructureError(
-            f"the disk is full: {folder}",
-            hint="make room, or set NPU_BSP_CACHE; the same command then goes on where it stopped",
+    command = ["ninja", "-C", str(folder), f"-j{jobs or os.cpu_count() or 1}", _TARGET]
+    with step("Compiling Mesa's delegate") as now:
+        compile_in(
+            folder,
+            command,
+            what="Mesa",
+            env={**environment(setup), "NINJA_STATUS": "[%f/%t] "},
+            on_lines=lambda lines: _note(now, lines),
         )
-    if done.exit_code < 0 or any("Killed" in line for line in said):
-        raise InfrastructureError(
-            f"the compiler was ended from outside (out of memory?); see {log}",
-            hint="the same command goes on where it stopped; --jobs 1 needs less memory",
-        )
-    wrong = [
-        line for line in said if re.search(r"\b(fatal )?error:|ninja: error|undefined refer", line)
-    ]
-    raise UserError(
-        "Mesa does not compile:\n" + "\n".join((wrong or said[-12:])[:12]),
-        hint=f"all that was said: {log}",
-    )
+
+
+def _note(now: Step, lines: list[bytes]) -> None:
+    """Note how far ninja is, as it says."""
+    found = [match for line in lines if (match := _DONE.match(line))]
+    if found:
+        now.note(f"{int(found[-1][1])} of {int(found[-1][2])}")
 
 
 # --- the product ---------------------------------------------------------------------------------
