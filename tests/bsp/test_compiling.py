@@ -61,6 +61,6 @@ def test_work_does_not_begin_where_there_is_no_room(
     require_room(tmp_path, 1, "a build")
     usage = shutil.disk_usage(tmp_path)._replace(free=100 << 20)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(InfrastructureError, match="100 MiB free in .*, 512 MiB needed") as error:
+    with pytest.raises(InfrastructureError, match=r"100 MiB free in .*, 512 MiB needed") as error:
         require_room(tmp_path, 512 << 20, "a build")
     assert "NPU_BSP_CACHE" in error.value.hint
