@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from bsp.base.cache import write_atomically
 from bsp.base.download import sha256_of
 from bsp.base.errors import UserError
@@ -30,6 +32,38 @@ from userspace.payload.payload import plan_payload
 FORMAT = 1
 
 
+class Input(msgspec.Struct, frozen=True):
+    """One input of a bundle.
+
+    Attributes:
+        kind: ``package``, ``source``, ``wheel``, ``kernel build``, ``model``...
+        sha256: of its content; "" where another input has its hash, or ``sha256_any`` has several.
+        sha256_any: of the files that may be taken for it: a wheel has one for each Python and machine.
+    """
+
+    kind: str
+    name: str
+    version: str
+    sha256: str = ""
+    sha256_any: tuple[str, ...] = ()
+
+
+class LockFile(msgspec.Struct, frozen=True):
+    """The content of a lock file.
+
+    Attributes:
+        answers: what was asked of package lists, and what they said.
+        files: names of fetched packages, and their SHA-256.
+    """
+
+    format: int
+    board: str
+    kernel: str
+    inputs: tuple[Input, ...]
+    answers: dict[str, list[str]]
+    files: dict[str, str]
+
+
 @dataclass(frozen=True)
 class Locked(Result):
     """What ``lock`` found.
@@ -40,7 +74,7 @@ class Locked(Result):
     """
 
     path: Path
-    content: dict[str, Any]
+    content: LockFile
     changes: tuple[tuple[str, str, str], ...] = ()
     written: bool = False
     notes: tuple[str, ...] = field(default=())
@@ -50,9 +84,9 @@ class Locked(Result):
         return {
             "file": str(self.path),
             "written": self.written,
-            "board": self.content["board"],
-            "kernel": self.content["kernel"],
-            "inputs": self.content["inputs"],
+            "board": self.content.board,
+            "kernel": self.content.kernel,
+            "inputs": msgspec.to_builtins(self.content.inputs),
             "changes": [
                 {"input": what, "before": before, "now": now} for what, before, now in self.changes
             ],
@@ -60,8 +94,8 @@ class Locked(Result):
 
     def text(self) -> str:
         """For people."""
-        inputs = self.content["inputs"]
-        rows = [[each["kind"], each["name"], each["version"]] for each in inputs]
+        inputs = self.content.inputs
+        rows = [[each.kind, each.name, each.version] for each in inputs]
         if self.changes:
             rows = [[what, before or "-", now or "-"] for what, before, now in self.changes]
             shown = table(["changed", "before", "now"], rows)
@@ -91,7 +125,7 @@ def lock(
     if before is not None and not update:
         note = "the lock file is there already; --update renews it, and shows what changes"
         return Locked(path, before, notes=(note,))
-    series = kernel or (before or {}).get("kernel") or board.kernel
+    series = kernel or (before.kernel if before else "") or board.kernel
     if not is_build(series):
         series_named(series)
     with step("Reading and hashing the inputs"):
@@ -100,29 +134,27 @@ def lock(
     if before is not None and not changes:
         return Locked(path, before, notes=("nothing has changed",))
     if not dry_run:
-        write_atomically(path, json.dumps(content, indent=1).encode() + b"\n")
+        write_atomically(path, msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
     return Locked(path, content, tuple(changes), written=not dry_run)
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> LockFile:
     """Read a lock file.
 
     Raises:
         UserError: it is none, or of another format.
     """
     try:
-        content: dict[str, Any] = json.loads(path.read_bytes())
-        if content["format"] != FORMAT:
-            raise UserError(
-                f"{path}: format is {content['format']}, this version reads {FORMAT}",
-                hint="./inv lock --board B --update writes it anew",
-            )
-        for name in ("board", "kernel", "inputs", "answers", "files"):
-            content[name]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        content = msgspec.json.decode(path.read_bytes(), type=LockFile)
+    except (OSError, msgspec.MsgspecError) as error:
         raise UserError(
             f"{path} is no lock file: {error}", hint=f"rm {path}; ./inv lock --board B writes one"
         ) from error
+    if content.format != FORMAT:
+        raise UserError(
+            f"{path}: format is {content.format}, this version reads {FORMAT}",
+            hint="./inv lock --board B --update writes it anew",
+        )
     return content
 
 
@@ -131,7 +163,7 @@ def locked_kernel(board: Board) -> str | None:
     path = default_file(board)
     if pins.current() is not None or not path.exists():
         return None
-    return str(read(path)["kernel"])
+    return read(path).kernel
 
 
 @contextmanager
@@ -146,29 +178,29 @@ def followed(board: Board, file: Path | None = None) -> Iterator[Path | None]:
         yield None
         return
     content = read(path)
-    if content["board"] != board.name:
-        raise UserError(f"{path} is the lock file of {content['board']}, not of {board.name}")
+    if content.board != board.name:
+        raise UserError(f"{path} is the lock file of {content.board}, not of {board.name}")
     say(f"following {path}")
-    for each in content["inputs"]:
+    for each in content.inputs:
         if (
-            each["kind"] in ("wheel list", "model list")
-            and sha256_of(PROJECT / each["name"]) != each["sha256"]
+            each.kind in ("wheel list", "model list")
+            and sha256_of(PROJECT / each.name) != each.sha256
         ):
             raise UserError(
-                f"{path} was written with another {each['name']}",
+                f"{path} was written with another {each.name}",
                 hint=f"./inv lock --board {board.name} --update",
             )
-        if each["kind"] == "kernel build" and not _is_here(each):
+        if each.kind == "kernel build" and not _is_here(each):
             raise UserError(
-                f"{path} names a kernel that is not here: build:{each['name']}",
+                f"{path} names a kernel that is not here: build:{each.name}",
                 hint=f"./inv build-kernel --board {board.name}: the same source, patches, compiler and "
                 f"fragment give the same build id; or ./inv lock --board {board.name} --update",
             )
-    with pins.using(pins.Pins(where=str(path), answers=content["answers"], files=content["files"])):
+    with pins.using(pins.Pins(where=str(path), answers=content.answers, files=content.files)):
         yield path
 
 
-def _content(board: Board, series: str, *, fresh: bool) -> dict[str, Any]:
+def _content(board: Board, series: str, *, fresh: bool) -> LockFile:
     recorder = pins.recorder(fresh=fresh)
     built = built_inputs(series) if is_build(series) else []
     with pins.using(recorder):
@@ -193,19 +225,19 @@ def _content(board: Board, series: str, *, fresh: bool) -> dict[str, Any]:
     }
     for kind, file in lists.items():
         name = str(file.relative_to(PROJECT))
-        inputs.append({"kind": kind, "name": name, "version": "", "sha256": sha256_of(file)})
+        inputs.append(Input(kind, name, "", sha256_of(file)))
     inputs += _models()
-    return {
-        "format": FORMAT,
-        "board": board.name,
-        "kernel": series,
-        "inputs": inputs,
-        "answers": dict(sorted(recorder.answers.items())),
-        "files": dict(sorted(recorder.files.items())),
-    }
+    return LockFile(
+        FORMAT,
+        board.name,
+        series,
+        tuple(inputs),
+        dict(sorted(recorder.answers.items())),
+        dict(sorted(recorder.files.items())),
+    )
 
 
-def built_inputs(name: str) -> list[dict[str, Any]]:
+def built_inputs(name: str) -> list[Input]:
     """A kernel of build-kernel's, and what it was made of."""
     file = record_file(name)
     record = json.loads(file.read_bytes())
@@ -213,74 +245,60 @@ def built_inputs(name: str) -> list[dict[str, Any]]:
     def text(content: str) -> str:
         return hashlib.sha256(content.encode()).hexdigest()
 
-    rows = [
-        ("kernel build", record["build_id"], record["release"], sha256_of(file)),
-        ("kernel source", record["origin"], record["version"], ""),
-        ("compiler", record["compiler"], "", ""),
-        ("kernel fragment", record["board"], "", text(record["fragment"])),
-        *(("patch", each["name"], "", each["sha256"]) for each in record["patches"]),
+    return [
+        Input("kernel build", record["build_id"], record["release"], sha256_of(file)),
+        Input("kernel source", record["origin"], record["version"]),
+        Input("compiler", record["compiler"], ""),
+        Input("kernel fragment", record["board"], "", text(record["fragment"])),
+        *(Input("patch", each["name"], "", each["sha256"]) for each in record["patches"]),
     ]
-    names = ("kind", "name", "version", "sha256")
-    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
-def _is_here(build: dict[str, Any]) -> bool:
+def _is_here(build: Input) -> bool:
     try:
-        return sha256_of(record_file(f"build:{build['name']}")) == str(build["sha256"])
+        return sha256_of(record_file(f"build:{build.name}")) == build.sha256
     except UserError:
         return False
 
 
-def _deb(name: str, sha256: str) -> dict[str, Any]:
+def _deb(name: str, sha256: str) -> Input:
     package, version, _ = name.removesuffix(".deb").split("_")
-    return {
-        "kind": "source" if package.startswith("linux-source") else "package",
-        "name": package,
-        "version": version.replace("%3a", ":"),
-        "sha256": sha256,
-    }
+    kind = "source" if package.startswith("linux-source") else "package"
+    return Input(kind, package, version.replace("%3a", ":"), sha256)
 
 
-def _wheels(requirements: Path) -> list[dict[str, Any]]:
+def _wheels(requirements: Path) -> list[Input]:
     text = requirements.read_text(encoding="utf-8").replace("\\\n", " ")
     found = []
     for line in text.splitlines():
         match = re.match(r"([\w.-]+)==([\w.]+)", line)
         if match:
             hashes = re.findall(r"--hash=sha256:([0-9a-f]{64})", line)
-            found.append(
-                {
-                    "kind": "wheel",
-                    "name": match.group(1),
-                    "version": match.group(2),
-                    "sha256_any": hashes,
-                }
-            )
+            found.append(Input("wheel", match[1], match[2], sha256_any=tuple(hashes)))
     return found
 
 
-def _models() -> list[dict[str, Any]]:
+def _models() -> list[Input]:
     """Models are known by their content alone; a board gets them for a smoke test, not in its bundle."""
     from userspace.npu.validate.models import catalogue
 
     return [
-        {"kind": entry.kind, "name": entry.name, "version": "", "sha256": sha256}
+        Input(entry.kind, entry.name, "", sha256)
         for entry in catalogue().files
         if (sha256 := entry.sha256 or entry.archive_sha256)
     ]
 
 
-def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, str, str]]:
+def _changes(before: LockFile, now: LockFile) -> list[tuple[str, str, str]]:
     """What changed: (kind and name, version before, version now)."""
 
-    def by_name(content: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    def by_name(content: LockFile) -> dict[str, tuple[str, str]]:
         found = {}
-        for each in content["inputs"]:
-            sha256 = each.get("sha256") or " ".join(each.get("sha256_any", ()))
+        for each in content.inputs:
+            sha256 = each.sha256 or " ".join(each.sha256_any)
             # Models are listed once for each content that goes by their name.
-            content_name = sha256[:8] if each["kind"] in ("model", "image") else ""
-            name = f"{each['kind']} {each['name']} {content_name}".strip()
-            found[name] = (str(each["version"]), sha256)
+            content_name = sha256[:8] if each.kind in ("model", "image") else ""
+            found[f"{each.kind} {each.name} {content_name}".strip()] = each.version, sha256
         return found
 
     old, new = by_name(before), by_name(now)
@@ -290,6 +308,6 @@ def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, str
         if one != other:
             shown = [f"{each[0]} ({each[1][:8]})".strip() if each else "" for each in (one, other)]
             found.append((name, shown[0], shown[1]))
-    if before["kernel"] != now["kernel"]:
-        found.insert(0, ("kernel", before["kernel"], now["kernel"]))
+    if before.kernel != now.kernel:
+        found.insert(0, ("kernel", before.kernel, now.kernel))
     return found

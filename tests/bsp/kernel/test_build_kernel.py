@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bsp.base.errors import InfrastructureError, UserError
@@ -66,15 +67,12 @@ def test_a_lock_file_wants_the_very_kernel_that_was_built(tree: Path, tmp_path: 
     folder = build.build_kernel(build.prepare(request(tree)))
     build_id = json.loads((folder / "build.json").read_bytes())["build_id"]
     inputs = locks.built_inputs(f"build:{build_id}")
-    assert [each["kind"] for each in inputs] == [
+    assert [each.kind for each in inputs] == [
         "kernel build", "kernel source", "compiler", "kernel fragment",
     ]  # fmt: skip
-    content = {
-        "format": locks.FORMAT, "board": BOARD.name, "kernel": f"build:{build_id}", "inputs": inputs,
-        "answers": {}, "files": {},
-    }  # fmt: skip
+    content = locks.LockFile(locks.FORMAT, BOARD.name, f"build:{build_id}", tuple(inputs), {}, {})
     file = tmp_path / "lock.json"
-    file.write_text(json.dumps(content))
+    file.write_bytes(msgspec.json.encode(content))
     with locks.followed(BOARD, file):
         pass
     (folder / "build.json").write_bytes((folder / "build.json").read_bytes() + b"\n")

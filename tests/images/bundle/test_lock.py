@@ -100,7 +100,7 @@ def test_a_lock_that_is_there_stays(tmp_path: Path) -> None:
 def test_writing_following_and_updating(tmp_path: Path) -> None:
     path = tmp_path / "new.json"
     written = locks.lock(BOARD, kernel=None, file=str(path))
-    kinds = {each["kind"] for each in written.content["inputs"]}
+    kinds = {each.kind for each in written.content.inputs}
     assert kinds >= {"package", "wheel", "model", "wheel list", "model list"}
     assert written.written
     content = json.loads(path.read_text())
