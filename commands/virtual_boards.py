@@ -8,7 +8,7 @@ import sys
 
 from invoke.context import Context
 
-from bsp.base.result import Answer, Result
+from bsp.base.result import Result
 
 from .face.command import command, session
 from .face.flags import BOARD
@@ -57,12 +57,10 @@ def up(
     from pathlib import Path
 
     from virtual.boards import boards as virtual_boards
-    from virtual.boards import report
 
     if dry_run:
-        plan = virtual_boards.plan_up(board, name=name or None, layout=layout, uboot=uboot)
-        return Answer(plan, "\n".join(plan["would"]))
-    found = virtual_boards.up(
+        return virtual_boards.plan_up(board, name=name or None, layout=layout, uboot=uboot)
+    return virtual_boards.up(
         board,
         name=name or None,
         port=port or None,
@@ -77,7 +75,6 @@ def up(
         record=Path(record) if record else None,
         timeout_s=timeout,
     )
-    return Answer(found, report.text_of(found))
 
 
 @command(
@@ -97,10 +94,8 @@ def down(
 ) -> Result:
     """Shut a virtual board down and remove it. Example: ./inv virtual.down."""
     from virtual.boards import boards as virtual_boards
-    from virtual.boards import report
 
-    found = virtual_boards.down(name or board, timeout_s=timeout, dry_run=dry_run)
-    return Answer(found, report.text_of_down(found))
+    return virtual_boards.down(name or board, timeout_s=timeout, dry_run=dry_run)
 
 
 @session(
@@ -123,7 +118,5 @@ def ssh(_: Context, name: str = "", board: str = "virtual", command: str = "") -
 def list_virtual(_: Context) -> Result:
     """List the virtual boards that are up. Example: ./inv virtual.list."""
     from virtual.boards import boards as virtual_boards
-    from virtual.boards import report
 
-    found = virtual_boards.listed()
-    return Answer(found, report.text_of_list(found))
+    return virtual_boards.listed()

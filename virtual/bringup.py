@@ -216,9 +216,10 @@ def _boot_dts(row: Row, board: Board) -> None:
 def _virtual_up(row: Row, board: Board) -> None:
     from virtual.boards import boards
 
-    row.detail = boards.up(board.name, name=INSTANCE)
+    up = boards.up(board.name, name=INSTANCE)
+    row.detail = up.document()
     row.status = "pass"
-    row.result = f"SSH after {row.detail['seconds']} s, on port {row.detail['port']}"
+    row.result = f"SSH after {up.seconds:.1f} s, on port {up.board.port}"
 
 
 def _deploy(row: Row, board: Board) -> None:

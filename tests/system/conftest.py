@@ -54,7 +54,7 @@ def started_board(boards_state: Path) -> Iterator[StartedBoard]:
     load_before = os.getloadavg()[0]
     started = boards.up("virtual")
     try:
-        yield StartedBoard(inventory.resolve("virtual"), started["seconds"], load_before)
+        yield StartedBoard(inventory.resolve("virtual"), started.seconds, load_before)
     finally:
         boards.down("virtual")
 

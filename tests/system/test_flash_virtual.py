@@ -53,7 +53,7 @@ def second(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Second]:
         try:
             yield Second(inventory.resolve("flash"), image, target, key)
         finally:
-            if "flash" in {each["name"] for each in boards.listed()}:
+            if "flash" in {board.name for board, _ in boards.listed().boards}:
                 boards.down("flash")
 
 

@@ -22,6 +22,7 @@ from bsp.remote.inventory import Host
 from virtual.boards import boards, launch
 from virtual.boards.boot_dts import boot_dts
 from virtual.boards.instance import Instance, start_ticks
+from virtual.boards.results import Down
 
 from .conftest import StartedBoard
 
@@ -63,7 +64,7 @@ def test_coming_up_takes_less_than_a_minute(started_board: StartedBoard) -> None
 @pytest.mark.network
 def test_up_again_says_that_it_is_up(virtual_board: Host) -> None:
     again = boards.up("virtual")
-    assert (again["already_up"], again["port"]) == (True, virtual_board.port)
+    assert (again.already_up, again.board.port) == (True, virtual_board.port)
     with pytest.raises(UserError, match="runs already, on port"):
         boards.up("virtual", port=launch.free_port())
     with pytest.raises(UserError, match="runs already, as a virtual"):
@@ -115,8 +116,8 @@ def test_ctrl_c_while_booting_leaves_nothing(own_state: Path, virtual_board: Hos
 def test_the_soc_of_the_evk_runs_beside_it(virtual_board: Host) -> None:
     started = boards.up(EVK)
     try:
-        assert started["port"] != virtual_board.port
-        assert {each["name"] for each in boards.listed()} >= {EVK, "virtual"}
+        assert started.board.port != virtual_board.port
+        assert {board.name for board, _ in boards.listed().boards} >= {EVK, "virtual"}
         with ssh.connect(inventory.resolve(EVK), timeout_s=30) as connection:
             listing = connection.run(["ls", "/dev/dri"], timeout_s=60).text
             assert "renderD128" in listing
@@ -126,8 +127,8 @@ def test_the_soc_of_the_evk_runs_beside_it(virtual_board: Host) -> None:
             assert read_tree(tree, "the running tree").compatible[0] == "fsl,imx8mp-evk"
     finally:
         ended = boards.down(EVK)
-    assert ended == {"name": EVK, "was_running": True, "clean": True, "dry_run": False}
-    assert EVK not in {each["name"] for each in boards.listed()}
+    assert ended == Down(EVK, was_running=True, clean=True)
+    assert EVK not in {board.name for board, _ in boards.listed().boards}
     # The other one is still there.
     with ssh.connect(virtual_board, timeout_s=30) as connection:
         assert connection.run(["true"]).exit_code == 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 from bsp.base.cache import cache_dir, lock
 from bsp.base.errors import BspError, UserError
@@ -26,6 +25,7 @@ from . import launch
 from .boot import start, wait_until_up
 from .disks import own_disk, prepare_extra
 from .instance import Instance, Record, instances, start_ticks
+from .results import Described, Down, Listed, Up, WouldUp
 from .way import Way, way_named
 
 UP_TIMEOUT_S = 300.0
@@ -47,7 +47,7 @@ def up(
     layout: str = "",
     uboot: str = "",
     timeout_s: float = UP_TIMEOUT_S,
-) -> dict[str, Any]:
+) -> Up:
     """Start a virtual board and wait until it answers over SSH; if it runs already, say so.
 
     Args:
@@ -64,10 +64,6 @@ def up(
         layout: whose images its disk is laid out like (virtual/layouts); default: ours.
         uboot: ``like:BOARD``, for one that can do what that board's can; default: the layout's.
         timeout_s: how long starting may take, without building the disk.
-
-    Returns:
-        ``name``, ``board``, ``address``, ``port``, ``already_up``, ``console_log``, ``seconds`` (from
-        QEMU's start)...
 
     Raises:
         UserError: no such board, QEMU cannot be it, or the port is taken.
@@ -121,7 +117,7 @@ def up(
         running = instance.record()
         if running is None:
             raise RuntimeError("the virtual board left no record")
-        return {**_describe(instance, running), "already_up": False, "seconds": round(seconds, 1)}
+        return Up(_describe(instance, running), already_up=False, seconds=seconds)
 
 
 def _refuse_contradictions(
@@ -179,7 +175,7 @@ def _made_disk(board: Board, way: Way, kernel: str | None, dtb: Path | None) -> 
 
 def plan_up(
     board_name: str, *, name: str | None = None, layout: str = "", uboot: str = ""
-) -> dict[str, Any]:
+) -> WouldUp:
     """Say what ``up`` would do; change nothing.
 
     Raises:
@@ -203,14 +199,11 @@ def plan_up(
             f"start QEMU: {' '.join(machine_arguments(board))} ({first})",
             "wait until it answers over SSH on a port of 127.0.0.1",
         ]
-    return {"name": instance.name, "board": board.name, "dry_run": True, "would": would}
+    return WouldUp(instance.name, board.name, tuple(would))
 
 
-def down(name: str, *, timeout_s: float = DOWN_TIMEOUT_S, dry_run: bool = False) -> dict[str, Any]:
+def down(name: str, *, timeout_s: float = DOWN_TIMEOUT_S, dry_run: bool = False) -> Down:
     """Shut a virtual board down and remove it: over SSH, and if that takes too long, through QEMU.
-
-    Returns:
-        ``name``, ``was_running``, ``clean`` (it switched itself off), ``dry_run``.
 
     Raises:
         UserError: there is no such virtual board.
@@ -226,7 +219,7 @@ def down(name: str, *, timeout_s: float = DOWN_TIMEOUT_S, dry_run: bool = False)
             )
         was_running, clean = instance.running(), False
         if dry_run:
-            return {"name": name, "was_running": was_running, "clean": False, "dry_run": True}
+            return Down(name, was_running, dry_run=True)
         if was_running:
             with step(f"Shutting {name} down"):
                 began = time.monotonic()
@@ -235,17 +228,19 @@ def down(name: str, *, timeout_s: float = DOWN_TIMEOUT_S, dry_run: bool = False)
                     waited_s = time.monotonic() - began
                     say(f"{name} is still running after {waited_s:.0f} s; ending QEMU")
         _discard(instance)
-        return {"name": name, "was_running": was_running, "clean": clean, "dry_run": False}
+        return Down(name, was_running, clean)
 
 
-def listed() -> list[dict[str, Any]]:
+def listed() -> Listed:
     """All virtual boards of this user."""
-    found = []
-    for instance in instances():
-        record = instance.record()
-        if record:
-            found.append({**_describe(instance, record), "running": instance.running()})
-    return found
+    known = ((instance, instance.record()) for instance in instances())
+    return Listed(
+        tuple(
+            (_describe(instance, record), instance.running())
+            for instance, record in known
+            if record
+        )
+    )
 
 
 def ssh_command(name: str, remote: str = "") -> list[str]:
@@ -303,7 +298,7 @@ def _trace_file(path: Path, board: Board) -> Path:
     return path
 
 
-def _already(instance: Instance, record: Record, board: Board, port: int | None) -> dict[str, Any]:
+def _already(instance: Instance, record: Record, board: Board, port: int | None) -> Up:
     if record.board != board.name:
         raise UserError(
             f"{instance.name} runs already, as a {record.board}",
@@ -315,21 +310,21 @@ def _already(instance: Instance, record: Record, board: Board, port: int | None)
             hint=f"--name OTHER, or ./inv virtual.down --name {instance.name}",
         )
     say(f"{instance.name} is up already, on port {record.ssh_port}")
-    return {**_describe(instance, record), "already_up": True, "seconds": 0.0}
+    return Up(_describe(instance, record), already_up=True)
 
 
-def _describe(instance: Instance, record: Record) -> dict[str, Any]:
-    return {
-        "name": instance.name,
-        "board": record.board,
-        "kernel": record.kernel,
-        "address": "127.0.0.1",
-        "port": record.ssh_port,
-        "pid": record.pid,
-        "layout": record.layout,
-        "uboot": record.uboot or None,
-        "console_log": str(instance.console_log),
-    }
+def _describe(instance: Instance, record: Record) -> Described:
+    return Described(
+        name=instance.name,
+        board=record.board,
+        kernel=record.kernel,
+        address="127.0.0.1",
+        port=record.ssh_port,
+        pid=record.pid,
+        layout=record.layout,
+        uboot=record.uboot or None,
+        console_log=str(instance.console_log),
+    )
 
 
 def _default_dtb(board: Board, kernel: PrebuiltKernel, series: str) -> Path:

@@ -29,6 +29,7 @@ from virtual.boards.boot_dts import boot_dts, find_problems
 from virtual.boards.instance import Instance, Record, start_ticks
 from virtual.boards.probe import ProbeReport, parse_report
 from virtual.boards.qmp import command
+from virtual.boards.results import Down, Listed
 
 CAPTURED = Path(__file__).parent / "data" / "probe-imx8mp-evk.txt"
 EVK = "imx8mp-evk"
@@ -153,9 +154,9 @@ def test_a_board_whose_qemu_died_is_cleaned_up(
     inventory.register(Host(name="x", address="127.0.0.1", port=2222))
     sleeper.kill()
     sleeper.wait()
-    assert boards.listed()[0]["running"] is False
-    assert boards.down("x")["was_running"] is False
-    assert boards.listed() == []
+    assert [running for _, running in boards.listed().boards] == [False]
+    assert boards.down("x") == Down("x", was_running=False)
+    assert boards.listed() == Listed(())
     with pytest.raises(UserError, match="unknown host"):
         inventory.resolve("x")
 
@@ -183,13 +184,13 @@ def test_bad_names_ports_and_unknown_boards(own_state: Path) -> None:
         port = sock.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} on 127.0.0.1 is taken"):
             boards.up("virtual", port=port)
-    assert boards.listed() == []
+    assert boards.listed() == Listed(())
 
 
 def test_a_dry_run_starts_nothing(own_state: Path) -> None:
     plan = boards.plan_up("virtual", name="planned")
-    assert "U-Boot" in " ".join(plan["would"])
-    assert boards.listed() == []
+    assert "U-Boot" in plan.text()
+    assert boards.listed() == Listed(())
 
 
 def test_the_end_of_the_console_is_readable(own_state: Path) -> None:

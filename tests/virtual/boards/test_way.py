@@ -72,7 +72,7 @@ def test_an_image_of_the_users_has_its_own_layout(tmp_path: Path) -> None:
 
 
 def test_the_plan_names_both() -> None:
-    would = "\n".join(boards.plan_up("virtual", name="none-such", layout="yocto")["would"])
+    would = boards.plan_up("virtual", name="none-such", layout="yocto").text()
     assert "as yocto" in would
     assert "like:imx8mp_evk" in would
     assert "-m 2048" in would
