@@ -19,29 +19,33 @@ from typing import Any
 import numpy as np
 
 from bsp.base.cache import cache_dir, lock
-from bsp.base.errors import UserError
 from bsp.base.output import print_text
 from userspace.npu.validate import models
 from userspace.npu.validate.onboard.runner import load_runtime
-from virtual.npu.identity import Identity
+from virtual.gates.packages import SUITE_OF_DRIVER, find_delegate
+from virtual.npu.decoded_cache import DecodedCache
+from virtual.npu.identity import Identity, driver_of
 from virtual.npu.memory import Buffers
+from virtual.npu.rocket.engine import Engine as RocketEngine
 from virtual.npu.shim import host
 from virtual.npu.traces.replay import Machine, submissions
 from virtual.npu.traces.trace import Job, Submit, header_of, read
-from virtual.npu.vivante.coefficients import CoefficientCache
 from virtual.npu.vivante.engine import Engine
 
 from .measure import Arm, Timing, arguments, measure, report
 
-NPUS = ("a311d", "imx8mp")
+NPUS = ("a311d", "imx8mp", "rk3588")
 # Seconds: with decoded coefficients, and with none.
 TARGETS = {
     ("mobilenet_v1_0.25_128_quant", "a311d"): (0.5, 0.5),
     ("mobilenet_v1_0.25_128_quant", "imx8mp"): (0.5, 0.5),
+    ("mobilenet_v1_0.25_128_quant", "rk3588"): (0.5, 0.5),
     ("mobilenet_v1_1.0_224_quant", "a311d"): (1.0, 3.0),
     ("mobilenet_v1_1.0_224_quant", "imx8mp"): (1.0, 4.0),
+    ("mobilenet_v1_1.0_224_quant", "rk3588"): (2.0, 2.0),
     ("mobilenet_v2_1.0_224_quant", "a311d"): (1.2, 3.0),
     ("mobilenet_v2_1.0_224_quant", "imx8mp"): (1.2, 4.0),
+    ("mobilenet_v2_1.0_224_quant", "rk3588"): (2.0, 2.0),
 }
 
 
@@ -69,9 +73,11 @@ class Inference:
             (machine.buffers(submit), np.frombuffer(submit.stream, "<u4"))
             for _, submit in kept[start:]
         ]
-        if not isinstance(header.npu, Identity):
-            raise UserError(f"{header.npu.name} is no Vivante NPU: bench.npu measures those")
-        self._engine = Engine(header.npu, Buffers([]))
+        self._engine: Engine | RocketEngine
+        if isinstance(header.npu, Identity):
+            self._engine = Engine(header.npu, Buffers([]))
+        else:
+            self._engine = RocketEngine(Buffers([]))
         self.cpu_s: dict[str, list[float]] = {"warm": [], "cold": []}
 
     def warm(self) -> None:
@@ -80,7 +86,7 @@ class Inference:
 
     def cold(self) -> None:
         """Run it with no coefficients decoded."""
-        self._engine.cache = CoefficientCache()
+        self._engine.cache = DecodedCache()
         self._run("cold")
 
     def _run(self, kind: str) -> None:
@@ -99,7 +105,9 @@ def trace_of(npu: str, model: str) -> Path:
     with lock(folder / f"{path.name}.lock"):
         if not path.exists():
             inputs = models.choose(model, None)
-            with host.virtual_host(npu, record=path) as there:
+            delegate = find_delegate(SUITE_OF_DRIVER[driver_of(npu)])
+            mesa = host.System(delegate.root, delegate.version)
+            with host.virtual_host(npu, record=path, mesa=mesa) as there:
                 given = ["--model", str(inputs.model.path), "--image", str(inputs.image.path)]
                 there.machine.run_runner(
                     [*given, "--delegate", "teflon", "--runs", "1"], timeout_s=600

@@ -28,11 +28,11 @@ from userspace.npu.validate.onboard.runner import RUNTIMES, StageError, load_run
 from userspace.payload import payload
 
 from ..npu import shim
+from ..npu.decoded_cache import DecodedCache
 from ..npu.identity import driver_of, load_npu, vivante_names
 from ..npu.rocket.model import Model
 from ..npu.shim.host import arm64_python
 from ..npu.shim.server import ClientReport, Server
-from ..npu.vivante.coefficients import CoefficientCache
 from ..npu.vivante.engine import Audit, HardwareMode, Requantisation
 from .build import build
 from .cases import Case
@@ -146,7 +146,7 @@ class ModelRunner:
         requantisation: Callable[[], Requantisation] = HardwareMode,
         audit: Callable[[], Audit] | None = None,
         model: Callable[[], Model] | None = None,
-        cache: CoefficientCache | None = None,
+        cache: DecodedCache | None = None,
         poison: int = 0,
         here: bool = False,
         resolver: str = _SAME_EVERYWHERE,

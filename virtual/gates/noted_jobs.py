@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from ..npu.finding import Finding
 from ..npu.memory import Bytes
+from ..npu.tflite.arithmetic import Accumulators
 from ..npu.vivante.coefficients import Coefficients
 from ..npu.vivante.nn import NnJob
-from ..npu.vivante.requant import Accumulators
 from ..npu.vivante.tp import TpJob
 from .model_runner import ModelRunner
 

@@ -30,8 +30,7 @@ from ..npu.operands import operands_of
 from ..npu.rocket.model import Model as RocketModel
 from ..npu.rocket.model import tasks_of
 from ..npu.taken import wrongly_taken
-from ..npu.vivante.audit.add import Inputs
-from ..npu.vivante.audit.exact import operations
+from ..npu.tflite.operations import Inputs, operations
 from ..npu.vivante.audit.jobs import ModelAudit
 from .build import BuiltModel
 from .model_runner import Attempt, ModelRunner, model_runner

@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..npu.memory import Bytes
-from ..npu.vivante.audit.exact import ExactMode, Operation
+from ..npu.tflite.arithmetic import Accumulators, Pixels
+from ..npu.tflite.operations import Operation
+from ..npu.vivante.audit.exact import ExactMode
 from ..npu.vivante.coefficients import Coefficients
 from ..npu.vivante.convolution import accumulate
 from ..npu.vivante.nn import NnJob
-from ..npu.vivante.requant import Accumulators, Pixels, hardware
+from ..npu.vivante.requant import hardware
 from .build import BuiltModel
 from .cases import PADDED
 

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from ..npu.finding import Finding
 from ..npu.memory import Bytes
-from ..npu.vivante.audit.exact import ExactMode, operations
+from ..npu.tflite.arithmetic import Accumulators, Pixels
+from ..npu.tflite.operations import operations
+from ..npu.vivante.audit.exact import ExactMode
 from ..npu.vivante.audit.jobs import ModelAudit
 from ..npu.vivante.coefficients import Coefficients
 from ..npu.vivante.nn import NnJob
-from ..npu.vivante.requant import Accumulators, Pixels, hardware
+from ..npu.vivante.requant import hardware
 from ..npu.vivante.tp import TpJob
 
 

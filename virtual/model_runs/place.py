@@ -36,11 +36,11 @@ from ..gates import sweep
 from ..gates.model_runner import Attempt, ModelRunner, model_runner
 from ..gates.packages import find_delegate
 from ..gates.sweep import POISON
+from ..npu.decoded_cache import DecodedCache
 from ..npu.identity import driver_of, identity_names, load_identity
 from ..npu.rocket.model import Model as RocketModel
 from ..npu.rocket.model import tasks_of
 from ..npu.shim.explain import explain
-from ..npu.vivante.coefficients import CoefficientCache
 from .ledger import Ledger, LedgerAudit, LedgerExact
 from .outcome import (
     NAMED,
@@ -131,7 +131,7 @@ class _OneNpu:
         self._request = request
         self._npu = npu
         self._right = right
-        self._cache = CoefficientCache()
+        self._cache = DecodedCache()
 
     def run(self) -> Run:
         poisoned = self._exact(POISON)

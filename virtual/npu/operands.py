@@ -17,7 +17,7 @@ from userspace.npu.validate.onboard import model_inputs, preprocess
 from userspace.npu.validate.onboard.bmp import ImageError, open_bmp
 from userspace.npu.validate.onboard.runner import StageError, load_runtime
 
-from .vivante.audit.add import Inputs
+from .tflite.operations import Inputs
 
 _BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
 

@@ -22,9 +22,10 @@ from userspace.npu.model.tflite_file import (
 from userspace.npu.validate.onboard import bmp, preprocess
 from userspace.npu.validate.onboard.runner import load_runtime
 from virtual.npu.memory import Bytes
-from virtual.npu.vivante.audit.exact import ExactMode, Operation, operations
+from virtual.npu.tflite.arithmetic import Accumulators, Pixels
+from virtual.npu.tflite.operations import Operation, operations
+from virtual.npu.vivante.audit.exact import ExactMode
 from virtual.npu.vivante.nn import NnJob
-from virtual.npu.vivante.requant import Accumulators, Pixels
 
 
 def reference(model: Path, image: Path) -> dict[int, NDArray[Any]]:

@@ -26,8 +26,8 @@ from virtual.gates.model_runner import reference
 from virtual.gates.order import wrong_order
 from virtual.gates.witness import Witness, model_coefficients, unsigned
 from virtual.npu.taken import wrongly_taken
-from virtual.npu.vivante import requant
-from virtual.npu.vivante.audit.exact import operations
+from virtual.npu.tflite import arithmetic
+from virtual.npu.tflite.operations import operations
 from virtual.npu.vivante.convolution import Geometry, accumulate
 
 FULL = cases(quick=False)
@@ -134,7 +134,7 @@ def test_a_difference_is_tflites(tmp_path: Path) -> None:
     (tmp_path / "m.tflite").write_bytes(built.model)
     (operation,) = operations(tmp_path / "m.tflite")
     assert operation.add is not None
-    found = requant.tflite_add(built.inputs[0], built.inputs[1], operation.add, 0)
+    found = arithmetic.add(built.inputs[0], built.inputs[1], operation.add, 0)
     assert np.array_equal(found, expected)
 
 
@@ -155,7 +155,7 @@ def tflite_by_hand(case: Case, model: Path) -> np.ndarray[Any, Any]:
     coefficients = model_coefficients(built)
     accumulators = accumulate(np.ascontiguousarray(image), coefficients, geometry)
     low = 0 if case.activation == "none" else operation.out_zero_point
-    found = requant.tflite(accumulators, operation.real, operation.out_zero_point, low)
+    found = arithmetic.requantised(accumulators, operation.real, operation.out_zero_point, low)
     return np.moveaxis(found, 0, -1)[None]
 
 

@@ -16,7 +16,7 @@ from virtual.gates.silicon.lists import FAIL, PASS, UNJUDGED, Lists, read_lists
 from virtual.gates.silicon.run import Outcome, run_tests
 from virtual.gates.silicon.source import MesaSource, fetch_source
 from virtual.gates.silicon.suites import all_tests
-from virtual.npu.rocket import arithmetic, engine
+from virtual.npu.rocket import arithmetic, weights
 from virtual.npu.rocket.task import Task
 from virtual.npu.rocket.weights import read_weights
 
@@ -110,7 +110,7 @@ def packed(task: Task, memory: Any) -> Any:
     [
         (arithmetic, "pad_values", one_byte_for_all, "mobiledet086"),
         (arithmetic, "as_buffered", rows_apart, "yolox008"),
-        (engine, "read_weights", packed, "yolox009"),
+        (weights, "read_weights", packed, "yolox009"),
     ],
 )
 def test_an_emulator_that_is_wrong_is_noticed(

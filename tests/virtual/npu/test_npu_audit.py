@@ -25,15 +25,16 @@ from virtual.npu.identity import load_identity
 from virtual.npu.memory import Access, Buffer, Buffers, Bytes
 from virtual.npu.operands import load, operands_of, save
 from virtual.npu.shim.explain import explain
+from virtual.npu.tflite.arithmetic import AddScales
+from virtual.npu.tflite.operations import operations
 from virtual.npu.vivante import tp
 from virtual.npu.vivante.audit import jobs as audit
 from virtual.npu.vivante.audit import tp as audit_tp
 from virtual.npu.vivante.audit.add import Operands
-from virtual.npu.vivante.audit.exact import descriptor_scale, operations
+from virtual.npu.vivante.audit.exact import descriptor_scale
 from virtual.npu.vivante.audit.jobs import ModelAudit
 from virtual.npu.vivante.coefficients import Coefficients
 from virtual.npu.vivante.convolution import accumulate
-from virtual.npu.vivante.requant import AddScales
 from virtual.npu.write_tracker import Written
 
 

@@ -13,7 +13,7 @@ from bsp.base.errors import UserError
 from tests.support.models import inputs as m
 from userspace.npu.model.graph import read_graph
 from userspace.npu.model.prediction import predict, rules_for
-from virtual.npu.vivante.audit.exact import operations
+from virtual.npu.tflite.operations import operations
 from virtual.npu.vivante.audit.jobs import ModelAudit
 
 MODELS = (m.one_conv(1, 16, 16, 3), m.one_conv(1, 16, 16, 3, dtype="int8"), m.two_inputs())

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from bsp.base.errors import UserError
 from tests.support.npu.jobs import NPUS, Bench, Convolution, bench_for, load_state
+from virtual.npu.decoded_cache import DecodedCache
 from virtual.npu.faults import FaultError, MemoryFaultError
 from virtual.npu.identity import (
     IDENTITIES_DIR,
@@ -27,8 +28,9 @@ from virtual.npu.identity import (
     vivante_names,
 )
 from virtual.npu.memory import Access, Buffer, Buffers
-from virtual.npu.vivante import frontend, huffman, nn, requant, tp, zero_runs
-from virtual.npu.vivante.coefficients import CoefficientCache, Coefficients
+from virtual.npu.tflite import arithmetic
+from virtual.npu.vivante import frontend, huffman, nn, tp, zero_runs
+from virtual.npu.vivante.coefficients import Coefficients
 from virtual.npu.vivante.engine import Engine
 
 COMMANDS = np.array([*load_state(0x10A0, 0x400000)], np.uint32)
@@ -183,7 +185,7 @@ def test_cache_drops_what_was_not_used_for_longest() -> None:
             np.zeros((1, 1, 10, 25), np.float32), None, np.zeros(1, np.int64), 0, 0, "", ""
         )
 
-    cache = CoefficientCache(limit_bytes=3100)
+    cache = DecodedCache(limit_bytes=3100)
     streams = [np.full(10, number, np.uint8) for number in range(4)]
     first = cache.get(streams[0], "", made)
     for stream in streams[1:3]:
@@ -587,19 +589,19 @@ def test_garbage_faults_and_nothing_else() -> None:
 
 def test_tflite_rounding() -> None:
     # Doubles up to 2**53 hold these; TFLite rounds twice, halves away from zero.
-    assert requant.quantize_multiplier(0.5) == (1 << 30, 0)
-    assert requant.quantize_multiplier(1.0) == (1 << 30, 1)
+    assert arithmetic.quantize_multiplier(0.5) == (1 << 30, 0)
+    assert arithmetic.quantize_multiplier(1.0) == (1 << 30, 1)
     values = np.array([-3, -1, 1, 3, 5], np.int64)
-    mantissa, exponent = requant.quantize_multiplier(0.25)
-    assert requant.multiply(values * 2, mantissa, exponent).tolist() == [-2, -1, 1, 2, 3]
-    assert requant.tflite(np.array([1000, -1000, 0]), 0.1, 10, 0).tolist() == [110, 0, 10]
+    mantissa, exponent = arithmetic.quantize_multiplier(0.25)
+    assert arithmetic.multiply(values * 2, mantissa, exponent).tolist() == [-2, -1, 1, 2, 3]
+    assert arithmetic.requantised(np.array([1000, -1000, 0]), 0.1, 10, 0).tolist() == [110, 0, 10]
 
 
 def test_tflite_add_of_equal_scales_is_a_sum() -> None:
-    scales = requant.AddScales(0.5, 10, 0.5, 20, 1.0, 5)
+    scales = arithmetic.AddScales(0.5, 10, 0.5, 20, 1.0, 5)
     first = np.array([10, 30, 255], np.uint8)
     second = np.array([20, 22, 255], np.uint8)
-    assert requant.tflite_add(first, second, scales, 0).tolist() == [5, 16, 245]
+    assert arithmetic.add(first, second, scales, 0).tolist() == [5, 16, 245]
 
 
 def test_identities_are_whole() -> None:

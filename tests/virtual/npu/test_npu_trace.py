@@ -24,13 +24,13 @@ from tests.support.npu.jobs import load_state
 from tests.virtual.npu.test_npu_engine import convolution
 from virtual.npu.identity import load_identity
 from virtual.npu.memory import Access, Buffer, Buffers
+from virtual.npu.tflite.operations import Operation
 from virtual.npu.traces import recorder, trace
 from virtual.npu.traces import show as showing
 from virtual.npu.traces.replay import replay
 from virtual.npu.traces.trace import TraceError
 from virtual.npu.traces.trace_text import replayed_text, shown_text
 from virtual.npu.vivante import nn
-from virtual.npu.vivante.audit.exact import Operation
 from virtual.npu.vivante.engine import Engine
 
 

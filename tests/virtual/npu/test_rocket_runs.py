@@ -16,6 +16,7 @@ from userspace.npu.validate.label_image import SmokeTestRequest
 from userspace.npu.validate.onboard.bmp import encode_bmp
 from userspace.npu.validate.smoke import smoke_test
 from virtual.npu.rocket import arithmetic
+from virtual.npu.rocket.weights import Weights
 from virtual.npu.shim.place import VirtualNpu
 from virtual.npu.traces.replay import replay
 from virtual.npu.traces.show import show
@@ -81,7 +82,7 @@ def test_a_trace_is_computed_again(recorded: Path) -> None:
 def test_a_changed_emulator_computes_a_trace_otherwise(
     recorded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def shifted(task: Any, image: NDArray[np.int16], weights: NDArray[np.int16]) -> Any:
+    def shifted(task: Any, image: NDArray[np.int16], weights: Weights) -> Any:
         return accumulate(task, np.roll(image, 1, axis=2), weights)
 
     accumulate = arithmetic.accumulate

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 from bsp.base.errors import InfrastructureError
 
+from ...npu.decoded_cache import DecodedCache
 from ...npu.identity import RocketIdentity, load_npu
 from ...npu.rocket.model import Model, tasks_of
 from ...npu.vivante.audit.jobs import ModelAudit
-from ...npu.vivante.coefficients import CoefficientCache
 from ..model_runner import Attempt, ModelRunner, model_runner, reference
 from ..packages import Delegate
 from .lists import FAIL, PASS, UNJUDGED, Lists
@@ -144,7 +144,7 @@ class _Worker:
         self._maker = maker
         self._folder = folder
         self._audit = audit
-        self._cache = CoefficientCache(64 << 20)
+        self._cache = DecodedCache(64 << 20)
 
     def run(self, test: SiliconTest, npus: Iterable[str]) -> list[Outcome]:
         path, inputs = self._maker.make(test, self._folder)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..convolution import Window, dense, depthwise, exact_type
 from ..memory import Access, Memory
 from .task import ATOM, Addend, Conversion, Task
+from .weights import Weights
 
 
 @dataclass(frozen=True)
@@ -114,23 +115,18 @@ def as_buffered(task: Task, image: NDArray[np.int16]) -> NDArray[np.int16]:
     return result
 
 
-def accumulate(
-    task: Task, image: NDArray[np.int16], weights: NDArray[np.int16]
-) -> NDArray[np.int64]:
+def accumulate(task: Task, image: NDArray[np.int16], weights: Weights) -> NDArray[np.int64]:
     """Return the sums of products, (output channels, height, width).
 
     Args:
         image: with its surroundings, (channels, height, width).
-        weights: (kernels, channels, height, width).
     """
-    per_kernel = np.abs(weights.astype(np.int64)).sum(axis=(2, 3))
-    largest = int(per_kernel.max() if task.depthwise else per_kernel.sum(axis=1).max())
-    dtype = exact_type(largest * 128)
-    image, weights = image.astype(dtype), weights.astype(dtype)
+    dtype = exact_type(weights.largest_sum * 128)
+    image, values = image.astype(dtype), weights.values.astype(dtype, copy=False)
     window = Window(task.out_height, task.out_width, task.stride_y, task.stride_x)
     if task.depthwise:
-        return depthwise(image, weights[0], window).astype(np.int64)
-    sums = dense(image, weights[: task.out_channels], window).astype(np.int64)
+        return depthwise(image, values[0], window).astype(np.int64)
+    sums = dense(image, values[: task.out_channels], window).astype(np.int64)
     missing = task.out_channels - len(
         sums
     )  # where more channels are written than there are kernels

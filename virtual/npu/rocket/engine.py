@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ..decoded_cache import DecodedCache
 from ..faults import FaultError, MemoryFaultError
 from ..finding import Finding
 from ..jobs import JobRecord, Step, Watch
@@ -24,7 +25,7 @@ from .model import Model
 from .oddities import oddities
 from .registers import fields_of
 from .task import Task, parse
-from .weights import read_weights
+from .weights import weights_of
 
 Words = NDArray[np.uint32]
 UNIT = "CNA"
@@ -99,6 +100,7 @@ class Engine:
     Attributes:
         memory: the client's memory; a door may replace it between submits.
         on_job: called after each task.
+        cache: decoded weights; may be shared with other engines.
         model: what is compared with each task, and computes it as TFLite does in exact mode.
         watch: told of each task's begin and end, also of those that fail.
         findings: what was odd but could be run.
@@ -108,6 +110,7 @@ class Engine:
 
     memory: Memory
     on_job: Callable[[JobRecord], None] | None = None
+    cache: DecodedCache = field(default_factory=DecodedCache)
     model: Model | None = None
     watch: Watch | None = None
     findings: list[Finding] = field(default_factory=list)
@@ -171,7 +174,7 @@ class Engine:
     def _run(self, job: int, task: Task, memory: Memory) -> tuple[str, list[Finding]]:
         """Run a task; return the operation of the model that it belongs to, and what is wrong with it."""
         image = arithmetic.as_buffered(task, arithmetic.read_input(task, memory))
-        weights = read_weights(task, memory)
+        weights = weights_of(task, memory, self.cache)
         sums = arithmetic.accumulate(task, arithmetic.padded(task, image), weights)
         biases = arithmetic.biases(task, memory)
         addends = arithmetic.addends(task, task.addend, memory) if task.addend else None
@@ -180,9 +183,9 @@ class Engine:
         found = list(oddities(task))
         name = ""
         if self.model:
-            mine = self.model.belongs(job, task, weights)
+            mine = self.model.belongs(job, task, weights.values)
             name = mine.name if mine else ""
-            found += self.model.audit(task, weights, biases, mine)
+            found += self.model.audit(task, weights.values, biases, mine)
             values = self.model.output(task, maps, mine, values)
         arithmetic.write_output(task, values, memory)
         return name, found

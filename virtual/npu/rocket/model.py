@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from userspace.npu.model import graph
 
 from ..finding import Blame, Finding
-from ..vivante import requant
-from ..vivante.audit import exact
+from ..tflite import arithmetic
+from ..tflite.operations import Operation, operations
 from .arithmetic import Maps
 from .task import Conversion, Task
 
@@ -46,11 +46,11 @@ class ModelTask:
     weights: NDArray[np.int16]
     biases: NDArray[np.int64]
     sides: tuple[int, int]
-    convolution: exact.Operation
+    convolution: Operation
     scales: tuple[float, float, float]
     limits: tuple[int, int]
     conv_limits: tuple[int, int]
-    addition: exact.Operation | None = None
+    addition: Operation | None = None
 
     @functools.cached_property
     def npu_biases(self) -> NDArray[np.int64]:
@@ -67,7 +67,7 @@ def tasks_of(model: Path) -> list[ModelTask]:
         UserError: the file is no model.
     """
     operators = graph.read_file(model)
-    known: Mapping[int, exact.Operation] = {each.index: each for each in exact.operations(model)}
+    known: Mapping[int, Operation] = {each.index: each for each in operations(model)}
     found = []
     for operator in operators:
         if operator.kind not in ("CONV_2D", "DEPTHWISE_CONV_2D") or operator.index not in known:
@@ -87,7 +87,7 @@ class Model:
         self._next = 0
         self._job: tuple[int, ModelTask | None] = (-1, None)
 
-    def belongs(self, job: int, task: Task, weights: NDArray[np.int16]) -> ModelTask | None:
+    def belongs(self, job: int, task: Task, weights: NDArray[np.float32]) -> ModelTask | None:
         """Return the model's operation that a task belongs to; tasks of one job belong to one."""
         if self._job[0] == job:
             return self._job[1]
@@ -109,7 +109,7 @@ class Model:
     def audit(
         self,
         task: Task,
-        weights: NDArray[np.int16],
+        weights: NDArray[np.float32],
         biases: NDArray[np.int64],
         mine: ModelTask | None,
     ) -> Iterator[Finding]:
@@ -143,11 +143,11 @@ class Model:
             return predicted
         sums = maps.sums + mine.npu_biases[:, None, None]
         zero_point = mine.convolution.out_zero_point
-        scaled = requant.multiply(sums, *requant.quantize_multiplier(mine.convolution.real))
+        scaled = arithmetic.multiply(sums, *arithmetic.quantize_multiplier(mine.convolution.real))
         values = np.clip(scaled + zero_point, *mine.conv_limits).astype(np.uint8)
         if mine.addition and mine.addition.add and maps.addends is not None:
             other = (maps.addends + 128).astype(np.uint8)
-            values = requant.tflite_add(values, other, mine.addition.add, mine.limits[0])
+            values = arithmetic.add(values, other, mine.addition.add, mine.limits[0])
             values = np.minimum(values, np.uint8(mine.limits[1]))
         return (values.astype(np.int16) - 128).astype(np.int8)
 
@@ -203,7 +203,7 @@ def _audit_conversion(
         yield _wrong(f"{name}_OFFSET", str(offset), str(found.offset))
 
 
-def _task(operator: graph.Operation, known: exact.Operation) -> ModelTask | None:
+def _task(operator: graph.Operation, known: Operation) -> ModelTask | None:
     source, weights, bias = (*operator.inputs, None, None, None)[:3]
     output = operator.outputs[0]
     if source is None or weights is None or output is None or len(source.shape) != 4:
@@ -229,7 +229,7 @@ def _with_addition(
     made: ModelTask,
     operator: graph.Operation,
     operators: Sequence[graph.Operation],
-    known: Mapping[int, exact.Operation],
+    known: Mapping[int, Operation],
 ) -> ModelTask:
     """Return the convolution with the addition that takes its output as first input, if there is one."""
     for other in operators:
@@ -250,13 +250,5 @@ def _with_addition(
 
 
 def _limits(activation: str, output: graph.Tensor) -> tuple[int, int]:
-    """Return TFLite's limits of an output as unsigned bytes (CalculateActivationRangeQuantized)."""
-    zero_point, scale = output.zero_point, float(np.float32(output.scales[0]))
-
-    def step(real: float) -> int:
-        return zero_point + requant.round_half_away(real / scale)
-
-    low = {"RELU": 0.0, "RELU6": 0.0, "RELU_N1_TO_1": -1.0}.get(activation)
-    high = {"RELU6": 6.0, "RELU_N1_TO_1": 1.0}.get(activation)
-    lowest = max(0, step(low)) if low is not None else 0
-    return lowest, min(255, step(high)) if high is not None else 255
+    scale = float(np.float32(output.scales[0]))
+    return arithmetic.activation_limits(activation, output.zero_point, scale)

@@ -10,9 +10,12 @@ Source: Mesa 26.1 src/gallium/drivers/rocket/rkt_coefs.c, rkt_fill_weights.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
+from ..decoded_cache import DecodedCache
 from ..memory import Access, Memory
 from .task import Task
 
@@ -26,6 +29,45 @@ def group_sizes(aligned_channels: int, *, depthwise: bool) -> list[int]:
     whole = _DEPTHWISE_CHANNELS if depthwise else _CHANNELS
     sizes = [whole] * (aligned_channels // whole)
     return [*sizes, aligned_channels % whole] if aligned_channels % whole else sizes
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A task's weights, ready to multiply.
+
+    Attributes:
+        values: (kernels, channels, height, width), whole numbers, the task's offset added; a depthwise
+            convolution has one kernel.
+        largest_sum: of the absolute weights that one output sees: says which arithmetic is exact.
+    """
+
+    values: NDArray[np.float32]
+    largest_sum: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that this takes in the cache."""
+        return self.values.nbytes
+
+
+def weights_of(task: Task, memory: Memory, cache: DecodedCache) -> Weights:
+    """Return a task's weights; tasks and inferences with the same ones share them.
+
+    Raises:
+        MemoryFaultError: they are not where the task says.
+    """
+    stored = memory.view(task.weights_address, task.weight_bytes, Access.READ)
+    key = (
+        "rocket", task.depthwise, task.kernels, task.channels, task.aligned_channels,
+        task.kernel_height, task.kernel_width, task.weight_offset,
+    )  # fmt: skip
+    return cache.get(stored, key, lambda: _prepared(task, read_weights(task, memory)))
+
+
+def _prepared(task: Task, weights: NDArray[np.int16]) -> Weights:
+    sums = np.abs(weights.astype(np.int64)).sum(axis=(2, 3))
+    largest = int(sums.max() if task.depthwise else sums.sum(axis=1).max())
+    return Weights(weights.astype(np.float32), largest)
 
 
 def read_weights(task: Task, memory: Memory) -> NDArray[np.int16]:

@@ -35,6 +35,7 @@ from bsp.base.cache import write_atomically
 from bsp.base.errors import BspError
 
 from ..blame import blamed
+from ..decoded_cache import DecodedCache
 from ..faults import FaultError
 from ..finding import Blame
 from ..identity import AnyIdentity, Identity, RocketIdentity, load_npu
@@ -43,12 +44,12 @@ from ..memory import Access, Buffer, Buffers, Bytes
 from ..operands import load
 from ..rocket.engine import Engine as RocketEngine
 from ..rocket.model import Model, tasks_of
+from ..tflite.operations import Operation, operations
 from ..traces import recorder
 from ..traces.recorder import Recorder
 from ..traces.trace import Writer
-from ..vivante.audit.exact import ExactMode, Operation, operations
+from ..vivante.audit.exact import ExactMode
 from ..vivante.audit.jobs import ModelAudit
-from ..vivante.coefficients import CoefficientCache
 from ..vivante.engine import Audit, Engine, HardwareMode, Requantisation
 from ..vivante.frontend import Words
 
@@ -128,7 +129,7 @@ class Server:
         report: Path | None = None,
         trace: Writer | None = None,
         audit: Callable[[], Audit] | None = None,
-        cache: CoefficientCache | None = None,
+        cache: DecodedCache | None = None,
         model: Callable[[], Model] | None = None,
     ) -> None:
         """Listen on ``path``.
@@ -149,7 +150,7 @@ class Server:
         self._report_path = report
         self._reports: list[ClientReport] = []
         self._lock = threading.Lock()
-        self._cache = cache or CoefficientCache()
+        self._cache = cache or DecodedCache()
         self._places = threading.BoundedSemaphore(MAX_CLIENTS)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self._socket.bind(str(path))
@@ -234,7 +235,7 @@ class Session:
         connection: socket.socket,
         identity: AnyIdentity,
         requantisation: Requantisation,
-        cache: CoefficientCache,
+        cache: DecodedCache,
         report: ClientReport,
         recorder: Recorder | None = None,
         audit: Audit | None = None,
@@ -257,7 +258,9 @@ class Session:
                 audit=audit,
             )
         else:
-            self._engine = RocketEngine(Buffers([]), on_job=report.add, model=model, watch=recorder)
+            self._engine = RocketEngine(
+                Buffers([]), on_job=report.add, cache=cache, model=model, watch=recorder
+            )
 
     def run(self) -> None:
         """Serve the client until it goes.

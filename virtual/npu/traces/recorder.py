@@ -14,8 +14,8 @@ import numpy as np
 from ..faults import FaultError
 from ..identity import AnyIdentity
 from ..memory import Access, Buffer, Bytes, Memory
+from ..tflite.operations import Operation
 from ..vivante import sparse
-from ..vivante.audit.exact import Operation
 from ..vivante.frontend import Words
 from .trace import DEFAULT_LIMIT_BYTES, End, Header, Job, Piece, Submit, Writer, packed
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from bsp.base.errors import UserError
 
+from ..decoded_cache import DecodedCache
 from ..faults import FaultError
 from ..finding import Blame, Finding
 from ..identity import Identity, RocketIdentity
@@ -27,7 +28,6 @@ from ..rocket.model import Model, tasks_of
 from ..vivante import sparse
 from ..vivante.audit.exact import ExactMode
 from ..vivante.audit.jobs import ModelAudit
-from ..vivante.coefficients import CoefficientCache
 from ..vivante.engine import Engine, HardwareMode, Requantisation
 from .trace import End, Header, Job, Piece, Record, Submit, TraceError, header_of, read
 
@@ -194,7 +194,7 @@ def replay(
     *,
     timeout_s: float = TIMEOUT_S,
     on_job: Callable[[JobRecord], None] | None = None,
-    cache: CoefficientCache | None = None,
+    cache: DecodedCache | None = None,
     model: Path | None = None,
 ) -> Replayed:
     """Replay a trace.
@@ -217,14 +217,14 @@ class _Replay:
         header: Header,
         timeout_s: float,
         on_job: Callable[[JobRecord], None] | None,
-        cache: CoefficientCache | None,
+        cache: DecodedCache | None,
         model: Path | None,
     ) -> None:
         self._model = model
         self._path = path
         self._result = Replayed(header)
         self._machine = Machine(path)
-        self._cache = cache or CoefficientCache()
+        self._cache = cache or DecodedCache()
         self._engines: dict[int, AnyEngine] = {}
         self._on_job = on_job
         self._last: JobRecord | None = None
@@ -267,7 +267,7 @@ class _Replay:
                 hint="--model FILE.tflite",
             )
         model = Model(tasks_of(self._model), exact=exact) if self._model else None
-        return RocketEngine(Buffers([]), on_job=self._keep, model=model)
+        return RocketEngine(Buffers([]), on_job=self._keep, cache=self._cache, model=model)
 
     def _keep(self, record: JobRecord) -> None:
         self._last = record

@@ -13,12 +13,13 @@ import numpy as np
 from bsp.base.errors import UserError
 from bsp.base.words import counted
 
+from ..decoded_cache import DecodedCache
 from ..faults import FaultError
 from ..identity import Identity
 from ..memory import Access, Buffers
 from ..vivante import frontend, huffman, nn, tp, zero_runs
 from ..vivante.audit.exact import ExactMode
-from ..vivante.coefficients import CoefficientCache, Coefficients
+from ..vivante.coefficients import Coefficients
 from ..vivante.descriptor import Layout
 from ..vivante.nn import NnJob
 from .replay import Machine, submissions
@@ -235,7 +236,7 @@ class _JobReader:
 
     def __init__(self, npu: Identity) -> None:
         self._npu = npu
-        self._cache = CoefficientCache()
+        self._cache = DecodedCache()
 
     def read(self, number: int, job: Job, memory: Buffers, exact: ExactMode | None) -> JobShown:
         """Return a job; what is not understood is named in it."""

@@ -26,7 +26,7 @@ from bsp.base.errors import InfrastructureError, UserError
 
 from ..identity import AnyIdentity
 from ..memory import Bytes
-from ..vivante.audit.exact import Operation
+from ..tflite.operations import Operation
 
 MAGIC = b"NPUTRACE"
 FORMAT = 1

@@ -1,12 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Decoded coefficients of a convolution, and the cache that keeps them by the hash of their stream."""
+"""Decoded coefficients of a convolution."""
 
 from __future__ import annotations
 
-import hashlib
-import threading
-from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,37 +120,3 @@ def prepared(
     return Coefficients(
         signed, sources, biases, int(sums.max()), stored_bytes, layout, expected_layout
     )
-
-
-class CoefficientCache:
-    """Decoded coefficients by hash, the longest unused dropped first; safe to share by threads."""
-
-    def __init__(self, limit_bytes: int = 192 << 20) -> None:
-        self._limit_bytes = limit_bytes
-        self._held_bytes = 0
-        self._entries: OrderedDict[bytes, Coefficients] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(
-        self, stream: NDArray[np.uint8], key: object, decode: Callable[[], Coefficients]
-    ) -> Coefficients:
-        """Return what ``decode`` makes of ``stream``, from the cache if it was made before.
-
-        ``key`` holds all else that the result depends on.
-        """
-        digest = hashlib.blake2b(repr(key).encode(), digest_size=20)
-        digest.update(np.ascontiguousarray(stream).data)
-        name = digest.digest()
-        with self._lock:
-            if name in self._entries:
-                self._entries.move_to_end(name)
-                return self._entries[name]
-        made = decode()
-        with self._lock:
-            if name not in self._entries:
-                self._entries[name] = made
-                self._held_bytes += made.size_bytes
-            while self._held_bytes > self._limit_bytes and len(self._entries) > 1:
-                _, dropped = self._entries.popitem(last=False)
-                self._held_bytes -= dropped.size_bytes
-        return made

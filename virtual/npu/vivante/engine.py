@@ -16,16 +16,17 @@ from typing import Protocol
 
 import numpy as np
 
+from ..decoded_cache import DecodedCache
 from ..faults import FaultError, Finding
 from ..identity import Identity
 from ..jobs import JobRecord, Step, Watch
 from ..memory import Access, Bytes, Memory
+from ..tflite.arithmetic import Accumulators, Pixels
 from . import frontend, huffman, lookup, nn, requant, tp, zero_runs
-from .coefficients import CoefficientCache, Coefficients
+from .coefficients import Coefficients
 from .convolution import accumulate
 from .frontend import Words
 from .nn import NnJob
-from .requant import Accumulators, Pixels
 from .tp import TpJob
 
 ADDRESS_MASK = ~0x1F
@@ -128,7 +129,7 @@ class Engine:
     identity: Identity
     memory: Memory
     requantisation: Requantisation = field(default_factory=HardwareMode)
-    cache: CoefficientCache = field(default_factory=CoefficientCache)
+    cache: DecodedCache = field(default_factory=DecodedCache)
     own_states: Mapping[int, Callable[[int], None]] = field(default_factory=dict)
     on_job: Callable[[JobRecord], None] | None = None
     watch: Watch | None = None

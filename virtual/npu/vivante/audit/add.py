@@ -16,9 +16,7 @@ from userspace.npu.model.graph import Operation
 
 from ...finding import Blame, Finding
 from ...memory import Bytes
-
-Inputs = tuple[Bytes, Bytes]
-"""What an ADD adds, as the NPU has it: unsigned bytes, (rows, columns, channels) or of another shape."""
+from ...tflite.operations import Inputs
 
 _LEAST_BYTES = 16
 """Of shorter operands equal bytes prove nothing."""

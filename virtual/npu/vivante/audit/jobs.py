@@ -27,14 +27,15 @@ from userspace.npu.model import graph
 from ...faults import FaultError
 from ...finding import Blame, Finding
 from ...memory import Bytes
+from ...tflite.arithmetic import Accumulators
+from ...tflite.operations import Inputs, Operation, operations
 from ...write_tracker import Written
 from ..coefficients import Coefficients
 from ..nn import NnJob
-from ..requant import Accumulators
 from ..tp import TpJob
 from . import add as audit_add
 from . import tp as audit_tp
-from .exact import ExactMode, Operation, operations
+from .exact import ExactMode
 
 Whole = NDArray[np.int64]
 _MOST_MACS = 4_000_000
@@ -49,7 +50,7 @@ class ModelAudit:
         path: Path,
         generation: int,
         *,
-        operands: Mapping[int, audit_add.Inputs] | None = None,
+        operands: Mapping[int, Inputs] | None = None,
     ) -> None:
         """Read the model.
 
