@@ -267,7 +267,9 @@ def _clocks(npu: Npu) -> str:
     ]
     rates = " and ".join(asked) if asked else "whatever rates the kernel's tree asks for"
     text = f"It is to run with {rates}{'' if npu.enabled else ', but the profile switches it off'}."
-    if npu.rate_clocks:
+    if any(clock.firmware_rates for clock in npu.clocks):
+        text += " ./inv build-dts --npu-rate sets a higher one where the NPU's supply promises its voltage."
+    elif npu.rate_clocks:
         text += " ./inv build-dts --npu-rate 400MHz sets another rate."
     return text
 

@@ -65,6 +65,18 @@ class Parent(_Record, frozen=True, kw_only=True):
     cell: int | None = None
 
 
+class FirmwareRate(_Record, frozen=True, kw_only=True):
+    """A rate that firmware can give a clock.
+
+    Attributes:
+        rate_hz: what the kernel asks for.
+        least_microvolts: the voltage that the chip's maker gives the NPU for it; None: none is published.
+    """
+
+    rate_hz: PositiveInt
+    least_microvolts: PositiveInt | None = None
+
+
 class Clock(_Record, frozen=True, kw_only=True):
     """One clock of the NPU.
 
@@ -80,7 +92,8 @@ class Clock(_Record, frozen=True, kw_only=True):
             tree's ``assigned-clock-parents`` choose counts.
         max_divider: the largest integer divider behind the multiplexer.
         least_hz: the lowest rate that upstream device trees give it; below, the doctor calls it wrong.
-        firmware: firmware sets its rate, so that the kernel's source does not say what it reaches.
+        firmware_rates: what it can have where firmware sets it, and not a driver of the kernel.
+        supply: property of the NPU's node that names the regulator whose voltage such a rate needs.
         source: kernel file that the facts come from.
     """
 
@@ -94,11 +107,12 @@ class Clock(_Record, frozen=True, kw_only=True):
     pinned: bool = False
     max_divider: PositiveInt = 1
     least_hz: PositiveInt | None = None
-    firmware: bool = False
+    firmware_rates: tuple[FirmwareRate, ...] = ()
+    supply: str = ""
     source: str = ""
 
     def reachable_hz(self, parent_cell: int | None = None) -> list[int]:
-        """Return the rates that its parents reach, highest first.
+        """Return the rates that its parents or firmware reach, highest first.
 
         Args:
             parent_cell: the parent that the tree chooses; counts where the clock is ``pinned``.
@@ -109,7 +123,7 @@ class Clock(_Record, frozen=True, kw_only=True):
             for parent in chosen or self.parents
             for divider in range(1, self.max_divider + 1)
         }
-        return sorted(rates, reverse=True)
+        return sorted(rates | {each.rate_hz for each in self.firmware_rates}, reverse=True)
 
 
 class Identity(_Record, frozen=True, kw_only=True):

@@ -2,7 +2,8 @@
 """One rate for the NPU, as ``--npu-rate`` asks for it: which clocks take it, from which parent. Pure.
 
 The limit of each clock is the rate that the tree itself asks for: its authors chose it for the voltage
-that the board gives the chip, and nothing in a tree says what a higher one would need.
+that the board gives the chip. Only where the chip's maker says what voltage a higher rate needs, and the
+tree promises that voltage, may it be higher.
 """
 
 from __future__ import annotations
@@ -52,18 +53,18 @@ def at_rate(npu: Npu, tree: Tree, rate_hz: int, what: str) -> Npu:
     """
     chosen = [clock for clock in npu.clocks if clock.name in npu.rate_clocks]
     if not chosen:
-        firmware = any(clock.firmware for clock in npu.clocks)
-        why = (
-            "the board's firmware sets it" if firmware else "its profile has no facts on its clocks"
-        )
         raise UserError(
-            f"the rate of this NPU cannot be set by a device tree: {why}",
+            "the rate of this NPU cannot be set by a device tree: its profile has no facts on its clocks",
             hint="leave out --npu-rate",
         )
     asked = dict(rates(tree, npu))
     changed: dict[str, Clock] = {}
     for number, clock in enumerate(chosen):
         limit_hz = asked.get(clock.name) or clock.rate_hz or max(clock.reachable_hz())
+        if clock.firmware_rates:
+            taken_hz = _of_firmware(npu, clock, tree, rate_hz, limit_hz)
+            changed[clock.name] = msgspec.structs.replace(clock, rate_hz=taken_hz)
+            continue
         present = assigned_parent(tree, npu, clock, what)
         choices = _choices(clock, present)
         fitting = [choice for choice in choices if choice[0] <= limit_hz + 1]
@@ -84,6 +85,53 @@ def at_rate(npu: Npu, tree: Tree, rate_hz: int, what: str) -> Npu:
         )
     clocks = tuple(changed.get(clock.name, clock) for clock in npu.clocks)
     return msgspec.structs.replace(npu, clocks=clocks)
+
+
+def _of_firmware(npu: Npu, clock: Clock, tree: Tree, rate_hz: int, limit_hz: int) -> int:
+    """Return the rate that firmware gives for ``rate_hz``, if the tree promises the voltage for it.
+
+    The kernel brings a regulator into the range that the tree gives it (of_regulator.c sets apply_uV): the
+    lower end is what is promised.
+    """
+    near = min(clock.firmware_rates, key=lambda each: abs(each.rate_hz - rate_hz))
+    if abs(near.rate_hz - rate_hz) > max(1, rate_hz * _NEAR):
+        had = ", ".join(f"{each / 1e6:g}" for each in clock.reachable_hz())
+        raise UserError(
+            f"the NPU's clock {clock.name!r} cannot run at {rate_hz / 1e6:.6g} MHz: the firmware that "
+            f"sets it knows {had} MHz only",
+            hint=f"the facts are those of {clock.source}",
+        )
+    if near.rate_hz <= limit_hz:
+        return near.rate_hz
+    asked = f"the NPU's clock {clock.name!r} at {near.rate_hz / 1e6:g} MHz"
+    if near.least_microvolts is None:
+        raise UserError(
+            f"{asked} is above the {limit_hz / 1e6:g} MHz of this tree, and what voltage it needs is not "
+            "published",
+            hint=f"the facts are those of {clock.source}",
+        )
+    regulator = tree.by_phandle((tree.cells(npu.node, clock.supply) or [0])[0])
+    needed_v = near.least_microvolts / 1e6
+    if regulator is None:
+        raise UserError(
+            f"{asked} needs {needed_v:g} V, and this tree does not say which regulator feeds the NPU "
+            f"({npu.node} has no {clock.supply} that leads anywhere)",
+            hint="which one it is, the board's maker or its schematic knows",
+        )
+    low, high = (
+        (tree.cells(regulator, f"regulator-{end}-microvolt") or [0])[0] for end in ("min", "max")
+    )
+    if low >= near.least_microvolts:
+        return near.rate_hz
+    name = (tree.strings(regulator, "regulator-name") or [regulator])[0]
+    raise UserError(
+        f"{asked} needs {needed_v:g} V, and this tree promises less: its supply {name} may be anything "
+        f"from {low / 1e6:g} to {high / 1e6:g} V. Neither the driver {npu.driver} nor the clock sets a "
+        "voltage, so that it stays what the power chip or the bootloader made it, which no public document "
+        "says.",
+        hint=f"build-dts --apply FILE.dtbo with regulator-min-microvolt = <{near.least_microvolts}> in "
+        f"{regulator} makes Linux set it at boot; whether the board bears that, its maker knows",
+    )
 
 
 def _choices(clock: Clock, present: int | None) -> list[tuple[int, int | None]]:

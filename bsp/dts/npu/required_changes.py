@@ -93,6 +93,7 @@ def plan_changes(
     changes = [_status_change(tree, path, "okay" if npu.enabled else "disabled") for path in paths]
     if npu.enabled:
         changes += _rate_changes(tree, npu, what, newer)
+        changes += _rates_of_other_nodes(tree, npu, what)
     return changes
 
 
@@ -229,6 +230,26 @@ def _rate_changes(tree: Tree, npu: Npu, what: str, newer: str) -> list[Change]:
         changes.append(
             Change(node, "assigned-clock-rates", tuple(old_rates) or None, tuple(new_rates))
         )
+    return changes
+
+
+def _rates_of_other_nodes(tree: Tree, npu: Npu, what: str) -> list[Change]:
+    """Return what further nodes ask for the same clocks: the last driver that is bound decides."""
+    changes = []
+    for node in npu.more_nodes:
+        asked = tree.cells(node, "assigned-clock-rates")
+        wanted = list(asked)
+        assigned = references(tree, node, "assigned-clocks", what)[: len(asked)]
+        for clock in npu.clocks:
+            if clock.rate_hz is None:
+                continue
+            same = (_provider(tree, npu, clock, what), clock.cell)
+            wanted = [
+                clock.rate_hz if entry == same else old
+                for entry, old in zip(assigned, wanted, strict=False)
+            ] + wanted[len(assigned) :]
+        if wanted != asked:
+            changes.append(Change(node, "assigned-clock-rates", tuple(asked), tuple(wanted)))
     return changes
 
 

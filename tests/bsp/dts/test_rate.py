@@ -101,10 +101,75 @@ def test_what_is_above_the_limit_or_between_the_rates_is_refused_with_those_that
         planned(imx8mp(), 700 * MHZ)
 
 
-def test_a_clock_of_the_firmware_is_refused() -> None:
+# --- RK3588: firmware sets the clock, and the supply's lowest voltage limits it ------------------
+
+
+def rk3588(*, least_microvolts: int = 550_000, supply: int = 5) -> Tree:
+    """Three cores on one clock, as upstream's rk3588-base.dtsi and rk3588-rock-5b.dtsi have them."""
     npu = the_npu("rk3588-rock-5b")
-    with pytest.raises(UserError, match="firmware sets it"):
-        at_rate(npu, Tree({"/": {}}), 500 * MHZ, "it")
+    core = {
+        "compatible": b"rockchip,rk3588-rknn-core\0",
+        "status": b"okay\0",
+        "clocks": words(2, 287, 2, 288, 3, 6, 2, 277),
+        "clock-names": b"aclk\0hclk\0npu\0pclk\0",
+        "assigned-clocks": words(3, 6),
+        "assigned-clock-rates": words(200 * MHZ),
+        "npu-supply": words(supply),
+        "sram-supply": words(supply),
+        "power-domains": b"",
+        "iommus": b"",
+    }
+    return Tree(
+        {
+            "/": {},
+            "/cru": {"phandle": words(2), "#clock-cells": words(1)},
+            "/scmi": {"phandle": words(3), "#clock-cells": words(1)},
+            "/regulator@42": {
+                "phandle": words(5),
+                "regulator-name": b"vdd_npu_s0\0",
+                "regulator-min-microvolt": words(least_microvolts),
+                "regulator-max-microvolt": words(950_000),
+            },
+            **{
+                path: core if path.startswith("/npu") else {"status": b"okay\0"}
+                for path in (npu.node, *npu.more_nodes)
+            },
+        }
+    )
+
+
+def planned_rk3588(tree: Tree, asked_hz: int) -> dict[str, object]:
+    npu = at_rate(the_npu("rk3588-rock-5b"), tree, asked_hz, "it")
+    return {change.path: change.after for change in plan_changes(tree, npu, what="it")}
+
+
+def test_what_the_tree_asks_for_is_shown_and_asked_again_changes_nothing() -> None:
+    tree = rk3588()
+    assert rates(tree, the_npu("rk3588-rock-5b")) == [("npu", 200 * MHZ)]
+    assert planned_rk3588(tree, 200 * MHZ) == {}
+
+
+def test_a_higher_rate_needs_a_supply_that_promises_its_voltage() -> None:
+    with pytest.raises(UserError, match=r"needs 0\.75 V, and this tree promises less") as caught:
+        planned_rk3588(rk3588(), 600 * MHZ)
+    assert "vdd_npu_s0 may be anything from 0.55 to 0.95 V" in caught.value.message
+    assert "regulator-min-microvolt = <750000> in /regulator@42" in caught.value.hint
+    with pytest.raises(UserError, match=r"needs 0\.85 V"):
+        planned_rk3588(rk3588(least_microvolts=800_000), 1000 * MHZ)
+    with pytest.raises(UserError, match="does not say which regulator"):
+        planned_rk3588(rk3588(supply=99), 600 * MHZ)
+
+
+def test_a_promised_voltage_allows_the_rate_on_all_cores() -> None:
+    npu = the_npu("rk3588-rock-5b")
+    cores = [npu.node, *(path for path in npu.more_nodes if path.startswith("/npu"))]
+    found = planned_rk3588(rk3588(least_microvolts=850_000), 1000 * MHZ)
+    assert found == dict.fromkeys(cores, (1000 * MHZ,))
+
+
+def test_firmware_has_no_rates_in_between() -> None:
+    with pytest.raises(UserError, match="knows 1000, 900, 800, 700, 600, 500, 400, 300, 200 MHz"):
+        planned_rk3588(rk3588(least_microvolts=850_000), 650 * MHZ)
 
 
 def test_parents_are_added_where_the_tree_has_none() -> None:
