@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any
 
@@ -58,16 +59,17 @@ def _table(kind: mi.StructType) -> str:
 
 
 def _first_line(cls: Any) -> str:
-    return " ".join((cls.__doc__ or "").split("\n\n")[0].split()).replace("``", "`")
+    return " ".join((inspect.getdoc(cls) or "").split("\n\n")[0].split()).replace("``", "`")
 
 
 def _attributes(cls: Any) -> dict[str, str]:
     """The ``Attributes:`` of a docstring: name to meaning."""
-    text = (cls.__doc__ or "").partition("Attributes:\n")[2].split("\n\n")[0]
+    # Python 3.13 takes the indentation away when it compiles, earlier ones leave it to the reader.
+    text = (inspect.getdoc(cls) or "").partition("Attributes:\n")[2].split("\n\n")[0]
     found: dict[str, str] = {}
     name = ""
     for line in text.splitlines():
-        start = re.match(r" {8}(\w+): (.*)", line)
+        start = re.match(r" {4}(\w+): (.*)", line)
         if start:
             name = start[1]
             found[name] = start[2]

@@ -19,7 +19,7 @@ from bsp.base.project import PROJECT
 
 _REAL = (
     "sh", "env", "grep", "sed", "tr", "mktemp", "rm", "tail", "touch", "flock", "fold", "wc", "readlink",
-    "cat", "cp", "mkdir", "chmod", "sleep", "kill", "find", "head",
+    "cat", "cp", "mkdir", "chmod", "sleep", "find", "head",
 )  # fmt: skip
 
 _PYTHON = """#!/bin/sh

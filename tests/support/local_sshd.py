@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pytest
+
 from bsp.remote.inventory import Host
 
 
@@ -59,7 +61,8 @@ def start(
         configure: called when its keys are there; what it returns comes first in the configuration.
     """
     sshd = find_sshd()
-    assert sshd, "sshd is not installed"
+    if sshd is None:
+        pytest.skip("sshd is not installed (openssh-server)")
     folder.mkdir(parents=True, exist_ok=True)
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)  # privilege separation; wanted by sshd itself

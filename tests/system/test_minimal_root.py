@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""First use on a new Debian: nothing but Python there, no recommended packages, a user without sudo.
+"""First use on a new machine: nothing but Python there, no recommended packages, a user without sudo.
 
 In a root of its own that mmdebstrap makes; packages and wheels are fetched, as a newcomer fetches them.
 """
@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -31,12 +31,22 @@ _HOME = "/home/tester"
 _CLONE = f"{_HOME}/a clone"
 
 
+# Not chroot: the kernel refuses user namespaces, which make a board's root, to whoever is in one.
 _INSIDE = """
 root=$1 user=$2 where=$3
 shift 3
-mount -t proc proc "$root/proc"
-mount --rbind /dev "$root/dev"
-exec /usr/sbin/chroot --userspec="$user:$user" "$root" sh -c 'cd "$1"; shift; exec "$@"' sh "$where" "$@"
+mount --bind "$root" "$root"
+cd "$root"
+mkdir -p before
+/usr/sbin/pivot_root . before
+cd /
+mount -t proc proc proc
+mount -t binfmt_misc binfmt_misc proc/sys/fs/binfmt_misc
+mount -t sysfs sysfs sys
+mount --rbind before/dev dev
+umount -l before
+cd "$where"
+exec setpriv --reuid "$user" --regid "$user" --clear-groups "$@"
 """
 
 
@@ -45,6 +55,7 @@ class Root:
     """A small Debian with a clone of this project in it."""
 
     folder: Path
+    variables: dict[str, str] = field(default_factory=dict)
 
     def run(self, *words: str, user: int = 0, where: str = "/") -> subprocess.CompletedProcess[str]:
         """Run a program there; its mounts go when it ends."""
@@ -57,6 +68,7 @@ class Root:
         settings = {
             **pip,
             **proxies,
+            **self.variables,
             "PATH": path,
             "HOME": _HOME if user else "/root",
             "TERM": "dumb",
@@ -88,7 +100,13 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Root]:
             shutil.copy(certificate, folder / certificate.lstrip("/"))
         clone(folder / _CLONE.lstrip("/"))
         made = Root(folder)
+        assets = os.environ.get("NPU_BSP_ASSETS")
+        if assets:
+            shutil.copytree(assets, folder / "assets")
+            made.variables["NPU_BSP_ASSETS"] = "/assets"
         made.run("sh", "-c", f"echo tester:x:{_USER}:{_USER}::{_HOME}:/bin/sh >> /etc/passwd")
+        for name in ("subuid", "subgid"):
+            (folder / "etc" / name).write_text("tester:100000:65536\n")
         made.run("chown", "-R", f"{_USER}:{_USER}", _HOME)
         yield made
     finally:
@@ -127,9 +145,7 @@ def test_first_use(root: Root) -> None:
     assert re.search(r"^hint: sudo apt-get install [\w-]+$", kernel.stderr, re.MULTILINE)
 
     # The administrator types the line; then it works, for that user too.
-    line = next(row for row in first.stderr.splitlines() if row.startswith("    apt-get update"))
-    installed = root.run("sh", "-c", f"{line} --yes")
-    assert installed.returncode == 0, installed.stderr
+    administrator_installs(root, first.stderr)
     assert root.inv("--yes", "boards", user=_USER).stderr == ""
 
     # What is compiled with gcc, make and the cross compiler, and what depmod and patch are for.
@@ -139,3 +155,65 @@ def test_first_use(root: Root) -> None:
     assert tested.returncode == 0, tested.stdout[-4000:] + tested.stderr
     for reason in ("no compiler", "not installed", "needs aarch64-linux-gnu-gcc"):
         assert reason not in tested.stdout, tested.stdout[-4000:]
+
+
+@pytest.mark.parametrize("root", ["trixie"], indirect=True)
+@pytest.mark.parametrize("foreign", [False, True], ids=["Debian", "another distribution"])
+def test_the_whole_path_and_the_fast_tier(root: Root, foreign: bool) -> None:
+    administrator_installs(root, root.inv("--list", user=_USER).stderr)
+    administrator_installs(
+        root, root.inv("test", "--fast", "--select", "none_of_them", user=_USER).stderr
+    )
+    if foreign:
+        make_foreign(root)
+    for words in (("--yes", "bringup"), ("test", "--fast")):
+        done = root.inv(*words, user=_USER)
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+
+
+def administrator_installs(root: Root, said: str) -> None:
+    """Type, as root, the line that an ordinary user was told."""
+    line = next(row for row in said.splitlines() if row.startswith("    apt-get update"))
+    installed = root.run("sh", "-c", f"{line} --yes")
+    assert installed.returncode == 0, installed.stderr
+
+
+def make_foreign(root: Root) -> None:
+    """Leave an apt that knows no Debian, and none of its keys: but its own archive has their package."""
+    root.variables["NPU_BSP_DEBIAN_MIRROR"] = debian_mirror()
+    got = root.run("apt-get", "download", "debian-archive-keyring", where="/srv")
+    assert got.returncode == 0, got.stderr
+    made = root.run("sh", "-euc", _FOREIGN, where="/srv")
+    assert made.returncode == 0, made.stderr
+
+
+_FOREIGN = """
+apt-get install --yes --no-install-recommends gpg >&2
+export GNUPGHOME=/srv/keys
+mkdir -m 700 keys
+gpg --batch --quiet --passphrase '' --quick-gen-key archive@example ed25519
+gpg --export > /usr/share/keyrings/example.gpg
+mkdir archive
+mv debian-archive-keyring*.deb archive
+cd archive
+deb=$(ls *.deb)
+{ dpkg-deb -f "$deb"; echo "Filename: ./$deb"; echo "Size: $(stat -c %s "$deb")"
+  echo "SHA256: $(sha256sum "$deb" | cut -d' ' -f1)"; } > Packages
+{ echo 'Origin: Example'; echo 'Label: Example'; echo 'Suite: noble'; echo 'Codename: noble'
+  echo "Date: $(LC_ALL=C date -u '+%a, %d %b %Y %H:%M:%S UTC')"; echo 'SHA256:'
+  echo " $(sha256sum Packages | cut -d' ' -f1) $(stat -c %s Packages) Packages"; } > Release
+gpg --batch --quiet --clearsign -o InRelease Release
+gpgconf --kill all
+rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/* /etc/apt/trusted.gpg.d/* /var/lib/apt/lists/*
+rm -rf /usr/share/keyrings/debian-*
+echo 'deb [signed-by=/usr/share/keyrings/example.gpg] file:/srv/archive ./' > /etc/apt/sources.list
+cat > /etc/os-release <<'END'
+ID=ubuntu
+ID_LIKE=debian
+VERSION_ID="24.04"
+VERSION_CODENAME=noble
+PRETTY_NAME="Ubuntu 24.04"
+END
+chmod -R a+rX /srv/archive
+apt-get update >&2
+"""

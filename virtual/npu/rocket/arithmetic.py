@@ -141,6 +141,8 @@ def rounded(values: NDArray[np.int64], shift: int) -> NDArray[np.int64]:
     """
     if not shift:
         return values
+    # Registers have room for shifts of thousands; of sums of less than 2**60 nothing is left long before.
+    shift = min(shift, 62)
     half = 1 << shift - 1
     return np.where(values >= 0, (values + half) >> shift, -((half - values) >> shift))
 
