@@ -8,7 +8,7 @@ from invoke.context import Context
 from bsp.base.result import Result
 
 from .face.command import command
-from .face.flags import BOARD, KERNEL
+from .face.flags import BOARD, KERNEL, MESA
 
 
 @command(
@@ -16,6 +16,7 @@ from .face.flags import BOARD, KERNEL
         "board": f"{BOARD}, whose device tree is built",
         "kernel": f"{KERNEL}, for that device tree",
         "virtual-board": "virtual board that the rest runs on",
+        "mesa": f"{MESA}; patched: the one that ./inv build-mesa makes, built first",
         "keep": "leave the virtual board running",
     }
 )
@@ -24,9 +25,12 @@ def bringup(
     board: str = "vim3",
     kernel: str = "",
     virtual_board: str = "virtual-a311d",
+    mesa: str = "",
     keep: bool = False,
 ) -> Result:
     """Go the whole path, end to end, on a virtual board. Example: ./inv bringup."""
     from virtual import bringup as path
 
-    return path.bringup(board=board, kernel=kernel or None, virtual=virtual_board, keep=keep)
+    return path.bringup(
+        board=board, kernel=kernel or None, virtual=virtual_board, keep=keep, mesa=mesa
+    )

@@ -9,15 +9,15 @@ from bsp.base.errors import UserError
 from bsp.base.result import FAILED_VALIDATION, Answer, Result
 
 from .face.command import command
-from .face.flags import MESA
+from .face.flags import ANY_MESA
 
 
 @command(
     help={
         "package": "a mesa-teflon-delegate .deb file for arm64",
         "suite": "Debian suite in place of a file: trixie, trixie-backports, sid...",
-        "mesa": MESA,
-        "against": "version, suite, file or folder of build-mesa known to be good: report what changed",
+        "mesa": ANY_MESA,
+        "against": "as --mesa, one that is known to be good: report what changed",
         "npu": "virtual:a311d, virtual:imx8mp or all",
         "silicon": "run Mesa's own tests, and compare with its lists of results from real boards",
         "quick": "about 115 generated models and one MobileNet in place of hundreds and three; "

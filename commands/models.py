@@ -8,13 +8,14 @@ from invoke.context import Context
 from bsp.base.result import Answer, Result
 
 from .face.command import command
+from .face.flags import ANY_MESA
 
 
 @command(
     help={
         "model": "a .tflite file",
         "npu": "SoCs, separated by commas: a311d, imx8mp, rk3588, imx93 (default: the first two)",
-        "mesa": "versions of Mesa, separated by commas (default: those that its rules were compared with)",
+        "mesa": f"{ANY_MESA}; several with commas (default: versions that the rules were compared with)",
         "run": "run it on each virtual NPU with each Mesa, however long that takes",
         "no-run": "do not run it (default: run what takes about half a minute)",
         "image": "picture for the inputs that take one: BMP, PNG, JPEG (default: generated data)",
@@ -62,8 +63,9 @@ def model_report(
         folder=Path(inputs) if inputs else None,
     )
     target = files.target(html)
-    facts = report.report(Path(model), npu=npu, mesa=mesa)
-    facts = trial.with_runs(facts, request, VirtualNpus())
+    place = VirtualNpus()
+    facts = report.report(Path(model), npu=npu, mesa=place.named(mesa))
+    facts = trial.with_runs(facts, request, place)
     answer = document.document(facts)
     if target:
         answer["html"] = str(files.write(facts, target))

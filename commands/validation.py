@@ -8,7 +8,7 @@ from invoke.context import Context
 from bsp.base.result import FAILED_VALIDATION, Answer, Result
 
 from .face.command import command
-from .face.flags import ACCEPT_NEW_KEY, BOARD, HOST, HOSTS, MESA
+from .face.flags import ACCEPT_NEW_KEY, ANY_MESA, BOARD, HOST, HOSTS
 
 
 @command(
@@ -18,7 +18,7 @@ from .face.flags import ACCEPT_NEW_KEY, BOARD, HOST, HOSTS, MESA
         "npu": "virtual:a311d, virtual:imx8mp or virtual:rk3588: this machine, with an emulated NPU",
         "exact": "with --npu: use TFLite's arithmetic instead of the hardware's predicted rounding",
         "strict": "with --npu: poison new memory, and fail the row where a job contradicts the model",
-        "mesa": f"with --npu: Debian suite, version or .deb file of Mesa's delegate, or a {MESA}",
+        "mesa": f"with --npu: {ANY_MESA}",
         "record": "with --npu: write a trace of the NPU's jobs to this file (npu.show, npu.replay)",
         "delegate": "all, cpu, cpu-reference, teflon, opencl, tim-vx, or PATH[:key=value;key=value]; "
         "several: separated by commas, or the flag repeated",

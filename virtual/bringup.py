@@ -24,11 +24,15 @@ from bsp.base.output import table
 from bsp.base.progress import step
 from bsp.base.result import Result
 from bsp.profile import Board, board_names, load_board, npu_of
+from userspace.npu.mesa.build import build_mesa, request_for
+from userspace.npu.mesa.manifest import BuiltMesa, named_mesa
 
 from .beside import Beside, beside
 
 INSTANCE = "bringup"
 """Name of the virtual board; apart from the user's own ones."""
+PATCHED = "patched"
+"""In place of a folder: the Mesa that ``build-mesa`` makes."""
 # Not OpenCL, where its delegate happens to be built: on an emulated CPU it takes longer than all the rest.
 _DELEGATES = "cpu,cpu-reference,teflon"
 # The times of an emulated board say nothing: enough of them to see that the second run is as the first.
@@ -106,7 +110,9 @@ class BringupReport(Result):
 Work = Callable[[Row], None]
 
 
-def bringup(*, board: str, virtual: str, kernel: str | None, keep: bool) -> BringupReport:
+def bringup(
+    *, board: str, virtual: str, kernel: str | None, keep: bool, mesa: str = ""
+) -> BringupReport:
     """Build a board's device tree, prove one in QEMU, and take a virtual board to a validated model.
 
     Args:
@@ -114,12 +120,15 @@ def bringup(*, board: str, virtual: str, kernel: str | None, keep: bool) -> Brin
         virtual: profile of the virtual board that the rest runs on.
         kernel: kernel for the first row; None takes the profile's.
         keep: leave the virtual board running.
+        mesa: folder of ``build-mesa`` whose delegate is deployed, or ``patched``: it is built first.
 
     Raises:
-        UserError: there is no such board.
+        UserError: there is no such board or folder.
     """
     first, machine = load_board(board), load_board(virtual)
     report = BringupReport()
+    built = None if mesa == PATCHED else named_mesa(mesa)
+    chosen = functools.cache(lambda: build_mesa(request_for()) if mesa == PATCHED else built)
     path: list[tuple[str, Work]] = [
         (f"build-dts {board}", lambda row: _build_dts(row, first, kernel))
     ]
@@ -128,9 +137,11 @@ def bringup(*, board: str, virtual: str, kernel: str | None, keep: bool) -> Brin
     ]
     path += [
         (f"virtual.up {virtual}", lambda row: _virtual_up(row, machine)),
-        ("deploy", lambda row: _deploy(row, machine)),
+        ("deploy", lambda row: _deploy(row, machine, chosen())),
         ("smoke-test label_image", lambda row: _smoke_test(row, report)),
     ]
+    if mesa == PATCHED:
+        path.insert(0, ("build-mesa", lambda row: _build_mesa(row, chosen())))
     report.rows = [Row(name) for name, _ in path]
     with beside(_preparations(machine)) as preparing:
         _go(report, path, preparing, keep=keep)
@@ -183,6 +194,12 @@ def _provable() -> list[Board]:
     return [each for each in boards if each.qemu and not each.qemu.bootloader and npu_of(each)]
 
 
+def _build_mesa(row: Row, built: BuiltMesa | None) -> None:
+    if built:
+        row.detail, row.result = built.document(), built.title
+    row.status = "pass"
+
+
 def _build_dts(row: Row, board: Board, kernel: str | None) -> None:
     from bsp.dts.build import build_dts, default_target
 
@@ -222,12 +239,13 @@ def _virtual_up(row: Row, board: Board) -> None:
     row.result = f"SSH after {up.seconds:.1f} s, on port {up.board.port}"
 
 
-def _deploy(row: Row, board: Board) -> None:
+def _deploy(row: Row, board: Board, mesa: BuiltMesa | None) -> None:
     from bsp.remote.inventory import resolve
     from images.bundle.assemble import bundle_for
     from images.deploy.deploy import Target, deploy, raise_for
 
-    done = deploy(Target(resolve(INSTANCE)), bundle=None, board=board, make_bundle=bundle_for)
+    done = deploy(Target(resolve(INSTANCE)), bundle=None, board=board,
+                  make_bundle=functools.partial(bundle_for, mesa=mesa))  # fmt: skip
     row.detail = done.document()
     row.result = f"{done.outcome}: generation {done.to}"
     raise_for(done)

@@ -120,7 +120,11 @@ def main() -> int:
             break
     else:
         raise ImportError(f"no TFLite runtime in {site}")
-    ctypes.CDLL(library)  # also before the first fork: relocations are done once
+    try:
+        ctypes.CDLL(library)  # also before the first fork: relocations are done once
+    except OSError as error:
+        sys.stdout.write(f"not loaded: {error}\n")
+        return 1
     # At a process's first thread QEMU drops all the code it has translated: better here, once, than in
     # each child, where it doubles the time.
     first = threading.Thread(target=int)

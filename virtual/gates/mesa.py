@@ -47,8 +47,8 @@ class GateRequest:
     """What to gate.
 
     Attributes:
-        package: a .deb file; suite: a Debian suite; mesa: a folder that ``build-mesa`` made; one of them.
-        against: version, suite or file to compare with; "" for none.
+        package: a .deb file; suite: a Debian suite; mesa: as ``find_delegate`` takes it; one of them.
+        against: what to compare with, as ``mesa``; "" for none.
         npu: ``virtual:NAME`` or ``all``.
         quick: about 115 cases and one small model in place of hundreds and three.
     """

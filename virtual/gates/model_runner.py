@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bsp.base.errors import InfrastructureError
+from bsp.base.errors import InfrastructureError, UserError
 from userspace.npu.validate.onboard.runner import RUNTIMES, StageError, load_runtime
 from userspace.payload import payload
 
@@ -39,6 +39,7 @@ from .cases import Case
 from .packages import Delegate
 
 _CLIENT = Path(__file__).with_name("client.py")
+_NOT_LOADED = b"not loaded: "
 _START_TIMEOUT_S = 120.0
 _WARM_UP = Case("residual", 6, 6, 8, zero_points=(110, 90, 100))
 _MORE_S = 30.0
@@ -118,8 +119,19 @@ class ModelRunner:
         self._number = 0
 
     def start(self, *, warm: bool = True) -> None:
-        """Wait until the client takes requests."""
-        if self._line(_START_TIMEOUT_S) != b"ready\n":
+        """Wait until the client takes requests.
+
+        Raises:
+            UserError: the delegate does not load: another C library, a symbol that nothing has.
+        """
+        line = self._line(_START_TIMEOUT_S)
+        if line.startswith(_NOT_LOADED):
+            words = line.removeprefix(_NOT_LOADED).decode(errors="replace").strip()
+            raise UserError(
+                f"this delegate does not load in a system of Debian's: {words}",
+                hint="build it against Debian's packages: ./inv build-mesa",
+            )
+        if line != b"ready\n":
             said = (self._folder / "log").read_text(encoding="utf-8", errors="replace")
             raise InfrastructureError(f"the arm64 client did not start: {said.strip()[-2000:]}")
         if not warm:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Unpacked arm64 systems with a delegate of any version: Debian's suites, or one package file.
+"""Unpacked arm64 systems with a delegate of any version: Debian's suites, one package file, or a library.
 
 Each has the Python of a distribution that the payload has wheels for, and of every package the newer one
 of that distribution's and the delegate's: a library runs what was built against an older one.
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bsp.base.cache import cache_dir, make_once
@@ -19,7 +19,15 @@ from bsp.base.errors import InfrastructureError, UserError, nearest
 from bsp.base.packages.apt import Archive
 from bsp.base.process import ToolFailedError, run
 from bsp.base.progress import step
-from userspace.npu.mesa.manifest import BuiltMesa, read_built
+from userspace.npu.mesa.manifest import (
+    BuiltMesa,
+    check_library,
+    glibc_of,
+    named,
+    patches_in,
+    read_built,
+)
+from userspace.npu.validate.onboard.runner import mesa_version
 from userspace.payload.payload import ARCHITECTURE, catalogue
 
 from ..npu.shim.host import DISTRIBUTION
@@ -58,31 +66,45 @@ class Delegate:
 
 
 def find_delegate(text: str, *, distribution: str = DISTRIBUTION) -> Delegate:
-    """Return the delegate that ``text`` names: a suite, a version that one has, a .deb file, or a folder.
+    """Return the delegate that ``text`` names: what ``--mesa`` takes wherever a virtual NPU runs it.
 
-    A folder is one that ``build-mesa`` made.
+    That is a suite, a version that one has, a .deb file, a libteflon.so, or a folder of ``build-mesa``.
 
     Args:
         distribution: whose Python it is to run in.
 
     Raises:
-        UserError: it names none of them, or the file is no package of the delegate.
+        UserError: it names none of them, or the file has no delegate for arm64.
         InfrastructureError: packages cannot be had.
     """
-    if Path(text).is_dir():
-        return from_built(read_built(Path(text).absolute()), distribution=distribution)
-    if text.endswith(".deb") or "/" in text:
-        return from_file(Path(text), distribution=distribution)
-    if re.fullmatch(r"\d+\.\d+.*", text):
+    path = Path(text).expanduser().absolute()
+    if path.is_dir():
+        return from_built(read_built(path), distribution=distribution)
+    if text.endswith((".deb", ".so")) or "/" in text:
+        make = from_library if _is_elf(path) else from_file
+        return make(path, distribution=distribution)
+    if is_version(text):
         return from_version(text, distribution=distribution)
     return from_suite(text, distribution=distribution)
+
+
+def is_version(text: str) -> bool:
+    """Whether a name is that of a version of Mesa, not of a suite or a file."""
+    return bool(re.fullmatch(r"\d+\.\d+[^/]*", text)) and not text.endswith((".deb", ".so"))
+
+
+def _is_elf(path: Path) -> bool:
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    with path.open("rb") as file:
+        return file.read(4) == b"\x7fELF"
 
 
 def named_delegate(package: str, suite: str, mesa: str) -> str:
     """Return what ``find_delegate`` takes, from the flags that name a delegate.
 
     Raises:
-        UserError: none or several of them are given, or there is no such file or folder.
+        UserError: none or several of them are given.
     """
     if sum(bool(each) for each in (package, suite, mesa)) != 1:
         raise UserError(
@@ -90,11 +112,7 @@ def named_delegate(package: str, suite: str, mesa: str) -> str:
             hint="for instance --suite trixie-backports, --package mesa-teflon-delegate_..._arm64.deb, or "
             "--mesa FOLDER of ./inv build-mesa",
         )
-    if mesa:
-        return str(read_built(Path(mesa).absolute()).folder)
-    if package and not Path(package).exists():
-        raise UserError(f"there is no file {package}")
-    return str(Path(package).absolute()) if package else suite
+    return str(Path(package).absolute()) if package else suite or mesa
 
 
 def from_suite(suite: str, *, distribution: str = DISTRIBUTION) -> Delegate:
@@ -173,25 +191,45 @@ def from_file(path: Path, *, distribution: str = DISTRIBUTION) -> Delegate:
 
 
 def from_built(built: BuiltMesa, *, distribution: str = DISTRIBUTION) -> Delegate:
-    """Return a delegate that was built from source; what it depends on comes from Debian.
+    """Return a delegate that was built from source; what it depends on comes from Debian."""
+    patches = len(built.manifest["patches"]) + len(built.manifest["patches_present"])
+    return _with_library(
+        built.library, Delegate(built.title, str(built.folder), Path(), "", distribution, patches),
+    )  # fmt: skip
+
+
+def from_library(path: Path, *, distribution: str = DISTRIBUTION) -> Delegate:
+    """Return the delegate that a libteflon.so is; what it depends on comes from Debian.
 
     Raises:
-        UserError: it needs a newer C library than is known.
+        UserError: it is for another machine, no delegate, or does not say its version.
     """
+    check_library(path)
+    version = mesa_version(str(path))
+    if version is None:
+        raise UserError(
+            f"{path} carries no version of Mesa", hint="name a libteflon.so as Mesa builds it"
+        )
+    return _with_library(
+        path, Delegate(named(version), str(path), Path(), "", distribution, patches_in(version)),
+    )  # fmt: skip
+
+
+def _with_library(library: Path, described: Delegate) -> Delegate:
+    """Put a library where Debian's is, in a system of its own."""
     usual = catalogue().distributions[DISTRIBUTION].glibc
-    newer = int(built.glibc.partition(".")[2]) > int(usual.partition(".")[2])
-    base = from_suite(_NEWEST_SUITE if newer else DISTRIBUTION, distribution=distribution)
+    newer = int(glibc_of(library).partition(".")[2]) > int(usual.partition(".")[2])
+    base = from_suite(_NEWEST_SUITE if newer else DISTRIBUTION, distribution=described.distribution)
 
     def make(target: Path) -> None:
-        with step(f"Copying a system for Mesa {built.title}"):
+        with step(f"Copying a system for Mesa {described.version}"):
             run(["cp", "--archive", "--link", base.root, target])
-            library = target / base.library[1:]
-            library.unlink()  # a hard link
-            shutil.copyfile(built.library, library)
+            place = target / base.library[1:]
+            place.unlink()  # a hard link
+            shutil.copyfile(library, place)
 
-    root = make_once(base.root.with_name(f"{base.root.name}-mesa-{built.build_id}"), make)
-    patches = len(built.manifest["patches"]) + len(built.manifest["patches_present"])
-    return Delegate(built.title, str(built.folder), root, base.library, distribution, patches)
+    root = make_once(base.root.with_name(f"{base.root.name}-mesa-{sha256_of(library)[:12]}"), make)
+    return replace(described, root=root, library=base.library)
 
 
 def _suite_for(depends: str) -> tuple[str, list[str]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import cast
 
 from bsp.base.errors import UserError
+from userspace.npu.model.faults.known_faults import OURS
 from userspace.npu.model.graph import Model, read_model
 from userspace.npu.model.trial.run import (
     CLOSE,
@@ -34,7 +35,7 @@ from userspace.npu.validate.records import RowResult
 
 from ..gates import sweep
 from ..gates.model_runner import Attempt, ModelRunner, model_runner
-from ..gates.packages import find_delegate
+from ..gates.packages import Delegate, find_delegate, is_version
 from ..gates.sweep import POISON
 from ..npu.decoded_cache import DecodedCache
 from ..npu.identity import driver_of, identity_names, load_identity
@@ -63,6 +64,29 @@ class VirtualNpus:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._known: tuple[RunRequest, References | str] | None = None
+        self._delegates: dict[str, Delegate] = {}
+
+    def named(self, words: str) -> str:
+        """Return the versions of what ``--mesa`` names, with commas; what is no version is looked up.
+
+        Raises:
+            UserError: there is no such suite or file, or two have the same version.
+            InfrastructureError: packages cannot be had.
+        """
+        names = []
+        for word in filter(None, (each.strip() for each in words.split(","))):
+            if is_version(word):
+                names.append(word)
+                continue
+            delegate = find_delegate(word)
+            name = delegate.upstream if delegate.patches else delegate.version
+            name += f"+{OURS}.p{delegate.patches}" if delegate.patches else ""
+            if self._delegates.setdefault(name, delegate).root != delegate.root:
+                raise UserError(
+                    f"--mesa {words}: two are of version {name}", hint="give one at a time"
+                )
+            names.append(name)
+        return ",".join(names)
 
     def npus(self) -> Sequence[str]:
         """Return the names of the NPUs that can be emulated."""
@@ -83,7 +107,9 @@ class VirtualNpus:
         with (
             tempfile.TemporaryDirectory(prefix="npu-bsp-model-") as folder,
             model_runner(
-                find_delegate(request.mesa), timeout_s=request.timeout_s, warm=False
+                self._delegates.get(request.mesa) or find_delegate(request.mesa),
+                timeout_s=request.timeout_s,
+                warm=False,
             ) as client,
         ):
             path = Path(folder) / "model.tflite"

@@ -49,6 +49,19 @@ def test_faults_are_said_before_the_run(case: Case, npu: str, mesa: str, said: s
     assert not said or any(said in each for each in found)
 
 
+def test_before_a_run_the_way_out_is_said_or_what_was_mended() -> None:
+    model = build(Case("head", 8, 8, 8, 12)).model
+    *known, last = known_wrong.before_a_run(model, "imx8mp", "26.1.6-1", use="go on")
+    assert known
+    assert all(each.startswith("known to come out wrong on this NPU") for each in known)
+    assert last.endswith("./inv build-mesa, then go on")
+    mended = "26.1.6 + 9 patches of npu-bsp 0.2.0"
+    said = known_wrong.before_a_run(model, "imx8mp", mended, use="go on")
+    old = "known to come out wrong on this NPU with this Mesa"
+    assert said == [each.replace(old, "mended in this Mesa") for each in known]
+    assert known_wrong.before_a_run(model, "imx8mp", "25.0.7-2", use="go on") == []
+
+
 def test_a_verdict_wins_over_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build(Case("head", 8, 8, 8, 12)).model
     digest = hashlib.sha256(model).hexdigest()

@@ -19,6 +19,7 @@ from userspace.npu.model.trial import trial
 from userspace.npu.model.trial.given import given, sets_in
 from userspace.npu.model.trial.run import (
     NOT_RUN,
+    REFUSED,
     RIGHT,
     TFLITE_REFUSES,
     WRONG,
@@ -94,6 +95,19 @@ def test_nothing_is_run_where_nobody_wants_it_or_nothing_is_taken(tmp_path: Path
     facts = with_runs(report(tmp_path / "model.tflite"), TrialRequest(), place)
     assert "takes any of it" in facts.not_run
     assert not place.asked
+
+
+def test_what_patches_leave_to_the_cpu_is_what_the_run_says(tmp_path: Path) -> None:
+    mesa = "25.0.7+npu-bsp.p25"
+    facts = convolution(tmp_path, mesa=mesa)
+    assert facts.versions[0].taken == (0,)
+    assert "a run shows" in " ".join(report_text.text(facts).split())
+    left = OperationRun(0, "CONV_2D", "cpu")
+    found = with_runs(facts, TrialRequest(), Place(Run("", "", REFUSED, operations=(left,))))
+    assert not found.versions[0].taken
+    said = " ".join(report_text.text(found).split())
+    assert "our patches leave it to the CPU" in said
+    assert "a run shows" not in said
 
 
 def test_packages_that_cannot_be_had_end_only_what_was_asked_for(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from virtual.gates.build import build
 from virtual.gates.cases import PADDED, Case
 from virtual.gates.cases import sweep as cases
 from virtual.gates.graphs import GRAPHS
-from virtual.gates.model_runner import reference
+from virtual.gates.model_runner import model_runner, reference
 from virtual.gates.order import wrong_order
 from virtual.gates.witness import Witness, model_coefficients, unsigned
 from virtual.npu.taken import wrongly_taken
@@ -287,6 +287,42 @@ def test_what_is_no_package_is_said(tmp_path: Path) -> None:
         mesa.gate(mesa.GateRequest(package=str(broken), suite="sid"))
     with pytest.raises(UserError, match="did you mean"):
         mesa.gate(mesa.GateRequest(suite="trixie", npu="virtual:a311"))
+
+
+ARM64_CC = ("aarch64-linux-gnu-gcc", "-shared", "-fPIC", "-w")
+
+
+def library(path: Path, body: str, *more: str) -> Path:
+    """A delegate for arm64 that does nothing, with the version of a Mesa in it."""
+    source = path.with_suffix(".c")
+    version = 'const char made_version[] = "\\0" "25.0.7-2\\0";'
+    source.write_text(f"{version}\nint tflite_plugin_create_delegate(void) {{ {body} }}\n")
+    subprocess.run([*ARM64_CC, "-o", path, source, *more], check=True)
+    return path
+
+
+def test_a_library_that_is_no_delegate_is_refused(tmp_path: Path) -> None:
+    plain = library(tmp_path / "a.so", "return 0;")
+    (tmp_path / "none.so").write_bytes(plain.read_bytes().replace(b"25.0.7-2", b"no versi"))
+    with pytest.raises(UserError, match="carries no version of Mesa"):
+        packages.find_delegate(str(tmp_path / "none.so"))
+    (tmp_path / "amd64.so").write_bytes(Path("/bin/true").read_bytes())
+    with pytest.raises(UserError, match="no library for arm64"):
+        packages.find_delegate(str(tmp_path / "amd64.so"))
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_a_library_that_does_not_load_says_why(tmp_path: Path) -> None:
+    def refused(said: str, body: str, *more: str) -> None:
+        delegate = packages.find_delegate(str(library(tmp_path / "libteflon.so", body, *more)))
+        assert (delegate.upstream, delegate.patches) == ("25.0.7", 0)
+        with pytest.raises(UserError, match=said), model_runner(delegate, warm=False):
+            pass
+
+    refused("undefined symbol: nowhere", "extern int nowhere(void); return nowhere();")
+    other = str(library(tmp_path / "musl.so", "return 0;", "-Wl,-soname,libc.musl-aarch64.so.1"))
+    refused(r"libc\.musl-aarch64\.so\.1: cannot open", "return 0;", "-Wl,--no-as-needed", other)
 
 
 def test_complaints_of_a_kernel() -> None:

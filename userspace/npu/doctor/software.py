@@ -147,7 +147,7 @@ def mesa(subject: Subject) -> Outcome:
         return broken(f"Mesa {shown}", expected, subject.deploy if subject.host else _PACKAGE)
     wrong = wrong_models(npu_of_soc(subject.board.soc), found) if subject.board else []
     if wrong:
-        shown += f"; known to compute wrongly on this NPU: {', '.join(wrong)}"
+        shown += f"; known to compute wrongly on this NPU: {', '.join(wrong)} (./inv build-mesa)"
     return ok(f"Mesa {shown}", expected)
 
 

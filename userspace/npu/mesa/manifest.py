@@ -21,8 +21,6 @@ LIBRARY = "libteflon.so"
 _ENTRY = b"tflite_plugin_create_delegate"
 _AARCH64 = 0xB7
 _BUILD = "./inv build-mesa makes one, and prints its path"
-
-
 _MARKED = re.compile(r"(\d+\.\d+\S*?)\+npu-bsp(\d+\.\d+(?:\.\d+)?)\.p(\d+)")
 
 
@@ -41,6 +39,12 @@ def named(version: str) -> str:
         return version
     upstream, npu_bsp, count = found.groups()
     return f"{upstream} + {counted(int(count), 'patch', 'patches')} of npu-bsp {npu_bsp}"
+
+
+def patches_in(version: str) -> int:
+    """Return how many of our patches the version that a library carries speaks of."""
+    found = _MARKED.fullmatch(version)
+    return int(found[3]) if found else 0
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,7 @@ class BuiltMesa(Result):
     @property
     def glibc(self) -> str:
         """The newest version of the C library's symbols that it asks for: ``2.38``."""
-        found = re.findall(rb"GLIBC_2\.(\d+)\0", self.library.read_bytes())
-        return f"2.{max((int(number) for number in found), default=17)}"
+        return glibc_of(self.library)
 
     def document(self) -> dict[str, Any]:
         """What ``build-mesa --json`` prints."""
@@ -127,7 +130,7 @@ def read_built(folder: Path) -> BuiltMesa:
         if not (folder / name).is_file() or sha256_of(folder / name) != sha256:
             raise UserError(f"{folder} is not complete, or changed since: {name}", hint=_BUILD)
     built = BuiltMesa(folder, manifest)
-    _check_library(built.library)
+    check_library(built.library)
     return built
 
 
@@ -150,10 +153,21 @@ def _why(folder: Path, error: OSError | ValueError) -> str:
     return f"its {MANIFEST} cannot be read"
 
 
-def _check_library(library: Path) -> None:
+def check_library(library: Path) -> None:
+    """Check that a file is a TFLite delegate for arm64.
+
+    Raises:
+        UserError: it is not.
+    """
     content = library.read_bytes()
     machine = int.from_bytes(content[18:20], "little")
     if content[:6] != b"\x7fELF\x02\x01" or machine != _AARCH64:
         raise UserError(f"{library} is no library for arm64", hint=_BUILD)
     if _ENTRY not in content:
         raise UserError(f"{library} is no TFLite delegate (no {_ENTRY.decode()})", hint=_BUILD)
+
+
+def glibc_of(library: Path) -> str:
+    """Return the newest version of the C library's symbols that a library asks for: ``2.38``."""
+    found = re.findall(rb"GLIBC_2\.(\d+)\0", library.read_bytes())
+    return f"2.{max((int(number) for number in found), default=17)}"

@@ -13,7 +13,7 @@ from bsp.profile import Board, load_board, load_soc, npu_of
 from bsp.remote.inventory import Host
 from bsp.remote.ssh import connect
 
-from ..model.faults.known_wrong import known_wrong, npu_of_soc
+from ..model.faults.known_wrong import before_a_run, npu_of_soc
 from ..report import files as report_files
 from ..report import history
 from . import label_image
@@ -80,8 +80,10 @@ def smoke_test(
             connection, name=host.name, userspace=userspace or DEPLOYED_USERSPACE
         )
         if npu := npu_of_soc(profile.soc) if profile else "":
-            for line in known_wrong(inputs.model.path.read_bytes(), npu, machine.mesa()):
-                say(f"known to come out wrong on this NPU with this Mesa: {line}")
+            use = f"./inv deploy --host {host.name} --mesa FOLDER"
+            content = inputs.model.path.read_bytes()
+            for line in before_a_run(content, npu, machine.mesa(), use=use):
+                say(line)
         before = conditions(connection)
         emulated = profile is not None and _emulated(host, profile)
         opencl, driver = _opencl_on(machine, request, rusticl=rusticl or emulated)

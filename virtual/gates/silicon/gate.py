@@ -65,8 +65,8 @@ class SiliconRequest:
     """What to compare.
 
     Attributes:
-        package: a .deb file of the delegate; suite: a Debian suite; mesa: a folder that ``build-mesa``
-            made; at most one of them.
+        package: a .deb file of the delegate; suite: a Debian suite; mesa: as ``find_delegate`` takes it;
+            at most one of them.
         npu: ``virtual:NAME`` or ``all``.
         quick: about an eighth of the tests.
     """

@@ -25,7 +25,6 @@ from bsp.base.packages.apt import Archive, unpacked_program
 from bsp.base.packages.host_system import host_architecture
 from bsp.base.process import run
 from bsp.base.progress import step
-from userspace.npu.mesa.manifest import BuiltMesa
 from userspace.npu.validate.delegates import TEFLON
 from userspace.npu.validate.machine import ThisMachine
 from userspace.npu.validate.records import RowResult, SmokeDocument
@@ -89,7 +88,7 @@ def virtual_host(
     audit_for: Path | None = None,
     picture: Path | None = None,
     record: Path | None = None,
-    mesa: BuiltMesa | System | None = None,
+    mesa: System | None = None,
 ) -> Iterator[VirtualHost]:
     """Provide a machine with a virtual NPU for a block; the emulator's report is there afterwards.
 
@@ -99,7 +98,7 @@ def virtual_host(
         timeout_s: how long a client waits for one submit.
         poison: as ``session.emulator``; ``audit_for`` and ``picture`` likewise.
         record: file that gets a trace of all submissions.
-        mesa: a delegate in place of the distribution's: one that was built here, or a system that has it.
+        mesa: a system with a delegate, in place of the distribution's.
 
     Raises:
         UserError: there is no such NPU; a tool is missing.
@@ -119,25 +118,19 @@ def virtual_host(
         yield VirtualHost(client_machine(running.environment, mesa), running)
 
 
-def client_machine(
-    environment: dict[str, str], mesa: BuiltMesa | System | None = None
-) -> ThisMachine:
+def client_machine(environment: dict[str, str], mesa: System | None = None) -> ThisMachine:
     """Return the arm64 userspace as a machine for the smoke test, with the shim loaded into it.
 
     Args:
         environment: what the shim needs; ``Emulator.environment``.
         mesa: as ``virtual_host``.
     """
-    if isinstance(mesa, System):
-        userspace = _without_libraries(payload.build_payload(distribution=DISTRIBUTION).folder)
-        root = mesa.root
-    else:
-        userspace = payload.build_payload(distribution=DISTRIBUTION, mesa=mesa).folder
-        root = arm64_root()
+    userspace = payload.build_payload(distribution=DISTRIBUTION).folder
+    if mesa:
+        userspace = _without_libraries(userspace)
+    root = mesa.root if mesa else arm64_root()
     more = {**environment, "LD_PRELOAD": str(shim.build("aarch64"))}
-    return ThisMachine(
-        userspace=userspace, python=arm64_python(root, more, as_root=isinstance(mesa, System))
-    )
+    return ThisMachine(userspace=userspace, python=arm64_python(root, more, as_root=bool(mesa)))
 
 
 def arm64_python(
@@ -175,17 +168,16 @@ def _without_libraries(userspace: Path) -> Path:
     return make_once(userspace.with_name(f"{userspace.name}-without-libraries"), make)
 
 
-def mesa_version(mesa: BuiltMesa | System | None) -> str:
+def mesa_version(mesa: System | None) -> str:
     """Return the version of the delegate that ``client_machine`` takes; "" where it has none."""
     return _software(mesa).get(_TRACED_PARTS[0], "")
 
 
-def _software(mesa: BuiltMesa | System | None) -> dict[str, str]:
+def _software(mesa: System | None) -> dict[str, str]:
     """Versions of the parts that a trace may hang on."""
-    built = None if isinstance(mesa, System) else mesa
-    parts = payload.build_payload(distribution=DISTRIBUTION, mesa=built).manifest["parts"]
+    parts = payload.build_payload(distribution=DISTRIBUTION).manifest["parts"]
     found = {part["name"]: part["version"] for part in parts if part["name"] in _TRACED_PARTS}
-    return found | ({_TRACED_PARTS[0]: mesa.version} if isinstance(mesa, System) else {})
+    return found | ({_TRACED_PARTS[0]: mesa.version} if mesa else {})
 
 
 def add_to_document(

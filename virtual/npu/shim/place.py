@@ -8,8 +8,7 @@ from pathlib import Path
 
 from bsp.base.errors import UserError
 from bsp.base.progress import say
-from userspace.npu.mesa.manifest import BuiltMesa, read_built
-from userspace.npu.model.faults.known_wrong import known_wrong
+from userspace.npu.model.faults.known_wrong import before_a_run
 from userspace.npu.validate import label_image
 from userspace.npu.validate.records import SmokeDocument
 
@@ -32,8 +31,8 @@ class VirtualNpu:
         exact: it computes exactly as TFLite does, not as silicon is predicted to.
         strict: its new memory is poisoned, and what the model contradicts is a failure.
         record: file that gets a trace of what comes to it.
-        mesa: a delegate in place of the distribution's: a suite, a version that one has, a .deb file, or a
-            folder that ``build-mesa`` made; "" for the usual one: ``SUITE_OF_DRIVER``.
+        mesa: a delegate in place of the distribution's, as ``find_delegate`` takes it; "" for the usual
+            one: ``SUITE_OF_DRIVER``.
     """
 
     npu: str
@@ -52,7 +51,8 @@ class VirtualNpu:
         inputs = label_image.choose(request)
         suite = SUITE_OF_DRIVER[driver_of(name)]
         chosen = self.mesa or (suite if suite != host.DISTRIBUTION else "")
-        mesa = _named(chosen) if chosen else None
+        delegate = find_delegate(chosen) if chosen else None
+        mesa = host.System(delegate.root, delegate.version) if delegate else None
         # Times under emulation say nothing: a few runs, to see that they agree.
         request = replace(
             request,
@@ -60,8 +60,9 @@ class VirtualNpu:
             budget_s=min(request.budget_s, _BUDGET_S),
             views=min(request.views, _VIEWS),
         )
-        for line in known_wrong(inputs.model.path.read_bytes(), name, host.mesa_version(mesa)):
-            say(f"known to come out wrong on this NPU with this Mesa: {line}")
+        content, version = inputs.model.path.read_bytes(), host.mesa_version(mesa)
+        for line in before_a_run(content, name, version, use="this with --mesa FOLDER"):
+            say(line)
         if self.record and not self.record.absolute().parent.is_dir():
             raise UserError(f"there is no folder {self.record.absolute().parent} to record into")
         with host.virtual_host(
@@ -92,13 +93,6 @@ class VirtualNpu:
             model=inputs.model.path.read_bytes(),
         )
         return document
-
-
-def _named(mesa: str) -> BuiltMesa | host.System:
-    if Path(mesa).is_dir():
-        return read_built(Path(mesa).absolute())
-    delegate = find_delegate(mesa)
-    return host.System(delegate.root, delegate.version)
 
 
 def virtual_npu(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 from pathlib import Path
 
 import msgspec
@@ -14,12 +15,10 @@ from bsp.base.errors import InfrastructureError
 from ..graph import Model, read_model
 from ..partitions import partitions
 from ..prediction import predict, rules_for
-from .known_faults import NPUS, Surroundings, faults_of
+from .known_faults import NPUS, OURS, Surroundings, faults_of
 
 _VERDICTS = Path(__file__).with_name("verdicts.toml")
 _DRIVER = "etnaviv"
-_OURS = "npu-bsp"
-"""In the version of a Mesa with patches of ours, which no verdict is about."""
 _EMULATED = "qemu-virt-"
 
 
@@ -65,7 +64,7 @@ def known_wrong(content: bytes, npu: str, mesa: str) -> list[str]:
         npu: ``a311d``; mesa: version, ``26.1.6-1``.
     """
     upstream = mesa.partition("-")[0]
-    if npu not in NPUS or not upstream or _OURS in mesa:
+    if npu not in NPUS or not upstream or OURS in mesa:
         return []
     digest = hashlib.sha256(content).hexdigest()
     for each in verdicts():
@@ -78,10 +77,28 @@ def known_wrong(content: bytes, npu: str, mesa: str) -> list[str]:
     return _faults(read_model(content), npu, upstream)
 
 
+def before_a_run(content: bytes, npu: str, mesa: str, *, use: str) -> list[str]:
+    """Return what to say before a model runs: what is known to be wrong, or what our patches mend of it.
+
+    Args:
+        use: how a Mesa of ``build-mesa`` gets to where the model runs.
+    """
+    if OURS in mesa:
+        upstream = re.split(r"[ +]", mesa)[0]
+        return [f"mended in this Mesa: {line}" for line in known_wrong(content, npu, upstream)]
+    found = known_wrong(content, npu, mesa)
+    lines = [f"known to come out wrong on this NPU with this Mesa: {line}" for line in found]
+    if lines:
+        lines.append(
+            f"a Mesa that does it right, or leaves it to the CPU: ./inv build-mesa, then {use}"
+        )
+    return lines
+
+
 def wrong_models(npu: str, mesa: str) -> list[str]:
     """Return the names of known models that come out wrong with a Mesa on an NPU."""
     upstream = mesa.partition("-")[0]
-    if _OURS in mesa:
+    if OURS in mesa:
         return []
     return [
         each.name

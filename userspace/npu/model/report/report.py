@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import msgspec
 
 from bsp.base.errors import UserError
 
@@ -17,11 +19,13 @@ from ..graph import Model, read_model
 from ..partitions import Partition, partitions
 from ..prediction import Refusal, Rules, refusal_of
 from ..summary import Numbers, macs, numbers, parameters_bytes
-from ..trial.run import Run
+from ..trial.run import CPU, Run
 from . import advice
 from .advice import Advice
 
 _SCHEMA = 3
+_PATCHED = "the rules are the package's; what our patches leave to the CPU, a run shows"
+_LEFT = Refusal("patches", "our patches leave it to the CPU")
 
 
 @dataclass(frozen=True)
@@ -170,6 +174,28 @@ def report(path: Path, npu: str = "", mesa: str = "") -> Facts:
     )
 
 
+def as_run(facts: Facts) -> Facts:
+    """Return the facts with what a patched Mesa left to the CPU on each NPU that it was run on."""
+    versions = []
+    for version in facts.versions:
+        runs = [run for run in facts.runs if run.mesa == version.mesa and run.operations]
+        if runs and known_faults.OURS in version.mesa:
+            refusals = tuple(
+                refusal
+                or (_LEFT if all(run.operations[index].status == CPU for run in runs) else None)
+                for index, refusal in enumerate(version.refusals)
+            )
+            taken = [index for index, refusal in enumerate(refusals) if refusal is None]
+            version = replace(
+                version,
+                rules=msgspec.structs.replace(version.rules, warning=""),
+                refusals=refusals,
+                partitions=tuple(partitions(facts.model, taken)),
+            )
+        versions.append(version)
+    return replace(facts, versions=tuple(versions))
+
+
 def _check(model: Model, path: Path) -> None:
     if model.schema != _SCHEMA:
         raise UserError(
@@ -181,6 +207,8 @@ def _check(model: Model, path: Path) -> None:
 
 
 def _version(model: Model, mesa: str, rules: Rules, npus: Mapping[str, str]) -> Version:
+    if known_faults.OURS in mesa:
+        rules = msgspec.structs.replace(rules, warning=_PATCHED)
     refusals = tuple(refusal_of(each, rules) for each in model.operations)
     taken = [index for index, refusal in enumerate(refusals) if refusal is None]
     found = tuple(partitions(model, taken))

@@ -16,7 +16,7 @@ from ...validate import fixed_size, models
 from ...validate.model_check import inputs_in
 from .. import foreign
 from ..report import document as report_document
-from ..report.report import Facts
+from ..report.report import Facts, as_run
 from .given import given, sets_in
 from .run import NOT_RUN, Run, RunPlace, RunRequest
 
@@ -108,7 +108,7 @@ def _with_runs(facts: Facts, request: TrialRequest, place: RunPlace) -> Facts:
     )
     left = len(pairs) - len(chosen)
     note = f"{left} more of Mesa and NPU: --run runs all" if left else ""
-    return replace(facts, runs=tuple(runs), not_run=note)
+    return as_run(replace(facts, runs=tuple(runs), not_run=note))
 
 
 def _tried(place: RunPlace, request: RunRequest, when: str) -> Sequence[Run]:
