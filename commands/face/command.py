@@ -20,6 +20,8 @@ from invoke.tasks import task as invoke_task
 from .flags import JSON
 
 if TYPE_CHECKING:
+    from invoke.parser.argument import Argument
+
     from bsp.base.errors import BspError
     from bsp.base.result import Result
 
@@ -80,8 +82,21 @@ def _task(
     options: dict[str, Any] = {"positional": list(positional)} if positional else {}
     if name:
         options["name"] = name
-    made = invoke_task(body, auto_shortflags=False, help=help, iterable=list(iterable), **options)
+    made = invoke_task(
+        body, klass=_Task, auto_shortflags=False, help=help, iterable=list(iterable), **options
+    )
     return cast("Task[Any]", made)
+
+
+class _Task(Task[Any]):
+    """A task whose arguments can be asked for several times: Invoke takes their help away at the first."""
+
+    def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
+        help = dict(self.help)
+        try:
+            return super().get_arguments(ignore_unknown_help)
+        finally:
+            self.help = help
 
 
 def print_and_exit(result: Result, *, as_json: bool) -> None:

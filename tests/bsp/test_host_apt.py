@@ -45,6 +45,10 @@ class Distribution:
             ["gpg", "--quiet", "--yes", *words], env=environment, check=True, capture_output=True
         ).stdout
 
+    def stop_agent(self) -> None:
+        environment = {**os.environ, "GNUPGHOME": str(self.keys)}
+        subprocess.run(["gpgconf", "--kill", "all"], env=environment, check=True)
+
     def add(self, name: str, files: dict[str, str], links: dict[str, str] | None = None) -> None:
         folder = self.root / f"tree-{name}"
         (folder / "DEBIAN").mkdir(parents=True)
@@ -126,6 +130,7 @@ def machine(
     debian._found_mirror.cache_clear()
     yield made
     debian._found_mirror.cache_clear()
+    made.stop_agent()
 
 
 _real_tools = debian.mirror_of_tools
