@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from invoke.context import Context
 
-from bsp.base.result import Answer, Result
+from bsp.base.result import FAILED_VALIDATION, Answer, Result
 
 from .face.command import command
-from .face.flags import ANY_MESA
+from .face.flags import ACCEPT_NEW_KEY, ANY_MESA, HOST
 
 
 @command(
@@ -21,6 +21,9 @@ from .face.flags import ANY_MESA
         "image": "picture for the inputs that take one: BMP, PNG, JPEG (default: generated data)",
         "input": "NumPy array (.npy) for an input; may be repeated, in the order of the model's inputs",
         "html": "write the report as one HTML page there",
+        "host": f"{HOST}: run it there, too, and take the time of each operation on the NPU",
+        "calibration": "with --host: write the times there as JSON, for estimates on other models",
+        "accept-new-key": ACCEPT_NEW_KEY,
         "inputs": "folder of pictures or arrays: how outputs agree over all of them",
         "size": "HEIGHTxWIDTH for a model that takes pictures of any size (default: 224x224)",
     },
@@ -39,17 +42,28 @@ def model_report(
     inputs: str = "",
     html: str = "",
     size: str = "",
+    host: str = "",
+    calibration: str = "",
+    accept_new_key: bool = False,
 ) -> Result:
     """Say what an NPU does with a model, and whether right. Example: ./inv model-report m.tflite."""
+    from dataclasses import replace
     from pathlib import Path
 
     from bsp.base.errors import UserError
+    from bsp.remote.inventory import resolve
     from userspace.npu.model.report import document, files, report, text
     from userspace.npu.model.trial import trial
+    from userspace.npu.profile import measured as on_board
+    from userspace.npu.validate import smoke
     from userspace.npu.validate.fixed_size import size_of
     from virtual.model_runs.place import VirtualNpus
 
-    given = {"--image": image, "--input": input, "--inputs": inputs, "--size": size, "--run": run}
+    if calibration and not host:
+        raise UserError("--calibration is of a board's times", hint="add --host NAME")
+    where = resolve(host) if host else None
+    given = {"--input": input, "--inputs": inputs, "--run": run}
+    given |= {} if host else {"--image": image, "--size": size}
     if no_run and any(given.values()):
         named = next(name for name, value in given.items() if value)
         raise UserError(
@@ -64,9 +78,24 @@ def model_report(
     )
     target = files.target(html)
     place = VirtualNpus()
-    facts = report.report(Path(model), npu=npu, mesa=place.named(mesa))
+    board_npu = smoke.npu_on(where) if where else ""
+    facts = report.report(Path(model), npu=npu or board_npu, mesa=place.named(mesa))
+    if where:
+        found = on_board.measured(
+            Path(model),
+            request.picture,
+            request.size,
+            lambda asked: smoke.smoke_test(
+                "label_image", asked, host=where, accept_new_key=accept_new_key
+            ),
+        )
+        facts = replace(facts, measured=found)
+        if calibration:
+            content = on_board.calibration(found, facts.model, board_npu or npu)
+            on_board.write_calibration(content, Path(calibration))
     facts = trial.with_runs(facts, request, place)
     answer = document.document(facts)
     if target:
         answer["html"] = str(files.write(facts, target))
-    return Answer(answer, text.text(facts))
+    failed = facts.measured is not None and facts.measured.row["status"] == "fail"
+    return Answer(answer, text.text(facts), FAILED_VALIDATION if failed else 0)

@@ -26,6 +26,7 @@ from .face.flags import ACCEPT_NEW_KEY, ANY_MESA, BOARD, HOST, HOSTS
         "model": "name of a known model, or a .tflite file",
         "image": "name of a known image, or a BMP file",
         "size": "HEIGHTxWIDTH for a model that takes pictures of any size (default: 224x224)",
+        "profile": "take the time of each operation on the NPU, too",
         "quick": "a small model of this project on the NPU, three runs: does it work at all?",
         "runs": "measure at most this many runs of each delegate",
         "threads": "CPU threads (default: all cores)",
@@ -54,6 +55,7 @@ def smoke_test(
     env: list[str] | None = None,
     model: str = "",
     image: str = "",
+    profile: bool = False,
     quick: bool = False,
     size: str = "",
     runs: int = 50,
@@ -93,6 +95,7 @@ def smoke_test(
         timeout_s=timeout,
         test=test,
         size=size_of(size),
+        profile=profile,
     )
     document = smoke.smoke_test(
         test,

@@ -10,28 +10,47 @@ from typing import Any
 import msgspec.inspect as mi
 
 from bsp.profile import FORMAT, Board, Soc
+from userspace.npu.model.estimate import Calibration
+from userspace.npu.validate.records import ProfileRecord
 
 HEAD = f"""\
-# Formats of profiles and of the inventory
+# Formats of profiles, of calibrations and of time by operation
 
 Made from the records that read them by `./inv docs`. This version reads **format {FORMAT}** of the files
 of boards and SoCs (TOML; `format = {FORMAT}` stands at their top), and refuses others with what it reads.
 When a format changes, the changelog says what to change in a file. An unknown key, a wrong type or an
 impossible value is an error that names file, key and the nearest known key.
 
-The inventory has its own page: [hosts.md](hosts.md#the-inventory).
+The inventory has its own page: [hosts.md](hosts.md#the-inventory). [A calibration](#calibration) is a JSON
+file, in format 1; [time by operation](#profilerecord) a part of what `smoke-test` and `model-report` print
+with `--json`.
 """
+_PAGES = (
+    (Board, "The files: `bsp/boards/NAME.toml`."),
+    (Soc, "The files: `bsp/socs/NAME.toml`."),
+    (
+        Calibration,
+        "The files: `userspace/npu/model/calibration/NAME.json`; "
+        "[how to make one](model-report.md#your-boards-times).",
+    ),
+    (
+        ProfileRecord,
+        "Where: `profile` in `results` of `smoke-test --profile`, in `measured` of `model-report --host`; "
+        "[what it means](validate.md#time-by-operation).",
+    ),
+)
+_Table = mi.StructType | mi.TypedDictType
 
 
 def formats_page() -> str:
     """The page of formats, in Markdown."""
     parts = [HEAD]
-    for record, file in ((Board, "bsp/boards/NAME.toml"), (Soc, "bsp/socs/NAME.toml")):
+    for record, where in _PAGES:
         done: set[str] = set()
         waiting = [(record.__name__, mi.type_info(record))]
         while waiting:
             title, kind = waiting.pop(0)
-            if not isinstance(kind, mi.StructType):
+            if not isinstance(kind, _Table):
                 raise TypeError(f"{title} is no table")
             if kind.cls.__name__ in done:
                 continue
@@ -42,11 +61,11 @@ def formats_page() -> str:
                 for field in kind.fields
                 for inner in _records(field.type)
             ]
-        parts[-1] += f"\nThe files: `{file}`.\n"
+        parts[-1] += f"\n{where}\n"
     return "\n".join(parts)
 
 
-def _table(kind: mi.StructType) -> str:
+def _table(kind: _Table) -> str:
     meanings = _attributes(kind.cls)
     rows = []
     for field in kind.fields:
@@ -78,22 +97,22 @@ def _attributes(cls: Any) -> dict[str, str]:
     return {key: value.replace("``", "`").replace("|", "\\|") for key, value in found.items()}
 
 
-def _records(kind: mi.Type) -> list[mi.StructType]:
-    if isinstance(kind, mi.StructType):
+def _records(kind: mi.Type) -> list[_Table]:
+    if isinstance(kind, _Table):
         return [kind]
     if isinstance(kind, mi.UnionType):
         return [record for each in kind.types for record in _records(each)]
-    if isinstance(kind, mi.VarTupleType):
+    if isinstance(kind, mi.VarTupleType | mi.ListType):
         return _records(kind.item_type)
     return []
 
 
 def _type(kind: mi.Type) -> str:
-    if isinstance(kind, mi.StructType):
+    if isinstance(kind, _Table):
         return f"table: {kind.cls.__name__}"
     if isinstance(kind, mi.UnionType):
         return " or ".join(_type(each) for each in kind.types if not isinstance(each, mi.NoneType))
-    if isinstance(kind, mi.VarTupleType):
+    if isinstance(kind, mi.VarTupleType | mi.ListType):
         return f"list of {_type(kind.item_type)}"
     if isinstance(kind, mi.DictType):
         return f"table of {_type(kind.value_type)}"

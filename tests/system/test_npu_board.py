@@ -18,6 +18,7 @@ from bsp.remote import inventory, ssh
 from bsp.remote.inventory import Host
 from tests.support.kernel_modules import ONBOARD
 from tests.support.npu.vfio_client import wait_until
+from userspace.npu.report.report import text_of
 from virtual.gates import kernel as gate_kernel
 from virtual.npu.traces.replay import replay
 
@@ -65,6 +66,14 @@ def smoke(host: Host) -> dict[str, Any]:
     return dict(row)
 
 
+def profiled(host: Host) -> Any:
+    from userspace.npu.validate.label_image import SmokeTestRequest
+    from userspace.npu.validate.smoke import smoke_test
+
+    request = SmokeTestRequest(delegate="teflon", runs=7, budget_s=60, views=0, profile=True)
+    return smoke_test("label_image", request, host=host)
+
+
 @pytest.mark.network
 @pytest.mark.timeout(600)
 def test_teflon_passes_also_twice_at_once_and_after_a_reload(board: Host) -> None:
@@ -80,6 +89,30 @@ def test_teflon_passes_also_twice_at_once_and_after_a_reload(board: Host) -> Non
     said(board, "modprobe", "-r", "etnaviv")
     said(board, "modprobe", "etnaviv")
     assert smoke(board)["max_abs_diff"] == alone["max_abs_diff"]
+
+
+@pytest.mark.network
+@pytest.mark.timeout(900)
+def test_the_profile_adds_up_to_the_measured_inference(board: Host) -> None:
+    """Within 10 %: of its own inferences, and, in one of three tries, of those without a profile."""
+    overheads = []
+    for _ in range(3):
+        document = profiled(board)
+        row = next(row for row in document["results"] if row["delegate"] == "teflon")
+        profile = row["profile"]
+        assert "error" not in profile, profile
+        parts = [each["ms"] for each in profile["operations"]]
+        parts += [profile["before_ms"], profile["between_ms"], profile["after_ms"]]
+        assert sum(parts) == pytest.approx(profile["inference_ms"], rel=0.01)
+        assert profile["one_job_a_submit"]
+        assert {each["operations"][0] for each in profile["operations"]} == set(
+            row["delegated_nodes"]
+        )
+        assert "emulated: they say nothing" in text_of(document).replace("\n", " ")
+        overheads.append(sum(parts) / row["latency_ms"]["median"] - 1)
+        if abs(overheads[-1]) <= 0.1:
+            break
+    assert min(map(abs, overheads)) <= 0.1, overheads
 
 
 @pytest.mark.network

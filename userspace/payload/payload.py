@@ -3,7 +3,8 @@
 
     bin/        runner.py and its modules: what runs on the board, readable alone
     site/       numpy and the TFLite runtime, unpacked wheels
-    lib/        Mesa's Teflon delegate and the libraries that a minimal root file system may lack
+    lib/        Mesa's Teflon delegate, the libraries that a minimal root file system may lack, and the one
+                that stamps an NPU's jobs for a profile
     licences/   copyright files of the packages; the wheels keep theirs in site/*.dist-info
     manifest.json
 
@@ -39,6 +40,8 @@ from bsp.base.project import PROJECT
 from bsp.base.result import Result
 from bsp.base.words import counted
 from userspace.npu.mesa.manifest import BuiltMesa
+from userspace.npu.profile.library import compiled
+from userspace.npu.validate.onboard.profiling import LIBRARY_NAME
 
 from .elf import needed_libraries
 
@@ -57,6 +60,7 @@ BOARD_PROGRAMS = tuple(
         "loading.py",
         "model_inputs.py",
         "preprocess.py",
+        "profiling.py",
     )
 )
 _OWN_LICENCE = PROJECT / "LICENSE"
@@ -120,6 +124,7 @@ class Plan(Result):
         debs: packages, with the delegate's own and all that it depends on.
         key: changes when any input changes.
         mesa: a delegate that was built here, in place of the package's.
+        profile: the library that stamps jobs; None where it cannot be compiled.
     """
 
     distribution: str
@@ -129,6 +134,7 @@ class Plan(Result):
     debs: tuple[Path, ...]
     key: str
     mesa: BuiltMesa | None = None
+    profile: Path | None = None
 
     def document(self) -> dict[str, Any]:
         """What ``build-userspace --dry-run --json`` prints."""
@@ -152,6 +158,8 @@ class Plan(Result):
         ]
         if self.mesa:
             rows.append(("Mesa's delegate", self.mesa.title, "built here"))
+        if self.profile:
+            rows.append(("profile's library", "", "built here"))
         title = f"userspace for Debian {self.distribution}, Python {self.python}, {ARCHITECTURE}"
         return f"{title}\n\n{table(('part', 'version', 'from'), rows)}"
 
@@ -222,8 +230,10 @@ def plan_payload(
     if mesa is not None:
         _refuse_newer_libc(mesa, distribution, release.glibc)
         described.append(f"mesa {mesa.build_id}")
+    profile = compiled(MACHINE)
+    described += [profile.name] if profile else []
     key = hashlib.sha256("\n".join(described).encode()).hexdigest()[:16]
-    return Plan(distribution, python, runtime.name, requirements, tuple(debs), key, mesa)
+    return Plan(distribution, python, runtime.name, requirements, tuple(debs), key, mesa, profile)
 
 
 def _refuse_newer_libc(mesa: BuiltMesa, distribution: str, glibc: str) -> None:
@@ -288,6 +298,8 @@ def _build(plan: Plan, target: Path) -> None:
     target.mkdir()
     parts = _unpack_wheels(plan, work / "wheels", target / "site")
     parts += _take_libraries(plan, work / "debs", target)
+    if plan.profile:
+        shutil.copyfile(plan.profile, target / "lib" / LIBRARY_NAME)
     (target / "bin").mkdir()
     for program in BOARD_PROGRAMS:
         shutil.copyfile(program, target / "bin" / program.name)

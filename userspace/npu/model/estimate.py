@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
 """How long an inference may take on silicon, from the jobs of a run and from published figures.
 
-``calibration/NPU.json`` has the models whose time on a board is known, with their jobs, multiplications and
-bytes. Time is taken as so much a job and so much a multiplication; neither is less than nothing. Bytes in
-place of multiplications were tried, and are further off (docs/model-report.md). How far off an estimate is
-shows when each model is left out and estimated from the others: as far off are ``low`` and ``high``. Pure.
+The files in ``calibration/`` have the models whose time on a board is known, with their jobs,
+multiplications and bytes: ``NPU.json`` what was published, others what was measured on a board
+(``model-report --host``). Time is taken as so much a job and so much a multiplication; neither is less than
+nothing. Bytes in place of multiplications were tried, and are further off (docs/model-report.md). How far
+off an estimate is shows when each model is left out and estimated from the others: as far off are ``low``
+and ``high``. Pure.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import numpy as np
 from .trial.run import GOOD, WRONG, Run
 
 _FOLDER = Path(__file__).with_name("calibration")
+FORMAT = 1
 _LEAST_POINTS = 3
 _LEAST_BAND = 0.2
 """Low and high are at least so far from likely: three models are few, and boards' clocks differ."""
@@ -29,14 +32,33 @@ _RANGE = 4.0
 not estimated."""
 
 
+class OperationPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An operation whose time on a board was measured; nothing is estimated from it yet.
+
+    Attributes:
+        operation: kind, as TFLite names it.
+        jobs: of an inference.
+        macs: multiplications.
+        ms: milliseconds on the NPU.
+    """
+
+    operation: str
+    jobs: int
+    macs: int
+    ms: float
+
+
 class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A model whose time on boards is known; jobs and bytes are one inference's.
 
     Attributes:
-        macs: of the operations that the NPU runs, as ``Run.macs``.
-        bytes: read and written by jobs, as ``Run.moved_bytes``; 0 where nobody counted.
-        ms: what was published or measured; their median counts.
+        model: its name.
+        jobs: of the NPU.
+        macs: multiplications of the operations that the NPU runs.
+        bytes: read and written by jobs; 0 where nobody counted.
+        ms: milliseconds that were published or measured; their median counts.
         source: where each is from.
+        operations: each that the NPU ran, where a profile has their times.
     """
 
     model: str
@@ -45,6 +67,7 @@ class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     bytes: int = 0
     ms: tuple[float, ...]
     source: str
+    operations: tuple[OperationPoint, ...] = ()
 
     @property
     def likely_ms(self) -> float:
@@ -53,7 +76,14 @@ class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What is known of an NPU's times."""
+    """What is known of an NPU's times: one JSON file.
+
+    Attributes:
+        format: of this file.
+        npu: name of the SoC.
+        counted_with: how jobs were counted, or on which board and with what they were measured.
+        points: models whose time is known.
+    """
 
     format: int
     npu: str
@@ -90,11 +120,36 @@ class Estimate:
 
 @functools.cache
 def calibration_of(npu: str) -> Calibration | None:
-    """Return what is known of an NPU's times; None where nothing is."""
-    file = _FOLDER / f"{npu}.json"
-    if not file.exists():
+    """Return what all files know of an NPU's times; None where nothing is."""
+    found = [
+        msgspec.json.decode(file.read_bytes(), type=Calibration)
+        for file in sorted(_FOLDER.glob("*.json"))
+    ]
+    return merged([each for each in found if each.npu == npu])
+
+
+def merged(found: Sequence[Calibration]) -> Calibration | None:
+    """Return several calibrations of one NPU as one; None without any.
+
+    A model that became the same jobs is one point, whoever measured it; with another Mesa it is another.
+    """
+    points: dict[tuple[str, int, int], Point] = {}
+    for each in (point for calibration in found for point in calibration.points):
+        key = (each.model, each.jobs, each.macs)
+        before = points.get(key)
+        points[key] = (
+            each
+            if before is None
+            else msgspec.structs.replace(
+                before, ms=before.ms + each.ms, source=f"{before.source}; {each.source}"
+            )
+        )
+    if not found:
         return None
-    return msgspec.json.decode(file.read_bytes(), type=Calibration)
+    counted = "; ".join(each.counted_with for each in found)
+    return Calibration(
+        format=FORMAT, npu=found[0].npu, counted_with=counted, points=tuple(points.values())
+    )
 
 
 def costs(points: Sequence[Point]) -> tuple[float, float]:
@@ -148,7 +203,7 @@ def estimate(run: Run) -> Estimate | str:
     low, high = min(*ratios, 1 - _LEAST_BAND), max(*ratios, 1 + _LEAST_BAND)
     how = (
         f"{run.jobs} jobs and {run.macs / 1e6:.0f} million multiplications, calibrated on "
-        f"{len(known.points)} published times of the {run.npu}; estimated from the others, these were off "
+        f"{len(known.points)} known times of the {run.npu}; estimated from the others, these were off "
         f"by {errors}"
     )
     return Estimate(

@@ -25,7 +25,7 @@ from ..validate.records import SmokeDocument
 FORMAT = 1
 THIS_MACHINE = "this machine"
 _KEPT = ("delegate", "status", "reason", "latency_ms", "first_ms", "delegated_ops", "total_ops",
-         "driver", "max_abs_diff", "agreement")  # fmt: skip
+         "driver", "max_abs_diff", "agreement", "profile")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,13 @@ from bsp.base.words import counted
 
 from ..doctor.records import DoctorDocument
 from ..model.operations import OperationRecord
+from ..profile.shown import EMULATED, bars
 from ..validate.judge.verdict import TOP
 from ..validate.onboard.bmp import ImageError, open_bmp
 from ..validate.records import RowResult, SmokeDocument
 from . import svg as report_svg
 from .regression import HistoryDocument
-from .report import EMULATED, answer_of, input_notes, is_emulated
+from .report import answer_of, input_notes, is_emulated
 
 _STYLE = Path(__file__).parent / "style.css"
 _PICTURE_PIXELS = 480
@@ -58,7 +59,7 @@ def page(
     host = str(named.get("host", "?"))
     body = [_head(host, smoke, history, doctor, made)]
     if smoke:
-        body += [_results(smoke), _plots_and_picture(smoke, picture)]
+        body += [_results(smoke), _plots_and_picture(smoke, picture), _profiles(smoke)]
     body += [_history(history, medians), _doctor(doctor, doctor_note)]
     if smoke:
         body += [_operations(smoke), _versions(smoke)]
@@ -243,6 +244,15 @@ def _plots_and_picture(smoke: SmokeDocument, picture: bytes | None) -> str:
     if not left and not right:
         return ""
     return f'<h2>Latency and answer</h2><div class="pair">{left}{right}</div>'
+
+
+def _profiles(smoke: SmokeDocument) -> str:
+    return "".join(
+        f"<h2>Time by operation: {escape(row['delegate'])}</h2>"
+        f"{bars(row['profile'], emulated=is_emulated(smoke))}"
+        for row in smoke["results"]
+        if row.get("profile")
+    )
 
 
 def _boxes(row: RowResult) -> str:

@@ -6,13 +6,13 @@ from __future__ import annotations
 from bsp.base.output import table
 from bsp.base.words import filled
 
+from ..profile.shown import EMULATED
+from ..profile.shown import text as profile_text
 from ..validate.onboard import model_inputs
 from ..validate.records import RowResult, SmokeDocument
 
 _WIDTH = 80
 _MOST_FINDINGS = 8
-EMULATED = "emulated: they say nothing about a board"
-"""What is said of times of an emulated NPU or CPU."""
 _HEADER = ("delegate", "result", "median", "p95", "first", "operations", "top class, or why")
 
 
@@ -35,6 +35,10 @@ def text_of(document: SmokeDocument) -> str:
     none = ": nothing that was asked for could run" if document["verdict"] == "skip" else ""
     emulation = f" ({EMULATED})" if is_emulated(document) else ""
     lines.append(filled(f"times in ms{emulation}; verdict: {document['verdict']}{none}", _WIDTH))
+    for row in document["results"]:
+        if row.get("profile"):
+            title = f"time by operation, {row['delegate']}"
+            lines += ["", profile_text(title, row["profile"], emulated=is_emulated(document))]
     return "\n".join(lines)
 
 

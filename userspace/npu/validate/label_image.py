@@ -6,15 +6,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from bsp.base.errors import UserError, nearest
 from bsp.base.output import finite
 from bsp.base.progress import step
 
 from ..model import operations, tiny_detector, tiny_model
-from ..model.graph import read_graph
+from ..model.graph import read_graph, read_model
 from ..model.prediction import Prediction, predict, rules_for
 from ..model.sinks import read_sinks
+from ..profile.profile import profile
 from . import model_check, models
 from .delegates import ALL, TEFLON, implied, rows
 from .judge import accuracy, detect
@@ -23,7 +25,7 @@ from .judge.delegation import parse_log
 from .judge.verdict import Expected, Figure, find_reference, judge, verdict
 from .machine import Machine
 from .onboard.model_inputs import PLAIN, Filling
-from .records import RunnerDocument, SmokeDocument
+from .records import RowResult, RunnerDocument, SmokeDocument
 
 NAME = "label_image"
 _QUICK_RUNS = 3
@@ -51,6 +53,7 @@ class SmokeTestRequest:
         environment: variables and values that the delegates get.
         test: ``label_image``, or ``detect``, whose models find objects.
         size: height and width (pixels) for a model that takes pictures of any size; None: the default.
+        profile: take the times of the NPU's jobs, too, in inferences of their own.
     """
 
     delegate: str = "all"
@@ -64,6 +67,7 @@ class SmokeTestRequest:
     environment: tuple[tuple[str, str], ...] = ()
     test: str = NAME
     size: tuple[int, int] | None = None
+    profile: bool = False
 
     def __post_init__(self) -> None:
         for name, most in _MOST.items():
@@ -201,6 +205,7 @@ def smoke_test(
         accuracy.add(facts, results, reference, exact=exact)
     for result in results:
         result["implied"] = result["delegate"] in implied(request.delegate)
+    _add_profiles(facts, results, inputs.model.path)
     return {
         "test": request.test,
         "board": board,
@@ -234,11 +239,26 @@ def _runner_arguments(
         arguments += ["--env", f"{name}={value}"]
     if exact:
         arguments.append("--portable")
+    if request.profile:
+        arguments.append("--profile")
     if opencl:
         arguments += ["--opencl", opencl]
     if rusticl:
         arguments += ["--rusticl", rusticl]
     return arguments
+
+
+def _add_profiles(facts: RunnerDocument, results: Sequence[RowResult], model: Path) -> None:
+    """Give the rows whose jobs were timed the time of each operation."""
+    for row, result in zip(facts["results"], results, strict=True):
+        if raw := row.get("profile"):
+            result["profile"] = profile(
+                raw,
+                read_model(model.read_bytes()),
+                result.get("delegated_nodes") or [],
+                driver=result["driver"] or "",
+                plain_ms=result["latency_ms"]["median"] if result["latency_ms"] else None,
+            )
 
 
 def _refuse_older_userspace(

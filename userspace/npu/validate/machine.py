@@ -31,6 +31,8 @@ _PACK_LEVEL = 1  # of gzip, the fastest
 # What the runner says went wrong before any delegate ran, and whose matter it is.
 _USER_STAGES = ("arguments", "image", "model")
 
+_ARGPARSE_REFUSES = 2
+
 # $2: folder. Prints the folder to use.
 _CHOOSE = """\
 folder=$2
@@ -224,6 +226,12 @@ def _pieces(path: Path) -> Iterator[bytes]:
 def document_of(completed: Completed, where: str) -> RunnerDocument:
     """Return the runner's document, or raise what it says went wrong before any delegate ran."""
     said = completed.stderr.decode(errors="replace").strip()
+    if completed.exit_code == _ARGPARSE_REFUSES and "unrecognized arguments" in said:
+        words = said.rpartition("unrecognized arguments: ")[2]
+        raise UserError(
+            f"the userspace on {where} is older than this command: it does not know {words}",
+            hint="./inv deploy --host NAME",
+        )
     try:
         document: RunnerDocument = json.loads(completed.stdout)
     except ValueError:

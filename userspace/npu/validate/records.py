@@ -53,6 +53,15 @@ class DeviceRecord(TypedDict, total=False):
     unsafe: str
 
 
+class RunnerProfile(TypedDict, total=False):
+    """When each inference and each submit of a profile began and ended: see ``profiling.record``."""
+
+    error: Trouble
+    runs: list[list[int]]
+    events: list[tuple[int, int | None, int, int, int]]
+    one_job_a_submit: bool
+
+
 class RunnerRow(TypedDict, total=False):
     """What the runner found of one delegate; times in milliseconds.
 
@@ -82,6 +91,7 @@ class RunnerRow(TypedDict, total=False):
     other_outputs: list[OutputRecord]
     answer: OutputRecord
     views: list[str]
+    profile: RunnerProfile
 
 
 class RunnerDocument(TypedDict, total=False):
@@ -122,6 +132,65 @@ class Latency(TypedDict):
     n: int
 
 
+class OperationTime(TypedDict):
+    """A row of a profile.
+
+    Attributes:
+        operations: indices; several where they were submitted as one, none where it cannot be told whose
+            the submit is.
+        name: of the operation.
+        ms: milliseconds on the NPU.
+        share: which part of the inference that is.
+        submits: how many were for it.
+        nn_jobs: NN jobs of these (rocket: tasks; ethosu: jobs).
+        tp_jobs: TP jobs of these.
+    """
+
+    operations: list[int]
+    name: str
+    ms: float
+    share: float
+    submits: int
+    nn_jobs: int
+    tp_jobs: int
+
+
+class ProfileRecord(TypedDict, total=False):
+    """Time by operation: means over the middle half of the inferences, by time, in milliseconds.
+
+    Attributes:
+        error: why there is none; then nothing else is there.
+        inference_ms: of a whole inference: the sum of ``npu_ms`` and the three below it.
+        npu_ms: while a job ran.
+        before_ms: before the first job.
+        between_ms: while no job ran, between the first and the last.
+        after_ms: behind the last job.
+        overhead: by which part an inference is longer than without a profile.
+        runs: how many inferences had the same jobs.
+        driver: Mesa's.
+        one_job_a_submit: whether each job has a time of its own.
+        nn_jobs: of an inference.
+        tp_jobs: of an inference.
+        operations: those that the NPU ran.
+        on_cpu: indices of those that it left.
+    """
+
+    error: str
+    inference_ms: float
+    npu_ms: float
+    before_ms: float
+    between_ms: float
+    after_ms: float
+    overhead: float | None
+    runs: int
+    driver: str
+    one_job_a_submit: bool
+    nn_jobs: int
+    tp_jobs: int
+    operations: list[OperationTime]
+    on_cpu: list[int]
+
+
 class RowResult(TypedDict, total=False):
     """A row as it was judged: an entry of ``results`` in a smoke test's document."""
 
@@ -152,6 +221,7 @@ class RowResult(TypedDict, total=False):
     agreement: dict[str, Any] | None
     detections: list[dict[str, Any]]
     implied: bool
+    profile: ProfileRecord
 
 
 class SmokeDocument(TypedDict, total=False):

@@ -137,6 +137,11 @@ def _with_llvmpipe(request: label_image.SmokeTestRequest) -> label_image.SmokeTe
     return replace(request, environment=tuple(asked.items()))
 
 
+def npu_on(host: Host) -> str:
+    """Return the NPU of a host's board, as reports name it; "" where its profile names none."""
+    return npu_of_soc(load_board(host.board).soc) if host.board else ""
+
+
 def _emulated(host: Host, profile: Board) -> bool:
     """Whether a host is QEMU's: a profile may stand for a real board and for its emulation."""
     return profile.qemu is not None and host.address in _LOOPBACK

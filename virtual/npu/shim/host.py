@@ -25,6 +25,7 @@ from bsp.base.packages.apt import Archive, unpacked_program
 from bsp.base.packages.host_system import host_architecture
 from bsp.base.process import run
 from bsp.base.progress import step
+from userspace.npu.profile.library import compiled
 from userspace.npu.validate.delegates import TEFLON
 from userspace.npu.validate.machine import ThisMachine
 from userspace.npu.validate.records import RowResult, SmokeDocument
@@ -129,7 +130,9 @@ def client_machine(environment: dict[str, str], mesa: System | None = None) -> T
     if mesa:
         userspace = _without_libraries(userspace)
     root = mesa.root if mesa else arm64_root()
-    more = {**environment, "LD_PRELOAD": str(shim.build("aarch64"))}
+    # The profile's library does nothing unless the runner asks it to; it passes ioctls on to the shim.
+    preloaded = [*filter(None, [compiled("aarch64")]), shim.build("aarch64")]
+    more = {**environment, "LD_PRELOAD": ":".join(map(str, preloaded))}
     return ThisMachine(userspace=userspace, python=arm64_python(root, more, as_root=bool(mesa)))
 
 

@@ -176,6 +176,7 @@ def document(facts: Facts) -> dict[str, Any]:
         "runs": [_run(facts, run) for run in facts.runs],
         "inputs_given": list(facts.given),
         "not_run": facts.not_run,
+        "measured": facts.measured.as_document() if facts.measured else None,
     }
 
 

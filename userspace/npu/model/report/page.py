@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bsp.base.words import counted
 
+from ...profile.shown import bar, bars
 from ..estimate import Estimate, estimate
 from ..graph import Tensor
 from ..summary import output_of
@@ -23,7 +24,7 @@ from .lines import count
 from .report import Facts, Version
 from .run_text import run_notes
 from .shown import shown
-from .text import faults, last_words, left_to_cpu
+from .text import faults, last_words, left_to_cpu, measured_words
 
 _STYLES = (
     Path(__file__).parents[2] / "report/style.css",
@@ -48,6 +49,7 @@ def page(facts: Facts, *, made: str) -> str:
         _section("What to do", _advice(facts)),
         _section("Who runs what", _strips(facts)),
         _section("Run on virtual NPUs", _runs(facts)),
+        _section("Measured on a board", _measured(facts)),
         _section("How long it may take on a board", _times(facts)),
         _section("Bytes by operation", _bytes(facts)),
         _section("Known to come out wrong", _list(faults(facts))),
@@ -198,6 +200,15 @@ def _runs(facts: Facts) -> str:
     )
 
 
+def _measured(facts: Facts) -> str:
+    found = facts.measured
+    if found is None:
+        return ""
+    profile = found.row.get("profile")
+    shown_bars = bars(profile, emulated=found.emulated) if profile else ""
+    return f"<p>{_badge(found.row['status'])} {escape(measured_words(found))}</p>{shown_bars}"
+
+
 def _times(facts: Facts) -> str:
     parts = []
     for run in facts.runs:
@@ -231,14 +242,16 @@ def _bytes(facts: Facts) -> str:
     if not largest:
         return ""
     heavy = sorted(range(len(sizes)), key=lambda index: -sizes[index])[:_MOST_BARS]
-    bars = [
-        f'<li class="label"><span>{index} {escape(shown(facts.model.operations[index].kind, 40))}</span>'
-        f"<span>{count(sizes[index])} · {percent(sizes[index] / total)}</span>"
-        f'<span class="bar"><i style="width:{100 * sizes[index] / largest:.1f}%"></i></span></li>'
+    drawn = [
+        bar(
+            f"{index} {shown(facts.model.operations[index].kind, 40)}",
+            f"{count(sizes[index])} · {percent(sizes[index] / total)}",
+            sizes[index] / largest,
+        )
         for index in sorted(heavy)
         if sizes[index]
     ]
-    return f'<p class="soft">{escape(title)}</p><ul class="bytes">{"".join(bars)}</ul>'
+    return f'<p class="soft">{escape(title)}</p><ul class="bars">{"".join(drawn)}</ul>'
 
 
 # --- tables ------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import msgspec
 
 from bsp.base.errors import UserError
 
+from ...profile.measured import Measured
 from .. import foreign
 from ..choices import npus_of, others, rules_of
 from ..faults import known_faults
@@ -82,6 +83,7 @@ class Facts:
         others: of drivers that nobody asked about, the newest Mesa.
         runs: what became of it where it was run; given: what its inputs got, in words.
         not_run: why it was not run, or not everywhere; "" where it was, or nobody asked.
+        measured: what came out on a board; None where nobody asked.
     """
 
     path: Path
@@ -100,6 +102,7 @@ class Facts:
     runs: tuple[Run, ...] = ()
     given: tuple[str, ...] = ()
     not_run: str = ""
+    measured: Measured | None = None
 
     @property
     def pairs(self) -> list[tuple[Version, str]]:

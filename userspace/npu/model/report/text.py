@@ -8,6 +8,9 @@ from collections.abc import Iterable, Sequence
 from bsp.base.output import table
 from bsp.base.words import counted
 
+from ...profile.measured import Measured
+from ...profile.shown import EMULATED
+from ...profile.shown import text as profile_text
 from ..faults import known_faults
 from ..graph import Tensor
 from ..summary import output_of
@@ -36,6 +39,7 @@ def text(facts: Facts) -> str:
         "\n".join(head),
         _versions(facts),
         runs(facts),
+        _measured(facts),
         section("What to do", _advice(facts)),
         section("Known to come out wrong (seen on virtual NPUs; docs/findings)", faults(facts)),
         section("Left to the CPU", left_to_cpu(facts)),
@@ -44,6 +48,31 @@ def text(facts: Facts) -> str:
         line(last_words(facts)),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _measured(facts: Facts) -> str:
+    found = facts.measured
+    if found is None:
+        return ""
+    words = line(f"Measured on {measured_words(found)}")
+    profile = found.row.get("profile")
+    shown_profile = (
+        profile_text("Time by operation", profile, emulated=found.emulated) if profile else ""
+    )
+    return "\n".join(filter(None, [words, shown_profile]))
+
+
+def measured_words(found: Measured) -> str:
+    """Return what came out on a board, in a sentence."""
+    row = found.row
+    said = f"{found.where}: {row['status']}"
+    if row["latency_ms"]:
+        times = row["latency_ms"]
+        said += f", {times['median']:.4g} ms an inference (median of {times['n']})"
+    if row["first_ms"] is not None:
+        said += f", {row['first_ms']:.4g} ms the first"
+    said += f": {shown(row['reason'], 400)}" if row["reason"] else ""
+    return said + (f" (times are {EMULATED})" if found.emulated else "")
 
 
 def _versions(facts: Facts) -> str:

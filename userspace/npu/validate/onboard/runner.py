@@ -340,14 +340,17 @@ def delegated(interpreter: Any, total_ops: int) -> dict[str, Any]:
 # --- the environment -------------------------------------------------------------------------
 
 
-def set_environment(asked: dict[str, str], rusticl: str | None) -> None:
+def set_environment(asked: dict[str, str], rusticl: str | None, preload: str | None = None) -> None:
     """Set variables before anything is loaded; starts this program anew if the linker has to see them.
 
-    A folder of our own with rusticl in it comes behind what was asked for.
+    A folder of our own with rusticl in it comes behind what was asked for, ``preload`` before it.
     """
     linker = ("LD_LIBRARY_PATH", "LD_PRELOAD")
     before = [os.environ.get(name, "") for name in linker]
     os.environ.update(asked)
+    if preload:
+        loaded = [preload, *os.environ.get("LD_PRELOAD", "").split(":")]
+        os.environ["LD_PRELOAD"] = ":".join(dict.fromkeys(filter(None, loaded)))
     if rusticl:
         more = (f"{rusticl}/lib", f"{rusticl}/lib/libclc_path.so")
         for name, path in zip(linker, more, strict=True):
@@ -357,6 +360,14 @@ def set_environment(asked: dict[str, str], rusticl: str | None) -> None:
         os.environ["NPU_BSP_LIBCLC"] = f"{rusticl}/clc"
     if [os.environ.get(name, "") for name in linker] != before:
         os.execv(sys.executable, [sys.executable, *sys.argv])  # noqa: S606
+
+
+def profile_library() -> str | None:
+    """Return the library that has to be preloaded for a profile; None if it is, or is not there."""
+    import profiling  # type: ignore[import-not-found]
+
+    library = ROOT / "lib" / profiling.LIBRARY_NAME
+    return str(library) if library.exists() and not profiling.preloaded() else None
 
 
 # --- one delegate, in a process of its own ---------------------------------------------------
@@ -394,12 +405,17 @@ def not_there(name: str, library: str | None) -> str:
 
 
 def run_delegate(module: Any, job: argparse.Namespace, model: bytes, picture: Any,
-                 delegate: str) -> dict[str, Any]:  # fmt: skip
-    """Run the model once, then up to ``job.runs`` times within ``job.budget`` seconds."""
+                 delegate: str, profiled: bool = False) -> dict[str, Any]:  # fmt: skip
+    """Run the model once, then up to ``job.runs`` times within ``job.budget`` seconds.
+
+    ``profiled``: return when each job began and ended, in place of what came out.
+    """
     import model_inputs  # type: ignore[import-not-found]
     import preprocess  # type: ignore[import-not-found]
+    import profiling
 
     kind, library, options = parse_delegate(delegate, job.opencl)
+    one_job = profiled and profiling.ask_for_one_job_a_submit(library)
     arguments: dict[str, Any] = {"model_content": model, "num_threads": job.threads}
     resolver = module.OpResolverType
     if kind == "cpu-reference" or (kind == "external" and job.portable):
@@ -448,6 +464,12 @@ def run_delegate(module: Any, job: argparse.Namespace, model: bytes, picture: An
     start = time.perf_counter()
     interpreter.invoke()
     first_ms = (time.perf_counter() - start) * 1000
+    if profiled:
+        try:
+            found = profiling.record(interpreter.invoke, job.runs, job.budget)
+        except profiling.ProfileError as error:
+            raise StageError("profile", str(error)) from error
+        return {**found, "one_job_a_submit": one_job}
     most = min(job.runs, REFERENCE_RUNS) if kind == "cpu-reference" else job.runs
     runs_ms = timed_runs(interpreter.invoke, most, job.budget)
 
@@ -677,6 +699,13 @@ def run(job: argparse.Namespace) -> dict[str, Any]:
             facts |= in_child(
                 lambda name=delegate: run_delegate(module, job, model, picture, name), job.timeout
             )
+            if job.profile and is_teflon and "error" not in facts:
+                # Mesa looks at its options once a process.
+                facts["profile"] = in_child(
+                    lambda name=delegate: run_delegate(module, job, model, picture, name, True),
+                    job.timeout,
+                )
+                del facts["profile"]["log"]
         facts["kernel_log"] = kernel_log.read()
         results.append(facts)
     return {
@@ -712,6 +741,9 @@ def main() -> int:
     parser.add_argument(
         "--rusticl", help="folder with Mesa's OpenCL driver, where none is installed"
     )
+    parser.add_argument(
+        "--profile", action="store_true", help="take the times of teflon's jobs, too"
+    )
     parser.add_argument("--portable", action="store_true",
                         help="run what a delegate leaves on the portable kernels")  # fmt: skip
     parser.add_argument("--runs", type=int, default=50, help="measured runs at most")
@@ -722,7 +754,8 @@ def main() -> int:
     job = parser.parse_args()
     if any("=" not in word for word in job.env):
         parser.error("--env takes NAME=VALUE")
-    set_environment(dict(word.split("=", 1) for word in job.env), job.rusticl)
+    asked = dict(word.split("=", 1) for word in job.env)
+    set_environment(asked, job.rusticl, profile_library() if job.profile else None)
     # Mesa src/gallium/frontends/teflon: the delegate then says what it took; read before it loads.
     os.environ.setdefault("TEFLON_DEBUG", "verbose")
     try:

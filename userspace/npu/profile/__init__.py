@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Time by operation, taken on a board."""
