@@ -24,8 +24,10 @@ from tests.support.models.inputs import one_conv
 from tests.support.models.rule_cases import cases
 from tests.support.models.small_nets import Net
 from userspace.npu.model import tiny_detector
+from userspace.npu.model.faults.known_faults import Fault
 from userspace.npu.model.graph import Model, Operation, Tensor, read_model
 from userspace.npu.model.partitions import partitions
+from userspace.npu.model.prediction import Refusal
 from userspace.npu.model.report import document as report_document
 from userspace.npu.model.report import page
 from userspace.npu.model.report import text as report_text
@@ -523,3 +525,31 @@ def test_an_npu_and_a_mesa_that_no_rule_covers(tmp_path: Path) -> None:
         of_case(tmp_path, Case("conv", 8, 8, 8, 8), npu="rk3588", mesa="25.0.7")
     with pytest.raises(UserError, match="did you mean 'a311d'"):
         of_case(tmp_path, Case("conv", 8, 8, 8, 8), npu="a3111d")
+
+
+def test_what_hardly_goes_to_the_npu_is_to_be_changed_first(tmp_path: Path) -> None:
+    """Its ADDs alone are taken, and come out wrong: that is not the first thing to say."""
+    net = Net(16, dtype="int8")
+    first, second = net.tanh(net.conv(0, 8)), net.tanh(net.conv(0, 8))
+    content = net.model([net.add(first, second)])
+    facts = facts_of(tmp_path, content)
+    left = Refusal("per-tensor", "a test")
+    alone = replace(facts.versions[0], refusals=(*[left] * 4, None))
+    found = report_document.verdict(replace(facts, versions=(alone,)))
+    assert found.answer == report_document.CHANGE
+
+
+def test_a_tiny_operation_that_is_right_does_not_outweigh_wrong_ones(tmp_path: Path) -> None:
+    """SSDLite MobileDet: one tiny convolution is wrong with 25.0.7, ten RESHAPEs are with 26.x."""
+    net = Net(16)
+    small = net.conv(net.conv(0, 8), 8)
+    facts = facts_of(tmp_path, net.model([net.tanh(small), net.tanh(small)]))
+    wrong = Fault("is wrong", "", ("imx8mp",), (), lambda *_: True, "none")
+    few, many = (
+        replace(each, refusals=(None,) * 4, faults=tuple(("imx8mp", place, wrong) for place in at))
+        for each, at in zip(facts.versions, [(1,), (2, 3)], strict=False)
+    )
+    changed = replace(
+        facts, macs=(1_000_000, 10, 0, 0), versions=(many, few), npus={"imx8mp": "etnaviv"}
+    )
+    assert report_document.best(changed)[0] is few

@@ -50,6 +50,8 @@ def verdict(facts: Facts) -> Verdict:
     if sum(facts.macs):
         why += f" and {percent(facts.share(version))} of the multiplications"
     why += f" go to the NPU with {_mesa(version)}"
+    if facts.share(version) < _HARDLY_ANY:
+        return Verdict(CHANGE, why)
     run = run_of(facts, version, npu)
     if run and run.status in BAD:
         return Verdict(WRONG, f"{why}; run on a virtual {npu}, {_ended(run)}")
@@ -60,8 +62,6 @@ def verdict(facts: Facts) -> Verdict:
         return Verdict(WRONG, f"{why}; {len(wrong)} of them {are} known to come out wrong on {npu}")
     if not is_swept(version.mesa, npu):
         why += "; what comes out wrong there is not known"
-    if facts.share(version) < _HARDLY_ANY:
-        return Verdict(CHANGE, why)
     others = [
         name for each, name in facts.pairs if each is version and _is_wrong(facts, each, name)
     ]
@@ -106,18 +106,21 @@ def _ended(run: Run) -> str:
 def best(facts: Facts) -> tuple[Version, str]:
     """Return the Mesa and the NPU that do best: most multiplications right, then least that is wrong.
 
-    Where it was run and came out wrong, nothing counts as right.
+    Less than a hundredth of all multiplications does not count before that. Where it was run and came out
+    wrong, nothing counts as right.
     """
+    hundredth = max(sum(facts.macs) // 100, 1)
 
     def right(pair: tuple[Version, str]) -> tuple[int, int, int, int]:
         version, npu = pair
         run = run_of(facts, version, npu)
         if run:
             taken = version.taken if run.status in GOOD else ()
-            return bool(taken), sum(facts.macs[index] for index in taken), bool(taken), 0
+            macs = round(sum(facts.macs[index] for index in taken) / hundredth)
+            return bool(taken), macs, bool(taken), 0
         wrong = {index for index, _ in version.faults_on(npu)}
         good = [index for index in version.taken if index not in wrong]
-        macs = sum(facts.macs[index] for index in good)
+        macs = round(sum(facts.macs[index] for index in good) / hundredth)
         return True, macs, bool(good) - len(wrong), -len(wrong)
 
     return max(facts.pairs, key=right)
