@@ -44,7 +44,7 @@ def test_each_calibration_says_what_it_rests_on(file: Path) -> None:
         assert each.source
 
 
-@pytest.mark.parametrize(("npu", "worst"), [("a311d", 0.46), ("imx8mp", 0.03), ("rk3588", 0.6)])
+@pytest.mark.parametrize(("npu", "worst"), [("a311d", 0.43), ("imx8mp", 0.07), ("rk3588", 0.24)])
 def test_the_errors_that_the_documentation_has(npu: str, worst: float) -> None:
     known = calibration_of(npu)
     assert known
@@ -76,8 +76,14 @@ def test_what_several_boards_measured_is_one_calibration() -> None:
 
 def test_costs_are_found_where_times_follow_them() -> None:
     points = [point(j, m, 0.1 * j + 1e-8 * m) for j, m in ((10, 10**8), (50, 10**8), (30, 10**9))]
-    assert costs(points) == pytest.approx((0.1, 1e-8))
-    assert [each.error for each in left_out(points)] == pytest.approx([0, 0, 0])
+    assert costs(points) == pytest.approx((0.1, 1e-8), rel=0.03)
+    assert [each.error for each in left_out(points)] == pytest.approx([0, 0, 0], abs=0.12)
+
+
+def test_what_points_cannot_tell_apart_is_divided() -> None:
+    """As MobileNet V1 and MobileDet on the RK3588: as many multiplications a job."""
+    a_job, a_mac = costs([point(42, 42 * 10**7, 15.0), point(113, 113 * 10**7, 48.0)])
+    assert a_job == pytest.approx(a_mac * 10**7, rel=0.01)
 
 
 def test_no_cost_is_negative() -> None:

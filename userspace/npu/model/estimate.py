@@ -4,9 +4,8 @@
 The files in ``calibration/`` have the models whose time on a board is known, with their jobs,
 multiplications and bytes: ``NPU.json`` what was published, others what was measured on a board
 (``model-report --host``). Time is taken as so much a job and so much a multiplication; neither is less than
-nothing. Bytes in place of multiplications were tried, and are further off (docs/model-report.md). How far
-off an estimate is shows when each model is left out and estimated from the others: as far off are ``low``
-and ``high``. Pure.
+nothing. Bytes, too, were tried, and are further off (docs/model-report.md). How far off an estimate is
+shows when each model is left out and estimated from the others: as far off are ``low`` and ``high``. Pure.
 """
 
 from __future__ import annotations
@@ -27,6 +26,8 @@ FORMAT = 1
 _LEAST_POINTS = 3
 _LEAST_BAND = 0.2
 """Low and high are at least so far from likely: three models are few, and boards' clocks differ."""
+_RIDGE = 0.01
+"""How much it counts that costs are small; the relative error of each point counts 1."""
 _RANGE = 4.0
 """What would take less than this part of the shortest known time, or more than so often the longest, is
 not estimated."""
@@ -153,20 +154,27 @@ def merged(found: Sequence[Calibration]) -> Calibration | None:
 
 
 def costs(points: Sequence[Point]) -> tuple[float, float]:
-    """Return milliseconds a job and a multiplication, with the least relative errors; none is below 0."""
-    sizes = np.array([[point.jobs, point.macs] for point in points], float)
+    """Return milliseconds a job and a multiplication, with the least relative errors; none is below 0.
+
+    Where the points cannot tell jobs from multiplications, since all have as many of one as of the other,
+    time is divided between the two (ridge regression, both costs in parts of an average point's time).
+    """
     times = np.array([point.likely_ms for point in points])
-    rows = sizes / times[:, None]
+    rows = np.array([[point.jobs, point.macs] for point in points], float) / times[:, None]
+    units = rows.mean(axis=0)
+    rows = rows / units
     best: tuple[float, tuple[float, float]] | None = None
     for kept in ((0, 1), (0,), (1,)):
-        solved = np.linalg.lstsq(rows[:, kept], np.ones(len(points)), rcond=None)[0]
+        some = rows[:, kept]
+        squares = some.T @ some + _RIDGE * np.eye(len(kept))
+        solved = np.linalg.solve(squares, some.sum(axis=0))
         if (solved < 0).any():
             continue
         found = np.zeros(2)
         found[list(kept)] = solved
-        error = float(np.square(rows @ found - 1).sum())
+        error = float(np.square(rows @ found - 1).sum() + _RIDGE * np.square(found).sum())
         if best is None or error < best[0] - 1e-12:
-            best = (error, (float(found[0]), float(found[1])))
+            best = (error, (float(found[0] / units[0]), float(found[1] / units[1])))
     if best is None:  # one column of positive numbers has a positive solution
         raise RuntimeError("no column of the measurements has a positive solution")
     return best[1]
