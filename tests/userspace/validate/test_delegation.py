@@ -4,11 +4,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from userspace.npu.validate.judge.delegation import parse_log
+from userspace.npu.validate.label_image import _predictions
+from userspace.npu.validate.records import RunnerDocument
+from virtual.gates.build import build
+from virtual.gates.cases import Case
 
 DATA = Path(__file__).parent / "data"
 
@@ -28,6 +34,16 @@ idx scale     zp has_data size
 teflon: compiled graph, took 12 ms
 teflon: invoked graph, took 3 ms
 """
+
+
+@pytest.mark.parametrize(
+    ("mesa", "predicted"), [("25.0.7-2", 1), ("25.0.7+npu-bsp0.2.0.p25", None)]
+)
+def test_what_patches_refuse_is_not_predicted(mesa: str, predicted: int | None) -> None:
+    row = {"delegate": "teflon", "mesa": mesa, "log": "Teflon delegate: loaded etnaviv driver\n"}
+    facts = cast("RunnerDocument", {"results": [row]})
+    found = _predictions(facts, build(Case("conv", 8, 8, 3, 8)).model).get("teflon")
+    assert (len(found.taken) if found else None) == predicted
 
 
 def test_a_log_of_mobilenet() -> None:
