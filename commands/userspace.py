@@ -75,6 +75,7 @@ def build_delegate(_: Context, name: str, jobs: int = 0, dry_run: bool = False) 
         "patches": "series of our patches by name, or none (default: the one for the source's version)",
         "drivers": "NPU drivers that are built in: etnaviv, rocket, ethosu; several with commas",
         "distribution": "Debian suite whose libraries it is built against",
+        "opencl": "refused: says why, and where rusticl comes from",
         "jobs": "compilers at once (default: one a core)",
         "output": "folder that gets a copy of the result",
         "dry-run": "check the arguments, and say what would be built; fetches nothing",
@@ -86,6 +87,7 @@ def build_mesa(
     patches: str = "",
     drivers: str = "etnaviv",
     distribution: str = "trixie",
+    opencl: bool = False,
     jobs: int = 0,
     output: str = "",
     dry_run: bool = False,
@@ -96,7 +98,12 @@ def build_mesa(
     from userspace.npu.mesa import build
 
     request = build.request_for(
-        source=source, patches=patches, drivers=drivers, suite=distribution, jobs=jobs
+        source=source,
+        patches=patches,
+        drivers=drivers,
+        suite=distribution,
+        jobs=jobs,
+        opencl=opencl,
     )
     if dry_run:
         planned = build.plan(request)

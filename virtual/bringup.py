@@ -37,6 +37,8 @@ PATCHED = "patched"
 _DELEGATES = "cpu,cpu-reference,teflon"
 # The times of an emulated board say nothing: enough of them to see that the second run is as the first.
 _RUNS = 10
+# A board boots in half a minute; in QEMU, on a machine that has much else to do, it takes minutes.
+_BOOT_S = 600.0
 _ROOT = "the virtual board's root file system"
 _USERSPACE = "userspace and kernel"
 
@@ -233,7 +235,7 @@ def _boot_dts(row: Row, board: Board) -> None:
 def _virtual_up(row: Row, board: Board) -> None:
     from virtual.boards import boards
 
-    up = boards.up(board.name, name=INSTANCE)
+    up = boards.up(board.name, name=INSTANCE, timeout_s=_BOOT_S)
     row.detail = up.document()
     row.status = "pass"
     row.result = f"SSH after {up.seconds:.1f} s, on port {up.board.port}"
@@ -244,7 +246,7 @@ def _deploy(row: Row, board: Board, mesa: BuiltMesa | None) -> None:
     from images.bundle.assemble import bundle_for
     from images.deploy.deploy import Target, deploy, raise_for
 
-    done = deploy(Target(resolve(INSTANCE)), bundle=None, board=board,
+    done = deploy(Target(resolve(INSTANCE), timeout_s=_BOOT_S), bundle=None, board=board,
                   make_bundle=functools.partial(bundle_for, mesa=mesa))  # fmt: skip
     row.detail = done.document()
     row.result = f"{done.outcome}: generation {done.to}"

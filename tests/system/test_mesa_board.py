@@ -53,7 +53,9 @@ def test_models_pass_on_its_npu(host: Host, model: str, capsys: pytest.CaptureFi
     test = "label_image"
     if model == MOBILEDET:
         test, model = "detect", str(mesa_tree("distribution:trixie").path / MOBILEDET)
-    request = SmokeTestRequest("cpu-reference,teflon", model=model, runs=2, budget_s=5, views=0)
+    request = SmokeTestRequest(
+        "cpu-reference,teflon", model=model, runs=2, budget_s=5, views=0, timeout_s=900
+    )
     document = smoke_test(test, request, host=host)
     (row,) = [each for each in document["results"] if each["delegate"] == "teflon"]
     assert row["status"] == "pass", row["reason"]

@@ -68,12 +68,19 @@ def request_for(
     drivers: str = "etnaviv",
     suite: str = "trixie",
     jobs: int = 0,
+    opencl: bool = False,
 ) -> MesaRequest:
     """Return a request, checked as far as that goes without fetching.
 
     Raises:
         UserError: an argument is no good, or a program is missing.
     """
+    if opencl:
+        raise UserError(
+            "rusticl is not built here: it needs LLVM, Clang, libclc, the SPIR-V translator and Rust for "
+            "arm64, and no patch of ours is for it",
+            hint="leave --opencl out; ./inv smoke-test --rusticl sends the distribution's to a board",
+        )
     source = source or DEFAULT
     check_source_name(source)
     patches_of(patches)
