@@ -98,10 +98,12 @@ class Ledger:
             planes = job.out_plane * job.shape.out_channels
             self._writers.append((job.out_address, planes, operation))
 
-    def job(self, operation: int | None) -> None:
-        """Enter a job of which no more is known than whose it is."""
+    def job(self, operation: int | None, job: Mapping[str, Any]) -> None:
+        """Enter a job by its record, a ``JobRecord`` as a dictionary."""
         self.nn_jobs += 1
-        self._entry(operation).add(0, 0)
+        self._entry(operation).add(
+            job["read_bytes"], job["written_bytes"], job["coefficient_bytes"]
+        )
         self._entry(operation).computed = True
 
     def tp(self, job: TpJob, target_bytes: int) -> None:

@@ -195,7 +195,7 @@ class _OneNpu:
         )
 
     def _rocket(self, poison: int) -> Run:
-        """Run it on a Rockchip NPU; its jobs are counted, what they read and write is not."""
+        """Run it on a Rockchip NPU; its jobs say what they read and write."""
         known = tasks_of(self._path)
         attempt = self._client.attempt(
             self._path,
@@ -207,7 +207,7 @@ class _OneNpu:
         ledger = Ledger({})
         for job in attempt.report.job_list:
             named = NAMED.match(job["operation"])
-            ledger.job(int(named[1]) if named else None)
+            ledger.job(int(named[1]) if named else None, job)
         return self._judged(attempt, ledger)
 
     def _exact(self, poison: int) -> Run:

@@ -32,6 +32,7 @@ class JobRecord:
         unit: ``NN`` or ``TP`` of a Vivante NPU; ``CNA`` of a Rockchip one, each task of a job.
         macs: multiplications as a dense convolution; 0 for TP jobs.
         coefficient_bytes: stored size of the coefficients; 0 for TP jobs.
+        read_bytes, written_bytes: what it reads besides, and writes; of a Rockchip NPU only.
     """
 
     number: int
@@ -42,6 +43,8 @@ class JobRecord:
     seconds: float
     macs: int = 0
     coefficient_bytes: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
 
 
 class Watch(Protocol):

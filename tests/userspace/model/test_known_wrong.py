@@ -8,7 +8,7 @@ import hashlib
 import pytest
 
 from userspace.npu.model.faults import graph_conditions, known_wrong
-from userspace.npu.model.faults.known_faults import Surroundings
+from userspace.npu.model.faults.known_faults import Surroundings, faults_of
 from userspace.npu.model.faults.known_wrong import Verdict, npu_of_soc, verdicts, wrong_models
 from userspace.npu.model.graph import Operation, Tensor
 from virtual.gates.build import build
@@ -98,3 +98,54 @@ def test_reshapes_and_scales_that_one_job_cannot_have() -> None:
         weights = tensor(2, 64, scales=scales)
         layer = Operation(0, "FULLY_CONNECTED", 1, (tensor(1, 64), weights, None), (tensor(1, 2),))
         assert graph_conditions.connected_per_axis(layer, around) == wrong
+
+
+def sized(*shape: int, dtype: str = "uint8", scale: float = 0.02) -> Tensor:
+    return Tensor("t", shape, dtype, (scale,), (0,))
+
+
+def said_of(operation: Operation, mesa: str, npu: str = "imx8mp") -> str:
+    """What is known of an operation between CPU and CPU."""
+    ids = [id(each) for each in (*operation.inputs, *operation.outputs)]
+    around = Surroundings(ids[: len(operation.inputs)], ids[len(operation.inputs) :])
+    return "; ".join(fault.what for fault in faults_of(operation, around, npu, mesa))
+
+
+def joined(rows: int, columns: int, *, scale: float = 0.02) -> Operation:
+    parts = (sized(1, rows, columns, 8), sized(1, rows, columns, 8, scale=scale))
+    return Operation(0, "CONCATENATION", 1, parts, (sized(1, rows, columns, 16),))
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "wrong"), [(1, 17, 1), (17, 1, 1), (1, 1, 0), (2, 9, 0)]
+)
+def test_a_side_of_one_pixel_leaves_the_order_also_of_a_concatenation(
+    rows: int, columns: int, wrong: bool
+) -> None:
+    assert ("height or width 1" in said_of(joined(rows, columns), "26.1.6")) == wrong
+    assert said_of(joined(rows, columns), "25.0.7") == ""
+
+
+def test_a_concatenation_of_other_scales_is_known() -> None:
+    assert "keep their own" in said_of(joined(4, 4, scale=0.03), "25.0.7")
+    assert said_of(joined(4, 4), "25.0.7") == ""
+
+
+def test_an_operation_on_indices_is_known() -> None:
+    """Mesa's CI names these of MoveNet as failing on an i.MX 8M Plus."""
+    tensors = (sized(1, 17, dtype="int32"), None), (sized(17, dtype="int32"),)
+    assert "no bytes" in said_of(Operation(0, "RESHAPE", 1, *tensors), "26.2.6")
+
+
+@pytest.mark.parametrize(
+    ("stride", "mesa", "wrong"), [(1, "26.2.6", 1), (2, "26.2.6", 0), (2, "26.1.6", 1)]
+)
+def test_kernels_of_seven_with_stride_2_are_right_since_26_2(
+    stride: int, mesa: str, wrong: bool
+) -> None:
+    size = 40 // stride
+    operation = Operation(
+        0, "CONV_2D", 1, (sized(1, 40, 40, 3), sized(16, 7, 7, 3), None), (sized(1, size, size, 16),),
+        strides=(stride, stride), same=True,
+    )  # fmt: skip
+    assert ("kernel of 7" in said_of(operation, mesa)) == wrong

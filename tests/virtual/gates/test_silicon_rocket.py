@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 
 from virtual.gates import packages
+from virtual.gates.build import build
+from virtual.gates.cases import Case
+from virtual.gates.model_runner import model_runner, reference
 from virtual.gates.silicon import gate
 from virtual.gates.silicon.lists import FAIL, PASS, UNJUDGED, Lists, read_lists
 from virtual.gates.silicon.run import Outcome, run_tests
@@ -86,6 +89,30 @@ def judged() -> Callable[[Collection[str]], dict[str, str]]:
 @pytest.mark.network
 def test_the_virtual_npu_agrees(judged: Callable[[Collection[str]], dict[str, str]]) -> None:
     assert judged(CHOSEN) == CHOSEN
+
+
+# Of a later list (Mesa's commit 31e2daeaaac8), by shape: Inception V1's operations 24, 32, 72 and 75.
+INCEPTION = {
+    Case("conv", 14, 14, 96, 208, kernel=3): PASS,
+    Case("conv", 14, 14, 112, 224, kernel=3): FAIL,
+    Case("conv", 7, 7, 832, 192): PASS,
+    Case("conv", 7, 7, 48, 128, kernel=3): FAIL,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_what_was_learned_from_one_list_foretells_a_later_one() -> None:
+    delegate = packages.find_delegate("trixie-backports")
+    found = {}
+    with model_runner(delegate) as runner:
+        for case in INCEPTION:
+            made = build(case)
+            attempt = runner.attempt(runner.file(made.model), list(made.inputs), NPU)
+            (right,) = reference(made.model, list(made.inputs))
+            apart = np.abs(attempt.outputs[0].astype(int) - right.astype(int)).max()
+            found[case] = FAIL if apart > 6 else PASS  # the tolerance of that Mesa's tests
+    assert found == INCEPTION
 
 
 def one_byte_for_all(task: Task, channels: int) -> Any:

@@ -157,8 +157,10 @@ class Engine:
             raise
         seconds = time.perf_counter() - started
         record = JobRecord(
-            number, UNIT, address, task.describe(), operation, seconds, macs=task.macs
-        )
+            number, UNIT, address, task.describe(), operation, seconds, macs=task.macs,
+            coefficient_bytes=task.weight_bytes, read_bytes=task.read_bytes,
+            written_bytes=task.written_bytes,
+        )  # fmt: skip
         if self.watch:
             self.watch.job_ends(record)
         if self.on_job:

@@ -137,6 +137,17 @@ class Task:
         return self.kernel_height * self.kernel_width * self.aligned_channels * self.kernels
 
     @property
+    def read_bytes(self) -> int:
+        """Bytes of input, biases and second tensor, each once; the weights are left out."""
+        image = self.height * self.width * (1 if self.planar else self.aligned_channels)
+        return image + 4 * self.out_channels + (self.written_bytes if self.addend else 0)
+
+    @property
+    def written_bytes(self) -> int:
+        """Bytes of the output, with the channels that fill its last atom."""
+        return self.out_height * self.out_width * ATOM * -(-self.out_channels // ATOM)
+
+    @property
     def macs(self) -> int:
         """Multiplications, without those with channels that only fill an atom."""
         each = 1 if self.depthwise else self.channels

@@ -11,7 +11,7 @@ from ..faults import FaultError
 from ..memory import Access, Buffers
 from ..rocket.engine import jobs_of
 from ..rocket.registers import fields_of
-from ..rocket.task import ATOM, Task, parse
+from ..rocket.task import parse
 from ..rocket.weights import read_weights
 from .trace import Job, Submit
 
@@ -48,18 +48,6 @@ class TaskReader:
             "weights": weights.size,
             "zero_weights": weights.size - int(np.count_nonzero(weights)),
             "stored_bytes": task.weight_bytes,
-            "read_bytes": size_bytes + _read_bytes(task),
-            "written_bytes": task.out_height * task.out_width * _filled(task.out_channels),
+            "read_bytes": size_bytes + task.read_bytes + task.weight_bytes,
+            "written_bytes": task.written_bytes,
         }
-
-
-def _filled(channels: int) -> int:
-    return -(-channels // ATOM) * ATOM
-
-
-def _read_bytes(task: Task) -> int:
-    """Input, weights, biases and the second tensor, each once."""
-    pixels = task.height * task.width
-    image = pixels if task.planar else pixels * task.aligned_channels
-    second = task.out_height * task.out_width * _filled(task.out_channels) if task.addend else 0
-    return image + task.weight_bytes + 4 * task.out_channels + second

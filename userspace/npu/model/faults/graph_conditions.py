@@ -95,6 +95,15 @@ def many_parts(operation: Operation, _: Around) -> bool:
     return operation.kind == "CONCATENATION" and len(operation.inputs) > _MOST_PARTS
 
 
+def joined_of_other_scales(operation: Operation, _: Around) -> bool:
+    """A CONCATENATION of an input whose scale or zero point is not the output's."""
+    sink = output_of(operation)
+    return operation.kind == "CONCATENATION" and any(
+        each and sink and (each.scales, each.zero_points) != (sink.scales, sink.zero_points)
+        for each in operation.inputs
+    )
+
+
 def subtraction(operation: Operation, _: Around) -> bool:
     """A SUB."""
     return operation.kind == "SUB"

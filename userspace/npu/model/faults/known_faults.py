@@ -102,10 +102,10 @@ def _is_stride_2(operation: Operation, *kinds: str) -> bool:
     return operation.kind in (kinds or _CONVOLUTIONS) and operation.strides == (2, 2)
 
 
-def _float(operation: Operation, _: Surroundings) -> bool:
+def _other_types(operation: Operation, _: Surroundings) -> bool:
+    """Its values are no bytes: float, or the int32 of indices."""
     return any(
-        tensor and tensor.dtype.startswith("float")
-        for tensor in (data_of(operation), output_of(operation))
+        tensor and not tensor.is_bytes for tensor in (data_of(operation), output_of(operation))
     )
 
 
@@ -144,8 +144,11 @@ def _pointwise_relu6(operation: Operation, _: Surroundings) -> bool:
 
 def _height_one(operation: Operation, where: Surroundings) -> bool:
     rows, columns, channels = _size(output_of(operation))
+    # An ADD of what comes from the CPU stays in the CPU's order, which is right.
+    added = operation.kind == "ADD" and not _add_of_inputs(operation, where)
     return (
-        operation.kind in _CONVOLUTIONS and rows == 1 and columns > 1 and channels > 1
+        (operation.kind in (*_CONVOLUTIONS, "CONCATENATION") or added)
+        and min(rows, columns) == 1 and rows * columns > 1 and channels > 1
         and id(output_of(operation)) in where.to_cpu
     )  # fmt: skip
 
@@ -218,6 +221,10 @@ def _kernel_7(operation: Operation, _: Surroundings) -> bool:
     return operation.kind == "CONV_2D" and operation.same and max(_kernel(operation)) >= 7
 
 
+def _kernel_7_stride_1(operation: Operation, where: Surroundings) -> bool:
+    return _kernel_7(operation, where) and operation.strides == (1, 1)
+
+
 def _grouped(operation: Operation, _: Surroundings) -> bool:
     own = _size(weights_of(operation))[2]
     return operation.kind == "CONV_2D" and 0 < own < _input(operation)[2]
@@ -281,9 +288,9 @@ _SIZES = "choose an input size for which this layer's input is even"
 _UINT8 = "convert the model to uint8 instead of int8, or take an i.MX 8M Plus"
 _ADD_MESA = "take Mesa 25.0.7 (Debian trixie), or an i.MX 8M Plus"
 _FAULTS = (
-    Fault("is taken though it is float, and comes out as garbage",
-          "taken-and-wrong.md", _BOTH, _ALL, _float,
-          "quantise the model"),
+    Fault("is taken though its values are no bytes, and comes out as garbage",
+          "taken-and-wrong.md", _BOTH, _ALL, _other_types,
+          "quantise the model; operations on indices: take Mesa 25.0.7, or end the NPU's part before them"),
     Fault("has its bias corrected by stray bytes: all sums are off", "add-bias.md", (A311D,),
           _SINCE_26, _add_bias, _ADD_MESA),
     Fault("of int8: all sums are off", "older.md", (A311D,), _ALL, _add_int8, _UINT8),
@@ -296,8 +303,8 @@ _FAULTS = (
     Fault("is 1x1 with RELU6, and gets its coefficients in another order", "pointwise-relu6.md",
           (A311D,), _SINCE_26, _pointwise_relu6,
           "take Mesa 25.0.7, or train with RELU in place of RELU6"),
-    Fault("has an output of height 1 that stays channel by channel", "height-one.md", _BOTH,
-          _SINCE_26, _height_one, "take Mesa 25.0.7, or give it a height above 1"),
+    Fault("has an output of height or width 1 that stays channel by channel", "height-one.md", _BOTH,
+          _SINCE_26, _height_one, "take Mesa 25.0.7, or give it a height and width above 1"),
     Fault("is depthwise of stride 2 on odd sizes: no border at top and left", "older.md", _BOTH, _ALL,
           _depthwise_odd, _SIZES),
     Fault("is depthwise of stride 2 on 6 or 7 columns: it reads unfolded pixels", "older.md", (A311D,),
@@ -319,8 +326,10 @@ _FAULTS = (
     Fault("is depthwise of stride 2 on 2 columns: a border at the wrong side", "", _BOTH, ("25.0",),
           _depthwise_two, "choose another input size"),
     Fault("has a stride above 2", "taken-and-wrong.md", _BOTH, _ALL, _stride_3, "use stride 1 or 2"),
-    Fault("has a kernel of 7 or more with padding SAME", "taken-and-wrong.md", _BOTH, _ALL, _kernel_7,
-          "use kernels of 3 or 5"),
+    Fault("has a kernel of 7 or more with padding SAME", "taken-and-wrong.md", _BOTH, ("25.0", "26.1"),
+          _kernel_7, "use kernels of 3 or 5"),
+    Fault("has a kernel of 7 or more with padding SAME", "taken-and-wrong.md", _BOTH, ("26.2",),
+          _kernel_7_stride_1, "use kernels of 3 or 5"),
     Fault("is grouped: its weights have fewer channels than its input",
           "taken-and-wrong.md", _BOTH, _ALL, _grouped,
           "split it into ordinary convolutions, or train with one group"),
@@ -362,6 +371,8 @@ _FAULTS = (
     Fault("joins more than ten inputs: parts are missing, and of 32 it crashes",
           "taken-and-wrong.md", _BOTH,
           _ALL, around.many_parts, "join fewer at a time"),
+    Fault("joins inputs whose scales are not the output's: they keep their own", "taken-and-wrong.md",
+          _BOTH, _ALL, around.joined_of_other_scales, "quantise all of them with one scale and zero point"),
     Fault("is a SUB: its weights are those of an ADD", "taken-and-wrong.md", (A311D,), _SINCE_26,
           around.subtraction, _ADD_MESA),
     Fault("is a SUB of what the NPU computed: its output stays channel by channel", "taken-and-wrong.md",
