@@ -84,18 +84,20 @@ def bundle_for(
             f"{series!r}",
             hint="--kernel 6.12, or --kernel build:ID after ./inv build-kernel",
         )
-    given = dtb_of_board(dtb, board) if dtb else None
+    given_dtb = dtb_of_board(dtb, board) if dtb else None
     with lock.followed(board):
         prebuilt = kernel_named(series)
         with tempfile.TemporaryDirectory(prefix="npu-bsp-bundle-") as work:
-            blob = given or _dtb(board, prebuilt, series, Path(work), force_enable=force_enable)
-            check_fits(board, prebuilt.image, blob)
+            dtb_bytes = given_dtb or _dtb(
+                board, prebuilt, series, Path(work), force_enable=force_enable
+            )
+            check_fits(board, prebuilt.image, dtb_bytes)
             payload = (
                 build_payload(distribution=board.userspace.distribution, mesa=mesa)
                 if userspace
                 else None
             )
-            bundle = _cached(board, prebuilt, blob, payload)
+            bundle = _build_cached(board, prebuilt, dtb_bytes, payload)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(bundle.path, output, symlinks=True)
@@ -108,7 +110,7 @@ def _dtb(
     board: Board, kernel: PrebuiltKernel, series: str, work: Path, *, force_enable: bool
 ) -> bytes:
     base = None
-    if is_build(series):  # its source may carry patches that the tree by that name has not
+    if is_build(series):  # its source may carry patches that the distribution's does not have
         base = next(kernel.dtbs.glob(f"*/{board.dts}.dtb"), None)
         series = kernel.series
     if board.dts is None:
@@ -119,7 +121,9 @@ def _dtb(
         ).dtb.read_bytes()
 
 
-def _cached(board: Board, kernel: PrebuiltKernel, dtb: bytes, payload: Payload | None) -> Bundle:
+def _build_cached(
+    board: Board, kernel: PrebuiltKernel, dtb: bytes, payload: Payload | None
+) -> Bundle:
     if not board.boot:
         raise RuntimeError(f"the profile of {board.name} has no [boot]")
     digest = hashlib.sha256()
@@ -163,14 +167,14 @@ def _cached(board: Board, kernel: PrebuiltKernel, dtb: bytes, payload: Payload |
 
 
 def _inputs(payload: Payload | None) -> dict[str, str]:
-    """Names and versions of all that a bundle is made of, beside its kernel."""
-    found = {"busybox-static": initrd.busybox_version()}
+    """Return the names and versions of a bundle's inputs, except its kernel."""
+    versions = {"busybox-static": initrd.busybox_version()}
     if payload is not None:
-        found["userspace"] = payload.folder.name
-        found.update(
+        versions["userspace"] = payload.folder.name
+        versions.update(
             {str(part["name"]): str(part["version"]) for part in payload.manifest["parts"]}
         )
-    return found
+    return versions
 
 
 def _parts(kernel: PrebuiltKernel, payload: Payload | None) -> list[sbom.Part]:
@@ -206,7 +210,7 @@ def _parts(kernel: PrebuiltKernel, payload: Payload | None) -> list[sbom.Part]:
 
 
 def _where_from(part: dict[str, Any]) -> str:
-    """In words, what a part of the payload came as; of what was built here, from what, and with what."""
+    """Describe the file that a part of the payload came as; if built here, also its source and patches."""
     text = f"userspace/, {part['kind']} {part['file']}"
     if "origin" in part:
         text += f", from {part['origin']}, build {part['build_id']}"
@@ -216,7 +220,7 @@ def _where_from(part: dict[str, Any]) -> str:
 
 
 def _drop_old(folder: Path) -> None:
-    """Keep the newest bundles; their files are mostly hard links into the cache."""
-    found = [path for path in folder.iterdir() if (path / "manifest.json").exists()]
-    for path in sorted(found, key=lambda path: path.stat().st_mtime)[:-_KEPT_BUNDLES]:
+    """Remove all but the newest bundles."""
+    bundles_kept = [path for path in folder.iterdir() if (path / "manifest.json").exists()]
+    for path in sorted(bundles_kept, key=lambda path: path.stat().st_mtime)[:-_KEPT_BUNDLES]:
         remove(path)

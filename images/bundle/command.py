@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``bundle`` as it is typed: made, verified, signed or made twice; a document and a text each."""
+"""The ``bundle`` command: make, verify, sign or reproduce a bundle; each returns a document and a text."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def make(
     """Make a board's bundle.
 
     Raises:
-        UserError: no board is named, or as ``bundle_for``.
+        UserError: no board is named; and whatever ``bundle_for`` raises.
     """
     from images.bundle.assemble import bundle_for
     from images.deploy import show
 
-    made = bundle_for(
+    bundle = bundle_for(
         _profile(board),
         kernel=kernel or None,
         dtb=Path(dtb) if dtb else None,
@@ -44,7 +44,7 @@ def make(
         key=Path(key) if key else None,
         force_enable=force_enable,
     )
-    return Answer(show.bundle_document(made), show.bundle_text(made))
+    return Answer(show.bundle_document(bundle), show.bundle_text(bundle))
 
 
 @dataclass(frozen=True)
@@ -60,19 +60,19 @@ class RaucFlags:
 
 
 def check_format(chosen: str, rauc: RaucFlags, *, alone: bool) -> None:
-    """Refuse a format that there is not, and flags of RAUC's without it.
+    """Refuse an unknown format, and RAUC's flags without ``--format rauc``.
 
     Args:
-        alone: what was asked for is about a bundle of ours.
+        alone: ``--verify``, ``--sign`` or ``--reproduce`` was given.
 
     Raises:
-        UserError: as said.
+        UserError: the flags do not fit together.
     """
     if chosen not in ("npu-bsp", "rauc"):
         raise UserError(f"--format is {chosen!r}, expected npu-bsp or rauc")
     if chosen == "rauc" and alone:
         raise UserError(
-            "--verify, --sign and --reproduce are for bundles of this project's own",
+            "--verify, --sign and --reproduce do not apply to RAUC bundles",
             hint="rauc info --keyring=CERT FILE verifies a RAUC bundle",
         )
     if chosen != "rauc" and rauc != RaucFlags():
@@ -92,10 +92,10 @@ def make_rauc(
     mesa: str = "",
     force_enable: bool = False,
 ) -> Answer:
-    """Make a board's bundle as one for RAUC.
+    """Make a RAUC bundle for a board.
 
     Raises:
-        UserError: no board is named; or as ``rauc.prepare``, ``bundle_for``.
+        UserError: no board is named; and whatever ``rauc.prepare`` and ``bundle_for`` raise.
     """
     from images.bundle import rauc
 
@@ -115,7 +115,7 @@ def make_rauc(
     prepared = rauc.prepare(request)
     from images.bundle.assemble import bundle_for
 
-    made = rauc.make(
+    packed = rauc.make(
         request,
         prepared,
         bundle_for(
@@ -127,20 +127,20 @@ def make_rauc(
             force_enable=force_enable,
         ),
     )
-    return Answer(made.document, made.text())
+    return Answer(packed.document, packed.text())
 
 
 def verify(folder: str) -> Answer:
-    """Check a bundle: every byte of it.
+    """Check a bundle's signature and every byte of its files.
 
     Raises:
-        UserError: something is not as it was signed.
+        UserError: the bundle differs from what was signed.
     """
     with step("Reading the bundle"):
-        found = signing.verify(Path(folder))
-    manifest = found.manifest
+        bundle = signing.verify(Path(folder))
+    manifest = bundle.manifest
     document = {
-        "path": str(found.path),
+        "path": str(bundle.path),
         "verified": True,
         "format": manifest.format,
         "generation": manifest.generation,
@@ -151,24 +151,24 @@ def verify(folder: str) -> Answer:
         "inputs": manifest.inputs,
     }
     text = (
-        f"generation {manifest.generation} for {manifest.board}: signed by who is trusted here, "
+        f"generation {manifest.generation} for {manifest.board}: signed by a key that is trusted here, "
         f"{counted(len(manifest.files), 'file')}, {manifest.total_bytes / 1e6:.0f} MB, "
-        "all as they were signed"
+        "no file differs from its manifest"
     )
     return Answer(document, text)
 
 
 def sign(folder: str, key: str) -> Answer:
-    """Sign a bundle, after every file of it was compared with its manifest.
+    """Sign a bundle after comparing each of its files with the manifest.
 
     Raises:
-        UserError: it is not whole, or there is no such key.
+        UserError: a file is missing or differs, or there is no such key.
     """
-    found = bundles.load(Path(folder))
-    signing.check_content(found)
-    path = signing.sign(found, Path(key) if key else None)
-    document = {"path": str(found.path), "generation": found.generation, "signature": str(path)}
-    return Answer(document, f"generation {found.generation} signed: {path}")
+    bundle = bundles.load(Path(folder))
+    signing.check_content(bundle)
+    path = signing.sign(bundle, Path(key) if key else None)
+    document = {"path": str(bundle.path), "generation": bundle.generation, "signature": str(path)}
+    return Answer(document, f"generation {bundle.generation} signed: {path}")
 
 
 def reproduce(board: str, *, kernel: str, dtb: str, key: str, mesa: str = "") -> Answer:
@@ -180,20 +180,20 @@ def reproduce(board: str, *, kernel: str, dtb: str, key: str, mesa: str = "") ->
     from images.bundle.reproduce import reproduce as make_twice
 
     flags = {"--board": _profile(board).name, "--kernel": kernel, "--key": key}
-    words = [word for flag, value in flags.items() if value for word in (flag, value)]
+    arguments = [word for flag, value in flags.items() if value for word in (flag, value)]
     if dtb:
-        words += ["--dtb", str(Path(dtb).absolute())]
+        arguments += ["--dtb", str(Path(dtb).absolute())]
     if mesa:
-        words += ["--mesa", str(Path(mesa).absolute())]
-    found = make_twice(words)
+        arguments += ["--mesa", str(Path(mesa).absolute())]
+    comparison = make_twice(arguments)
     text = (
-        f"identical: generation {found['generation']}, {counted(found['files'], 'file')}, "
-        f"{found['bytes_total'] / 1e6:.0f} MB"
+        f"identical: generation {comparison['generation']}, {counted(comparison['files'], 'file')}, "
+        f"{comparison['bytes_total'] / 1e6:.0f} MB"
     )
-    return Answer({"board": board, **found}, text)
+    return Answer({"board": board, **comparison}, text)
 
 
 def _profile(board: str) -> Board:
     if not board:
-        raise UserError("which board? --board is missing", hint="./inv boards lists them")
+        raise UserError("--board is missing", hint="./inv boards lists them")
     return load_board(board)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Lock files: every input of a board's bundle, by version and SHA-256; builds follow one that is there."""
+"""Lock files: each input of a board's bundle by version and SHA-256; builds use exactly those inputs."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Input(msgspec.Struct, frozen=True):
 
     Attributes:
         kind: ``package``, ``source``, ``wheel``, ``kernel build``, ``model``...
-        sha256: of its content; "" where another input has its hash, or ``sha256_any`` has several.
-        sha256_any: of the files that may be taken for it: a wheel has one for each Python and machine.
+        sha256: of its content; "" where another input has the hash, or ``sha256_any`` has several.
+        sha256_any: of each file that is accepted: a wheel has one file for each Python and machine.
     """
 
     kind: str
@@ -52,8 +52,8 @@ class LockFile(msgspec.Struct, frozen=True):
     """The content of a lock file.
 
     Attributes:
-        answers: what was asked of package lists, and what they said.
-        files: names of fetched packages, and their SHA-256.
+        answers: query to a package list -> its result.
+        files: name of a fetched package -> its SHA-256.
     """
 
     format: int
@@ -66,7 +66,7 @@ class LockFile(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Locked(Result):
-    """What ``lock`` found.
+    """The result of ``lock``.
 
     Attributes:
         content: the lock file.
@@ -95,35 +95,35 @@ class Locked(Result):
     def text(self) -> str:
         """For people."""
         inputs = self.content.inputs
-        rows = [[each.kind, each.name, each.version] for each in inputs]
+        rows = [[entry.kind, entry.name, entry.version] for entry in inputs]
         if self.changes:
             rows = [[what, before or "-", now or "-"] for what, before, now in self.changes]
-            shown = table(["changed", "before", "now"], rows)
+            listing = table(["changed", "before", "now"], rows)
         elif self.notes:
-            shown = "\n".join(self.notes)
+            listing = "\n".join(self.notes)
         else:
-            shown = table(["kind", "input", "version"], rows)
-        return f"{shown}\n{counted(len(inputs), 'input')}, {self.path}"
+            listing = table(["kind", "input", "version"], rows)
+        return f"{listing}\n{counted(len(inputs), 'input')}, {self.path}"
 
 
 def default_file(board: Board) -> Path:
-    """Where the lock file of a board is looked for."""
+    """Return the path where builds look for the lock file of a board."""
     return PROJECT / "build" / f"{board.name}.lock.json"
 
 
 def lock(
     board: Board, *, kernel: str | None, file: str = "", update: bool = False, dry_run: bool = False
 ) -> Locked:
-    """Write the lock file of a board; one that is there stays as it is unless ``update``.
+    """Write the lock file of a board; an existing one is changed only with ``update``.
 
     Raises:
-        UserError: the kernel is no series of the distribution and no build; the file is not readable.
+        UserError: the kernel is neither a series of the distribution nor a build; the file is not readable.
         InfrastructureError: an input cannot be fetched.
     """
     path = Path(file) if file else default_file(board)
     before = read(path) if path.exists() else None
     if before is not None and not update:
-        note = "the lock file is there already; --update renews it, and shows what changes"
+        note = "the lock file exists already; --update renews it and shows what changes"
         return Locked(path, before, notes=(note,))
     series = kernel or (before.kernel if before else "") or board.kernel
     if not is_build(series):
@@ -142,13 +142,14 @@ def read(path: Path) -> LockFile:
     """Read a lock file.
 
     Raises:
-        UserError: it is none, or of another format.
+        UserError: it is not a lock file, or its format is another.
     """
     try:
         content = msgspec.json.decode(path.read_bytes(), type=LockFile)
     except (OSError, msgspec.MsgspecError) as error:
         raise UserError(
-            f"{path} is no lock file: {error}", hint=f"rm {path}; ./inv lock --board B writes one"
+            f"{path} is not a lock file: {error}",
+            hint=f"rm {path}; ./inv lock --board B writes one",
         ) from error
     if content.format != FORMAT:
         raise UserError(
@@ -159,7 +160,7 @@ def read(path: Path) -> LockFile:
 
 
 def locked_kernel(board: Board) -> str | None:
-    """The kernel that the board's lock file names, if there is one."""
+    """Return the kernel that the board's lock file names; None without a lock file."""
     path = default_file(board)
     if pins.current() is not None or not path.exists():
         return None
@@ -168,10 +169,10 @@ def locked_kernel(board: Board) -> str | None:
 
 @contextmanager
 def followed(board: Board, file: Path | None = None) -> Iterator[Path | None]:
-    """Build from exactly what the board's lock file names, if there is one.
+    """Build from exactly the inputs that the board's lock file names, if there is one.
 
     Raises:
-        UserError: it is of another board, or names wheels that this version does not use.
+        UserError: the file is another board's, or names wheels or a kernel build that are not here.
     """
     path = file or default_file(board)
     if pins.current() is not None or not path.exists():
@@ -180,19 +181,19 @@ def followed(board: Board, file: Path | None = None) -> Iterator[Path | None]:
     content = read(path)
     if content.board != board.name:
         raise UserError(f"{path} is the lock file of {content.board}, not of {board.name}")
-    say(f"following {path}")
-    for each in content.inputs:
+    say(f"using the inputs of {path}")
+    for entry in content.inputs:
         if (
-            each.kind in ("wheel list", "model list")
-            and sha256_of(PROJECT / each.name) != each.sha256
+            entry.kind in ("wheel list", "model list")
+            and sha256_of(PROJECT / entry.name) != entry.sha256
         ):
             raise UserError(
-                f"{path} was written with another {each.name}",
+                f"{path} was written for another version of {entry.name}",
                 hint=f"./inv lock --board {board.name} --update",
             )
-        if each.kind == "kernel build" and not _is_here(each):
+        if entry.kind == "kernel build" and not _is_here(entry):
             raise UserError(
-                f"{path} names a kernel that is not here: build:{each.name}",
+                f"{path} names a kernel that was not built on this machine: build:{entry.name}",
                 hint=f"./inv build-kernel --board {board.name}: the same source, patches, compiler and "
                 f"fragment give the same build id; or ./inv lock --board {board.name} --update",
             )
@@ -209,7 +210,7 @@ def _content(board: Board, series: str, *, fresh: bool) -> LockFile:
             release = package.removeprefix("linux-image-")
             parts = [part.format(release=release) for part in series_named(series).parts]
             Archive(suite, "arm64").download([package, *parts])
-        if board.dts is not None and not built:  # a build has its device trees
+        if board.dts is not None and not built:  # a built kernel comes with its device trees
             source_suite, source, _ = packaged(series, image=False)
             Archive(source_suite, "arm64").download([source])
         busybox = Archive("trixie", "arm64")
@@ -238,19 +239,19 @@ def _content(board: Board, series: str, *, fresh: bool) -> LockFile:
 
 
 def built_inputs(name: str) -> list[Input]:
-    """A kernel of build-kernel's, and what it was made of."""
+    """Return a kernel that build-kernel made, and its inputs."""
     file = record_file(name)
     record = json.loads(file.read_bytes())
 
-    def text(content: str) -> str:
+    def hash_text(content: str) -> str:
         return hashlib.sha256(content.encode()).hexdigest()
 
     return [
         Input("kernel build", record["build_id"], record["release"], sha256_of(file)),
         Input("kernel source", record["origin"], record["version"]),
         Input("compiler", record["compiler"], ""),
-        Input("kernel fragment", record["board"], "", text(record["fragment"])),
-        *(Input("patch", each["name"], "", each["sha256"]) for each in record["patches"]),
+        Input("kernel fragment", record["board"], "", hash_text(record["fragment"])),
+        *(Input("patch", patch["name"], "", patch["sha256"]) for patch in record["patches"]),
     ]
 
 
@@ -269,17 +270,17 @@ def _deb(name: str, sha256: str) -> Input:
 
 def _wheels(requirements: Path) -> list[Input]:
     text = requirements.read_text(encoding="utf-8").replace("\\\n", " ")
-    found = []
+    wheels = []
     for line in text.splitlines():
         match = re.match(r"([\w.-]+)==([\w.]+)", line)
         if match:
             hashes = re.findall(r"--hash=sha256:([0-9a-f]{64})", line)
-            found.append(Input("wheel", match[1], match[2], sha256_any=tuple(hashes)))
-    return found
+            wheels.append(Input("wheel", match[1], match[2], sha256_any=tuple(hashes)))
+    return wheels
 
 
 def _models() -> list[Input]:
-    """Models are known by their content alone; a board gets them for a smoke test, not in its bundle."""
+    """Models have no version, only a hash. They are copied by smoke-test, and are not in a bundle."""
     from userspace.npu.validate.models import catalogue
 
     return [
@@ -290,24 +291,27 @@ def _models() -> list[Input]:
 
 
 def _changes(before: LockFile, now: LockFile) -> list[tuple[str, str, str]]:
-    """What changed: (kind and name, version before, version now)."""
+    """Return the changed inputs: (kind and name, old version, new version)."""
 
     def by_name(content: LockFile) -> dict[str, tuple[str, str]]:
-        found = {}
-        for each in content.inputs:
-            sha256 = each.sha256 or " ".join(each.sha256_any)
-            # Models are listed once for each content that goes by their name.
-            content_name = sha256[:8] if each.kind in ("model", "image") else ""
-            found[f"{each.kind} {each.name} {content_name}".strip()] = each.version, sha256
-        return found
+        inputs = {}
+        for entry in content.inputs:
+            sha256 = entry.sha256 or " ".join(entry.sha256_any)
+            # A model is listed once for each content that has its name.
+            content_name = sha256[:8] if entry.kind in ("model", "image") else ""
+            inputs[f"{entry.kind} {entry.name} {content_name}".strip()] = entry.version, sha256
+        return inputs
 
-    old, new = by_name(before), by_name(now)
-    found = []
-    for name in sorted({*old, *new}):
-        one, other = old.get(name), new.get(name)
-        if one != other:
-            shown = [f"{each[0]} ({each[1][:8]})".strip() if each else "" for each in (one, other)]
-            found.append((name, shown[0], shown[1]))
+    old_inputs, new_inputs = by_name(before), by_name(now)
+    changes = []
+    for name in sorted({*old_inputs, *new_inputs}):
+        old_input, new_input = old_inputs.get(name), new_inputs.get(name)
+        if old_input != new_input:
+            shown = [
+                f"{side[0]} ({side[1][:8]})".strip() if side else ""
+                for side in (old_input, new_input)
+            ]
+            changes.append((name, shown[0], shown[1]))
     if before.kernel != now.kernel:
-        found.insert(0, ("kernel", before.kernel, now.kernel))
-    return found
+        changes.insert(0, ("kernel", before.kernel, now.kernel))
+    return changes

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""Bundles: what one generation on a board consists of, as a folder with one manifest.
+"""Bundles: the content of one generation of a board, as a folder with a manifest.
 
-    manifest.json                           what is in it, with the SHA-256 of each file
-    manifest.json.sig                       who made it: see sign.py
+    manifest.json                           lists the files, with the SHA-256 of each
+    manifest.json.sig                       its signature: see sign.py
     sbom.spdx.json                          versions, licences and sources of its parts: see sbom.py
     boot/{kernel,initrd,board.dtb}          what the boot loader loads
     modules/RELEASE/...                     appears on the board as /lib/modules/RELEASE
     userspace/...                           appears on the board as /run/npu-bsp/current/userspace
 
-A bundle is content-addressed: its generation is a hash of what is in it, so the same inputs give
+A bundle is content-addressed: its generation is a hash of its manifest, so that the same inputs give
 the same generation.
 """
 
@@ -30,7 +30,7 @@ from bsp.base.errors import UserError
 from bsp.base.progress import step
 from images.deploy.onboard.entries import problem_of
 
-if TYPE_CHECKING:  # apt and profiles are for those who assemble, not for those who deploy
+if TYPE_CHECKING:  # a deployment of a finished bundle loads neither apt nor profiles
     from bsp.kernel.packaged import PrebuiltKernel
     from bsp.profile import Board
 
@@ -39,15 +39,15 @@ GENERATION_DIGITS = 12
 DTB_MAX_BYTES = 2 << 20
 """The kernel's Documentation/arch/arm64/booting.rst, section 2."""
 
-# Options that every generation has: without them a kernel that panics, or hangs on a board with a
-# watchdog, would stay down. The second is systemd's, which opens the watchdog once there is one.
+# Kernel options of every generation: without them a kernel that panics, or that hangs on a board with a
+# watchdog, would stay down. The second makes systemd open the watchdog, where there is one.
 _REQUIRED_OPTIONS = {"panic": "10", "systemd.watchdog_sec": "60"}
-# Not listed: the manifest itself, and what is said of it.
-_ABOUT = ("manifest.json", "manifest.json.sig")
+# The manifest lists neither itself nor its signature.
+_NOT_LISTED = ("manifest.json", "manifest.json.sig")
 _BOOT_PARTS = ("boot/kernel", "boot/initrd", "boot/board.dtb")
-# modprobe finds nothing without it.
+# modprobe finds no module without it.
 _MODULE_INDEX = "modules.dep"
-# Links to where the kernel was built: dangling on a board.
+# Links to the folder where the kernel was built: dangling on a board.
 _BUILD_LINKS = ("build", "source")
 
 
@@ -72,10 +72,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """``manifest.json``.
 
     Attributes:
-        generation: first 12 hexadecimal digits of the SHA-256 over all the rest.
+        generation: first 12 hexadecimal digits of the SHA-256 of the rest of the manifest.
         compatible: root ``compatible`` strings of the board this is for, most specific first.
-        cmdline: kernel command line; None takes the running one of the board.
-        inputs: name and version of what it was made from.
+        cmdline: kernel command line; None keeps the one that the board runs with.
+        inputs: names and versions of what the bundle was made from.
     """
 
     format: int
@@ -88,10 +88,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     inputs: dict[str, str]
 
     def entry(self, path: str) -> Entry:
-        """The entry of one file.
+        """Return the entry of a file.
 
         Raises:
-            KeyError: there is none.
+            KeyError: the file is not listed.
         """
         for entry in self.files:
             if entry.path == path:
@@ -100,19 +100,19 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def total_bytes(self) -> int:
-        """Size of all regular files."""
+        """Total size of the regular files."""
         return sum(entry.size_bytes for entry in self.files)
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a bundle is assembled from.
+    """The parts that a bundle is assembled from.
 
     Attributes:
-        kernel: image and modules; ``kernel.dtbs`` is not used.
-        cmdline: kernel command line; None takes the running one of the board.
-        inputs: more names and versions for the manifest.
-        sbom: its SPDX document; empty for none.
+        kernel: its image and modules are used, its device trees are not.
+        cmdline: kernel command line; None keeps the one that the board runs with.
+        inputs: names and versions for the manifest, besides the kernel's.
+        sbom: the SPDX document; empty for none.
     """
 
     board: Board
@@ -134,11 +134,11 @@ class Bundle:
 
     @property
     def generation(self) -> str:
-        """Its name on a board."""
+        """The generation's name on a board."""
         return self.manifest.generation
 
     def file(self, entry: Entry) -> Path:
-        """Where the content of an entry is."""
+        """Return the path of an entry's content."""
         return self.path / entry.path
 
 
@@ -154,7 +154,7 @@ def assemble(parts: Parts, target: Path) -> Bundle:
         ("DTB", parts.dtb),
     ):
         if not path.is_file():
-            raise UserError(f"the {what} for the bundle is not there: {path}")
+            raise UserError(f"the {what} for the bundle is missing: {path}")
     if parts.dtb.stat().st_size > DTB_MAX_BYTES:
         raise UserError(
             f"{parts.dtb} has {parts.dtb.stat().st_size} bytes; arm64 kernels take {DTB_MAX_BYTES} at most",
@@ -163,15 +163,15 @@ def assemble(parts: Parts, target: Path) -> Bundle:
     release = parts.kernel.release
     if not (parts.kernel.modules / _MODULE_INDEX).is_file():
         raise UserError(
-            f"the modules of kernel {release} are not complete: {parts.kernel.modules} has no "
+            f"the modules of kernel {release} are incomplete: {parts.kernel.modules} has no "
             f"{_MODULE_INDEX}",
             hint=f"depmod -b FOLDER {release}, where FOLDER/lib/modules/{release} is that folder",
         )
-    with step("Assembling the bundle") as now:
+    with step("Assembling the bundle") as progress:
         try:
             (target / "boot").mkdir(parents=True)
             _place_kernel(parts.kernel.image, target / "boot/kernel")
-            # Copied, not linked: these two may be files that somebody goes on editing.
+            # Copied, not linked: the user may go on editing these two files.
             shutil.copyfile(parts.initrd, target / "boot/initrd")
             shutil.copyfile(parts.dtb, target / "boot/board.dtb")
             _place_tree(parts.kernel.modules, target / "modules" / release)
@@ -196,28 +196,29 @@ def assemble(parts: Parts, target: Path) -> Bundle:
         except BaseException:
             remove(target)
             raise
-        now.note(f"generation {manifest.generation}, {manifest.total_bytes / 1e6:.0f} MB")
+        progress.note(f"generation {manifest.generation}, {manifest.total_bytes / 1e6:.0f} MB")
     return Bundle(target, manifest)
 
 
 def load(path: Path) -> Bundle:
-    """Return the bundle in a folder. Its manifest is read and verified; ``check`` looks at the files.
+    """Return the bundle in a folder. Only its manifest is read and checked; ``check`` looks at the files.
 
     Raises:
-        UserError: it is no bundle, or its manifest is broken.
+        UserError: the folder is not a bundle, or its manifest is damaged.
     """
     file = path / "manifest.json"
     if not file.is_file():
         raise UserError(
-            f"{path} is no bundle: it has no manifest.json", hint="./inv bundle --board B makes one"
+            f"{path} is not a bundle: it has no manifest.json",
+            hint="./inv bundle --board B makes one",
         )
     return Bundle(path, decode(file.read_bytes(), str(file)))
 
 
 def check(bundle: Bundle) -> None:
-    """Refuse a bundle that is not whole: each file has to be there and have the right size.
+    """Refuse an incomplete bundle: each file must exist and have the listed size.
 
-    Content is hashed where it arrives: on the board.
+    Contents are not hashed here: the board does so as they arrive.
 
     Raises:
         UserError: a file is missing, or has another size.
@@ -265,11 +266,11 @@ def describe(
 
 
 def only_described(manifest: Manifest, files: Mapping[str, bytes], folder: Path) -> Bundle:
-    """Return a bundle of which only some files are in ``folder``: the board has the others already.
+    """Return a bundle with only some of its files in ``folder``: the board has the others already.
 
     Args:
-        manifest: its generation is worked out here.
-        files: path to content of those that are here.
+        manifest: its generation is computed here.
+        files: path -> content of the files to write.
     """
     manifest = msgspec.structs.replace(manifest, generation=generation_of(manifest))
     for path, content in files.items():
@@ -279,20 +280,23 @@ def only_described(manifest: Manifest, files: Mapping[str, bytes], folder: Path)
 
 
 def generation_of(manifest: Manifest) -> str:
-    """Return the generation: a hash over all of the manifest, but the generation itself."""
+    """Return the generation: a hash of the manifest without its ``generation`` field."""
     nameless = msgspec.structs.replace(manifest, generation="")
     return hashlib.sha256(encode(nameless)).hexdigest()[:GENERATION_DIGITS]
 
 
 def _names_itself(manifest: Manifest, data: bytes) -> bool:
-    """As ``generation_of``, on the bytes that ``encode`` wrote: 20 ms faster, and every deployment asks."""
+    """Check the generation on the bytes that ``encode`` wrote: 20 ms faster than ``generation_of``.
+
+    False also for bytes that another writer formatted.
+    """
     named, nameless = (f'"generation":"{name}"'.encode() for name in (manifest.generation, ""))
     digest = hashlib.sha256(data.replace(named, nameless, 1)).hexdigest()
     return digest[:GENERATION_DIGITS] == manifest.generation
 
 
 def encode(manifest: Manifest) -> bytes:
-    """Return ``manifest.json``: one file a line, so that two manifests can be compared."""
+    """Return ``manifest.json``, one file per line, so that diff can compare two manifests."""
     head = msgspec.to_builtins(msgspec.structs.replace(manifest, files=()))
     head.pop("files")
     lines = b",\n".join(msgspec.json.encode(entry) for entry in manifest.files)
@@ -300,10 +304,10 @@ def encode(manifest: Manifest) -> bytes:
 
 
 def decode(data: bytes, where: str) -> Manifest:
-    """Read a manifest back.
+    """Parse ``manifest.json``.
 
     Raises:
-        UserError: it is not one that this version reads, or its content is not what its generation says.
+        UserError: this version cannot read it, or its generation is not the hash of its content.
     """
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
@@ -332,7 +336,7 @@ def decode(data: bytes, where: str) -> Manifest:
 
 
 def with_required_options(cmdline: str) -> str:
-    """Return a kernel command line that has what every generation needs."""
+    """Add the options that every generation needs to a kernel command line, where they are missing."""
     words = cmdline.split()
     present = {word.partition("=")[0] for word in words}
     words += [f"{name}={value}" for name, value in _REQUIRED_OPTIONS.items() if name not in present]
@@ -340,33 +344,33 @@ def with_required_options(cmdline: str) -> str:
 
 
 def _entries(folder: Path) -> Iterator[Entry]:
-    # Late: a deployment needs none of it.
+    # Imported late: a deployment does not need it.
     from concurrent.futures import ThreadPoolExecutor
 
     top = str(folder)  # pathlib takes ten times as long for thousands of files
-    found: list[tuple[str, os.stat_result]] = []
+    listing: list[tuple[str, os.stat_result]] = []
     for root, directories, files in os.walk(top):
         links = [name for name in directories if os.path.islink(f"{root}/{name}")]  # noqa: PTH114
         for name in (*files, *links):
             relative = f"{root}/{name}"[len(top) + 1 :]
-            if relative not in _ABOUT:
-                found.append((relative, os.lstat(f"{root}/{name}")))
-    # hashlib lets other threads run; the largest first, so that no core waits for it at the end.
-    found.sort(key=lambda each: -each[1].st_size)
+            if relative not in _NOT_LISTED:
+                listing.append((relative, os.lstat(f"{root}/{name}")))
+    # hashlib releases the GIL; the largest file comes first, so that it is not hashed alone at the end.
+    listing.sort(key=lambda each: -each[1].st_size)
 
-    def describe_one(each: tuple[str, os.stat_result]) -> Entry:
-        relative, status = each
+    def describe_one(listed: tuple[str, os.stat_result]) -> Entry:
+        relative, status = listed
         path = f"{top}/{relative}"
         if stat.S_ISLNK(status.st_mode):
             return Entry(relative, link=os.readlink(path), mode=0o777)  # noqa: PTH115
-        # Only "executable or not" is kept: the rest depends on the umask of the build.
+        # Of the mode only the executable bit is kept: the rest depends on the umask of the build.
         mode = 0o755 if status.st_mode & 0o111 else 0o644
         with open(path, "rb", buffering=0) as file:
             digest = hashlib.file_digest(file, "sha256")
         return Entry(relative, digest.hexdigest(), status.st_size, mode)
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        yield from pool.map(describe_one, found)
+        yield from pool.map(describe_one, listing)
 
 
 def _place(source: Path, target: Path) -> None:
@@ -379,9 +383,9 @@ def _place(source: Path, target: Path) -> None:
 
 
 def _place_tree(source: Path, target: Path) -> None:
-    def link_or_copy(one: str, other: str) -> str:
-        _place(Path(one), Path(other))
-        return other
+    def link_or_copy(original: str, copy: str) -> str:
+        _place(Path(original), Path(copy))
+        return copy
 
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copytree(source, target, symlinks=True, copy_function=link_or_copy)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""RAUC bundles: for products that update themselves, A/B, without this project on either side.
+"""RAUC bundles: for products that update themselves with RAUC and two root slots (A/B).
 
-One image, for slots of class ``rootfs``: a tar of a whole Debian root with the generation in it as plain
-files, which RAUC writes to the slot that does not run. Kernel, RAM disk and DTB are in the slot's
-``/boot``, so that a slot is all or nothing. The device's bootloader chooses the slot: that part is the
-product's.
+A bundle has one image, for slots of class ``rootfs``: a tar of a whole Debian root that holds the
+generation as plain files. RAUC writes it to the inactive slot. Kernel, RAM disk and DTB are in the slot's
+``/boot``, so that one slot is one complete system. The device's bootloader selects the slot; setting that
+up is the product's part.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from . import sign
 from .manifest import Bundle
 
 SLOT_PACKAGES = (*PACKAGES, "libubootenv-tool", "rauc", "rauc-service")
-"""In the slot: RAUC for the next update, and the program that it sets U-Boot's variables with."""
+"""Packages of a slot: RAUC too, for the next update, and the tool by which it sets U-Boot's variables."""
 
-_HERE = "usr/lib/npu-bsp"  # in the slot
+_SLOT_FOLDER = "usr/lib/npu-bsp"
 _BOOT = {
     "boot/kernel": "boot/Image",
     "boot/initrd": "boot/initrd.img",
@@ -47,11 +47,11 @@ _DAYS = 3650
 
 @dataclass(frozen=True)
 class Signing:
-    """With what a bundle is signed, and what a device believes.
+    """Key and certificate that sign a bundle, and the keyring that verifies it.
 
     Attributes:
-        keyring: certificates that the bundle is verified against here, and the device's next one there.
-        development: made here, for trying out.
+        keyring: certificates that this bundle is verified against here, and the next bundle on the device.
+        development: the certificate was made here, for development only.
     """
 
     cert: Path
@@ -62,7 +62,7 @@ class Signing:
 
 @dataclass(frozen=True)
 class RaucRequest:
-    """What is asked for; empty strings are flags that were not given."""
+    """The flags of ``--format rauc``; an empty string is a flag that was not given."""
 
     board: Board
     output: Path
@@ -74,54 +74,54 @@ class RaucRequest:
 
 
 @dataclass(frozen=True)
-class Made:
-    """A RAUC bundle, or the plan of one."""
+class RaucBundle:
+    """A RAUC bundle, made or planned."""
 
     path: Path
     document: dict[str, Any]
 
     def text(self) -> str:
-        """In a few lines."""
-        found = self.document
-        size = f", {found['size_bytes'] / 1e6:.0f} MB" if found["size_bytes"] else ""
+        """For people."""
+        document = self.document
+        size = f", {document['size_bytes'] / 1e6:.0f} MB" if document["size_bytes"] else ""
         lines = [
-            f"{'would be made: ' if found['dry_run'] else ''}{self.path}{size}",
-            f"compatible  {found['compatible']}",
-            f"version     {found['version'] or 'of the bundle that is made for it'}",
+            f"{'would be made: ' if document['dry_run'] else ''}{self.path}{size}",
+            f"compatible  {document['compatible']}",
+            f"version     {document['version'] or 'of the bundle that is made for it'}",
             "image       rootfs.tar, for slots of class rootfs",
-            f"signed by   {found['cert']}"
-            + (" (development only)" if found["development"] else ""),
-            f"verified    {found['verified']}",
+            f"signed by   {document['cert']}"
+            + (" (development only)" if document["development"] else ""),
+            f"verified    {document['verified']}",
         ]
-        if missing := found["missing_packages"]:
+        if missing := document["missing_packages"]:
             lines.append(f"needs       {', '.join(missing)}: root installs them first")
         return "\n".join(lines)
 
 
-def plan(request: RaucRequest) -> Made:
-    """Say what would be made; check all that is given.
+def plan(request: RaucRequest) -> RaucBundle:
+    """Check the request and return the plan of its bundle.
 
     Raises:
-        UserError: a file is missing, or is not what it should be.
+        UserError: a file is missing or has the wrong content.
     """
     signing = _signing(request, make=False)
-    return _made(request, signing, _system(request)[0], "", verified="not made", size=0)
+    return _describe(request, signing, _system(request)[0], "", verified="not made", size=0)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a RAUC bundle needs besides one of ours; looked at before that is made, which takes minutes."""
+    """What a RAUC bundle needs besides the generation; checked first, as building that takes minutes."""
 
     signing: Signing
     access: Access
 
 
 def prepare(request: RaucRequest) -> Prepared:
-    """See to the programs and the keys, and sign and verify a small bundle with them.
+    """Install the tools, read the keys, and try both by signing and verifying a small bundle.
 
     Raises:
-        UserError: as ``plan``; the key does not belong to the certificate, or the keyring to neither; only
-            root can install rauc; the output cannot be written.
+        UserError: whatever ``plan`` raises; key, certificate and keyring do not belong together; rauc is
+            missing and only root can install it; the output cannot be written.
         ValidationError: rauc does not accept what was signed.
         InfrastructureError: a package cannot be fetched.
     """
@@ -138,7 +138,7 @@ def prepare(request: RaucRequest) -> Prepared:
         raise UserError(
             f"cannot write {output}: {error.strerror}", hint="--output FILE puts it elsewhere"
         ) from error
-    with workspace as name, step("Signing a small bundle, to try the keys"):
+    with workspace as name, step("Signing a small bundle to try the keys"):
         content = Path(name) / "content"
         content.mkdir()
         (content / "rootfs.tar").write_bytes(os.urandom(64 << 10))
@@ -146,11 +146,11 @@ def prepare(request: RaucRequest) -> Prepared:
     return Prepared(signing, access)
 
 
-def make(request: RaucRequest, prepared: Prepared, bundle: Bundle) -> Made:
-    """Make a RAUC bundle of one of ours, and have ``rauc info`` verify it.
+def make(request: RaucRequest, prepared: Prepared, bundle: Bundle) -> RaucBundle:
+    """Make a RAUC bundle that holds a generation, and verify it by ``rauc info``.
 
     Raises:
-        InfrastructureError: a package cannot be fetched, or there is no room.
+        InfrastructureError: a package cannot be fetched, or the disk is full.
     """
     rootfs = root_tar(request.board.userspace.distribution, SLOT_PACKAGES)
     return pack(request, bundle, prepared.signing, prepared.access, rootfs.tar)
@@ -158,8 +158,8 @@ def make(request: RaucRequest, prepared: Prepared, bundle: Bundle) -> Made:
 
 def pack(
     request: RaucRequest, bundle: Bundle, signing: Signing, access: Access, rootfs: Path
-) -> Made:
-    """As ``make``, with all that it needs at hand.
+) -> RaucBundle:
+    """Make the bundle as ``make`` does, from a root file system that is there already.
 
     Args:
         rootfs: tar of a Debian root.
@@ -171,21 +171,21 @@ def pack(
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as name:
         workspace = Path(name)
-        over, content = workspace / "over", workspace / "content"
+        overlay, content = workspace / "over", workspace / "content"
         content.mkdir()
-        make_any_root(over, hostname=check_host_name(f"npu-{request.board.name}"), access=access)
-        _slot_files(over, system, signing)
+        make_any_root(overlay, hostname=check_host_name(f"npu-{request.board.name}"), access=access)
+        _slot_files(overlay, system, signing)
         with step("Root file system"), (content / "rootfs.tar").open("wb") as file:
-            Tree(rootfs, over, tuple(slot_files(bundle))).write_tar(file)
+            Tree(rootfs, overlay, tuple(slot_files(bundle))).write_tar(file)
         about = f"build={bundle.generation}\ndescription=npu-bsp {request.board.name}\n"
-        made = workspace / "made.raucb"
+        packed = workspace / "made.raucb"
         with step("Packing and signing"):
-            _sign(content, _manifest(compatible, version, about), made, signing)
-        with made.open("rb") as file:
+            _sign(content, _manifest(compatible, version, about), packed, signing)
+        with packed.open("rb") as file:
             os.fsync(file.fileno())
-        size = made.stat().st_size
-        made.rename(output)
-    return _made(request, signing, compatible, version, verified="by rauc info", size=size)
+        size = packed.stat().st_size
+        packed.rename(output)
+    return _describe(request, signing, compatible, version, verified="by rauc info", size=size)
 
 
 def _manifest(compatible: str, version: str, about: str) -> str:
@@ -195,50 +195,50 @@ def _manifest(compatible: str, version: str, about: str) -> str:
     )
 
 
-def _sign(content: Path, manifest: str, made: Path, signing: Signing) -> None:
-    """Have rauc make a bundle of a folder, and verify it."""
+def _sign(content: Path, manifest: str, target: Path, signing: Signing) -> None:
+    """Have rauc pack and sign a folder, and verify the result."""
     (content / "manifest.raucm").write_text(manifest, encoding="utf-8")
     _rauc(
         ["bundle", f"--cert={signing.cert}", f"--key={signing.key}",
-         f"--signing-keyring={signing.keyring}", content, made],
+         f"--signing-keyring={signing.keyring}", content, target],
         what=f"rauc could not make a bundle with {signing.cert} and {signing.key}",
     )  # fmt: skip
-    verify(made, signing.keyring)
+    verify(target, signing.keyring)
 
 
 def verify(path: Path, keyring: Path) -> str:
-    """Have ``rauc info`` verify a bundle; return what it says.
+    """Verify a bundle by ``rauc info``; return its output.
 
     Raises:
-        ValidationError: it is not signed by who the keyring trusts, or it was changed.
+        ValidationError: no key of the keyring signed it, or it was changed.
     """
-    done = run(["rauc", "info", f"--keyring={keyring}", path], check=False)
-    if done.exit_code != 0:
-        said = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+    info = run(["rauc", "info", f"--keyring={keyring}", path], check=False)
+    if info.exit_code != 0:
+        last_line = info.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise ValidationError(
-            f"rauc does not accept {path} with the keyring {keyring}: {' '.join(said)}",
+            f"rauc does not accept {path} with the keyring {keyring}: {' '.join(last_line)}",
             hint="--rauc-keyring names the certificate that signed the one of --rauc-cert",
         )
-    return done.text
+    return info.text
 
 
 def slot_files(bundle: Bundle) -> Iterator[GenerationFile]:
-    """A generation as plain files of a root: nothing on the device has to know of generations."""
+    """Yield a generation as plain files of a root: the device needs no knowledge of generations."""
     for name in ("manifest.json", sign.SIGNATURE):
         if (bundle.path / name).is_file():
-            yield GenerationFile(bundle.path / name, f"{_HERE}/{name}", 0o644)
+            yield GenerationFile(bundle.path / name, f"{_SLOT_FOLDER}/{name}", 0o644)
     for entry in bundle.manifest.files:
         if entry.path in _BOOT:
             target = _BOOT[entry.path]
         elif entry.path.startswith("modules/"):
             target = f"usr/lib/{entry.path}"
         else:
-            target = f"{_HERE}/{entry.path}"
+            target = f"{_SLOT_FOLDER}/{entry.path}"
         yield GenerationFile(bundle.file(entry), target, entry.mode, entry.link)
 
 
 def default_system(compatible: str) -> str:
-    """The ``system.conf`` of a device with two root partitions, which are found by their names."""
+    """Return the ``system.conf`` of a device with two root partitions, found by their partition names."""
     slots = "".join(
         f"\n[slot.rootfs.{number}]\ndevice=/dev/disk/by-partlabel/rootfs-{name.lower()}\n"
         f"type=ext4\nbootname={name}\n"
@@ -250,22 +250,22 @@ def default_system(compatible: str) -> str:
     )
 
 
-def _slot_files(over: Path, system: str, signing: Signing) -> None:
-    rauc = over / "etc/rauc"
+def _slot_files(overlay: Path, system: str, signing: Signing) -> None:
+    rauc = overlay / "etc/rauc"
     rauc.mkdir(parents=True)
     (rauc / "system.conf").write_text(system, encoding="utf-8")
     shutil.copyfile(signing.keyring, rauc / "keyring.pem")
-    # The root is the slot that the bootloader chose: its command line says which.
-    (over / "etc/fstab").write_text("")
-    # smoke-test and doctor look there.
-    tmpfiles = over / "etc/tmpfiles.d/npu-bsp.conf"
+    # Empty: the bootloader's command line names the root, which is the slot that it selected.
+    (overlay / "etc/fstab").write_text("")
+    # smoke-test and doctor look for the generation there.
+    tmpfiles = overlay / "etc/tmpfiles.d/npu-bsp.conf"
     tmpfiles.parent.mkdir(parents=True, exist_ok=True)
     tmpfiles.write_text(
-        f"d /run/npu-bsp 0755 root root -\nL /run/npu-bsp/current - - - - /{_HERE}\n"
+        f"d /run/npu-bsp 0755 root root -\nL /run/npu-bsp/current - - - - /{_SLOT_FOLDER}\n"
     )
 
 
-def _made(
+def _describe(
     request: RaucRequest,
     signing: Signing,
     compatible: str,
@@ -273,7 +273,7 @@ def _made(
     *,
     verified: str,
     size: int,
-) -> Made:
+) -> RaucBundle:
     document = {
         "path": str(request.output),
         "format": "rauc",
@@ -289,7 +289,7 @@ def _made(
         "dry_run": not size,
         "missing_packages": _missing_packages(),
     }
-    return Made(request.output, document)
+    return RaucBundle(request.output, document)
 
 
 def _system(request: RaucRequest) -> tuple[str, str]:
@@ -304,15 +304,15 @@ def _system(request: RaucRequest) -> tuple[str, str]:
         parser.read_string(text)
     except (OSError, UnicodeDecodeError, configparser.Error) as error:
         raise UserError(
-            f"cannot read {file}: {error}", hint="--rauc-system wants the device's system.conf"
+            f"cannot read {file}: {error}", hint="--rauc-system takes the device's system.conf"
         ) from error
     compatible = parser.get("system", "compatible", fallback="")
     if not compatible:
         raise UserError(f"{file}: [system] has no compatible")
     if not any(section.startswith("slot.rootfs.") for section in parser.sections()):
-        found = ", ".join(s for s in parser.sections() if s.startswith("slot.")) or "none"
+        slots = ", ".join(s for s in parser.sections() if s.startswith("slot.")) or "none"
         raise UserError(
-            f"{file}: expected slots of class rootfs ([slot.rootfs.0]...), found {found}",
+            f"{file}: expected slots of class rootfs ([slot.rootfs.0]...), found {slots}",
             hint="the bundle has one image, a whole root file system: docs/lab.md",
         )
     keyring = parser.get("keyring", "path", fallback="")
@@ -328,7 +328,7 @@ def _signing(request: RaucRequest, *, make: bool) -> Signing:
     if bool(request.cert) != bool(request.key):
         raise UserError(
             "--rauc-cert and --rauc-key belong together",
-            hint="give both; or neither, for a certificate made here for trying out",
+            hint="give both; or neither, for a development certificate that is made here",
         )
     if request.cert:
         cert, key = Path(request.cert).expanduser(), Path(request.key).expanduser()
@@ -348,7 +348,7 @@ def _signing(request: RaucRequest, *, make: bool) -> Signing:
 
 
 def development_certificate(cert: Path, key: Path) -> None:
-    """Make a key and a certificate that it signed itself, unless they are there."""
+    """Make a key and its self-signed certificate, unless they exist."""
     cert.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with lock(cert.with_name("rauc-development.lock")):
         if cert.exists() and key.exists():
@@ -366,11 +366,11 @@ def _rauc(words: list[str | Path], *, what: str) -> None:
     try:
         run(["rauc", *words])
     except ToolFailedError as error:
-        said = error.completed.stderr.decode(errors="replace").strip().splitlines()
-        why = next((line for line in reversed(said) if line.strip()), "no reason given")
-        kind = InfrastructureError if "space" in why else UserError
+        lines = error.completed.stderr.decode(errors="replace").strip().splitlines()
+        reason = next((line for line in reversed(lines) if line.strip()), "no reason given")
+        kind = InfrastructureError if "space" in reason else UserError
         raise kind(
-            f"{what}: {why}",
+            f"{what}: {reason}",
             hint="check that --rauc-key belongs to --rauc-cert, and --rauc-keyring to both",
         ) from error
 

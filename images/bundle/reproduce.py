@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The same inputs, the same bytes: a bundle made twice, apart in folder, time, time zone and umask.
+"""Reproducibility: make a bundle twice, in another folder, time zone and umask, and compare the bytes.
 
-What is fetched is shared (packages, sources, kernels that were built); all that is made of it is made
-anew each time: device tree, userspace, initial RAM disk, manifest, SBOM, signature.
+Both builds share what is fetched (packages, sources, built kernels). Everything that is made from it is
+made again: device tree, userspace, initial RAM disk, manifest, SBOM, signature.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from bsp.base.words import counted
 _FETCHED = ("apt", "downloads", "kernels", "packages", "sources", "builds", "models")
 _ZONES = ("UTC", "Pacific/Kiritimati")
 _UMASKS = ("022", "077")
-_APART_S = 2.1
-"""FAT and ZIP count in steps of two seconds; whatever keeps a time shows it after that."""
+_PAUSE_S = 2.1
+"""FAT and ZIP store times in steps of two seconds: after this pause an embedded time differs."""
 
 
 def reproduce(arguments: list[str]) -> dict[str, Any]:
@@ -35,42 +35,42 @@ def reproduce(arguments: list[str]) -> dict[str, Any]:
         ``identical``, ``generation``, ``files``, ``bytes_total``, ``different`` (paths).
 
     Raises:
-        ValidationError: the two differ; says in which files.
-        ToolFailedError: it cannot be made.
+        ValidationError: the two differ; the message names the files.
+        ToolFailedError: the bundle cannot be made.
     """
-    with tempfile.TemporaryDirectory(prefix="npu-bsp-reproduce-", dir=cache_dir()) as name:
+    with tempfile.TemporaryDirectory(prefix="npu-bsp-reproduce-", dir=cache_dir()) as workspace:
         folders = []
         for number, zone in enumerate(_ZONES):
-            place = Path(name) / ("a" if number == 0 else "another-folder") / "cache"
-            place.mkdir(parents=True)
+            cache = Path(workspace) / ("a" if number == 0 else "another-folder") / "cache"
+            cache.mkdir(parents=True)
             for shared in _FETCHED:
                 (cache_dir() / shared).mkdir(exist_ok=True)
-                (place / shared).symlink_to(cache_dir() / shared)
-            target = place.parent / "bundle"
-            with step(f"Making the bundle in {place.parent.name}/"):
+                (cache / shared).symlink_to(cache_dir() / shared)
+            target = cache.parent / "bundle"
+            with step(f"Making the bundle in {cache.parent.name}/"):
                 run(
                     ["sh", "-c", f'umask {_UMASKS[number]}; exec "$@"', "sh", sys.executable, "-m",
                      "invoke", "bundle", *arguments, "--output", target, "--json"],
                     cwd=PROJECT,
-                    env={"NPU_BSP_CACHE": str(place), "TZ": zone},
+                    env={"NPU_BSP_CACHE": str(cache), "TZ": zone},
                 )  # fmt: skip
             folders.append(target)
             if number == 0:
-                time.sleep(_APART_S)
-        with step("Comparing"):
-            return _compared(*folders)
+                time.sleep(_PAUSE_S)
+        with step("Comparing the two bundles"):
+            return _compare(*folders)
 
 
-def _compared(one: Path, other: Path) -> dict[str, Any]:
+def _compare(left: Path, right: Path) -> dict[str, Any]:
     from images.bundle import manifest as bundles
 
     names = [
         {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not _is_folder(path)}
-        for folder in (one, other)
+        for folder in (left, right)
     ]
     different = sorted(names[0] ^ names[1])
     for name in sorted(names[0] & names[1]):
-        first, second = one / name, other / name
+        first, second = left / name, right / name
         if first.is_symlink() or second.is_symlink():
             same = _link(first) == _link(second)
         else:
@@ -78,18 +78,18 @@ def _compared(one: Path, other: Path) -> dict[str, Any]:
             same = same and first.stat().st_mode & 0o111 == second.stat().st_mode & 0o111
         if not same:
             different.append(name)
-    found = bundles.load(one)
+    bundle = bundles.load(left)
     if different:
         raise ValidationError(
             f"two bundles of the same inputs differ in {counted(len(different), 'file')}: "
             f"{', '.join(different[:6])}",
-            hint="an input that changes by itself? ./inv lock --board B --update shows what changed",
+            hint="an input may have changed meanwhile: ./inv lock --board B --update shows which",
         )
     return {
         "identical": True,
-        "generation": found.generation,
+        "generation": bundle.generation,
         "files": len(names[0]),
-        "bytes_total": found.manifest.total_bytes,
+        "bytes_total": bundle.manifest.total_bytes,
         "different": [],
     }
 

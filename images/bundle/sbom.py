@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What a bundle is made of, as an SPDX 2.3 document (JSON): versions, licences, sources.
+"""The bill of materials of a bundle, as an SPDX 2.3 document (JSON): versions, licences, sources.
 
-One package a part, none a file: the manifest has the files. Licences are as the parts state them; what
-is no SPDX expression is quoted in a comment. The same parts give the same bytes.
+Each part is an SPDX package; files are not listed, as the manifest has them. Licences are those that the
+parts declare; a licence that is no SPDX expression is quoted in a comment. The same parts give the same
+bytes.
 """
 
 from __future__ import annotations
@@ -20,8 +21,7 @@ _CREATED = "2000-01-01T00:00:00Z"
 _EXPRESSION = re.compile(
     r"[A-Za-z0-9.-]+\+?( WITH [A-Za-z0-9.-]+)?( (AND|OR) [A-Za-z0-9.-]+\+?( WITH [A-Za-z0-9.-]+)?)*$"
 )
-_ID = re.compile(r"[A-Za-z0-9]+(-[A-Za-z0-9.]+)*$")
-# What packages write in place of an identifier.
+# Licence names that packages declare in place of an SPDX identifier.
 _IDENTIFIERS = {
     "Apache Software License": "Apache-2.0", "Apache 2.0": "Apache-2.0", "Expat": "MIT",
     "MIT License": "MIT", "BSD License": "BSD-3-Clause", "GPL-2": "GPL-2.0-only",
@@ -32,13 +32,13 @@ _IDENTIFIERS = {
 
 @dataclass(frozen=True)
 class Part:
-    """One thing that a bundle is made of.
+    """One component of a bundle.
 
     Attributes:
         kind: ``deb``, ``pypi`` or ``generic``: the type of its package URL (purl).
-        sha256: of the file that it came as; empty where it did not come as one.
-        licence: as it states it; empty: it does not.
-        source: where its source is, for people.
+        sha256: of the file that it was distributed as; empty if it was built here.
+        licence: as the part declares it; empty if it declares none.
+        source: where its source is, in words.
     """
 
     name: str
@@ -70,28 +70,30 @@ def document(board: str, parts: Sequence[Part]) -> bytes:
         "primaryPackagePurpose": "OPERATING-SYSTEM",
     }
     relationships = [_relation("SPDXRef-DOCUMENT", "DESCRIBES", "SPDXRef-bundle")]
-    relationships += [_relation("SPDXRef-bundle", "CONTAINS", each["SPDXID"]) for each in packages]
+    relationships += [
+        _relation("SPDXRef-bundle", "CONTAINS", package["SPDXID"]) for package in packages
+    ]
     digest = hashlib.sha256(json.dumps([board, packages]).encode()).hexdigest()
-    found = {
+    content = {
         "spdxVersion": "SPDX-2.3",
         "dataLicense": "CC0-1.0",
         "SPDXID": "SPDXRef-DOCUMENT",
         "name": f"npu-bsp-bundle-{board}",
         "documentNamespace": f"https://spdx.org/spdxdocs/npu-bsp-{board}-{digest}",
         "creationInfo": {
-            # Not the time of the build, so that the same parts give the same bytes.
+            # A constant, not the time of the build: the same parts give the same bytes.
             "created": _CREATED,
             "creators": ["Tool: npu-bsp"],
         },
         "packages": [root, *packages],
         "relationships": relationships,
     }
-    return json.dumps(found, indent=1, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n"
 
 
 def _package(part: Part, number: int) -> dict[str, Any]:
     licence = expression(part.licence)
-    found: dict[str, Any] = {
+    package: dict[str, Any] = {
         "SPDXID": f"SPDXRef-{number}-{re.sub('[^A-Za-z0-9.-]', '-', part.name)}",
         "name": part.name,
         "versionInfo": part.version,
@@ -109,31 +111,30 @@ def _package(part: Part, number: int) -> dict[str, Any]:
         ],
     }
     if part.kind == "deb":
-        found["supplier"] = "Organization: Debian"
+        package["supplier"] = "Organization: Debian"
     if part.sha256:
-        found["checksums"] = [{"algorithm": "SHA256", "checksumValue": part.sha256}]
+        package["checksums"] = [{"algorithm": "SHA256", "checksumValue": part.sha256}]
     if part.source:
-        found["sourceInfo"] = part.source
+        package["sourceInfo"] = part.source
     if part.licence and licence == _NONE:
-        found["licenseComments"] = f"stated as: {part.licence}"
-    return found
+        package["licenseComments"] = f"stated as: {part.licence}"
+    return package
 
 
 def expression(stated: str) -> str:
-    """Return a licence as an SPDX expression; NOASSERTION where it is none that can be relied on."""
+    """Return a declared licence as an SPDX expression, or NOASSERTION where it is not one."""
     stated = _IDENTIFIERS.get(stated.strip(), stated.strip())
     if not stated or not _EXPRESSION.match(stated):
         return _NONE
     names = re.split(r" (?:AND|OR|WITH) ", stated)
-    return stated if all(_known(name) for name in names) else _NONE
+    return stated if all(_is_listed(name) for name in names) else _NONE
 
 
-def _known(name: str) -> bool:
-    """Whether a name looks like an identifier of SPDX's list: all of them have a digit or are short."""
-    return bool(_ID.match(name.rstrip("+"))) and name in _LISTED
+def _is_listed(name: str) -> bool:
+    return name in _LISTED
 
 
-# The identifiers of SPDX's list that our parts come with; others are quoted in a comment.
+# The identifiers of SPDX's licence list that our parts use; other licences are quoted in a comment.
 _LISTED = frozenset(
     """
     0BSD Apache-2.0 BSD-2-Clause BSD-3-Clause BSL-1.0 CC0-1.0 GCC-exception-3.1 GPL-1.0-or-later
@@ -144,5 +145,5 @@ _LISTED = frozenset(
 )
 
 
-def _relation(one: str, kind: str, other: str) -> dict[str, str]:
-    return {"spdxElementId": one, "relationshipType": kind, "relatedSpdxElement": other}
+def _relation(subject: str, kind: str, related: str) -> dict[str, str]:
+    return {"spdxElementId": subject, "relationshipType": kind, "relatedSpdxElement": related}

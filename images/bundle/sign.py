@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Signatures of bundles, with ``ssh-keygen -Y``: who deploys over SSH has all it takes already.
+"""Signatures of bundles, made by ``ssh-keygen -Y``, as deploying over SSH needs OpenSSH anyway.
 
-What is signed is ``manifest.json``; it has the hash of every file, so a signature covers them all. Keys
-and trusted signers are files of OpenSSH's own formats in the user's configuration folder; the boards have
-the second one at ``/etc/npu-bsp/allowed-signers``.
+``manifest.json`` is signed; it has the hash of every file, so that the signature covers them all. The key
+and the list of trusted signers are files in OpenSSH's own formats in the user's configuration folder;
+boards have the list at ``/etc/npu-bsp/allowed-signers``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from images.bundle.manifest import Bundle, Entry
 
 NAMESPACE = "npu-bsp-bundle"
-"""What the key signs for: a signature made for something else (a git commit) is not accepted."""
+"""Namespace of ssh-keygen(1): a signature made for another purpose (a git commit) is not accepted."""
 SIGNER = "npu-bsp"
 SIGNATURE = "manifest.json.sig"
 BOARD_SIGNERS = "etc/npu-bsp/allowed-signers"
@@ -44,7 +44,7 @@ def config_dir() -> Path:
 
 
 def signing_key() -> Path:
-    """Return the user's signing key (ed25519), made on first use; it is trusted here from then on.
+    """Return the user's signing key (ed25519). The first use makes it, and trusts it on this machine.
 
     Raises:
         InfrastructureError: the configuration folder cannot be written to.
@@ -62,14 +62,15 @@ def signing_key() -> Path:
         with lock(folder / "signing-key.lock"):
             if not key.exists():
                 with tempfile.TemporaryDirectory(dir=folder) as name:
-                    made = Path(name) / "key"
-                    run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", SIGNER, "-f", made])
-                    made.with_name("key.pub").rename(folder / "signing-key.pub")
-                    made.rename(key)
+                    new_key = Path(name) / "key"
+                    run(
+                        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", SIGNER, "-f", new_key]
+                    )
+                    new_key.with_name("key.pub").rename(folder / "signing-key.pub")
+                    new_key.rename(key)
     allowed = allowed_signers_file()
     line = signers_line(public_key(key))
-    known = allowed.read_text(encoding="utf-8") if allowed.exists() else ""
-    if not known:
+    if not allowed.exists() or not allowed.read_text(encoding="utf-8"):
         write_atomically(allowed, line.encode())
     return key
 
@@ -99,13 +100,13 @@ def signers_line(public: str) -> str:
 
 
 def trust_root() -> str:
-    """What a board that is prepared on this machine trusts: this machine's signers."""
+    """Return the allowed signers of a board that is prepared on this machine: this machine's own."""
     signing_key()
     return allowed_signers_file().read_text(encoding="utf-8")
 
 
 def sign(bundle: Bundle, key: Path | None = None) -> Path:
-    """Write the signature beside the manifest, unless this key's is there; return its path.
+    """Sign the manifest, unless this key has signed it already; return the path of the signature.
 
     Raises:
         UserError: there is no such key.
@@ -115,22 +116,22 @@ def sign(bundle: Bundle, key: Path | None = None) -> Path:
     public = public_key(key)
     target = bundle.path / SIGNATURE
     manifest = (bundle.path / "manifest.json").read_bytes()
-    if target.exists() and _verified(manifest, target.read_bytes(), signers_line(public)):
+    if target.exists() and _is_valid(manifest, target.read_bytes(), signers_line(public)):
         return target
-    done = run(
+    signed = run(
         ["ssh-keygen", "-q", "-Y", "sign", "-f", key, "-n", NAMESPACE],
         stdin=manifest,
         hint="a key with a passphrase needs ssh-agent: ssh-add KEY",
     )
-    write_atomically(target, done.stdout)
+    write_atomically(target, signed.stdout)
     return target
 
 
 def check_signature(bundle: Bundle) -> None:
-    """Refuse a bundle that nobody signed whom this machine trusts.
+    """Refuse a bundle without a valid signature by a key that this machine trusts.
 
     Raises:
-        UserError: it is not signed, by an unknown key, or its manifest was changed since.
+        UserError: it is not signed, is signed by an unknown key, or its manifest was changed afterwards.
     """
     file = bundle.path / SIGNATURE
     resign = f"./inv bundle --sign {bundle.path}"
@@ -140,17 +141,19 @@ def check_signature(bundle: Bundle) -> None:
             hint=f"if you made it: {resign}",
         )
     manifest, signature = (bundle.path / "manifest.json").read_bytes(), file.read_bytes()
-    if _verified(manifest, signature, trust_root()):
+    if _is_valid(manifest, signature, trust_root()):
         return
     with tempfile.TemporaryDirectory() as name:
         copy = Path(name) / "sig"
         copy.write_bytes(signature)
-        known = run(
+        novalidate = run(
             ["ssh-keygen", "-Y", "check-novalidate", "-n", NAMESPACE, "-s", copy],
             stdin=manifest, check=False,
         )  # fmt: skip
-    if known.exit_code == 0:
-        fingerprint = next((word for word in known.text.split() if word.startswith("SHA256:")), "?")
+    if novalidate.exit_code == 0:
+        fingerprint = next(
+            (word for word in novalidate.text.split() if word.startswith("SHA256:")), "?"
+        )
         raise UserError(
             f"{bundle.path} is signed by a key that is not trusted here: {fingerprint}",
             hint=f"compare it with its owner's (ssh-keygen -lf KEY.pub), then add the key to "
@@ -163,13 +166,13 @@ def check_signature(bundle: Bundle) -> None:
 
 
 def check_content(bundle: Bundle, entries: Iterable[Entry] | None = None) -> None:
-    """Read files of a bundle, and refuse it where one is not as the manifest says.
+    """Compare files of a bundle with the hashes in its manifest.
 
     Args:
-        entries: None: all of them.
+        entries: the files to read; None for all of them.
 
     Raises:
-        UserError: a file is missing, or has another content.
+        UserError: a file is missing, or its content differs.
     """
     folder = str(bundle.path)
 
@@ -186,60 +189,60 @@ def check_content(bundle: Bundle, entries: Iterable[Entry] | None = None) -> Non
             return entry.path
         return "" if digest.hexdigest() == entry.sha256 else entry.path
 
-    chosen = list(bundle.manifest.files if entries is None else entries)
-    # hashlib lets other threads run; the largest first, so that no core waits for it at the end, and the
-    # small ones many at a time, as handing one over takes longer than hashing it.
-    chosen.sort(key=lambda entry: -entry.size_bytes)
-    large = sum(entry.size_bytes >= _LARGE_BYTES for entry in chosen)
-    batches = [[entry] for entry in chosen[:large]]
-    batches += [chosen[at : at + _BATCH] for at in range(large, len(chosen), _BATCH)]
+    to_read = list(bundle.manifest.files if entries is None else entries)
+    # hashlib releases the GIL. The largest file comes first, so that it is not hashed alone at the end;
+    # small files go to a thread in batches, as the handover of one takes longer than hashing it.
+    to_read.sort(key=lambda entry: -entry.size_bytes)
+    large = sum(entry.size_bytes >= _LARGE_BYTES for entry in to_read)
+    batches = [[entry] for entry in to_read[:large]]
+    batches += [to_read[at : at + _BATCH] for at in range(large, len(to_read), _BATCH)]
 
     def wrong_in(batch: list[Entry]) -> list[str]:
         return [name for entry in batch if (name := wrong(entry))]
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        found = sorted(name for names in pool.map(wrong_in, batches) for name in names)
-    if found:
-        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        mismatches = sorted(name for names in pool.map(wrong_in, batches) for name in names)
+    if mismatches:
+        more = f" and {len(mismatches) - 3} more" if len(mismatches) > 3 else ""
         raise UserError(
-            f"{folder}: not as the manifest says: {', '.join(found[:3])}{more}",
+            f"{folder}: not as the manifest says: {', '.join(mismatches[:3])}{more}",
             hint="get the bundle again, or make it again; do not deploy it",
         )
 
 
 def verify(path: Path) -> Bundle:
-    """Check all of a bundle: manifest, signature, each file, and that there is nothing else in it.
+    """Check a bundle's manifest, signature and files, and that it has no file that is not listed.
 
     Raises:
-        UserError: something is not as it was signed.
+        UserError: the bundle differs from what was signed.
     """
     from images.bundle import manifest as bundles
 
-    found = bundles.load(path)
-    check_signature(found)
-    listed = {entry.path for entry in found.manifest.files} | {"manifest.json", SIGNATURE}
+    bundle = bundles.load(path)
+    check_signature(bundle)
+    listed = {entry.path for entry in bundle.manifest.files} | {"manifest.json", SIGNATURE}
     extra = sorted(
-        each.relative_to(path).as_posix()
-        for each in path.rglob("*")
-        if (each.is_symlink() or not each.is_dir())
-        and each.relative_to(path).as_posix() not in listed
+        file.relative_to(path).as_posix()
+        for file in path.rglob("*")
+        if (file.is_symlink() or not file.is_dir())
+        and file.relative_to(path).as_posix() not in listed
     )
     if extra:
         raise UserError(
             f"{path} has files that its manifest does not list: {', '.join(extra[:3])}",
             hint="remove them, or make the bundle again",
         )
-    check_content(found)
-    return found
+    check_content(bundle)
+    return bundle
 
 
-def _verified(manifest: bytes, signature: bytes, signers: str) -> bool:
+def _is_valid(manifest: bytes, signature: bytes, signers: str) -> bool:
     with tempfile.TemporaryDirectory() as name:
         allowed, sig = Path(name) / "allowed", Path(name) / "sig"
         allowed.write_text(signers, encoding="utf-8")
         sig.write_bytes(signature)
-        done = run(
+        verification = run(
             ["ssh-keygen", "-Y", "verify", "-f", allowed, "-I", SIGNER, "-n", NAMESPACE, "-s", sig],
             stdin=manifest, check=False,
         )  # fmt: skip
-    return done.exit_code == 0
+    return verification.exit_code == 0

@@ -75,14 +75,16 @@ def test_locks_that_cannot_be_followed(tmp_path: Path) -> None:
         }
     ]
     with (
-        pytest.raises(UserError, match=r"written with another userspace/npu/validate/models\.toml"),
+        pytest.raises(
+            UserError, match=r"for another version of userspace/npu/validate/models\.toml"
+        ),
         locks.followed(BOARD, lock_file(tmp_path, inputs=inputs)),
     ):
         pass
     with pytest.raises(UserError, match="format is 2"):
         locks.read(lock_file(tmp_path, format=2))
     (tmp_path / "lock.json").write_text("{")
-    with pytest.raises(UserError, match="is no lock file"):
+    with pytest.raises(UserError, match="is not a lock file"):
         locks.read(tmp_path / "lock.json")
 
 

@@ -174,7 +174,7 @@ def test_flags() -> None:
         bundle_command.check_format("mender", flags(), alone=False)
     with pytest.raises(UserError, match="for RAUC bundles"):
         bundle_command.check_format("npu-bsp", flags(dry_run=True), alone=False)
-    with pytest.raises(UserError, match="of this project's own"):
+    with pytest.raises(UserError, match="do not apply to RAUC bundles"):
         bundle_command.check_format("rauc", flags(), alone=True)
 
 
