@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 
 import numpy as np
@@ -225,18 +226,57 @@ def test_each_register_has_fields_of_its_own() -> None:
         assert sum(bits) == np.bitwise_or.reduce(bits), register.name
 
 
-def test_garbage_is_a_fault_and_nothing_else() -> None:
-    rng = random.Random(4)
-    bench = one_by_one().bench()
-    words = bench.contents[COMMANDS].view(np.uint64)
-    for _ in range(400):
-        changed = words.copy()
-        for _ in range(rng.randint(1, 3)):
-            place = rng.randrange(changed.size)
-            changed[place] ^= np.uint64(1 << rng.randrange(64))
-        bench.contents[COMMANDS] = changed.view(np.uint8)
-        with contextlib.suppress(FaultError):  # anything else fails the test
+def attack(count: int, seed: int) -> int:
+    """Run jobs with changed bits, commands and fields; return how many ran to their end.
+
+    Anything but a fault fails the test, and so does a byte that changes outside of the output.
+    """
+    rng = random.Random(seed)
+    jobs = [one_by_one(), *(convolution(number) for number in range(6))]
+    benches = [job.bench() for job in jobs]
+    ran = 0
+    for number in range(count):
+        bench = benches[number % len(benches)]
+        before = {address: content.copy() for address, content in bench.contents.items()}
+        if rng.random() < 0.5:
+            words = bench.contents[COMMANDS].view(np.uint64).copy()
+            for _ in range(rng.randint(1, 3)):
+                words[rng.randrange(words.size)] ^= np.uint64(1 << rng.randrange(64))
+        else:
+            fields = jobs[number % len(jobs)].fields()
+            for name in rng.sample(sorted(fields), rng.randint(1, 4)):
+                fields[name] = rng.choice([0, 1, fields[name] + 1, rng.getrandbits(12), 0xFFFFFFFF])
+            words = commands(fields)
+        given = words.view(np.uint8)
+        bench.contents[COMMANDS] = given
+        with contextlib.suppress(FaultError):
             bench.run()
+            ran += 1
+        assert np.array_equal(bench.contents[COMMANDS], given)
+        for address, content in before.items():
+            if address not in (COMMANDS, OUTPUT):
+                assert np.array_equal(bench.contents[address], content)
+        bench.contents.update(before)
+    return ran
+
+
+def test_garbage_is_a_fault_and_nothing_else() -> None:
+    assert 10 < attack(400, seed=4) < 390  # some changes do no harm, most are stopped
+
+
+@pytest.mark.full
+@pytest.mark.timeout(3600)
+def test_ten_thousand_changed_jobs() -> None:
+    assert 200 < attack(10_000, seed=int(os.environ.get("NPU_BSP_SEED", "5"))) < 9_800
+
+
+def test_what_no_model_asks_for_is_refused_before_memory_is_taken() -> None:
+    side = 2047
+    sides = dict.fromkeys(("CORE_WIDTH", "CUBE_WIDTH", "WIDTH_WDMA", "RDMA_WIDTH"), side - 1)
+    sides |= dict.fromkeys(("CORE_HEIGHT", "CUBE_HEIGHT", "HEIGHT_WDMA", "RDMA_HEIGHT"), side - 1)
+    job = one_by_one(20, DATAOUT_WIDTH=side, DATAOUT_ATOMICS=side * side, **sides)
+    with pytest.raises(FaultError, match="task's pixels"):
+        job.bench().run()
 
 
 def test_a_stream_that_ends_too_soon_or_goes_on_is_a_fault() -> None:

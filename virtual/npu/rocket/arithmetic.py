@@ -75,12 +75,11 @@ def _feature_map(
 
 def padded(task: Task, image: NDArray[np.int16]) -> NDArray[np.int16]:
     """Return the image with its surroundings, as far as the window reaches."""
-    rows = (task.out_height - 1) * task.stride_y + task.kernel_height
-    columns = (task.out_width - 1) * task.stride_x + task.kernel_width
+    rows, columns = task.reached
     result = np.empty((image.shape[0], rows, columns), np.int16)
     result[...] = pad_values(task, image.shape[0])[:, None, None]
-    high = min(image.shape[1], rows - task.pad_top)
-    wide = min(image.shape[2], columns - task.pad_left)
+    high = max(0, min(image.shape[1], rows - task.pad_top))
+    wide = max(0, min(image.shape[2], columns - task.pad_left))
     result[:, task.pad_top : task.pad_top + high, task.pad_left : task.pad_left + wide] = image[
         :, :high, :wide
     ]

@@ -32,6 +32,6 @@ def oddities(task: Task) -> Iterator[Finding]:
 
 def _meets_surroundings(task: Task) -> bool:
     """Whether the window reaches over the image's edges."""
-    rows = (task.out_height - 1) * task.stride_y + task.kernel_height - task.pad_top
-    columns = (task.out_width - 1) * task.stride_x + task.kernel_width - task.pad_left
-    return bool(task.pad_top or task.pad_left or rows > task.height or columns > task.width)
+    rows, columns = task.reached
+    beyond = rows - task.pad_top > task.height or columns - task.pad_left > task.width
+    return bool(task.pad_top or task.pad_left or beyond)

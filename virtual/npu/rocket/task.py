@@ -17,6 +17,10 @@ from .registers import ALWAYS_ZERO
 ATOM = 16
 """Channels, and bytes, of one pixel of one surface of a feature map."""
 
+MAX_VALUES = 64 << 20
+"""Most weights, outputs, or pixels with their surroundings that a task may have here."""
+MAX_MACS = 100_000_000_000
+
 # Fields that Mesa leaves at one value, whatever the operation.
 _CONSTANT = {
     "FC_DATA_BANK": 0, "DATA_REUSE": 0, "IN_PRECISION": 0, "PROC_PRECISION": 0, "DECONV": 0,
@@ -154,6 +158,14 @@ class Task:
         taps = self.kernel_width * self.kernel_height
         return self.out_width * self.out_height * self.out_channels * taps * each
 
+    @property
+    def reached(self) -> tuple[int, int]:
+        """Rows and columns that the window reaches over, surroundings included."""
+        return (
+            (self.out_height - 1) * self.stride_y + self.kernel_height,
+            (self.out_width - 1) * self.stride_x + self.kernel_width,
+        )
+
     def describe(self) -> str:
         """Return the task in one line."""
         kind = "depthwise" if self.depthwise else "conv"
@@ -204,7 +216,7 @@ def parse(fields: Mapping[str, int]) -> Task:
         check.fail("ORIG_CHANNEL", f"{channels - 1}: a depthwise convolution keeps its channels")
     planar = _planar(check)
     line, surface = _strides(check, planar=planar)
-    return Task(
+    task = Task(
         depthwise=depthwise, width=width, height=height, channels=channels, aligned_channels=aligned,
         input_address=check.value("FEATURE_DATA_ADDR"), line_bytes=line,
         surface_bytes=surface,
@@ -225,6 +237,21 @@ def parse(fields: Mapping[str, int]) -> Task:
         ),
         addend=_addend(check, out_width * out_height),
     )  # fmt: skip
+    _bounded(task)
+    return task
+
+
+def _bounded(task: Task) -> None:
+    """Refuse what would take memory or time without end: registers can ask for far more than any model."""
+    rows, columns = task.reached
+    for name, value, most in (
+        ("weights", task.weight_bytes, MAX_VALUES),
+        ("pixels", rows * columns * task.channels, MAX_VALUES),
+        ("outputs", task.out_height * task.out_width * task.out_channels, MAX_VALUES),
+        ("multiplications", task.macs, MAX_MACS),
+    ):
+        if value > most:
+            raise FaultError(f"task's {name}", f"at most {most}", str(value))
 
 
 class _Check:
