@@ -14,7 +14,7 @@ from .layout import Layout, layout_of
 from .owners import Owner, owner_of
 from .problems import env_value, notes, problems
 from .scripts import runs_scripts
-from .ways import MADE, Way, ways
+from .ways import Way, ways
 
 
 @dataclass(frozen=True)
@@ -183,10 +183,10 @@ def _choose(
         return "", f"{owner.system} decides what boots there ({owner.mark}): {owner.instead}"
     if against:
         kexec = next((each for each in found if each.name == "kexec" and each.works), None)
-        if kexec and "kexec" in MADE:
+        if kexec:
             return "kexec", f"{kexec.why}; the disk is to be left alone: {against[0]}"
         return "", against[0]
-    works = next((each for each in found if each.works and each.name in MADE), None)
+    works = next((each for each in found if each.works), None)
     if works:
         return works.name, works.why
     return "", "; ".join(f"{each.name}: {each.why}" for each in found)

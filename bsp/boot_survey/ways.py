@@ -14,8 +14,6 @@ from ..uboot import UBoot
 from .facts import BootFacts, Mount, Partition
 from .layout import EXT, Layout, is_scanned
 
-MADE = ("fat", "kexec")
-"""Those that this version can take."""
 # CPU parts without 52-bit addresses (FEAT_LPA2, FEAT_LVA): Cortex-A53, A35, A55, A57, A72, A73, A75, A76,
 # A78. Source: Arm's technical reference manuals, ID_AA64MMFR0_EL1 and ID_AA64MMFR2_EL1.
 _NARROW_CORES = {"0xd03", "0xd04", "0xd05", "0xd07", "0xd08", "0xd09", "0xd0a", "0xd0b", "0xd41"}
@@ -119,8 +117,15 @@ def _raw(facts: BootFacts, layout: Layout, uboot: UBoot | None, need_bytes: int)
         )
     if refusal := _not_writable(facts, mount, need_bytes):
         return no(refusal)
+    if layout.name == "extlinux-ext4" and uboot is not None and "sysboot" in uboot.lacks:
+        return no(
+            f"U-Boot's {uboot.name} has no sysboot: after a first trial that fell our script could not go "
+            f"on with {layout.first}"
+        )
+    if not layout.first.startswith("/boot/"):
+        return no(f"U-Boot reads {layout.first} first, which is not below /boot")
     why = f"U-Boot reads {layout.first} on {mount.device}, and can write sectors there"
-    return Way("raw", True, f"{why}; this version cannot do it yet")
+    return Way("raw", True, why)
 
 
 def _kexec(facts: BootFacts) -> Way:

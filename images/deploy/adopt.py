@@ -46,6 +46,8 @@ from .plan import Confirm, Facts, Plan, Send, TakeOver, Try
 from .recognise import opened, recognised
 from .transfer.agent import Agent, each_known
 
+BOOT = "/boot"
+"""Where boot files lie on a board whose U-Boot reads ext4."""
 _ANSWER_S = 600.0  # copying a kernel and a RAM disk to a slow card
 
 
@@ -70,16 +72,20 @@ def adopt(target: Target, *, board: Board | None, dry_run: bool = False) -> Depl
             found = agent.ask({"do": "survey"}, timeout_s=_ANSWER_S)
         with result.step("Looking how it boots today"):
             how = survey(agent, board, found, target.root)
+        if how.way == "raw":
+            fat_mount = BOOT
+            facts = agent.open(None, fat_mount=BOOT, lock=False, exact=True)
+            found = agent.ask({"do": "survey"}, timeout_s=_ANSWER_S)
         kept = (*found["rivals"], *(["boot.scr"] if found["script"] else []))
         if dry_run:
             return _planned(result, facts, found, how, fat_mount, kept)
         _refuse_system(how, host.name)
         _refuse_unknown_script(how, found["rivals"], host.name)
-        _refuse(facts, found, host.name, fat_mount)
+        _refuse(facts, found, host.name, fat_mount, how)
         progress.say(f"what runs: kernel {found['kernel']}, RAM disk {found['initrd']}")
         with _given_up_on_failure(target, facts, fat_mount):
             facts, plan = _take_in(
-                target, agent, board, facts, found, kept, fat_mount, Path(folder), result
+                target, agent, board, facts, found, how, kept, fat_mount, Path(folder), result
             )
         arm(agent, plan, target)
     decide(target, result, facts, fat_mount)
@@ -97,6 +103,7 @@ def _take_in(
     board: Board,
     facts: Facts,
     found: dict[str, Any],
+    how: Survey,
     kept: tuple[str, ...],
     fat_mount: str,
     folder: Path,
@@ -111,11 +118,11 @@ def _take_in(
     bundle = _bundle(board, facts, [Entry(**each) for each in entries], blob, folder)
     result.to = bundle.generation
     result.bytes_total = bundle.manifest.total_bytes
-    facts = agent.open(bundle.generation, fat_mount=fat_mount, lock=False)
+    facts = agent.open(bundle.generation, fat_mount=fat_mount, lock=False, exact=how.way == "raw")
     plan = result.plan = _plan(agent, facts, bundle, kept, host.name)
     progress.say(str(plan))
     prepare(agent, plan, bundle, facts, result)
-    script = slots.boot_script(board.name)
+    script = slots.boot_script(board.name, root=facts.boot_root)
     with result.step("Installing the boot script"):
         agent.ask({"do": "take-over", "script": base64.b64encode(script).decode()})
     return facts, plan
@@ -130,7 +137,7 @@ def _given_up_on_failure(target: Target, facts: Facts, fat_mount: str) -> Iterat
         if facts.good is None and not facts.adopted:
             # A session of its own: the one that failed is over, or its answers are not to be waited for.
             with contextlib.suppress(BspError), session(target, accept_new_key=False) as agent:
-                agent.open(None, fat_mount=fat_mount, lock=True)
+                agent.open(None, fat_mount=fat_mount, lock=True, exact=fat_mount == BOOT)
                 agent.ask({"do": "give-up", "onboard": _onboard_names()}, timeout_s=_ANSWER_S)
         raise
 
@@ -169,7 +176,7 @@ def _planned(
     try:
         _refuse_system(how, result.host)
         _refuse_unknown_script(how, found["rivals"], result.host)
-        _refuse(facts, found, result.host, fat_mount)
+        _refuse(facts, found, result.host, fat_mount, how)
     except UserError as error:
         result.outcome, result.problem, result.hint = "refused", error.message, error.hint
         return result
@@ -243,7 +250,7 @@ def _needed_bytes(found: dict[str, Any]) -> int:
     return int(found["size_bytes"]) + planning.FAT_RESERVE_BYTES + bundles.DTB_MAX_BYTES
 
 
-def _refuse(facts: Facts, found: dict[str, Any], host: str, fat_mount: str) -> None:
+def _refuse(facts: Facts, found: dict[str, Any], host: str, fat_mount: str, how: Survey) -> None:
     """Refuse boards that cannot be taken over with a way back.
 
     Raises:
@@ -251,11 +258,12 @@ def _refuse(facts: Facts, found: dict[str, Any], host: str, fat_mount: str) -> N
     """
     mounts = found["fat_mounts"]
     others = ", ".join(map(str, mounts)) if isinstance(mounts, list) else ""
-    if not facts.fat_mounted or found["kind"] != "vfat":
+    if how.way != "raw" and (not facts.fat_mounted or found["kind"] != "vfat"):
         state_of = "nothing is mounted there" if not facts.fat_mounted else f"it is {found['kind']}"
+        raw = next(each.why for each in how.ways if each.name == "raw")
         raise UserError(
-            f"{host} has no FAT partition at {fat_mount} ({state_of}). A trial boot is marked as spent by "
-            "U-Boot, which can write to FAT only: without it a device tree that hangs would be tried "
+            f"{host} has no FAT partition at {fat_mount} ({state_of}), and no ext4 that serves ({raw}). A "
+            "trial boot is marked as spent by U-Boot; without that a device tree that hangs would be tried "
             "again and again",
             hint=(
                 f"FAT is mounted at {others}: say so with boot.fat_mount in the profile"

@@ -60,6 +60,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         hash_bytes_per_s: how fast the board hashes; 0: it was not measured, the link being fast.
         rivals: what U-Boot takes before our boot script.
         adopted: the board was taken over, and what booted it before is kept.
+        boot_kind: the file system that boot files lie on.
+        boot_root: the folder of it that they lie in: nothing, or ``/boot``.
         lease: of another deployment that has the board.
         log: the last lines of what was done to it.
     """
@@ -90,6 +92,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     hash_bytes_per_s: float = 0.0
     rivals: tuple[str, ...] = ()
     adopted: bool = False
+    boot_kind: str = "vfat"
+    boot_root: str = ""
     lease: Lease | None = None
     log: tuple[str, ...] = ()
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from images.deploy.boot import state
+from images.deploy.onboard.script_image import script_text
 
 EXTLINUX = "extlinux/extlinux.conf"
 SCRIPT = "boot.scr"
@@ -40,7 +40,7 @@ class OldWay:
         """Return whose way U-Boot finds first."""
         if EXTLINUX in self.files and read(EXTLINUX):
             return "old"
-        text = state.script_text(read(SCRIPT))
+        text = script_text(read(SCRIPT))
         if text is not None:
             return "ours" if "npu_good" in text else "old"
         return "old" if self.by_name else "nothing"

@@ -6,27 +6,29 @@ Each is code that is added to modules of the board's agent (images/deploy/onboar
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 
 from bsp.base.errors import UserError
-from images.deploy.boot import state
 
 # No file and no file system is flushed any more, before or after anything.
 _NO_FSYNC = """
 os.fsync = lambda handle: None
 def flush_filesystem(path): pass
 """
+_NO_CHECKPOINT = """
+def checkpoint(path): pass
+"""
 
 # The new generation is made the good one before its content is sent.
 _SWITCH_FIRST = """
+from .script_image import script_image
 _whole_stage = stage
 def stage(board, request, frames):
     name = request["generation"]
     sector = script_image(f"setenv npu_good {name}\\nsetenv npu_previous none\\n")
     for file in ("good-copy.env", "good.env"):
         write_sector(os.path.join(board.own, file), sector.ljust(SECTOR_BYTES, b"\\0"))
-    flush_filesystem(board.fat)
+    board.settle()
     return _whole_stage(board, request, frames)
 """
 
@@ -44,17 +46,9 @@ def take_over(board, request):
     return _whole_take_over(board, request)
 """
 
-# What the state is written with (images/deploy/boot/state.py), as code for the board.
-_SCRIPT_IMAGE = f"""
-import struct
-HEADER, LENGTHS = struct.Struct({state.HEADER.format!r}), struct.Struct({state.LENGTHS.format!r})
-MAGIC, KIND, TIME_S = {state.MAGIC}, {state.KIND}, {state.TIME_S}
-{inspect.getsource(state.script_image)}
-"""
-
 VARIANTS: Mapping[str, Mapping[str, str]] = {
-    "no-fsync": {"files": _NO_FSYNC},
-    "switch-first": {"agent": _SCRIPT_IMAGE + _SWITCH_FIRST},
+    "no-fsync": {"files": _NO_FSYNC, "raw_sector": _NO_CHECKPOINT},
+    "switch-first": {"agent": _SWITCH_FIRST},
     "rename-first": {"adopt": _RENAME_FIRST},
 }
 

@@ -13,7 +13,7 @@ import struct
 import zlib
 from pathlib import Path
 
-from images.deploy.boot.state import script_image
+from images.deploy.onboard.script_image import script_image
 
 from ..uboots.like import FDTFILE
 from .parts import CONSOLE, Parts

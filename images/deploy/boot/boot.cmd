@@ -1,17 +1,22 @@
 # SPDX-License-Identifier: MIT
-# npu-bsp boot script 2, for U-Boot's hush shell; compiled to /boot.scr on the FAT boot partition.
+# npu-bsp boot script 2, for U-Boot's hush shell; compiled to boot.scr on the partition that U-Boot scans.
 #
 # It boots the good generation. If trial.env names another one, that is booted once: the sector is
 # overwritten with zeros, and read back, *before* anything of the trial is loaded. So whatever happens
 # then (a file that is missing, a kernel that hangs, a power cut), the next reset ends in the good one.
 #
+# On FAT that is done by name. On ext4, which few U-Boots can write to, trial.env says itself which sector of
+# the disk it is; the sector is only written to if it holds what was read by name. A file that was moved or
+# copied since is no trial, and nobody else's block is touched.
+#
 # devtype, devnum and distro_bootpart are set by U-Boot's standard boot and name where this script lies.
-# Needed of U-Boot: load, source, fatwrite, itest, mw, booti: what every board in bsp/uboots has. No
-# `env import` and no `setexpr`: the state and the arguments are script images themselves, whose checksum
-# says whether they are whole; `source` runs none that is torn.
+# Needed of U-Boot: load, source, itest, mw, booti: what every board in bsp/uboots has; fatwrite, or cmp and
+# the device's read and write. No `env import` and no `setexpr`: the state and the arguments are script images
+# themselves, whose checksum says whether they are whole; `source` runs none that is torn.
 #
 # Where things are loaded is the SoC's map (its file in bsp/socs), not the board's variables: those are
 # missing on some boards, and leave no room for the kernel on others. Empty: the board's own are taken.
+# npu_root is the folder of the partition that all of this lies in: none, or /boot.
 # @ADDRESSES@
 
 setenv npu_old_args "${bootargs}"
@@ -29,7 +34,7 @@ setenv npu_good none
 setenv npu_previous none
 for npu_file in good.env good-copy.env; do
   if test "${npu_good}" = none; then
-    if load ${npu_part} ${npu_buffer} /npu-bsp/${npu_file}; then source ${npu_buffer}; fi
+    if load ${npu_part} ${npu_buffer} ${npu_root}/npu-bsp/${npu_file}; then source ${npu_buffer}; fi
     if test "${npu_good}" = none; then echo "npu-bsp: ${npu_file} is torn or missing"; fi
   fi
 done
@@ -37,14 +42,30 @@ done
 # --- is there one to try? Spend it first.
 setenv npu_try none
 setenv npu_trial
-if load ${npu_part} ${npu_buffer} /npu-bsp/trial.env; then
+setenv npu_sector
+if load ${npu_part} ${npu_buffer} ${npu_root}/npu-bsp/trial.env; then
   if itest.l *${npu_buffer} != 0; then
     source ${npu_buffer}
     # Torn or not, it is gone after this.
-    mw.b ${npu_buffer} 0 200
-    if fatwrite ${npu_part} ${npu_buffer} /npu-bsp/trial.env 200; then
+    setenv npu_spent no
+    if test -n "${npu_sector}"; then
+      ${devtype} dev ${devnum}
+      mw.b ${npu_at_dtb} 1 200
+      if ${devtype} read ${npu_at_dtb} ${npu_sector} 1; then
+        if cmp.b ${npu_buffer} ${npu_at_dtb} 200; then
+          mw.b ${npu_buffer} 0 200
+          if ${devtype} write ${npu_buffer} ${npu_sector} 1; then setenv npu_spent yes; fi
+        else
+          echo "npu-bsp: trial.env is not in the sector that it names: it was moved, and is left alone"
+        fi
+      fi
+    else
+      mw.b ${npu_buffer} 0 200
+      if fatwrite ${npu_part} ${npu_buffer} ${npu_root}/npu-bsp/trial.env 200; then setenv npu_spent yes; fi
+    fi
+    if test "${npu_spent}" = yes; then
       mw.b ${npu_buffer} 1 200
-      if load ${npu_part} ${npu_buffer} /npu-bsp/trial.env; then
+      if load ${npu_part} ${npu_buffer} ${npu_root}/npu-bsp/trial.env; then
         if itest.l *${npu_buffer} == 0; then
           if test -n "${npu_trial}"; then setenv npu_try ${npu_trial}; fi
         fi
@@ -61,18 +82,18 @@ for npu_generation in ${npu_try} ${npu_good} ${npu_previous}; do
     echo "npu-bsp: ${npu_slot} generation ${npu_generation}"
     setenv npu_kernel
     setenv npu_initrd
-    if load ${npu_part} ${npu_buffer} /npu-bsp/${npu_generation}/args.env; then source ${npu_buffer}; fi
+    if load ${npu_part} ${npu_buffer} ${npu_root}/npu-bsp/${npu_generation}/args.env; then source ${npu_buffer}; fi
     if test -n "${npu_kernel}"; then
       setenv bootargs "${npu_args} npu_bsp.slot=${npu_slot}"
       # A trial that stumbles in the kernel is to fall, not to limp on.
       if test "${npu_slot}" = trial; then setenv bootargs "${bootargs} oops=panic"; fi
-      if load ${npu_part} ${npu_at_kernel} ${npu_kernel}; then
-        if load ${npu_part} ${npu_at_dtb} ${npu_dtb}; then
+      if load ${npu_part} ${npu_at_kernel} ${npu_root}${npu_kernel}; then
+        if load ${npu_part} ${npu_at_dtb} ${npu_root}${npu_dtb}; then
           if test -z "${npu_initrd}"; then
             booti ${npu_at_kernel} - ${npu_at_dtb}
             if test "${npu_slot}" = trial; then reset; fi
           else
-            if load ${npu_part} ${npu_at_initrd} ${npu_initrd}; then
+            if load ${npu_part} ${npu_at_initrd} ${npu_root}${npu_initrd}; then
               booti ${npu_at_kernel} ${npu_at_initrd}:${filesize} ${npu_at_dtb}
               # Only comes back when it failed; memory may be in disorder by now.
               if test "${npu_slot}" = trial; then reset; fi
@@ -105,11 +126,11 @@ for npu_folder in /extlinux /boot/extlinux; do
   fi
 done
 for npu_file in boot-before-npu-bsp.scr.uimg boot-before-npu-bsp.scr; do
-  if test -e ${npu_part} /${npu_file}; then
+  if test -e ${npu_part} ${npu_root}/${npu_file}; then
     echo "npu-bsp: falling back on ${npu_file}"
     # Where it expects to lie, if the board says where; else anywhere.
     setenv npu_at_script ${npu_buffer}
     if test -n "${scriptaddr}"; then setenv npu_at_script ${scriptaddr}; fi
-    if load ${npu_part} ${npu_at_script} /${npu_file}; then source ${npu_at_script}; fi
+    if load ${npu_part} ${npu_at_script} ${npu_root}/${npu_file}; then source ${npu_at_script}; fi
   fi
 done

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Where a generation lies on a board, and how a factory disk gets its first one.
 
-FAT boot partition::
+The boot partition, FAT; or ``/boot`` on ext4::
 
     /boot.scr                            boot.cmd, compiled
     /npu-bsp/{good,good-copy,trial}.env  see state.py
@@ -27,6 +27,7 @@ from bsp.profile import load_board, load_soc
 from images.bundle.manifest import Bundle, Entry, Manifest
 
 from .. import onboard
+from ..onboard.script_image import script_image
 from . import state
 
 ONBOARD_DIR = Path(onboard.__file__).parent
@@ -99,11 +100,12 @@ def args_forms(manifest: Manifest, cmdline: str) -> dict[str, str]:
     }
 
 
-def boot_script(board: str) -> bytes:
+def boot_script(board: str, *, root: str = "") -> bytes:
     """Return boot.cmd, compiled to the image that U-Boot runs, for a board; the same bytes each time.
 
     Args:
         board: name of its profile; where its SoC has no addresses, U-Boot's own variables count.
+        root: folder of the partition that boot.scr and npu-bsp/ lie in: nothing, or ``/boot``.
     """
     text = BOOT_CMD.read_text(encoding="ascii")
     where = load_soc(load_board(board).soc).addresses
@@ -111,7 +113,8 @@ def boot_script(board: str) -> bytes:
         f"setenv npu_at_{what} {getattr(where, what):#x}" if where else f"setenv npu_at_{what}"
         for what in ("kernel", "dtb", "initrd")
     ]
-    return state.script_image(text.replace(_ADDRESSES, "\n".join(lines)))
+    lines.append(f"setenv npu_root {root}".rstrip())
+    return script_image(text.replace(_ADDRESSES, "\n".join(lines)))
 
 
 def lay_out(

@@ -12,16 +12,17 @@ import hashlib
 import os
 import re
 
-from .board import RIVALS, TAKEN_OVER, Board
+from .board import RIVALS, TAKEN_OVER, Board, mounted
 from .boot_files import Boot
 from .files import (
+    PARTIAL,
     SECTOR_BYTES,
     flush,
-    flush_filesystem,
     make_way,
     names_in,
     read,
     read_text,
+    write_beside,
     write_sector,
     write_whole,
 )
@@ -51,13 +52,8 @@ RENAMED = dict(
 
 def survey(board: Board) -> Record:
     """Which files the running kernel and its RAM disk are, and what kind of partition they would go to."""
-    kinds = {}
-    for line in read_text(board.at("proc/mounts")).split("\n"):
-        words = line.split()
-        if len(words) > 2:
-            kinds[words[1]] = words[2]
-    place = board.fat[len(board.root) :]
-    fat_mounts = sorted(where for where, kind in kinds.items() if kind == "vfat")
+    mounts = mounted(board.at("proc/mounts"))
+    fat_mounts = sorted(where for where, kind in mounts.items() if kind == "vfat")
     boot = Boot(board, fat_mounts)
     found: Record = {"kernel": None, "initrd": None, "size_bytes": 0, "problems": []}
     for what, look in (("kernel", boot.kernel), ("initrd", boot.ram_disk)):
@@ -71,7 +67,7 @@ def survey(board: Board) -> Record:
     return {
         **found,
         "release": boot.release,
-        "kind": kinds.get(place, ""),
+        "kind": board.kind if os.path.ismount(board.fat) or board.on_ext or board.root else "",
         "fat_mounts": fat_mounts,
         "rivals": [name for name in RIVALS if os.path.exists(f"{board.fat}/{name}")],
         "script": b"npu-bsp" not in read(f"{board.fat}/{SCRIPT}")
@@ -102,16 +98,20 @@ def take_over(board: Board, request: Record) -> Record:
     write_whole(
         os.path.join(board.own, TAKEN_OVER), b"npu-bsp boots this board since it was adopted\n"
     )
-    before = read(f"{board.fat}/{SCRIPT}")
+    script, kept = f"{board.fat}/{SCRIPT}", f"{board.fat}/{OLD_SCRIPT}"
+    before = read(script)
     if before and b"npu-bsp" not in before:
-        write_whole(f"{board.fat}/{OLD_SCRIPT}", before)
-    write_whole(f"{board.fat}/{SCRIPT}", ours)
-    flush_filesystem(board.fat)
+        make_way(kept)
+        if board.on_ext:
+            os.link(script, kept)
+        else:
+            write_whole(kept, before)
+    _replace(board, script, ours)
     renamed = []
     # From here on ours is there: whichever of the two U-Boot finds, it boots.
     for name, other in RENAMED.items():
         if os.path.exists(f"{board.fat}/{name}"):
-            os.rename(f"{board.fat}/{name}", f"{board.fat}/{other}")
+            _move(board, f"{board.fat}/{name}", f"{board.fat}/{other}")
             renamed.append(name)
     _settle(board)
     return {"renamed": renamed}
@@ -131,18 +131,18 @@ def give_back(board: Board, request: Record | None = None) -> Record:
             if os.path.exists(f"{board.fat}/{name}"):  # a newer one, of an update since
                 make_way(f"{board.fat}/{other}")
             else:
-                os.rename(f"{board.fat}/{other}", f"{board.fat}/{name}")
+                _move(board, f"{board.fat}/{other}", f"{board.fat}/{name}")
             returned.append(name)
     _settle(board)
-    old = read(f"{board.fat}/{OLD_SCRIPT}")
-    if b"npu-bsp" in read(f"{board.fat}/{SCRIPT}"):
-        if old:
-            write_whole(f"{board.fat}/{SCRIPT}", old)
+    script, kept = f"{board.fat}/{SCRIPT}", f"{board.fat}/{OLD_SCRIPT}"
+    if b"npu-bsp" in read(script):
+        if old := read(kept):
+            _replace(board, script, kept if board.on_ext else old)
             returned.append(SCRIPT)
         else:
-            make_way(f"{board.fat}/{SCRIPT}")
-    flush_filesystem(board.fat)
-    make_way(f"{board.fat}/{OLD_SCRIPT}")
+            make_way(script)
+    _settle(board)
+    make_way(kept)
     _settle(board)
     # What booted the board before is first again: nothing of ours is looked at any more.
     _remove_own(board, mark)
@@ -180,7 +180,7 @@ def _remove_own(board: Board, mark: str) -> None:
         path = f"{board.own}/{name}"
         if path != mark:
             shutil.rmtree(path) if os.path.isdir(path) else make_way(path)
-    flush_filesystem(board.fat)
+    _settle(board)
     make_way(mark)
     os.rmdir(board.own)
     _settle(board)
@@ -198,6 +198,47 @@ def _remove_rest(board: Board, onboard: list[str]) -> None:
         make_way(board.at(name))
 
 
+def _replace(board: Board, path: str, content: bytes | str) -> None:
+    """Give a boot file other content, or the file ``content``: U-Boot finds the old or the new at any time.
+
+    On ext4 it reads what lies in place, without the journal: each block of the tables there may be older or
+    newer by itself. So a step changes names only, of files that are there before and after it.
+    """
+    beside, spare = path + PARTIAL, path + ".spare"
+    if not board.on_ext:
+        if isinstance(content, str):
+            raise RefusedError("FAT has no links")
+        write_whole(path, content)
+        board.settle()
+        return
+    for name in (beside, spare):
+        make_way(name)
+    if isinstance(content, str):
+        os.link(content, beside)
+    else:
+        write_beside(beside, content)
+    if os.path.exists(path):
+        os.link(path, spare)
+    _settle(board)
+    os.rename(beside, path)
+    _settle(board)
+    make_way(spare)
+    _settle(board)
+
+
+def _move(board: Board, old: str, new: str) -> None:
+    """Give a boot file another name; on ext4 it has both in between, see ``_replace``."""
+    if not board.on_ext:
+        os.rename(old, new)
+        return
+    if not (os.path.exists(new) and os.path.samefile(old, new)):
+        make_way(new)
+        os.link(old, new)
+    _settle(board)
+    os.unlink(old)
+    _settle(board)
+
+
 def _settle(board: Board) -> None:
     flush(board.fat)
-    flush_filesystem(board.fat)
+    board.settle()

@@ -20,7 +20,6 @@ from .adopt import give_back, give_up, survey, take_in, take_over
 from .board import Board
 from .files import (
     SECTOR_BYTES,
-    flush_filesystem,
     is_generation,
     on_fat,
     sha256_of,
@@ -29,6 +28,7 @@ from .files import (
 from .frames import Frames, RefusedError
 from .health import health
 from .kexec import kexec_load
+from .raw_sector import with_sector
 from .stage import discard, mend, restore_manifest, stage
 
 TYPE_CHECKING = False  # see frames.py
@@ -97,7 +97,7 @@ class _Session:
         _check_names(request)
         what = request["do"]
         if what == "open":
-            self._board = Board(request["root"], request["fat"])
+            self._board = Board(request["root"], request["fat"], exact=bool(request.get("exact")))
             if request["lock"]:
                 lease.take(self._board, request["lock"])
                 self._token = request["lock"]["token"]
@@ -195,8 +195,14 @@ def _arm(board: Board, request: Record) -> Record:
     if wrong:
         raise RefusedError(f"on the boot partition, not as the manifest says: {', '.join(wrong)}")
     path = os.path.join(board.own, "trial.env")
-    write_sector(path, base64.b64decode(request["sectors"][board.form]))
-    flush_filesystem(board.fat)
+    sector = base64.b64decode(request["sectors"][board.form])
+    if board.on_ext:
+        # No trial yet, and found nowhere else on the disk.
+        write_sector(path, os.urandom(SECTOR_BYTES))
+        board.settle()
+        sector = with_sector(board, path, sector)
+    write_sector(path, sector)
+    board.settle()
     try:
         return _reboot(request)
     except BaseException:
@@ -228,7 +234,7 @@ def _commit(board: Board, request: Record) -> Record:
     sector = base64.b64decode(request["sectors"][board.form])
     for name in ("good-copy.env", "good.env"):
         write_sector(os.path.join(board.own, name), sector)
-    flush_filesystem(board.fat)
+    board.settle()
     mark = board.at(f"run/npu-bsp/confirmed-{request['generation']}")
     os.makedirs(os.path.dirname(mark), exist_ok=True)
     with open(mark, "wb"):

@@ -13,6 +13,7 @@ import zlib
 from .files import (
     PARTIAL,
     SECTOR_BYTES,
+    flush_filesystem,
     intact,
     is_generation,
     link_of,
@@ -23,6 +24,7 @@ from .files import (
     sha256_of,
 )
 from .frames import RefusedError, Zlib, Zstd, codec, ranges
+from .raw_sector import checkpoint
 
 TYPE_CHECKING = False  # see frames.py
 if TYPE_CHECKING:
@@ -37,6 +39,9 @@ _STORE = "var/lib/npu-bsp/generations"
 _NO_LIMIT = 1 << 31
 TAKEN_OVER = "taken-over"
 """Marks a partition whose board booted in another way before; see adopt.py."""
+BOOT = "/boot"
+"""Where boot files lie on a board whose U-Boot reads ext4."""
+EXT = ("ext2", "ext3", "ext4")
 USUAL_MOUNTS = ("/boot/firmware", "/boot", "/boot/efi", "/efi", "/flash")
 """Where distributions mount the partition that U-Boot starts from, beside /run/media/..."""
 SCRIPT_2 = b"npu-bsp boot script 2"
@@ -58,20 +63,40 @@ def _is_whole(arguments: bytes) -> bool:
     return len(data) == size and zlib.crc32(data) == checksum
 
 
-def _boot_mount(mounts: str, wanted: str) -> str:
-    """Where the boot partition is mounted: as the profile says, else the one usual place with a FAT."""
+def mounted(mounts: str) -> dict[str, str]:
+    """What is mounted: kind of file system by place."""
     lines = (line.split() for line in read_text(mounts).split("\n"))
-    fat = [words[1] for words in lines if len(words) > 2 and words[2] == "vfat"]
+    return {words[1]: words[2] for words in lines if len(words) > 2}
+
+
+def _boot_place(mounts: dict[str, str], wanted: str, *, adopted: bool) -> str:
+    """Where boot files lie: as the profile says, else the one usual place with a FAT.
+
+    Args:
+        adopted: whether npu-bsp's folder is in /boot.
+    """
+    fat = [place for place, kind in mounts.items() if kind == "vfat"]
     usual = [place for place in fat if place in USUAL_MOUNTS or place.startswith("/run/media/")]
-    return usual[0] if wanted not in fat and len(usual) == 1 else wanted
+    if wanted in fat:
+        return wanted
+    if adopted and BOOT not in fat:
+        return BOOT
+    return usual[0] if len(usual) == 1 else wanted
 
 
 class Board:
     """Everything lies below ``root``: empty on a board, a folder in the tests."""
 
-    def __init__(self, root: str, fat_mount: str) -> None:
+    def __init__(self, root: str, fat_mount: str, *, exact: bool = False) -> None:
         self.root = root.rstrip("/")
-        self.fat = self.at(_boot_mount(self.at("proc/mounts"), fat_mount))
+        mounts = mounted(self.at("proc/mounts"))
+        adopted = os.path.isdir(self.at(f"{BOOT}/npu-bsp"))
+        place = fat_mount if exact else _boot_place(mounts, fat_mount, adopted=adopted)
+        self.fat = self.at(place)
+        below = [where for where in mounts if f"{place}/".startswith(f"{where.rstrip('/')}/")]
+        self._file_system = max(below, key=len, default="/")
+        self.kind = mounts.get(self._file_system, "")
+        """Of the file system that the boot files are on: they are said to be on FAT also on ext4."""
         self.own = os.path.join(self.fat, "npu-bsp")
         self.files = os.path.join(self.own, "files")
         self.store = self.at(_STORE)
@@ -126,6 +151,23 @@ class Board:
         return read_text(self.at("proc/sys/kernel/osrelease"))
 
     @property
+    def on_ext(self) -> bool:
+        """Whether U-Boot reads boot files from ext4, which it cannot write to."""
+        return self.kind in EXT
+
+    @property
+    def boot_root(self) -> str:
+        """The folder of the partition that boot files lie in: nothing, or ``/boot``."""
+        place = self.fat[len(self.root) :]
+        return "" if self._file_system == place else place[len(self._file_system.rstrip("/")) :]
+
+    def settle(self) -> None:
+        """Have all that was written to the boot partition where U-Boot reads it."""
+        flush_filesystem(self.fat)
+        if self.on_ext and not self.root:
+            checkpoint(self.fat)
+
+    @property
     def form(self) -> str:
         """How its boot script reads its state: script 2 as "script", the one before as "text"."""
         script = read(f"{self.fat}/boot.scr")
@@ -154,7 +196,11 @@ class Board:
             "boot_script": b"npu-bsp" in read(f"{self.fat}/boot.scr"),
             "rivals": [name for name in RIVALS if os.path.exists(f"{self.fat}/{name}")],
             "adopted": os.path.exists(f"{self.own}/{TAKEN_OVER}"),
-            "fat_mounted": bool(self.root) or os.path.ismount(self.fat),
+            "boot_kind": self.kind,
+            "boot_root": self.boot_root,
+            "fat_mounted": bool(self.root)
+            or os.path.ismount(self.fat)
+            or (self.on_ext and os.path.isdir(self.fat)),
             "writable": {
                 "fat": os.access(self.fat, os.W_OK),
                 "root": os.access(self.at("var/lib"), os.W_OK),

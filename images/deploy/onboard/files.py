@@ -81,16 +81,21 @@ def write_whole(path: str, content: bytes, mode: int = 0o644) -> None:
     os.makedirs(os.path.dirname(path), exist_ok=True)
     beside = path + PARTIAL
     try:
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
+        write_beside(beside, content, mode)
         os.rename(beside, path)
     except BaseException:
         make_way(beside)
         raise
     flush(os.path.dirname(path))
+
+
+def write_beside(path: str, content: bytes, mode: int = 0o644) -> None:
+    """Write a file that nobody reads yet, and flush it."""
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fchmod(file.fileno(), mode)
+        os.fsync(file.fileno())
 
 
 def write_sector(path: str, sector: bytes) -> None:

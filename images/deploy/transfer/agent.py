@@ -47,6 +47,8 @@ from .shared import Shared, Sink
 ONBOARD_MODULES = (
     "frames",
     "files",
+    "script_image",
+    "raw_sector",
     "entries",
     "board",
     "lease",
@@ -168,6 +170,7 @@ class Agent:
         lock: bool,
         thorough: bool = False,
         tree: bool = False,
+        exact: bool = False,
     ) -> Facts:
         """Ask what the board is and has.
 
@@ -177,6 +180,7 @@ class Agent:
             lock: take the board's lease: other deployments stay out until this one ends.
             thorough: read all files of the generations, where size and time are believed otherwise.
             tree: bring the running device tree along, whatever runs.
+            exact: boot files lie there, whatever else is mounted.
 
         Raises:
             UserError: the board has no Python 3, or another deployment to it is running.
@@ -185,6 +189,7 @@ class Agent:
             "do": "open",
             "root": self._root,
             "fat": fat_mount,
+            "exact": exact,
             "lock": self._claim.request(f"deploy {generation or ''}".strip()) if lock else None,
             "far": self._compress,
             "generation": generation,

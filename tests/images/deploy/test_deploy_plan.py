@@ -21,6 +21,7 @@ from images.bundle.manifest import Entry, Manifest
 from images.deploy import confirm, trial
 from images.deploy.boot import slots, state
 from images.deploy.onboard import frames
+from images.deploy.onboard.script_image import script_image, script_text
 from images.deploy.plan import (
     Confirm,
     Discard,
@@ -116,8 +117,8 @@ def test_script_images_are_those_of_mkimage(tmp_path: Path) -> None:
          "-d", tmp_path / "text", tmp_path / "image"],
         env={"SOURCE_DATE_EPOCH": "946684800"},
     )  # fmt: skip
-    assert state.script_image(text) == (tmp_path / "image").read_bytes()
-    assert state.script_text((tmp_path / "image").read_bytes()) == text
+    assert script_image(text) == (tmp_path / "image").read_bytes()
+    assert script_text((tmp_path / "image").read_bytes()) == text
 
 
 # --- plans ---------------------------------------------------------------------------------------------

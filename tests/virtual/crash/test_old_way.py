@@ -12,6 +12,7 @@ import pytest
 from bsp.base.errors import UserError
 from bsp.base.process import run
 from images.deploy.boot import slots, state
+from images.deploy.onboard.script_image import script_image
 from virtual.crash.boot import BootPartition, Choice
 from virtual.crash.disk_state import Partition
 from virtual.crash.old_way import EXTLINUX, KEPT, SCRIPT, old_way_of
@@ -29,7 +30,7 @@ CONF = {
     "vmlinuz": b"kernel" * 2000,
     "initrd": b"i" * 5000,
 }
-SCRIPTED = {SCRIPT: state.script_image("booti ${kernel_addr_r}\n"), "Image.gz": b"kernel" * 2000}
+SCRIPTED = {SCRIPT: script_image("booti ${kernel_addr_r}\n"), "Image.gz": b"kernel" * 2000}
 NAMED = {"Image": b"kernel" * 2000, "virtual.dtb": b"tree" * 100}
 
 

@@ -14,7 +14,7 @@ from bsp.base.errors import UserError
 from bsp.base.process import run
 from bsp.kernel.packaged import PrebuiltKernel
 from bsp.profile import load_board
-from images.deploy.boot.state import script_text
+from images.deploy.onboard.script_image import script_text
 from images.disk.layout import MIB
 from virtual.boards.way import way_named
 from virtual.layouts import disk, foreign

@@ -17,6 +17,7 @@ import pytest
 from bsp.base.packages.apt import Archive
 from bsp.base.process import run
 from images.deploy.boot import slots, state
+from images.deploy.onboard.script_image import script_image, script_text
 from tests.support.psci_kernel import LIVES, PANICS, kernel, run_u_boot
 
 pytestmark = [
@@ -51,15 +52,17 @@ class Disk:
     show: bool = False
     """Have the script print the command line before it boots."""
 
-    def write(self, folder: Path, dtb: Path) -> Path:
-        tree = folder / "fat"
+    def tree(self, folder: Path, dtb: Path, *, root: str = "") -> Path:
+        """The files of the partition, in a folder; below ``root`` of it where U-Boot reads ext4."""
+        top = folder / "partition"
+        tree = top / root.lstrip("/")
         own = tree / "npu-bsp"
         (own / "files").mkdir(parents=True)
-        script = slots.boot_script("virtual")
+        script = slots.boot_script("virtual", root=root)
         if self.show:
             load = "if load ${npu_part} ${npu_at_kernel}"
-            text = (state.script_text(script) or "").replace(load, f"printenv bootargs; {load}")
-            script = state.script_image(text)
+            text = (script_text(script) or "").replace(load, f"printenv bootargs; {load}")
+            script = script_image(text)
         (tree / "boot.scr").write_bytes(script)
         (own / "good.env").write_bytes(self.good)
         (own / "good-copy.env").write_bytes(self.good if self.copy is None else self.copy)
@@ -83,6 +86,10 @@ class Disk:
         for name, content in self.kept.items():
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             (tree / name).write_bytes(content)
+        return top
+
+    def write(self, folder: Path, dtb: Path) -> Path:
+        tree = self.tree(folder, dtb)
         image = folder / "disk.img"
         with image.open("wb") as file:
             file.truncate(_DISK_BYTES)
