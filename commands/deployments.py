@@ -26,8 +26,10 @@ from .face.flags import BOARD, FORCE_ENABLE, HOST, HOSTS, MESA
         "force-enable": FORCE_ENABLE,
         "try": "try a device tree (--dtb, or the running one plus what its NPU lacks) once by kexec: "
         "nothing on the board's disk changes, the next reset ends in what it ran",
+        "persist": "with --try: if it works, have the distribution keep it through kernel updates "
+        "(Armbian's user_overlays, u-boot-menu's U_BOOT_FDT), and reboot into that",
         "adopt": "adopt a board that boots in another way: what it runs becomes its first generation",
-        "undo": "undo --adopt: the board boots as it did before",
+        "undo": "undo --adopt or --persist: the board boots as it did before",
         "timeout": "seconds that the board may take to come back from a reboot",
         "keep": "generations to keep on the board (default: the inventory's, else 2)",
         "verify": "re-hash every deployed file instead of trusting the board's manifest; repair mismatches",
@@ -56,6 +58,7 @@ def deploy(
     dtb_only: bool = False,
     force_enable: bool = False,
     try_: bool = False,
+    persist: bool = False,
     adopt: bool = False,
     undo: bool = False,
     timeout: int = 180,
@@ -123,6 +126,7 @@ def deploy(
         dtb_only=dtb_only,
         adopt=adopt,
         by_kexec=try_,
+        persist=persist,
         settings=settings,
         allow_downgrade=allow_downgrade,
         dry_run=dry_run,

@@ -6,13 +6,34 @@ These are places that kernel updates of the distribution leave alone.
 
 from __future__ import annotations
 
+from typing import Literal
+
+from .facts import BootFacts
 from .layout import Layout
+
+Keeper = Literal["", "armbian", "u-boot-menu"]
+"""What can be told to keep a device tree by ``deploy --try --persist``; "": nothing."""
 
 _FAT_WAY = "or let npu-bsp keep it: ./inv deploy --host {host} --adopt, then --dtb-only"
 
 
-def how_to_keep(layout: Layout, host: str) -> str:
-    """Return what to type on a board, so that a device tree that was tried stays; in words."""
+def keeper_of(facts: BootFacts, layout: Layout) -> Keeper:
+    """Return what of the distribution's can be told to keep a device tree."""
+    if layout.name == "armbian" and layout.first.startswith("/boot/"):
+        return "armbian"
+    whole = facts.mount_of("/boot") == facts.mount_of("/")
+    if layout.name == "extlinux-ext4" and whole and "u-boot-update" in facts.programs:
+        return "u-boot-menu"
+    return ""
+
+
+def how_to_keep(layout: Layout, host: str, keeper: Keeper = "") -> str:
+    """Return what to type, so that a device tree that was tried stays; in words."""
+    if keeper:
+        return (
+            f"the next reset ends in the system as it was. To have {keeper} keep it: ./inv deploy --host "
+            f"{host} --try --persist"
+        )
     folder = layout.first.rpartition("/")[0] or "/boot"
     ways = {
         "armbian": (

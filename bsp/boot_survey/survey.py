@@ -10,6 +10,7 @@ from typing import Any
 from ..base.output import table
 from ..uboot import Trial, UBoot
 from .facts import BootFacts
+from .keeping import Keeper, keeper_of
 from .layout import Layout, layout_of
 from .owners import Owner, owner_of
 from .problems import env_value, notes, problems
@@ -31,6 +32,7 @@ class Survey:
         why: of that way, or why there is none.
         ways: all of them, each with its reason.
         problems: why nothing may be changed there.
+        keeper: what of the distribution's can be told to keep a device tree.
     """
 
     distribution: str
@@ -54,6 +56,7 @@ class Survey:
     kexec: str
     need_bytes: int = 0
     runs_scripts: str = ""
+    keeper: Keeper = ""
     variables: dict[str, str] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
@@ -79,6 +82,7 @@ class Survey:
             "watchdogs": list(self.watchdogs),
             "kexec": self.kexec,
             "runs_scripts": self.runs_scripts,
+            "keeper": self.keeper,
             "room_bytes": self.room,
             "need_bytes": self.need_bytes,
             "way": self.way,
@@ -172,6 +176,7 @@ def survey_of(
         kexec=next(each.why for each in found if each.name == "kexec"),
         need_bytes=need_bytes,
         runs_scripts=runs_scripts(facts, layout, trial or Trial("asked", "nothing is known of it")),
+        keeper=keeper_of(facts, layout),
         variables=_interesting(facts.variables or {}),
     )
 

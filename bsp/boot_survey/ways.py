@@ -67,6 +67,8 @@ def _fat(facts: BootFacts, layout: Layout, uboot: UBoot | None, need_bytes: int)
     same = [each for each in scanned if layout.mount and each[0].device == layout.mount.device]
     if layout.mount and not layout.is_fat and not same:
         return no(f"U-Boot reads {layout.first} first, which is on {layout.mount.kind}")
+    if layout.name in ("grub-efi", "systemd-boot") and uboot and uboot.boots_by == "bootflow scan":
+        return no(f"U-Boot's {uboot.name} starts EFI programs before it looks for scripts")
     mount, _ = (same or scanned)[0]
     if refusal := _not_writable(facts, mount, need_bytes):
         return no(refusal)

@@ -132,6 +132,7 @@ def deploy_to(
     dtb_only: bool = False,
     adopt: bool = False,
     by_kexec: bool = False,
+    persist: bool = False,
     settings: Settings = DEFAULTS,
     dry_run: bool = False,
     allow_downgrade: bool = False,
@@ -161,7 +162,12 @@ def deploy_to(
             )
         from .kexec_trial import try_dtb
 
-        return try_dtb(target, board=content.profile(), dtb=dtb, dry_run=dry_run)
+        return try_dtb(target, board=content.profile(), dtb=dtb, dry_run=dry_run, persist=persist)
+    if persist:
+        raise UserError(
+            "--persist keeps what --try has tried",
+            hint=f"./inv deploy --host {host} --try --persist",
+        )
     if dtb_only:
         if content.bundle or content.kernel or content.mesa:
             raise UserError(
@@ -196,14 +202,16 @@ def ask_downgrade(what: str) -> None:
 
 
 def give_back(host: str, *, accept_new_key: bool = False, dry_run: bool = False) -> dict[str, Any]:
-    """Undo ``--adopt``; return what was done as a document.
+    """Undo ``--adopt`` or ``--persist``; return what was done as a document.
 
     Raises:
         UserError: the board was not taken over.
     """
     from .adopt import undo
+    from .kept_tree import take_back
 
     target = Target(resolve(host), accept_new_key=accept_new_key)
-    returned = undo(target, dry_run=dry_run)
+    kept = take_back(target, dry_run=dry_run)
+    returned = undo(target, dry_run=dry_run) if kept is None else kept
     outcome = "planned" if dry_run else "given-back"
     return {"host": target.host.name, "outcome": outcome, "returned": returned}

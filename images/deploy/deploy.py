@@ -67,8 +67,8 @@ class Deployment:
     """What a deployment did; ``document()`` is its JSON.
 
     Attributes:
-        outcome: planned, refused (--dry-run) | tried (--try) | unchanged | confirmed | rolled-back |
-            unknown.
+        outcome: planned, refused (--dry-run) | tried, persisted (--try) | unchanged | confirmed |
+            rolled-back | unknown.
         health: the checks that were made before confirming.
         verified: all that was on the board was read, where otherwise it is believed.
         drift: what was found changed in that.
@@ -434,6 +434,7 @@ def status(target: Target) -> dict[str, Any]:
         "generations": {name: list(damaged) for name, damaged in facts.generations.items()},
         "lease": msgspec.structs.asdict(facts.lease) if facts.lease else None,
         "log": list(facts.log),
+        "kept_by": facts.kept_by or None,
         "boots_through_npu_bsp": facts.boot_script and good is not None,
     }
 

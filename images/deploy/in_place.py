@@ -10,6 +10,7 @@ import msgspec
 
 from bsp.base import progress
 from bsp.base.errors import UserError
+from bsp.dts.build import DtsResult
 from bsp.dts.inputs.identity import dtb_of_board
 from bsp.profile import Board
 from bsp.remote.in_place import build_in_place
@@ -55,11 +56,15 @@ def deploy_dtb(
         check_serial(host, facts)
         planning.check_layout(facts, host=host.name, fat_mount=fat_mount)
         running = _running(agent, facts, host.name)
-        blob = dtb_of_board(dtb, board) if dtb else changed_tree(agent, board, Path(folder), target)
-        if blob is None:
-            return Deployment(
-                host.name, board.name, facts.running, running.generation, outcome="unchanged"
-            )
+        if dtb:
+            blob = dtb_of_board(dtb, board)
+        else:
+            made = changes_of(agent, board, Path(folder), target)
+            if not made.changes:
+                return Deployment(
+                    host.name, board.name, facts.running, running.generation, outcome="unchanged"
+                )
+            blob = made.dtb.read_bytes()
         bundle = with_dtb(running, blob, Path(folder) / "bundle")
         if dtb and not target.force_enable:
             refuse_forced_on(agent, board, bundle.path / DTB, fat_mount=fat_mount, host=host.name)
@@ -111,8 +116,8 @@ def _running(agent: Agent, facts: Facts, host: str) -> Manifest:
     return agent.manifest(facts.running)
 
 
-def changed_tree(agent: Agent, board: Board, folder: Path, target: Target) -> bytes | None:
-    """The running tree with what the NPU lacks; None where it lacks nothing.
+def changes_of(agent: Agent, board: Board, folder: Path, target: Target) -> DtsResult:
+    """The running tree with what the NPU lacks, and the changes as an overlay.
 
     Raises:
         UserError: the kernel that runs there has no driver for the NPU.
@@ -121,6 +126,7 @@ def changed_tree(agent: Agent, board: Board, folder: Path, target: Target) -> by
         agent.connection,
         board=board,
         target_dir=folder / "dts",
+        keep_overlay=True,
         root=target.root,
         force_enable=target.force_enable,
     )
@@ -135,7 +141,7 @@ def changed_tree(agent: Agent, board: Board, folder: Path, target: Target) -> by
             f"a device tree alone does not help: {made.built.npu.why}",
             hint=f"./inv deploy --host {target.host.name} brings a kernel along",
         )
-    return made.built.dtb.read_bytes() if made.built.changes else None
+    return made.built
 
 
 def _refuse_damaged(result: Deployment, running: Manifest, host: str) -> None:

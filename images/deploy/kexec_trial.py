@@ -25,10 +25,10 @@ from bsp.profile import Board, npu_of
 from bsp.remote.facts import read_fdt
 from images.bundle.manifest import with_required_options
 
-from . import health, trial
+from . import health, kept_tree, trial
 from .adopt import survey
 from .deploy import Deployment, Target, check_serial, session
-from .in_place import changed_tree
+from .in_place import changes_of
 from .plan import Facts
 from .recognise import recognised
 from .switched_off import refuse_forced_on
@@ -40,13 +40,19 @@ _LEFT_OUT = ("npu_bsp.", "BOOT_IMAGE=", "initrd=", "oops=panic", "kexec_")
 
 
 def try_dtb(
-    target: Target, *, board: Board | None, dtb: Path | None, dry_run: bool = False
+    target: Target,
+    *,
+    board: Board | None,
+    dtb: Path | None,
+    dry_run: bool = False,
+    persist: bool = False,
 ) -> Deployment:
     """Start the running kernel once with another device tree; its disk is not written to.
 
     Args:
         board: profile; None: the host record's, or the one whose ``compatible`` the board has.
         dtb: the device tree; None: the running one with what the NPU lacks.
+        persist: where it works, have the distribution keep it, and reboot into that.
 
     Raises:
         UserError: another board, or kexec does not work there; nothing was changed.
@@ -61,13 +67,18 @@ def try_dtb(
             found = agent.ask({"do": "survey"}, timeout_s=_ANSWER_S)
             how = result.survey = survey(agent, board, found, target.root)
         _refuse(how, found, host.name)
+        if persist:
+            kept_tree.refuse_without_keeper(how, host.name, overlay=dtb is None)
+        overlay = None
         if dtb:
             blob: bytes | None = dtb_of_board(dtb, board)
             _check_memory(agent, dtb, target)
             if not target.force_enable:
                 refuse_forced_on(agent, board, dtb, fat_mount=fat_mount, host=host.name)
         else:
-            blob = changed_tree(agent, board, Path(folder), target)
+            made = changes_of(agent, board, Path(folder), target)
+            blob = made.dtb.read_bytes() if made.changes else None
+            overlay = made.overlay.read_bytes() if made.overlay else None
         if blob is None:
             result.outcome = "unchanged"
             return result
@@ -87,7 +98,11 @@ def try_dtb(
             agent.ask({"do": "reboot", "reboot": target.kexec})
         except ConnectionLostError as error:
             progress.say(f"{error.message}, just when it was to start: looking what it does")
-    return _judge(target, result, facts, blob, token, how, _checks(target, board, ours=dtb is None))
+    checks = _checks(target, board, ours=dtb is None)
+    _judge(target, result, facts, blob, token, how, checks)
+    if persist and result.outcome == "tried":
+        kept_tree.persist(target, result, how, blob=blob, overlay=overlay, checks=checks)
+    return result
 
 
 def _check_memory(agent: Agent, dtb: Path, target: Target) -> None:
@@ -149,7 +164,7 @@ def _judge(
     token: str,
     how: Survey,
     checks: health.Checks,
-) -> Deployment:
+) -> None:
     """Wait for what comes up, and say whether it is the trial."""
     host = target.host
     with result.step("Trial by kexec") as now:
@@ -168,7 +183,7 @@ def _judge(
             result.hint = (
                 "reset the board: nothing on its disk was changed, it boots what it always did"
             )
-            return result
+            return
     with session(target, accept_new_key=False) as agent:
         facts = agent.open(None, fat_mount="/boot/firmware", lock=True, tree=True)
         if f"{MARK}={token}" not in facts.cmdline.split():
@@ -176,7 +191,7 @@ def _judge(
             why = result.problem or "the trial ended in a reset"
             result.problem = f"{why}; the system that was there before runs"
             result.hint = "nothing on its disk was changed"
-            return result
+            return
         problems = trial.tree_problems(base64.b64encode(zlib.compress(blob)).decode(), facts.fdt)
         result.running_dtb_matches = not problems
         if not problems and target.check_health:
@@ -188,7 +203,6 @@ def _judge(
                 "it was reset into the system that was there; nothing on its disk was changed"
             )
             agent.ask({"do": "reboot", "reboot": target.reboot})
-            return result
+            return
     result.outcome = "tried"
-    result.hint = how_to_keep(how.layout, host.name)
-    return result
+    result.hint = how_to_keep(how.layout, host.name, how.keeper)

@@ -54,7 +54,7 @@ def result_text(result: Deployment) -> str:
     if result.outcome == "planned":
         found = drift_lines(result.verified, result.drift)
         return "\n".join([f"{result.host} ({result.board}): {result.plan}", *found])
-    if result.outcome == "tried":
+    if result.outcome in ("tried", "persisted"):
         works = f"; works: {', '.join(map(str, result.health))}" if result.health else ""
         return (
             f"{result.host} ({result.board}): it runs with that device tree{works}\n  {result.hint}"
@@ -106,6 +106,7 @@ def status_text(found: dict[str, Any]) -> str:
     rows = [
         ("board", f"{found['model'] or '?'} ({', '.join(found['compatible'])})"),
         ("running", _running(found)),
+        *([("NPU kept by", _kept(found))] if found["kept_by"] else []),
         ("kernel", f"{found['kernel']}{_verdict(found['kernel_matches'])}"),
         ("device tree", _verdict(found["running_dtb_matches"]).strip(" ,") or "not compared"),
         *(("", difference) for difference in found["dtb_differences"]),
@@ -118,6 +119,10 @@ def status_text(found: dict[str, Any]) -> str:
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join([found["host"], *(f"  {name.ljust(width)}  {text}" for name, text in rows)])
+
+
+def _kept(found: dict[str, Any]) -> str:
+    return f"{found['kept_by']}, for each kernel that it installs (deploy --undo takes it back)"
 
 
 def _running(found: dict[str, Any]) -> str:

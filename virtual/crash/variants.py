@@ -42,7 +42,7 @@ def take_over(board, request):
     before = f"{board.fat}/{SCRIPT}"
     if os.path.exists(before):
         os.rename(before, f"{board.fat}/{OLD_SCRIPT}")
-    _settle(board)
+    settle(board)
     return _whole_take_over(board, request)
 """
 

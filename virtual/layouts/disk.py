@@ -82,7 +82,7 @@ def _rootfs(layout: Layout, board: Board, kernel: PrebuiltKernel, dtb: Path) -> 
     """The Debian that the layout is put on; with its own kernel, where its own packages boot it."""
     suite = board.userspace.distribution
     if layout.settings is None:
-        return root_tar(suite)
+        return root_tar(suite, layout.packages)
     parts = Parts(kernel, None, dtb, uuid.UUID(int=0), "")
     return root_tar(suite, (*layout.packages, kernel.package), settings=layout.settings(parts))
 
@@ -159,7 +159,7 @@ def _make(
         system_files(board, over)
         make_keys(target, over)
         (over / "etc/fstab").write_text(fstab(layout, where))
-        if layout.initrd and not layout.packages:
+        if layout.initrd and layout.settings is None:
             modules = boot_settings(board)[1]
             initrd = build_initrd(kernel, modules, init=ROOT_INIT, target=Path(name) / "initrd")
         parts = Parts(kernel, initrd, unpadded, where.root_uuid, where.fat_uuid)
@@ -172,7 +172,7 @@ def _make(
         with image.open("wb") as file:
             file.truncate(SIZE_BYTES)
         run(["sfdisk", "--quiet", image], stdin=table_of(layout, where).encode())
-        tree = Tree(rootfs.tar, over, () if layout.packages else tuple(_modules(kernel)))
+        tree = Tree(rootfs.tar, over, () if layout.settings else tuple(_modules(kernel)))
         if layout.fat:
             fill_fat(
                 image, where, fat, epoch_s=tree.epoch_s,

@@ -102,6 +102,7 @@ def legacy_ramdisk(content: bytes) -> bytes:
 def _script(boot: Path, name: str, kept_as: str | None) -> None:
     """Put a script there, compiled; its text beside it where others keep it so."""
     text = (_SCRIPTS / name).read_text(encoding="ascii")
-    (boot / "boot.scr").write_bytes(script_image(text))
+    # Not by our name: that is how a script of ours is known.
+    (boot / "boot.scr").write_bytes(script_image(text, b"boot script"))
     if kept_as:
         (boot / kept_as).write_text(text)

@@ -48,7 +48,8 @@ class Layout:
         fill: writes what boots it into folders: the files of the boot partition (or below ``/boot``), and
             of the root file system.
         settings: files that the distribution's own packages read when they are installed.
-        packages: the distribution's packages that make it boot; its kernel comes with them.
+        packages: the distribution's packages on it, beside those of every virtual board. Where there are
+            ``settings``, they make it boot, and its kernel comes with them.
     """
 
     name: str
@@ -67,31 +68,33 @@ class Layout:
 # Debian's U-Boot for QEMU has no fdt_addr_r, and leaves out what extlinux.conf says of a device tree.
 _READS_FDT = "like:khadas-vim3"
 
+_KEXEC = ("kexec-tools",)
+
 LAYOUTS: Mapping[str, Layout] = {
     each.name: each
     for each in (
         Layout(
             "armbian",
             "Armbian: boot.scr and armbianEnv.txt below /boot of the only partition (ext4)",
-            "dos", 4 * MIB, None, "armbi_root", True, "", foreign.armbian,
+            "dos", 4 * MIB, None, "armbi_root", True, "", foreign.armbian, packages=_KEXEC,
         ),
         Layout(
             "extlinux-ext4",
             "Debian with u-boot-menu: extlinux.conf below /boot of the only partition (ext4)",
             "gpt", 16 * MIB, None, "rootfs", True, _READS_FDT, debian.extlinux,
-            debian.extlinux_settings, ("u-boot-menu", "initramfs-tools"),
+            debian.extlinux_settings, ("u-boot-menu", "initramfs-tools", *_KEXEC),
         ),
         Layout(
             "extlinux-fat",
             "Khadas' fenix, LibreELEC, mainline Yocto: extlinux.conf on a FAT partition",
             "dos", 16 * MIB, Fat(256 * MIB, 16, "BOOT", "/boot"), "ROOTFS", True, _READS_FDT,
-            foreign.extlinux_fat,
+            foreign.extlinux_fat, packages=_KEXEC,
         ),
         Layout(
             "grub-efi",
             "Debian, Fedora and others by EFI: GRUB on the EFI system partition",
             "gpt", 1 * MIB, Fat(256 * MIB, 32, "ESP", "/boot/efi", esp=True), "rootfs", True, "",
-            debian.grub, debian.grub_settings, ("grub-efi-arm64", "initramfs-tools"),
+            debian.grub, debian.grub_settings, ("grub-efi-arm64", "initramfs-tools", *_KEXEC),
         ),
         Layout(
             "yocto",

@@ -14,18 +14,8 @@ import re
 
 from .board import RIVALS, TAKEN_OVER, Board, mounted
 from .boot_files import Boot
-from .files import (
-    PARTIAL,
-    SECTOR_BYTES,
-    flush,
-    make_way,
-    names_in,
-    read,
-    read_text,
-    write_beside,
-    write_sector,
-    write_whole,
-)
+from .boot_partition import move, replace, settle
+from .files import SECTOR_BYTES, make_way, names_in, read, read_text, write_sector, write_whole
 from .frames import RefusedError
 from .kept_modules import KEPT, keep_modules
 
@@ -106,14 +96,14 @@ def take_over(board: Board, request: Record) -> Record:
             os.link(script, kept)
         else:
             write_whole(kept, before)
-    _replace(board, script, ours)
+    replace(board, script, ours)
     renamed = []
     # From here on ours is there: whichever of the two U-Boot finds, it boots.
     for name, other in RENAMED.items():
         if os.path.exists(f"{board.fat}/{name}"):
-            _move(board, f"{board.fat}/{name}", f"{board.fat}/{other}")
+            move(board, f"{board.fat}/{name}", f"{board.fat}/{other}")
             renamed.append(name)
-    _settle(board)
+    settle(board)
     return {"renamed": renamed}
 
 
@@ -131,19 +121,19 @@ def give_back(board: Board, request: Record | None = None) -> Record:
             if os.path.exists(f"{board.fat}/{name}"):  # a newer one, of an update since
                 make_way(f"{board.fat}/{other}")
             else:
-                _move(board, f"{board.fat}/{other}", f"{board.fat}/{name}")
+                move(board, f"{board.fat}/{other}", f"{board.fat}/{name}")
             returned.append(name)
-    _settle(board)
+    settle(board)
     script, kept = f"{board.fat}/{SCRIPT}", f"{board.fat}/{OLD_SCRIPT}"
     if b"npu-bsp" in read(script):
         if old := read(kept):
-            _replace(board, script, kept if board.on_ext else old)
+            replace(board, script, kept if board.on_ext else old)
             returned.append(SCRIPT)
         else:
             make_way(script)
-    _settle(board)
+    settle(board)
     make_way(kept)
-    _settle(board)
+    settle(board)
     # What booted the board before is first again: nothing of ours is looked at any more.
     _remove_own(board, mark)
     if _running(board) is None:
@@ -180,10 +170,10 @@ def _remove_own(board: Board, mark: str) -> None:
         path = f"{board.own}/{name}"
         if path != mark:
             shutil.rmtree(path) if os.path.isdir(path) else make_way(path)
-    _settle(board)
+    settle(board)
     make_way(mark)
     os.rmdir(board.own)
-    _settle(board)
+    settle(board)
 
 
 def _remove_rest(board: Board, onboard: list[str]) -> None:
@@ -196,49 +186,3 @@ def _remove_rest(board: Board, onboard: list[str]) -> None:
         if not _OURS.fullmatch(name):
             raise RefusedError(f"{name!r} is no file of npu-bsp")
         make_way(board.at(name))
-
-
-def _replace(board: Board, path: str, content: bytes | str) -> None:
-    """Give a boot file other content, or the file ``content``: U-Boot finds the old or the new at any time.
-
-    On ext4 it reads what lies in place, without the journal: each block of the tables there may be older or
-    newer by itself. So a step changes names only, of files that are there before and after it.
-    """
-    beside, spare = path + PARTIAL, path + ".spare"
-    if not board.on_ext:
-        if isinstance(content, str):
-            raise RefusedError("FAT has no links")
-        write_whole(path, content)
-        board.settle()
-        return
-    for name in (beside, spare):
-        make_way(name)
-    if isinstance(content, str):
-        os.link(content, beside)
-    else:
-        write_beside(beside, content)
-    if os.path.exists(path):
-        os.link(path, spare)
-    _settle(board)
-    os.rename(beside, path)
-    _settle(board)
-    make_way(spare)
-    _settle(board)
-
-
-def _move(board: Board, old: str, new: str) -> None:
-    """Give a boot file another name; on ext4 it has both in between, see ``_replace``."""
-    if not board.on_ext:
-        os.rename(old, new)
-        return
-    if not (os.path.exists(new) and os.path.samefile(old, new)):
-        make_way(new)
-        os.link(old, new)
-    _settle(board)
-    os.unlink(old)
-    _settle(board)
-
-
-def _settle(board: Board) -> None:
-    flush(board.fat)
-    board.settle()

@@ -28,6 +28,7 @@ from .files import (
 from .frames import Frames, RefusedError
 from .health import health
 from .kexec import kexec_load
+from .persist import kept_by, persist, unpersist
 from .raw_sector import with_sector
 from .stage import discard, mend, restore_manifest, stage
 
@@ -48,6 +49,8 @@ _CHANGES = (
     "give-back",
     "give-up",
     "kexec-load",
+    "persist",
+    "unpersist",
     "arm",
     "disarm",
     "reboot",
@@ -101,7 +104,7 @@ class _Session:
             if request["lock"]:
                 lease.take(self._board, request["lock"])
                 self._token = request["lock"]["token"]
-            return {**self._board.facts(request), **self._use()}
+            return {**self._board.facts(request), **self._use(), "kept_by": kept_by(self._board)}
         if self._token:
             lease.renew(self._board, self._token)
         elif what in _CHANGES:
@@ -112,7 +115,7 @@ class _Session:
             answer = _arm(self._board, request)
             self._token = ""  # this session ends with the reboot; the lease does not
             return answer
-        if what in ("commit", "take-over", "give-back"):
+        if what in ("commit", "take-over", "give-back", "persist", "unpersist"):
             lease.note(self._board, self._token, what, request.get("generation", ""))
         return _answer(self._board, request, self._frames)
 
@@ -170,6 +173,10 @@ def _answer(board: Board, request: Record, frames: Frames) -> Record:
         return give_back(board, request)
     if what == "give-up":
         return give_up(board, request)
+    if what == "persist":
+        return persist(board, request)
+    if what == "unpersist":
+        return unpersist(board)
     if what == "kexec-load":
         return kexec_load(board, request)
     if what == "disarm":

@@ -16,10 +16,10 @@ TIME_S = 946_684_800
 LENGTHS = struct.Struct(">2I")
 
 
-def script_image(text: str) -> bytes:
-    """Return a script image, as ``mkimage -A arm64 -O linux -T script -C none -n npu-bsp`` makes it."""
+def script_image(text: str, name: bytes = b"npu-bsp") -> bytes:
+    """Return a script image, as ``mkimage -A arm64 -O linux -T script -C none -n NAME`` makes it."""
     data = LENGTHS.pack(len(text), 0) + text.encode("ascii")
-    fields = (TIME_S, len(data), 0, 0, zlib.crc32(data), *KIND, b"npu-bsp")
+    fields = (TIME_S, len(data), 0, 0, zlib.crc32(data), *KIND, name)
     checksum = zlib.crc32(HEADER.pack(MAGIC, 0, *fields))
     return HEADER.pack(MAGIC, checksum, *fields) + data
 

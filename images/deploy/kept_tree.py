@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: MIT
+"""``deploy --try --persist``: a device tree that passed its trial is kept by the distribution itself.
+
+Where Armbian and u-boot-menu name a tree or an overlay, they do so for every kernel that they install. So
+the NPU stays on through their updates, and nothing of ours takes part in booting.
+"""
+
+from __future__ import annotations
+
+import base64
+import zlib
+
+from bsp.base.errors import UserError
+from bsp.boot_survey.keeping import how_to_keep
+from bsp.boot_survey.survey import Survey
+
+from . import health, trial
+from .deploy import Deployment, Target, session
+from .plan import Facts
+
+BOOT = "/boot"
+_ANSWER_S = 300.0
+
+
+def refuse_without_keeper(how: Survey, host: str, *, overlay: bool) -> None:
+    """Refuse to try a tree that could not be kept afterwards.
+
+    Args:
+        overlay: whether the tree is one of ours, so that there is an overlay of what it changes.
+
+    Raises:
+        UserError: nothing there keeps a tree, or Armbian is to keep one that is no overlay.
+    """
+    if not how.keeper:
+        raise UserError(
+            f"--persist: nothing on {host} ({how.layout.name}) is known to keep a tree through updates",
+            hint=how_to_keep(how.layout, host),
+        )
+    if how.keeper == "armbian" and not overlay:
+        raise UserError(
+            "--persist: Armbian keeps overlays, and --dtb is a whole tree",
+            hint="leave --dtb out, or put an overlay of your own into overlay-user (armbian-add-overlay)",
+        )
+
+
+def persist(
+    target: Target,
+    result: Deployment,
+    how: Survey,
+    *,
+    blob: bytes,
+    overlay: bytes | None,
+    checks: health.Checks,
+) -> None:
+    """Have the distribution keep what runs on trial, and reboot into that; or take it back.
+
+    Args:
+        blob: the tree that runs.
+        overlay: what it changes, where that is known.
+    """
+    host = target.host
+    content = overlay if how.keeper == "armbian" else blob
+    if content is None:
+        raise RuntimeError("there is nothing to keep")
+    with result.step(f"Telling {how.keeper} to keep it"), session(target) as agent:
+        before = agent.open(None, fat_mount=BOOT, lock=True, exact=True)
+        request = {
+            "do": "persist",
+            "way": how.keeper,
+            "content": base64.b64encode(content).decode(),
+        }
+        agent.ask(request, timeout_s=_ANSWER_S)
+        agent.ask({"do": "reboot", "reboot": target.reboot})
+    with result.step(f"Booting as {how.keeper} does") as now:
+        boot = trial.wait_for_boot(
+            host, other_than=before.boot_id, timeout_s=target.timeout_s, root=target.root
+        )
+        now.note("it answers" if boot else "no answer")
+    if boot is None:
+        result.outcome = "unknown"
+        result.problem = (
+            f"it passed its trial, and {how.keeper} does not boot it within {target.timeout_s:g} s"
+        )
+        result.hint = (
+            "if a reset does not help: with the disk in another machine, take npu-bsp out of "
+            "user_overlays= in boot/armbianEnv.txt, or the fdt line out of boot/extlinux/extlinux.conf"
+        )
+        return
+    with session(target) as agent:
+        facts = agent.open(None, fat_mount=BOOT, lock=True, exact=True, tree=True)
+        problems = _problems(facts, blob)
+        if not problems and target.check_health:
+            result.health = health.examine(agent, host, checks)
+            problems = [f"not healthy: {each}" for each in result.health if not each.ok]
+        result.running_dtb_matches = not problems
+        if problems:
+            agent.ask({"do": "unpersist"}, timeout_s=_ANSWER_S)
+            agent.ask({"do": "reboot", "reboot": target.reboot})
+            result.outcome, result.problem = "rolled-back", "; ".join(problems)
+            result.hint = (
+                f"{how.keeper} no longer keeps it; the board is rebooting into what it had"
+            )
+            return
+    result.outcome = "persisted"
+    result.hint = (
+        f"{how.keeper} keeps it, for each kernel that it installs. To go back: ./inv deploy --host "
+        f"{host.name} --undo"
+    )
+
+
+def _problems(facts: Facts, blob: bytes) -> list[str]:
+    sent = base64.b64encode(zlib.compress(blob)).decode()
+    return trial.tree_problems(sent, facts.fdt)
+
+
+def take_back(target: Target, *, dry_run: bool) -> list[str] | None:
+    """Have the distribution no longer keep a tree; return which files changed, None where it keeps none."""
+    with session(target, accept_new_key=target.accept_new_key) as agent:
+        facts = agent.open(None, fat_mount=BOOT, lock=not dry_run, exact=True)
+        if not facts.kept_by:
+            return None
+        if dry_run:
+            return []
+        return list(agent.ask({"do": "unpersist"}, timeout_s=_ANSWER_S)["changed"])
