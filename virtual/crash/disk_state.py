@@ -23,7 +23,7 @@ _COPY_BYTES = 1 << 20
 
 
 class Places(NamedTuple):
-    """Where the partitions of a disk lie: a FAT boot partition, the root behind it."""
+    """Where the partitions of a disk lie: a FAT boot partition (of no size: there is none), the root."""
 
     fat_start_bytes: int = FAT_START_BYTES
     fat_size_bytes: int = FAT_SIZE_BYTES
@@ -53,7 +53,7 @@ class Partition:
 
 
 class Medium:
-    """The disk of a board after some of its writes. ``root`` and ``fat`` are its partitions.
+    """The disk of a board after some of its writes. ``root`` and ``fat`` are its partitions, or one.
 
     Attributes:
         change: counts up with each write that is put in or taken out.
@@ -64,16 +64,17 @@ class Medium:
         """Copy the partitions of a factory disk into ``folder``, holes left as holes."""
         size_bytes = image.stat().st_size
         start, size, root_start = places
-        self.fat = _split(image, folder / "fat.img", start, size)
         root_bytes = size_bytes - root_start
         root_bytes -= root_bytes % BLOCK_BYTES
         self.root = _split(image, folder / "root.img", root_start, root_bytes)
+        self.fat = _split(image, folder / "fat.img", start, size) if size else self.root
+        self._partitions = (self.fat, self.root) if size else (self.root,)
         self.change = 0
         self.outside = 0
 
     def close(self) -> None:
         """Close the files."""
-        for partition in (self.fat, self.root):
+        for partition in self._partitions:
             os.close(partition.handle)
 
     def put(self, log: WriteLog, write: Write, *, size_bytes: int | None = None) -> list[_Undo]:
@@ -81,7 +82,7 @@ class Medium:
         data = log.data(write)[:size_bytes]
         undo = []
         reached = 0
-        for partition in (self.fat, self.root):
+        for partition in self._partitions:
             first = max(write.offset_bytes, partition.start_bytes)
             last = min(write.offset_bytes + len(data), partition.start_bytes + partition.size_bytes)
             if first >= last:

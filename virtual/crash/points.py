@@ -18,6 +18,7 @@ from pathlib import Path
 
 from .boot import BootPartition, Choice
 from .disk_state import BLOCK_BYTES, OUR_PLACES, Medium, Places
+from .ext4_boot import Ext4Boot
 from .old_way import OldWay
 from .root import Root
 from .writelog import Write, WriteLog
@@ -156,7 +157,10 @@ class Judge:
     def __init__(self, medium: Medium, tally: Tally, old: OldWay | None = None) -> None:
         self._medium = medium
         self._tally = tally
-        self._boot = BootPartition(medium.fat, old)
+        if medium.fat is medium.root and old is not None:
+            self._boot: BootPartition = Ext4Boot(medium.fat, old)
+        else:
+            self._boot = BootPartition(medium.fat, old)
         self._root = Root(medium.root)
         self._fat_stale = self._root_stale = True
         self._choice = Choice("", "", "")

@@ -20,6 +20,7 @@ from virtual.layouts.disk import build_layout, places
 from virtual.layouts.layout import LAYOUTS
 
 from .disk_state import OUR_PLACES, Places
+from .ext4_boot import old_way_on_ext4
 from .old_way import OldWay, old_way_of
 
 OURS = "virtual"
@@ -61,17 +62,20 @@ def recorded(layout: str) -> Recorded:
     if way.layout is None:
         disk = build_disk(board, kernel_named(board.kernel), base_dtb(board))
         return Recorded(board, way, disk)
-    if way.layout.fat is None or way.layout.fat.esp:
-        judged = [each.name for each in LAYOUTS.values() if each.fat and not each.fat.esp]
+    if way.layout.fat and way.layout.fat.esp:
+        judged = [each.name for each in LAYOUTS.values() if not each.fat or not each.fat.esp]
         raise UserError(
-            f"states of --layout {layout} cannot be judged: only those with a FAT boot partition that "
-            "U-Boot looks for configurations and scripts on",
+            f"states of --layout {layout} cannot be judged: only those where U-Boot itself looks for "
+            "configurations and scripts",
             hint="--layout " + " | ".join(judged),
         )
     kernel = kernel_named(way.kernel(board, board.kernel))
     disk = build_layout(way.layout, board, kernel, base_dtb(board))
     where = places(way.layout, uuid.UUID(int=0))
     found = Places(where.fat_start_bytes, where.fat_size_bytes, where.root_start_bytes)
+    if not found.fat_size_bytes:
+        old = old_way_on_ext4(disk.image, found.root_start_bytes)
+        return Recorded(board, way, disk, found, old)
     return Recorded(board, way, disk, found, _old_way(disk.image, found.fat_start_bytes))
 
 

@@ -76,7 +76,7 @@ LAYOUTS: Mapping[str, Layout] = {
         Layout(
             "armbian",
             "Armbian: boot.scr and armbianEnv.txt below /boot of the only partition (ext4)",
-            "dos", 4 * MIB, None, "armbi_root", True, "", foreign.armbian, packages=_KEXEC,
+            "dos", 4 * MIB, None, "armbi_root", True, "", foreign.armbian,
         ),
         Layout(
             "extlinux-ext4",
@@ -88,7 +88,7 @@ LAYOUTS: Mapping[str, Layout] = {
             "extlinux-fat",
             "Khadas' fenix, LibreELEC, mainline Yocto: extlinux.conf on a FAT partition",
             "dos", 16 * MIB, Fat(256 * MIB, 16, "BOOT", "/boot"), "ROOTFS", True, _READS_FDT,
-            foreign.extlinux_fat, packages=_KEXEC,
+            foreign.extlinux_fat,
         ),
         Layout(
             "grub-efi",

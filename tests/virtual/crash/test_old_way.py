@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from images.deploy.boot import slots, state
 from images.deploy.onboard.script_image import script_image
 from virtual.crash.boot import BootPartition, Choice
 from virtual.crash.disk_state import Partition
+from virtual.crash.ext4_boot import Ext4Boot
 from virtual.crash.old_way import EXTLINUX, KEPT, SCRIPT, old_way_of
 from virtual.crash.subject import recorded
 from virtual.crash.variants import additions
@@ -34,16 +36,37 @@ SCRIPTED = {SCRIPT: script_image("booti ${kernel_addr_r}\n"), "Image.gz": b"kern
 NAMED = {"Image": b"kernel" * 2000, "virtual.dtb": b"tree" * 100}
 
 
-def choice(folder: Path, factory: dict[str, bytes], files: dict[str, bytes]) -> Choice:
-    tree, image = folder / "tree", folder / "fat.img"
+Chooser = Callable[[Path, dict[str, bytes], dict[str, bytes]], Choice]
+
+
+@pytest.fixture(params=["fat", "ext4"])
+def choice(request: pytest.FixtureRequest) -> Chooser:
+    """Which way boots: by a folder to work in, the files of the factory disk, the files that are there."""
+    return on_fat if request.param == "fat" else on_ext4
+
+
+def written(folder: Path, files: dict[str, bytes]) -> Path:
     for path, content in files.items():
-        (tree / path).parent.mkdir(parents=True, exist_ok=True)
-        (tree / path).write_bytes(content)
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+    return folder
+
+
+def on_fat(folder: Path, factory: dict[str, bytes], files: dict[str, bytes]) -> Choice:
+    tree, image = written(folder / "tree", files), folder / "fat.img"
     with image.open("wb") as file:
         file.truncate(SIZE_BYTES)
     run(["mformat", "-i", image, "-T", str(SIZE_BYTES // 512), "::"])
     run(["mcopy", "-s", "-i", image, *sorted(tree.iterdir()), "::"])
     return BootPartition(Partition(image, 0, SIZE_BYTES), old_way_of(factory)).choice()
+
+
+def on_ext4(folder: Path, factory: dict[str, bytes], files: dict[str, bytes]) -> Choice:
+    written(folder / "tree/boot", files)
+    image = folder / "root.img"
+    size = f"{SIZE_BYTES >> 10}k"
+    run(["mke2fs", "-q", "-t", "ext4", "-b", "4096", "-d", folder / "tree", image, size])
+    return Ext4Boot(Partition(image, 0, SIZE_BYTES), old_way_of(factory)).choice()
 
 
 def ours() -> dict[str, bytes]:
@@ -71,7 +94,9 @@ def renamed(files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("factory", [CONF, SCRIPTED, NAMED], ids=["extlinux", "script", "by-name"])
-def test_the_old_way_until_there_is_a_generation(factory: dict[str, bytes], tmp_path: Path) -> None:
+def test_the_old_way_until_there_is_a_generation(
+    factory: dict[str, bytes], tmp_path: Path, choice: Chooser
+) -> None:
     only_script = {SCRIPT: slots.boot_script("virtual-a311d")}
     steps = {
         "as it came": (factory, "old"),
@@ -87,31 +112,33 @@ def test_the_old_way_until_there_is_a_generation(factory: dict[str, bytes], tmp_
         assert (found.slot, found.problem) == (slot, ""), name
 
 
-def test_extlinux_wins_over_our_script(tmp_path: Path) -> None:
+def test_extlinux_wins_over_our_script(tmp_path: Path, choice: Chooser) -> None:
     assert choice(tmp_path, CONF, {**ours(), **CONF}).slot == "old"
 
 
 @pytest.mark.parametrize("factory", [CONF, SCRIPTED], ids=["extlinux", "script"])
-def test_renamed_before_our_script_is_there(factory: dict[str, bytes], tmp_path: Path) -> None:
+def test_renamed_before_our_script_is_there(
+    factory: dict[str, bytes], tmp_path: Path, choice: Chooser
+) -> None:
     for number, script in enumerate((None, slots.boot_script("virtual-a311d")[:700])):
         (tmp_path / str(number)).mkdir()
         files = {**renamed(factory), **({SCRIPT: script} if script else {})}
         assert "neither" in choice(tmp_path / str(number), factory, files).problem
 
 
-def test_without_a_script_image_is_loaded_by_name(tmp_path: Path) -> None:
+def test_without_a_script_image_is_loaded_by_name(tmp_path: Path, choice: Chooser) -> None:
     torn = slots.boot_script("virtual-a311d")[:700]
     assert choice(tmp_path, NAMED, {**NAMED, SCRIPT: torn}) == Choice("old", "", "")
 
 
-def test_a_file_of_the_old_way_that_changed_is_named(tmp_path: Path) -> None:
+def test_a_file_of_the_old_way_that_changed_is_named(tmp_path: Path, choice: Chooser) -> None:
     found = choice(tmp_path, CONF, {**CONF, "vmlinuz": b"other" * 2000})
     assert found.problem == "/vmlinuz is not what it was"
 
 
 def test_what_cannot_be_recorded_is_refused() -> None:
     with pytest.raises(UserError, match="cannot be judged") as raised:
-        recorded("armbian")
+        recorded("grub-efi")
     assert "extlinux-fat" in raised.value.hint
     with pytest.raises(UserError, match="no layout 'armbien'"):
         recorded("armbien")
