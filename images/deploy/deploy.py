@@ -435,6 +435,7 @@ def status(target: Target) -> dict[str, Any]:
         "lease": msgspec.structs.asdict(facts.lease) if facts.lease else None,
         "log": list(facts.log),
         "kept_by": facts.kept_by or None,
+        "rivals": list(facts.rivals) if facts.boot_script else [],
         "boots_through_npu_bsp": facts.boot_script and good is not None,
     }
 

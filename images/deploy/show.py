@@ -107,6 +107,7 @@ def status_text(found: dict[str, Any]) -> str:
         ("board", f"{found['model'] or '?'} ({', '.join(found['compatible'])})"),
         ("running", _running(found)),
         *([("NPU kept by", _kept(found))] if found["kept_by"] else []),
+        *([("taken back by", _rivals(found))] if found["rivals"] else []),
         ("kernel", f"{found['kernel']}{_verdict(found['kernel_matches'])}"),
         ("device tree", _verdict(found["running_dtb_matches"]).strip(" ,") or "not compared"),
         *(("", difference) for difference in found["dtb_differences"]),
@@ -119,6 +120,11 @@ def status_text(found: dict[str, Any]) -> str:
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join([found["host"], *(f"  {name.ljust(width)}  {text}" for name, text in rows)])
+
+
+def _rivals(found: dict[str, Any]) -> str:
+    names = " and ".join(found["rivals"])
+    return f"{names} (of a kernel update?), which U-Boot reads first: ./inv deploy --adopt again"
 
 
 def _kept(found: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from bsp.base.packages.apt import Archive
 from bsp.base.project import PROJECT
 from bsp.remote import inventory, ssh
 from bsp.remote.inventory import Host
@@ -28,6 +29,7 @@ pytestmark = [pytest.mark.network]
 
 BOARD = "virtual-a311d"
 BOOT_S = 600
+NPU_STATUS = "/proc/device-tree/npu@10000000/status"
 UBOOTS = {
     "armbian": "like:khadas-vim3",
     "toradex": "like:verdin-imx8mp",
@@ -81,17 +83,19 @@ def boot_files(host: Host) -> str:
     return said(host, "sh", "-c", script)
 
 
-@pytest.mark.timeout(400)
-@pytest.mark.parametrize("layout", ["armbian"])
-def test_it_boots_and_its_npu_is_switched_off(layout: str, tmp_path: Path) -> None:
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("layout", ["armbian", "extlinux-fat"])
+def test_it_boots_with_its_npu_switched_off_and_is_adopted(layout: str, tmp_path: Path) -> None:
     with running(layout, tmp_path) as host:
-        tree = "/proc/device-tree/npu@10000000/status"
-        assert said(host, "cat", tree) == "disabled\0"
+        assert said(host, "cat", NPU_STATUS) == "disabled\0"
         assert "npu_bsp" not in said(host, "cat", "/proc/cmdline")
         expected = LAYOUTS[layout]
         mounts = said(host, "cat", "/proc/mounts")
         assert (f" {expected.fat.mount} vfat" in mounts) if expected.fat else ("vfat" not in mounts)
         assert said(host, "modprobe", "--dry-run", "--verbose", "etnaviv")
+        adopted = invoke("deploy", "--host", host.name, "--timeout", str(BOOT_S), "--adopt")
+        assert adopted["outcome"] == "confirmed"
+        assert "npu_bsp.slot=trial" in said(host, "cat", "/proc/cmdline")
 
 
 @pytest.mark.full
@@ -105,6 +109,19 @@ def test_from_node_disabled_to_an_npu_and_back(layout: str, tmp_path: Path) -> N
         deployed_and_rolled_back(host, switched_on)
         give_back(host)
         assert boot_files(host) == before
+
+
+@pytest.mark.full
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    ("layout", "keeper"), [("armbian", "armbian"), ("extlinux-ext4", "u-boot-menu")]
+)
+def test_tried_by_kexec_and_kept_by_the_distribution(
+    layout: str, keeper: str, tmp_path: Path
+) -> None:
+    with running(layout, tmp_path, UBOOTS.get(layout, "")) as host:
+        try_by_kexec(host)
+        persist(host, keeper)
 
 
 def switch_on(host: Host, folder: Path) -> str:
@@ -153,7 +170,55 @@ def give_back(host: Host) -> None:
     invoke("deploy", "--host", host.name, "--undo")
     reboot(host)
     assert "npu_bsp" not in said(host, "cat", "/proc/cmdline")
-    assert said(host, "cat", "/proc/device-tree/npu@10000000/status") == "disabled\0"
+    assert said(host, "cat", NPU_STATUS) == "disabled\0"
+
+
+def try_by_kexec(host: Host) -> None:
+    """The NPU on by kexec, and off after the next reset: nothing on the disk has changed."""
+    install(host, "kexec-tools")
+    before = boot_files(host)
+    tried = invoke("deploy", "--host", host.name, "--timeout", str(BOOT_S), "--try")
+    assert tried["outcome"] == "tried"
+    assert tried["running_dtb_matches"] is True
+    assert "npu_bsp.try=" in said(host, "cat", "/proc/cmdline")
+    assert "model: GC8000, revision: 7120" in said(host, "dmesg")
+    assert boot_files(host) == before
+    reboot(host)
+    assert said(host, "cat", NPU_STATUS) == "disabled\0"
+
+
+def persist(host: Host, keeper: str) -> None:
+    """The NPU kept on by the distribution, through a reset and new boot files of it; and off again."""
+    words = ("--host", host.name)
+    before = boot_files(host)
+    kept = invoke("deploy", *words, "--timeout", str(BOOT_S), "--try", "--persist")
+    assert kept["outcome"] == "persisted"
+    assert kept["running_dtb_matches"] is True
+    assert "npu_bsp" not in said(host, "cat", "/proc/cmdline")
+    assert "model: GC8000, revision: 7120" in said(host, "dmesg")
+    assert invoke("status", *words)["kept_by"] == keeper
+    if keeper == "u-boot-menu":  # what an update of the kernel runs
+        said(host, "u-boot-update")
+    reboot(host)
+    assert "model: GC8000, revision: 7120" in said(host, "dmesg")
+    invoke("deploy", *words, "--undo")
+    assert boot_files(host) == before
+    reboot(host)
+    assert said(host, "cat", NPU_STATUS) == "disabled\0"
+
+
+def install(host: Host, package: str) -> None:
+    """As ``apt install`` does, with packages of this machine's cache: the board has no network."""
+    there = set(said(host, "dpkg-query", "--show", "--showformat", "${Package}\n").split())
+    debs = Archive("trixie", "arm64").download([package], with_dependencies=True)
+    with ssh.connect(host, timeout_s=120) as connection:
+        connection.run(["mkdir", "--parents", "/run/debs"])
+        for deb in debs:
+            if deb.name.partition("_")[0] not in there:
+                put = ["sh", "-c", f"cat > '/run/debs/{deb.name}'"]
+                connection.run(put, stdin=deb.read_bytes(), timeout_s=120)
+        command = "DEBIAN_FRONTEND=noninteractive dpkg --install /run/debs/*.deb && rm -r /run/debs"
+        connection.run(["sh", "-c", command], timeout_s=300)
 
 
 def said_bytes(host: Host, path: str) -> bytes:

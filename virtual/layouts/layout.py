@@ -68,8 +68,6 @@ class Layout:
 # Debian's U-Boot for QEMU has no fdt_addr_r, and leaves out what extlinux.conf says of a device tree.
 _READS_FDT = "like:khadas-vim3"
 
-_KEXEC = ("kexec-tools",)
-
 LAYOUTS: Mapping[str, Layout] = {
     each.name: each
     for each in (
@@ -82,7 +80,7 @@ LAYOUTS: Mapping[str, Layout] = {
             "extlinux-ext4",
             "Debian with u-boot-menu: extlinux.conf below /boot of the only partition (ext4)",
             "gpt", 16 * MIB, None, "rootfs", True, _READS_FDT, debian.extlinux,
-            debian.extlinux_settings, ("u-boot-menu", "initramfs-tools", *_KEXEC),
+            debian.extlinux_settings, ("u-boot-menu", "initramfs-tools"),
         ),
         Layout(
             "extlinux-fat",
@@ -94,7 +92,7 @@ LAYOUTS: Mapping[str, Layout] = {
             "grub-efi",
             "Debian, Fedora and others by EFI: GRUB on the EFI system partition",
             "gpt", 1 * MIB, Fat(256 * MIB, 32, "ESP", "/boot/efi", esp=True), "rootfs", True, "",
-            debian.grub, debian.grub_settings, ("grub-efi-arm64", "initramfs-tools", *_KEXEC),
+            debian.grub, debian.grub_settings, ("grub-efi-arm64", "initramfs-tools"),
         ),
         Layout(
             "yocto",
