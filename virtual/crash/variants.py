@@ -14,8 +14,6 @@ from bsp.base.errors import UserError
 _NO_FSYNC = """
 os.fsync = lambda handle: None
 def flush_filesystem(path): pass
-"""
-_NO_CHECKPOINT = """
 def checkpoint(path): pass
 """
 
@@ -47,7 +45,7 @@ def take_over(board, request):
 """
 
 VARIANTS: Mapping[str, Mapping[str, str]] = {
-    "no-fsync": {"files": _NO_FSYNC, "raw_sector": _NO_CHECKPOINT},
+    "no-fsync": {"files": _NO_FSYNC},
     "switch-first": {"agent": _SWITCH_FIRST},
     "rename-first": {"adopt": _RENAME_FIRST},
 }

@@ -13,6 +13,7 @@ import zlib
 from .files import (
     PARTIAL,
     SECTOR_BYTES,
+    checkpoint,
     flush_filesystem,
     intact,
     is_generation,
@@ -24,7 +25,6 @@ from .files import (
     sha256_of,
 )
 from .frames import RefusedError, Zlib, Zstd, codec, ranges
-from .raw_sector import checkpoint
 
 TYPE_CHECKING = False  # see frames.py
 if TYPE_CHECKING:

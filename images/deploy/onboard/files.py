@@ -12,6 +12,8 @@ from .frames import RefusedError
 
 SECTOR_BYTES = 512
 PARTIAL = ".partial"
+# Linux fs/ext4/ext4.h: _IOW('f', 43, __u32), since 5.14.
+_CHECKPOINT = 0x4004662B
 MTIME_S = 946684800
 """1 January 2000: marks a file of a generation as written whole and verified."""
 
@@ -69,6 +71,29 @@ def flush_filesystem(path: str) -> None:
             os.sync()
     except AttributeError:
         os.sync()
+    finally:
+        os.close(handle)
+
+
+def checkpoint(path: str) -> None:
+    """Have ext4 write all that is in its journal to its place: what U-Boot then reads is what Linux does.
+
+    Raises:
+        RefusedError: the kernel cannot do that (it is older than 5.14), or the disk is broken.
+    """
+    import errno
+    import fcntl
+    import struct
+
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.ioctl(handle, _CHECKPOINT, struct.pack("=I", 0))
+    except OSError as error:
+        if error.errno == errno.ENODEV:  # no journal: everything is in its place
+            return
+        raise RefusedError(
+            f"the journal of {path}'s file system cannot be written back (Linux 5.14 or later can): {error}"
+        ) from error
     finally:
         os.close(handle)
 

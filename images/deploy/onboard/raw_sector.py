@@ -2,12 +2,11 @@
 """Where on its disk a file of one sector lies, for a U-Boot that cannot write to ext4.
 
 U-Boot overwrites that sector of the disk, and only if it holds what it has read by name. It replays no
-journal: whatever it is to read must have been written to its place before (``checkpoint``).
+journal: whatever it is to read must have been written to its place before (``checkpoint`` of files.py).
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import struct
 
@@ -26,29 +25,6 @@ _FLAG_SYNC, _LAST = 1, 1
 _HEAD = struct.Struct("=QQIIII")
 _EXTENT = struct.Struct("=QQQQQIIII")
 _ASKED = 2
-# Linux fs/ext4/ext4.h: _IOW('f', 43, __u32), since 5.14.
-_CHECKPOINT = 0x4004662B
-
-
-def checkpoint(path: str) -> None:
-    """Have ext4 write all that is in its journal to its place: what U-Boot then reads is what Linux does.
-
-    Raises:
-        RefusedError: the kernel cannot do that (it is older than 5.14), or the disk is broken.
-    """
-    import fcntl
-
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.ioctl(handle, _CHECKPOINT, struct.pack("=I", 0))
-    except OSError as error:
-        if error.errno == errno.ENODEV:  # no journal: everything is in its place
-            return
-        raise RefusedError(
-            f"the journal of {path}'s file system cannot be written back (Linux 5.14 or later can): {error}"
-        ) from error
-    finally:
-        os.close(handle)
 
 
 def with_sector(board: Board, path: str, sector: bytes) -> bytes:
