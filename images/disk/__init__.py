@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Disks for virtual boards: FAT boot partition and ext4 root with a factory generation, made without root.
 
-A disk is made once for the same inputs and kept; each board that is started writes to a copy-on-write
-overlay. Its SSH keys are made here, with it: one for the board, one that logs in to it.
+The cache keeps one disk for the same inputs; each board that is started writes to a copy-on-write overlay.
+A disk comes with two new SSH keys: the host key of the board, and the key that logs in to it.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ from .tree import Tree
 HERE = Path(__file__).parent
 
 SIZE_BYTES = 4096 * MIB
-"""A power of two: SD cards are, and QEMU insists on it."""
+"""A power of two, as QEMU requires of an SD card."""
 FAT_START_BYTES = 1 * MIB
 FAT_SIZE_BYTES = 512 * MIB
 ROOT_START_BYTES = FAT_START_BYTES + FAT_SIZE_BYTES
 
-# A change in any of these makes another disk.
+# Part of the cache key: a change in any of these makes another disk.
 _SOURCES = (
     "images/disk", "images/bundle/manifest.py", "images/deploy/boot", "images/deploy/onboard",
 )  # fmt: skip
-# Older disks of the same board go when a new one is made; a machine that runs from one keeps it open.
+# A new disk replaces the oldest of the same board; a machine that runs from one keeps its file open.
 _KEPT = 4
 
 
 @dataclass(frozen=True)
 class Disk:
-    """A disk that is kept, read only.
+    """A disk in the cache, read-only.
 
     Attributes:
         image: raw image, sparse.
@@ -69,7 +69,7 @@ class Disk:
 
 
 def build_disk(board: Board, kernel: PrebuiltKernel, dtb: Path) -> Disk:
-    """Return the disk of a board with a kernel and a DTB as its factory generation, cached.
+    """Return the disk of a board whose factory generation is this kernel and DTB; the cache keeps it.
 
     Raises:
         UserError: a tool is missing, or the kernel lacks a module that the profile asks for.
@@ -153,20 +153,20 @@ def _make(board: Board, kernel: PrebuiltKernel, dtb: Path, rootfs: Rootfs, targe
 
 
 def _drop_old(folder: Path, board: str) -> None:
-    found = [path for path in folder.glob(f"{board}-{'[0-9a-f]' * 16}") if path.is_dir()]
-    for path in sorted(found, key=lambda path: path.stat().st_mtime)[: -(_KEPT - 1)]:
+    disks = [path for path in folder.glob(f"{board}-{'[0-9a-f]' * 16}") if path.is_dir()]
+    for path in sorted(disks, key=lambda path: path.stat().st_mtime)[: -(_KEPT - 1)]:
         remove(path)
 
 
 def system_files(board: Board, extra: Path) -> None:
-    """Write what goes over a virtual board's Debian, whatever boots it: settings, names, units."""
+    """Write the files that every virtual board's Debian gets: settings, names, units."""
     shutil.copytree(HERE / "root", extra)
     hostname = f"npu-{board.name}"
     (extra / "etc/hostname").write_text(f"{hostname}\n")
     (extra / "etc/hosts").write_text(f"127.0.0.1 localhost {hostname}\n::1 localhost\n")
-    # Neither empty nor missing: systemd would take this for its first boot.
+    # Neither empty nor missing: systemd would take either for a first boot.
     (extra / "etc/machine-id").write_text(f"{uuid.uuid4().hex}\n")
-    # Newer than /usr: nothing has to be brought up to date at boot.
+    # Newer than /usr: no unit with ConditionNeedsUpdate runs at boot.
     for name in ("etc/.updated", "var/.updated"):
         (extra / name).parent.mkdir(exist_ok=True)
         (extra / name).touch()
@@ -174,7 +174,7 @@ def system_files(board: Board, extra: Path) -> None:
 
 
 def enable_units(listed: Path, extra: Path) -> None:
-    """Do in a folder what ``systemctl enable`` and ``mask`` would do: one unit a line, as in units.txt."""
+    """Do in a folder what ``systemctl enable`` and ``mask`` would do, for a list such as units.txt."""
     units = extra / "etc/systemd/system"
     for line in listed.read_text().splitlines():
         words = line.split("#")[0].split()
@@ -187,7 +187,7 @@ def enable_units(listed: Path, extra: Path) -> None:
 
 
 def make_keys(target: Path, extra: Path) -> None:
-    """Make a board's host key in ``extra``, and the key that logs in to it in ``target``."""
+    """Make a board's host key in ``extra``, and in ``target`` the key that logs in to it."""
     ssh = extra / "etc/ssh"
     ssh.mkdir(parents=True, exist_ok=True)
     for path, comment in (

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The part of a root file system's stream that is the same on every disk: made once, copied by the kernel.
+"""The part of a root file system's tar stream that all disks share: prepared once, copied by the kernel.
 
-Reading and writing ten thousand tar headers takes Python seconds. So the tar of a Debian is put in
-order once, in the cache beside it; of what lies there, all but the files that a disk has its own of
-goes into its stream in a few long ranges.
+Reading and writing ten thousand tar headers takes Python seconds. Therefore the tar of a Debian is put in
+order once, in the cache beside it; from there a disk's stream takes everything except the files that it
+replaces, in a few long ranges.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bsp.base.errors import InfrastructureError
 
 from .layout import MIB
 
-# Made when the packages are configured, and made again on the board where it is needed.
+# Made when the packages are configured; the board makes them again where needed.
 _LEFT_OUT = frozenset({
     "etc/machine-id", "var/lib/dbus/machine-id", "var/lib/systemd/random-seed",
     "var/cache/ldconfig/aux-cache",
@@ -37,7 +37,7 @@ _BLOCK_BYTES = 512
 
 
 class _Part(msgspec.Struct, frozen=True, array_like=True):
-    """A file or folder in the stream: headers, content and padding together."""
+    """A file or folder in the stream: its headers, content and padding."""
 
     name: str
     is_folder: bool
@@ -45,10 +45,10 @@ class _Part(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Index(msgspec.Struct, frozen=True):
-    """Beside the stream.
+    """The list of the stream's parts, stored beside it.
 
     Attributes:
-        epoch_s: when the newest package was made.
+        epoch_s: when the newest package was built.
     """
 
     epoch_s: int
@@ -57,14 +57,14 @@ class _Index(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Base:
-    """A Debian's files in order, without what differs from one making of it to the next."""
+    """A Debian's files in order, without what differs between two builds of it."""
 
     folder: Path
     epoch_s: int
     parts: tuple[_Part, ...]
 
     def copy_to(self, sink: BinaryIO, without: Container[str]) -> set[str]:
-        """Write the stream, but for some files; return the folders that are in it."""
+        """Write the stream without some of its files; return the folders that it has."""
         folders = set()
         at = start = 0
         with open(self.folder / "stream", "rb") as stream:
@@ -80,7 +80,7 @@ class Base:
 
 
 def base_of(tar: Path, not_before_s: int) -> Base:
-    """Return the base of a Debian's tar file, made on first use.
+    """Return the base of a Debian's tar file; the first use makes it.
 
     Raises:
         InfrastructureError: it cannot be read.
@@ -90,7 +90,7 @@ def base_of(tar: Path, not_before_s: int) -> Base:
     try:
         if index.exists() and index.stat().st_mtime < tar.stat().st_mtime:
             remove(folder)
-        made = msgspec.json.decode(
+        decoded = msgspec.json.decode(
             (make_once(folder, lambda target: _make(tar, target)) / "index.json").read_bytes(),
             type=_Index,
         )
@@ -99,7 +99,7 @@ def base_of(tar: Path, not_before_s: int) -> Base:
             f"cannot read the root file system {tar}: {error}",
             hint=f"rm -r {tar} {folder}; both are made again",
         ) from error
-    return Base(folder, max(made.epoch_s, not_before_s), made.parts)
+    return Base(folder, max(decoded.epoch_s, not_before_s), decoded.parts)
 
 
 def _make(tar: Path, target: Path) -> None:
@@ -108,7 +108,7 @@ def _make(tar: Path, target: Path) -> None:
     folders = {""}
     with tarfile.open(tar) as base, open(target / "stream", "wb", buffering=MIB) as sink:
         members = [member for member in base if _is_kept(member)]
-        # Programs come out of packages as they are; others may be made when these are configured.
+        # Programs keep the time of their package; other files may be made when packages are configured.
         times = [
             int(member.mtime)
             for member in members
@@ -158,13 +158,13 @@ def _name(member: tarfile.TarInfo) -> str:
 
 
 def parents(name: str) -> list[str]:
-    """The folders that a file lies in, the outermost first."""
+    """Return the folders that contain a file, the outermost first."""
     parts = name.split("/")[:-1]
     return ["/".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
 
 
 def folder_named(name: str, epoch_s: int) -> tarfile.TarInfo:
-    """A folder that nothing says more about."""
+    """Return the tar header of a folder with default properties."""
     info = tarfile.TarInfo(f"./{name}")
     info.type, info.mtime = tarfile.DIRTYPE, epoch_s
     info.mode = 0o700 if name in PRIVATE else 0o755
@@ -172,17 +172,17 @@ def folder_named(name: str, epoch_s: int) -> tarfile.TarInfo:
 
 
 def header_of(info: tarfile.TarInfo) -> bytes:
-    """What stands before a file's content."""
+    """Return the bytes that precede a file's content."""
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 
 def padding(size_bytes: int) -> bytes:
-    """What stands behind a file's content."""
+    """Return the bytes that follow a file's content."""
     return bytes(-size_bytes % _BLOCK_BYTES)
 
 
 def send(source: BinaryIO, sink: BinaryIO, offset: int, size_bytes: int) -> None:
-    """Copy a range of a file without looking at it.
+    """Copy a range of a file inside the kernel.
 
     Raises:
         EOFError: the file is shorter.

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Block maps: which blocks of a disk image have to be written, and what they hash to.
+"""Block maps: which blocks of a disk image have to be written, and their hashes.
 
-The file is bmaptool's format 2.0 (``IMAGE.bmap``), so that bmaptool can be used with our images and our
-flash with others'. Only who builds an image knows which blocks do not matter; in the file that a user has,
-holes are zeros like any others (unxz, unzstd and cp --sparse make them), so that an image without a map is
-written whole. ``build-image`` makes its map of what is stored of the sparse file that it has just
-made: its tools write what has to be on the disk, also zeros, and leave holes elsewhere.
+The file has bmaptool's format 2.0 (``IMAGE.bmap``): bmaptool can write our images, and flash can write
+those of others. Only the builder of an image knows which blocks do not matter: in the file that a user
+has, holes are zeros like any others (unxz, unzstd and cp --sparse make them), so that an image without a
+map is written whole. ``build-image`` derives its map from the blocks that the file system stores of the
+sparse file that it has just made: the tools that fill it write everything that must be on the disk, zeros
+included, and leave holes elsewhere.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from bsp.base.errors import UserError
 
 BLOCK_BYTES = 4096
 RANGE_BLOCKS = 256
-"""Ranges that we write have 1 MiB at most: flash hashes, sends and resumes by them."""
+"""Our maps have ranges of 1 MiB at most: flash hashes, sends and resumes by range."""
 _READ_BYTES = 1 << 20
 _EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9_]*$")
 
@@ -40,7 +41,7 @@ class Range:
 
     @property
     def blocks(self) -> int:
-        """How many there are."""
+        """Number of blocks."""
         return self.last - self.first + 1
 
 
@@ -58,28 +59,28 @@ class Map:
 
     @property
     def mapped_bytes(self) -> int:
-        """How much has to be written; the last block may be a part of one."""
-        total = sum(each.blocks for each in self.ranges) * BLOCK_BYTES
+        """How many bytes have to be written; the last block may be partial."""
+        total = sum(mapped.blocks for mapped in self.ranges) * BLOCK_BYTES
         over = -self.image_bytes % BLOCK_BYTES
         ends = self.ranges and self.ranges[-1].last == (self.image_bytes - 1) // BLOCK_BYTES
         return total - (over if ends else 0)
 
-    def span(self, each: Range) -> tuple[int, int]:
-        """Where a range begins and ends, in bytes of the image."""
-        return each.first * BLOCK_BYTES, min((each.last + 1) * BLOCK_BYTES, self.image_bytes)
+    def span(self, mapped: Range) -> tuple[int, int]:
+        """Return where a range begins and ends, in bytes of the image."""
+        return mapped.first * BLOCK_BYTES, min((mapped.last + 1) * BLOCK_BYTES, self.image_bytes)
 
 
 def map_file(image: Path) -> Path:
-    """Where the map of an image lies."""
+    """Return the path of an image's map."""
     return image.with_name(f"{image.name}.bmap")
 
 
 def map_files(image: Path) -> list[Path]:
-    """Return where else tools put it, the nearest name first.
+    """Return the paths where tools put the map of an image, the most specific name first.
 
     ``a.img.xz`` may have ``a.img.xz.bmap``, ``a.img.bmap`` and ``a.bmap``: bmaptool drops one extension
-    after another. Here extensions begin with a letter, so that ``debian-12.5.img`` does not get the map of
-    ``debian-12.img``.
+    after another. Here extensions begin with a letter, so that ``debian-12.5.img`` does not get the map
+    of ``debian-12.img``.
     """
     names = [image.name]
     while shorter := _EXTENSION.sub("", names[-1]):
@@ -90,16 +91,16 @@ def map_files(image: Path) -> list[Path]:
 
 
 def whole(image_bytes: int) -> Map:
-    """Return the map of an image that has none: every block, without hashes."""
+    """Return the map of an image without one: every block, without hashes."""
     blocks = -(-image_bytes // BLOCK_BYTES)
     return Map(image_bytes, (Range(0, blocks - 1),) if blocks else ())
 
 
 def stored(image: Path) -> Map:
-    """Return the map of what the file system has stored of a sparse file, without hashes.
+    """Return the map of the blocks that the file system stores of a sparse file, without hashes.
 
-    Only for a file that was made here and now: on one that was copied or unpacked, holes are zeros that
-    somebody may need.
+    Valid only for a file that was just made here: in one that was copied or unpacked, holes may be zeros
+    that belong to the data.
     """
     size = image.stat().st_size
     ranges: list[Range] = []
@@ -114,7 +115,7 @@ def stored(image: Path) -> Map:
 
 
 def keeps_zeros(folder: Path) -> bool:
-    """Say whether the file system stores zeros that are written; compression on ZFS makes them holes."""
+    """Return whether the file system stores zeros that are written; compression on ZFS makes them holes."""
     with tempfile.NamedTemporaryFile(dir=folder) as file:
         file.write(bytes(64 * BLOCK_BYTES))
         file.flush()
@@ -122,55 +123,55 @@ def keeps_zeros(folder: Path) -> bool:
         return stored(Path(file.name)).mapped_bytes == 64 * BLOCK_BYTES
 
 
-def with_blocks(found: Map, first: int, last: int) -> Map:
-    """Return a map that holds these blocks too."""
+def with_blocks(block_map: Map, first: int, last: int) -> Map:
+    """Return the map with these blocks added."""
     merged: list[Range] = []
-    for each in sorted([*found.ranges, Range(first, last)], key=lambda each: each.first):
-        if merged and each.first <= merged[-1].last + 1:
-            merged[-1] = Range(merged[-1].first, max(merged[-1].last, each.last))
+    for mapped in sorted([*block_map.ranges, Range(first, last)], key=lambda mapped: mapped.first):
+        if merged and mapped.first <= merged[-1].last + 1:
+            merged[-1] = Range(merged[-1].first, max(merged[-1].last, mapped.last))
         else:
-            merged.append(Range(each.first, each.last))
-    return Map(found.image_bytes, tuple(merged))
+            merged.append(Range(mapped.first, mapped.last))
+    return Map(block_map.image_bytes, tuple(merged))
 
 
-def hashed(image: Path, found: Map) -> Map:
-    """Return the map with a hash for each range, of 1 MiB at most."""
+def hashed(image: Path, block_map: Map) -> Map:
+    """Return the map with a hash for each range; ranges are split to 1 MiB at most."""
     parts = [
-        Range(first, min(first + RANGE_BLOCKS - 1, each.last))
-        for each in found.ranges
-        for first in range(each.first, each.last + 1, RANGE_BLOCKS)
+        Range(first, min(first + RANGE_BLOCKS - 1, mapped.last))
+        for mapped in block_map.ranges
+        for first in range(mapped.first, mapped.last + 1, RANGE_BLOCKS)
     ]
     with image.open("rb") as file, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         handle = file.fileno()
-        digests = pool.map(lambda part: _sha256(handle, *found.span(part)), parts)
+        digests = pool.map(lambda part: _sha256(handle, *block_map.span(part)), parts)
         ranges = [
             Range(part.first, part.last, digest)
             for part, digest in zip(parts, digests, strict=True)
         ]
-    return Map(found.image_bytes, tuple(ranges))
+    return Map(block_map.image_bytes, tuple(ranges))
 
 
-def write(target: Path, made: Map) -> None:
+def write(target: Path, block_map: Map) -> None:
     """Write a map in bmaptool's format."""
     lines = [
         '<?xml version="1.0" ?>',
         '<bmap version="2.0">',
-        f"    <ImageSize> {made.image_bytes} </ImageSize>",
+        f"    <ImageSize> {block_map.image_bytes} </ImageSize>",
         f"    <BlockSize> {BLOCK_BYTES} </BlockSize>",
-        f"    <BlocksCount> {-(-made.image_bytes // BLOCK_BYTES)} </BlocksCount>",
-        f"    <MappedBlocksCount> {sum(each.blocks for each in made.ranges)} </MappedBlocksCount>",
+        f"    <BlocksCount> {-(-block_map.image_bytes // BLOCK_BYTES)} </BlocksCount>",
+        f"    <MappedBlocksCount> {sum(mapped.blocks for mapped in block_map.ranges)} </MappedBlocksCount>",
         "    <ChecksumType> sha256 </ChecksumType>",
         f"    <BmapFileChecksum> {'0' * 64} </BmapFileChecksum>",
         "    <BlockMap>",
         *(
-            f'        <Range chksum="{each.sha256}"> {_numbers(each)} </Range>'
-            for each in made.ranges
+            f'        <Range chksum="{mapped.sha256}"> {_numbers(mapped)} </Range>'
+            for mapped in block_map.ranges
         ),
         "    </BlockMap>",
         "</bmap>",
     ]
     text = "\n".join(lines) + "\n"
-    # The hash of the file, with zeros where the hash stands.
+    # The hash is computed over the file with zeros in place of the hash.
     own = hashlib.sha256(text.encode()).hexdigest()
     write_atomically(target, text.replace("0" * 64, own, 1).encode())
 
@@ -179,16 +180,14 @@ def read(path: Path) -> Map:
     """Read a block map.
 
     Raises:
-        UserError: it is none, or it is damaged.
+        UserError: it is not a block map, or it is damaged.
     """
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the block map {path}: {error}") from error
-    again = (
-        f"remove {path} (the whole image is written then), or take it again from who made the image"
-    )
-    # Five numbers and a list: no XML reader of ours, so nothing to be fooled with.
+    again = f"remove {path} (the whole image is written then), or get it again from the maker of the image"
+    # Five numbers and a list: an XML parser would only add attack surface.
     size, block, own = (
         _field(text, path, name) for name in ("ImageSize", "BlockSize", "BmapFileChecksum")
     )
@@ -200,7 +199,7 @@ def read(path: Path) -> Map:
             hint=again,
         )
     if hashlib.sha256(text.replace(own, "0" * 64, 1).encode()).hexdigest() != own:
-        raise UserError(f"{path} is damaged: it is not what its own checksum says", hint=again)
+        raise UserError(f"{path} is damaged: its checksum does not match", hint=again)
     ranges = []
     for checksum, first, last in re.findall(
         r"<Range(?:\s+chksum=\"([0-9a-f]{64})\")?>\s*(\d+)(?:-(\d+))?\s*</Range>", text
@@ -226,17 +225,17 @@ def read(path: Path) -> Map:
 
 
 def _field(text: str, path: Path, name: str) -> str:
-    found = re.search(rf"<{name}>\s*(\w+)\s*</{name}>", text)
-    if not found or (name.endswith("Size") and not found[1].isdigit()):
+    match = re.search(rf"<{name}>\s*(\w+)\s*</{name}>", text)
+    if not match or (name.endswith("Size") and not match[1].isdigit()):
         raise UserError(
-            f"{path} is no block map: it has no {name}",
+            f"{path} is not a block map: it has no {name}",
             hint=f"rm {path} (the whole image is written then)",
         )
-    return found[1]
+    return match[1]
 
 
-def _numbers(each: Range) -> str:
-    return str(each.first) if each.first == each.last else f"{each.first}-{each.last}"
+def _numbers(mapped: Range) -> str:
+    return str(mapped.first) if mapped.first == mapped.last else f"{mapped.first}-{mapped.last}"
 
 
 def _extents(handle: int, size: int) -> Iterator[tuple[int, int]]:
@@ -246,7 +245,7 @@ def _extents(handle: int, size: int) -> Iterator[tuple[int, int]]:
             start = os.lseek(handle, at, os.SEEK_DATA)
         except OSError as error:
             if error.errno == errno.ENXIO:
-                return  # nothing but a hole
+                return  # the rest is a hole
             raise
         at = os.lseek(handle, start, os.SEEK_HOLE)
         yield start, at

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The two file systems of a disk, written into its image: no root, no mounts, the same bytes each time.
+"""The two file systems of a disk, written into its image reproducibly, without root and without mounts.
 
 mtools and mke2fs take the time from SOURCE_DATE_EPOCH and the identifiers from the layout. mke2fs is that
 of Debian trixie, unpacked into a folder of its own: from 1.47.1 on it reads a tar stream, so that owners
@@ -37,7 +37,7 @@ _FULL = ("Could not allocate", "No free space", "no free", "No space left")
 def fill_fat(
     image: Path, layout: Layout, tree: Path, *, epoch_s: int, label: str = FAT_LABEL, bits: int = 32
 ) -> None:
-    """Make the FAT file system with the files of ``tree``.
+    """Make the FAT file system from the files of ``tree``.
 
     Args:
         bits: 32, or 16.
@@ -53,7 +53,7 @@ def fill_fat(
          "-N", f"{layout.fat_serial:08x}", "-T", sectors, "-h", "64", "-s", "32", "::"],
         env=env,
     )  # fmt: skip
-    # One folder after the other, by name: mcopy -s would take the order that the host's folders have.
+    # Folder by folder in alphabetical order: mcopy -s would follow the order of the host's directories.
     for root, folders, files in os.walk(tree):
         folders.sort()
         below = "::" + "".join(f"{part}/" for part in Path(root).relative_to(tree).parts)
@@ -71,13 +71,13 @@ def fill_fat(
 
 
 def fill_root(image: Path, layout: Layout, tree: Tree, *, label: str = ROOT_LABEL) -> None:
-    """Make the root file system with the files of ``tree``.
+    """Make the root file system from the files of ``tree``.
 
     Raises:
         UserError: they do not fit.
     """
     reader, writer = os.pipe()
-    # On a busy machine each change between the two processes costs a time slice: make them few.
+    # A large pipe: on a busy machine each switch between the two processes costs a time slice.
     with contextlib.suppress(OSError):
         fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     failed: list[BaseException] = []
@@ -87,8 +87,8 @@ def fill_root(image: Path, layout: Layout, tree: Tree, *, label: str = ROOT_LABE
             with os.fdopen(writer, "wb", buffering=1 << 20) as sink:
                 tree.write_tar(sink)
         except BrokenPipeError:
-            pass  # mke2fs says why
-        except BaseException as error:  # handed over to the thread that waits
+            pass  # mke2fs reports the reason
+        except BaseException as error:  # raised again in the waiting thread
             failed.append(error)
 
     feeder = threading.Thread(target=feed, daemon=True)
@@ -119,15 +119,15 @@ def fill_root(image: Path, layout: Layout, tree: Tree, *, label: str = ROOT_LABE
 
 
 def journal_blocks(image: Path, layout: Layout) -> list[tuple[int, int]]:
-    """Return where the root file system's journal lies: first and last blocks of 4 KiB of the image."""
+    """Return the extents of the root file system's journal: first and last blocks of 4 KiB of the image."""
     at = f"{image}?offset={layout.root_start_bytes}"
-    said = run([*_e2fs("debugfs"), "-R", "stat <8>", at]).text
+    listing = run([*_e2fs("debugfs"), "-R", "stat <8>", at]).text
     base = layout.root_start_bytes // BLOCK_BYTES
     # (0-4095):98304-102399, (4096):... in the last line
-    found = re.findall(r"\((?:\d+)(?:-\d+)?\):(\d+)(?:-(\d+))?", said.partition("EXTENTS:")[2])
-    if not found:
-        raise InfrastructureError(f"debugfs does not say where the journal is:\n{said[-400:]}")
-    return [(base + int(first), base + int(last or first)) for first, last in found]
+    extents = re.findall(r"\((?:\d+)(?:-\d+)?\):(\d+)(?:-(\d+))?", listing.partition("EXTENTS:")[2])
+    if not extents:
+        raise InfrastructureError(f"debugfs lists no extents of the journal:\n{listing[-400:]}")
+    return [(base + int(first), base + int(last or first)) for first, last in extents]
 
 
 def _e2fs(program: str) -> list[str]:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Disk images: what is written to an SD card or eMMC once, so that a board boots and can be deployed to.
+"""Disk images: written to an SD card or eMMC once, so that a board boots and can be deployed to.
 
-The disk is made as the virtual boards' disks are (images/disk): a boot partition with our boot script and
-one generation, a Debian root. Beside ``F.img`` lie ``F.img.bmap`` (see bmap.py) and ``F.img.json``: what
-the image is, for whom, and how one logs in. The same inputs give the same bytes.
+The disk is built as those of the virtual boards (images/disk): a boot partition with our boot script and
+one generation, and a Debian root. Beside ``F.img`` are ``F.img.bmap`` (see bmap.py) and ``F.img.json``,
+which says what the image holds, for which board it is, and which key logs in. The same inputs give the
+same bytes.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ DEFAULT_SIZE = "4G"
 FAT_SIZE_BYTES = 512 * MIB
 MIN_SIZE_BYTES = 1024 * MIB
 FIRST_PARTITION_BYTES = 16 * MIB
-"""Room for the bootloaders of all SoCs that have theirs on the disk."""
+"""The space before it holds the bootloader of any SoC that boots from the disk."""
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _NAMESPACE = uuid.UUID("6f0a3c52-5a3c-5ad6-9d0e-5b1c5b1f1a77")
@@ -51,15 +52,15 @@ _NAMESPACE = uuid.UUID("6f0a3c52-5a3c-5ad6-9d0e-5b1c5b1f1a77")
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """What an image is to be.
+    """The flags of build-image.
 
     Attributes:
-        bundle: folder of a bundle; None has one made for the board.
+        bundle: folder of a bundle; None makes one for the board.
         packages: Debian packages besides our own.
         hostname: None for ``npu-BOARD``.
-        bootloader: file that the SoC's boot ROM starts; None where the board has one elsewhere.
+        bootloader: file that the SoC's boot ROM starts; None if the board has one elsewhere.
         output: the image; None for ``build/images/BOARD.img``.
-        force_enable: as for ``build_dts``; not with ``bundle``, which brings its tree.
+        force_enable: as for ``build_dts``; not with ``bundle``, which has its device tree already.
     """
 
     board: Board
@@ -77,13 +78,13 @@ class ImageRequest:
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
-    """``F.img.json``, and the plan of ``--dry-run``.
+    """The content of ``F.img.json``, and the plan of ``--dry-run``.
 
     Attributes:
-        compatible: root ``compatible`` strings of the board that this is for; flash compares them.
-        generation: the one that it boots; None before the bundle is made.
-        host_key: the board's public key, where one is baked in.
-        identity_file: private key that logs in, where it lies beside the public one on this machine.
+        compatible: root ``compatible`` strings of the board; flash compares them with the real one's.
+        generation: the generation in the image; None before the bundle is made.
+        host_key: the board's public key, if the image has one.
+        identity_file: private key that logs in, if it is beside the public one on this machine.
     """
 
     format: int = FORMAT
@@ -108,7 +109,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Image:
-    """An image on this machine (``made`` is false: only planned)."""
+    """An image on this machine; only planned if ``made`` is false."""
 
     path: Path
     description: Description
@@ -124,10 +125,10 @@ class Image:
 
 
 def build_image(request: ImageRequest, *, dry_run: bool = False) -> Image:
-    """Make a bootable disk image.
+    """Build a bootable disk image.
 
     Raises:
-        UserError: an input is missing or does not fit, the bundle is another board's.
+        UserError: an input is missing or does not fit, or the bundle is for another board.
         InfrastructureError: a package cannot be fetched, or the disk is full.
     """
     board = _with_distribution(_bootable(request.board), request.distribution)
@@ -146,13 +147,13 @@ def build_image(request: ImageRequest, *, dry_run: bool = False) -> Image:
     )
     packages = tuple(sorted({*PACKAGES, *request.packages}))
 
-    def describe(found: Bundle | None, layout: Layout) -> Description:
+    def describe(generation: Bundle | None, layout: Layout) -> Description:
         identity = access.source.with_suffix("")
         return Description(
             board=board.name,
             compatible=tuple(board.compatible),
-            generation=found.generation if found else None,
-            kernel_release=found.manifest.kernel_release if found else None,
+            generation=generation.generation if generation else None,
+            kernel_release=generation.manifest.kernel_release if generation else None,
             cmdline=_cmdline(board, layout),
             distribution=distribution,
             packages=packages,
@@ -184,21 +185,23 @@ def build_image(request: ImageRequest, *, dry_run: bool = False) -> Image:
     description = describe(bundle, layout)
     if not board.boot:
         raise RuntimeError(f"the profile of {board.name} has no [boot]")
-    with step(f"Building the image of {board.name}") as now:
-        made = _make(
+    with step(f"Building the image of {board.name}") as progress:
+        described = _make(
             output, layout, description, bundle, rootfs, access, loader, board.boot.fat_mount
         )
-        if made.mapped_bytes is None:
+        if described.mapped_bytes is None:
             raise RuntimeError("the image was made without a block map")
-        now.note(f"{made.mapped_bytes / 1e6:.0f} MB of {size_bytes / 1e6:.0f} MB hold data")
-    return Image(output, made, made=True)
+        progress.note(
+            f"{described.mapped_bytes / 1e6:.0f} MB of {size_bytes / 1e6:.0f} MB hold data"
+        )
+    return Image(output, described, made=True)
 
 
 def read_description(image: Path) -> Description | None:
-    """Return what lies beside an image; None if nothing does.
+    """Return the description beside an image; None if there is none.
 
     Raises:
-        UserError: it is broken.
+        UserError: it is damaged.
     """
     path = description_file(image)
     if not path.is_file():
@@ -213,7 +216,7 @@ def read_description(image: Path) -> Description | None:
 
 
 def description_file(image: Path) -> Path:
-    """Where the description of an image lies."""
+    """Return the path of an image's description."""
     return image.with_name(f"{image.name}.json")
 
 
@@ -221,12 +224,12 @@ def parse_size(text: str) -> int:
     """Return a size in bytes: ``4G``, ``3800M``.
 
     Raises:
-        UserError: it is none, or too small for what goes onto every disk.
+        UserError: it is not a size, or too small for the content of every disk.
     """
-    found = re.fullmatch(r"(\d+)([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    if not found:
-        raise UserError(f"{text!r} is no size", hint="--size 4G, or --size 3800M")
-    size_bytes = int(found[1]) * _UNITS[found[2].upper()]
+    match = re.fullmatch(r"(\d+)([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if not match:
+        raise UserError(f"{text!r} is not a size", hint="--size 4G, or --size 3800M")
+    size_bytes = int(match[1]) * _UNITS[match[2].upper()]
     if size_bytes < MIN_SIZE_BYTES:
         raise UserError(
             f"--size is {size_bytes} bytes; an image has {MIN_SIZE_BYTES // MIB} MiB at least",
@@ -237,7 +240,7 @@ def parse_size(text: str) -> int:
 
 @dataclass(frozen=True)
 class _Loader:
-    """The bootloader: where the SoC wants it, and what we have of it."""
+    """The bootloader: where the SoC expects it, and the file that was given."""
 
     record: Bootloader | None
     file: Path | None
@@ -255,14 +258,14 @@ class _Loader:
         }
 
     def pieces(self) -> list[tuple[int, bytes]]:
-        """What goes where on the disk."""
+        """Return the pieces of the bootloader: (offset on the disk, content)."""
         if self.record is None or self.file is None:
             return []
-        found = []
+        placed = []
         for piece in self.record.pieces:
             end = None if piece.length_bytes is None else piece.skip_bytes + piece.length_bytes
-            found.append((piece.offset_bytes, self.content[piece.skip_bytes : end]))
-        return found
+            placed.append((piece.offset_bytes, self.content[piece.skip_bytes : end]))
+        return placed
 
 
 def _read_bootloader(board: Board, file: Path | None) -> _Loader:
@@ -271,7 +274,7 @@ def _read_bootloader(board: Board, file: Path | None) -> _Loader:
         return _Loader(record, None)
     if record is None:
         raise UserError(
-            f"the profile of {board.soc} has no place for a bootloader",
+            f"the profile of {board.soc} defines no place for a bootloader",
             hint="leave --bootloader out: this machine brings its own",
         )
     try:
@@ -285,7 +288,7 @@ def _read_bootloader(board: Board, file: Path | None) -> _Loader:
     for offset, piece in loader.pieces():
         if not piece:
             raise UserError(
-                f"{file} has {len(content)} bytes: nothing of it would lie at byte {offset}",
+                f"{file} has only {len(content)} bytes: nothing would be written at byte {offset}",
                 hint=f"it is {record.file}: {record.needs}",
             )
         if offset + len(piece) > FIRST_PARTITION_BYTES:
@@ -297,7 +300,7 @@ def _read_bootloader(board: Board, file: Path | None) -> _Loader:
 
 
 def _bootable(board: Board) -> Board:
-    """The board with a [boot]; what only QEMU's machine is described for boots its disk the same way."""
+    """Return the board with a [boot]; a board with only a QEMU machine gets it from that."""
     if board.boot is not None:
         return board
     if board.qemu is None:
@@ -317,7 +320,7 @@ def _with_distribution(board: Board, asked: str | None) -> Board:
     distribution = asked or board.userspace.distribution
     if distribution not in DISTRIBUTIONS:
         raise UserError(
-            f"{distribution!r} is no distribution that images are made of",
+            f"there are no images of {distribution!r}",
             hint=f"--distribution {' or '.join(DISTRIBUTIONS)}",
         )
     userspace = msgspec.structs.replace(board.userspace, distribution=distribution)
@@ -325,12 +328,12 @@ def _with_distribution(board: Board, asked: str | None) -> Board:
 
 
 def _cmdline(board: Board, layout: Layout) -> str:
-    """The command line of the first generation: this disk's root, whatever other disks there are."""
+    """Return the command line of the first generation; its root is the one of this very disk."""
     if not board.boot:
         raise RuntimeError(f"the profile of {board.name} has no [boot]")
     console = load_soc(board.soc).console
-    given = (board.boot.cmdline or (f"console={console}" if console else "")).split()
-    words = [word for word in given if not word.startswith("root=")]
+    options = (board.boot.cmdline or (f"console={console}" if console else "")).split()
+    words = [word for word in options if not word.startswith("root=")]
     for word in ("rw", "rootwait"):
         if word not in words:
             words.append(word)
@@ -340,13 +343,13 @@ def _cmdline(board: Board, layout: Layout) -> str:
 def _given_bundle(board: Board, folder: Path, *, force_enable: bool) -> Bundle:
     if force_enable:
         raise UserError(
-            "--force-enable is for a device tree that is built; --bundle brings its own",
+            "--force-enable changes the device tree that is built; --bundle has its own already",
             hint="./inv bundle --board B --force-enable makes such a bundle",
         )
     bundle = bundles.load(folder)
     if bundle.manifest.board != board.name:
         raise UserError(
-            f"{folder} is a bundle for {bundle.manifest.board}, the image is to be for {board.name}",
+            f"{folder} is a bundle for {bundle.manifest.board}, but the image is for {board.name}",
             hint=f"--board {bundle.manifest.board}, or another --bundle",
         )
     sign.check_signature(bundle)
@@ -395,11 +398,13 @@ def _make(
     require_room(output.parent, needed, "the image", hint="--output puts it elsewhere")
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as name:
         workspace = Path(name)
-        fat, over = workspace / "fat", workspace / "over"
+        fat, overlay = workspace / "fat", workspace / "over"
         fat.mkdir()
-        make_root(over, layout, hostname=description.hostname, access=access, fat_mount=fat_mount)
-        lay_out(bundle, fat, over, cmdline=description.cmdline, whole=False)
-        tree = Tree(rootfs.tar, over, tuple(generation_files(bundle)))
+        make_root(
+            overlay, layout, hostname=description.hostname, access=access, fat_mount=fat_mount
+        )
+        lay_out(bundle, fat, overlay, cmdline=description.cmdline, whole=False)
+        tree = Tree(rootfs.tar, overlay, tuple(generation_files(bundle)))
         image = workspace / "disk.img"
         make_empty(image, layout)
         with image.open("r+b") as file:
@@ -411,24 +416,24 @@ def _make(
         with step("Root file system"):
             fill_root(image, layout, tree)
         with step("Block map"):
-            whole = bmap.whole(layout.size_bytes)
-            found = bmap.stored(image) if bmap.keeps_zeros(workspace) else whole
-            # Holes, but what an earlier flash of the same image left there would be taken for its own.
+            whole_map = bmap.whole(layout.size_bytes)
+            block_map = bmap.stored(image) if bmap.keeps_zeros(workspace) else whole_map
+            # Holes, but a journal that an earlier flash of the same image left there would be replayed.
             for first, last in journal_blocks(image, layout):
-                found = bmap.with_blocks(found, first, last)
-            made = bmap.hashed(image, found)
-        digest = hashlib.sha256("".join(str(each.sha256) for each in made.ranges).encode())
-        done = msgspec.structs.replace(
-            description, mapped_bytes=made.mapped_bytes, sha256=digest.hexdigest()
+                block_map = bmap.with_blocks(block_map, first, last)
+            hashed_map = bmap.hashed(image, block_map)
+        digest = hashlib.sha256("".join(str(each.sha256) for each in hashed_map.ranges).encode())
+        described = msgspec.structs.replace(
+            description, mapped_bytes=hashed_map.mapped_bytes, sha256=digest.hexdigest()
         )
-        # The image last: what lies beside one is always its own.
-        for old in (output, bmap.map_file(output), description_file(output)):
+        # The image comes last, so that the files beside an image always belong to it.
+        for stale in (output, bmap.map_file(output), description_file(output)):
             with contextlib.suppress(FileNotFoundError):
-                old.unlink()
-        bmap.write(bmap.map_file(output), made)
-        text = msgspec.json.format(msgspec.json.encode(done), indent=2) + b"\n"
+                stale.unlink()
+        bmap.write(bmap.map_file(output), hashed_map)
+        text = msgspec.json.format(msgspec.json.encode(described), indent=2) + b"\n"
         write_atomically(description_file(output), text)
         with image.open("rb") as file:
             os.fsync(file.fileno())
         image.rename(output)
-    return done
+    return described

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is printed about an image, made or planned."""
+"""The text that is printed about an image, made or planned."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from .image import Image, description_file
 
 
 def text_of(image: Image) -> str:
-    """Say what an image is (or would be), where it lies, and what to type next."""
-    found = image.description
+    """Return what an image holds (or would hold), where it is, and the command that writes it."""
+    description = image.description
     mib = 1 << 20
-    rows = [("0", "-", found.table.upper() + " partition table", "")]
-    loader = found.bootloader
+    rows = [("0", "-", description.table.upper() + " partition table", "")]
+    loader = description.bootloader
     if loader["included"]:
         rows += [(str(at), "-", "bootloader", loader["file"]) for at in loader["offsets_bytes"]]
     contents = {
-        "boot": f"boot script, generation {found.generation or 'of a bundle made for it'}",
-        "root": f"Debian {found.distribution}, {found.hostname}",
+        "boot": f"boot script, generation {description.generation or 'of a bundle made for it'}",
+        "root": f"Debian {description.distribution}, {description.hostname}",
     }
-    for part in found.partitions:
+    for part in description.partitions:
         size = f"{part['size_bytes'] // mib} MiB"
         rows.append(
             (
@@ -33,16 +33,18 @@ def text_of(image: Image) -> str:
             )
         )
     lines = [table(("at byte", "size", "what", "holds"), rows), ""]
-    lines.append(f"logs in:    root, with {found.ssh_key}; no password")
-    key = found.host_key or "made by the board at its first boot, printed on its console"
+    lines.append(f"logs in:    root, with {description.ssh_key}; no password")
+    key = description.host_key or "made by the board at its first boot, printed on its console"
     lines.append(f"host key:   {key}")
-    lines.append(f"cmdline:    {found.cmdline}")
+    lines.append(f"cmdline:    {description.cmdline}")
     if loader.get("needs"):
         words = f"not in the image. Unless the board has one: --bootloader with {loader['needs']}"
         lines.append(filled(words, first="bootloader: ", rest=" " * 12))
     if not image.made:
-        return "\n".join([f"would build {image.path}, {found.size_bytes // mib} MiB", "", *lines])
-    size = f"{found.size_bytes // mib} MiB, {(found.mapped_bytes or 0) // mib} of them to write"
+        return "\n".join(
+            [f"would build {image.path}, {description.size_bytes // mib} MiB", "", *lines]
+        )
+    size = f"{description.size_bytes // mib} MiB, {(description.mapped_bytes or 0) // mib} of them to write"
     head = [
         f"{image.path}: {size}",
         f"beside it: {bmap.map_file(image.path).name}, {description_file(image.path).name}",

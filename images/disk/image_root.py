@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What an image lays over Debian: names, keys, network, mounts. There is no password anywhere."""
+"""The files that an image lays over Debian: names, keys, network, mounts. No account has a password."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FILES = Path(__file__).parent / "image_files"
 UNITS = Path(__file__).parent / "image_units.txt"
 
 PACKAGES = ("systemd-resolved", "systemd-timesyncd")
-"""Besides what virtual boards have: names on the network, and the time where there is no clock."""
+"""Packages besides those of virtual boards: for DNS, and for the time on boards without a clock."""
 
 _HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _PUBLIC_KEY = re.compile(r"(ssh-(ed25519|rsa)|ecdsa-sha2-\S+|sk-\S+) [A-Za-z0-9+/]+=*( .*)?")
@@ -29,12 +29,12 @@ _USUAL_KEYS = ("id_ed25519.pub", "id_ecdsa.pub", "id_rsa.pub")
 
 @dataclass(frozen=True)
 class Access:
-    """How one gets onto the board.
+    """The SSH keys of a board.
 
     Attributes:
-        keys: public keys that may log in as root, one a line.
-        source: file that they come from.
-        host_key: the board's private key, baked in; None has the board make its own at first boot.
+        keys: public keys that may log in as root, one per line.
+        source: the file that they were read from.
+        host_key: the board's private key, part of the image; None: the board makes its own at first boot.
     """
 
     keys: str
@@ -47,10 +47,10 @@ class Access:
 
 
 def read_access(ssh_key: Path | None, host_key: Path | None) -> Access:
-    """Return how one gets onto the board: with the given key, one's usual one, or one made for boards.
+    """Return the keys of a board: the given one, the user's usual one, or one made for boards.
 
     Raises:
-        UserError: a file is not there, or is not the key that it should be.
+        UserError: a file is missing, or is not a key of the expected kind.
     """
     source = ssh_key or _usual_key() or _own_key()
     try:
@@ -63,14 +63,14 @@ def read_access(ssh_key: Path | None, host_key: Path | None) -> Access:
         raise UserError(f"cannot read the SSH key {source}: {error}") from error
     if lines and lines[0].startswith("-----BEGIN"):
         raise UserError(
-            f"{source} is a private key; what goes onto the board is the public one",
+            f"{source} is a private key; the board gets the public one",
             hint=f"--ssh-key {source}.pub",
         )
-    wrong = [line for line in lines if not _PUBLIC_KEY.fullmatch(line)]
-    if wrong or not lines:
-        found = f"{wrong[0][:40]!r}" if wrong else "nothing"
+    malformed = [line for line in lines if not _PUBLIC_KEY.fullmatch(line)]
+    if malformed or not lines:
+        excerpt = f"{malformed[0][:40]!r}" if malformed else "nothing"
         raise UserError(
-            f"{source}: expected public SSH keys, one a line, found {found}",
+            f"{source}: expected public SSH keys, one per line, found {excerpt}",
             hint="ssh-keygen -t ed25519 makes one; its public half ends in .pub",
         )
     if host_key is not None:
@@ -87,11 +87,11 @@ def check_host_name(name: str) -> str:
     """Return a host name.
 
     Raises:
-        UserError: it is none (RFC 1123, one label).
+        UserError: it is not valid (RFC 1123, one label).
     """
     if not _HOST_NAME.fullmatch(name):
         raise UserError(
-            f"{name!r} is no host name", hint="letters a-z, digits and dashes, 63 at most"
+            f"{name!r} is not a host name", hint="letters a-z, digits and dashes, 63 at most"
         )
     return name
 
@@ -115,20 +115,20 @@ def make_root(
 
 
 def make_any_root(target: Path, *, hostname: str, access: Access) -> None:
-    """Put what every root needs, wherever it lies, into a folder that does not exist yet."""
+    """Write the files that every root needs, on any medium, into a folder that does not exist yet."""
     shutil.copytree(FILES, target)
     etc = target / "etc"
     (etc / "hostname").write_text(f"{hostname}\n")
     (etc / "hosts").write_text(f"127.0.0.1 localhost {hostname}\n::1 localhost\n")
-    # Empty: the board makes its own and keeps it, without taking this for a first boot that asks things.
+    # Empty: the board makes its own and keeps it, without the questions of a first boot.
     (etc / "machine-id").write_text("")
     (etc / "resolv.conf").symlink_to("/run/systemd/resolve/stub-resolv.conf")
-    for name in ("etc/.updated", "var/.updated"):  # nothing has to be brought up to date at boot
+    for name in ("etc/.updated", "var/.updated"):  # no unit with ConditionNeedsUpdate runs at boot
         (target / name).parent.mkdir(exist_ok=True)
         (target / name).touch()
     enable_units(UNITS, target)
-    wanted = etc / "systemd/system/multi-user.target.wants"
-    (wanted / "npu-bsp-host-key.service").symlink_to("../npu-bsp-host-key.service")
+    wants = etc / "systemd/system/multi-user.target.wants"
+    (wants / "npu-bsp-host-key.service").symlink_to("../npu-bsp-host-key.service")
     authorized = target / "root/.ssh/authorized_keys"
     authorized.parent.mkdir(parents=True)
     for folder in (target / "root", authorized.parent):
@@ -148,7 +148,7 @@ def _usual_key() -> Path | None:
 
 
 def _own_key() -> Path:
-    """A key for boards, made once on a machine whose user has none."""
+    """Return the key for boards of a user who has none; the first use makes it."""
     key = state_dir() / "ssh" / "id_ed25519"
     with lock(key.with_name("id_ed25519.lock")):
         if not key.with_name("id_ed25519.pub").exists():
@@ -163,11 +163,11 @@ def _public_of(private: Path) -> str:
             f"there is no host key {private}",
             hint=f"ssh-keygen -t ed25519 -N '' -f {private}",
         )
-    done = run(["ssh-keygen", "-y", "-P", "", "-f", private], check=False)
-    if done.exit_code != 0:
+    keygen = run(["ssh-keygen", "-y", "-P", "", "-f", private], check=False)
+    if keygen.exit_code != 0:
         raise UserError(
-            f"{private} is no private SSH key without a passphrase: "
-            f"{done.stderr.decode(errors='replace').strip().splitlines()[-1:]}",
-            hint="a board has nobody to type a passphrase: ssh-keygen -p -N '' -f FILE",
+            f"{private} is not a private SSH key without a passphrase: "
+            f"{keygen.stderr.decode(errors='replace').strip().splitlines()[-1:]}",
+            hint="nobody can type a passphrase on a board: ssh-keygen -p -N '' -f FILE removes it",
         )
-    return " ".join(done.text.split()[:2])
+    return " ".join(keygen.text.split()[:2])

@@ -27,9 +27,9 @@ class Layout:
     """Where things lie on a disk.
 
     Attributes:
-        fat_start_bytes: the room before it is for the table, and a bootloader where there is one.
-        table: ``dos`` where the boot ROM wants the bootloader in sector 1, which a GPT takes.
-        seed: all identifiers on the disk are made from it.
+        fat_start_bytes: the partition table, and a bootloader if any, are before it.
+        table: ``dos`` where the boot ROM reads the bootloader from sector 1, which a GPT would occupy.
+        seed: all identifiers on the disk are derived from it.
     """
 
     size_bytes: int
@@ -40,17 +40,17 @@ class Layout:
 
     @property
     def root_start_bytes(self) -> int:
-        """Where the root partition begins."""
+        """Start of the root partition."""
         return self.fat_start_bytes + self.fat_size_bytes
 
     @property
     def root_size_bytes(self) -> int:
-        """How large it is: up to the end, or to the second copy of the GPT."""
+        """Size of the root partition: up to the end, or to the second copy of the GPT."""
         return self.size_bytes - self.root_start_bytes - _GPT_END_BYTES
 
     @property
     def root_uuid(self) -> uuid.UUID:
-        """Identifier of the root file system."""
+        """UUID of the root file system."""
         return self.identifier("root file system")
 
     @property
@@ -60,11 +60,11 @@ class Layout:
 
     @property
     def fat_uuid(self) -> str:
-        """The same as ``blkid`` and fstab write it."""
+        """The serial number as ``blkid`` and fstab write it."""
         return f"{self.fat_serial >> 16:04X}-{self.fat_serial & 0xFFFF:04X}"
 
     def identifier(self, name: str) -> uuid.UUID:
-        """An identifier of something on this disk."""
+        """Return the identifier of a named part of this disk."""
         return uuid.uuid5(self.seed, name)
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""A root file system as a stream: the tar file of a Debian, with a folder of files laid over it.
+"""A root file system as a tar stream: the tar file of a Debian, with a folder of files laid over it.
 
-What differs from one making of the same Debian to the next (its logs, its caches, times after the
-packages' own) is left out or cut back (base.py), so that the same packages give the same stream.
+Whatever differs between two builds of the same Debian (logs, caches, times later than the packages') is
+left out or clamped (base.py), so that the same packages give the same stream.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SMALL_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class Tree:
-    """A root file system that is to be.
+    """A root file system to write.
 
     Attributes:
         tar: its files, with owners and permissions.
@@ -43,18 +43,18 @@ class Tree:
 
     @cached_property
     def epoch_s(self) -> int:
-        """No file is younger: $SOURCE_DATE_EPOCH, or when the newest package was made.
+        """The latest time of any file: $SOURCE_DATE_EPOCH, or when the newest package was built.
 
-        Never before the generations' time: mke2fs cuts all times back to it.
+        Never before the generations' time: mke2fs clamps all times to it.
         """
         chosen = os.environ.get("SOURCE_DATE_EPOCH", "")
         return max(int(chosen), MTIME_S) if chosen.isdigit() else self._base.epoch_s
 
     def write_tar(self, sink: BinaryIO) -> None:
-        """Write all files as one tar stream, folders before what is in them.
+        """Write all files as one tar stream, each folder before its content.
 
         Args:
-            sink: has a file descriptor.
+            sink: a file with a descriptor.
         """
         over = dict(self._over())
         folders = {"", *self._base.copy_to(sink, without=over)}
@@ -77,17 +77,17 @@ class Tree:
         sink.write(_END)
 
     def _over(self) -> list[tuple[str, Path]]:
-        """Files and folders to lay over, by their path below the root; folders first."""
-        found = []
+        """Return the files and folders to lay over, by their path below the root; folders first."""
+        entries = []
         for root, folders, files in os.walk(self.over):
             folders.sort()
             for name in sorted([*folders, *files]):
                 path = Path(root) / name
-                found.append((path.relative_to(self.over).as_posix(), path))
-        return found
+                entries.append((path.relative_to(self.over).as_posix(), path))
+        return entries
 
     def _parents(self, sink: BinaryIO, name: str, folders: set[str]) -> None:
-        """Write the folders that a file lies in, where nothing has brought them: mke2fs wants them."""
+        """Write the folders that contain a file, unless they were written: mke2fs requires them."""
         for folder in parents(name):
             if folder not in folders:
                 folders.add(folder)
@@ -104,7 +104,7 @@ class Tree:
             info.type, info.linkname, info.mode = tarfile.SYMTYPE, str(path.readlink()), 0o777
             sink.write(header_of(info))
             return
-        # One bit counts: whether it can be executed. The rest is the umask of whoever made the folder.
+        # Only the executable bit counts: the rest depends on the umask of whoever made the folder.
         executable = bool(status.st_mode & 0o100)
         if name in PRIVATE:
             info.mode = 0o700 if executable else 0o600

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``flash`` as it is typed: look, ask, write, go on where the link broke, read back."""
+"""The ``flash`` command: examine the device, ask, write, resume after a broken link, read back."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ from .stream import (
 )
 
 RETRY_S = 60.0
-"""So long a board may be away before a flash gives up; what is there stays there."""
+"""How long a board may be unreachable before a flash gives up. The written part stays valid."""
 _PASSES = 3
 _PAUSE_S = 0.5
 
 
 @dataclass(frozen=True)
 class FlashRequest:
-    """What the user typed.
+    """The arguments of ``flash``.
 
     Attributes:
         host: the board; None for a device of this machine.
-        raw: the image need not be that of a disk.
+        raw: the image need not be the image of a disk.
         root: prefix of the paths on the board; for the tests.
     """
 
@@ -68,7 +68,7 @@ class FlashRequest:
 
 @dataclass
 class FlashResult:
-    """What was done."""
+    """The result of ``flash``."""
 
     plan: dict[str, Any]
     outcome: str
@@ -81,7 +81,7 @@ class FlashResult:
     sha256: str | None = None
 
     def document(self) -> dict[str, Any]:
-        """The document."""
+        """The result as JSON."""
         return {
             **self.plan,
             "outcome": self.outcome,
@@ -99,15 +99,15 @@ def flash(request: FlashRequest, *, dry_run: bool = False, yes: bool = False) ->
     """Write an image onto a device and read it back.
 
     Raises:
-        UserError: something speaks against it (see plan.py, source.py), or the user said no.
-        InfrastructureError: the board went away and did not come back, or the device vanished.
-        ValidationError: what is read back is not what was written.
+        UserError: the device or the image is refused (see plan.py, source.py), or the user declined.
+        InfrastructureError: the board became unreachable for too long, or the device disappeared.
+        ValidationError: the data read back differs from the data written.
     """
 
     def look_at_device() -> None:
         with ExitStack() as stack:
             _, facts = _begin(request, stack, image="", token="", lock=False)
-            plan.check(_wish(request, bmap.whole(0), None), facts)
+            plan.check(_write_request(request, bmap.whole(0), None), facts)
         if not dry_run and not yes and not can_ask():
             raise _no_terminal(request.device)
 
@@ -117,35 +117,39 @@ def flash(request: FlashRequest, *, dry_run: bool = False, yes: bool = False) ->
 
 
 def _flash(request: FlashRequest, source: Source, *, dry_run: bool, yes: bool) -> FlashResult:
-    wish = _wish(request, source.map, source.description)
-    work = _Work(request, source, wish)
+    write_request = _write_request(request, source.map, source.description)
+    work = _Work(request, source, write_request)
     with ExitStack() as stack:
         _, facts = work.begin(stack, lock=False)
-        plan.check(wish, facts)
-    planned = plan.document(wish, facts, str(request.image), facts["done_chunks"])
-    planned |= source.document()
-    result = FlashResult(planned, "planned", chunks=len(work.chunks))
+        plan.check(write_request, facts)
+    plan_document = plan.document(write_request, facts, str(request.image), facts["done_chunks"])
+    plan_document |= source.document()
+    result = FlashResult(plan_document, "planned", chunks=len(work.chunks))
     if dry_run:
         return result
     if not yes:
-        _ask(planned)
+        _ask(plan_document)
     started = time.monotonic()
-    with step(f"Writing {request.image.name} to {request.device}") as now:
-        work.write(now, result)
+    with step(f"Writing {request.image.name} to {request.device}") as progress:
+        work.write(progress, result)
     result.seconds = time.monotonic() - started
     result.outcome = "written"
     return result
 
 
-def _wish(request: FlashRequest, found: Map, description: Description | None) -> WriteRequest:
+def _write_request(
+    request: FlashRequest, block_map: Map, description: Description | None
+) -> WriteRequest:
     host = request.host.name if request.host else None
-    return WriteRequest(request.device, host, found, description, request.board, request.any_device)
+    return WriteRequest(
+        request.device, host, block_map, description, request.board, request.any_device
+    )
 
 
 def _begin(
     request: FlashRequest, stack: ExitStack, *, image: str, token: str, lock: bool
 ) -> tuple[Session, dict[str, Any]]:
-    """Connect, start the writer, ask about the device."""
+    """Connect, start the writer, and ask it about the device."""
     if request.host:
         connection = stack.enter_context(
             ssh.connect(
@@ -161,7 +165,7 @@ def _begin(
     try:
         facts = session.open(request.device, image=image, token=token, lock=lock)
     except RefusedError as error:
-        raise UserError(error.message, hint="lsblk lists what there is") from error
+        raise UserError(error.message, hint="lsblk lists the devices") from error
     return session, facts
 
 
@@ -172,20 +176,20 @@ def _no_terminal(device: str) -> UserError:
     )
 
 
-def _ask(planned: dict[str, Any]) -> None:
+def _ask(plan_document: dict[str, Any]) -> None:
     if not can_ask():
-        raise _no_terminal(planned["device"])
-    if not confirm(f"{show.plan_text(planned)}\nWrite it? All that is there is lost."):
+        raise _no_terminal(plan_document["device"])
+    if not confirm(f"{show.plan_text(plan_document)}\nWrite it? Everything on the device is lost."):
         raise UserError("nothing was written")
 
 
 class _Work:
-    """One flash, over as many connections as it takes."""
+    """One flash, over any number of connections."""
 
-    def __init__(self, request: FlashRequest, source: Source, wish: WriteRequest) -> None:
+    def __init__(self, request: FlashRequest, source: Source, write_request: WriteRequest) -> None:
         self._request = request
         self._source = source
-        self._wish = wish
+        self._write_request = write_request
         self._identity = source.identity
         self._token = uuid.uuid4().hex
         self.chunks = chunks_of(source.map)
@@ -194,31 +198,31 @@ class _Work:
         self._whole_bytes = 0
 
     def begin(self, stack: ExitStack, *, lock: bool) -> tuple[Session, dict[str, Any]]:
-        """Connect, start the writer, ask about the device."""
+        """Connect, start the writer, and ask it about the device."""
         return _begin(self._request, stack, image=self._identity, token=self._token, lock=lock)
 
-    def write(self, now: Step, result: FlashResult) -> None:
-        """Write, verify, and say so to the writer."""
+    def write(self, progress: Step, result: FlashResult) -> None:
+        """Write and verify all chunks, and tell the writer that the flash is complete."""
         deadline: float | None = None
         while True:
             before = self._whole_bytes
             try:
                 with ExitStack() as stack:
                     session, facts = self.begin(stack, lock=True)
-                    plan.check(self._wish, facts)
+                    plan.check(self._write_request, facts)
                     deadline = None
-                    self._pass(session, facts, now, result)
+                    self._pass(session, facts, progress, result)
                     return
             except VanishedError as error:
                 raise InfrastructureError(
-                    f"{self._request.device} has vanished while it was written to, after "
+                    f"{self._request.device} disappeared while it was written to, after "
                     f"{self._whole_bytes / 1e6:.0f} MB",
-                    hint="look at the cable or the card; the same command goes on where it stopped",
+                    hint="check the cable or the card; the same command continues where it stopped",
                 ) from error
             except RefusedError as error:
                 raise InfrastructureError(
                     f"{self._request.device} cannot be written to: {error.message}",
-                    hint="look at dmesg there",
+                    hint="dmesg there has the reason",
                 ) from error
             except (ConnectionLostError, UnreachableError) as error:
                 if not self._request.host:
@@ -227,9 +231,9 @@ class _Work:
                     deadline = time.monotonic() + RETRY_S
                 if time.monotonic() > deadline:
                     raise InfrastructureError(
-                        f"{self._request.host.name} went away in the middle of a flash and did not "
+                        f"{self._request.host.name} became unreachable during a flash and did not "
                         f"come back within {RETRY_S:g} s: {error.message}",
-                        hint="the same command goes on where it stopped",
+                        hint="the same command continues where it stopped",
                     ) from error
                 result.reconnects += 1
                 say(f"the link broke ({error.message}); trying again")
@@ -241,7 +245,7 @@ class _Work:
         done = min(int(facts["done_chunks"]), len(self.chunks))
         if done:
             kept = sum(length for _, length in self.chunks[:done])
-            say(f"going on after {kept / 1e6:.0f} MB that are there already")
+            say(f"continuing after {kept / 1e6:.0f} MB that are on the device already")
         progress = _Progress(now, sum(length for _, length in self.chunks), self._note)
         indexes: list[int] = list(range(len(self.chunks)))
         first = done
@@ -259,13 +263,13 @@ class _Work:
             indexes, first = answer["need"], 0
             if not indexes:
                 break
-            say(f"{counted(len(indexes), 'chunk')} read back differently: sending again")
+            say(f"{counted(len(indexes), 'chunk')} differed when read back: sending again")
         else:
             where = ", ".join(str(self.chunks[index][0]) for index in indexes[:5])
             raise ValidationError(
-                f"{self._request.device} does not keep what is written to it: read back, "
+                f"{self._request.device} does not store what is written to it: when read back, "
                 f"{counted(len(indexes), 'chunk')} differ (at bytes {where}{', ...' * (len(indexes) > 5)})",
-                hint="it is worn out, or smaller than it says: take another",
+                hint="it is worn out, or smaller than it reports: use another",
             )
         own = hashlib.sha256()
         for index in range(len(self.chunks)):
@@ -284,14 +288,14 @@ class _Work:
 
 
 class _Progress:
-    """Turns counts into what a person wants to see: how far, how fast, how long still."""
+    """Turns byte counts into a line with percentage, rate and remaining time."""
 
     def __init__(self, now: Step, total: int, note: Callable[[int], object]) -> None:
         self._now = now
         self._total = total
         self._note = note
         self._started = time.monotonic()
-        self._said = self._started
+        self._reported = self._started
 
     def __call__(self, whole_bytes: int) -> None:
         self._note(whole_bytes)
@@ -304,8 +308,8 @@ class _Progress:
             f"{_duration(left_s)} left"
         )
         self._now.note(text)
-        if not on_terminal() and time.monotonic() - self._said > 10:
-            self._said = time.monotonic()
+        if not on_terminal() and time.monotonic() - self._reported > 10:
+            self._reported = time.monotonic()
             say(text)
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What a file is that is no disk image, by its first bytes, and which tool makes a disk image of it.
+"""Formats that are not disk images, by their signatures, and the tool that makes a disk image of each.
 
-The offsets and values are those that each format's own documentation or header file gives; ``file(1)`` has
-nearly all of them too.
+Offsets and values are those of each format's own documentation or header file; ``file(1)`` has nearly all
+of them too.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import struct
 from dataclasses import dataclass
 
 HEAD_BYTES = 2 << 20
-"""So much of the beginning is looked at; btrfs has its mark at 64 KiB, a GPT's entries may be at 1 MiB."""
+"""How much of the beginning is read: btrfs has its magic at 64 KiB, a GPT its entries at up to 1 MiB."""
 TAIL_BYTES = 64 << 10
-"""So much of the end: there is RAUC's signature, and what VHD and DMG have behind the disk."""
+"""How much of the end is read: RAUC's signature, and the footers of VHD and DMG, are there."""
 _FOOTER_BYTES = 512
 
 _IN_PARTITION = "genimage or wic put it into a partition of a disk image; --raw writes it as it is"
@@ -27,11 +27,11 @@ _SEVERAL = "it holds single partitions: {tool}; or take the image for SD cards f
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file.
+    """A file format.
 
     Attributes:
         name: with its article.
-        advice: what to do to have a disk image; ``{image}`` stands for the file.
+        advice: how to get a disk image; ``{image}`` is replaced by the file.
     """
 
     name: str
@@ -97,7 +97,7 @@ _UNKNOWN = Format(
 )
 
 UNMARKED = (_ZERO, _EMPTY_TABLE, _UNKNOWN)
-"""What may be a disk all the same, if something else says that it is one."""
+"""Formats that are accepted as a disk if a description says so."""
 
 # Offset, bytes, format. The longer and the more special ones come first.
 _SIGNATURES: tuple[tuple[int, bytes, Format], ...] = (
@@ -234,7 +234,7 @@ _SIGNATURES: tuple[tuple[int, bytes, Format], ...] = (
 
 
 def read_through(head: bytes) -> str | None:
-    """Return how a file is compressed, where flash unpacks it by itself: gzip, bzip2, xz or zstd."""
+    """Return the compression that flash unpacks by itself: gzip, bzip2, xz or zstd; else None."""
     if head[:3] == b"\x1f\x8b\x08":
         return "gzip"
     if re.match(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)", head):
@@ -248,7 +248,7 @@ def read_through(head: bytes) -> str | None:
 
 
 def identify(head: bytes, tail: bytes) -> Format:
-    """Say what a file without a usable partition table is.
+    """Return the format of a file without a usable partition table.
 
     Args:
         head: its first ``HEAD_BYTES``, or all of it.
@@ -266,19 +266,20 @@ def identify(head: bytes, tail: bytes) -> Format:
 
 
 def by_signature(head: bytes) -> Format | None:
-    """Return the format that has a mark at its beginning."""
+    """Return the format whose signature the file begins with."""
     return _special(head) or next(
-        (each for at, mark, each in _SIGNATURES if head[at : at + len(mark)] == mark), None
+        (file_format for at, mark, file_format in _SIGNATURES if head[at : at + len(mark)] == mark),
+        None,
     )
 
 
 def container_of_disk(tail: bytes) -> Format | None:
-    """Return the format that holds a disk byte by byte, and something of its own behind it."""
+    """Return the format that holds the bytes of a disk, followed by a footer."""
     return _VHD if tail[-_FOOTER_BYTES:].startswith(b"conectix") else None
 
 
 def _special(head: bytes) -> Format | None:
-    """Formats that more than one place has to be looked at for."""
+    """Return a format that is recognized by more than one place."""
     if head[:4] == b"\xd0\x0d\xfe\xed":
         # A node of that name (Devicetree Specification, 5.4): no device tree of a board has one.
         return _FIT if b"\0\0\0\1images\0" in head else _DTB
@@ -295,8 +296,8 @@ def _special(head: bytes) -> Format | None:
         and 0 < int.from_bytes(head[1:3], "little") <= 0x2000
     ):
         return _IMX
-    # LZMA alone has no mark: the properties that everybody writes, and a dictionary of 2^n or 3 * 2^n
-    # bytes, which is all that xz takes (lzma-file-format.txt of xz).
+    # LZMA alone has no magic: the usual properties, and a dictionary of 2^n or 3 * 2^n bytes, the only
+    # sizes that xz accepts (lzma-file-format.txt of xz).
     dictionary = int.from_bytes(head[1:5], "little")
     if head[:1] == b"\x5d" and len(head) >= 13 and 0 < dictionary.bit_count() <= 2:
         return _LZMA
@@ -308,7 +309,7 @@ def _special(head: bytes) -> Format | None:
 
 
 def _is_rauc(tail: bytes) -> bool:
-    """By the signature at its end: a CMS structure, then its size in 64 bits (RAUC's manual)."""
+    """Return whether it ends with a CMS structure and its size in 64 bits, as RAUC's manual defines."""
     size = int.from_bytes(tail[-8:], "big")
     return 0 < size <= len(tail) - 8 and tail[-8 - size] == 0x30
 
@@ -317,7 +318,7 @@ _EXT_REVISIONS = (bytes(4), b"\1\0\0\0")
 
 
 def _is_tar(head: bytes) -> bool:
-    """By the checksum of its first header: old archives have no other mark."""
+    """Return whether the checksum of the first header is right: old archives have no other signature."""
     header = head[:512]
     field = header[148:156].strip(b"\0 ")
     if len(header) < 512 or not re.fullmatch(rb"[0-7]{1,7}", field) or not header[0]:
@@ -326,7 +327,7 @@ def _is_tar(head: bytes) -> bool:
 
 
 def _is_fat(head: bytes) -> bool:
-    """By its parameter block: the 55 AA at the end of the sector is a disk's, too."""
+    """Return whether there is a BIOS parameter block: a disk ends its first sector by 55 AA, too."""
     if len(head) < 512 or head[0] not in (0xEB, 0xE9):
         return False
     sector_bytes, cluster, reserved, tables = struct.unpack_from("<HBHB", head, 11)
@@ -341,7 +342,7 @@ def _is_fat(head: bytes) -> bool:
 
 
 def _text(head: bytes) -> Format | None:
-    """A text: a page in place of a download, a block map, a checksum, a script."""
+    """Return the format of a text: a web page in place of a download, a block map, a checksum, a script."""
     start = head[:4096]
     if not start.strip(b"\xef\xbb\xbf \t\r\n\f\v") or re.search(rb"[\0-\x08\x0e-\x1a\x7f]", start):
         return None

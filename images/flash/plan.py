@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a flash will do, and what speaks against it: pure, out of what the device's side says."""
+"""The plan of a flash, and the reasons against it: pure functions of the facts about the device."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class WriteRequest:
-    """What the user wants written.
+    """The image to write, and the device to write it to.
 
     Attributes:
         host: name of the board; None for this machine.
-        description: what lies beside the image; None if nothing does.
-        board: the profile that the user says the board has; None if he does not.
-        any_device: also what cannot be taken out, and plain files.
+        description: the description beside the image; None if there is none.
+        board: the profile that the user gave for the board; None if not given.
+        any_device: accept devices that are not removable, and plain files.
     """
 
     device: str
@@ -34,19 +34,19 @@ class WriteRequest:
     any_device: bool
 
 
-def check(wish: WriteRequest, facts: dict[str, Any]) -> None:
-    """Refuse what would do harm.
+def check(request: WriteRequest, facts: dict[str, Any]) -> None:
+    """Refuse to write where that would do harm.
 
     Raises:
-        UserError: the device is in use, too small, of a kind that was not asked for, or on the wrong board.
+        UserError: the device is in use, too small, of another kind than requested, or on the wrong board.
     """
-    device, where = facts["device"], f" on {wish.host}" if wish.host else ""
+    device, where = facts["device"], f" on {request.host}" if request.host else ""
     name = f"{device['path']}{where}"
-    if wish.host:
-        _check_board(wish, facts["board"])
+    if request.host:
+        _check_board(request, facts["board"])
     if device["holds_root"]:
         raise UserError(
-            f"{name} holds the root file system that runs there",
+            f"{name} holds the running root file system",
             hint="choose another device, or boot from another one first; ./inv deploy changes what runs",
         )
     if device["mounted"]:
@@ -65,70 +65,68 @@ def check(wish: WriteRequest, facts: dict[str, Any]) -> None:
             f"{name} is a partition; an image brings its own partition table",
             hint="give the whole device, such as /dev/mmcblk1 or /dev/sdb",
         )
-    if not device["is_block"] and not wish.any_device:
-        raise UserError(
-            f"{name} is no block device", hint="--any-device writes to a plain file all the same"
-        )
-    if not wish.host and not device["removable"] and not wish.any_device:
+    if not device["is_block"] and not request.any_device:
+        raise UserError(f"{name} is not a block device", hint="--any-device permits a plain file")
+    if not request.host and not device["removable"] and not request.any_device:
         raise UserError(
             f"{name} ({device['model'] or 'no name'}, {device['size_bytes'] // _MIB} MiB) cannot be "
-            "taken out of this machine",
-            hint="if it is the right one all the same: --any-device",
+            "removed from this machine",
+            hint="--any-device writes to it nevertheless",
         )
-    if device["size_bytes"] < wish.map.image_bytes:
+    if device["size_bytes"] < request.map.image_bytes:
         raise UserError(
             f"{name} is too small: it has {device['size_bytes']} bytes, the image "
-            f"{wish.map.image_bytes}",
-            hint="a larger device, or ./inv build-image --size",
+            f"{request.map.image_bytes}",
+            hint="use a larger device, or ./inv build-image --size",
         )
 
 
-def _check_board(wish: WriteRequest, board: dict[str, Any]) -> None:
-    expected = wish.description.compatible[0] if wish.description else None
-    if wish.board is not None:
-        if expected and expected != wish.board.compatible[0]:
-            if not wish.description:
+def _check_board(request: WriteRequest, board: dict[str, Any]) -> None:
+    expected = request.description.compatible[0] if request.description else None
+    if request.board is not None:
+        if expected and expected != request.board.compatible[0]:
+            if not request.description:
                 raise RuntimeError("the image has no description")
             raise UserError(
-                f"the image is for {wish.description.board} ({expected}), --board says "
-                f"{wish.board.name} ({wish.board.compatible[0]})"
+                f"the image is for {request.description.board} ({expected}), --board says "
+                f"{request.board.name} ({request.board.compatible[0]})"
             )
-        expected = wish.board.compatible[0]
-    named = wish.description.board if wish.description else None
-    profile = wish.board or (load_board(named) if named in board_names() else None)
+        expected = request.board.compatible[0]
+    image_board = request.description.board if request.description else None
+    profile = request.board or (load_board(image_board) if image_board in board_names() else None)
     machine = Machine(tuple(board["compatible"]), board["model"])
     if profile is not None and runs_as(profile, machine.compatible, machine.model):
-        return  # it does not have a string of its own yet
-    if profile is not None and wish.board is None:  # where nobody said which board it is
+        return  # this board has no compatible string of its own yet
+    if profile is not None and request.board is None:  # without --board, identify it
         doubts = find(machine, boards=[profile]).doubts
         if doubts:
-            raise doubt_error(profile, doubts, str(wish.host))
+            raise doubt_error(profile, doubts, str(request.host))
     if expected and expected not in board["compatible"]:
-        found = ", ".join(board["compatible"]) or "no device tree"
+        actual = ", ".join(board["compatible"]) or "no device tree"
         raise UserError(
-            f"the image is for another board: expected {expected}, {wish.host} is {found}",
+            f"the image is for another board: expected {expected}, {request.host} is {actual}",
             hint="check --host and --image",
         )
 
 
-def document(wish: WriteRequest, facts: dict[str, Any], image: str, done: int) -> dict[str, Any]:
-    """What would be written where, for ``--dry-run`` and before asking."""
+def document(request: WriteRequest, facts: dict[str, Any], image: str, done: int) -> dict[str, Any]:
+    """Return what would be written where, for ``--dry-run`` and for the question before writing."""
     device = facts["device"]
-    described = wish.description
+    described = request.description
     return {
-        "host": wish.host,
+        "host": request.host,
         "device": device["path"],
         "model": device["model"],
         "device_bytes": device["size_bytes"],
         "partitions_there": device["partitions"],
-        "board": facts["board"] if wish.host else None,
+        "board": facts["board"] if request.host else None,
         "image": image,
         "image_board": described.board if described else None,
-        "image_bytes": wish.map.image_bytes,
-        "mapped_bytes": wish.map.mapped_bytes,
+        "image_bytes": request.map.image_bytes,
+        "mapped_bytes": request.map.mapped_bytes,
         "ranges": [
             {"from_byte": start, "to_byte": end - 1}
-            for start, end in _merged([wish.map.span(each) for each in wish.map.ranges])
+            for start, end in _merged([request.map.span(mapped) for mapped in request.map.ranges])
         ],
         "partitions": list(described.partitions) if described else [],
         "resumes_at_chunk": done,
@@ -136,10 +134,10 @@ def document(wish: WriteRequest, facts: dict[str, Any], image: str, done: int) -
 
 
 def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    found: list[tuple[int, int]] = []
+    merged: list[tuple[int, int]] = []
     for start, end in spans:
-        if found and found[-1][1] == start:
-            found[-1] = (found[-1][0], end)
+        if merged and merged[-1][1] == start:
+            merged[-1] = (merged[-1][0], end)
         else:
-            found.append((start, end))
-    return found
+            merged.append((start, end))
+    return merged

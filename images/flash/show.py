@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is printed about a flash, planned or done."""
+"""The text that is printed about a flash, planned or done."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SHOWN = 8
 
 
 def plan_text(planned: dict[str, Any]) -> str:
-    """Say what will be written where."""
+    """Describe what will be written where."""
     on = f" on {planned['host']}" if planned["host"] else ""
     has = ", ".join(planned["partitions_there"]) or "no partitions"
     model = f"{planned['model']}, " if planned["model"] else ""
@@ -25,10 +25,10 @@ def plan_text(planned: dict[str, Any]) -> str:
         "",
     ]
     spans = planned["ranges"]
-    rows = [(str(each["from_byte"]), _size(each), _where(planned, each)) for each in spans[:_SHOWN]]
+    rows = [(str(span["from_byte"]), _size(span), _where(planned, span)) for span in spans[:_SHOWN]]
     if len(spans) > _SHOWN:
-        rest = sum(each["to_byte"] + 1 - each["from_byte"] for each in spans[_SHOWN:])
-        rows.append(("...", _bytes(rest), f"{len(spans) - _SHOWN} stretches more"))
+        rest = sum(span["to_byte"] + 1 - span["from_byte"] for span in spans[_SHOWN:])
+        rows.append(("...", _bytes(rest), f"{len(spans) - _SHOWN} more ranges"))
     lines.append(table(("from byte", "size", "part of"), rows))
     if planned["resumes_at_chunk"]:
         lines.append(
@@ -39,7 +39,7 @@ def plan_text(planned: dict[str, Any]) -> str:
 
 
 def result_text(result: Any) -> str:
-    """Say what was done."""
+    """Describe the result."""
     if result.outcome == "planned":
         return plan_text(result.plan) + "\n\nnothing was written"
     planned = result.plan

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The image that is to be written: a whole disk's, unpacked where it is compressed, with its block map."""
+"""The image to write: that of a whole disk, unpacked if it is compressed, with its block map."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ _CAT = {"gzip": "zcat", "bzip2": "bzcat", "xz": "xzcat", "zstd": "zstdcat"}
 
 @dataclass(frozen=True)
 class Source:
-    """An image, and what is known about it.
+    """An image, and the facts about it.
 
     Attributes:
-        path: what the user named.
-        content: the bytes of the disk: that file, or what was unpacked of it. Read it with ``os.pread``.
+        path: the file that the user named.
+        content: the bytes of the disk: that file, or its unpacked content. Read it with ``os.pread``.
         packed: how the file is compressed; None if it is not.
         table: kind of its partition table; None where ``--raw`` or the description replaces one.
         map_path: the block map; None if there is none, and the image is written whole.
-        ignored_maps: block maps beside it that are not used, and why.
+        ignored_maps: path of a block map beside the image that is not used -> the reason.
     """
 
     path: Path
@@ -53,17 +53,17 @@ class Source:
 
     @property
     def identity(self) -> str:
-        """Differs for another image, and for the same file with other content."""
-        words = [str(self.map.image_bytes)]
-        if all(each.sha256 for each in self.map.ranges):
-            words += [f"{each.first} {each.sha256}" for each in self.map.ranges]
+        """A hash that differs for another image, and for the same file with other content."""
+        parts = [str(self.map.image_bytes)]
+        if all(mapped.sha256 for mapped in self.map.ranges):
+            parts += [f"{mapped.first} {mapped.sha256}" for mapped in self.map.ranges]
         else:
-            words += [str(self.path.absolute()), str(self.path.stat().st_mtime_ns)]
-            words += [f"{each.first}-{each.last}" for each in self.map.ranges]
-        return hashlib.sha256("\n".join(words).encode()).hexdigest()
+            parts += [str(self.path.absolute()), str(self.path.stat().st_mtime_ns)]
+            parts += [f"{mapped.first}-{mapped.last}" for mapped in self.map.ranges]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def document(self) -> dict[str, Any]:
-        """What is known, for ``--json``."""
+        """Return the facts for ``--json``."""
         return {
             "packed": self.packed,
             "table": self.table,
@@ -72,7 +72,7 @@ class Source:
         }
 
     def close(self) -> None:
-        """Close the file; what was unpacked is gone then."""
+        """Close the file; unpacked content is removed."""
         self.content.close()
 
 
@@ -82,15 +82,15 @@ def read_source(
     """Return an image; the caller closes it.
 
     Args:
-        raw: what is in it need not be a disk.
-        before_unpacking: called before what may take minutes.
+        raw: the content need not be a disk.
+        before_unpacking: called before the image is unpacked, which may take minutes.
 
     Raises:
-        UserError: it is not there, is no image of a disk, is truncated, or is not what its block map says.
-        InfrastructureError: there is no room to unpack it.
+        UserError: it is missing, is not the image of a disk, is truncated, or differs from its block map.
+        InfrastructureError: the disk is too full to unpack it.
     """
     if not image.is_file():
-        what = f"there is no image {image}" if not image.exists() else f"{image} is no file"
+        what = f"there is no image {image}" if not image.exists() else f"{image} is not a file"
         raise UserError(what, hint="./inv build-image --board B")
     with image.open("rb") as file:
         head = file.read(HEAD_BYTES)
@@ -99,9 +99,9 @@ def read_source(
     packed = formats.read_through(head)
 
     def check_head(inside: bytes) -> None:
-        found = None if raw or read_table(inside) else formats.by_signature(inside)
-        if found:
-            raise _no_disk(image, packed, found)
+        other_format = None if raw or read_table(inside) else formats.by_signature(inside)
+        if other_format:
+            raise _no_disk(image, packed, other_format)
 
     if packed:
         before_unpacking()
@@ -111,25 +111,25 @@ def read_source(
     try:
         size = os.fstat(content.fileno()).st_size
         if not size:
-            raise UserError(f"{image} has nothing in it, compressed with {packed}", hint=_AGAIN)
+            raise UserError(f"{image} is compressed with {packed}, but has no content", hint=_AGAIN)
         unpacked = _unpacked_name(image) if packed else image
         description = read_description(image) or read_description(unpacked)
         if description and description.size_bytes != size:
             raise _truncated(image, f"its description says {description.size_bytes} bytes", size)
         table = None if raw else _check_disk(image, packed, content, size, description)
-        found, path, ignored = _find_map(image, unpacked, content, size)
+        block_map, path, ignored = _find_map(image, unpacked, content, size)
     except BaseException:
         content.close()
         raise
     kind = table.kind if table else None
-    return Source(image, content, found, description, packed, kind, path, ignored)
+    return Source(image, content, block_map, description, packed, kind, path, ignored)
 
 
 def refuse_no_disk(image: Path) -> None:
-    """Refuse a file that is to be booted from as it is, and is no image of a whole disk.
+    """Refuse a file to boot from directly that is not the image of a whole disk.
 
     Raises:
-        UserError: it is compressed, something else or truncated, or cannot be read; says what it is.
+        UserError: it is compressed, of another format, truncated or unreadable; the message says which.
     """
     try:
         with image.open("rb") as content:
@@ -153,26 +153,26 @@ def _unpacked_name(image: Path) -> Path:
 def _check_disk(
     image: Path, packed: str | None, content: IO[bytes], size: int, description: Description | None
 ) -> Table | None:
-    """Refuse what has no partition table, or one that ends behind the image."""
+    """Refuse an image without a partition table, or whose table ends behind the image."""
     handle = content.fileno()
     head = os.pread(handle, HEAD_BYTES, 0)
     tail = os.pread(handle, TAIL_BYTES, max(size - TAIL_BYTES, 0))
     table = read_table(head)
-    other = formats.container_of_disk(tail) if table else formats.identify(head, tail)
-    if table is None and description and other in formats.UNMARKED:
+    other_format = formats.container_of_disk(tail) if table else formats.identify(head, tail)
+    if table is None and description and other_format in formats.UNMARKED:
         return None
-    if other:
-        raise _no_disk(image, packed, other)
+    if other_format:
+        raise _no_disk(image, packed, other_format)
     if not table:
         raise RuntimeError(f"{image} has no partition table")
     if table.problem:
         raise UserError(f"{image}: {table.problem}", hint=f"{_AGAIN}; {_RAW}")
     if table.end_bytes > size:
-        raise _truncated(image, f"its partition table wants {table.end_bytes} bytes", size)
+        raise _truncated(image, f"its partition table needs {table.end_bytes} bytes", size)
     return table
 
 
-def _no_disk(image: Path, packed: str | None, other: Format) -> UserError:
+def _no_disk(image: Path, packed: str | None, other_format: Format) -> UserError:
     inside, unpack_first = "", ""
     file = image
     if packed:
@@ -183,10 +183,11 @@ def _no_disk(image: Path, packed: str | None, other: Format) -> UserError:
         unpack_first = (
             f"{_CAT[packed]} {shlex.quote(str(image))} > {shlex.quote(str(file))}, then: "
         )
-    advice = other.advice.format(image=shlex.quote(str(file)))
+    advice = other_format.advice.format(image=shlex.quote(str(file)))
     return UserError(
-        f"{image} is {inside}{other.name}; expected the image of a whole disk, with a partition table",
-        hint=(unpack_first if "{image}" in other.advice else "") + advice,
+        f"{image} is {inside}{other_format.name}; "
+        "expected the image of a whole disk, with a partition table",
+        hint=(unpack_first if "{image}" in other_format.advice else "") + advice,
     )
 
 
@@ -197,10 +198,10 @@ def _truncated(image: Path, expected: str, size: int) -> UserError:
 def _find_map(
     image: Path, unpacked: Path, content: IO[bytes], size: int
 ) -> tuple[Map, Path | None, dict[str, str]]:
-    """Return what to write, the block map that says so, and maps beside the image that are not used.
+    """Return what to write, the block map that says so, and the maps that are ignored.
 
-    A map under the image's own name has to be right. One under a shorter name may be another image's: it is
-    used if the image is what it says, and named if not.
+    A map under the image's own name must match the image. A map under a shorter name may belong to
+    another image: it is used if it matches, and reported if not.
     """
     own = {bmap.map_file(image), bmap.map_file(unpacked)}
     used: tuple[Map, Path] | None = None
@@ -212,61 +213,63 @@ def _find_map(
             ignored[str(path)] = f"{used[1].name} is used"
         elif path in own:
             used = _own_map(image, path, content, size), path
-        elif problem := _not_of(path, content, size):
+        elif problem := _map_mismatch(path, content, size):
             ignored[str(path)] = problem
         else:
             used = bmap.read(path), path
-    for name, why in ignored.items():
-        say(f"the block map {name} is ignored: {why}")
+    for name, reason in ignored.items():
+        say(f"the block map {name} is ignored: {reason}")
     return (*used, ignored) if used else (bmap.whole(size), None, ignored)
 
 
 def _own_map(image: Path, path: Path, content: IO[bytes], size: int) -> Map:
-    found = bmap.read(path)
-    if found.image_bytes != size:
+    block_map = bmap.read(path)
+    if block_map.image_bytes != size:
         raise UserError(
-            f"{image} is truncated, or not the image of {path.name}: expected {found.image_bytes} "
+            f"{image} is truncated, or not the image of {path.name}: expected {block_map.image_bytes} "
             f"bytes, found {size}",
-            hint=f"{_AGAIN}; or remove {path}, and the whole image is written",
+            hint=f"{_AGAIN}; or remove {path} to write the whole image",
         )
-    if not found.ranges:
+    if not block_map.ranges:
         raise UserError(f"{path} maps nothing: there is nothing to write", hint=f"rm {path}")
-    # Shorter ranges are compared when they are sent.
-    long = [each for each in found.ranges if each.blocks > CHUNK_BYTES // bmap.BLOCK_BYTES]
-    for wrong in _wrong_ranges(content, found, long):
+    # Shorter ranges are compared as they are sent.
+    long = [
+        mapped for mapped in block_map.ranges if mapped.blocks > CHUNK_BYTES // bmap.BLOCK_BYTES
+    ]
+    for wrong in _wrong_ranges(content, block_map, long):
         raise UserError(
-            f"{image} is not what its block map says, in blocks {wrong.first}-{wrong.last}",
+            f"{image} differs from its block map in blocks {wrong.first}-{wrong.last}",
             hint=_AGAIN,
         )
-    return found
+    return block_map
 
 
-def _not_of(path: Path, content: IO[bytes], size: int) -> str:
-    """Return why a map is not the image's; empty if it is."""
+def _map_mismatch(path: Path, content: IO[bytes], size: int) -> str:
+    """Return why a map does not belong to the image; empty if it does."""
     try:
-        found = bmap.read(path)
+        block_map = bmap.read(path)
     except UserError as error:
         return error.message
-    if found.image_bytes != size:
-        return f"it is for an image of {found.image_bytes} bytes, this one has {size}"
-    if not found.ranges or not all(each.sha256 for each in found.ranges):
-        return "it has no checksums that would show that it is this image's"
-    for wrong in _wrong_ranges(content, found, list(found.ranges)):
+    if block_map.image_bytes != size:
+        return f"it is for an image of {block_map.image_bytes} bytes, this one has {size}"
+    if not block_map.ranges or not all(mapped.sha256 for mapped in block_map.ranges):
+        return "it has no checksums to show that it belongs to this image"
+    for wrong in _wrong_ranges(content, block_map, list(block_map.ranges)):
         return f"the image differs from it in blocks {wrong.first}-{wrong.last}"
     return ""
 
 
-def _wrong_ranges(content: IO[bytes], found: Map, ranges: list[Range]) -> Iterator[Range]:
-    """Hash ranges of the image; yield those that are not what the map says."""
-    if not any(each.sha256 for each in ranges):
+def _wrong_ranges(content: IO[bytes], block_map: Map, ranges: list[Range]) -> Iterator[Range]:
+    """Hash ranges of the image; yield those that differ from the map."""
+    if not any(mapped.sha256 for mapped in ranges):
         return
     with step("Comparing the image with its block map"):
-        for each in ranges:
-            start, end = found.span(each)
+        for mapped in ranges:
+            start, end = block_map.span(mapped)
             digest = hashlib.sha256()
             while start < end:
                 data = os.pread(content.fileno(), min(CHUNK_BYTES, end - start), start)
                 digest.update(data)
                 start += len(data) or end
-            if each.sha256 and digest.hexdigest() != each.sha256:
-                yield each
+            if mapped.sha256 and digest.hexdigest() != mapped.sha256:
+                yield mapped

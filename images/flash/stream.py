@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The host's half of a flash: one channel, over which the writer (onboard/) is sent, asked and fed.
+"""The host's half of a flash: one channel that carries the writer (onboard/), its requests and the data.
 
-Reading, hashing and compressing run in threads ahead of the link; all three leave the interpreter's lock.
+Reading, hashing and compressing run in threads ahead of the link; all three release the GIL.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from .source import Source
 _ONBOARD = Path(__file__).parent / "onboard"
 _AHEAD = 6
 _LEVELS = (-3, 1, 3)
-"""Each takes nearly twice the time of the one before, for 20 and for 9 % less (a Debian's files)."""
+"""Each level takes nearly twice the time of the one before; on a Debian, it saves 20 % and 9 %."""
 _PATIENCE = 8  # chunks
 _WORTH_IT = 0.95
 _ZEROS = bytes(CHUNK_BYTES)
 
 
 class RefusedError(InfrastructureError):
-    """The writer could not do what it was asked to."""
+    """The writer refused a request."""
 
 
 class VanishedError(InfrastructureError):
-    """The device is not there any more."""
+    """The device has disappeared."""
 
 
 class Link(Protocol):
@@ -56,11 +56,11 @@ class Link(Protocol):
         """Return the next line; empty when the writer has ended."""
 
     def close(self) -> None:
-        """End it."""
+        """End the writer."""
 
 
 class SshLink:
-    """The writer runs on a board."""
+    """A writer on a board."""
 
     def __init__(self, connection: Connection) -> None:
         self._process: Process = connection.start([*as_root(connection.host), START])
@@ -86,9 +86,9 @@ class SshLink:
                     f"{self._name} has no python3, which a flash needs",
                     hint="on the board: apt-get install python3-minimal",
                 )
-            said = completed.stderr.decode(errors="replace").strip()
-            if said:
-                raise RefusedError(f"the writer on {self._name} ended: {said[-600:]}")
+            stderr = completed.stderr.decode(errors="replace").strip()
+            if stderr:
+                raise RefusedError(f"the writer on {self._name} ended: {stderr[-600:]}")
         return line
 
     def close(self) -> None:
@@ -97,7 +97,7 @@ class SshLink:
 
 
 class LocalLink:
-    """The writer runs here, in a thread."""
+    """A writer on this machine, in a thread."""
 
     def __init__(self) -> None:
         there, here = os.pipe()
@@ -134,14 +134,14 @@ class LocalLink:
 
 @dataclass
 class Sent:
-    """What a flash has moved so far, over all its connections."""
+    """What a flash has sent so far, over all its connections."""
 
     wire_bytes: int = 0
     chunks: int = 0
 
 
 class Session:
-    """One connection's worth of a flash; a context manager."""
+    """One connection of a flash; a context manager."""
 
     def __init__(self, link: Link, *, root: str, timeout_s: float) -> None:
         self._link = link
@@ -155,7 +155,7 @@ class Session:
         self._link.close()
 
     def open(self, device: str, *, image: str, token: str, lock: bool) -> dict[str, Any]:
-        """Ask what the device is, and how far a flash of this image got there.
+        """Ask what the device is, and up to which chunk a flash of this image has come.
 
         Raises:
             RefusedError: there is no such device, or another flash is writing to it.
@@ -176,24 +176,24 @@ class Session:
         digests: dict[int, bytes],
         progress: Callable[[int], object],
     ) -> dict[str, Any]:
-        """Send chunks, those before ``done`` as their hashes only; return what the writer found.
+        """Send chunks, of those before ``done`` only the hashes; return the writer's verdict.
 
         Args:
-            digests: gets the hash of each chunk.
-            progress: called with the number of bytes that were read back and found whole.
+            digests: receives the hash of each chunk.
+            progress: called with the number of bytes that were read back and found correct.
 
         Raises:
-            UserError: the image is not what its map says.
-            VanishedError: the device is gone.
+            UserError: the image differs from its map.
+            VanishedError: the device has disappeared.
             RefusedError: the writer gave up for another reason.
             ConnectionLostError: the link broke.
         """
-        image, found = source.path, source.map
-        ranges = [[each.first, each.last] for each in found.ranges]
-        chunks = chunks_of(found)
-        expected = _expected(found)
+        image, block_map = source.path, source.map
+        ranges = [[mapped.first, mapped.last] for mapped in block_map.ranges]
+        chunks = chunks_of(block_map)
+        expected = _expected(block_map)
         self._write_line(
-            {"do": "write", "ranges": ranges, "image_bytes": found.image_bytes, "done": done}
+            {"do": "write", "ranges": ranges, "image_bytes": block_map.image_bytes, "done": done}
         )
         answers = _Answers(self._link, progress)
         try:
@@ -201,8 +201,8 @@ class Session:
                 if index in expected and expected[index] != digest:
                     start, length = chunks[index]
                     raise UserError(
-                        f"{image} is not what its block map says, at bytes {start}-{start + length - 1}",
-                        hint="it is damaged, or was written to since: build it again",
+                        f"{image} differs from its block map at bytes {start}-{start + length - 1}",
+                        hint="it is damaged, or was changed since the map was made: build it again",
                     )
                 digests[index] = digest
                 frame = HEADER.pack(kind, index, len(data), digest) + data
@@ -214,7 +214,7 @@ class Session:
             else:
                 self._link.write(HEADER.pack(b"E", 0, 0, bytes(32)))
         except ConnectionLostError:
-            answer = answers.wait(10)  # if the writer gave up, it says why
+            answer = answers.wait(10)  # if the writer gave up, its answer has the reason
             if answer is None:
                 raise
             return self._checked(answer)
@@ -224,7 +224,7 @@ class Session:
         return self._checked(answer)
 
     def done(self) -> dict[str, Any]:
-        """Tell the writer that all is well."""
+        """Tell the writer that the flash is complete."""
         return self._ask({"do": "done"})
 
     def _write_line(self, request: dict[str, Any]) -> None:
@@ -246,7 +246,7 @@ class Session:
 
 
 class _Answers:
-    """Reads what the writer says while frames go out, in a thread."""
+    """Reads the writer's answers while frames are sent, in a thread."""
 
     def __init__(self, link: Link, progress: Callable[[int], object]) -> None:
         self._link = link
@@ -260,43 +260,43 @@ class _Answers:
     def _run(self) -> None:
         try:
             while line := self._link.read_line(3600):
-                said = json.loads(line)
-                if "progress" not in said:
-                    self._answer = said
+                answer = json.loads(line)
+                if "progress" not in answer:
+                    self._answer = answer
                     return
-                self._progress(said["progress"])
+                self._progress(answer["progress"])
         except (InfrastructureError, OSError, ValueError):
             return
         finally:
             self.ended = True
 
     def wait(self, timeout_s: float) -> dict[str, Any] | None:
-        """The last answer; None if the link broke before it came."""
+        """Return the last answer; None if the link broke before it came."""
         self._thread.join(timeout_s)
         return self._answer
 
 
-def chunks_of(found: Map) -> list[tuple[int, int]]:
-    """Offset and length of each chunk."""
-    ranges = [[each.first, each.last] for each in found.ranges]
-    return writer.chunks_of(ranges, found.image_bytes)
+def chunks_of(block_map: Map) -> list[tuple[int, int]]:
+    """Return offset and length of each chunk."""
+    ranges = [[mapped.first, mapped.last] for mapped in block_map.ranges]
+    return writer.chunks_of(ranges, block_map.image_bytes)
 
 
-def _expected(found: Map) -> dict[int, bytes]:
-    """Hashes of the chunks that are whole ranges of the map; the others are looked at beforehand."""
+def _expected(block_map: Map) -> dict[int, bytes]:
+    """Return the hashes of chunks that are whole ranges of the map; the others were compared beforehand."""
     per_chunk = CHUNK_BYTES // bmap.BLOCK_BYTES
     hashes: dict[int, bytes] = {}
     index = 0
-    for each in found.ranges:
-        count = -(-each.blocks // per_chunk)
-        if count == 1 and each.sha256:
-            hashes[index] = bytes.fromhex(each.sha256)
+    for mapped in block_map.ranges:
+        count = -(-mapped.blocks // per_chunk)
+        if count == 1 and mapped.sha256:
+            hashes[index] = bytes.fromhex(mapped.sha256)
         index += count
     return hashes
 
 
 class _Level:
-    """How hard to compress: as hard as the link is slower than this machine."""
+    """The compression level: the slower the link is than this machine, the higher."""
 
     def __init__(self) -> None:
         self._at = 1
@@ -304,11 +304,11 @@ class _Level:
 
     @property
     def now(self) -> int:
-        """zstd's level for the next chunk."""
+        """Return zstd's level for the next chunk."""
         return _LEVELS[self._at]
 
     def note(self, *, was_ready: bool) -> None:
-        """A chunk is wanted by the link; was it ready, or did the link have to wait for it?"""
+        """Record whether a chunk was ready when the link asked for it, or the link had to wait."""
         self._score += 1 if was_ready else -1
         if abs(self._score) >= _PATIENCE:
             step = 1 if self._score > 0 else -1
@@ -323,7 +323,7 @@ def _prepared(
     done: int,
     compress: bool,
 ) -> Iterator[tuple[int, bytes, bytes, bytes]]:
-    """Index, kind, hash and content of each chunk to send, in order, some of them ahead."""
+    """Yield index, kind, hash and content of each chunk to send, in order; some are prepared ahead."""
     local = threading.local()
     handle = source.content.fileno()
     level = _Level()

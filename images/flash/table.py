@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The partition table of an image: whether there is one that a kernel would take, and where it ends.
+"""The partition table of an image: its kind, whether a kernel would accept it, and where it ends.
 
-GPT as in the UEFI specification, chapter 5.3; MBR as in its 5.2.
+GPT: UEFI specification, chapter 5.3; MBR: chapter 5.2.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Table:
 
     Attributes:
         end_bytes: where its last partition ends, or the GPT's second copy.
-        problem: why no kernel would take it; empty if nothing is wrong.
+        problem: why a kernel would reject it; empty if it would not.
     """
 
     kind: Literal["gpt", "dos"]
@@ -35,8 +35,9 @@ class Table:
 def read_table(head: bytes) -> Table | None:
     """Return the partition table of a disk that begins with ``head``; None if there is none.
 
-    The boot sector of a FAT file system ends as an MBR does, and mformat and mkfs.fat write one entry into
-    it that begins at sector 0: that is none. On ISO 9660 images for USB sticks such an entry is usual.
+    The boot sector of a FAT file system ends as an MBR does, and mformat and mkfs.fat write one entry
+    into it that begins at sector 0: that is not a partition table. ISO 9660 images for USB sticks do have
+    such an entry.
     """
     for sector_bytes in _SECTOR_SIZES:
         if head[sector_bytes : sector_bytes + 8] == b"EFI PART":
@@ -92,5 +93,5 @@ def _mbr(head: bytes) -> Table | None:
     if not ends:
         return None
     if protective:
-        return Table("dos", 512, "its MBR says that there is a GPT, and there is none")
+        return Table("dos", 512, "its MBR refers to a GPT, which is missing")
     return Table("dos", max(ends))

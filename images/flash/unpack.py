@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Compressed images: unpacked once, to a file without a name: nothing is written before the last byte of
-the image was found good, and a flash can go on in the middle.
+"""Compressed images: unpacked once, into a file without a name.
 
-All streams of a file are read, one behind the other: pigz, pbzip2, pixz and ``cat`` make such files. What
-follows the last one and is no stream is an error, but for padding.
+So nothing is written to a device before the whole image was unpacked without an error, and an interrupted
+flash can continue in the middle. All streams of a file are read, one after another: pigz, pbzip2, pixz
+and ``cat`` make such files. Trailing data that is neither a stream nor padding is an error.
 """
 
 from __future__ import annotations
@@ -30,32 +30,32 @@ _TOOLS = {
     "xz": ["xz", "--decompress", "--stdout", "--format=xz", "--threads=0"],
     "zstd": ["zstd", "--decompress", "--stdout", "--quiet", "--long=31"],
 }
-"""Read from their standard input: they mind names."""
+"""They read standard input, as they reject files with an unknown suffix."""
 
 
 class DamagedError(Exception):
-    """The file ends too early, or its content is not what it was."""
+    """The file ends too early, or its content is damaged."""
 
 
 def unpack(
     image: Path, kind: str, *, head_bytes: int, check_head: Callable[[bytes], object]
 ) -> IO[bytes]:
-    """Return a file with the content of a compressed image; it is gone when it is closed.
+    """Return a file with the content of a compressed image; closing it removes it.
 
     Args:
-        kind: as formats.read_through says.
-        check_head: called with the first ``head_bytes``, or all that there is, before the rest is unpacked.
+        kind: compression, as formats.read_through returns it.
+        check_head: called with the first ``head_bytes`` (or all, if fewer) before the rest is unpacked.
 
     Raises:
-        UserError: it is truncated or damaged; or as ``check_head``.
-        InfrastructureError: there is no room.
+        UserError: it is truncated or damaged; and whatever ``check_head`` raises.
+        InfrastructureError: the disk is full.
     """
     folder = cache_dir()
     file = tempfile.TemporaryFile(prefix="flash.", dir=folder)  # noqa: SIM115 - handed to the caller
     unpacked = 0
     try:
         with (
-            step(f"Unpacking {image.name} ({kind})") as now,
+            step(f"Unpacking {image.name} ({kind})") as progress,
             contextlib.closing(pieces(image, kind)) as source,
         ):
             head = b""
@@ -67,15 +67,15 @@ def unpack(
                 if piece != _ZEROS[: len(piece)]:  # holes are zeros, in a file of our own
                     _write(file.fileno(), piece, unpacked)
                 unpacked += len(piece)
-                now.note(f"{unpacked / 1e6:.0f} MB")
+                progress.note(f"{unpacked / 1e6:.0f} MB")
             if len(head) < head_bytes:
                 check_head(head)
             file.truncate(unpacked)
     except DamagedError as error:
         file.close()
         raise UserError(
-            f"{image} is truncated or damaged: {kind} says, after {unpacked} bytes: {error}",
-            hint="download or copy it again, and compare its checksum with the one of who made it",
+            f"{image} is truncated or damaged: {kind} reports after {unpacked} bytes: {error}",
+            hint="download or copy it again, and compare its checksum with the published one",
         ) from error
     except OSError as error:
         file.close()
@@ -100,20 +100,20 @@ def pieces(image: Path, kind: str) -> Generator[bytes]:
     return _gzip(image) if kind == "gzip" else _bzip2(image)
 
 
-def _with_tool(image: Path, words: list[str]) -> Generator[bytes]:
+def _with_tool(image: Path, command: list[str]) -> Generator[bytes]:
     reader, writer = os.pipe()
 
     def serve() -> str:
         with os.fdopen(writer, "wb") as sink, image.open("rb") as source:
-            done = run(words, stdin=source, stdout=sink, check=False)
-        said = done.stderr.decode(errors="replace").strip()
-        return "" if done.exit_code == 0 else said or f"exit code {done.exit_code}"
+            completed = run(command, stdin=source, stdout=sink, check=False)
+        message = completed.stderr.decode(errors="replace").strip()
+        return "" if completed.exit_code == 0 else message or f"exit code {completed.exit_code}"
 
     with ThreadPoolExecutor(1) as pool, os.fdopen(reader, "rb") as source:
-        failed = pool.submit(serve)
+        tool_error = pool.submit(serve)
         while piece := source.read(_PIECE_BYTES):
             yield piece
-        if problem := failed.result():
+        if problem := tool_error.result():
             raise DamagedError(problem.splitlines()[-1])
 
 
@@ -127,7 +127,7 @@ def _gzip(image: Path) -> Generator[bytes]:
 
 
 def _bzip2(image: Path) -> Generator[bytes]:
-    # bz2.open, as bzip2 itself, takes a second stream that is damaged for the end.
+    # bz2.open, like bzip2 itself, mistakes a damaged second stream for the end of the file.
     with image.open("rb") as file:
         data = file.read(_PIECE_BYTES)
         while data.strip(b"\0"):

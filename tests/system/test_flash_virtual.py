@@ -90,7 +90,7 @@ def test_a_device_that_vanishes_while_it_is_written_to(second: Second) -> None:
     finally:
         puller.join()
         _run(second.host, "sh", "-c", "echo 1 > /sys/bus/pci/rescan; udevadm settle")
-    assert "vanished" in raised.value.message or "cannot be written" in raised.value.message
+    assert "disappeared" in raised.value.message or "cannot be written" in raised.value.message
     assert len(raised.value.message.splitlines()) == 1
 
 

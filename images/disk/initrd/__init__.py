@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Initial RAM disks: a shell, the modules that a board needs to reach its root, and one script.
 
-The distribution's kernels have storage and ext4 as modules, so a board cannot do without one. Ours is
-made on the host, without running anything of the board's, and the same inputs give the same bytes.
+The distribution's kernels have storage and ext4 as modules, so that a board cannot boot without a RAM
+disk. Ours is built on the host without running the board's programs; the same inputs give the same bytes.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from bsp.kernel.packaged import PrebuiltKernel
 
 HERE = Path(__file__).parent
 ROOT_INIT = HERE / "init"
-"""Loads the modules, finds the root file system and hands over to it."""
+"""Loads the modules, mounts the root file system and starts its init."""
 PROBE_INIT = HERE / "probe"
-"""Loads the modules, reports what became of the NPU, and switches the machine off."""
+"""Loads the modules, reports the state of the NPU, and powers the machine off."""
 
 # busybox programs that the scripts use by name.
 _PROGRAMS = (
@@ -34,7 +34,7 @@ _PROGRAMS = (
 
 
 def busybox_version() -> str:
-    """Return the version of the busybox that initial RAM disks have."""
+    """Return the version of busybox in initial RAM disks."""
     return Archive("trixie", "arm64").version("busybox-static")
 
 
@@ -44,7 +44,7 @@ def build_initrd(
     """Write an initial RAM disk (cpio, not compressed: U-Boot and QEMU read it as it is).
 
     Args:
-        modules: names of modules; what they depend on comes along, what is built in is left out.
+        modules: names of modules; their dependencies are added, built-in ones are left out.
         init: the script that becomes ``/init``.
         target: file to write.
 
@@ -70,14 +70,14 @@ def build_initrd(
     return target
 
 
-def load_order(folder: Path, wanted: Iterable[str]) -> list[str]:
-    """Return paths below ``folder`` (``lib/modules/RELEASE``), dependencies first, each once.
+def load_order(folder: Path, modules: Iterable[str]) -> list[str]:
+    """Return paths of modules below ``folder`` (``lib/modules/RELEASE``), dependencies first, each once.
 
     Args:
-        wanted: names of modules; one that ends in ``?`` is left out where a kernel does not have it.
+        modules: names of modules; one that ends in ``?`` is left out where a kernel does not have it.
 
     Raises:
-        UserError: a module is neither there nor built in.
+        UserError: a module is neither in the folder nor built in.
     """
     depends: dict[str, tuple[str, list[str]]] = {}
     for line in (folder / "modules.dep").read_text().splitlines():
@@ -85,27 +85,27 @@ def load_order(folder: Path, wanted: Iterable[str]) -> list[str]:
         depends[module_name(path)] = (path, words.split())
     builtin = {module_name(line) for line in (folder / "modules.builtin").read_text().splitlines()}
     order: list[str] = []
-    for name in wanted:
+    for name in modules:
         optional = name.endswith("?")
         key = module_name(name.removesuffix("?"))
         if key in builtin or (optional and key not in depends):
             continue
         if key not in depends:
-            known = sorted([*depends, *builtin])
+            names = sorted([*depends, *builtin])
             raise UserError(
-                f"the kernel {folder.name} has no module {name!r}{nearest(key, known)}",
+                f"the kernel {folder.name} has no module {name!r}{nearest(key, names)}",
                 hint="correct initrd_modules in the board's profile",
             )
         path, needed = depends[key]
         # modules.dep lists the nearest dependency first; they are loaded the other way round.
-        for each in [*reversed(needed), path]:
-            if each not in order:
-                order.append(each)
+        for dependency in [*reversed(needed), path]:
+            if dependency not in order:
+                order.append(dependency)
     return order
 
 
 def module_name(path: str) -> str:
-    """Return the name under which the kernel knows a module's file (``nvmem_imx_ocotp``)."""
+    """Return the kernel's name of a module file (``nvmem_imx_ocotp``)."""
     return re.sub(r"\.ko(\.(xz|zst|gz))?$", "", path.rsplit("/", 1)[-1]).replace("-", "_")
 
 
@@ -132,7 +132,7 @@ def _pack(tree: Path, target: Path) -> None:
     names = ["."]
     tree.chmod(0o755)
     for path in sorted(tree.rglob("*")):
-        if not path.is_symlink():  # whatever the umask was
+        if not path.is_symlink():  # independent of the umask
             path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
         names.append(str(path.relative_to(tree)))
     for name in reversed(names):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""A configured Debian of the board's architecture, made on the host out of packages, as one tar file.
+"""A configured Debian of the board's architecture, built from packages on the host, as one tar file.
 
-mmdebstrap provides the isolation (root, or a user namespace), ``install.sh`` does the installing, qemu-user
-runs the packages' own scripts. The result holds no key and no name: those are made for each disk.
+mmdebstrap isolates the build (by root, or by a user namespace), ``install.sh`` installs the packages, and
+qemu-user runs their scripts. The result has neither keys nor a host name: each disk gets its own.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ HERE = Path(__file__).parent
 
 ARCHITECTURE = "arm64"
 
-# What a board needs to boot, to be reached, to be written to, and to run Python. apt is left out (it
-# counts as essential only to itself): boards get their software in generations.
+# What a board needs to boot, for SSH, to write its disk, and to run Python. apt is left out (only apt
+# itself counts it as essential): boards get their software in generations.
 PACKAGES = (
     "?and(?essential,?not(?exact-name(apt)))",
     "dbus", "dosfstools", "e2fsprogs", "iproute2", "kmod", "openssh-server", "procps", "python3",
@@ -56,11 +56,11 @@ def root_tar(
     *,
     settings: Mapping[str, bytes] | None = None,
 ) -> Rootfs:
-    """Return the root file system of a Debian suite, made on first use (about two minutes), cached.
+    """Return the root file system of a Debian suite, cached; the first use makes it in about two minutes.
 
     Args:
         more: packages besides ``PACKAGES``, with what they depend on.
-        settings: files that are there when the packages are configured: path below the root to content.
+        settings: files to write before the packages are configured: path below the root -> content.
 
     Raises:
         UserError: the suite has no such package; something is missing that only root can set up.
@@ -69,9 +69,9 @@ def root_tar(
     folder = require_possible()
     archive = Archive(distribution, ARCHITECTURE)
     for package in more:
-        archive.version(package)  # apt's own words for a name that it does not know fill a page
-    wanted = sorted(set(more))
-    debs = archive.download([*PACKAGES, *wanted], with_dependencies=True)
+        archive.version(package)  # apt's own message for an unknown name fills a page
+    added = sorted(set(more))
+    debs = archive.download([*PACKAGES, *added], with_dependencies=True)
     digest = hashlib.sha256((HERE / "install.sh").read_bytes())
     for deb in debs:
         digest.update(deb.name.encode() + b"\n")
@@ -80,18 +80,18 @@ def root_tar(
         digest.update(path.encode() + b"\0" + content)
     key = digest.hexdigest()[:16]
     prefix = f"{distribution}-{ARCHITECTURE}"
-    if wanted:
-        chosen = hashlib.sha256("\n".join(wanted).encode()).hexdigest()[:8]
+    if added:
+        chosen = hashlib.sha256("\n".join(added).encode()).hexdigest()[:8]
         prefix = f"chosen-{chosen}-{prefix}"
 
     def make(target: Path) -> None:
         require_rights()
-        with step(f"Installing Debian {distribution} for the board") as now:
-            now.note(counted(len(debs), "package"))
-            _install(debs, distribution, target, now, settings)
-        # Debian has moved on: an older one is of no use, the newest may be in use right now.
-        found = folder.glob(f"{prefix}-*.tar")
-        for old in sorted(found, key=lambda path: path.stat().st_mtime)[:-1]:
+        with step(f"Installing Debian {distribution} for the board") as progress:
+            progress.note(counted(len(debs), "package"))
+            _install(debs, distribution, target, progress, settings)
+        # Older roots are outdated, but the newest of them may be in use right now.
+        tars = folder.glob(f"{prefix}-*.tar")
+        for old in sorted(tars, key=lambda path: path.stat().st_mtime)[:-1]:
             remove(old)
             remove(old.with_name(f".{old.name}.base"))  # of images/disk/base.py
 
@@ -99,13 +99,13 @@ def root_tar(
 
 
 def require_possible() -> Path:
-    """See to it that a root can be made here, or was made; for those who begin with something else.
+    """Check that a root exists or can be made here, before a command starts with other work.
 
     Returns:
-        The cache's folder of roots.
+        The folder of the cache that holds roots.
 
     Raises:
-        UserError: none was made yet, and something is missing that only root can set up.
+        UserError: none exists, and something is missing that only root can set up.
     """
     folder = cache_dir() / "rootfs"
     folder.mkdir(parents=True, exist_ok=True)
@@ -115,9 +115,9 @@ def require_possible() -> Path:
 
 
 def _install(
-    debs: list[Path], distribution: str, target: Path, now: Step, settings: Mapping[str, bytes]
+    debs: list[Path], distribution: str, target: Path, progress: Step, settings: Mapping[str, bytes]
 ) -> None:
-    # A folder that everybody may read: in a user namespace mmdebstrap is another user.
+    # Readable by everybody: in a user namespace mmdebstrap runs as another user.
     with tempfile.TemporaryDirectory(prefix="npu-bsp-rootfs-", ignore_cleanup_errors=True) as name:
         shared = Path(name)
         shared.chmod(0o755)
@@ -135,14 +135,14 @@ def _install(
         mode = "root" if os.geteuid() == 0 else "unshare"
         # mmdebstrap's mounts in a namespace: they are gone when it ends, however it ends.
         isolation = ["unshare", "--mount"] if mode == "root" else []
-        given = f'; cp -R {shared}/settings/. "$1"' if settings else ""
-        with target.open("wb") as tar, watched(workspace, len(debs), now.note):
+        copy_settings = f'; cp -R {shared}/settings/. "$1"' if settings else ""
+        with target.open("wb") as tar, watched(workspace, len(debs), progress.note):
             run(
                 [
                     *isolation, "mmdebstrap", f"--mode={mode}", f"--architectures={ARCHITECTURE}",
                     "--variant=custom", "--format=tar", "--quiet",
                     "--skip=update,check/qemu,check/signed-by,output/dev",
-                    f'--setup-hook=mkdir -p "$1/proc" "$1/sys"; {_merge_usr(distribution)}{given}',
+                    f'--setup-hook=mkdir -p "$1/proc" "$1/sys"; {_merge_usr(distribution)}{copy_settings}',
                     f'--customize-hook=sh {shared}/install.sh "$1" {shared}',
                     distribution, "-", f"deb {debian_mirror()} {distribution} main",
                 ],
@@ -152,15 +152,15 @@ def _install(
                 timeout_s=3600,
                 hint="NPU_BSP_CACHE must have 1 GB free"
                 if mode == "root"
-                else "user namespaces have to be allowed (on Ubuntu: sysctl "
+                else "allow user namespaces (on Ubuntu: sysctl "
                 "kernel.apparmor_restrict_unprivileged_userns); or run it as root",
             )  # fmt: skip
 
 
 def _merge_usr(distribution: str) -> str:
-    """Shell that makes /bin and its like links into /usr, where no package of the suite does.
+    """Return a shell command that makes /bin and its like links into /usr.
 
-    From trixie on base-files has them; before, that was usrmerge's doing.
+    From trixie on base-files does so; in bookworm it was usrmerge's task.
     """
     if distribution != "bookworm":
         return ":"

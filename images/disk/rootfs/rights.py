@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What making a board's root takes on this machine besides packages: arm64 programs, and a user namespace.
+"""What building a board's root requires of this machine: arm64 programs and a user namespace.
 
-All that is missing is found at once, each thing with what root types for it: an ordinary user asks an
-administrator once.
+All gaps are reported at once, each with the command for root: a user asks an administrator only once.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from bsp.base.process import PACKAGE_OF_TOOL, ToolFailedError, find_tool, run
 _BINFMT = Path("/proc/sys/fs/binfmt_misc")
 _SYSTEMD = Path("/run/systemd/system")
 _INTERPRETER = "qemu-aarch64"
-# man binfmt.d: what is earlier wins.
+# man binfmt.d: the first folder wins.
 _BINFMT_D = [Path(each) for each in ("/etc/binfmt.d", "/run/binfmt.d", "/usr/local/lib/binfmt.d",
                                      "/usr/lib/binfmt.d")]  # fmt: skip
 _SUBIDS = (Path("/etc/subuid"), Path("/etc/subgid"))
@@ -34,36 +33,36 @@ _NAMESPACE_SWITCHES = (
 
 @dataclass(frozen=True)
 class Gap:
-    """Something that is missing, and what root types to have it."""
+    """A missing requirement, and the command by which root meets it."""
 
     what: str
     command: str
 
 
 def require_rights() -> None:
-    """See to all that making a root takes; as root, set arm64 programs up.
+    """Check that this user can build a root; as root, enable arm64 programs.
 
     Raises:
-        UserError: something is missing that only root can set up: all of it, with one command.
+        UserError: something is missing that only root can set up; the hint is one command for all of it.
         InfrastructureError: root cannot set it up either, as in a container.
     """
-    found = gaps()
-    if not found:
+    missing = gaps()
+    if not missing:
         return
     if os.geteuid() == 0:
-        _set_up(found)
+        _set_up(missing)
         return
-    said = "; ".join(each.what for each in found)
-    commands = " && ".join(each.command for each in found)
+    listing = "; ".join(gap.what for gap in missing)
+    commands = " && ".join(gap.command for gap in missing)
     raise UserError(
-        f"making a board's root file system takes what only root can set up here: {said}",
+        f"cannot build a board's root file system before root has set this up: {listing}",
         hint=f"as root, once: {commands}",
     )
 
 
 def gaps() -> list[Gap]:
-    """Return what is missing on this machine, for this user."""
-    found = []
+    """Return the requirements that this machine does not meet for this user."""
+    missing = []
     # mmdebstrap works out of its package; newuidmap has a right that only root gives it.
     needed = [] if host_apt.is_there() else ["mmdebstrap"]
     needed += [] if os.geteuid() == 0 else ["newuidmap"]
@@ -74,17 +73,17 @@ def gaps() -> list[Gap]:
         packages += ["qemu-user-static", "binfmt-support"]
     if packages:
         names = " ".join(packages)
-        found.append(Gap(f"not installed: {', '.join(packages)}",
+        missing.append(Gap(f"not installed: {', '.join(packages)}",
                          f"apt-get install --yes --no-install-recommends {names}"))  # fmt: skip
     if os.geteuid() != 0:
-        found += _namespace_gaps()
-    if foreign and not no_emulator:  # its package registers it
-        found.append(Gap("the kernel does not run arm64 programs yet", _registering()))
-    return found
+        missing += _namespace_gaps()
+    if foreign and not no_emulator:  # a new package registers itself
+        missing.append(Gap("the kernel does not run arm64 programs yet", _registering()))
+    return missing
 
 
 def _namespace_gaps() -> list[Gap]:
-    found = []
+    missing = []
     name = _user_name()
     flags = []
     for file, flag in zip(_SUBIDS, ("--add-subuids", "--add-subgids"), strict=True):
@@ -92,7 +91,7 @@ def _namespace_gaps() -> list[Gap]:
         if start is not None:
             flags.append(f"{flag} {start}-{start + _SUBIDS_NEEDED - 1}")
     if flags:
-        found.append(
+        missing.append(
             Gap(
                 f"{name} has no {_SUBIDS_NEEDED} subordinate user and group ids",
                 f"usermod {' '.join(flags)} {name}",
@@ -104,8 +103,8 @@ def _namespace_gaps() -> list[Gap]:
         except OSError:
             continue  # this kernel has no such switch
         if forbidden:
-            found.append(Gap("user namespaces are switched off", f"sysctl -w {setting}"))
-    return found
+            missing.append(Gap("user namespaces are switched off", f"sysctl -w {setting}"))
+    return missing
 
 
 def _user_name() -> str:
@@ -116,7 +115,7 @@ def _user_name() -> str:
 
 
 def _free_subid(file: Path, name: str) -> int | None:
-    """Return where a range for a user could begin; None if he has one (man subuid)."""
+    """Return where a range of ids for a user could begin; None if the user has one (man subuid)."""
     try:
         lines = file.read_text().splitlines()
     except OSError:
@@ -149,7 +148,7 @@ def _runs_foreign_programs() -> bool:
 
 
 def _registrations() -> Path | None:
-    """The file that describes qemu-user to systemd-binfmt: newer packages have that, and no other."""
+    """Return the file that describes qemu-user to systemd-binfmt: newer packages have only that."""
     for folder in _BINFMT_D:
         for name in (f"{_INTERPRETER}.conf", f"{_INTERPRETER}-static.conf"):
             if (folder / name).is_file():
@@ -158,7 +157,7 @@ def _registrations() -> Path | None:
 
 
 def _registering() -> str:
-    """Return the shell command that has the kernel run arm64 programs."""
+    """Return the shell command that makes the kernel run arm64 programs."""
     file = _registrations()
     if file and _SYSTEMD.exists():
         return "systemctl restart systemd-binfmt"
@@ -172,10 +171,10 @@ def _register() -> Path:
     return _BINFMT / "register"
 
 
-def _set_up(found: list[Gap]) -> None:
-    if any(each.command.startswith("apt-get") for each in found):
-        raise UserError(found[0].what, hint=found[0].command)
-    command = found[0].command
+def _set_up(missing: list[Gap]) -> None:
+    if any(gap.command.startswith("apt-get") for gap in missing):
+        raise UserError(missing[0].what, hint=missing[0].command)
+    command = missing[0].command
     try:
         run(["sh", "-c", command], timeout_s=60)
     except ToolFailedError as error:

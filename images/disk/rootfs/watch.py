@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How far dpkg is in a root that is being made: read from its own records, while it writes them."""
+"""The progress of dpkg in a root that is being made, read from dpkg's own records."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-_LOOK_EVERY_S = 0.5
+_PERIOD_S = 0.5
 _ENTRY = re.compile(r"^Package: (\S+)\nStatus: \S+ \S+ (\S+)$", re.MULTILINE)
 
 
 def configured(records: Path) -> int:
-    """How many packages are configured.
+    """Return how many packages are configured.
 
     Args:
         records: dpkg's folder (``/var/lib/dpkg``). What changed since ``status`` was last written is in
@@ -29,16 +29,16 @@ def configured(records: Path) -> int:
 
 @contextlib.contextmanager
 def watched(folder: Path, total: int, note: Callable[[str], None]) -> Iterator[None]:
-    """Say how many packages are configured while a root is made somewhere below a folder."""
+    """Report how many packages are configured while a root is made somewhere below a folder."""
     ended = threading.Event()
 
-    def look() -> None:
-        while not ended.wait(_LOOK_EVERY_S):
+    def report() -> None:
+        while not ended.wait(_PERIOD_S):
             for status in folder.glob("*/var/lib/dpkg/status"):
                 number = configured(status.parent)
                 note(f"{number} of {total} packages" if number else f"unpacking {total} packages")
 
-    watcher = threading.Thread(target=look, daemon=True)
+    watcher = threading.Thread(target=report, daemon=True)
     watcher.start()
     try:
         yield

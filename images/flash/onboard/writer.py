@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""The storage's half of a flash: answers requests, one JSON object a line, until the host is gone.
+"""The device's half of a flash: answers requests, one JSON object per line, until the channel closes.
 
-``open`` comes first and says what the device is. ``write`` is followed by frames, each a chunk of the
-image: its kind, index, length and SHA-256, then its content.
+``open`` comes first; its answer describes the device. ``write`` is followed by frames, each a chunk of
+the image: its kind, index, length and SHA-256, then its content.
 
-R, Z     content as it is, or one zstd frame
-0        nothing but zeros; no content
-H        no content: it should lie there already
-E        the end
+R, Z     content as it is, or one zstd frame 0        only zeros; no content H        no content: the
+device should have it already E        the end
 
-What is written is flushed, read back past the page cache and hashed, a batch at a time, while the
-next batch arrives: that covers the way here too. A chunk that comes a second time is hashed as it
-arrives. How many chunks from the first on have passed is kept on the board, so that a flash that was cut
-goes on there. Chunks that did not pass are named at the end; the host sends them again.
+Written data is flushed, read back past the page cache and hashed, one batch while the next arrives. That
+check also covers the way from the host. A chunk that is sent a second time is hashed as it arrives, too.
+The number of leading chunks that have passed is stored on the board, so that an interrupted flash
+continues there. The final answer lists the chunks that did not pass; the host sends them again.
 """
 
 from __future__ import annotations
@@ -42,16 +40,16 @@ BLOCK_BYTES = 4096
 _BATCH_BYTES = 16 << 20
 _QUEUED_BATCHES = 2
 _SILENCE_S = 120
-"""So long may the host say nothing in the middle of a stream; then it is gone, whatever TCP believes."""
+"""A host that is silent for this long in the middle of a stream is gone, even if TCP has not noticed."""
 _GIVE_WAY_S = 20
-"""So long may an earlier session of the same flash check what it has; then it is killed."""
+"""How long an earlier session of the same flash may check what it has before it is killed."""
 _BLKRRPART = 0x125F  # linux/fs.h
 _ZEROS = bytes(CHUNK_BYTES)
 _LOST = (5, 6, 19, 28, 121)  # EIO, ENXIO, ENODEV, ENOSPC (of a size that is now 0), EREMOTEIO
 
 
 class Device:
-    """A block device (or, where that is asked for, a plain file) and what hangs on it."""
+    """A block device (or, where permitted, a plain file) and its users."""
 
     def __init__(self, root: str, path: str) -> None:
         self.root = root
@@ -67,7 +65,7 @@ class Device:
         self.sys = f"/sys/class/block/{self.name}"
 
     def facts(self) -> Record:
-        """What the device is, and what speaks against writing to it."""
+        """Return what the device is, and what forbids writing to it."""
         return {
             "path": self.path,
             "is_block": self.is_block,
@@ -81,14 +79,14 @@ class Device:
         }
 
     def identity(self) -> str:
-        """Differs for another card in the same reader, as far as it can be told."""
+        """Return a hash that differs for another card in the same reader, as far as sysfs tells."""
         parts = [self.path, str(self.size_bytes())]
         for name in ("serial", "wwid", "device/cid", "device/serial", "device/wwid"):
             parts.append(_read(f"{self.sys}/{name}"))
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def size_bytes(self) -> int:
-        """How much it holds."""
+        """Return the capacity."""
         if not self.is_block:
             return self.status.st_size
         blocks = _read(f"{self.sys}/size")
@@ -103,7 +101,7 @@ class Device:
         return names
 
     def _removable(self) -> bool:
-        """By the kernel's word for it, or because it is an SD card."""
+        """Return whether the kernel calls it removable, or it is an SD card."""
         return _read(f"{self.sys}/removable") == "1" or _read(f"{self.sys}/device/type") == "SD"
 
     def _uses(self) -> Record:
@@ -174,10 +172,10 @@ class Writer:
                 self._sink.write(json.dumps(answer).encode() + b"\n")
                 self._sink.flush()
             except (OSError, ValueError):
-                pass  # the host is gone; what is to be kept is kept on this side
+                pass  # the host is gone; the progress is stored on this side
 
     def _after(self, error: Exception) -> Record:
-        """Whether the device is still there; its name goes a moment after its last sector."""
+        """Return whether the device still exists; its name goes a moment after its last sector."""
         number = getattr(error, "errno", None)
         gone = False
         for _ in range(20 if number in _LOST else 1):
@@ -215,7 +213,7 @@ class Writer:
         }
 
     def _lock(self, token: str) -> None:
-        """Keep a second flash out until this process ends; a session of the same flash gives way."""
+        """Exclude other flashes until this process ends; an earlier session of the same flash is ended."""
         if not self._device:
             raise RuntimeError("no device is open")
         path = f"{self._root}/run/lock/npu-bsp-flash-{self._device.name}"
@@ -227,14 +225,14 @@ class Writer:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except OSError:
-                pid, _, other = os.pread(handle, 200, 0).decode(errors="replace").partition(" ")
+                pid, _, holder = os.pread(handle, 200, 0).decode(errors="replace").partition(" ")
                 waited_s = time.monotonic() - started
-                if other.strip() != token or waited_s > _GIVE_WAY_S + 10:
+                if holder.strip() != token or waited_s > _GIVE_WAY_S + 10:
                     os.close(handle)
                     raise RefusedError(
                         f"another flash is writing to {self._device.path} (process {pid})"
                     ) from None
-                # The link of that session broke, and it has not noticed, or it still checks what came.
+                # The link of that session broke; it has not noticed yet, or still checks what has arrived.
                 if pid.isdigit() and int(pid) != os.getpid():
                     try:
                         asked = waited_s < _GIVE_WAY_S
@@ -247,7 +245,7 @@ class Writer:
         self._lock_handle = handle
 
     def _kept(self) -> int:
-        """How many chunks of this image, from the first on, were found whole on this device."""
+        """Return how many leading chunks of this image were found correct on this device."""
         if not self._device:
             raise RuntimeError("no device is open")
         try:
@@ -260,7 +258,7 @@ class Writer:
         return int(kept["chunks"])
 
     def keep(self, chunks: int) -> None:
-        """Write down how far this flash is."""
+        """Store how far this flash has come."""
         if not self._device:
             raise RuntimeError("no device is open")
         os.makedirs(os.path.dirname(self._state), exist_ok=True)
@@ -279,7 +277,7 @@ class Writer:
         chunks = _chunks(request["ranges"], request["image_bytes"])
         flags = os.O_RDWR | os.O_CLOEXEC
         if self._device.is_block:
-            flags |= os.O_EXCL  # the kernel's own refusal of what is mounted
+            flags |= os.O_EXCL  # the kernel refuses a mounted device
         handle = os.open(self._device.path, flags)
         try:
             checker = _Checker(handle, self, chunks, request["done"], self._digests)
@@ -301,7 +299,7 @@ class Writer:
             os.close(handle)
 
     def _take(self, handle: int, chunks: list[tuple[int, int]], checker: _Checker) -> bool:
-        """Write what arrives; return whether it arrived to the end."""
+        """Write the chunks that arrive; return whether the stream came to its end."""
         zstd = codec(b"Z")
         while not checker.error:
             try:
@@ -319,7 +317,8 @@ class Writer:
                     data = zstd.decompress(data)
                 elif kind == b"0":
                     data = _ZEROS[:length]
-                # Hashed once, when it is read back; which end is to blame matters the second time.
+                # The first time a chunk is hashed only as it is read back. The second time also here,
+                # to tell a bad transfer from a bad device.
                 wrong = index in self._suspect and hashlib.sha256(data).digest() != digest
                 if len(data) != length or wrong:
                     raise RefusedError(f"chunk {index} did not arrive as it was sent")
@@ -339,30 +338,30 @@ class Writer:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def give_way(self) -> None:
-        """End because another session of this flash waits; what has arrived is checked and counted first.
+        """End for another session of this flash; chunks that have arrived are checked and counted first.
 
         Raises:
-            EOFError: in place of the host, which is not heard of any more.
+            EOFError: as if the host had closed the channel.
         """
         if self.streaming:
-            self.streaming = False  # once: the other session asks again and again
+            self.streaming = False  # only once: the other session repeats its signal
             raise EOFError
         if not self._checking:
             os._exit(1)
 
     def watch(self) -> None:
-        """End this process when the host says nothing in the middle of a stream."""
+        """End this process if the host is silent in the middle of a stream."""
         while True:
             time.sleep(5)
             if self.streaming and time.monotonic() - self.heard_s > _SILENCE_S:
-                os._exit(1)  # what was found whole is written down; nothing else is to be kept
+                os._exit(1)  # the progress is stored; there is nothing else to keep
 
     def progress(self, done_bytes: int) -> None:
-        """Tell the host how much was found whole."""
+        """Tell the host how many bytes were found correct."""
         self._say({"progress": done_bytes})
 
     def _done(self) -> Record:
-        """The host is content: forget how far it was, look at the new partitions."""
+        """Forget the stored progress, and have the kernel read the new partition table."""
         if not self._device:
             raise RuntimeError("no device is open")
         if os.path.exists(self._state):
@@ -372,7 +371,7 @@ class Writer:
             try:
                 fcntl.ioctl(handle, _BLKRRPART)
             except OSError:
-                pass  # loop devices without partitions, or somebody looks at it right now
+                pass  # a loop device without partitions, or somebody has it open
             finally:
                 os.close(handle)
         return {"partitions": self._device.facts()["partitions"]}
@@ -401,7 +400,7 @@ class _Checker:
         self._last_s = time.monotonic()
         self.wrong: set[int] = set()
         self.error: Exception | None = None
-        # A device is read past the cache, if it lets itself be; a file is put out of the cache first.
+        # A device is read past the cache if it supports O_DIRECT; a file is dropped from the cache first.
         self._direct = -1
         self._room = mmap.mmap(-1, CHUNK_BYTES)
         try:
@@ -415,15 +414,15 @@ class _Checker:
         self._thread.start()
 
     def add(self, index: int, digest: bytes) -> None:
-        """A chunk was written."""
+        """Queue a written chunk."""
         self._batch.append((index, digest))
         self._batch_bytes += self._chunks[index][1]
-        # On a slow link a batch is what came in two seconds.
+        # On a slow link a batch is what arrived in two seconds.
         if self._batch_bytes >= _BATCH_BYTES or time.monotonic() - self._last_s > 2:
             self._hand_over()
 
     def end(self) -> None:
-        """Check what is left, and end the thread."""
+        """Check the rest, and end the thread."""
         if self._batch:
             self._hand_over()
         self._queue.put([])
@@ -432,7 +431,7 @@ class _Checker:
             os.close(self._direct)
 
     def digest(self, count: int) -> str:
-        """One hash over those of all chunks, as they were read back."""
+        """Return the hash over the hashes of all chunks, as read back."""
         whole = hashlib.sha256()
         for index in range(count):
             whole.update(self._digests.get(index, b"?"))
@@ -456,9 +455,9 @@ class _Checker:
         os.fdatasync(self._handle)
         for index, digest in batch:
             offset, length = self._chunks[index]
-            found = hashlib.sha256(self._read_back(offset, length)).digest()
-            self._digests[index] = found
-            if found == digest:
+            actual = hashlib.sha256(self._read_back(offset, length)).digest()
+            self._digests[index] = actual
+            if actual == digest:
                 self.wrong.discard(index)
             else:
                 self.wrong.add(index)
@@ -476,26 +475,26 @@ class _Checker:
                 if os.preadv(self._direct, [self._room], offset) >= length:
                     return memoryview(self._room)[:length]
             except OSError as error:
-                if error.errno != 22:  # EINVAL: not aligned as this device wants it
+                if error.errno != 22:  # EINVAL: not aligned as this device requires
                     raise
         os.posix_fadvise(self._handle, offset, length, os.POSIX_FADV_DONTNEED)
         return os.pread(self._handle, length, offset)
 
 
 def _chunks(ranges: list[list[int]], image_bytes: int) -> list[tuple[int, int]]:
-    """Offset and length of each chunk of an image."""
+    """Return offset and length of each chunk of an image."""
     blocks = CHUNK_BYTES // BLOCK_BYTES
-    found = []
+    chunks = []
     for first, last in ranges:
         for block in range(first, last + 1, blocks):
             start = block * BLOCK_BYTES
             end = min(min(block + blocks, last + 1) * BLOCK_BYTES, image_bytes)
-            found.append((start, end - start))
-    return found
+            chunks.append((start, end - start))
+    return chunks
 
 
 chunks_of = _chunks
-"""For the host, which counts them the same way."""
+"""The host divides an image in the same way."""
 
 
 def _pwrite(handle: int, data: bytes, offset: int) -> None:
@@ -523,7 +522,7 @@ def _strings(path: str) -> list[str]:
 
 
 def main(source: BinaryIO) -> None:
-    """Serve the standard streams; some of the input has been read, through ``source``."""
+    """Serve the standard streams; ``source`` has read some of the input already."""
     os.umask(0o022)
     with open(1, "wb", closefd=False) as sink:
         writer = Writer(source, sink)

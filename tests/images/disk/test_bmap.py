@@ -83,7 +83,7 @@ def test_a_map_with_ranges_that_cannot_be_read_is_refused(tmp_path: Path) -> Non
     [
         (lambda text: text.replace("<ImageSize> 1", "<ImageSize> 2"), "damaged"),
         (lambda text: text[: len(text) // 2], "damaged"),
-        (lambda text: "", "no block map"),
+        (lambda text: "", "not a block map"),
         (lambda text: text.replace("sha256 <", "md5 <"), "md5"),
     ],
 )

@@ -231,16 +231,16 @@ def test_what_cannot_be_built_is_refused(request_: ImageRequest, tmp_path: Path)
     for changes, problem in (
         ({"ssh_key": request_.ssh_key.with_suffix("")}, "private key"),
         ({"ssh_key": tmp_path / "none.pub"}, "cannot read the SSH key"),
-        ({"host_key": request_.ssh_key}, "no private SSH key"),
-        ({"hostname": "-x"}, "no host name"),
-        ({"size": "big"}, "no size"),
+        ({"host_key": request_.ssh_key}, "not a private SSH key"),
+        ({"hostname": "-x"}, "is not a host name"),
+        ({"size": "big"}, "is not a size"),
         ({"size": "512M"}, "at least"),
-        ({"distribution": "sid"}, "no distribution"),
+        ({"distribution": "sid"}, "there are no images of"),
         ({"bootloader": loader}, "no place for a bootloader"),
         ({"board": load_board("imx8mp-evk"), "bootloader": loader}, "does not fit"),
         ({"board": load_board("vim3")}, "is a bundle for virtual"),
         ({"output": tmp_path}, "is a folder"),
-        ({"force_enable": True}, "--bundle brings its own"),
+        ({"force_enable": True}, "--bundle has its own already"),
     ):
         with pytest.raises(UserError, match=problem):
             build_image(replace(request_, **changes), dry_run=True)

@@ -189,7 +189,7 @@ def test_another_run_goes_on_where_an_earlier_one_was_ended(
         key = (sshd.folder / "known_hosts").read_text().split(" ", 1)[1]
         known.write_text(f"[127.0.0.1]:{relay.port} {key}")
         host = replace(sshd.host, port=relay.port, known_hosts=known)
-        with pytest.raises(InfrastructureError, match="went away"):
+        with pytest.raises(InfrastructureError, match="became unreachable"):
             flash(_request(image, device, tmp_path, host), yes=True)
     state = tmp_path / "var/lib/npu-bsp/flash/device.json"
     deadline = time.monotonic() + 5
@@ -268,7 +268,7 @@ def test_nothing_is_overwritten_without_being_asked_for(
     with pytest.raises(UserError, match="no terminal") as raised:
         flash(_request(image, device, tmp_path))
     assert "--yes" in raised.value.hint
-    with pytest.raises(UserError, match="no block device"):
+    with pytest.raises(UserError, match="not a block device"):
         flash(replace(_request(image, device, tmp_path), any_device=False), yes=True)
     with pytest.raises(UserError, match="no device"):
         flash(_request(image, tmp_path / "nothing", tmp_path), yes=True)
@@ -339,7 +339,7 @@ def _wish(image: Path, **changes: Any) -> plan.WriteRequest:
         ({"holders": ["dm-0"]}, "dm-0"),
         ({"read_only": True}, "read-only"),
         ({"is_partition": True}, "partition"),
-        ({"removable": False}, "cannot be taken out"),
+        ({"removable": False}, "cannot be removed"),
         ({"size_bytes": MIB}, "too small"),
     ],
 )

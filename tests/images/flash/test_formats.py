@@ -163,10 +163,10 @@ def test_a_map_of_another_image_is_ignored_and_said_to_be(
     assert "card.bmap is ignored: the image differs" in said
     # No map at all, and one that was cut.
     (tmp_path / "card.bmap").write_text("<bmap>")
-    assert "no block map" in str(read_source(image).ignored_maps)
+    assert "not a block map" in str(read_source(image).ignored_maps)
     # Under the image's own name it has to be right.
     bmap.write(tmp_path / "card.img.bmap", bmap.hashed(other, bmap.stored(other)))
-    with pytest.raises(UserError, match="not what its block map says"):
+    with pytest.raises(UserError, match="differs from its block map"):
         _flash(image, tmp_path)
     bmap.write(tmp_path / "card.img.bmap", bmap.Map(9 * MIB, (bmap.Range(0, 1, "0" * 64),)))
     _refused(image, r"card.img is truncated, or not the image of card.img.bmap")
@@ -271,7 +271,7 @@ def test_the_device_is_looked_at_before_an_image_is_unpacked(
     with pytest.raises(UserError, match="there is no device"):
         flash(FlashRequest(str(device), image), yes=True)
     device.touch()
-    with pytest.raises(UserError, match="no block device"):
+    with pytest.raises(UserError, match="not a block device"):
         flash(FlashRequest(str(device), image), yes=True)
     with pytest.raises(UserError, match="no terminal to ask on"):
         flash(FlashRequest(str(device), image, any_device=True))
@@ -296,10 +296,10 @@ def test_what_is_inside_is_looked_at_too(tmp_path: Path) -> None:
     _refused(image, "compressed with zstd, and what is inside is compressed with xz")
     image = tmp_path / "short.img.bz2"
     image.write_bytes(bz2.compress(_disk(tmp_path / "a.img").read_bytes()[: 4 * MIB]))
-    _refused(image, "truncated: its partition table wants")
+    _refused(image, "truncated: its partition table needs")
     image = tmp_path / "nothing.img.gz"
     image.write_bytes(gzip.compress(b""))
-    _refused(image, "has nothing in it")
+    _refused(image, "has no content")
 
 
 # --- no images of disks ----------------------------------------------------------------------
@@ -520,7 +520,7 @@ def test_raw_writes_what_is_no_disk(tmp_path: Path) -> None:
 
 def test_what_is_no_file(tmp_path: Path) -> None:
     _refused(tmp_path / "none.img", "there is no image")
-    _refused(tmp_path, "is no file")
+    _refused(tmp_path, "is not a file")
     (tmp_path / "empty.img").touch()
     _refused(tmp_path / "empty.img", "is empty")
 
@@ -535,7 +535,7 @@ def test_tables_are_read_and_an_image_that_is_shorter_is_refused(tmp_path: Path,
     assert read_source(image).table == kind
     with image.open("r+b") as file:
         file.truncate(7 * MIB)
-    _refused(image, f"is truncated: its partition table wants {8 * MIB} bytes, found {7 * MIB}")
+    _refused(image, f"is truncated: its partition table needs {8 * MIB} bytes, found {7 * MIB}")
     # As our own images: room behind the partitions, and the second GPT at the end.
     own = tmp_path / "own.img"
     layout = Layout(64 * MIB, MIB, 8 * MIB, seed=uuid.uuid4(), table=kind)  # type: ignore[arg-type]
@@ -555,7 +555,7 @@ def test_a_gpt_that_no_kernel_would_take_is_refused(tmp_path: Path) -> None:
         image.write_bytes(changed)
         _refused(image, f"GPT is damaged: the checksum of the {match} is wrong")
     image.write_bytes(good[:512] + bytes(512) + good[1024:])
-    _refused(image, "says that there is a GPT, and there is none")
+    _refused(image, "refers to a GPT, which is missing")
     run(["sfdisk", "--quiet", image], stdin=b"label: gpt\n")
     _refused(image, "has no partitions")
 
