@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``--host`` with several boards, as it is typed: deploy, status and doctor over all of them."""
+"""``deploy``, ``status`` and ``doctor`` with several boards in ``--host``."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ def deploy_to_all(
     fresh: bool = False,
     dry_run: bool = False,
 ) -> FleetReport:
-    """Deploy to all boards that ``--host TEXT`` means.
+    """Deploy to all boards that ``--host TEXT`` names.
 
     Raises:
-        UserError: a host is not known, it is not known which board one is, or the bundle is broken.
+        UserError: a host is unknown, its board is unknown, or the bundle is damaged.
     """
-    given = content.given()
+    given_bundle = content.given()
     hosts = resolve_all(text)
-    if given:
-        wanted = {host.name: given for host in hosts}
+    if given_bundle:
+        bundle_of = {host.name: given_bundle for host in hosts}
     else:
-        wanted = _bundles(hosts, content, force_enable=settings.force_enable)
+        bundle_of = _bundles(hosts, content, force_enable=settings.force_enable)
     shared = Shared()
     targets = {host.name: settings.target(host, shared=shared) for host in hosts}
     return deploy_bundles(
         targets,
-        wanted,
+        bundle_of,
         rules=rules,
         fresh=fresh,
         dry_run=dry_run,
@@ -66,7 +66,7 @@ def deploy_bundles(
     dry_run: bool = False,
     on_downgrade: Callable[[str], None] | None = None,
 ) -> FleetReport:
-    """Deploy to each target its bundle; see ``deploy_fleet``."""
+    """Deploy its bundle to each target; see ``deploy_fleet``."""
 
     def one(name: str) -> Deployment:
         return deploy(
@@ -78,59 +78,61 @@ def deploy_bundles(
         )
 
     generations = {name: wanted[name].generation for name in targets}
-    if dry_run:  # only looks, so at all of them, whatever one of them says
+    if dry_run:  # nothing is changed, so a failure stops nothing
         rules = Rules(0, len(targets), len(targets), rules.jobs)
     return deploy_fleet(generations, one, rules, fresh=fresh, keep=not dry_run)
 
 
 def _bundles(hosts: Sequence[Host], content: Content, *, force_enable: bool) -> dict[str, Bundle]:
-    """The bundle of each host, by its name: one is made for each kind of board."""
+    """Return the bundle of each host by its name; one bundle is made for each kind of board."""
     kinds = {host.name: content.board or host.board for host in hosts}
-    unsaid = [name for name, kind in kinds.items() if not kind]
-    if unsaid:
+    unknown = [name for name, kind in kinds.items() if not kind]
+    if unknown:
         raise UserError(
-            f"it is not said which board these are: {', '.join(unsaid)}",
+            f"the kind of board is not known of: {', '.join(unknown)}",
             hint='board = "..." in their entries of the inventory; or --board, or --bundle',
         )
-    made: dict[str, Bundle] = {}
-    for kind in dict.fromkeys(each for each in kinds.values() if each):
-        made[kind] = content.made_for(load_board(kind), force_enable=force_enable)
-        bundles.check(made[kind])
-    return {name: made[kind] for name, kind in kinds.items() if kind}
+    bundle_of_kind: dict[str, Bundle] = {}
+    for kind in dict.fromkeys(board for board in kinds.values() if board):
+        bundle_of_kind[kind] = content.made_for(load_board(kind), force_enable=force_enable)
+        bundles.check(bundle_of_kind[kind])
+    return {name: bundle_of_kind[kind] for name, kind in kinds.items() if kind}
 
 
 def status_of_all(
     text: str, *, accept_new_key: bool, verify: bool = False, jobs: int = JOBS
 ) -> list[dict[str, Any]]:
-    """``status`` of all boards; who cannot answer has ``error``."""
+    """Return the ``status`` of all boards; ``error`` in place of it where a board cannot answer."""
     hosts = {host.name: host for host in resolve_all(text)}
-    found = over_all(
+    statuses = over_all(
         list(hosts),
         lambda name: status(Target(hosts[name], accept_new_key=accept_new_key, verify=verify)),
         jobs=jobs,
     )
-    return list(found.values())
+    return list(statuses.values())
 
 
 def doctor_of_all(
     text: str, examine: Callable[[Host], Mapping[str, Any]], *, jobs: int = JOBS
 ) -> list[dict[str, Any]]:
-    """``doctor`` of all boards; who cannot answer has ``error``."""
+    """Return the ``doctor`` document of all boards; ``error`` where a board cannot answer."""
     hosts = {host.name: host for host in resolve_all(text)}
-    found = over_all(
+    examinations = over_all(
         list(hosts), lambda name: {**examine(hosts[name]), "host": name}, jobs=jobs
     )  # fmt: skip
-    return list(found.values())
+    return list(examinations.values())
 
 
-def worst(found: Sequence[dict[str, Any]], broken: str = "") -> int:
-    """The worst exit code of what many boards answered; ``broken``: the key that says what is wrong."""
-    codes = [int(each.get("exit_code", 0)) for each in found]
-    return max([*codes, *(4 for each in found if broken and each.get(broken))], default=0)
+def worst(documents: Sequence[dict[str, Any]], broken: str = "") -> int:
+    """Return the worst exit code of many documents; ``broken`` is the key that names a problem."""
+    codes = [int(document.get("exit_code", 0)) for document in documents]
+    return max(
+        [*codes, *(4 for document in documents if broken and document.get(broken))], default=0
+    )
 
 
 def report_text(report: FleetReport) -> str:
-    """The report as a table, what went wrong below it."""
+    """Return the report as a table, followed by the hints."""
     rows = [
         [
             name,
@@ -150,12 +152,12 @@ def report_text(report: FleetReport) -> str:
     hints = {each.hint: None for each in report.run.hosts.values() if each.hint}
     lines += [f"hint: {hint}" for hint in hints]
     if any(record.outcome not in GOOD for record in report.run.hosts.values()):
-        lines.append("the same command again goes on with those that are not done")
+        lines.append("the same command again continues with the boards that are not done")
     return "\n".join(lines)
 
 
 def plans_text(report: FleetReport, rules: Rules) -> str:
-    """What ``--dry-run`` says: the waves, and the plan of each board."""
+    """Return the text of ``--dry-run``: the waves, and the plan of each board."""
     lines = [
         f"{wave.name}: {', '.join(wave.hosts)}"
         for wave in plan_waves(tuple(report.run.hosts), rules)
@@ -167,43 +169,47 @@ def plans_text(report: FleetReport, rules: Rules) -> str:
     return "\n".join(lines)
 
 
-def status_text(found: Sequence[dict[str, Any]]) -> str:
-    """The status of many boards, one a line."""
+def status_text(statuses: Sequence[dict[str, Any]]) -> str:
+    """Return the status of many boards, one per line."""
     rows = []
-    for each in found:
-        if "error" in each:
-            rows.append([each["host"], "", "", "", each["error"]])
+    for entry in statuses:
+        if "error" in entry:
+            rows.append([entry["host"], "", "", "", entry["error"]])
             continue
-        damaged = [name for name, paths in each["generations"].items() if paths]
-        ours = each["boots_through_npu_bsp"]
+        damaged = [name for name, paths in entry["generations"].items() if paths]
+        ours = entry["boots_through_npu_bsp"]
         unconfirmed = "not confirmed" if ours else "does not boot through npu-bsp"
         notes = [
-            "" if each["confirmed"] else unconfirmed,
+            "" if entry["confirmed"] else unconfirmed,
             f"damaged: {', '.join(damaged)}" if damaged else "",
-            "device tree is not the one sent" if each["running_dtb_matches"] is False else "",
+            "device tree is not the one sent" if entry["running_dtb_matches"] is False else "",
         ]
         rows.append(
             [
-                each["host"],
-                each["board"] or "?",
-                each["running"] or "none",
-                each["kernel"],
+                entry["host"],
+                entry["board"] or "?",
+                entry["running"] or "none",
+                entry["kernel"],
                 "; ".join(note for note in notes if note) or "good",
             ]
         )
     return table(["host", "board", "running", "kernel", "state"], rows, width=110)
 
 
-def doctor_text(found: Sequence[dict[str, Any]]) -> str:
-    """What doctor found on many boards, one a line."""
+def doctor_text(examinations: Sequence[dict[str, Any]]) -> str:
+    """Return the first broken check of many boards, one per line."""
     rows = []
-    for each in found:
+    for examination in examinations:
         broken = next(
-            (check for check in each.get("checks", ()) if check["name"] == each["first_broken"]),
+            (
+                check
+                for check in examination.get("checks", ())
+                if check["name"] == examination["first_broken"]
+            ),
             None,
         )
-        what = each.get("error") or (
+        what = examination.get("error") or (
             f"{broken['found']}; next: {broken['next']}" if broken else "the NPU works"
         )
-        rows.append([each["host"], str(each.get("first_broken") or ""), what])
+        rows.append([examination["host"], str(examination.get("first_broken") or ""), what])
     return table(["host", "first broken", ""], rows, width=110)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Deployments to many boards: waves, a canary first, a gate between them, and a run that can be resumed.
+"""Deployments to many boards: waves, a canary first, a gate between waves, and runs that can be resumed.
 
-What to start next is decided in waves.py; each board goes through the very ``deploy`` that a single one
-does, in a thread of its own. What has become of each is written to a file of the run as soon as it is
-known, so that a run that was interrupted, or killed, goes on where it was when it is typed again.
+waves.py decides what to start next. Each board is deployed to by ``deploy``, as a single one would be, in
+a thread of its own. Each result is written to the file of the run at once, so that an interrupted or
+killed run continues when the same command is given again.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _INTERRUPTED = 130
 
 
 class HostRecord(msgspec.Struct, omit_defaults=True):
-    """What became of one board.
+    """The result of one board.
 
     Attributes:
-        generation: what it is to run.
+        generation: the generation to deploy.
         outcome: waiting | running | confirmed | unchanged | planned | rolled-back | unknown | failed |
             interrupted.
-        document: the JSON of its deployment, where that came to an end.
+        document: the JSON of its deployment, if that ended.
     """
 
     generation: str
@@ -54,7 +54,7 @@ class HostRecord(msgspec.Struct, omit_defaults=True):
 
     @property
     def well(self) -> bool:
-        """Whether the board runs what it is to run."""
+        """Whether the board runs its new generation."""
         return self.outcome in GOOD
 
 
@@ -62,10 +62,10 @@ class Run(msgspec.Struct, kw_only=True):
     """The file of a run.
 
     Attributes:
-        id: a hash over the boards and what each is to run: the same command finds the same run.
+        id: a hash over the boards and their generations: the same command finds the same run.
         started: seconds since 1970.
-        ended: whether it came to its end; a run that did is not resumed.
-        stopped: why boards were left out.
+        ended: whether it is complete; a complete run is not resumed.
+        stopped: why the remaining boards were not started.
     """
 
     format: int = FORMAT
@@ -77,16 +77,16 @@ class Run(msgspec.Struct, kw_only=True):
 
     @property
     def file(self) -> Path:
-        """Where it is kept."""
+        """Path of the file."""
         return state_dir() / "fleets" / f"{self.id}.json"
 
     def save(self) -> None:
-        """Write it, whole or not at all."""
+        """Write the file atomically."""
         write_atomically(self.file, msgspec.json.format(msgspec.json.encode(self), indent=1))
 
 
 class Outcome(Protocol):
-    """What a deployment to one board returns; ``Result`` in deploy.py is one."""
+    """The result of a deployment to one board; ``Result`` in deploy.py is one."""
 
     outcome: str
     problem: str
@@ -94,7 +94,7 @@ class Outcome(Protocol):
 
     @property
     def exit_code(self) -> int:
-        """0, or the code of the error that this is."""
+        """0, or the exit code of the error."""
 
     def document(self) -> dict[str, Any]:
         """The result as JSON."""
@@ -102,7 +102,7 @@ class Outcome(Protocol):
 
 @dataclass
 class FleetReport:
-    """What became of a fleet; ``exit_code`` is the worst of its boards'."""
+    """The result of a run; ``exit_code`` is the worst of its boards'."""
 
     run: Run
     waves: tuple[Wave, ...]
@@ -118,11 +118,11 @@ class FleetReport:
         return max((record.exit_code for record in self.run.hosts.values()), default=0)
 
     def counts(self) -> dict[str, int]:
-        """How many boards had each outcome."""
-        found: dict[str, int] = {}
+        """Return the number of boards for each outcome."""
+        by_outcome: dict[str, int] = {}
         for record in self.run.hosts.values():
-            found[record.outcome] = found.get(record.outcome, 0) + 1
-        return dict(sorted(found.items()))
+            by_outcome[record.outcome] = by_outcome.get(record.outcome, 0) + 1
+        return dict(sorted(by_outcome.items()))
 
     def document(self) -> dict[str, Any]:
         """The report as JSON."""
@@ -150,7 +150,7 @@ class FleetReport:
             "resumed": list(self.resumed),
             "waves": [{"name": wave.name, "hosts": list(wave.hosts)} for wave in self.waves],
             "seconds": round(self.seconds, 3),
-            "bytes_on_wire": sum(int(each.get("bytes_on_wire", 0)) for each in hosts),
+            "bytes_on_wire": sum(int(host.get("bytes_on_wire", 0)) for host in hosts),
             "hosts": hosts,
         }
 
@@ -166,13 +166,13 @@ def deploy_fleet(
     """Deploy to many boards.
 
     Args:
-        wanted: name of each board -> the generation that it is to run; in the order of the waves.
+        wanted: name of each board -> the generation to deploy; in the order of the waves.
         deploy_one: deploys to the board of that name; called in a thread of its own.
-        fresh: begin anew even if such a run was interrupted.
-        keep: write the run's file; not for ``--dry-run``.
+        fresh: start over even if such a run was interrupted.
+        keep: write the run's file; false for ``--dry-run``.
 
     Raises:
-        UserError: the same run is going on already.
+        UserError: the same run is active already.
     """
     run = Run(
         id=run_id(wanted),
@@ -185,20 +185,20 @@ def deploy_fleet(
         waves = plan_waves(tuple(wanted), rules, done=done)
         if before:
             progress.say(
-                f"going on with a run that was interrupted: {len(done)} of {len(wanted)} were done "
-                "and are only looked at again"
+                f"continuing an interrupted run: {len(done)} of {len(wanted)} boards were done "
+                "and are only verified"
             )
         return _Runner(run, waves, deploy_one, rules, keep=keep).run_all(tuple(done))
 
 
 def run_id(wanted: Mapping[str, str]) -> str:
-    """The name of the run that brings these generations onto these boards."""
+    """Return the id of the run that brings these generations to these boards."""
     lines = "".join(f"{name} {generation}\n" for name, generation in sorted(wanted.items()))
     return hashlib.sha256(lines.encode()).hexdigest()[:12]
 
 
 class _Runner:
-    """Runs the waves; only the thread that calls ``run_all`` changes the record."""
+    """Runs the waves; only the thread that calls ``run_all`` changes the run's record."""
 
     def __init__(
         self,
@@ -232,7 +232,7 @@ class _Runner:
                 self._run.ended = not self._run.stopped
             except KeyboardInterrupt:
                 report.interrupted = True
-                self._wait_for_those_under_way()
+                self._finish_running()
         for name in self._running:
             self._run.hosts[name].outcome = "interrupted"
         report.seconds = time.monotonic() - began
@@ -251,12 +251,12 @@ class _Runner:
                 return
             self._take(self._news.get())
 
-    def _wait_for_those_under_way(self) -> None:
-        """Ctrl-C starts nothing more; a second one leaves those that are under way as they are."""
+    def _finish_running(self) -> None:
+        """Finish the deployments under way after Ctrl-C; a second Ctrl-C leaves them."""
         if self._running:
             self._table.say(
                 f"interrupted: waiting for {len(self._running)} under way; Ctrl-C again leaves them: "
-                "what was not confirmed goes back at its next reset"
+                "a board that was not confirmed rolls back at its next reset"
             )
         with contextlib.suppress(KeyboardInterrupt):
             while self._running:
@@ -271,20 +271,28 @@ class _Runner:
     def _work(self, name: str) -> None:
         record = self._run.hosts[name]
         began = time.monotonic()
-        made = HostRecord(record.generation, "failed", record.wave)
+        result_record = HostRecord(record.generation, "failed", record.wave)
         try:
             with progress.redirect_progress(lambda text: self._table.show(name, text)):
                 result = self._deploy_one(name)
-            made.outcome, made.exit_code = result.outcome, result.exit_code
-            made.problem, made.hint, made.document = result.problem, result.hint, result.document()
+            result_record.outcome, result_record.exit_code = result.outcome, result.exit_code
+            result_record.problem, result_record.hint, result_record.document = (
+                result.problem,
+                result.hint,
+                result.document(),
+            )
         except BspError as error:
-            made.exit_code, made.problem, made.hint = error.exit_code, error.message, error.hint
-        except Exception as error:  # a fault of ours must not take the other boards with it
-            made.exit_code = InfrastructureError.exit_code
-            made.problem = f"{type(error).__name__}: {error}"
-            made.hint = f"the same for this board alone, with NPU_BSP_DEBUG=1, shows where: {name}"
-        made.seconds = time.monotonic() - began
-        self._news.put((name, made))
+            result_record.exit_code, result_record.problem, result_record.hint = (
+                error.exit_code,
+                error.message,
+                error.hint,
+            )
+        except Exception as error:  # a bug in our code must not stop the other boards
+            result_record.exit_code = InfrastructureError.exit_code
+            result_record.problem = f"{type(error).__name__}: {error}"
+            result_record.hint = f"NPU_BSP_DEBUG=1 and --host {name} alone show the traceback"
+        result_record.seconds = time.monotonic() - began
+        self._news.put((name, result_record))
 
     def _take(self, news: tuple[str, HostRecord]) -> None:
         name, record = news
@@ -292,10 +300,11 @@ class _Runner:
         self._ended[name] = record.well
         self._running.discard(name)
         self._save()
-        why = f": {record.problem.splitlines()[0]}" if record.problem else ""
+        reason = f": {record.problem.splitlines()[0]}" if record.problem else ""
         count = f"[{len(self._ended)}/{len(self._run.hosts)}]"
         self._table.end(
-            name, f"{count} {name} ({record.wave}): {record.outcome}, {record.seconds:.1f} s{why}"
+            name,
+            f"{count} {name} ({record.wave}): {record.outcome}, {record.seconds:.1f} s{reason}",
         )
 
     def _save(self) -> None:
@@ -312,7 +321,7 @@ class _Runner:
 def over_all(
     names: Sequence[str], ask: Callable[[str], dict[str, Any]], *, jobs: int
 ) -> dict[str, dict[str, Any]]:
-    """Ask many boards the same, side by side; who cannot answer has ``error`` and ``hint`` instead."""
+    """Ask all boards in parallel; ``error`` and ``hint`` replace the answer of a board that failed."""
     from concurrent.futures import ThreadPoolExecutor
 
     def one(name: str) -> dict[str, Any]:
@@ -332,12 +341,12 @@ def over_all(
 
 
 def _interrupted_run(run: Run) -> Run | None:
-    """The record of the same run, if it did not come to its end."""
+    """Return the record of the same run if it did not end; else None."""
     try:
-        found = msgspec.json.decode(run.file.read_bytes(), type=Run)
+        earlier = msgspec.json.decode(run.file.read_bytes(), type=Run)
     except (OSError, msgspec.DecodeError):
         return None
-    return found if found.format == FORMAT and not found.ended else None
+    return earlier if earlier.format == FORMAT and not earlier.ended else None
 
 
 @contextlib.contextmanager

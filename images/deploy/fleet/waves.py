@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""In which order a fleet is deployed to, and when that stops. Pure: nothing here runs anything.
+"""The order in which a fleet is deployed to, and when the run stops. Pure: nothing here runs anything.
 
-The first wave is the canary: few boards, and if one of them is not well afterwards, no other board is
-touched. A wave begins when all boards of the one before have been decided, and the failures so far are no
-more than are allowed. Once they are more, no other board is started; those under way are brought to an end.
+The first wave is the canary: few boards; if one of them fails, no other board is started. A wave begins
+when every board of the previous one has a result and no more have failed than permitted. Once more have
+failed, no further board is started; deployments under way are finished.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _LEAST_IN_A_WAVE = 4
 
 @dataclass(frozen=True)
 class Rules:
-    """How careful a run is.
+    """How cautious a run is.
 
     Attributes:
-        canary: boards in the first wave; 0: there is no such wave.
-        wave_size: boards in each further wave; 0: a quarter of the fleet, four at least.
+        canary: boards in the first wave; 0 for no canary.
+        wave_size: boards in each further wave; 0 for a quarter of the fleet, at least four.
         max_failures: boards beyond the canary that may fail before the run stops.
-        jobs: boards under way at a time, at most.
+        jobs: most deployments at a time.
     """
 
     canary: int = 1
@@ -47,17 +47,17 @@ class Rules:
 
 @dataclass(frozen=True)
 class Wave:
-    """Boards that are deployed to together, as far as ``jobs`` allows."""
+    """Boards that are deployed to at the same time, as far as ``jobs`` allows."""
 
     name: str
     hosts: tuple[str, ...]
     gate: bool = False
-    """Whether every one of them has to be well for the run to go on, whatever ``max_failures`` says."""
+    """Any failure in this wave stops the run, whatever ``max_failures`` permits."""
 
 
 @dataclass(frozen=True)
 class Next:
-    """What to do now.
+    """The next step of a run.
 
     Attributes:
         start: boards to start.
@@ -71,26 +71,26 @@ class Next:
 def plan_waves(
     hosts: Sequence[str], rules: Rules, *, done: Collection[str] = ()
 ) -> tuple[Wave, ...]:
-    """Return the waves for the hosts, in their order.
+    """Return the waves of the hosts, in the order of the hosts.
 
     Args:
-        done: those that an interrupted run has brought to a good end: they are only looked at again,
-            all at once, and the others go on where it was. A canary that was well is not waited for again.
+        done: boards that an interrupted run finished: they are verified first, all in one wave, and the
+            others continue. A canary that passed is not waited for again.
     """
-    seen = [name for name in hosts if name in done]
-    waves = [Wave("done before", tuple(seen))] if seen else []
-    # As the first run divided them: the same board is a canary in both.
+    finished = [name for name in hosts if name in done]
+    waves = [Wave("done before", tuple(finished))] if finished else []
+    # Divided as by the first run, so that the same boards are canaries in both.
     size = rules.wave_size or max(-(-len(hosts) // _PART_OF_FLEET), _LEAST_IN_A_WAVE)
     canary = min(rules.canary, len(hosts))
     bounds = [0, canary] if canary else [0]
     while bounds[-1] < len(hosts):
         bounds.append(min(bounds[-1] + size, len(hosts)))
     for number, (first, end) in enumerate(itertools.pairwise(bounds)):
-        left = tuple(name for name in hosts[first:end] if name not in done)
+        remaining = tuple(name for name in hosts[first:end] if name not in done)
         is_canary = canary > 0 and number == 0
         name = "canary" if is_canary else f"wave {number if canary else number + 1}"
-        if left:
-            waves.append(Wave(name, left, gate=is_canary))
+        if remaining:
+            waves.append(Wave(name, remaining, gate=is_canary))
     return tuple(waves)
 
 
@@ -100,14 +100,14 @@ def decide_next(
     """Return which boards to start now.
 
     Args:
-        ended: boards that were decided: whether each is well.
-        running: boards under way.
+        ended: board with a result -> whether it succeeded.
+        running: boards whose deployment is under way.
     """
     failed = [name for wave in waves for name in wave.hosts if ended.get(name) is False]
     for wave in waves:
-        broken = [name for name in wave.hosts if ended.get(name) is False]
-        if wave.gate and broken:
-            return Next(stopped=f"the canary failed: {', '.join(broken)}")
+        failed_here = [name for name in wave.hosts if ended.get(name) is False]
+        if wave.gate and failed_here:
+            return Next(stopped=f"the canary failed: {', '.join(failed_here)}")
         if len(failed) > rules.max_failures:
             return Next(
                 stopped=f"{len(failed)} failed, {rules.max_failures} may: {', '.join(failed)}"

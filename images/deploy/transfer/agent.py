@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The host's half of a transfer: one connection, one channel, one stream.
+"""The host's half of a transfer: one connection, one channel, the requests to the agent on the board.
 
-The agent (onboard/) is sent as the first bytes of the channel, so nothing has to be installed. Then
-requests and answers go over it, one JSON object a line, and the files of a generation as one stream of
-frames. On links where it helps, chunks are compressed; what does not shrink is sent as it is.
+The agent (onboard/) is sent as the first bytes of the channel, so that nothing has to be installed. Then
+requests and answers follow, one JSON object per line, and the files of a generation as one stream of
+frames (stream.py).
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ import errno
 import hashlib
 import json
 import math
-import os
 import socket
 import struct
-import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +41,7 @@ from ..onboard import frames
 from ..plan import Facts, Send
 from . import contents, delta
 from .shared import Shared, Sink
+from .stream import SLOW_BYTES_PER_S, Progress, Stream, send_files
 
 ONBOARD_MODULES = (
     "frames",
@@ -65,8 +64,8 @@ ONBOARD_MODULES = (
     "agent",
 )
 
-# Makes the modules of onboard/ a package in memory, then runs it. -I -S: none of the board's settings and
-# installed packages, which take a slow board longer to look for than all of this.
+# Makes the modules of onboard/ a package in memory, then runs it. -I -S: Python ignores the board's
+# settings and installed packages, as a slow board takes longer to search them than for all the rest.
 PYTHON = ("python3", "-I", "-S", "-c")
 START = """\
 import json,sys,types
@@ -84,33 +83,25 @@ m.main(i)
 """
 
 _SLOW_ROUND_TRIP_S = 0.002
-_SLOW_BYTES_PER_S = 14e6  # 100 Mbit/s; compressing for a faster link would cost more than it saves
-_MEASURE_AFTER_BYTES = 12 << 20  # Linux buffers up to 4 MB here and 6 MB there, SSH 2 MB
-_MEASURED_BYTES = 4 << 20
-_SAMPLES = 32
-_SAMPLE_BYTES = 16 << 10
-_WORTH_IT = 0.9
-_SMALL_BYTES = 200
-_WRITE_BYTES = 256 << 10
-_READ_ALL_S = 900.0  # all generations from a slow card
+_READ_ALL_S = 900.0  # for all generations on a slow card
 
 
 class BoardRefusedError(InfrastructureError):
-    """The agent could not do what it was asked to; the board is as it was."""
+    """The agent could not carry out a request; the board is unchanged."""
 
 
 def as_root(host: Host) -> tuple[str, ...]:
-    """The start of a command that runs our Python code as root on a board (docs/operators.md)."""
+    """Return the start of a command that runs our Python code as root on a board (docs/operators.md)."""
     return ("sudo", "-n", "/usr/bin/python3", *PYTHON[1:]) if host.sudo else PYTHON
 
 
 class HeldError(UserError):
-    """Another deployment has the board; ``lease`` is what the board knows of it."""
+    """Another deployment holds the board; ``lease`` is its lease."""
 
     def __init__(self, message: str, lease: Mapping[str, Any]) -> None:
         super().__init__(
             message,
-            hint='wait for it to end, or take the board from it: --steal --reason "TEXT"',
+            hint='wait for it to end, or take its lease: --steal --reason "TEXT"',
         )
         self.lease = lease
 
@@ -128,13 +119,13 @@ class Agent:
         shared: Shared | None = None,
         claim: Claim | None = None,
     ) -> None:
-        """Start the agent; it is read and compiled over there while this side goes on.
+        """Start the agent; the board reads and compiles it while this side continues.
 
         Args:
             root: prefix of all paths on the board; for the tests.
             additions: see ``Target.additions``.
             shared: see ``Target.shared``.
-            claim: to the board, for those requests that change it.
+            claim: names the owner of the lease; for requests that change the board.
         """
         self.connection = connection
         self._root = root
@@ -143,15 +134,15 @@ class Agent:
         self._claim = claim or Claim()
         self._far = _is_far(connection)
         self._rate = delta.remembered_rate(connection.host)
-        # What is sent to many boards shares one way out of this machine, and is compressed only once.
+        # A stream to many boards shares this machine's link, and is compressed only once.
         self._compress = (
-            shared is not None or self._far or (self._rate or math.inf) < _SLOW_BYTES_PER_S
+            shared is not None or self._far or (self._rate or math.inf) < SLOW_BYTES_PER_S
         )
         self._process: Process = connection.start([*as_root(connection.host), START])
         folder = slots.ONBOARD_DIR
-        added = additions or {}
+        appended = additions or {}
         modules = [
-            (name, (folder / f"{name}.py").read_text() + added.get(name, ""))
+            (name, (folder / f"{name}.py").read_text() + appended.get(name, ""))
             for name in ONBOARD_MODULES
         ]
         source = json.dumps(modules).encode()
@@ -174,14 +165,14 @@ class Agent:
         tree: bool = False,
         exact: bool = False,
     ) -> Facts:
-        """Ask what the board is and has.
+        """Ask for the facts about the board.
 
         Args:
             generation: the one that is to run there; None to look at all of them.
             fat_mount: where its boot partition is mounted.
-            lock: take the board's lease: other deployments stay out until this one ends.
-            thorough: read all files of the generations, where size and time are believed otherwise.
-            tree: bring the running device tree along, whatever runs.
+            lock: take the board's lease, which excludes other deployments until this one ends.
+            thorough: hash all files of the generations instead of trusting size and time.
+            tree: return the running device tree, whatever runs.
             exact: boot files lie there, whatever else is mounted.
 
         Raises:
@@ -205,7 +196,7 @@ class Agent:
         except HeldError as error:
             if not is_gone(error.lease):
                 raise
-            say(f"{error.message}: that process of this machine has ended; going on in its place")
+            say(f"{error.message}: that process of this machine has ended; taking over its lease")
             request["lock"]["steal"] = "the process that had it has ended"
             answer = self.ask(request, timeout_s=limit_s)
         facts = msgspec.convert(answer, Facts)
@@ -216,18 +207,18 @@ class Agent:
         """Send one request and return its answer.
 
         Raises:
-            BoardRefusedError: it was refused.
-            HeldError: another deployment has the board.
+            BoardRefusedError: the agent refused it.
+            HeldError: another deployment holds the board.
             ConnectionLostError: the connection broke.
         """
         self._write(json.dumps(request).encode() + b"\n")
         return self._answer(timeout_s or self._timeout_s)
 
     def manifest(self, generation: str) -> Manifest:
-        """Return the manifest of a generation on the board: remembered here, or asked for.
+        """Return the manifest of a generation on the board, or the copy on this machine.
 
         Raises:
-            UserError: it is not what its name says.
+            UserError: its content does not match its name.
         """
         return bundles.decode(
             self._manifest_bytes(generation), f"generation {generation} on the board"
@@ -246,11 +237,11 @@ class Agent:
     def stage(
         self, bundle: Bundle, step: Send, *, args: dict[str, str], facts: Facts, progress: Progress
     ) -> None:
-        """Have the generation built on the board.
+        """Build the generation on the board.
 
         Raises:
             UserError: a file system on the board is full.
-            BoardRefusedError, ConnectionLostError: it is not there; what came is kept for the next try.
+            BoardRefusedError, ConnectionLostError: it is incomplete; the next try resumes what has arrived.
         """
         content = (bundle.path / "manifest.json").read_bytes()
         base = self._manifest_bytes(step.base) if step.base else b""
@@ -270,7 +261,7 @@ class Agent:
         indexes = list(step.indexes)
         maker = self._patch_maker(bundle, step, facts)
         for _ in range(3):
-            stream = _Stream(self._process.write, self.codecs, self._compress, progress)
+            stream = Stream(self._process.write, self.codecs, self._compress, progress)
             try:
                 self._process.write(json.dumps(request).encode() + b"\n")
                 stream.data(fresh)
@@ -279,10 +270,12 @@ class Agent:
                     stream.flush()
                     self._send_shared(self._shared, bundle, indexes, stream, maker)
                 else:
-                    _send_files(stream, bundle, indexes, maker)
+                    send_files(stream, bundle, indexes, maker)
                     self._learn(stream)
             except ConnectionLostError:
-                self._answer(5)  # if the agent gave up (a full disk, a damaged file), it says why
+                self._answer(
+                    5
+                )  # if the agent gave up (a full disk, a damaged file), its answer has the reason
                 raise
             progress.wire_bytes += stream.wire_bytes
             answer = self._answer(max(self._timeout_s, 300))
@@ -294,33 +287,33 @@ class Agent:
             if not indexes:
                 remember(bundle.generation, content)
                 return
-            # The board has lost files since it was asked, or they are damaged: send these, and whole.
+            # The board lost files since it was asked, or they are damaged: send these, without patches.
             request["send"] = frames.ranges(indexes)
             maker = None
         raise BoardRefusedError(
-            f"the board keeps asking for {counted(len(indexes), 'file')} of the bundle"
+            f"the board still requests {counted(len(indexes), 'file')} of the bundle after three transfers"
         )
 
     def _patch_maker(self, bundle: Bundle, step: Send, facts: Facts) -> delta.Maker | None:
-        """Who makes patches against what the board holds; None where none can be of use."""
+        """Return the maker of patches against files on the board; None if patches cannot help."""
         zstd = frames.Zstd.kind.decode()
         if not (self._compress and zstd in self.codecs and step.indexes and contents.are_kept()):
             return None
-        known = {}
+        manifests = {}
         for generation in step.bases:
             with contextlib.suppress(UserError):
-                known[generation] = self.manifest(generation)
-        bases = delta.bases_for(bundle.manifest, step.indexes, facts, known)
-        near = delta.SLOW_BYTES_PER_S if self._far else delta.FAST_BYTES_PER_S
-        costs = delta.Costs(link=self._rate or near)
+                manifests[generation] = self.manifest(generation)
+        bases = delta.bases_for(bundle.manifest, step.indexes, facts, manifests)
+        link_bytes_per_s = delta.SLOW_BYTES_PER_S if self._far else delta.FAST_BYTES_PER_S
+        costs = delta.Costs(link=self._rate or link_bytes_per_s)
         if facts.hash_bytes_per_s:
             costs = replace(costs, board=facts.hash_bytes_per_s)
         with contextlib.suppress(OSError, AttributeError):  # no zstd on this machine
             return delta.Maker(bases, costs)
         return None
 
-    def _learn(self, stream: _Stream) -> None:
-        """Remember what the link gets through."""
+    def _learn(self, stream: Stream) -> None:
+        """Remember the rate of the link."""
         if stream.bytes_per_s is not None:
             delta.remember_rate(self.connection.host, stream.bytes_per_s)
 
@@ -329,13 +322,13 @@ class Agent:
         shared: Shared,
         bundle: Bundle,
         indexes: list[int],
-        stream: _Stream,
+        stream: Stream,
         maker: delta.Maker | None,
     ) -> None:
         def make(sink: Sink) -> Progress:
-            made = Progress()
-            _send_files(_Stream(sink, codecs, True, made), bundle, indexes, maker)
-            return made
+            progress = Progress()
+            send_files(Stream(sink, codecs, True, progress), bundle, indexes, maker)
+            return progress
 
         codecs = self.codecs
         patches = maker.key if maker else ()
@@ -349,7 +342,7 @@ class Agent:
         try:
             self._process.write(data)
         except ConnectionLostError:
-            self._answer(5)  # if the agent gave up, it says why
+            self._answer(5)  # if the agent gave up, its answer has the reason
             raise
 
     def _answer(self, timeout_s: float) -> dict[str, Any]:
@@ -403,161 +396,6 @@ class Agent:
         raise BoardRefusedError(f"{name}: {answer['error']}")
 
 
-class Progress:
-    """How far a transfer is; the numbers of the result."""
-
-    def __init__(self) -> None:
-        self.sent_bytes = 0
-        self.sent_files = 0
-        self.wire_bytes = 0
-        self.patched_files = 0
-        self.patch_bytes = 0
-
-    def add(self, size_bytes: int, *, patch_bytes: int | None = None) -> None:
-        """A file went out, whole or as a patch."""
-        self.sent_files += 1
-        self.sent_bytes += size_bytes
-        if patch_bytes is not None:
-            self.patched_files += 1
-            self.patch_bytes += patch_bytes
-
-    def include(self, other: Progress) -> None:
-        """Add the files that another one counted."""
-        self.sent_files += other.sent_files
-        self.sent_bytes += other.sent_bytes
-        self.patched_files += other.patched_files
-        self.patch_bytes += other.patch_bytes
-
-
-class _Stream:
-    """Writes frames, gathered into large writes."""
-
-    def __init__(
-        self,
-        sink: Callable[[memoryview], object],
-        codecs: tuple[str, ...],
-        far: bool,
-        progress: Progress,
-    ) -> None:
-        self._sink = sink
-        self.progress = progress
-        self._codecs = codecs
-        self._codec: frames.Zstd | frames.Zlib | None = None
-        self._compress = far
-        self._pending = bytearray()
-        self._timed_bytes = 0
-        self._timed_s = 0.0
-        self.wire_bytes = 0
-
-    def data(self, content: bytes, *, compress: bool = True) -> bool:
-        """Write data frames; return whether compression was worth it."""
-        worth = compress
-        for at in range(0, len(content), frames.CHUNK_BYTES):
-            chunk = content[at : at + frames.CHUNK_BYTES]
-            if self._compress and worth and len(chunk) > _SMALL_BYTES:
-                codec = self._codec = self._codec or self._choose()
-                small = codec.compress(chunk)
-                worth = len(small) < _WORTH_IT * len(chunk)
-                if worth:
-                    self._write(codec.kind, small)
-                    continue
-            self._write(b"R", chunk)
-        return worth
-
-    def _choose(self) -> frames.Zstd | frames.Zlib:
-        """The best codec that both ends have."""
-        found = (frames.codec(kind.encode()) for kind in self._codecs)
-        return next((codec for codec in found if codec), frames.Zlib())
-
-    def file(self, index: int, path: str, size_bytes: int) -> None:
-        """Write one file."""
-        self._write(b"F", struct.pack(">I", index))
-        left = size_bytes
-        worth = not path.endswith(contents.COMPRESSED)
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            while left > 0:
-                chunk = os.read(handle, min(left, frames.CHUNK_BYTES))
-                if not chunk:
-                    raise UserError(f"{path} became shorter while it was sent", hint="deploy again")
-                worth = self.data(chunk, compress=worth)
-                left -= len(chunk)
-        finally:
-            os.close(handle)
-        self.progress.add(size_bytes)
-
-    def ready_made(self, content: bytes) -> None:
-        """Send frames that were made before."""
-        self._out(content)
-
-    def wire_size(self, content: bytes) -> int:
-        """About what ``content`` would take on the wire: samples from all over it are compressed."""
-        if not self._compress or not content:
-            return len(content)
-        step = max(len(content) // _SAMPLES, 1)
-        starts = range(0, len(content), step)
-        sample = b"".join(content[at : at + _SAMPLE_BYTES] for at in starts)[: frames.CHUNK_BYTES]
-        codec = self._codec = self._codec or self._choose()
-        return len(content) * len(codec.compress(sample)) // len(sample)
-
-    def patch(self, index: int, base_sha256: str, patch: bytes, size_bytes: int) -> None:
-        """Write one file of ``size_bytes`` as a patch for one that the board has."""
-        self._write(b"P", frames.PATCH.pack(index, len(patch), bytes.fromhex(base_sha256)))
-        self.data(patch, compress=False)
-        self.progress.add(size_bytes, patch_bytes=len(patch))
-
-    @property
-    def bytes_per_s(self) -> float | None:
-        """What the link took, by the time that writing to it took; None: too little to say."""
-        if self._timed_bytes < _MEASURED_BYTES:
-            return None
-        return self._timed_bytes / max(self._timed_s, 1e-6)
-
-    def end(self) -> None:
-        """Write the end mark."""
-        self._write(b"E", b"")
-
-    def flush(self) -> None:
-        """Send what is gathered."""
-        if self._pending:
-            self._out(self._pending)
-            self._pending = bytearray()
-            rate = self.bytes_per_s
-            if rate is not None and rate < _SLOW_BYTES_PER_S:
-                self._compress = True
-
-    def _out(self, content: bytes | bytearray) -> None:
-        began = time.monotonic()
-        self._sink(memoryview(content))
-        if self.wire_bytes > _MEASURE_AFTER_BYTES:  # the first ones only fill windows and buffers
-            self._timed_s += time.monotonic() - began
-            self._timed_bytes += len(content)
-        self.wire_bytes += len(content)
-
-    def _write(self, kind: bytes, payload: bytes) -> None:
-        self._pending += frames.HEADER.pack(kind, len(payload))
-        self._pending += payload
-        if len(self._pending) >= _WRITE_BYTES:
-            self.flush()
-
-
-def _send_files(
-    stream: _Stream, bundle: Bundle, indexes: list[int], maker: delta.Maker | None
-) -> None:
-    folder = str(bundle.path)
-    for index in indexes:
-        entry = bundle.manifest.files[index]
-        if maker and maker.has_base(index):
-            content = (bundle.path / entry.path).read_bytes()
-            made = maker.patch(index, content, stream.wire_size(content))
-            if made:
-                stream.patch(index, *made, len(content))
-                continue
-        stream.file(index, f"{folder}/{entry.path}", entry.size_bytes)
-    stream.end()
-    stream.flush()
-
-
 def line_difference(base: bytes, content: bytes) -> tuple[list[list[int]], bytes]:
     """Return ``content`` as runs of lines of ``base`` and new lines.
 
@@ -581,7 +419,7 @@ def line_difference(base: bytes, content: bytes) -> tuple[list[list[int]], bytes
 
 
 def remembered(generation: str) -> bytes | None:
-    """The manifest of a generation, if this machine has seen it."""
+    """Return the manifest of a generation; None if this machine has no copy."""
     file = _remembered(generation)
     return file.read_bytes() if file.exists() else None
 
@@ -598,7 +436,7 @@ def _remembered(generation: str) -> Path:
 
 
 def onboard_request(facts: Facts) -> dict[str, Any]:
-    """The files outside the generations that the board lacks or has in another version."""
+    """Return the files outside the generations that the board lacks or has in another version."""
     lacking = [
         {"target": file.target, "mode": file.mode, "content": file.source.read_text()}
         for file in slots.ONBOARD_FILES
@@ -608,7 +446,7 @@ def onboard_request(facts: Facts) -> dict[str, Any]:
 
 
 def _signature(bundle: Bundle) -> dict[str, str]:
-    """The signature of a bundle that has one, and whom a board without signers is to trust."""
+    """Return the signature of a bundle, if any, and the signers for a board that has none yet."""
     try:
         signature = (bundle.path / sign.SIGNATURE).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -617,7 +455,7 @@ def _signature(bundle: Bundle) -> dict[str, str]:
 
 
 def _is_far(connection: Connection) -> bool:
-    """Whether the round trip is one of a network worth compressing for (from Linux's TCP_INFO)."""
+    """Return whether the round trip (from TCP_INFO) is that of a network on which compression pays."""
     sock = connection.transport.sock
     if not isinstance(sock, socket.socket) or not hasattr(socket, "TCP_INFO"):
         return True  # through another host
@@ -628,7 +466,7 @@ def _is_far(connection: Connection) -> bool:
 
 
 def decompress_fdt(text: str | None) -> bytes | None:
-    """The device tree in an answer of the agent; None where there is none that can be unpacked.
+    """Return the device tree in an answer of the agent; None if there is none or it is damaged.
 
     Of one that is larger than any can be, only the start.
     """
@@ -641,7 +479,7 @@ def decompress_fdt(text: str | None) -> bytes | None:
 
 
 def each_known(agent: Agent, facts: Facts) -> Iterator[Manifest]:
-    """Manifests of the generations on the board, as far as they can be read."""
+    """Yield the manifests of the generations on the board, except those that cannot be read."""
     for generation, damaged in facts.generations.items():
         if "manifest.json" not in damaged:
             with contextlib.suppress(UserError):  # of another version of this program, or damaged

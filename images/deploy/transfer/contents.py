@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Content that was deployed from here, by its SHA-256: what patches against a board's files are made from.
+"""The content of files that were deployed from here, by SHA-256: the bases of patches.
 
-Hard links where the file system allows them, so that as long as the bundle is there nothing is stored
-twice. What is compressed already, or small, is left out: a patch would not make it smaller. The content of
-the last few generations is kept; whoever reads it has it hashed first.
+Hard links where the file system allows them: while the bundle exists, nothing is stored twice. Compressed
+and small files are left out, as a patch would not make them smaller. The content of the last few
+generations is kept; it is hashed whenever it is read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ COMPRESSED = (".xz", ".gz", ".zst", ".bz2", ".lz4", ".png", ".jpg", ".whl", ".zi
 
 
 def is_patchable(entry: Entry) -> bool:
-    """Whether a patch for such a file could be worth anything."""
+    """Return whether a patch for such a file can be worth it."""
     return (
         entry.link is None
         and entry.size_bytes >= _LEAST_BYTES
@@ -32,49 +32,49 @@ def is_patchable(entry: Entry) -> bool:
 
 
 def keep(bundle: Bundle) -> None:
-    """Keep what patches can be made from, and let go of what older generations had."""
+    """Keep the files that patches can be made from, and drop those of older generations."""
     folder = _folder()
     mark = folder / f"{bundle.generation}.list"
     if mark.exists():
-        mark.touch()  # used again: the last to go
+        mark.touch()  # used again: the last to be dropped
         return
     kept: dict[str, None] = {}
     for entry in bundle.manifest.files:
         if is_patchable(entry) and entry.sha256 not in kept:
-            _place(bundle.path / entry.path, _place_of(entry.sha256))
+            _place(bundle.path / entry.path, _path_of(entry.sha256))
             kept[entry.sha256] = None
     write_atomically(mark, "\n".join(kept).encode())
-    _let_go(folder)
+    _drop_old(folder)
 
 
 def read(sha256: str) -> bytes | None:
-    """Return content by its SHA-256; None if it is not here, or is no longer what it was."""
-    path = _place_of(sha256)
+    """Return content by its SHA-256; None if it is not here, or has changed."""
+    path = _path_of(sha256)
     try:
         content = path.read_bytes()
     except OSError:
         return None
     if hashlib.sha256(content).hexdigest() != sha256:
-        path.unlink(missing_ok=True)  # somebody edited the bundle that it is a link into
+        path.unlink(missing_ok=True)  # the bundle that it is a link to was edited
         return None
     return content
 
 
 def are_kept() -> bool:
-    """Whether there is anything here."""
+    """Return whether any content is kept."""
     return _folder().is_dir()
 
 
 def is_here(sha256: str) -> bool:
-    """Whether content is here, as far as one look tells."""
-    return _place_of(sha256).exists()
+    """Return whether content is kept, without reading it."""
+    return _path_of(sha256).exists()
 
 
 def _folder() -> Path:
     return cache_dir() / "deployed"
 
 
-def _place_of(sha256: str) -> Path:
+def _path_of(sha256: str) -> Path:
     return _folder() / sha256[:2] / sha256
 
 
@@ -91,7 +91,7 @@ def _place(source: Path, target: Path) -> None:
             beside.rename(target)
 
 
-def _let_go(folder: Path) -> None:
+def _drop_old(folder: Path) -> None:
     with lock(folder / "let-go.lock"):
         marks = sorted(folder.glob("*.list"), key=lambda mark: -mark.stat().st_mtime)
         if len(marks) <= _KEPT_GENERATIONS:
@@ -100,7 +100,7 @@ def _let_go(folder: Path) -> None:
         for mark in marks[:_KEPT_GENERATIONS]:
             used.update(mark.read_text().split("\n"))
         for mark in marks[_KEPT_GENERATIONS:]:
-            gone = set(mark.read_text().split("\n")) - used
-            for sha256 in gone:
-                _place_of(sha256).unlink(missing_ok=True)
+            unused = set(mark.read_text().split("\n")) - used
+            for sha256 in unused:
+                _path_of(sha256).unlink(missing_ok=True)
             mark.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What goes to many boards, made once: the files of a bundle as one stream, compressed, read by all.
+"""Streams that go to many boards, made once: the files of a bundle, compressed.
 
-The first board that lacks a set of files has it made; the others that lack the same set read what is made
-as it grows. It is kept in a file without a name, so that memory does not grow with the bundle.
+The first board that lacks a set of files starts the making; boards that lack the same set read the stream
+as it grows. It is stored in a file without a name, so that memory does not grow with the bundle.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ Sink = Callable[[memoryview], object]
 
 
 class Shared:
-    """Streams by what they are made of."""
+    """Streams by the key of their content."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._made: dict[Key, Spool] = {}
 
     def stream(self, key: Key, make: Callable[[Sink], Any]) -> Spool:
-        """Return a stream; ``make`` writes it if nobody has had it made yet."""
+        """Return a stream; ``make`` writes it unless it has been started already."""
         with self._lock:
             spool = self._made.get(key)
             if spool is None:
                 spool = self._made[key] = Spool()
-                # A thread of its own: the board that came first may be lost on the way.
+                # A thread of its own: the connection to the first board may break.
                 threading.Thread(target=spool.fill, args=(make,), daemon=True).start()
         return spool
 
     @property
     def made(self) -> int:
-        """How many streams were made."""
+        """Number of streams that were made."""
         return len(self._made)
 
 
 class Spool:
-    """Bytes that one thread writes and others read from their beginning.
+    """A stream that one thread writes and others read from its beginning.
 
     Attributes:
         result: what ``make`` returned, once all pieces have been read.
@@ -61,7 +61,7 @@ class Spool:
         self.result: Any = None
 
     def fill(self, make: Callable[[Sink], Any]) -> None:
-        """Have the bytes written; whatever goes wrong is raised by ``pieces``."""
+        """Write the stream; ``pieces`` raises any error."""
         try:
             self.result = make(self._append)
         except BaseException as error:
@@ -80,7 +80,7 @@ class Spool:
             self._grown.notify_all()
 
     def pieces(self) -> Iterator[bytes]:
-        """Return the content, as far as it is there, and what is added to it.
+        """Yield the content, first what is there and then what is added.
 
         Raises:
             Exception: what ``make`` raised.

@@ -240,7 +240,7 @@ def test_a_fleet_is_deployed_to_stops_and_goes_on(
     assert "1 failed, 0 may: b02" in report.run.stopped
     assert shared.made == 1  # compressed once, sent four times
     assert "rolled-back" in report_text(report)
-    assert "goes on with those that are not done" in report_text(report)
+    assert "continues with the boards that are not done" in report_text(report)
 
     # Again, one failure allowed: those that are done are only looked at.
     ids = {name: boot_id(eight, name) for name in eight.names}
