@@ -31,6 +31,7 @@ from . import drift, health, trial
 from . import plan as planning
 from .boot import slots, state
 from .claim import Claim
+from .onboard.boot_files import EMPTY_RAM_DISK
 from .plan import Confirm, Discard, Facts, Mend, Plan, Send, Try
 from .recognise import (
     board_at,
@@ -464,7 +465,7 @@ def prepare(agent: Agent, plan: Plan, bundle: Bundle, facts: Facts, result: Depl
                 )
         elif isinstance(step, Send):
             with result.step(f"Sending {counted(len(step.indexes), 'file')}") as now:
-                args = slots.args_forms(bundle.manifest, _cmdline(bundle.manifest, facts))
+                args = slots.args_forms(bundle.manifest, command_line_for(bundle.manifest, facts))
                 agent.stage(bundle, step, args=args, facts=facts, progress=result.sent)
                 sent = result.sent
                 patched = f", {sent.patched_files} as patches" if sent.patched_files else ""
@@ -705,15 +706,21 @@ def check_serial(host: Host, facts: Facts) -> None:
         )
 
 
-def _cmdline(manifest: Manifest, facts: Facts) -> str:
-    """The kernel command line: the manifest's, or the running one without what boot loader and we add."""
-    if manifest.cmdline is not None:
+def command_line_for(manifest: Manifest, facts: Facts) -> str:
+    """Return the command line: the manifest's, or the running one without what boot loader and we add.
+
+    A board that was adopted keeps its own: the manifest's root is that of an image of ours.
+    """
+    if manifest.cmdline is not None and not facts.adopted:
         return manifest.cmdline
     refuse_slot_words(facts.cmdline)
     ours = ("npu_bsp.", "BOOT_IMAGE=", "initrd=", "oops=panic")
-    return with_required_options(
-        " ".join(word for word in facts.cmdline.split() if not word.startswith(ours))
-    )
+    words = [word for word in facts.cmdline.split() if not word.startswith(ours)]
+    if facts.root_uuid and manifest.entry("boot/initrd").size_bytes > len(EMPTY_RAM_DISK):
+        # Partitions have identifiers for the kernel; our RAM disk finds file systems by theirs.
+        root = f"root=UUID={facts.root_uuid}"
+        words = [root if word.startswith("root=PARTUUID=") else word for word in words]
+    return with_required_options(" ".join(words))
 
 
 def refuse_slot_words(cmdline: str) -> None:

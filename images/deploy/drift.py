@@ -134,7 +134,7 @@ def mend(agent: Agent, wanted: Mend, facts: Facts) -> dict[str, list[str]]:
             manifest = agent.manifest(name)
         except UserError:  # of another version of this program, or damaged
             continue
-        if manifest.cmdline is not None:
+        if manifest.cmdline is not None and not facts.adopted:
             arguments[name] = slots.args_forms(manifest, manifest.cmdline)
     request = {
         "do": "mend",

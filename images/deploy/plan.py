@@ -62,6 +62,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         adopted: the board was taken over, and what booted it before is kept.
         boot_kind: the file system that boot files lie on.
         boot_root: the folder of it that they lie in: nothing, or ``/boot``.
+        root_uuid: of the root file system; empty: it is not known.
         kept_by: what of the distribution's was told to keep a device tree.
         lease: of another deployment that has the board.
         log: the last lines of what was done to it.
@@ -96,6 +97,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     boot_kind: str = "vfat"
     boot_root: str = ""
     kept_by: str = ""
+    root_uuid: str = ""
     lease: Lease | None = None
     log: tuple[str, ...] = ()
 

@@ -196,6 +196,7 @@ class Board:
             "boot_script": b"npu-bsp" in read(f"{self.fat}/boot.scr"),
             "rivals": [name for name in RIVALS if os.path.exists(f"{self.fat}/{name}")],
             "adopted": os.path.exists(f"{self.own}/{TAKEN_OVER}"),
+            "root_uuid": self._root_uuid(),
             "boot_kind": self.kind,
             "boot_root": self.boot_root,
             "fat_mounted": bool(self.root)
@@ -228,6 +229,16 @@ class Board:
                 if entry["path"] == "boot/board.dtb":
                     sent = _packed(read(self.fat_file(entry)))
         return {"fdt": _packed(read(self.at("sys/firmware/fdt"))), "dtb": sent}
+
+    def _root_uuid(self) -> str:
+        """Of the root file system, as udev names it; empty: it does not."""
+        folder = self.at("dev/disk/by-uuid")
+        with contextlib.suppress(OSError):
+            device = os.stat(self.at("/")).st_dev
+            for name in names_in(folder):
+                if os.stat(f"{folder}/{name}").st_rdev == device:
+                    return name
+        return ""
 
     def _strings(self, name: str) -> list[str]:
         content = read(self.at(f"proc/device-tree/{name}"))

@@ -20,7 +20,9 @@ from images.bundle import manifest as bundles
 from images.bundle.manifest import Entry, Manifest
 from images.deploy import confirm, trial
 from images.deploy.boot import slots, state
+from images.deploy.deploy import command_line_for
 from images.deploy.onboard import frames
+from images.deploy.onboard.boot_files import EMPTY_RAM_DISK
 from images.deploy.onboard.script_image import script_image, script_text
 from images.deploy.plan import (
     Confirm,
@@ -424,3 +426,29 @@ def test_the_same_inputs_give_the_same_bundle(tmp_path: Path) -> None:
         == "console=ttyAMA0 root=LABEL=npu-root panic=10 systemd.watchdog_sec=60"
     )
     assert make_bundle(tmp_path / "third", kernel=b"other").generation != one.generation
+
+
+# --- command lines -------------------------------------------------------------------------------------
+
+RUNNING = "BOOT_IMAGE=/x root=PARTUUID=ab-01 quiet npu_bsp.slot=good panic=5"
+
+
+def command_line(*, adopted: bool, cmdline: str | None, initrd_bytes: int) -> str:
+    manifest = msgspec.structs.replace(
+        manifest_of({}),
+        cmdline=cmdline,
+        files=(Entry("boot/initrd", "0" * 64, initrd_bytes),),
+    )
+    facts = facts_of([], state.Good("a" * 12), None, {})
+    facts = msgspec.structs.replace(facts, cmdline=RUNNING, adopted=adopted, root_uuid="1234-ab")
+    return command_line_for(manifest, facts)
+
+
+def test_an_adopted_board_keeps_its_own_root() -> None:
+    """A profile's root= is that of an image of ours; our RAM disk knows file systems, not partitions."""
+    ours = command_line(adopted=False, cmdline="root=LABEL=npu-root", initrd_bytes=1 << 20)
+    assert ours == "root=LABEL=npu-root"
+    kept = command_line(adopted=True, cmdline="root=LABEL=npu-root", initrd_bytes=1 << 20)
+    assert kept.startswith("root=UUID=1234-ab quiet panic=5")
+    without = command_line(adopted=True, cmdline=None, initrd_bytes=len(EMPTY_RAM_DISK))
+    assert without.startswith("root=PARTUUID=ab-01 quiet panic=5")
