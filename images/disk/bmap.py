@@ -114,6 +114,24 @@ def stored(image: Path) -> Map:
     return Map(size, tuple(ranges))
 
 
+def left_out(handle: int, found: Map) -> tuple[int, int] | None:
+    """Return the first blocks with data that a map leaves out; None if all of those are zeros.
+
+    Whoever makes a map leaves out holes. Data there was written since: a bootloader in the gap before the
+    first partition, say, changes no block that the map has a hash for.
+    """
+    at = 0
+    for start, end in [*map(found.span, found.ranges), (found.image_bytes, found.image_bytes)]:
+        for first, last in _extents(handle, start, at):
+            for offset in range(first, last, _READ_BYTES):
+                data = os.pread(handle, min(_READ_BYTES, last - offset), offset)
+                if data.count(0) != len(data):
+                    block = (offset + len(data) - len(data.lstrip(b"\0"))) // BLOCK_BYTES
+                    return block, (last - 1) // BLOCK_BYTES
+        at = end
+    return None
+
+
 def keeps_zeros(folder: Path) -> bool:
     """Return whether the file system stores zeros that are written; compression on ZFS makes them holes."""
     with tempfile.NamedTemporaryFile(dir=folder) as file:
@@ -238,8 +256,8 @@ def _numbers(mapped: Range) -> str:
     return str(mapped.first) if mapped.first == mapped.last else f"{mapped.first}-{mapped.last}"
 
 
-def _extents(handle: int, size: int) -> Iterator[tuple[int, int]]:
-    at = 0
+def _extents(handle: int, size: int, at: int = 0) -> Iterator[tuple[int, int]]:
+    """Where a file has something stored, between ``at`` and ``size``."""
     while at < size:
         try:
             start = os.lseek(handle, at, os.SEEK_DATA)
@@ -247,7 +265,9 @@ def _extents(handle: int, size: int) -> Iterator[tuple[int, int]]:
             if error.errno == errno.ENXIO:
                 return  # the rest is a hole
             raise
-        at = os.lseek(handle, start, os.SEEK_HOLE)
+        if start >= size:
+            return
+        at = min(os.lseek(handle, start, os.SEEK_HOLE), size)
         yield start, at
 
 

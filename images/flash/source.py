@@ -201,7 +201,7 @@ def _find_map(
     """Return what to write, the block map that says so, and the maps that are ignored.
 
     A map under the image's own name must match the image. A map under a shorter name may belong to
-    another image: it is used if it matches, and reported if not.
+    another image: it is used if it matches, and reported if not. A map without checksums shows nothing.
     """
     own = {bmap.map_file(image), bmap.map_file(unpacked)}
     used: tuple[Map, Path] | None = None
@@ -211,8 +211,8 @@ def _find_map(
             continue
         if used:
             ignored[str(path)] = f"{used[1].name} is used"
-        elif path in own:
-            used = _own_map(image, path, content, size), path
+        elif path in own and (mine := _own_map(image, path, content, size)):
+            used = mine, path
         elif problem := _map_mismatch(path, content, size):
             ignored[str(path)] = problem
         else:
@@ -222,7 +222,8 @@ def _find_map(
     return (*used, ignored) if used else (bmap.whole(size), None, ignored)
 
 
-def _own_map(image: Path, path: Path, content: IO[bytes], size: int) -> Map:
+def _own_map(image: Path, path: Path, content: IO[bytes], size: int) -> Map | None:
+    """Return a map that must match the image; None if it has no checksums."""
     block_map = bmap.read(path)
     if block_map.image_bytes != size:
         raise UserError(
@@ -232,6 +233,14 @@ def _own_map(image: Path, path: Path, content: IO[bytes], size: int) -> Map:
         )
     if not block_map.ranges:
         raise UserError(f"{path} maps nothing: there is nothing to write", hint=f"rm {path}")
+    if not all(mapped.sha256 for mapped in block_map.ranges):
+        return None
+    if blocks := bmap.left_out(content.fileno(), block_map):
+        raise UserError(
+            f"{image} differs from its block map: it has data in blocks {blocks[0]}-{blocks[1]}, which the "
+            "map leaves out",
+            hint=f"it was written to since: remove {path} to write the whole image",
+        )
     # Shorter ranges are compared as they are sent.
     long = [
         mapped for mapped in block_map.ranges if mapped.blocks > CHUNK_BYTES // bmap.BLOCK_BYTES
@@ -256,6 +265,8 @@ def _map_mismatch(path: Path, content: IO[bytes], size: int) -> str:
         return "it has no checksums to show that it belongs to this image"
     for wrong in _wrong_ranges(content, block_map, list(block_map.ranges)):
         return f"the image differs from it in blocks {wrong.first}-{wrong.last}"
+    if blocks := bmap.left_out(content.fileno(), block_map):
+        return f"the image has data in blocks {blocks[0]}-{blocks[1]}, which it leaves out"
     return ""
 
 

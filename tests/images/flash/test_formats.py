@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import hashlib
 import io
 import lzma
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -170,6 +172,45 @@ def test_a_map_of_another_image_is_ignored_and_said_to_be(
         _flash(image, tmp_path)
     bmap.write(tmp_path / "card.img.bmap", bmap.Map(9 * MIB, (bmap.Range(0, 1, "0" * 64),)))
     _refused(image, r"card.img is truncated, or not the image of card.img.bmap")
+
+
+@pytest.mark.parametrize("name", ["card.img.bmap", "card.bmap"])
+@pytest.mark.parametrize("sparse", [True, False])
+def test_data_that_a_map_leaves_out_is_not_lost(
+    tmp_path: Path, name: str, sparse: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bootloader put into the gap before the first partition: all checksums of the map are right."""
+    image = _disk(tmp_path / "card.img")
+    made = bmap.hashed(image, bmap.stored(image))
+    assert not any(each.first <= 16 <= each.last for each in made.ranges)
+    bmap.write(tmp_path / name, made)
+    with image.open("r+b") as file:
+        file.seek(16 * bmap.BLOCK_BYTES + 100)
+        file.write(b"bootloader")
+    if not sparse:
+        image.write_bytes(image.read_bytes())
+    if name == "card.img.bmap":
+        _refused(image, r"has data in blocks 16-\d+, which the map leaves out")
+        (tmp_path / name).unlink()
+    result, there = _flash(image, tmp_path)
+    assert there[: 8 * MIB] == image.read_bytes()
+    if name == "card.bmap":
+        assert "has data in blocks 16-" in capsys.readouterr().err
+        assert list(result.plan["ignored_bmaps"]) == [str(tmp_path / name)]
+
+
+def test_a_map_without_checksums_is_not_believed(tmp_path: Path) -> None:
+    image = _disk(tmp_path / "card.img")
+    made = bmap.hashed(image, bmap.stored(image))
+    path = bmap.map_file(image)
+    bmap.write(path, made)
+    text = path.read_text()
+    own = text.split("<BmapFileChecksum> ")[1][:64]
+    text = re.sub(r' chksum="\w+"', "", text).replace(own, "0" * 64)
+    path.write_text(text.replace("0" * 64, hashlib.sha256(text.encode()).hexdigest()))
+    result, there = _flash(image, tmp_path)
+    assert "no checksums" in result.plan["ignored_bmaps"][str(path)]
+    assert there[: 8 * MIB] == image.read_bytes()
 
 
 def test_names_of_maps() -> None:
