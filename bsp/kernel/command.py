@@ -21,7 +21,7 @@ from .config import fragments
 from .config.compare import differences, read_config
 from .config.configure import configure
 from .config.judge import is_nobodys
-from .config.report import describe_files, refuse, say_left_out
+from .config.report import describe_files, refuse, say_left_out, say_not_had
 from .config.vendor_symbols import vendor_lines
 from .packaged import prebuilt_kernel
 from .source import check_source_name
@@ -86,6 +86,7 @@ def build_kernel_for(board: Board, options: Options) -> dict[str, Any]:
         "fragments": list(prepared.fragments),
         "symbols_asked": len(prepared.configured.asked),
         "differences": [each.document() for each in prepared.configured.differences],
+        "not_had": [each.document() for each in prepared.configured.not_had],
         "gave_way": [each.document() for each in prepared.configured.gave_way],
         "left_out": [each.symbol for each in prepared.configured.left_out],
         "check_seconds": round(prepared.configured.check_s, 4),
@@ -155,16 +156,15 @@ def _prebuilt(board: Board, kernel: str, options: Options) -> dict[str, Any]:
     missing = differences(asked, read_config(found.config), module_will_do=True)
     left_out = [each.asked for each in missing if is_nobodys(each.asked)]
     say_left_out(left_out)
-    refuse(
-        [
-            dataclasses.replace(each, reasons=() if each.got else vendor_lines(each.asked.symbol))
-            for each in missing
-            if not is_nobodys(each.asked)
-        ],
-        f"{found.package} {found.version}",
-        name=f"{board.name}-{found.release}",
-        given=options.files(),
-    )
+    told = [
+        dataclasses.replace(each, reasons=() if each.got else vendor_lines(each.asked.symbol))
+        for each in missing
+        if not is_nobodys(each.asked)
+    ]
+    not_had = [each for each in told if each.asked.may_be_missing]
+    what, name = f"{found.package} {found.version}", f"{board.name}-{found.release}"
+    say_not_had(not_had, what, name=name)
+    refuse([each for each in told if not each.asked.may_be_missing], what, name=name)
     return {
         "board": board.name,
         "kernel": kernel,
@@ -179,6 +179,7 @@ def _prebuilt(board: Board, kernel: str, options: Options) -> dict[str, Any]:
         "fragments": described,
         "symbols_asked": len(asked),
         "differences": [],
+        "not_had": [each.document() for each in not_had],
         "left_out": [each.symbol for each in left_out],
     }
 
@@ -212,13 +213,18 @@ def text_of(document: dict[str, Any]) -> str:
         rows.append(["compiler", document["compiler"]])
         rows.append(["patches", ", ".join(document["patches"]) or "none"])
     rows += [["fragment", f"{each['file']}: a {each['kind']}"] for each in document["fragments"]]
-    gave_way, left_out = (len(document.get(key, ())) for key in ("gave_way", "left_out"))
+    not_had, gave_way, left_out = (
+        len(document.get(key, ())) for key in ("not_had", "gave_way", "left_out")
+    )
     details = [
+        *([f"{not_had} not to be had in this kernel"] if not_had else []),
         *([f"{gave_way} gave way to later fragments"] if gave_way else []),
         *([f"{left_out} left out, as nobody can ask for them"] if left_out else []),
     ]
     as_asked = (
-        f"{document['symbols_asked'] - gave_way - left_out} as asked" if details else "all as asked"
+        f"{document['symbols_asked'] - not_had - gave_way - left_out} as asked"
+        if details
+        else "all as asked"
     )
     rows.append(
         ["symbols", ", ".join([f"{document['symbols_asked']} asked for", as_asked, *details])]

@@ -72,6 +72,7 @@ class Configured:
 
     Attributes:
         differences: what is not as asked for, and is wrong.
+        not_had: what only a whole configuration asks for, and this kernel does not have.
         check_s: how long comparing took.
         fresh: whether the configuration was there already.
         gave_way: what is not as asked for, as a later fragment wants something else.
@@ -84,6 +85,7 @@ class Configured:
     fresh: bool
     gave_way: tuple[GaveWay, ...] = ()
     left_out: tuple[Asked, ...] = ()
+    not_had: tuple[Difference, ...] = ()
 
 
 def configure(work: Workspace, asked: dict[str, Asked]) -> Configured:
@@ -106,7 +108,9 @@ def configure(work: Workspace, asked: dict[str, Asked]) -> Configured:
     found = differences(asked, read_config(work.config))
     check_s = time.monotonic() - started
     result = judged(work, asked, found) if found else Judged()
-    return Configured(asked, result.wrong, check_s, fresh, result.gave_way, result.left_out)
+    return Configured(
+        asked, result.wrong, check_s, fresh, result.gave_way, result.left_out, result.not_had
+    )
 
 
 def _make_config(work: Workspace, text: str, target: str) -> None:

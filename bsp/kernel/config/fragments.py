@@ -43,6 +43,7 @@ class Asked:
         rank: how late the file comes that named it last; later ones have more.
         kind: what that file is.
         insisted: a later file names it again, without ``Prefer:``.
+        needed: a fragment by hand asks for the same, whatever file names it last.
     """
 
     symbol: str
@@ -52,6 +53,7 @@ class Asked:
     rank: int = 0
     kind: Kind = Kind.FRAGMENT
     insisted: bool = False
+    needed: bool = False
 
     @property
     def preferred_only(self) -> bool:
@@ -62,6 +64,11 @@ class Asked:
     def is_unset_in_passing(self) -> bool:
         """Whether a whole ``.config`` says that it is off, as it does of whatever nobody asked for."""
         return self.kind is Kind.CONFIG and self.value == "n"
+
+    @property
+    def may_be_missing(self) -> bool:
+        """Whether only a whole configuration has it, perhaps of another kernel."""
+        return self.kind in (Kind.CONFIG, Kind.DEFCONFIG) and not self.needed
 
     def line(self) -> str:
         """The line of a ``.config``."""
@@ -104,6 +111,9 @@ def merge(files: Iterable[Path]) -> dict[str, Asked]:
             before = merged.get(asked.symbol)
             if before is not None and asked.is_unset_in_passing and _is_needed(before):
                 continue
+            if before is not None and before.value == asked.value:
+                by_hand = before.kind is Kind.FRAGMENT and not before.preferred_only
+                asked = replace(asked, needed=before.needed or by_hand)
             if before is not None and before.value == asked.value and before.purpose:
                 asked = replace(
                     before,
@@ -111,6 +121,7 @@ def merge(files: Iterable[Path]) -> dict[str, Asked]:
                     rank=rank,
                     kind=kind,
                     insisted=not asked.preferred_only,
+                    needed=asked.needed,
                 )
             merged.pop(asked.symbol, None)  # the kernel's tools take the last member of a choice
             merged[asked.symbol] = asked

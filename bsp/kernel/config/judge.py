@@ -5,7 +5,8 @@ The last fragment to name an option wins, and with it what follows from it. A fr
 of a choice names the choice, so an earlier fragment's member gives way. A line marked ``Prefer:`` also does
 where a later fragment names something that it depends on, and where that makes something a module, what
 depends on it is one too. Nobody can ask for a symbol without a prompt: a whole ``.config`` or ``defconfig``
-is not held to them, and no fragment is to what the compiler decides.
+is not held to them, and no fragment is to what the compiler decides. Such a file may be of another kernel:
+what this one does not have is listed, and stops nothing.
 """
 
 from __future__ import annotations
@@ -56,9 +57,15 @@ class GaveWay:
 
 @dataclass(frozen=True)
 class Judged:
-    """Differences, by what they mean; ``left_out`` are those that nobody can ask for."""
+    """Differences, by what they mean.
+
+    Attributes:
+        not_had: what only a whole configuration asks for, and this kernel does not have or does not allow.
+        left_out: what nobody can ask for.
+    """
 
     wrong: tuple[Difference, ...] = ()
+    not_had: tuple[Difference, ...] = ()
     gave_way: tuple[GaveWay, ...] = ()
     left_out: tuple[Asked, ...] = ()
 
@@ -71,7 +78,7 @@ def judge(
     release: str,
     known_names: Callable[[], Collection[str]],
 ) -> Judged:
-    """Say of each difference what it means, and of those that are wrong why.
+    """Say of each difference what it means, and of those that are wrong or not to be had why.
 
     Args:
         reasons: the tree's Kconfig files; None: they cannot be read, or there are none.
@@ -79,6 +86,7 @@ def judge(
         known_names: all symbols of the tree; asked only where one is missing.
     """
     wrong: list[Difference] = []
+    not_had: list[Difference] = []
     gave_way: list[GaveWay] = []
     left_out: list[Asked] = []
     unknown = 0
@@ -98,25 +106,8 @@ def judge(
                 f"this kernel ({release}) has no such symbol",
                 *_like(symbol, known_names, unknown),
             )
-        elif (
-            reasons
-            and each.asked.kind is Kind.DEFCONFIG
-            and not _is_held_back(each, asked, reasons)
-        ):
-            file = each.asked.where.partition(":")[0]
-            why = (
-                *why,
-                f"{file} does not switch that on: make {file} drops {symbol} too, in silence",
-            )
-        wrong.append(replace(each, reasons=why))
-    return Judged(tuple(wrong), tuple(gave_way), tuple(left_out))
-
-
-def _is_held_back(difference: Difference, asked: Mapping[str, Asked], reasons: Reasons) -> bool:
-    """Whether another file names something that a symbol of a ``defconfig`` depends on."""
-    mine = difference.asked
-    names = (*reasons.bearing_on(mine.symbol), *reasons.choice_of(mine.symbol))
-    return any(name in asked and asked[name].rank != mine.rank for name in names)
+        (not_had if each.asked.may_be_missing else wrong).append(replace(each, reasons=why))
+    return Judged(tuple(wrong), tuple(not_had), tuple(gave_way), tuple(left_out))
 
 
 def _like(symbol: str, known_names: Callable[[], Collection[str]], number: int) -> Iterator[str]:

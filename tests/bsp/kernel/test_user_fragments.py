@@ -222,17 +222,51 @@ def test_a_defconfig_goes_on_defaults(tree: Path, capsys: pytest.CaptureFixture[
     assert config_of(prepared(tree, given(tree, text, "a.config"))).get("HID", "n") == "n"
 
 
-def test_what_a_defconfig_does_not_switch_on_itself_is_said(tree: Path) -> None:
-    """KASAN depends on what the file does not name, DRM_ETNAVIV on what a later file switches off."""
-    (lines,) = reasons_for(tree, "CONFIG_KASAN=y\n", "small_defconfig").values()
-    assert lines[-1] == (
-        "small_defconfig does not switch that on: make small_defconfig drops KASAN too, in silence"
+@pytest.mark.parametrize("name", ["small_defconfig", "whole.config"])
+def test_what_another_kernels_configuration_has_is_listed_and_the_rest_goes_on(
+    tree: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """KASAN depends on what nothing here switches on; AMLOGIC_T1 is of another kernel."""
+    header = HEADER if name == "whole.config" else ""
+    asking = given(tree, f"{header}CONFIG_KASAN=y\nCONFIG_AMLOGIC_T1=y\nCONFIG_HID=y\n", name)
+    result = prepared(tree, asking)
+    result.refuse_differences()
+    assert [each.asked.symbol for each in result.configured.not_had] == ["KASAN", "AMLOGIC_T1"]
+    assert config_of(result)["HID"] == "y"
+    said = capsys.readouterr().err
+    assert (
+        "2 symbols are in the whole configuration alone and not to be had in Linux 6.12.7" in said
     )
+    assert "depends on CC_HAS_KASAN, which is n" in said
+    assert "by its name it is of Amlogic's vendor tree" in said
+    # What a fragment by hand asks for is not to be missed because another file asks for it as well.
+    for files in ([by_hand(tree, "KASAN"), asking], [asking, by_hand(tree, "KASAN")]):
+        with pytest.raises(UserError, match="KASAN: asked for y"):
+            prepared(tree, *files).refuse_differences()
+
+
+def by_hand(tree: Path, symbol: str) -> Path:
+    return given(tree, f"CONFIG_{symbol}=y\n", "hand.config")
+
+
+def test_what_the_board_needs_stays_needed_below_a_whole_configuration(tree: Path) -> None:
+    """BLK_DEV is in the board's fragment and in the user's defconfig, which switches off what it needs."""
+    asking = given(
+        tree, "# CONFIG_BLOCK is not set\nCONFIG_BLK_DEV=y\nCONFIG_KASAN=y\n", "small_defconfig"
+    )
+    configured = prepared(tree, asking).configured
+    assert {each.asked.symbol for each in configured.differences} == {"BLK_DEV", "VIRTIO_BLK"}
+    assert [each.asked.symbol for each in configured.not_had] == ["KASAN"]
+
+
+def test_what_a_later_file_switches_off_is_said_of_a_defconfig(tree: Path) -> None:
     asking = given(tree, "CONFIG_HID=y\nCONFIG_HID_GENERIC=y\n", "small_defconfig")
     other = given(tree, "# CONFIG_HID is not set\n", "other.config")
-    found = prepared(tree, asking, other).configured.differences
-    assert [each.asked.symbol for each in found] == ["HID_GENERIC"]
-    assert not any("in silence" in line for line in found[0].reasons)
+    configured = prepared(tree, asking, other).configured
+    assert configured.differences == ()
+    (missing,) = configured.not_had
+    assert missing.asked.symbol == "HID_GENERIC"
+    assert "depends on HID, which is n" in missing.reasons[0]
 
 
 def test_a_whole_config_is_not_held_to_what_nobody_can_ask_for(
@@ -304,38 +338,31 @@ def test_names_of_symbols_without_prompts() -> None:
 
 
 @pytest.mark.slow
-def test_a_long_report_goes_into_a_file(tree: Path, tmp_path: Path) -> None:
-    text = "".join(f"CONFIG_AMLOGIC_T{number}=y\n" for number in range(900)) + "CONFIG_HID=y\n"
-    path = given(tree, text, "vendor_defconfig")
+def test_a_long_report_goes_into_a_file(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "".join(f"CONFIG_AMLOGIC_T{number}=y\n" for number in range(300))
     with pytest.raises(UserError) as error:
-        prepared(tree, path).refuse_differences()
+        prepared(tree, given(tree, text)).refuse_differences()
     assert error.value.exit_code == 2
-    assert error.value.message.startswith("900 symbols are not as asked for in Linux 6.12.7")
+    assert error.value.message.startswith("300 symbols are not as asked for in Linux 6.12.7")
     assert error.value.message.count("asked for y") == MOST_PARAGRAPHS
     assert len(error.value.message) < 8000
     reports = tmp_path / "cache/reports"
     report = reports / "virtual-a311d-6.12.7-not-as-asked.txt"
-    assert f"... and 880 more; all of them: {report}" in error.value.message
+    assert f"... and 280 more; all of them: {report}" in error.value.message
+    assert report.read_text().count("asked for y") == 300
+    # The same in a vendor's defconfig, also where it is told by its size alone.
+    capsys.readouterr()
+    text = "".join(f"CONFIG_OLD_T{number}=y\n" for number in range(900)) + "CONFIG_HID_GENERIC=y\n"
+    result = prepared(tree, given(tree, text, "mine.config"))
+    result.refuse_differences()
+    assert config_of(result)["HID_GENERIC"] == "y"
+    said = capsys.readouterr().err
+    assert said.count("asked for y") == MOST_PARAGRAPHS
+    report = reports / "virtual-a311d-6.12.7-not-had.txt"
+    assert f"... and 880 more; all of them: {report}" in said
     assert report.read_text().count("asked for y") == 900
-    # What is left of it is another file, which is taken.
-    fitted = reports / "virtual-a311d-6.12.7-fitted/vendor_defconfig"
-    assert f"--fragment {fitted} is without them" in error.value.hint
-    assert fitted.read_text() == "CONFIG_HID=y\n"
-    assert prepared(tree, fitted).configured.differences == ()
-    # By hand, nobody is offered another file.
-    with pytest.raises(UserError) as error:
-        prepared(tree, given(tree, "CONFIG_AMLOGIC_T1=y\n")).refuse_differences()
-    assert "--fragment" not in error.value.hint
-    assert "more" not in error.value.message
-
-
-def test_a_defconfig_that_is_told_by_its_size_stays_one(tree: Path, tmp_path: Path) -> None:
-    text = "".join(f"CONFIG_OLD_T{number}=y\n" for number in range(500)) + "CONFIG_HID_GENERIC=y\n"
-    with pytest.raises(UserError) as error:
-        prepared(tree, given(tree, text, "mine.config")).refuse_differences()
-    fitted = tmp_path / "cache/reports/virtual-a311d-6.12.7-fitted/mine_defconfig"
-    assert str(fitted) in error.value.hint
-    assert config_of(prepared(tree, fitted))["HID_GENERIC"] == "y"
 
 
 # --- the command line ----------------------------------------------------------------------------
