@@ -59,6 +59,7 @@ BOARD_PROGRAMS = tuple(
         "delegate_library.py",
         "loading.py",
         "model_inputs.py",
+        "picked.py",
         "preprocess.py",
         "profiling.py",
     )

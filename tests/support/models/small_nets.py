@@ -91,6 +91,13 @@ class Net:
         self.operators.append(Operator(28, (source,), (sink,), 0))
         return sink
 
+    def best(self, source: int) -> int:
+        """The number of the largest channel of each pixel."""
+        axis = self._add(Tensor(f"axis_{len(self.tensors)}", (), "int32", data=np.array(3)))
+        sink = self._add(Tensor(f"best_{axis}", self.tensors[source].shape[:3], "int32"))
+        self.operators.append(Operator(56, (source, axis), (sink,), 40, (("int8", 0, 2),)))
+        return sink
+
     def pool(self, source: int, size: int) -> int:
         """An average over squares."""
         _, height, width, channels = self.tensors[source].shape

@@ -91,3 +91,28 @@ def test_an_output_that_is_wrong_fails_whichever_it_is(
     assert f"output {1 - place}" not in row["reason"]
     assert [bool(each["problem"]) for each in row["outputs"]] == [place == 0, place == 1]
     assert row["outputs"][1 - place]["different"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("colour", [None, 0, 128])
+def test_numbers_of_classes_are_judged_by_the_scores_they_were_picked_from(
+    broken: Path, colour: int | None, tmp_path: Path
+) -> None:
+    """On a picture of one colour as well, where all pixels may be of one class, and may change it."""
+    net = Net(32, dtype="int8", seed=3)
+    classes = net.best(net.conv(net.conv(0, 16, scale=0.04), 5, kernel=1, scale=0.1))
+    shape = (64, 64, 3)
+    pixels = np.random.default_rng(1).integers(0, 256, shape)
+    if colour is not None:
+        pixels = np.full(shape, colour)
+    image = tmp_path / "given.bmp"
+    image.write_bytes(encode_bmp(pixels.astype(np.uint8)))
+    document = judged(net.model([classes]), tmp_path, image=str(image))
+    assert document["verdict"] == "pass", [row["reason"] for row in document["results"]]
+    assert {row["outputs"][0]["kind"] for row in document["results"]} == {"indices"}
+    # Of black, class 0 is right everywhere, and so it is of what is the same everywhere.
+    for value in (-1,) if colour == 0 else (-1, 0, 200):
+        delegate = f"{broken}:how=wrong;value={value}"
+        bad = judged(net.model([classes]), tmp_path, image=str(image), delegate=delegate)
+        assert bad["results"][-1]["status"] == "fail", value
+        assert "worse by" in bad["results"][-1]["reason"]

@@ -12,8 +12,19 @@ from typing import Any, TypedDict
 from ..model.operations import OperationRecord
 
 
+class ShortRecord(TypedDict, total=False):
+    """By how much each class is worse than the best one, a byte for each place and class, in ``unit``."""
+
+    classes: int
+    unit: float
+    data: str
+
+
 class OutputRecord(TypedDict, total=False):
-    """An output of a row; ``data``: its bytes, compressed by zlib, as base64."""
+    """An output of a row; ``data``: its bytes, compressed by zlib, as base64.
+
+    ``short`` is there where a reference's output names the best of several classes.
+    """
 
     name: str
     shape: list[int]
@@ -21,6 +32,7 @@ class OutputRecord(TypedDict, total=False):
     scale: float
     zero_point: int
     data: str
+    short: ShortRecord
 
 
 class Trouble(TypedDict, total=False):
@@ -67,7 +79,7 @@ class RunnerRow(TypedDict, total=False):
 
     ``error`` is there in place of times and outputs where it did not run to its end. ``views`` are the
     outputs for crops and flips of the picture, as ``OutputRecord.data``; ``answer`` and ``detections`` are
-    added here, to rows of a detector.
+    added here, to rows of a detector. ``scored_views`` has what ``OutputRecord`` adds, for each view.
     """
 
     delegate: str
@@ -91,6 +103,7 @@ class RunnerRow(TypedDict, total=False):
     other_outputs: list[OutputRecord]
     answer: OutputRecord
     views: list[str]
+    scored_views: list[OutputRecord]
     profile: RunnerProfile
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..records import RowResult, RunnerDocument, RunnerRow
+from ..records import OutputRecord, RowResult, RunnerDocument, RunnerRow
 from .compare import top_differs
 from .delegation import is_npus
 from .kinds import Kind
@@ -99,4 +99,12 @@ def add(
 
 def _views(row: RunnerRow) -> list[Values]:
     # Runners of older payloads make none.
-    return [values_of(row["output"] | {"data": data}) for data in row.get("views") or []]
+    views = row.get("views") or []
+    found = []
+    for number, data in enumerate(views):
+        record: OutputRecord = {**row["output"], "data": data}
+        record.pop("short", None)  # the picture's own
+        if row.get("scored_views"):
+            record |= row["scored_views"][number]
+        found.append(values_of(record))
+    return found

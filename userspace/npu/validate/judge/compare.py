@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .index_maps import compare_indices
 from .kinds import Kind
 from .values import Reals, Values
 
@@ -51,12 +52,6 @@ _ALIVE = 1e-6
 _ALONE = 12.0
 _ALONE_SPREAD = 0.75
 _ALONE_STEPS = 8.0
-# Indices: from how many on single ones may differ; shares that must be alike; the least share of a class
-# that counts by itself, and its intersection over union.
-_FEW_INDICES = 16
-_ALIKE = 0.9
-_CLASS_SHARE = 0.01
-_CLASS_OVERLAP = 0.5
 # Key points: distances as shares of the pose's own extent.
 _POINTS_LIMIT = 0.5
 _SURE_POINT = 0.4
@@ -91,7 +86,7 @@ def compare(
     if not np.all(np.isfinite(found.real)):
         return Difference("holds numbers that are not finite", None)
     if kind is Kind.INDICES:
-        return Difference(_indices(found, reference, name), None)
+        return Difference(compare_indices(found, reference, name), None)
     error = relative_error(found, reference)
     if kind is Kind.SCORES:
         problem = _scores(found, reference, labels, name)
@@ -254,29 +249,6 @@ def _list(found: Values, reference: Values, name: str) -> str:
     alone = max(_ALONE * rest, _ALONE_SPREAD * spread, _ALONE_STEPS * reference.step)
     if errors.size >= _LEAST_VALUES_OF_PART and errors[worst] > alone:
         return f"value {worst} is {ours[worst]:.4g}, {name} has {theirs[worst]:.4g}; the others are alike"
-    return ""
-
-
-def _indices(found: Values, reference: Values, name: str) -> str:
-    ours, theirs = found.raw.ravel(), reference.raw.ravel()
-    alike = float(np.mean(ours == theirs))
-    if alike == 1:
-        return ""
-    if ours.size < _FEW_INDICES:
-        place = int(np.flatnonzero(ours != theirs)[0])
-        return f"number {place} is {ours[place]}, {name} has {theirs[place]}"
-    if alike < _ALIKE:
-        return f"only {alike:.0%} of {ours.size} are {name}'s, at least {_ALIKE:.0%} have to be"
-    for value in np.unique(theirs):
-        mine, wanted = ours == value, theirs == value
-        if wanted.mean() < _CLASS_SHARE:
-            continue
-        overlap = float(np.count_nonzero(mine & wanted) / np.count_nonzero(mine | wanted))
-        if overlap < _CLASS_OVERLAP:
-            return (
-                f"class {value} overlaps with {name}'s by {overlap:.2f} (intersection over union), at "
-                f"least {_CLASS_OVERLAP} are needed"
-            )
     return ""
 
 

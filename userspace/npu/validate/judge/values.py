@@ -24,11 +24,14 @@ class Values:
         raw: as the model gives them, in the output's shape.
         real: what they mean: scale * (raw - zero point); raw where they are not quantised.
         step: by how much neighbouring values differ; 0 where values are not in steps, or nobody knows.
+        short: of numbers of classes, places x classes: by how much each class is worse than the best one,
+            as a share of the spread of all scores; None where that is not known.
     """
 
     raw: NDArray[Any]
     real: Reals
     step: float
+    short: NDArray[np.float32] | None = None
 
 
 def raw_values(record: OutputRecord) -> NDArray[Any]:
@@ -48,10 +51,21 @@ def values_of(record: OutputRecord, *, step: float = 0.0) -> Values:
     raw = raw_values(record)
     real = raw.astype(np.float64)
     scale = float(record.get("scale") or 0.0)
+    short = _short(record, raw.size)
     if scale:
-        return Values(raw, (real - record["zero_point"]) * scale, scale)
+        return Values(raw, (real - record["zero_point"]) * scale, scale, short)
     whole = np.issubdtype(raw.dtype, np.integer) or raw.dtype == np.bool_
-    return Values(raw, real, 1.0 if whole else step)
+    return Values(raw, real, 1.0 if whole else step, short)
+
+
+def _short(record: OutputRecord, places: int) -> NDArray[np.float32] | None:
+    sent = record.get("short")
+    if not sent:
+        return None
+    units = np.frombuffer(zlib.decompress(base64.b64decode(sent["data"])), np.uint8)
+    if units.size != places * sent["classes"]:
+        return None
+    return units.reshape(places, sent["classes"]) * np.float32(sent["unit"])
 
 
 def scores(record: OutputRecord) -> Reals:

@@ -411,6 +411,7 @@ def run_delegate(module: Any, job: argparse.Namespace, model: bytes, picture: An
     ``profiled``: return when each job began and ended, in place of what came out.
     """
     import model_inputs  # type: ignore[import-not-found]
+    import picked  # type: ignore[import-not-found]
     import preprocess  # type: ignore[import-not-found]
     import profiling
 
@@ -443,6 +444,10 @@ def run_delegate(module: Any, job: argparse.Namespace, model: bytes, picture: An
         raise StageError("model", str(error).strip() or repr(error)) from error
     prepare_ms = (time.perf_counter() - start) * 1000
     taken = delegated(interpreter, count_operations(model))
+    chosen = picked.sources(interpreter) if kind == "cpu-reference" else {}
+    if chosen:  # what was chosen from is wanted, too
+        interpreter = module.Interpreter(**arguments, experimental_preserve_all_tensors=True)
+        interpreter.allocate_tensors()
 
     sources = [detail["index"] for detail in interpreter.get_input_details()]
     fillings = model_inputs.fillings(model_inputs.inputs_of(interpreter))
@@ -474,9 +479,11 @@ def run_delegate(module: Any, job: argparse.Namespace, model: bytes, picture: An
     runs_ms = timed_runs(interpreter.invoke, most, job.budget)
 
     sink = interpreter.get_output_details()[0]
-    output = described(interpreter, sink)
-    others = [described(interpreter, detail) for detail in interpreter.get_output_details()[1:]]
-    views = []
+    output, *others = (
+        described(interpreter, detail) | scored(interpreter, chosen, detail["index"])
+        for detail in interpreter.get_output_details()
+    )
+    views, scored_views = [], []
     deadline = time.perf_counter() + job.budget
     for view in preprocess.views(picture)[: job.views]:
         if time.perf_counter() > deadline:
@@ -484,6 +491,7 @@ def run_delegate(module: Any, job: argparse.Namespace, model: bytes, picture: An
         feed(view)
         interpreter.invoke()
         views.append(packed(interpreter.get_tensor(sink["index"])))
+        scored_views.append(scored(interpreter, chosen, sink["index"]))
     return {
         **taken,
         "prepare_ms": prepare_ms,
@@ -494,6 +502,19 @@ def run_delegate(module: Any, job: argparse.Namespace, model: bytes, picture: An
         "output": output,
         "other_outputs": others,
         "views": views,
+        "scored_views": scored_views if chosen else [],
+    }
+
+
+def scored(interpreter: Any, chosen: dict[int, Any], tensor: int) -> dict[str, Any]:
+    """Return how good each class was, for an output that only names the best one; empty for others."""
+    import picked
+
+    short = picked.shortfall(interpreter, chosen[tensor]) if tensor in chosen else None
+    if short is None:
+        return {}
+    return {
+        "short": {"classes": short.shape[1], "unit": picked.UNIT, "data": packed(short)},
     }
 
 
