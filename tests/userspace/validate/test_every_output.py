@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bsp.base.errors import UserError
 from bsp.base.process import run
 from bsp.base.project import PROJECT
 from tests.support.models.small_nets import Net
 from userspace.npu.model.sinks import read_sinks
 from userspace.npu.validate.label_image import SmokeTestRequest
+from userspace.npu.validate.model_check import check_picture
 from userspace.npu.validate.onboard.bmp import encode_bmp
 from userspace.npu.validate.smoke import smoke_test
 
@@ -94,25 +96,26 @@ def test_an_output_that_is_wrong_fails_whichever_it_is(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("colour", [None, 0, 128])
 def test_numbers_of_classes_are_judged_by_the_scores_they_were_picked_from(
-    broken: Path, colour: int | None, tmp_path: Path
+    broken: Path, tmp_path: Path
 ) -> None:
-    """On a picture of one colour as well, where all pixels may be of one class, and may change it."""
     net = Net(32, dtype="int8", seed=3)
-    classes = net.best(net.conv(net.conv(0, 16, scale=0.04), 5, kernel=1, scale=0.1))
-    shape = (64, 64, 3)
-    pixels = np.random.default_rng(1).integers(0, 256, shape)
-    if colour is not None:
-        pixels = np.full(shape, colour)
-    image = tmp_path / "given.bmp"
-    image.write_bytes(encode_bmp(pixels.astype(np.uint8)))
-    document = judged(net.model([classes]), tmp_path, image=str(image))
+    model = net.model([net.best(net.conv(net.conv(0, 16, scale=0.04), 5, kernel=1, scale=0.1))])
+    document = judged(model, tmp_path)
     assert document["verdict"] == "pass", [row["reason"] for row in document["results"]]
     assert {row["outputs"][0]["kind"] for row in document["results"]} == {"indices"}
-    # Of black, class 0 is right everywhere, and so it is of what is the same everywhere.
-    for value in (-1,) if colour == 0 else (-1, 0, 200):
-        delegate = f"{broken}:how=wrong;value={value}"
-        bad = judged(net.model([classes]), tmp_path, image=str(image), delegate=delegate)
+    for value in (-1, 0, 200):
+        bad = judged(model, tmp_path, delegate=f"{broken}:how=wrong;value={value}")
         assert bad["results"][-1]["status"] == "fail", value
         assert "worse by" in bad["results"][-1]["reason"]
+
+
+def test_a_picture_of_one_colour_proves_nothing(tmp_path: Path) -> None:
+    pixels = np.full((300, 300, 3), 128, np.uint8)
+    path = tmp_path / "grey.bmp"
+    path.write_bytes(encode_bmp(pixels))
+    with pytest.raises(UserError, match=r"grey\.bmp is of one colour"):
+        check_picture(path)
+    pixels[299, 299, 2] = 127
+    path.write_bytes(encode_bmp(pixels))
+    check_picture(path)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from bsp.base.errors import UserError
 
 from ..model import foreign
@@ -17,6 +19,7 @@ from . import fixed_size, models
 from .onboard import bmp
 from .onboard.model_inputs import HINT, Filling, Input, InputError, fillings
 
+_PLAIN_PIXELS = 1 << 16  # that are looked at in one go
 _OTHER_MODEL = "give another model, or convert it again"
 
 
@@ -70,10 +73,29 @@ def _input(tensor: Tensor) -> Input:
 
 
 def check_picture(path: Path) -> None:
-    """Raise a UserError for a picture that cannot be read; only its header is looked at."""
+    """Raise a UserError for a picture that cannot be read, or that is of one colour.
+
+    There rounding does not average out, as it is the same at each pixel, so that healthy kernels differ
+    widely (MoveNet, embeddings); and rows, columns or pixels that are mixed up are not seen.
+    """
     try:
-        bmp.open_bmp(path)
+        picture = bmp.open_bmp(path)
     except bmp.ImageError as error:
         raise UserError(f"{path}: {error}", hint=f"make a BMP of it: {bmp.CONVERT}") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    if _is_plain(picture):
+        raise UserError(
+            f"{path} is of one colour: it shows neither that a machine computes right nor that it does not",
+            hint="give a photograph of what the model knows",
+        )
+
+
+def _is_plain(picture: bmp.Picture) -> bool:
+    """Whether all pixels are the same; of most pictures one row is enough."""
+    first = picture.rows(np.zeros(1, np.intp))[0, 0]
+    step = max(1, _PLAIN_PIXELS // picture.width)
+    return all(
+        np.all(picture.rows(np.arange(top, min(top + step, picture.height))) == first)
+        for top in range(0, picture.height, step)
+    )
