@@ -13,12 +13,16 @@ from typing import Any
 
 import pytest
 
+from bsp.base.errors import UserError
 from bsp.profile import load_board
 from bsp.remote import inventory, ssh
 from bsp.remote.inventory import Host
 from tests.support.kernel_modules import ONBOARD
 from tests.support.npu.vfio_client import wait_until
+from userspace.npu.model.graph import read_model
+from userspace.npu.profile.measured import Measured, calibration
 from userspace.npu.report.report import text_of
+from userspace.npu.validate import models
 from virtual.gates import kernel as gate_kernel
 from virtual.npu.traces.replay import replay
 
@@ -96,6 +100,7 @@ def test_teflon_passes_also_twice_at_once_and_after_a_reload(board: Host) -> Non
 def test_the_profile_adds_up_to_the_measured_inference(board: Host) -> None:
     """Within 10 %: of its own inferences, and, in one of three tries, of those without a profile."""
     overheads = []
+    inputs = models.choose(None, None)
     for _ in range(3):
         document = profiled(board)
         row = next(row for row in document["results"] if row["delegate"] == "teflon")
@@ -113,6 +118,9 @@ def test_the_profile_adds_up_to_the_measured_inference(board: Host) -> None:
         if abs(overheads[-1]) <= 0.1:
             break
     assert min(map(abs, overheads)) <= 0.1, overheads
+    network = read_model(inputs.model.path.read_bytes())
+    with pytest.raises(UserError, match="emulated board's times calibrate nothing"):
+        calibration(Measured(document, row), network, "a311d")
 
 
 @pytest.mark.network

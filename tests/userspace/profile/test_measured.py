@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 from bsp.base.errors import UserError
+from bsp.base.project import PROJECT
 from tests.support.models.small_nets import Net
 from userspace.npu.model.estimate import Calibration
 from userspace.npu.model.report import document, page, report, text
@@ -105,6 +108,21 @@ def test_a_calibration_is_what_the_estimate_reads(facts: Facts, tmp_path: Path) 
 def test_what_calibrates_nothing(facts: Facts, changes: Any, npu: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         on_board.calibration(found(**changes), facts.model, npu)
+
+
+def test_a_calibration_without_a_host_is_refused(facts: Facts) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "invoke",
+        "model-report",
+        str(facts.path),
+        "--calibration",
+        "x.json",
+    ]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, check=False)
+    assert done.returncode == 2
+    assert b"--calibration is of a board's times" in done.stderr
 
 
 def test_a_bmp_goes_as_it_is_and_the_row_is_teflons(tmp_path: Path) -> None:

@@ -42,6 +42,21 @@ def test_what_is_appended_is_read_back() -> None:
     assert history.known_hosts() == ["desk"]
 
 
+def test_the_time_of_each_operation_is_kept() -> None:
+    profile = {
+        "inference_ms": 7.5,
+        "operations": [{"operations": [0], "name": "CONV_2D", "ms": 4.0}],
+    }
+    whole = entry(7.0)
+    whole["results"][0]["profile"] = profile
+    document: Any = whole | {
+        "model": {"name": "m", "sha256": "a" * 64}, "image": {"name": "i", "sha256": "b" * 64},
+        "machine": {"threads": 2},
+    }  # fmt: skip
+    history.append("desk", history.entry_of(document, {}))
+    assert history.read("desk").entries[0]["results"][0]["profile"] == profile
+
+
 @pytest.mark.parametrize("cut", [1, 30, 200])
 def test_a_torn_line_costs_itself_alone(cut: int) -> None:
     path = history.append("desk", entry(5.0))
