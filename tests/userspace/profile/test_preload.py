@@ -122,7 +122,7 @@ def test_each_job_lasts_as_long_as_it_does(driver: str) -> None:
 
 
 def test_without_the_stampedit_says_so() -> None:
-    with pytest.raises(profiling.ProfileError, match="is not loaded"):
+    with pytest.raises(profiling.ProfileError, match="is not loaded: it is in"):
         profiling.record(lambda: None, 1, 1)
 
 

@@ -71,7 +71,7 @@ def record(invoke: Callable[[], Any], most: int, budget_s: float) -> dict[str, A
     """
     library = preloaded()
     if library is None:
-        raise ProfileError(f"{LIBRARY_NAME} is not loaded into this process")
+        raise ProfileError(f"{LIBRARY_NAME} is not loaded: it is in the lib folder of a payload")
     error = library.npu_profile_start(MOST_EVENTS)
     if error:
         raise ProfileError(f"{LIBRARY_NAME} cannot begin: {os.strerror(error)}")
