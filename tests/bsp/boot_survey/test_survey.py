@@ -319,3 +319,26 @@ def test_how_a_tree_is_kept_is_the_distributions_way() -> None:
         assert "the next reset ends in the system as it was" in said
     assert "--adopt" in how_to_keep(surveyed("toradex").layout, "desk")
     assert "--adopt" not in how_to_keep(surveyed("armbian-vim3").layout, "desk")
+
+
+@pytest.mark.parametrize(
+    ("name", "way", "says"),
+    [
+        ("grub-efi", "fat", "starts EFI programs before it looks for scripts"),
+        ("debian-u-boot-menu", "raw", "has no sysboot"),
+    ],
+)
+def test_a_u_boot_that_would_not_come_to_our_script_or_back(name: str, way: str, says: str) -> None:
+    evk = uboot_named("imx8mp_evk")
+    found = survey_of(board(name), evk)
+    refused = next(each for each in found.ways if each.name == way)
+    assert not refused.works
+    assert says in refused.why
+
+
+def test_who_keeps_a_tree() -> None:
+    assert surveyed("armbian-vim3").keeper == "armbian"
+    menu = surveyed("debian-u-boot-menu", programs=("u-boot-update",))
+    assert menu.keeper == "u-boot-menu"
+    assert surveyed("debian-u-boot-menu").keeper == ""
+    assert surveyed("toradex").keeper == ""

@@ -136,3 +136,11 @@ def test_the_command_line_of_a_trial() -> None:
     assert made[:2] == ["root=/dev/x", "quiet"]
     assert "npu_bsp.try=0123456789ab" in made
     assert "panic=10" in made
+
+
+def test_what_nothing_there_would_keep_is_not_tried(stock: FakeBoard, dtb: Path) -> None:
+    before = disk(stock)
+    with pytest.raises(UserError, match="known to keep a tree"):
+        try_dtb(stock.target(), board=None, dtb=dtb, persist=True)
+    assert disk(stock) == before
+    assert not (stock.root / "loaded").exists()
