@@ -19,10 +19,16 @@ from userspace.npu.mesa.build import MesaRequest, build_mesa
 from userspace.npu.mesa.manifest import BuiltMesa
 from userspace.npu.mesa.patches import all_series, patches_of
 from userspace.npu.mesa.source import mesa_tree
+from userspace.npu.validate.label_image import SmokeTestRequest
 from virtual.gates import mesa
+from virtual.npu.shim.place import VirtualNpu
 
 pytestmark = pytest.mark.full
 SOURCE = "distribution:trixie"
+WHOLE = [
+    ("label_image", "yolox.tflite"),
+    ("detect", "ssdlite_mobiledet_coco_qat_postprocess.tflite"),
+]
 DRIVER = "src/gallium/drivers/etnaviv/etnaviv_ml.c"
 
 
@@ -61,6 +67,20 @@ def test_nothing_that_the_delegate_takes_comes_out_wrong(built: BuiltMesa) -> No
     assert not [case["name"] for case in document["cases"] if "only because" in case["note"]]
     kinds = {kind["kind"] for kind in document["kinds"] if kind["good"]}
     assert {"convolution 1x1", "convolution kxk", "depthwise kxk", "add of convolutions"} <= kinds
+
+
+@pytest.mark.parametrize("npu", ["virtual:a311d", "virtual:imx8mp"])
+@pytest.mark.parametrize(("test", "model"), WHOLE)
+def test_whole_detectors_are_right(built: BuiltMesa, npu: str, test: str, model: str) -> None:
+    """Exactly as TFLite computes, with poisoned memory; the package gets both wrong on both."""
+    file = mesa_tree(SOURCE).path / "src/gallium/targets/teflon/tests" / model
+    request = SmokeTestRequest("cpu-reference,teflon", model=str(file), test=test, timeout_s=1200)
+    place = VirtualNpu(npu, exact=True, strict=True, mesa=str(built.folder))
+    document = place.smoke_test(request)
+    (row,) = [each for each in document["results"] if each["delegate"] == "teflon"]
+    assert (row["status"], row["max_abs_diff"]) == ("pass", 0), row["reason"]
+    assert (row["delegated_ops"] or 0) >= 107
+    assert [document["npu"][what] for what in ("faults", "wrong")] == [[], []]
 
 
 def test_two_builds_in_two_places_are_the_same_bytes(built: BuiltMesa, tree: Path) -> None:
