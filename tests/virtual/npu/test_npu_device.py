@@ -432,6 +432,40 @@ def test_new_page_tables_are_progress_too() -> None:
         driver.hw_reset()
 
 
+def test_the_end_of_a_job_is_progress_before_the_front_end_goes_on() -> None:
+    """On a busy machine another program may run between the two for longer than the driver waits."""
+    with Session() as bench:
+        driver = Driver(bench)
+        driver.hw_reset()
+        driver.hw_init()
+        driver.start()
+        began, ended, stuck, go_on = (threading.Event() for _ in range(4))
+        load, move = bench.npu.mmu.load, bench.npu.front_end._move
+
+        def slowly(array: int, index: int) -> None:
+            began.set()
+            ended.wait(5)
+            load(array, index)
+
+        def interrupted(address: int, epoch: int) -> None:
+            if ended.is_set():
+                stuck.set()
+                go_on.wait(5)
+            move(address, epoch)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(bench.npu.mmu, "load", slowly)
+            patch.setattr(bench.npu.front_end, "_move", interrupted)
+            driver.queue([(0x1AC, 0)], event=2)
+            assert began.wait(5)
+            before = bench.client.read(0x450)
+            ended.set()
+            assert stuck.wait(5)
+            assert bench.client.read(0x450) != before
+            go_on.set()
+        driver.hw_reset()
+
+
 def test_a_finished_job_is_no_hang_while_its_interrupt_is_on_the_way() -> None:
     """On a busy machine it reaches the guest later than the driver waits for a job."""
     with Session() as bench:

@@ -218,6 +218,8 @@ class FrontEnd:
                         try:
                             self._write_state(command.state + 4 * index, value, epoch)
                         finally:
+                            # Seen also by a check that comes before this thread runs again.
+                            self._progress += 1
                             self._busy_since = None
                 case Opcode.WAIT:
                     idle_commands = 0
