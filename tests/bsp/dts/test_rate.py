@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bsp.base.errors import UserError
+from bsp.dts.npu.available import unavailable
 from bsp.dts.npu.rate import at_rate, parse_rate
 from bsp.dts.npu.required_changes import plan_changes, rates
 from bsp.dts.tree import Tree
@@ -165,6 +166,15 @@ def test_a_promised_voltage_allows_the_rate_on_all_cores() -> None:
     cores = [npu.node, *(path for path in npu.more_nodes if path.startswith("/npu"))]
     found = planned_rk3588(rk3588(least_microvolts=850_000), 1000 * MHZ)
     assert found == dict.fromkeys(cores, (1000 * MHZ,))
+
+
+def test_an_iommu_that_is_off_is_named() -> None:
+    tree, npu = rk3588(), the_npu("rk3588-rock-5b")
+    nodes = {path: dict(node) for path, node in tree.nodes.items()}
+    nodes["/iommu@fdaca000"] |= {"status": b"disabled\0", "phandle": words(9)}
+    nodes["/npu@fdac0000"]["iommus"] = words(9)
+    (off,) = unavailable(Tree(nodes), npu)
+    assert (off.path, off.status) == ("/iommu@fdaca000", "disabled")
 
 
 def test_firmware_has_no_rates_in_between() -> None:
