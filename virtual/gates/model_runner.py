@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,11 +29,10 @@ from userspace.payload import payload
 
 from ..npu import shim
 from ..npu.decoded_cache import DecodedCache
+from ..npu.engines import Maker
 from ..npu.identity import driver_of, load_npu, vivante_names
-from ..npu.rocket.model import Model
 from ..npu.shim.host import arm64_python
 from ..npu.shim.server import ClientReport, Server
-from ..npu.vivante.engine import Audit, HardwareMode, Requantisation
 from .build import build
 from .cases import Case
 from .packages import Delegate
@@ -155,9 +154,7 @@ class ModelRunner:
         inputs: list[NDArray[Any]],
         npu: str,
         *,
-        requantisation: Callable[[], Requantisation] = HardwareMode,
-        audit: Callable[[], Audit] | None = None,
-        model: Callable[[], Model] | None = None,
+        maker: Maker | None = None,
         cache: DecodedCache | None = None,
         poison: int = 0,
         here: bool = False,
@@ -166,8 +163,7 @@ class ModelRunner:
         """Run a model once.
 
         Args:
-            requantisation: makes how the NPU rounds; audit: what compares its jobs with the model; both
-                of a Vivante NPU. model: does both for a Rockchip one.
+            maker: makes the engine: how it rounds, and what compares its jobs with the model.
             cache: decoded coefficients, kept from run to run.
             poison: the byte that new buffers are filled with; the kernel's own are zeros.
             here: run it in the client itself, not in a fork.
@@ -182,14 +178,7 @@ class ModelRunner:
             "NPU_SHIM_MEMORY_MIB": "1024",
             "NPU_SHIM_DRIVER": driver_of(npu),
         }
-        server = Server(
-            place,
-            load_npu(npu),
-            requantisation=requantisation,
-            audit=audit,
-            cache=cache,
-            model=model,
-        )
+        server = Server(place, load_npu(npu), maker=maker, cache=cache)
         threading.Thread(target=server.serve, daemon=True).start()
         with closing(server):
             answer, outputs = self._run(path, inputs, resolver, environment, here=here)

@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..npu.finding import Finding
+from ..npu.identity import Identity, load_npu
 from ..npu.memory import Bytes
 from ..npu.tflite.arithmetic import Accumulators
 from ..npu.vivante.coefficients import Coefficients
+from ..npu.vivante.maker import Maker
 from ..npu.vivante.nn import NnJob
 from ..npu.vivante.tp import TpJob
 from .model_runner import ModelRunner
@@ -64,7 +66,9 @@ class _Notes:
 def jobs_of(runner: ModelRunner, model: Path, inputs: list[NDArray[Any]], npu: str) -> list[Fact]:
     """Return the jobs that a Mesa makes of a model, up to one that stops the NPU."""
     notes = _Notes()
-    runner.attempt(model, inputs, npu, audit=lambda: notes)
+    identity = load_npu(npu)
+    maker = Maker(identity, audit=lambda: notes) if isinstance(identity, Identity) else None
+    runner.attempt(model, inputs, npu, maker=maker)
     return notes.jobs
 
 

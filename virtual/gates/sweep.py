@@ -24,14 +24,14 @@ from userspace.npu.model.graph import Model, read_model
 from userspace.npu.validate.onboard.runner import delegated
 
 from ..npu.blame import blame_of
+from ..npu.engines import maker_for
 from ..npu.finding import Blame
 from ..npu.identity import RocketIdentity, load_npu
 from ..npu.operands import operands_of
-from ..npu.rocket.model import Model as RocketModel
-from ..npu.rocket.model import tasks_of
 from ..npu.taken import wrongly_taken
 from ..npu.tflite.operations import Inputs, operations
 from ..npu.vivante.audit.jobs import ModelAudit
+from ..npu.vivante.maker import Maker
 from .build import BuiltModel
 from .model_runner import Attempt, ModelRunner, model_runner
 from .order import wrong_order
@@ -159,9 +159,12 @@ class Runner:
     ) -> _Witnessed:
         identity = load_npu(npu)
         if isinstance(identity, RocketIdentity):
-            known = tasks_of(path)
             attempt = self._models.attempt(
-                path, inputs, npu, model=lambda: RocketModel(known, exact=True), poison=poison
+                path,
+                inputs,
+                npu,
+                maker=maker_for(identity, exact_for=path),
+                poison=poison,
             )
             silent = Witness([], 0, None)  # what contradicts the model is among the findings
             return _Witnessed(
@@ -173,8 +176,11 @@ class Runner:
             path,
             inputs,
             npu,
-            requantisation=lambda: witness,
-            audit=lambda: ModelAudit(path, generation, operands=self._operands),
+            maker=Maker(
+                identity,
+                lambda: witness,
+                lambda: ModelAudit(path, generation, operands=self._operands),
+            ),
             poison=poison,
         )
         return _Witnessed(

@@ -38,10 +38,10 @@ from ..gates.model_runner import Attempt, ModelRunner, model_runner
 from ..gates.packages import Delegate, find_delegate, is_version
 from ..gates.sweep import POISON
 from ..npu.decoded_cache import DecodedCache
-from ..npu.identity import driver_of, identity_names, load_identity
-from ..npu.rocket.model import Model as RocketModel
-from ..npu.rocket.model import tasks_of
+from ..npu.engines import maker_for
+from ..npu.identity import driver_of, identity_names, load_identity, load_npu
 from ..npu.shim.explain import explain
+from ..npu.vivante.maker import Maker
 from .ledger import Ledger, LedgerAudit, LedgerExact
 from .outcome import (
     NAMED,
@@ -196,12 +196,11 @@ class _OneNpu:
 
     def _rocket(self, poison: int) -> Run:
         """Run it on a Rockchip NPU; its jobs say what they read and write."""
-        known = tasks_of(self._path)
         attempt = self._client.attempt(
             self._path,
             list(self._request.inputs),
             self._npu,
-            model=lambda: RocketModel(known, exact=True),
+            maker=maker_for(load_npu(self._npu), exact_for=self._path),
             poison=poison,
         )
         ledger = Ledger({})
@@ -213,15 +212,17 @@ class _OneNpu:
     def _exact(self, poison: int) -> Run:
         if driver_of(self._npu) == _ROCKET:
             return self._rocket(poison)
-        generation = load_identity(self._npu).nn_generation
+        identity = load_identity(self._npu)
+        generation = identity.nn_generation
         ledger = Ledger(self._right.by_operation)
         attempt = self._client.attempt(
             self._path,
             list(self._request.inputs),
             self._npu,
-            requantisation=lambda: LedgerExact(self._path, generation, ledger),
-            audit=lambda: LedgerAudit(
-                self._path, generation, ledger, operands=self._right.operands
+            maker=Maker(
+                identity,
+                lambda: LedgerExact(self._path, generation, ledger),
+                lambda: LedgerAudit(self._path, generation, ledger, operands=self._right.operands),
             ),
             cache=self._cache,
             poison=poison,
@@ -231,13 +232,15 @@ class _OneNpu:
 
     def _as_silicon(self, exact: Run) -> Run:
         """Run it as silicon is predicted to compute, where exact mode stopped at a job."""
-        generation = load_identity(self._npu).nn_generation
+        identity = load_identity(self._npu)
         ledger = Ledger({})
         attempt = self._client.attempt(
             self._path,
             list(self._request.inputs),
             self._npu,
-            audit=lambda: LedgerAudit(self._path, generation, ledger),
+            maker=Maker(
+                identity, audit=lambda: LedgerAudit(self._path, identity.nn_generation, ledger)
+            ),
             cache=self._cache,
         )
         ledger.close()

@@ -50,6 +50,11 @@ class Identity(
     max_zrl_bits: Annotated[int, Meta(ge=0, le=8)]
     silicon_lists: str = ""
 
+    @property
+    def numbers(self) -> tuple[int, int, int, int, int]:
+        """What the driver tells userspace of it."""
+        return self.model, self.revision, self.product_id, self.customer_id, self.eco_id
+
 
 class RocketIdentity(
     msgspec.Struct,
@@ -71,6 +76,11 @@ class RocketIdentity(
     title: str
     cores: Count
     silicon_lists: str = ""
+
+    @property
+    def numbers(self) -> tuple[int, int, int, int, int]:
+        """What the driver tells userspace of it: nothing."""
+        return 0, 0, 0, 0, 0
 
 
 AnyIdentity = Identity | RocketIdentity

@@ -46,6 +46,7 @@ from virtual.npu.shim import host, server, session
 from virtual.npu.shim.place import VirtualNpu, virtual_npu
 from virtual.npu.shim.server import MAGIC, Server
 from virtual.npu.traces.replay import replay
+from virtual.npu.vivante.maker import Maker
 
 PAGE = 4096
 MEMORY_BYTES = 1 << 20
@@ -411,7 +412,7 @@ def run_compared(
     """Run a model with Mesa's delegate, each layer compared with TFLite's portable kernels."""
     identity = load_identity(npu)
     layers = npu_layers.compared(model, image, identity.nn_generation)
-    running = Server(folder / "s", identity, requantisation=lambda: layers)
+    running = Server(folder / "s", identity, maker=Maker(identity, lambda: layers))
     threading.Thread(target=running.serve, daemon=True).start()
     with closing(running):
         machine = host.client_machine({"NPU_SHIM_SOCKET": str(folder / "s")})

@@ -9,7 +9,6 @@ verdict then differs from the list's. The NPU computes in hardware mode; new buf
 
 from __future__ import annotations
 
-import functools
 import queue
 import tempfile
 import threading
@@ -24,9 +23,8 @@ from numpy.typing import NDArray
 from bsp.base.errors import InfrastructureError
 
 from ...npu.decoded_cache import DecodedCache
-from ...npu.identity import RocketIdentity, load_npu
-from ...npu.rocket.model import Model, tasks_of
-from ...npu.vivante.audit.jobs import ModelAudit
+from ...npu.engines import maker_for
+from ...npu.identity import load_npu
 from ..model_runner import Attempt, ModelRunner, model_runner, reference
 from ..packages import Delegate
 from .lists import FAIL, PASS, UNJUDGED, Lists
@@ -167,18 +165,9 @@ class _Worker:
         return self._lists[outcome.npu].verdict(outcome.test) in (UNJUDGED, outcome.verdict)
 
     def _attempt(self, path: Path, inputs: list[NDArray[Any]], npu: str) -> Attempt:
-        identity = load_npu(npu)
-        if isinstance(identity, RocketIdentity):
-            beside = functools.partial(Model, tasks_of(path), exact=False) if self._audit else None
-            return self._client.attempt(path, inputs, npu, resolver=_CPU_KERNELS, model=beside)
-        generation = identity.nn_generation
+        maker = maker_for(load_npu(npu), audit_for=path if self._audit else None)
         return self._client.attempt(
-            path,
-            inputs,
-            npu,
-            cache=self._cache,
-            resolver=_CPU_KERNELS,
-            audit=(lambda: ModelAudit(path, generation)) if self._audit else None,
+            path, inputs, npu, maker=maker, cache=self._cache, resolver=_CPU_KERNELS
         )
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
-import functools
 import mmap
 import os
 import resource
@@ -23,7 +22,6 @@ import struct
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,21 +34,16 @@ from bsp.base.errors import BspError
 
 from ..blame import blamed
 from ..decoded_cache import DecodedCache
+from ..engines import Engine, Maker, maker_for
 from ..faults import FaultError
 from ..finding import Blame
-from ..identity import AnyIdentity, Identity, RocketIdentity, load_npu
+from ..identity import AnyIdentity, load_npu
 from ..jobs import JobRecord
 from ..memory import Access, Buffer, Buffers, Bytes
 from ..operands import load
-from ..rocket.engine import Engine as RocketEngine
-from ..rocket.model import Model, tasks_of
-from ..tflite.operations import Operation, operations
 from ..traces import recorder
 from ..traces.recorder import Recorder
 from ..traces.trace import Writer
-from ..vivante.audit.exact import ExactMode
-from ..vivante.audit.jobs import ModelAudit
-from ..vivante.engine import Audit, Engine, HardwareMode, Requantisation
 from ..vivante.frontend import Words
 
 MAGIC = b"NPUSHIM1"
@@ -125,28 +118,22 @@ class Server:
         path: Path,
         identity: AnyIdentity,
         *,
-        requantisation: Callable[[], Requantisation] = HardwareMode,
+        maker: Maker | None = None,
         report: Path | None = None,
         trace: Writer | None = None,
-        audit: Callable[[], Audit] | None = None,
         cache: DecodedCache | None = None,
-        model: Callable[[], Model] | None = None,
     ) -> None:
         """Listen on ``path``.
 
         Args:
-            requantisation: makes one ``Requantisation`` a client.
+            maker: makes an engine a client; the plain one by default.
             cache: decoded coefficients, shared by all clients; may be shared with other servers.
             report: JSON file that is written after each client.
             trace: records every submission; ended by ``close``.
-            audit: makes one ``Audit`` a client.
-            model: makes one ``Model`` a client, of a Rockchip NPU; the others are a Vivante NPU's.
         """
-        self._make_model = model
+        self._maker = maker or maker_for(identity)
         self._trace = trace
-        self._make_audit = audit
         self._identity = identity
-        self._make_requantisation = requantisation
         self._report_path = report
         self._reports: list[ClientReport] = []
         self._lock = threading.Lock()
@@ -192,19 +179,8 @@ class Server:
         recorder = Recorder(self._trace, number) if self._trace else None
         try:
             with connection:
-                requantisation = self._make_requantisation()
-                audit = self._make_audit() if self._make_audit else None
-                model = self._make_model() if self._make_model else None
-                Session(
-                    connection,
-                    self._identity,
-                    requantisation,
-                    self._cache,
-                    report,
-                    recorder,
-                    audit,
-                    model,
-                ).run()
+                engine = self._maker.engine(self._cache, on_job=report.add, watch=recorder)
+                Session(connection, self._identity, engine, report, recorder).run()
         except (ProtocolError, OSError) as error:
             report.faults.append(f"{CUT_OFF}{error}")
         except Exception as error:
@@ -234,33 +210,16 @@ class Session:
         self,
         connection: socket.socket,
         identity: AnyIdentity,
-        requantisation: Requantisation,
-        cache: DecodedCache,
+        engine: Engine,
         report: ClientReport,
         recorder: Recorder | None = None,
-        audit: Audit | None = None,
-        model: Model | None = None,
     ) -> None:
         self._recorder = recorder
         self._connection = connection
         self._identity = identity
         self._report = report
         self._memory: Bytes = np.zeros(0, np.uint8)
-        self._engine: Engine | RocketEngine
-        if isinstance(identity, Identity):
-            self._engine = Engine(
-                identity,
-                Buffers([]),
-                requantisation=requantisation,
-                cache=cache,
-                on_job=report.add,
-                watch=recorder,
-                audit=audit,
-            )
-        else:
-            self._engine = RocketEngine(
-                Buffers([]), on_job=report.add, cache=cache, model=model, watch=recorder
-            )
+        self._engine = engine
 
     def run(self) -> None:
         """Serve the client until it goes.
@@ -271,16 +230,7 @@ class Session:
         """
         self._connection.settimeout(MESSAGE_TIMEOUT_S)
         self._memory = self._hello()
-        identity, numbers = self._identity, (0,) * 5
-        if isinstance(identity, Identity):
-            numbers = (
-                identity.model,
-                identity.revision,
-                identity.product_id,
-                identity.customer_id,
-                identity.eco_id,
-            )
-        self._connection.sendall(_WELCOME.pack(MAGIC, *numbers, 0))
+        self._connection.sendall(_WELCOME.pack(MAGIC, *self._identity.numbers, 0))
         while header := self._receive(_REQUEST.size, may_end=True):
             text = self._submit(*_REQUEST.unpack(header))
             encoded = text.encode(errors="replace")[:4000]
@@ -390,55 +340,24 @@ class Session:
         return bytes(parts)
 
 
-def _vivante(identity: Identity, arguments: argparse.Namespace) -> Server:
-    make: Callable[[], Requantisation] = HardwareMode
-    known = operations(arguments.exact_for) if arguments.exact_for else None
-    if known is not None:
-        make = functools.partial(ExactMode, known, identity.nn_generation)
-    audit: Callable[[], Audit] | None = None
-    if arguments.audit_for:
-        audit = functools.partial(
-            ModelAudit,
-            arguments.audit_for,
-            identity.nn_generation,
-            operands=load(arguments.operands) if arguments.operands else None,
+def _server(identity: AnyIdentity, arguments: argparse.Namespace) -> Server:
+    maker = maker_for(
+        identity,
+        exact_for=arguments.exact_for,
+        audit_for=arguments.audit_for,
+        operands=load(arguments.operands) if arguments.operands else None,
+    )
+    trace = None
+    if arguments.record:
+        trace = recorder.begin(
+            arguments.record,
+            identity,
+            door="shim",
+            operations=maker.operations,
+            exact=bool(arguments.exact_for),
+            software=dict(each.split("=", 1) for each in arguments.software),
         )
-        audit()  # a file that is no model is said now
-    trace = _trace(identity, arguments, known)
-    return Server(
-        arguments.socket,
-        identity,
-        requantisation=make,
-        report=arguments.report,
-        trace=trace,
-        audit=audit,
-    )
-
-
-def _rocket(identity: RocketIdentity, arguments: argparse.Namespace) -> Server:
-    path = arguments.exact_for or arguments.audit_for
-    model = None
-    if path:
-        model = functools.partial(Model, tasks_of(path), exact=bool(arguments.exact_for))
-    trace = _trace(identity, arguments)
-    return Server(arguments.socket, identity, report=arguments.report, trace=trace, model=model)
-
-
-def _trace(
-    identity: AnyIdentity,
-    arguments: argparse.Namespace,
-    known: Sequence[Operation] | None = None,
-) -> Writer | None:
-    if not arguments.record:
-        return None
-    return recorder.begin(
-        arguments.record,
-        identity,
-        door="shim",
-        operations=known,
-        exact=bool(arguments.exact_for),
-        software=dict(each.split("=", 1) for each in arguments.software),
-    )
+    return Server(arguments.socket, identity, maker=maker, report=arguments.report, trace=trace)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -460,12 +379,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--report", type=Path, help="JSON file that says what the clients did")
     arguments = parser.parse_args(argv)
     try:
-        identity = load_npu(arguments.npu)
-        server = (
-            _vivante(identity, arguments)
-            if isinstance(identity, Identity)
-            else _rocket(identity, arguments)
-        )
+        server = _server(load_npu(arguments.npu), arguments)
     except BspError as error:
         sys.stderr.write(f"error: {error.message}\n")
         return error.exit_code

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: MIT
+"""Makes engines of a Vivante NPU, one for each client."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..decoded_cache import DecodedCache
+from ..identity import Identity
+from ..jobs import JobRecord, Watch
+from ..memory import Buffers
+from ..tflite.operations import Inputs, Operation, operations
+from .audit.exact import ExactMode
+from .audit.jobs import ModelAudit
+from .engine import Audit, Engine, HardwareMode, Requantisation
+
+
+@dataclass(frozen=True)
+class Maker:
+    """As ``engines.Maker``.
+
+    Attributes:
+        requantisation: makes how accumulators become outputs, for each client.
+        audit: makes what compares its jobs with the model.
+    """
+
+    identity: Identity
+    requantisation: Callable[[], Requantisation] = HardwareMode
+    audit: Callable[[], Audit] | None = None
+    operations: Sequence[Operation] | None = None
+
+    def engine(
+        self,
+        cache: DecodedCache,
+        *,
+        on_job: Callable[[JobRecord], None] | None = None,
+        watch: Watch | None = None,
+    ) -> Engine:
+        """Return an engine for one client, with no memory yet."""
+        return Engine(
+            self.identity,
+            Buffers([]),
+            requantisation=self.requantisation(),
+            cache=cache,
+            on_job=on_job,
+            watch=watch,
+            audit=self.audit() if self.audit else None,
+        )
+
+
+def for_model(
+    identity: Identity,
+    exact_for: Path | None,
+    audit_for: Path | None,
+    operands: Mapping[int, Inputs] | None,
+) -> Maker:
+    """Return the maker for a model; as ``engines.maker_for``.
+
+    Raises:
+        UserError: a file is no model.
+    """
+    generation = identity.nn_generation
+    requantisation: Callable[[], Requantisation] = HardwareMode
+    known = operations(exact_for) if exact_for else None
+    if known is not None:
+        requantisation = functools.partial(ExactMode, known, generation)
+    audit = None
+    if audit_for:
+        audit = functools.partial(ModelAudit, audit_for, generation, operands=operands)
+        audit()  # a file that is no model is said now
+    return Maker(identity, requantisation, audit, known)
