@@ -374,6 +374,32 @@ def test_each_wrong_output_has_a_finding_though_another_has_one_already() -> Non
     assert document["results"][0]["reason"] == f"not what the model says: {said}; both are wrong"
 
 
+def test_a_job_that_fits_no_operation_is_told_from_the_model() -> None:
+    """Mesa takes an ADD of floats, and its jobs make no sense beside the model."""
+    model = write_model(
+        [Tensor("a", (1, 8, 8, 4), "float32"), Tensor("b", (1, 8, 8, 4), "float32")],
+        [Operator(0, (0, 0), (1,), 11)],
+        inputs=[0],
+        outputs=[1],
+        description="",
+    )
+    row = {"delegate": "teflon", "status": "fail", "reason": "nan", "latency_ms": {},
+           "outputs": [{"index": 0, "problem": "nan", "order": ""}], "delegated_nodes": [0]}  # fmt: skip
+    for fault, names in (
+        ("NN job 0: x [not understood: a job fits no operation]", True),
+        ("NN job 0: x [submission: the stream does not fit]", False),
+        ("client cut off: [Errno 32] Broken pipe", False),
+    ):
+        report = [{"nn_jobs": 1, "tp_jobs": 0, "faults": [fault], "findings": [], "wrong": []}]
+        document: Any = {"results": [dict(row)], "verdict": "fail"}
+        seen = session.Emulator("a311d", Path(), {}, report)
+        host.add_to_document(document, "a311d", "hw", seen, model=model)
+        reason = document["results"][0]["reason"]
+        assert reason.startswith("not what the model says: operation 0 (ADD): tensors") is names
+        assert f"the virtual NPU stopped: {fault}" in reason
+        assert bool(document["npu"]["wrong"]) is names
+
+
 @pytest.mark.parametrize("name", ["teflon", "teflon:a=b"])
 def test_what_ended_the_client_comes_before_what_the_emulator_saw_of_it(name: str) -> None:
     """The emulator sees a client that dies or is ended as one that is gone: that is no reason."""

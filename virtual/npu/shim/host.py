@@ -32,6 +32,7 @@ from userspace.npu.validate.records import RowResult, SmokeDocument
 from userspace.payload import payload
 
 from .. import shim
+from ..finding import Blame
 from ..identity import identity_names, load_npu
 from .explain import explain
 from .server import CUT_OFF
@@ -213,7 +214,9 @@ def add_to_document(
         if row["delegate"].partition(":")[0] != TEFLON:
             continue
         problems = _problems(row, seen, jobs, strict=strict)
-        if model and row["latency_ms"] is not None and not seen.faults:
+        # A job that fits no operation may well be of one that should not have been taken.
+        understood = [fault for fault in seen.faults if Blame.NOT_UNDERSTOOD not in fault]
+        if model and row["latency_ms"] is not None and not understood:
             named = " ".join(seen.wrong)
             missing = [
                 str(each)
