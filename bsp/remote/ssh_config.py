@@ -4,7 +4,8 @@
 ``ssh`` answers for any name, also for one that is a typing error. Whether a name is *known* is therefore a
 rule of ours: a ``Host`` line, or the ``host`` or ``originalhost`` of a ``Match`` line, has a pattern with a
 letter or digit in it that the name matches. It may stand in the configuration file itself or in a file that
-it includes for this name.
+it includes for this name. Where ``Match exec`` stands there, a name is known as well of which ``ssh -G`` says
+what it does not say of any name.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bsp.base.errors import UserError
+from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.process import run
 
 SYSTEM_FILE = Path("/etc/ssh/ssh_config")
 _ANSWER_S = 20.0
 _NOT_SET = "/npu-bsp/not-set"
+_NOBODY = "npu-bsp-knows-no-such-host"
 # What ssh takes as a name on its command line, and a Match exec may give to a shell.
 _PLAIN_NAME = re.compile(r"[\w.:%][\w.:%+-]*")
 
@@ -74,7 +76,29 @@ def config_files() -> list[Path]:
 def named_in_ssh_config(name: str) -> bool:
     """Whether the configuration names this host; a pattern without a letter or digit (``*``) does not."""
     seen: set[Path] = set()
-    return any(True for file in config_files() for _ in _naming(file, name, seen))
+    if any(True for file in config_files() for _ in _naming(file, name, seen)):
+        return True
+    return any(_has_exec(file) for file in seen) and _is_singled_out(name)
+
+
+def _has_exec(file: Path) -> bool:
+    return any(
+        keyword == "match" and any(word.lower() in ("exec", "!exec") for word in words)
+        for keyword, words in _directives(file)
+    )
+
+
+def _is_singled_out(name: str) -> bool:
+    """Whether ``Match exec`` knows a name: ssh says of it what it does not say of any other."""
+
+    def answer(asked: str) -> str:
+        found = ask_ssh(asked, default_user="npu-bsp")
+        return str(found).replace(asked, "%n")
+
+    try:
+        return answer(name) != answer(_NOBODY)
+    except (UserError, InfrastructureError):
+        return False  # ssh says what is wrong with its configuration when the name is used
 
 
 def names_in_ssh_config() -> set[str]:

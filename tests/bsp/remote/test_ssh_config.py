@@ -54,6 +54,20 @@ def test_hosts_of_included_files_are_known(tmp_path: Path) -> None:
         resolve("vim")
 
 
+def test_a_name_that_only_a_command_knows_is_known(tmp_path: Path) -> None:
+    """``Match exec`` without a pattern: what ssh says of this name alone makes it known."""
+    write(
+        tmp_path,
+        ssh_config="Include HERE/more\nHost *\n HostName %h.lan\n",
+        more='Match exec "grep -qx %n HERE/boards"\n HostName 10.0.0.7\n Port 2207\n',
+        boards="desk\n",
+    )
+    desk = resolve("desk")
+    assert (desk.address, desk.port) == ("10.0.0.7", 2207)
+    with pytest.raises(UserError, match="unknown host 'deskk'"):
+        resolve("deskk")
+
+
 def test_an_include_counts_where_its_block_does(tmp_path: Path) -> None:
     write(
         tmp_path,
