@@ -3,9 +3,9 @@
 
 ``ssh`` answers for any name, also for one that is a typing error. Whether a name is *known* is therefore a
 rule of ours: a ``Host`` line, or the ``host`` or ``originalhost`` of a ``Match`` line, has a pattern with a
-letter or digit in it that the name matches. It may stand in the configuration file itself or in a file that
-it includes for this name. Where ``Match exec`` stands there, a name is known as well of which ``ssh -G`` says
-what it does not say of any name.
+letter or digit in it that the name matches. It may stand in the configuration file itself or in a file
+that it includes for this name. Where ``Match exec`` stands there, a name is known as well of which
+``ssh -G`` says what it does not say of any name.
 """
 
 from __future__ import annotations
