@@ -104,9 +104,8 @@ def _is_stride_2(operation: Operation, *kinds: str) -> bool:
 
 def _other_types(operation: Operation, _: Surroundings) -> bool:
     """Its values are no bytes: float, or the int32 of indices."""
-    return any(
-        tensor and not tensor.is_bytes for tensor in (data_of(operation), output_of(operation))
-    )
+    source = operation.inputs[1] if operation.kind == "SPLIT" else data_of(operation)
+    return any(tensor and not tensor.is_bytes for tensor in (source, output_of(operation)))
 
 
 def _add_bias(operation: Operation, _: Surroundings) -> bool:
@@ -260,7 +259,8 @@ def _split_alone(operation: Operation, where: Surroundings) -> bool:
 
 def _portrait(operation: Operation, _: Surroundings) -> bool:
     rows, columns, _channels = _input(operation)
-    return operation.kind in _CONVOLUTIONS and max(_kernel(operation)) > 1 and rows > columns
+    laid_anew = max(*_kernel(operation), *operation.strides) > 1
+    return operation.kind in _CONVOLUTIONS and laid_anew and rows > columns
 
 
 def _one_channel(operation: Operation, _: Surroundings) -> bool:
