@@ -96,10 +96,14 @@ def persist(
         if problems:
             agent.ask({"do": "unpersist"}, timeout_s=_ANSWER_S)
             agent.ask({"do": "reboot", "reboot": target.reboot})
-            result.outcome, result.problem = "rolled-back", "; ".join(problems)
+            result.outcome = "rolled-back"
+            found = "; ".join(problems)
+            result.problem = f"it passed its trial, and not as {how.keeper} boots it: {found}"
             result.hint = (
                 f"{how.keeper} no longer keeps it; the board is rebooting into what it had"
             )
+            if how.keeper == "armbian":
+                result.hint += ". Overlays need a U-Boot that has `fdt apply`"
             return
     result.outcome = "persisted"
     result.hint = (

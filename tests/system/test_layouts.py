@@ -113,15 +113,9 @@ def test_from_node_disabled_to_an_npu_and_back(layout: str, tmp_path: Path) -> N
 
 @pytest.mark.full
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(
-    ("layout", "keeper"), [("armbian", "armbian"), ("extlinux-ext4", "u-boot-menu")]
-)
-def test_tried_by_kexec_and_kept_by_the_distribution(
-    layout: str, keeper: str, tmp_path: Path
-) -> None:
-    with running(layout, tmp_path, UBOOTS.get(layout, "")) as host:
+def test_tried_by_kexec(tmp_path: Path) -> None:
+    with running("armbian", tmp_path, UBOOTS["armbian"]) as host:
         try_by_kexec(host)
-        persist(host, keeper)
 
 
 def switch_on(host: Host, folder: Path) -> str:
@@ -181,26 +175,6 @@ def try_by_kexec(host: Host) -> None:
     assert tried["running_dtb_matches"] is True
     assert "npu_bsp.try=" in said(host, "cat", "/proc/cmdline")
     assert "model: GC8000, revision: 7120" in said(host, "dmesg")
-    assert boot_files(host) == before
-    reboot(host)
-    assert said(host, "cat", NPU_STATUS) == "disabled\0"
-
-
-def persist(host: Host, keeper: str) -> None:
-    """The NPU kept on by the distribution, through a reset and new boot files of it; and off again."""
-    words = ("--host", host.name)
-    before = boot_files(host)
-    kept = invoke("deploy", *words, "--timeout", str(BOOT_S), "--try", "--persist")
-    assert kept["outcome"] == "persisted"
-    assert kept["running_dtb_matches"] is True
-    assert "npu_bsp" not in said(host, "cat", "/proc/cmdline")
-    assert "model: GC8000, revision: 7120" in said(host, "dmesg")
-    assert invoke("status", *words)["kept_by"] == keeper
-    if keeper == "u-boot-menu":  # what an update of the kernel runs
-        said(host, "u-boot-update")
-    reboot(host)
-    assert "model: GC8000, revision: 7120" in said(host, "dmesg")
-    invoke("deploy", *words, "--undo")
     assert boot_files(host) == before
     reboot(host)
     assert said(host, "cat", NPU_STATUS) == "disabled\0"
