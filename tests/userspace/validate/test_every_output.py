@@ -14,6 +14,7 @@ from bsp.base.process import run
 from bsp.base.project import PROJECT
 from tests.support.models.small_nets import Net
 from userspace.npu.model.sinks import read_sinks
+from userspace.npu.model.tflite_file import Tensor, average_pool, write_model
 from userspace.npu.validate.label_image import SmokeTestRequest
 from userspace.npu.validate.model_check import check_picture
 from userspace.npu.validate.onboard.bmp import encode_bmp
@@ -119,3 +120,20 @@ def test_a_picture_of_one_colour_proves_nothing(tmp_path: Path) -> None:
     pixels[299, 299, 2] = 127
     path.write_bytes(encode_bmp(pixels))
     check_picture(path)
+
+
+def test_a_model_whose_outputs_say_nothing_of_its_input_is_refused(tmp_path: Path) -> None:
+    picture = Tensor("picture", (1, 32, 32, 3), "uint8", 1 / 255, 0)
+    same = Tensor("same", (1, 4, 4, 3), "uint8", 0.1, 0, np.arange(48, dtype=np.uint8))
+    sink = Tensor("out", (1, 4, 4, 3), "uint8", 0.1, 0)
+
+    def model(outputs: list[int]) -> bytes:
+        return write_model(
+            [picture, same, sink], [average_pool(1, 2, size=1)], inputs=[0], outputs=outputs,
+            description="",
+        )  # fmt: skip
+
+    with pytest.raises(UserError, match=r"no output of model\.tflite depends on its inputs"):
+        judged(model([2]), tmp_path)
+    with pytest.raises(UserError, match=r"model\.tflite has no outputs"):
+        judged(model([]), tmp_path)

@@ -14,7 +14,7 @@ import numpy as np
 from bsp.base.errors import UserError
 
 from ..model import foreign
-from ..model.graph import Tensor, read_ends, read_graph
+from ..model.graph import Model, Tensor, read_ends, read_model
 from . import fixed_size, models
 from .onboard import bmp
 from .onboard.model_inputs import HINT, Filling, Input, InputError, fillings
@@ -34,12 +34,19 @@ def checked(inputs: models.Inputs, size: tuple[int, int] | None) -> models.Input
     """
     content = foreign.read(inputs.model.path)
     try:
-        operations = read_graph(content, what=inputs.model.name)
+        model = read_model(content, what=inputs.model.name)
         found = inputs_in(content)
     except UserError as error:
         raise UserError(error.message, hint=_OTHER_MODEL) from error
-    if not operations:
+    if not model.operations:
         raise UserError(f"{inputs.model.name} has no operations", hint=_OTHER_MODEL)
+    if not model.outputs:
+        raise UserError(f"{inputs.model.name} has no outputs", hint=_OTHER_MODEL)
+    if not any(_hangs_on_inputs(output, model) for output in model.outputs):
+        raise UserError(
+            f"no output of {inputs.model.name} depends on its inputs: whatever comes out proves nothing",
+            hint=_OTHER_MODEL,
+        )
     check_picture(inputs.image.path)
     fixed = fixed_size.fixed(inputs, found, size)
     if fixed is not inputs:
@@ -49,6 +56,23 @@ def checked(inputs: models.Inputs, size: tuple[int, int] | None) -> models.Input
     except InputError as error:
         raise UserError(str(error), hint=HINT) from error
     return inputs
+
+
+def _hangs_on_inputs(output: Tensor, model: Model) -> bool:
+    """Whether an output is computed from an input, or from what is kept elsewhere (a variable)."""
+    makers = {id(tensor): each for each in model.operations for tensor in each.outputs if tensor}
+    inputs = {id(tensor) for tensor in model.inputs}
+    seen: set[int] = set()
+    waiting = [output]
+    while waiting:
+        tensor = waiting.pop()
+        maker = makers.get(id(tensor))
+        if id(tensor) in inputs or (maker is not None and not maker.inputs):
+            return True
+        if maker is not None and maker.index not in seen:
+            seen.add(maker.index)
+            waiting += [source for source in maker.inputs if source]
+    return False
 
 
 def given(model: Path) -> list[Filling]:
