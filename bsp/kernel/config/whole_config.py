@@ -19,7 +19,7 @@ from ...base.errors import UserError
 _HEADER = re.compile(
     r"^# Automatically generated .*edit|^# \S+ \S+ Kernel Configuration$", re.I | re.M
 )
-_RELEASE = re.compile(r"^# Linux/\S+ (\S+) Kernel Configuration$", re.M)
+_RELEASE = re.compile(r"^# Linux/(\S+) (\S+) Kernel Configuration$", re.M)
 _FACT = re.compile(r"^CONFIG_(?:CC_VERSION_TEXT|GCC_VERSION|CLANG_VERSION)=", re.M)
 _LINE = re.compile(r"^(?:CONFIG_\w+=|# CONFIG_\w+ is not set$)", re.M)
 _MANY_LINES = 400  # a savedefconfig of a board has so many, a fragment by hand does not
@@ -62,7 +62,10 @@ def kind_of(name: str, text: str) -> tuple[Kind, str]:
     """Return what a file is, and by what that is seen; a fragment needs no reason."""
     if _HEADER.search(text):
         release = _RELEASE.search(text)
-        return Kind.CONFIG, "by its first lines" + (f", of Linux {release[1]}" if release else "")
+        if not release:
+            return Kind.CONFIG, "by its first lines"
+        machine = "" if release[1] == "arm64" else f" for another machine, {release[1]}"
+        return Kind.CONFIG, f"by its first lines, of Linux {release[2]}{machine}"
     count, has_facts = len(_LINE.findall(text)), bool(_FACT.search(text))
     if has_facts and count >= _MANY_LINES:
         return Kind.CONFIG, f"as it holds the compiler's version and {count} options"

@@ -200,6 +200,8 @@ def test_what_a_file_is() -> None:
     assert kind_of("beyond_defconfig.config", "CONFIG_X=y\n")[0] is Kind.FRAGMENT
     assert kind_of("mine", many)[0] is Kind.DEFCONFIG
     assert kind_of("a", HEADER)[1] == "by its first lines, of Linux 6.12.7"
+    other = "by its first lines, of Linux 6.12.7 for another machine, x86"
+    assert kind_of("a", HEADER.replace("Linux/arm64", "Linux/x86"))[1] == other
     assert kind_of("mine", many + "CONFIG_GCC_VERSION=120200\n")[0] is Kind.CONFIG
     assert kind_of("my_defconfig", HEADER)[0] is Kind.CONFIG  # somebody renamed a .config
 
