@@ -63,20 +63,20 @@ def _follow(log: Path, ended: threading.Event, on_lines: Callable[[list[bytes]],
 
 
 def _explain(done: Completed, log: Path, what: str) -> None:
-    said = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    if any("No space left on device" in line for line in said):
+    log_lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    if any("No space left on device" in line for line in log_lines):
         raise InfrastructureError(
             f"the disk is full: {log.parent}",
             hint="make room, or set NPU_BSP_CACHE; the same command then goes on where it stopped",
         )
     killed = ("Killed", "terminated by signal")
-    if done.exit_code < 0 or any(word in line for line in said for word in killed):
+    if done.exit_code < 0 or any(word in line for line in log_lines for word in killed):
         raise InfrastructureError(
             f"the compiler was ended from outside (out of memory?); see {log}",
             hint="the same command goes on where it stopped; --jobs 1 needs less memory",
         )
-    wrong = [line for line in said if _WRONG.search(line)]
+    error_lines = [line for line in log_lines if _WRONG.search(line)]
     raise UserError(
-        f"{what} does not compile:\n" + "\n".join((wrong or said[-12:])[:12]),
+        f"{what} does not compile:\n" + "\n".join((error_lines or log_lines[-12:])[:12]),
         hint=f"all that was said: {log}",
     )

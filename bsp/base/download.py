@@ -41,7 +41,7 @@ def download(url: str, sha256: str, *, timeout_s: float = 60) -> Path:
 
         digest = hashlib.sha256()
         got_bytes = 0
-        with step(f"Downloading {name}") as now:
+        with step(f"Downloading {name}") as progress:
             try:
                 with (
                     urllib.request.urlopen(url, timeout=timeout_s) as answer,
@@ -52,7 +52,7 @@ def download(url: str, sha256: str, *, timeout_s: float = 60) -> Path:
                         digest.update(chunk)
                         file.write(chunk)
                         got_bytes += len(chunk)
-                        now.note(_amount(got_bytes, total_bytes))
+                        progress.note(_amount(got_bytes, total_bytes))
             except (urllib.error.URLError, OSError, ValueError) as error:
                 is_answer = isinstance(error, urllib.error.HTTPError)
                 reason = error if is_answer else getattr(error, "reason", error)

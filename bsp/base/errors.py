@@ -62,6 +62,6 @@ def nearest(word: str, known: list[str], *, cutoff: float = 0.5) -> str:
     """
     import difflib
 
-    spellings = {each.lower(): each for each in reversed(known)}
+    spellings = {candidate.lower(): candidate for candidate in reversed(known)}
     matches = difflib.get_close_matches(word.lower(), list(spellings), n=1, cutoff=cutoff)
     return f"; did you mean {spellings[matches[0]]!r}?" if matches else ""

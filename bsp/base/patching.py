@@ -78,10 +78,10 @@ def failure(tree: Path, patch: Path) -> str:
     done = run([*_command(tree, patch), "--dry-run"], check=False)
     if done.exit_code == 0:
         return ""
-    said = done.stdout.decode(errors="replace") + done.stderr.decode(errors="replace")
+    output = done.stdout.decode(errors="replace") + done.stderr.decode(errors="replace")
     problems = []
     file = "?"
-    for line in said.splitlines():
+    for line in output.splitlines():
         started = re.match(r"(?:checking|patching) file '?([^']+)'?$", line)
         hunk = re.match(r"Hunk #(\d+) (?:FAILED|ignored) at (\d+)", line)
         if started:
@@ -89,13 +89,15 @@ def failure(tree: Path, patch: Path) -> str:
         elif hunk:
             problems.append(f"hunk {hunk.group(1)} of {file} (line {hunk.group(2)})")
         elif "can't find file to patch" in line:
-            names = re.findall(r"^\|?\+\+\+ b?/?(\S+)", said, re.M)
+            names = re.findall(r"^\|?\+\+\+ b?/?(\S+)", output, re.M)
             problems.append(f"there is no file {names[-1] if names else ''}".rstrip())
         elif "Reversed (or previously applied)" in line:
             problems.append(f"{file} has a part of it already")
         elif "malformed patch" in line or "Only garbage" in line:
             problems.append(line.strip(" *"))
-    return "; ".join(dict.fromkeys(problems)) or (said.strip().splitlines() or ["patch failed"])[-1]
+    return (
+        "; ".join(dict.fromkeys(problems)) or (output.strip().splitlines() or ["patch failed"])[-1]
+    )
 
 
 def _is_in(tree: Path, patch: Path) -> bool:

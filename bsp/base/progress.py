@@ -133,8 +133,8 @@ def _log(current: Step, ended: threading.Event) -> None:
         return
     indent = "  " * current.depth
     screen.say(f"{indent}{current.name} ...")
-    said = current.detail
+    last_detail = current.detail
     while not ended.wait(LOG_EVERY_S):
-        if current.detail != said:
-            said = current.detail
-            screen.say(f"{indent}  {said}")
+        if current.detail != last_detail:
+            last_detail = current.detail
+            screen.say(f"{indent}  {last_detail}")

@@ -61,13 +61,13 @@ def cut(text: str, columns: int) -> str:
         return plain
     dots = "..."[: max(columns, 0)]
     room = columns - len(dots)
-    kept = ""
+    shortened = ""
     for character in plain:
         room -= cells(character)
         if room < 0:
             break
-        kept += character
-    return kept + dots
+        shortened += character
+    return shortened + dots
 
 
 def cells(text: str) -> int:

@@ -36,8 +36,8 @@ class ToolFailedError(InfrastructureError):
     """A program ended with an exit code other than 0; carries the whole result."""
 
     def __init__(self, completed: Completed, *, hint: str = "") -> None:
-        said = (completed.stderr or completed.stdout).decode(errors="replace").strip()
-        last_lines = "\n".join(said.splitlines()[-12:])
+        output = (completed.stderr or completed.stdout).decode(errors="replace").strip()
+        last_lines = "\n".join(output.splitlines()[-12:])
         command = shlex.join(completed.argv)
         if len(command) > 300:
             command = command[:297] + "..."

@@ -233,5 +233,5 @@ def _commit_of(url: str, ref: str) -> str:
 
 
 def _last_line(error: ToolFailedError) -> str:
-    said = error.completed.stderr.decode(errors="replace").strip().splitlines()
-    return said[-1] if said else error.message
+    lines = error.completed.stderr.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else error.message

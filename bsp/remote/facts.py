@@ -110,9 +110,9 @@ def read_kernel(connection: Connection, npu: Npu, *, root: str = "") -> KernelFa
     # grep's code is 2 where one of the files is missing, whatever it found in the other.
     indexes = [f"{modules}/modules.alias", f"{modules}/modules.builtin.modinfo"]
     grep = ["grep", "-a", "-s", "-F", "-e", npu.compatible, *indexes]
-    found = connection.run(grep, timeout_s=_TIMEOUT_S, check=False).stdout
+    matches = connection.run(grep, timeout_s=_TIMEOUT_S, check=False).stdout
     index_there = read("test", "-e", f"{modules}/modules.alias") is not None
-    driver = driver_state(found, npu, index_there=index_there, config=config)
+    driver = driver_state(matches, npu, index_there=index_there, config=config)
     knows = None
     if driver == "module" and npu.identity is not None:
         path = read("find", f"{modules}/", "-name", f"{npu.driver}.ko*", "-type", "f") or b""
@@ -171,11 +171,11 @@ def has_identity(module: bytes, npu: Npu) -> bool:
     """
     if npu.identity is None:
         return False
-    each = npu.identity
+    identity = npu.identity
     any_number = re.escape(struct.pack("<I", _ANY))
     choices = b"".join(
         b"(?:%s|%s)" % (re.escape(struct.pack("<I", number)), any_number)
-        for number in (each.product_id, each.customer_id, each.eco_id)
+        for number in (identity.product_id, identity.customer_id, identity.eco_id)
     )
-    pattern = re.escape(struct.pack("<2I", each.model, each.revision)) + choices
+    pattern = re.escape(struct.pack("<2I", identity.model, identity.revision)) + choices
     return re.search(pattern, module, re.S) is not None

@@ -44,14 +44,14 @@ def _names(word: str, within: tuple[str, ...]) -> list[str]:
     if word.startswith(_TAG):
         tag = word.removeprefix(_TAG)
         listed = read_inventory(file)
-        found = [name for name, (host, _) in listed.items() if tag in host.tags]
-        if not found:
-            tags = sorted({each for host, _ in listed.values() for each in host.tags})
+        names = [name for name, (host, _) in listed.items() if tag in host.tags]
+        if not names:
+            tags = sorted({host_tag for host, _ in listed.values() for host_tag in host.tags})
             raise UserError(
                 f"no host in {file} has the tag {tag!r}{nearest(tag, tags)}",
                 hint=f'tags = ["{tag}"] in the entries of those that should have it',
             )
-        return found
+        return names
     if word.startswith(_GROUP):
         name = word.removeprefix(_GROUP)
         groups = read_groups(file)
@@ -64,5 +64,5 @@ def _names(word: str, within: tuple[str, ...]) -> list[str]:
             raise UserError(
                 f"{file}: the group {name!r} contains itself: {' > '.join((*within, name))}"
             )
-        return [each for part in groups[name] for each in _names(part, (*within, name))]
+        return [host for part in groups[name] for host in _names(part, (*within, name))]
     return [word]

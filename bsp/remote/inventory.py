@@ -87,12 +87,12 @@ def resolve(name: str) -> Host:
     address = _address(name)
     if address is not None and (address[0] or address[2] or _is_ip(address[1])):
         return _at_address(name, address, default_user="root")
-    known = sorted({*host_names(), *names_in_ssh_config()})
+    names = sorted({*host_names(), *names_in_ssh_config()})
     start = _start_of_virtual(name)
     if start:
         raise UserError(f"the virtual board {name!r} does not run", hint=start)
     raise UserError(
-        f"unknown host {name!r}{nearest(name, known)}",
+        f"unknown host {name!r}{nearest(name, names)}",
         hint=f"write --host root@{name} if it is an address, add it to {inventory_file()}, "
         "or start a virtual board: ./inv virtual.up --name NAME",
     )
@@ -161,7 +161,7 @@ def _address(name: str) -> tuple[str, str, int] | None:
 
 def _at_address(name: str, address: tuple[str, str, int], *, default_user: str) -> Host:
     user, where, port = address
-    already = frozenset(key for key, given in (("user", user), ("port", port)) if given)
+    already = frozenset(key for key, value in (("user", user), ("port", port)) if value)
     host = Host(name, where, port or 22, user or default_user)
     return _with_ssh_config(host, already=already)
 

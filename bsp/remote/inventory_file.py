@@ -153,12 +153,12 @@ def _entry(path: Path, name: str, table: Any) -> HostEntry:
         raise UserError(f"{where} must be a table")
     for key in table:
         if key not in HostEntry.__struct_fields__:
-            known = list(HostEntry.__struct_fields__)
-            raise UserError(f"{where}: unknown key {key!r}{nearest(key, known)}")
+            fields = list(HostEntry.__struct_fields__)
+            raise UserError(f"{where}: unknown key {key!r}{nearest(key, fields)}")
     for key, value in table.items():  # each alone, so that the error can name it and its value
         try:
             msgspec.convert({key: value}, HostEntry, strict=True)
         except msgspec.ValidationError as error:
-            wanted = _WORDS.get(key, "a string")
-            raise UserError(f"{where}: {key} is {value!r}, expected {wanted}") from error
+            expected = _WORDS.get(key, "a string")
+            raise UserError(f"{where}: {key} is {value!r}, expected {expected}") from error
     return msgspec.convert(table, HostEntry)

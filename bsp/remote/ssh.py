@@ -1,41 +1,32 @@
 # SPDX-License-Identifier: MIT
-"""The one connection to a board: SSH inside this process, with the host's key always verified.
+"""SSH connections to boards, through paramiko; the host key is always verified (``known_hosts``).
 
-paramiko does the protocol. Three things differ from its defaults, all measured: the socket is our own,
-with TCP_NODELAY (otherwise Nagle and delayed acknowledgements cost 40 ms per small write); AES-GCM is
-offered first (paramiko offers it last, and its CTR + HMAC costs several times the CPU); and all that a
-deployment sends goes through one channel.
+Three things differ from paramiko's defaults, all measured: the socket is our own, with TCP_NODELAY
+(otherwise Nagle and delayed acknowledgements cost 40 ms per small write); AES-GCM is offered first
+(paramiko offers it last, and its CTR + HMAC costs several times the CPU); and a deployment sends everything
+through one channel.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import copy
 import dataclasses
-import fnmatch
-import getpass
 import logging
-import os
 import shlex
 import socket
-import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable
 from types import TracebackType
 
 import paramiko
 
-from bsp.base.ask import can_ask, confirm
-from bsp.base.cache import lock
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.process import Completed, ToolFailedError
-from bsp.base.progress import say
-from bsp.base.screen import screen
 
 from .inventory import Host, resolve_jump
+from .known_hosts import KnownHosts
+from .user_keys import offered_keys
 
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes256-ctr")
 _MACS = (
@@ -44,13 +35,10 @@ _MACS = (
     "hmac-sha2-256",
     "hmac-sha2-512",
 )
-_DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
-_CERTIFICATE = "-cert-v01@openssh.com"
-_SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
 _RETRY_EVERY_S = 0.5
 
-# paramiko logs a traceback for each connection that breaks, which a rebooting board does; what went wrong
-# reaches the user as an error of ours.
+# paramiko logs a traceback for each connection that breaks, as on every reboot of a board; the user gets an
+# error of ours instead.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
@@ -70,7 +58,7 @@ class _PromptSocket(socket.socket):
 
 
 class _Transport(paramiko.Transport):
-    """paramiko offers certificates of host keys last; here the order is that of ``_preferred_keys``."""
+    """A transport that keeps the order of ``_preferred_keys``, where paramiko puts certificates last."""
 
     @property
     def preferred_keys(self) -> tuple[str, ...]:
@@ -290,13 +278,13 @@ def connect(host: Host, *, timeout_s: float = 15, accept_new_key: bool = False) 
     """Connect and log in.
 
     Args:
-        accept_new_key: remember the key of a host that was never seen, without asking. A key that
-            *changed* is never accepted.
+        accept_new_key: trust and remember the key of a new host without asking. A key that *changed* is
+            never accepted.
 
     Raises:
-        UnreachableError: nothing answers there.
-        NotLetInError: no key of ours is accepted.
-        UserError: the host's key is unknown, or another than the remembered one.
+        UnreachableError: nothing answers at the address.
+        AuthenticationError: the host accepts none of our keys.
+        UserError: the host's key is unknown, or differs from the remembered one.
     """
     return _connect(host, timeout_s, (), accept_new_key=accept_new_key)
 
@@ -304,23 +292,23 @@ def connect(host: Host, *, timeout_s: float = 15, accept_new_key: bool = False) 
 def _connect(
     host: Host, timeout_s: float, through: tuple[tuple[str, int], ...], *, accept_new_key: bool
 ) -> Connection:
-    """As ``connect``; ``through`` are the addresses and ports that this connection is to lead to."""
+    """Connect; ``through`` lists the hosts that are reached through this one, to detect loops."""
     deadline = time.monotonic() + timeout_s
     under, sock = _reach(host, timeout_s, through, accept_new_key=accept_new_key)
     transport: paramiko.Transport | None = None
     try:
         transport = _Transport(sock, disabled_algorithms={"pubkeys": ["ssh-rsa"]})
         transport.banner_timeout = timeout_s
-        known = _KnownHosts(host)
+        known_hosts = KnownHosts(host)
         options = transport.get_security_options()
         options.ciphers = [cipher for cipher in _CIPHERS if cipher in options.ciphers]
         options.digests = [mac for mac in _MACS if mac in options.digests]
-        options.key_types = known.preferred(options.key_types)
+        options.key_types = known_hosts.preferred(options.key_types)
         try:
             transport.start_client(timeout=max(deadline - time.monotonic(), 0.1))
             key = transport.get_remote_server_key()
-            if not known.certified(key):
-                known.verify(key, accept_new_key=accept_new_key)
+            if not known_hosts.certified(key):
+                known_hosts.verify(key, accept_new_key=accept_new_key)
             _log_in(transport, host)
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise UnreachableError(
@@ -401,172 +389,10 @@ def _reach(
     return None, prompt
 
 
-class _KnownHosts:
-    """The host keys that the user has accepted."""
-
-    def __init__(self, host: Host) -> None:
-        self._host = host
-        self._file = host.known_hosts or Path.home() / ".ssh" / "known_hosts"
-        self._keys: dict[str, paramiko.PKey] = {}
-        self._revoked: set[str] = set()
-        self._authorities: set[str] = set()
-        files = [self._file] if host.known_hosts else [_SYSTEM_KNOWN_HOSTS, self._file]
-        for file in files:
-            for line in _lines(file):
-                self._read(line)
-
-    def _read(self, line: str) -> None:
-        """Take one line of a known-hosts file (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT)."""
-        fields = line.split()
-        marker = fields.pop(0) if fields and fields[0].startswith("@") else ""
-        if len(fields) < 3 or fields[0].startswith("#"):
-            return
-        names, kind, key = fields[:3]
-        if marker == "@revoked":
-            self._revoked.add(key)
-        elif marker == "@cert-authority":
-            plain = self._host.host_key_alias or self._host.address
-            if _names(names, self._host.key_name) or _names(names, plain):
-                self._authorities.add(key)
-        elif not marker and _names(names, self._host.key_name):
-            # A key of a kind that is not known here cannot be the one that is offered.
-            with contextlib.suppress(paramiko.SSHException, ValueError):
-                self._keys[kind] = paramiko.PKey.from_type_string(kind, base64.b64decode(key))
-
-    def preferred(self, offered: Iterable[str]) -> list[str]:
-        """Key types to ask the server for: those that we know of this host first."""
-
-        def rank(kind: str) -> int:
-            base = "ssh-rsa" if kind.startswith("rsa-sha2") else kind
-            return 0 if base in self._keys else 1
-
-        plain = sorted(offered, key=rank)
-        return [f"{kind}{_CERTIFICATE}" for kind in plain if self._authorities] + plain
-
-    def certified(self, key: paramiko.PKey) -> bool:
-        """Whether an authority of ours vouches for the server's key (``@cert-authority``).
-
-        Raises:
-            UserError: one does, and not for this host or not now, and the key itself is not known either.
-        """
-        blob = key.public_blob
-        if blob is None or not blob.key_type.endswith(_CERTIFICATE) or not self._authorities:
-            return False
-        problem = self._wrong_with(blob.key_type, blob.key_blob)
-        if problem and key.get_name() not in self._keys:
-            raise UserError(
-                f"the certificate that {self._host.name} shows for its host key is not good: {problem}",
-                hint="have its host key signed anew: ssh-keygen -s CA -h -n NAME ...",
-            )
-        return not problem and key.get_base64() not in self._revoked
-
-    def _wrong_with(self, kind: str, blob: bytes) -> str:
-        """Why a certificate does not hold; paramiko has only checked that the host has its key."""
-        from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-        from cryptography.hazmat.primitives import serialization
-
-        try:
-            read = serialization.load_ssh_public_identity(
-                kind.encode() + b" " + base64.b64encode(blob)
-            )
-            if not isinstance(read, serialization.SSHCertificate):
-                return "it is none"
-            read.verify_cert_signature()
-        except (ValueError, InvalidSignature, UnsupportedAlgorithm) as error:
-            return f"it cannot be verified ({error or 'wrong signature'})"
-        authority = read.signature_key().public_bytes(
-            serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
-        )
-        signer = authority.split()[1].decode()
-        if signer not in self._authorities or signer in self._revoked:
-            return "none of the authorities in known_hosts made it"
-        if read.type is not serialization.SSHCertificateType.HOST:
-            return "it is a user's certificate"
-        if not read.valid_after <= time.time() < read.valid_before:
-            return "it is not valid now: expired, or a clock is wrong"
-        name = (self._host.host_key_alias or self._host.address).lower()
-        if name.encode() not in [each.lower() for each in read.valid_principals]:
-            names = b", ".join(read.valid_principals).decode(errors="replace") or "no name at all"
-            return f"it is for {names}, not for {name}"
-        return "it has options that are not known" if read.critical_options else ""
-
-    def verify(self, key: paramiko.PKey, *, accept_new_key: bool) -> None:
-        """Compare the server's key with the remembered one; ask about a new one."""
-        host = self._host
-        shown = f"{key.get_name()} {key.fingerprint}"
-        if key.get_base64() in self._revoked:
-            raise UserError(
-                f"the host key of {host.name} ({shown}) is marked as revoked in {self._file}"
-            )
-        known = self._keys.get(key.get_name())
-        if known is not None and known.asbytes() == key.asbytes():
-            return
-        if self._keys:
-            other = ", ".join(
-                f"{name} {kept.fingerprint}" for name, kept in sorted(self._keys.items())
-            )
-            raise UserError(
-                f"the host key of {host.name} ({host.address}:{host.port}) is not the remembered one: "
-                f"expected {other}, found {shown}. This may be another machine, a reinstalled board, "
-                "or somebody in between",
-                hint=f"if the change is legitimate: ssh-keygen -f {self._file} -R '{host.key_name}'",
-            )
-        if not accept_new_key:
-            self._ask(shown)
-        self._remember(key)
-        say(f"remembered the host key of {host.name}: {shown}")
-
-    def _ask(self, shown: str) -> None:
-        host = self._host
-        if not can_ask():
-            raise UserError(
-                f"the host key of {host.name} ({host.address}:{host.port}) is not known yet: {shown}",
-                hint="compare the fingerprint with `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` "
-                "on the board, then repeat with --accept-new-key",
-            )
-        contact = f"First contact with {host.name} ({host.address}:{host.port})."
-        if not confirm(f"{contact}\nIts key: {shown}\nTrust this host from now on?"):
-            raise UserError(f"the host key of {host.name} was not accepted")
-
-    def _remember(self, key: paramiko.PKey) -> None:
-        if self._file == Path(os.devnull):
-            return
-        line = f"{self._host.key_name} {key.get_name()} {key.get_base64()}\n"
-        self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with lock(self._file.with_name(f".{self._file.name}.lock")):
-            old = self._file.read_text() if self._file.exists() else ""
-            separator = "" if not old or old.endswith("\n") else "\n"
-            handle = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            with os.fdopen(handle, "a") as file:
-                file.write(separator + line)
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        return file.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-
-
-def _names(patterns: str, host: str) -> bool:
-    """Whether the first field of a known-hosts line is about a host: names, wildcards, a hashed name."""
-    if patterns.startswith("|1|"):
-        return paramiko.HostKeys.hash_host(host, patterns) == patterns
-    found = False
-    for pattern in patterns.split(","):
-        # fnmatch knows [sets], which these patterns do not; ports are written in such brackets.
-        plain = pattern.removeprefix("!").replace("[", "[[]")
-        if fnmatch.fnmatchcase(host.lower(), plain.lower()):
-            if pattern.startswith("!"):
-                return False
-            found = True
-    return found
-
-
 def _log_in(transport: paramiko.Transport, host: Host) -> None:
     """Authenticate with the host's identity file, the agent's keys, then the user's usual keys."""
     tried: list[str] = []
-    for name, key in _our_keys(host):
+    for name, key in offered_keys(host):
         tried.append(name)
         try:
             transport.auth_publickey(host.user, key)
@@ -584,76 +410,7 @@ def _log_in(transport: paramiko.Transport, host: Host) -> None:
             return
     keys = f"tried {', '.join(tried)}" if tried else "there is no key to try"
     raise AuthenticationError(
-        f"{host.user}@{host.name} ({host.address}:{host.port}) lets none of our keys in: {keys}",
+        f"{host.user}@{host.name} ({host.address}:{host.port}) accepts none of our keys: {keys}",
         hint=f"ssh-copy-id -p {host.port} {host.user}@{host.address}, or set identity_file "
         "in the inventory",
     )
-
-
-def _our_keys(host: Host) -> Iterator[tuple[str, paramiko.PKey]]:
-    """The keys to try, in order: the host's identity files, the agent's keys, the user's usual ones."""
-    if host.identity_file and not host.identity_file.exists():
-        raise UserError(f"the identity file of {host.name} is not there: {host.identity_file}")
-    files = [host.identity_file] if host.identity_file else []
-    agent = paramiko.Agent()
-    try:
-        held = {key.asbytes(): key for key in agent.get_keys()}
-        for number, file in enumerate([*files, *host.more_identity_files]):
-            public = _public_part(file)
-            if public in held:
-                yield f"{file}, which the agent holds", held.pop(public)
-            else:
-                with contextlib.suppress(*([UserError] if number else [])):
-                    yield from _with_certificate(file, host.certificate_file)
-        for number, key in enumerate(held.values()):
-            yield f"agent key {number + 1}", key
-    finally:
-        agent.close()
-    files += host.more_identity_files
-    for name in _DEFAULT_KEYS:
-        file = Path.home() / ".ssh" / name
-        if file.exists() and file not in files:
-            with contextlib.suppress(UserError):
-                yield from _with_certificate(file, host.certificate_file)
-
-
-def _public_part(file: Path) -> bytes:
-    """The public key of an identity file: the file itself or what lies beside it; empty if neither is."""
-    for each in (file, file.with_name(f"{file.name}.pub")):
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            return base64.b64decode(each.read_text().split()[1], validate=True)
-    return b""
-
-
-def _with_certificate(file: Path, certificate: Path | None) -> Iterator[tuple[str, paramiko.PKey]]:
-    """A key with its certificate, if it has one (beside it, as FILE-cert.pub, or named), then without."""
-    key = _read_key(file)
-    if certificate is not None:
-        try:
-            key.load_certificate(str(certificate))
-        except (ValueError, OSError, paramiko.SSHException):
-            key.public_blob = None  # of another key
-    if key.public_blob is not None:
-        certified = copy.copy(key)
-        yield f"{file} with its certificate", certified
-        key.public_blob = None
-    yield str(file), key
-
-
-def _read_key(file: Path) -> paramiko.PKey:
-    try:
-        try:
-            return paramiko.PKey.from_path(file)
-        except (paramiko.PasswordRequiredException, TypeError):
-            if not can_ask():
-                raise UserError(
-                    f"the key {file} has a passphrase and there is no terminal to ask on",
-                    hint=f"ssh-add {file}",
-                ) from None
-            with screen.paused():
-                passphrase = getpass.getpass(f"Passphrase of {file}: ", stream=sys.stderr)
-            return paramiko.PKey.from_path(file, passphrase)
-    except UserError:
-        raise
-    except (paramiko.SSHException, OSError, ValueError, TypeError) as error:
-        raise UserError(f"cannot read the private key {file}: {error}") from error

@@ -123,7 +123,7 @@ def _strings_of(soc: Soc) -> list[str]:
     vendors = soc.npu.vendor if soc.npu else ()
     return [
         *soc.compatible,
-        *(word for each in vendors if not each.shared for word in each.compatible),
+        *(word for vendor in vendors if not vendor.shared for word in vendor.compatible),
     ]
 
 
@@ -137,39 +137,39 @@ def look(source: str, tree: Tree, drivers: Mapping[str, Driver], socs: Iterable[
         socs: the SoCs whose NPUs are known.
     """
     root = tree.compatible
-    known = list(socs)
-    if any(string in root for soc in known for string in soc.without_npu):
+    all_socs = list(socs)
+    if any(string in root for soc in all_socs for string in soc.without_npu):
         return None
-    soc = next((soc for soc in known if any(string in root for string in soc.compatible)), None)
-    found = _npu_nodes(tree, drivers)
+    soc = next((soc for soc in all_socs if any(string in root for string in soc.compatible)), None)
+    npu_nodes = _npu_nodes(tree, drivers)
     if soc is not None and soc.nodeless is not None:
         return _nodeless(source, tree, soc, drivers)
     npu = soc.npu if soc else None
     if npu is not None and npu.compatible in tree.strings(npu.node, "compatible"):
-        nodes = [npu.node, *(path for path, _ in found if path != npu.node)]
+        nodes = [npu.node, *(path for path, _ in npu_nodes if path != npu.node)]
         return _with_node(source, tree, soc, npu, nodes, drivers[npu.driver])
-    if found:
-        return _with_node(source, tree, soc, npu, [path for path, _ in found], found[0][1])
+    if npu_nodes:
+        return _with_node(source, tree, soc, npu, [path for path, _ in npu_nodes], npu_nodes[0][1])
     if npu is not None and soc is not None:
         vendor = vendor_of(tree, npu)
         gap = f"{VENDOR} {vendor[0]}" if vendor else NO_NODE
         return _without_node(source, tree, soc, drivers[npu.driver], npu.identity, gap)
-    return _of_a_vendor(source, tree, drivers, known) if soc is None else None
+    return _of_a_vendor(source, tree, drivers, all_socs) if soc is None else None
 
 
 def _of_a_vendor(
     source: str, tree: Tree, drivers: Mapping[str, Driver], socs: Iterable[Soc]
 ) -> Row | None:
     """A tree whose root names no chip that is known, with a vendor's node for an NPU that is."""
-    found = [
+    matches = [
         (soc, soc.npu, vendor[0])
         for soc in socs
         if soc.npu and (vendor := vendor_of(tree, soc.npu)) and not vendor[1].shared
     ]
-    if not found:
+    if not matches:
         return None
-    soc, npu, path = found[0]
-    alone = len(found) == 1  # else the node does not tell which chip it is
+    soc, npu, path = matches[0]
+    alone = len(matches) == 1  # else the node does not tell which chip it is
     return _without_node(
         source,
         tree,
@@ -184,7 +184,7 @@ def _npu_nodes(tree: Tree, drivers: Mapping[str, Driver]) -> list[tuple[str, Dri
     strings = {
         string.encode(): driver for driver in drivers.values() for string in driver.compatible
     }
-    found = []
+    nodes = []
     for path, node in tree.nodes.items():
         value = node.get("compatible")
         if value is None:
@@ -193,27 +193,27 @@ def _npu_nodes(tree: Tree, drivers: Mapping[str, Driver]) -> list[tuple[str, Dri
             (strings[part] for part in value.rstrip(b"\0").split(b"\0") if part in strings), None
         )
         if driver is not None and driver.is_npu(path):
-            found.append((path, driver))
-    return found
+            nodes.append((path, driver))
+    return nodes
 
 
 def _with_node(
     source: str, tree: Tree, soc: Soc | None, npu: Npu | None, nodes: list[str], driver: Driver
 ) -> Row:
     node = nodes[0]
-    here = npu if npu is not None and npu.node == node else None
-    clocks = tuple(rates(tree, here)) if here and here.clocks else _own_rates(tree, node)
-    taken = driver.takes(tree.strings(node, "compatible"))
-    identity = here.identity if here else None
-    known = driver.knows(identity) if taken else None
+    profile = npu if npu is not None and npu.node == node else None
+    clocks = tuple(rates(tree, profile)) if profile and profile.clocks else _own_rates(tree, node)
+    has_driver = driver.takes(tree.strings(node, "compatible"))
+    identity = profile.identity if profile else None
+    in_database = driver.knows(identity) if has_driver else None
     gap = []
-    if not taken:
+    if not has_driver:
         gap.append(NO_DRIVER)
-    elif known is False:
+    elif in_database is False:
         gap.append(UNKNOWN)
     elif driver.entries is not None and identity is None:
         gap.append(NO_NUMBERS)
-    gap += _lacking(tree, node, here)
+    gap += _lacking(tree, node, profile)
     if clocks and not any(rate_hz for _, rate_hz in clocks) and not _all_fixed(tree, node):
         gap.append(NO_RATES)
     return _row(
@@ -225,7 +225,7 @@ def _with_node(
         cores=len(nodes),
         status=tree.status(node),
         clocks=clocks,
-        in_database=known,
+        in_database=in_database,
         gap=tuple(gap),
     )
 
@@ -244,19 +244,19 @@ def _lacking(tree: Tree, node: str, npu: Npu | None) -> list[str]:
 
 def _nodeless(source: str, tree: Tree, soc: Soc, drivers: Mapping[str, Driver]) -> Row:
     """A chip that no tree describes: once one does, any node that the driver matches is it."""
-    wanted = soc.nodeless
-    if wanted is None:
+    nodeless = soc.nodeless
+    if nodeless is None:
         raise RuntimeError("the SoC has no entry for a chip without a node")
-    driver = drivers[wanted.driver]
-    nodes = [path for path in tree.nodes if wanted.compatible in tree.strings(path, "compatible")]
+    driver = drivers[nodeless.driver]
+    nodes = [path for path in tree.nodes if nodeless.compatible in tree.strings(path, "compatible")]
     if not nodes:
-        return _without_node(source, tree, soc, driver, wanted.identity, NO_NODE)
-    known = driver.knows(wanted.identity)
-    gap = [UNKNOWN] if known is False else []
+        return _without_node(source, tree, soc, driver, nodeless.identity, NO_NODE)
+    in_database = driver.knows(nodeless.identity)
+    gap = [UNKNOWN] if in_database is False else []
     gap += [] if is_on(tree, nodes[0]) else [DISABLED]
     return _row(
         source, tree, soc, driver.name, node=nodes[0], cores=1, status=tree.status(nodes[0]),
-        clocks=_own_rates(tree, nodes[0]), in_database=known, gap=tuple(gap),
+        clocks=_own_rates(tree, nodes[0]), in_database=in_database, gap=tuple(gap),
     )  # fmt: skip
 
 
@@ -269,9 +269,9 @@ def _without_node(
     instead: str,
 ) -> Row:
     """A tree without the free driver's node; ``instead`` says what it has."""
-    known = driver.knows(identity) if driver.compatible else None
-    gap = [NO_DRIVER] if not driver.compatible else [UNKNOWN] if known is False else []
-    return _row(source, tree, soc, driver.name, in_database=known, gap=(*gap, instead))
+    in_database = driver.knows(identity) if driver.compatible else None
+    gap = [NO_DRIVER] if not driver.compatible else [UNKNOWN] if in_database is False else []
+    return _row(source, tree, soc, driver.name, in_database=in_database, gap=(*gap, instead))
 
 
 def _row(
@@ -305,15 +305,17 @@ def _row(
 def _own_rates(tree: Tree, node: str) -> tuple[tuple[str, int | None], ...]:
     """Clocks of a node that no profile describes, with the rates that the node itself assigns."""
     names = tree.strings(node, "clock-names")
-    taken = references(tree, node, "clocks")
+    clocks = references(tree, node, "clocks")
     assigned = references(tree, node, "assigned-clocks")
-    asked = tree.cells(node, "assigned-clock-rates")
-    found: list[tuple[str, int | None]] = []
-    for index, reference in enumerate(taken):
-        at = assigned.index(reference) if reference in assigned else len(asked)
+    assigned_rates = tree.cells(node, "assigned-clock-rates")
+    clock_rates: list[tuple[str, int | None]] = []
+    for index, reference in enumerate(clocks):
+        at = assigned.index(reference) if reference in assigned else len(assigned_rates)
         name = names[index] if index < len(names) else str(index)
-        found.append((name, (asked[at] or None) if at < len(asked) else None))
-    return tuple(found)
+        clock_rates.append(
+            (name, (assigned_rates[at] or None) if at < len(assigned_rates) else None)
+        )
+    return tuple(clock_rates)
 
 
 def _all_fixed(tree: Tree, node: str) -> bool:

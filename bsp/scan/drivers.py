@@ -95,11 +95,11 @@ def drivers_of(tree: Path) -> dict[str, Driver]:
     return {
         name: Driver(
             name,
-            compatible_strings(_text(tree / known.match)),
-            database_entries(_text(tree / known.database)) if known.database else None,
-            known.node_names,
+            compatible_strings(_text(tree / entry.match)),
+            database_entries(_text(tree / entry.database)) if entry.database else None,
+            entry.node_names,
         )
-        for name, known in _known().items()
+        for name, entry in _known().items()
     }
 
 
@@ -111,7 +111,7 @@ def has_database(driver: str) -> bool:
 def driver_files() -> tuple[str, ...]:
     """Return the files of a kernel tree that :func:`drivers_of` reads."""
     return tuple(
-        file for known in _known().values() for file in (known.match, known.database) if file
+        file for entry in _known().values() for file in (entry.match, entry.database) if file
     )
 
 

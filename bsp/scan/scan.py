@@ -93,8 +93,8 @@ def scan(kernel: str, *, fresh: bool = False, limit: Sequence[str] = ()) -> Scan
             return _remembered(json.loads(memory.read_bytes()), kernel)
         except (OSError, ValueError, KeyError, TypeError):
             pass  # never scanned, or the file is damaged: look
-    with step(f"Scanning the device trees of Linux {tree.release}") as now:
-        result = look_at(tree, telling_sources(tree, limit), now)
+    with step(f"Scanning the device trees of Linux {tree.release}") as progress:
+        result = look_at(tree, telling_sources(tree, limit), progress)
     # Where most fail, it is this machine (a full disk, a broken tool), not the source.
     if not limit and 2 * len(result.failed) <= result.compiled:
         document = {**result.document(), "all": sorted(result.boards)}
@@ -112,7 +112,7 @@ def telling_sources(
     return every, [source for source in every if closures.may_have(_file(tree, source))]
 
 
-def look_at(tree: KernelTree, sources: tuple[list[Source], list[Source]], now: Step) -> Scan:
+def look_at(tree: KernelTree, sources: tuple[list[Source], list[Source]], progress: Step) -> Scan:
     """Compile and look at the second of two lists of sources; the first is all of them."""
     every, telling = sources
     drivers, socs = drivers_of(tree.path), known_socs()
@@ -121,8 +121,8 @@ def look_at(tree: KernelTree, sources: tuple[list[Source], list[Source]], now: S
 
     with tempfile.TemporaryDirectory(prefix="npu-bsp-scan-") as work:
 
-        def one(numbered: tuple[int, Source]) -> Row | None:
-            number, source = numbered
+        def one(numbered_source: tuple[int, Source]) -> Row | None:
+            number, source = numbered_source
             target = Path(work) / f"{number}.dtb"
             try:
                 compile_dts(tree, source.directory, source.stem, target, arch=source.arch)
@@ -131,7 +131,7 @@ def look_at(tree: KernelTree, sources: tuple[list[Source], list[Source]], now: S
                 return None
             compiled = read_tree(target.read_bytes(), source.name)
             target.unlink()
-            now.note(f"{number + 1} of {len(telling)} boards")
+            progress.note(f"{number + 1} of {len(telling)} boards")
             return look(source.name, compiled, drivers, socs)
 
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:

@@ -48,11 +48,11 @@ def document(scans: Sequence[Scan]) -> dict[str, Any]:
 
 def profiles_by_source() -> dict[str, str]:
     """Return the device tree source of each shipped board to the board's name."""
-    found = {}
+    boards = {}
     for board in map(load_board, board_names()):
         if board.dts:
-            found[f"{load_soc(board.soc).dts_directory}/{board.dts}"] = board.name
-    return found
+            boards[f"{load_soc(board.soc).dts_directory}/{board.dts}"] = board.name
+    return boards
 
 
 def text(scans: Sequence[Scan]) -> str:
@@ -81,7 +81,7 @@ def _side_by_side(scans: Sequence[Scan]) -> str:
             cells = []
             for scan, mine in zip(scans, rows, strict=True):
                 row = mine.get(source)
-                broken = any(source == other for other, _ in scan.failed)
+                broken = any(source == failed_source for failed_source, _ in scan.failed)
                 absent = "?" if broken else "no npu" if source in scan.boards else "."
                 word = short(row) if row else absent
                 words.add(word)
@@ -99,12 +99,12 @@ def _one(scan: Scan) -> str:
         body = []
         for source in sources:
             row = rows[source]
-            asked = any(rate_hz for _, rate_hz in row.clocks)
+            has_rates = any(rate_hz for _, rate_hz in row.clocks)
             clocks = "/".join(f"{rate_hz / 1e6:g}" if rate_hz else "-" for _, rate_hz in row.clocks)
             database = {True: "yes", False: "no", None: "-"}[row.in_database]
             gap = ", ".join(row.gap) or "no gap"
-            found = f"{gap}; {clocks}" if asked else gap
-            body.append([_shortened(source, 44), row.status or "-", database, found])
+            remarks = f"{gap}; {clocks}" if has_rates else gap
+            body.append([_shortened(source, 44), row.status or "-", database, remarks])
         driver = rows[sources[0]].driver
         node = next((rows[source].node for source in sources if rows[source].node), "no node")
         names = next((rows[source].clocks for source in sources if rows[source].clocks), ())
@@ -118,8 +118,8 @@ def _failures(scan: Scan) -> list[str]:
     """Return one line for each reason why boards do not compile."""
     reasons: dict[str, list[str]] = {}
     for source, error in scan.failed:
-        said = error.splitlines()[1:] or [error]
-        reasons.setdefault(said[0], []).append(source.rpartition("/")[2])
+        messages = error.splitlines()[1:] or [error]
+        reasons.setdefault(messages[0], []).append(source.rpartition("/")[2])
     return [
         f"{', '.join(sources)}: not known, as {'it does' if len(sources) == 1 else 'they do'} not "
         f"compile on this machine: {reason}"

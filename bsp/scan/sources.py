@@ -33,18 +33,18 @@ class Source:
 
 def all_sources(tree: Path) -> list[Source]:
     """Return every board of a kernel tree, sorted: all of arm64, and what the tree has of arm."""
-    found = []
+    sources = []
     for arch in ("arm64", "arm"):
         top = tree / "arch" / arch / "boot/dts"
         for folder, folders, files in os.walk(top):
             folders.sort()
             directory = os.path.relpath(folder, top)
-            found += [
+            sources += [
                 Source(arch, directory, file.removesuffix(".dts"))
                 for file in sorted(files)
                 if file.endswith(".dts")
             ]
-    return found
+    return sources
 
 
 class Closures:
@@ -57,7 +57,7 @@ class Closures:
 
     def __init__(self, tree: Path, words: Iterable[frozenset[str]]) -> None:
         self._sets = tuple(words)
-        alphabet = sorted({word for each in self._sets for word in each}, key=len, reverse=True)
+        alphabet = sorted({word for group in self._sets for word in group}, key=len, reverse=True)
         self._find = re.compile(b"|".join(re.escape(word.encode()) for word in alphabet))
         self._prefixes = str(tree / "scripts/dtc/include-prefixes")
         self._resolved: dict[tuple[str, str], str | None] = {}
@@ -66,23 +66,23 @@ class Closures:
     def may_have(self, source: Path) -> bool:
         """Whether a source has to be compiled to know: it has the words, or cannot be followed."""
         words: set[str] = set()
-        seen: set[str] = set()
+        visited: set[str] = set()
         waiting = [str(source)]
         while waiting:
             path = waiting.pop()
-            if path in seen:
+            if path in visited:
                 continue
-            seen.add(path)
+            visited.add(path)
             mine, includes, followed = self._read(path)
             if not followed:
                 return True
             words |= mine
             waiting += includes
-        return any(each <= words for each in self._sets)
+        return any(required <= words for required in self._sets)
 
     def _read(self, path: str) -> tuple[frozenset[str], tuple[str, ...], bool]:
-        known = self._files.get(path)
-        if known is None:
+        entry = self._files.get(path)
+        if entry is None:
             content = Path(path).read_bytes()
             words = frozenset(word.decode() for word in self._find.findall(content))
             includes, followed = [], True
@@ -91,11 +91,11 @@ class Closures:
                 if target[:1] not in '"<':
                     followed = False  # a macro names the file
                 elif not target.strip('"<>').startswith("dt-bindings/"):  # those define numbers
-                    found = self._resolve(path.rpartition("/")[0], target)
-                    followed = followed and found is not None
-                    includes += [found] if found else []
-            known = self._files[path] = words, tuple(includes), followed
-        return known
+                    included = self._resolve(path.rpartition("/")[0], target)
+                    followed = followed and included is not None
+                    includes += [included] if included else []
+            entry = self._files[path] = words, tuple(includes), followed
+        return entry
 
     def _resolve(self, folder: str, target: str) -> str | None:
         """Return the file that an include means, as cpp finds it; None if there is none."""
@@ -104,6 +104,6 @@ class Closures:
             name = target.strip('"<>')
             places = [folder, self._prefixes] if target[0] == '"' else [self._prefixes]
             candidates = (Path(place, name) for place in places)
-            found = next((file for file in candidates if file.is_file()), None)
-            self._resolved[key] = os.path.realpath(found) if found else None
+            file_found = next((file for file in candidates if file.is_file()), None)
+            self._resolved[key] = os.path.realpath(file_found) if file_found else None
         return self._resolved[key]

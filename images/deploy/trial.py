@@ -57,7 +57,7 @@ def probe(host: Host, *, timeout_s: float, root: str) -> Boot | None:
             files = [f"{root}/proc/sys/kernel/random/boot_id", f"{root}/proc/cmdline"]
             said = connection.run(["cat", *files], timeout_s=timeout_s).text
     except (UnreachableError, ConnectionLostError, AuthenticationError):
-        return None  # NotLetIn: systemd keeps ordinary users out until the boot is done
+        return None  # AuthenticationError: systemd keeps ordinary users out until the boot is done
     boot_id, _, cmdline = said.partition("\n")
     return Boot(boot_id.strip(), generation_in(cmdline))
 

@@ -56,8 +56,8 @@ class Archive:
         import re
 
         self._refresh()
-        found = self._apt("apt-cache", "pkgnames").text.split()
-        names = [name for name in found if re.fullmatch(pattern, name)]
+        all_names = self._apt("apt-cache", "pkgnames").text.split()
+        names = [name for name in all_names if re.fullmatch(pattern, name)]
         if not names:
             raise UserError(f"no package in {self.suite} ({self.architecture}) matches {pattern!r}")
 
@@ -105,20 +105,20 @@ class Archive:
             archives = self.folder / "archives"
             missing = [name for name in names if not (archives / name).exists()]
             if missing:
-                with step(f"Fetching {_these(packages)} from Debian {self.suite}") as now:
-                    now.note(f"{len(missing)} of {len(names)} packages")
+                with step(f"Fetching {_these(packages)} from Debian {self.suite}") as progress:
+                    progress.note(f"{len(missing)} of {len(names)} packages")
                     if self._pinned(question):
                         self._fetch_pinned(missing)
                     elif with_dependencies:
                         self._apt(*command, "--download-only", *packages)
                     else:
                         self._apt(*command, *packages, cwd=archives)
-            found = [archives / name for name in names]
+            files = [archives / name for name in names]
             chosen = pins.current()
             if chosen is not None:
-                for file in found:
+                for file in files:
                     chosen.check(file)
-            return found
+            return files
 
     def _pinned(self, question: str) -> bool:
         """Whether a lock file answers a question."""
@@ -140,9 +140,9 @@ class Archive:
         self._refresh("")  # where they are is only in the lists
         for name in names:
             package, version, _ = name.removesuffix(".deb").split("_")
-            wanted = f"{package}={version.replace('%3a', ':')}"
+            exact_version = f"{package}={version.replace('%3a', ':')}"
             try:
-                self._apt("apt-get", "download", wanted, cwd=self.folder / "archives")
+                self._apt("apt-get", "download", exact_version, cwd=self.folder / "archives")
             except ToolFailedError as error:
                 raise chosen.gone(name) from error
 
@@ -182,10 +182,10 @@ class Archive:
             ]
 
         quote = "'"
-        found = [line.split() for line in self._answer(f"tarballs of {package}", plan)]
-        if not found:
+        tarballs = [line.split() for line in self._answer(f"tarballs of {package}", plan)]
+        if not tarballs:
             raise UserError(f"Debian {self.suite} has no source package {package!r}")
-        return [download(address, sha256) for address, sha256 in found]
+        return [download(address, sha256) for address, sha256 in tarballs]
 
     def _answer(self, question: str, ask: Callable[[], list[str]]) -> list[str]:
         """Return what apt answers, remembered as long as the package lists stay as they are.
@@ -202,13 +202,13 @@ class Archive:
         state = str((self.folder / "updated").stat().st_mtime_ns)
         try:
             remembered = json.loads(memory.read_bytes())
-            known = dict(remembered["answers"]) if remembered["lists"] == state else {}
+            answers = dict(remembered["answers"]) if remembered["lists"] == state else {}
         except (OSError, ValueError, KeyError, TypeError):
-            known = {}
-        if question not in known:
-            known[question] = ask()
-            write_atomically(memory, json.dumps({"lists": state, "answers": known}).encode())
-        return [str(line) for line in known[question]]
+            answers = {}
+        if question not in answers:
+            answers[question] = ask()
+            write_atomically(memory, json.dumps({"lists": state, "answers": answers}).encode())
+        return [str(line) for line in answers[question]]
 
     def _refresh(self, question: str = "") -> None:
         """Fetch the package lists, at most once a day; without a network the last ones serve.

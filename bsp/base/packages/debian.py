@@ -144,11 +144,11 @@ def debian_keyring() -> Path:
             f"Debian's packages cannot be verified: its keys are not here, and {error.message}",
             hint=install,
         ) from error
-    found = _first(root / each.relative_to("/") for each in _KEYRINGS)
-    if found is None:
+    keyring = _first(root / path.relative_to("/") for path in _KEYRINGS)
+    if keyring is None:
         raise UserError(f"{_KEYRING_PACKAGE} of this machine's apt has no keyring", hint=install)
-    return found
+    return keyring
 
 
 def _first(paths: Iterable[Path]) -> Path | None:
-    return next((each for each in paths if each.is_file()), None)
+    return next((path for path in paths if path.is_file()), None)

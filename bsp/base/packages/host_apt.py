@@ -81,7 +81,7 @@ INDEX_TARGETS = ("indextargets", "--format", "$(ORIGIN)|$(RELEASE)|$(REPO_URI)",
 def read_targets(listed: str) -> list[tuple[str, str, str]]:
     """Take apart what apt says to ``INDEX_TARGETS``; an origin may be several words."""
     words = [tuple(line.split("|")) for line in listed.splitlines()]
-    return [(each[0], each[1], each[2]) for each in words if len(each) == 3]
+    return [(fields[0], fields[1], fields[2]) for fields in words if len(fields) == 3]
 
 
 def _folder() -> Path:

@@ -52,12 +52,12 @@ def install_packages(missing: Sequence[str]) -> None:
 
 
 def _in_fedora(packages: Sequence[str]) -> list[str]:
-    known = fedora_names()
+    fedora = fedora_names()
     for package in packages:
-        name, why = known.get(package, (package, ""))
+        name, why = fedora.get(package, (package, ""))
         if not name:
             raise UserError(f"Fedora has no package like Debian's {package}: {why}")
-    return [known.get(package, (package, ""))[0] for package in packages]
+    return [fedora.get(package, (package, ""))[0] for package in packages]
 
 
 def _refused(names: str, command: Sequence[str]) -> UserError:

@@ -46,13 +46,13 @@ def is_dnf_system() -> bool:
 
 def fedora_names(file: Path = _FEDORA) -> dict[str, tuple[str, str]]:
     """Return what Debian's packages are called in Fedora: the name, or empty and why there is none."""
-    found = {}
+    names = {}
     for line in file.read_text(encoding="utf-8").splitlines():
         debian, _, rest = line.partition(" ")
         if debian and not debian.startswith("#"):
             name, _, why = rest.strip().partition(" ")
-            found[debian] = ("" if name == "-" else name, why.strip())
-    return found
+            names[debian] = ("" if name == "-" else name, why.strip())
+    return names
 
 
 def install_command(packages: Sequence[str], *, as_root: bool = False) -> str:
@@ -60,8 +60,8 @@ def install_command(packages: Sequence[str], *, as_root: bool = False) -> str:
     sudo = "" if as_root else "sudo "
     if not is_dnf_system():
         return f"{sudo}apt-get install {' '.join(packages)}"
-    known = fedora_names()
-    names = [known.get(package, (package, ""))[0] for package in packages]
+    fedora = fedora_names()
+    names = [fedora.get(package, (package, ""))[0] for package in packages]
     if not any(names):
-        return f"Fedora has no package for it: {known[packages[0]][1]}"
+        return f"Fedora has no package for it: {fedora[packages[0]][1]}"
     return f"{sudo}dnf install {' '.join(filter(None, dict.fromkeys(names)))}"

@@ -42,10 +42,10 @@ def extra_python(
         UserError: a system package is missing, and only root can install it.
         InfrastructureError: a package cannot be fetched or compiled.
     """
-    wanted = _REQUIREMENTS / f"{name}.txt"
+    requirements = _REQUIREMENTS / f"{name}.txt"
     build = _REQUIREMENTS / f"{name}-build.txt"
     digest = hashlib.sha256(_identity_of(python).encode())
-    for file in (wanted, build):
+    for file in (requirements, build):
         digest.update(file.read_bytes() if file.exists() else b"-")
     folder = cache_dir() / "extras"
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def extra_python(
             choice = ["--only-binary", ":all:", *source, "--no-build-isolation"]
             # pip would reuse what an earlier run compiled, by whatever means.
             cache = ["--no-cache-dir"] if compiled else []
-            _install(target, [*cache, *choice, "-r", str(wanted)])
+            _install(target, [*cache, *choice, "-r", str(requirements)])
             run([target / "bin" / "python", "-c", f"import {module}"])
             _move_scripts(target, final)
 
@@ -94,10 +94,10 @@ def find_python(wanted: str) -> str:
     """
     name = f"python{wanted}" if re.fullmatch(r"\d+(\.\d+)*", wanted) else wanted
     path = shutil.which(name)
-    asked = path and run(
+    version_check = path and run(
         [path, "-c", "import sys, venv; print(sys.version_info >= (3, 11))"], check=False
     )
-    if not path or not asked or asked.exit_code != 0:
+    if not path or not version_check or version_check.exit_code != 0:
         series = name.removeprefix("python")
         raise UserError(
             f"there is no {name} on this machine that runs and has the module venv",
@@ -105,7 +105,7 @@ def find_python(wanted: str) -> str:
             if re.fullmatch(r"3\.\d+", series)
             else "--python 3.13, or --python FILE",
         )
-    if asked.text.strip() != "True":
+    if version_check.text.strip() != "True":
         raise UserError(f"{path} is older than 3.11, which is needed", hint="--python 3.13")
     return path
 

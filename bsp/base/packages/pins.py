@@ -37,10 +37,10 @@ class Pins:
         """Return the pinned answer, or ask; recording, note it."""
         if not self.recording and question in self.answers:
             return self.answers[question]
-        found = ask()
+        answer = ask()
         if self.recording:
-            self.answers[question] = found
-        return found
+            self.answers[question] = answer
+        return answer
 
     def knows(self, question: str) -> bool:
         """Whether a question needs no asking."""

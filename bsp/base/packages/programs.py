@@ -69,8 +69,8 @@ def _keep_links_inside(root: Path) -> None:
 
 
 def _programs(root: Path) -> list[Path]:
-    found = [each for folder in _FOLDERS for each in (root / folder).glob("*")]
-    return [each for each in found if each.is_file() and os.access(each, os.X_OK)]
+    files = [file for folder in _FOLDERS for file in (root / folder).glob("*")]
+    return [file for file in files if file.is_file() and os.access(file, os.X_OK)]
 
 
 # The folder is moved once it is complete, so that the script asks where it lies.

@@ -77,11 +77,11 @@ class Lease:
             UserError: no place has these tags, or the lab does not let us have it.
             InfrastructureError: no coordinator answers, or the place did not become free in time.
         """
-        with step(f"Reserving a board of the lab: {self.wanted}") as now:
+        with step(f"Reserving a board of the lab: {self.wanted}") as progress:
             while (event := self._events.get()) is not None:
                 if event["event"] == "ready":
                     self.place = event
-                    now.note(event["place"])
+                    progress.note(event["place"])
                     return
                 if event["event"] == "waiting":
                     say(f"waiting: {event['why']}")
@@ -207,22 +207,22 @@ def parse(name: str) -> tuple[dict[str, str], str]:
     Raises:
         UserError: it is neither.
     """
-    said = name.removeprefix(PREFIX)
-    if said.startswith("+"):
-        token = said[1:] or os.environ.get("LG_TOKEN", "")
+    request = name.removeprefix(PREFIX)
+    if request.startswith("+"):
+        token = request[1:] or os.environ.get("LG_TOKEN", "")
         if not token:
             raise UserError(
                 f"{name} means your reservation, and LG_TOKEN is not set",
                 hint='eval "$(labgrid-client reserve --wait --shell board=vim3)"; or write lab:+TOKEN',
             )
         return {}, token
-    found = [_TAG.fullmatch(part) for part in said.split(",")]
-    if not all(found):
+    tags = [_TAG.fullmatch(part) for part in request.split(",")]
+    if not all(tags):
         raise UserError(
             f"{name!r} names no board of a lab: expected tags as KEY=VALUE, several with commas",
             hint="--host lab:board=vim3, lab:name=PLACE, or lab:+TOKEN for a reservation of yours",
         )
-    return {match[1]: match[2] for match in found if match}, ""
+    return {match[1]: match[2] for match in tags if match}, ""
 
 
 def _wait_s() -> float:

@@ -126,8 +126,8 @@ class Keeper:
 
     def known(self, name: str) -> Place | None:
         """The place of that name, as the coordinator last described it."""
-        found: Place | None = self.session.places.get(name)
-        return found
+        place: Place | None = self.session.places.get(name)
+        return place
 
     # --- reserving -----------------------------------------------------------------------------
 
@@ -136,15 +136,15 @@ class Keeper:
         places = list(self.session.places.values())
         if any(matches(place, self.tags) for place in places):
             return
-        wanted = ",".join(f"{key}={value}" for key, value in self.tags.items())
-        there = sorted(
+        wanted_tags = ",".join(f"{key}={value}" for key, value in self.tags.items())
+        existing_tags = sorted(
             f"{key}={value}" for place in places for key, value in tags_of(place).items()
         )
-        near = [
+        suggestions = [
             match
             for key, value in self.tags.items()
-            if f"{key}={value}" not in there
-            for match in difflib.get_close_matches(f"{key}={value}", there, n=1, cutoff=0.5)
+            if f"{key}={value}" not in existing_tags
+            for match in difflib.get_close_matches(f"{key}={value}", existing_tags, n=1, cutoff=0.5)
         ]
         listed = "; ".join(
             f"{place.name}: "
@@ -152,10 +152,10 @@ class Keeper:
             for place in sorted(places, key=lambda place: str(place.name))[:8]
         )
         raise FailedError(
-            f"no place of the lab has the tags {wanted}; the coordinator at {self.coordinator} has "
+            f"no place of the lab has the tags {wanted_tags}; the coordinator at {self.coordinator} has "
             + (f"{len(places)} places ({listed})" if places else "no places at all"),
-            hint=f"did you mean {near[0]}?"
-            if near
+            hint=f"did you mean {suggestions[0]}?"
+            if suggestions
             else "labgrid-client -p PLACE set-tags KEY=VALUE gives a place its tags",
         )
 
@@ -174,24 +174,24 @@ class Keeper:
                 ) from error
             self.token = Reservation.from_pb2(answer.reservation).token
         deadline = time.monotonic() + self.wait_s
-        said = ""
+        last_reason = ""
         while True:
-            found = await self.poll()
-            if found.state in (ReservationState.allocated, ReservationState.acquired):
-                [self.place] = found.allocations["main"]
+            reservation = await self.poll()
+            if reservation.state in (ReservationState.allocated, ReservationState.acquired):
+                [self.place] = reservation.allocations["main"]
                 return
-            if found.state is not ReservationState.waiting:
+            if reservation.state is not ReservationState.waiting:
                 raise FailedError(
-                    f"the reservation {self.token} is {found.state.name}", exit_code=3
+                    f"the reservation {self.token} is {reservation.state.name}", exit_code=3
                 )
             if self.stop.is_set():
                 raise FailedError("interrupted while waiting for a place", exit_code=3)
-            if (why := self.taken_by(found)) != said:
-                said = why
-                tell("waiting", why=why)
+            if (reason := self.taken_by(reservation)) != last_reason:
+                last_reason = reason
+                tell("waiting", why=reason)
             if time.monotonic() > deadline:
                 raise FailedError(
-                    f"no place became free within {self.wait_s:g} s: {why}",
+                    f"no place became free within {self.wait_s:g} s: {reason}",
                     hint="NPU_BSP_LAB_WAIT=SECONDS waits longer; labgrid-client reservations shows the "
                     "queue",
                     exit_code=3,
@@ -214,13 +214,13 @@ class Keeper:
 
     def taken_by(self, reservation: Reservation) -> str:
         """Who has the places that would do."""
-        wanted = reservation.filters["main"]
-        those = [place for place in self.session.places.values() if matches(place, wanted)]
-        said = [
+        tags = reservation.filters["main"]
+        candidates = [place for place in self.session.places.values() if matches(place, tags)]
+        holders = [
             f"{place.name} is " + (f"held by {place.acquired}" if place.acquired else "reserved")
-            for place in sorted(those, key=lambda place: str(place.name))
+            for place in sorted(candidates, key=lambda place: str(place.name))
         ]
-        return ", ".join(said) or "no place has these tags any more"
+        return ", ".join(holders) or "no place has these tags any more"
 
     # --- holding -------------------------------------------------------------------------------
 
@@ -253,13 +253,13 @@ class Keeper:
         place = self.known(self.place)
         if place is None:
             raise RuntimeError(f"the coordinator does not know {self.place}")
-        found = [
+        resources = [
             (name, resource.cls, resource.args, resource.extra)
             for (name, _), resource in self.session.get_target_resources(place).items()
         ]
-        services = [each for each in found if each[1] == "NetworkService"]
+        services = [entry for entry in resources if entry[1] == "NetworkService"]
         if len(services) != 1:
-            names = ", ".join(sorted(each[0] for each in services)) or "none"
+            names = ", ".join(sorted(entry[0] for entry in services)) or "none"
             raise FailedError(
                 f"the place {self.place} has {len(services)} NetworkServices ({names}), expected one: it "
                 "says where the board's SSH server is",
@@ -274,7 +274,7 @@ class Keeper:
             "port": service.get("port", 22),
             "user": service["username"],
             "proxy": extra.get("proxy") if extra.get("proxy_required") else None,
-            "resources": sorted({each[1] for each in found}),
+            "resources": sorted({entry[1] for entry in resources}),
         }
 
     async def hold(self) -> None:
@@ -498,15 +498,15 @@ def left_behind(notes: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 def main() -> None:
     """``keeper.py '{"coordinator": ..., "tags": ..., "token": ..., "wait_s": ..., "notes": ...}'``."""
     logging.basicConfig(level=logging.CRITICAL)  # what went wrong is told as an event
-    wanted = json.loads(sys.argv[1])
+    request = json.loads(sys.argv[1])
 
     async def keep() -> int:
         keeper = Keeper(
-            wanted["coordinator"],
-            wanted["tags"],
-            wanted["token"],
-            wanted["wait_s"],
-            Path(wanted["notes"]),
+            request["coordinator"],
+            request["tags"],
+            request["token"],
+            request["wait_s"],
+            Path(request["notes"]),
         )
         return await keeper.run()
 

@@ -66,7 +66,7 @@ def job(request: JobRequest) -> dict[str, Any]:
         "docker": {"image": request.container},
         "definitions": [_definition(request)],
     }
-    found: dict[str, Any] = {
+    document: dict[str, Any] = {
         "job_name": f"npu-bsp {request.board.name}",
         "device_type": device_type,
         "visibility": "public",
@@ -78,8 +78,8 @@ def job(request: JobRequest) -> dict[str, Any]:
         "actions": [*_boot_actions(request), {"test": test}],
     }
     if request.tags:
-        found["tags"] = list(request.tags)
-    return found
+        document["tags"] = list(request.tags)
+    return document
 
 
 def _checked(request: JobRequest) -> str:
@@ -170,14 +170,14 @@ def _steps(request: JobRequest) -> list[str]:
 
 def rows(document: dict[str, Any]) -> list[str]:
     """The rows of a smoke test's document as calls of ``lava-test-case``, with the median in ms."""
-    found = []
+    calls = []
     for row in document.get("results", []):
         words = ["lava-test-case", f"npu-{row['delegate']}", "--result", row["status"]]
         latency = row.get("latency_ms") or {}
         if latency.get("median") is not None:
             words += ["--measurement", f"{latency['median']:g}", "--units", "ms"]
-        found.append(shlex.join(words))
-    return found
+        calls.append(shlex.join(words))
+    return calls
 
 
 def yaml_of(value: Any, indent: int = 0) -> str:
@@ -185,19 +185,19 @@ def yaml_of(value: Any, indent: int = 0) -> str:
     pad = "  " * indent
     if isinstance(value, dict) and value:
         lines = []
-        for key, each in value.items():
+        for key, item in value.items():
             if not _PLAIN.fullmatch(key):
                 raise RuntimeError(f"not a plain YAML key: {key!r}")
-            nested = isinstance(each, dict | list) and each
-            below = yaml_of(each, indent + 1)
+            nested = isinstance(item, dict | list) and item
+            below = yaml_of(item, indent + 1)
             lines.append(f"{pad}{key}:\n{below}" if nested else f"{pad}{key}: {below}")
         return "\n".join(lines)
     if isinstance(value, list) and value:
         return "\n".join(
-            f"{pad}-{yaml_of(each, indent + 1)[len(pad) + 1 :]}"
-            if isinstance(each, dict)
-            else f"{pad}- {yaml_of(each)}"
-            for each in value
+            f"{pad}-{yaml_of(item, indent + 1)[len(pad) + 1 :]}"
+            if isinstance(item, dict)
+            else f"{pad}- {yaml_of(item)}"
+            for item in value
         )
     return json.dumps(value)
 
@@ -208,16 +208,16 @@ def write(request: JobRequest, output: Path | None, *, dry_run: bool = False) ->
     Raises:
         UserError: as ``job``.
     """
-    made = job(request)
-    text = f"# A job for LAVA: lavacli jobs submit FILE\n{yaml_of(made)}\n"
+    document = job(request)
+    text = f"# A job for LAVA: lavacli jobs submit FILE\n{yaml_of(document)}\n"
     if output is not None and not dry_run:
         write_atomically(output, text.encode())
     return {
         "board": request.board.name,
-        "device_type": made["device_type"],
+        "device_type": document["device_type"],
         "file": str(output) if output else None,
         "dry_run": dry_run,
-        "job": made,
+        "job": document,
         "text": text,
     }
 

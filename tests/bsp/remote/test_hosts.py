@@ -244,7 +244,7 @@ def test_keys_that_cannot_be_used(server: LocalSshd, tmp_path: Path) -> None:
     broken.write_text("no key")
     for path, match in (
         (broken, "cannot read the private key"),
-        (tmp_path / "none", "is not there"),
+        (tmp_path / "none", "does not exist"),
     ):
         with pytest.raises(UserError, match=match):
             ssh.connect(server.with_(identity_file=path))

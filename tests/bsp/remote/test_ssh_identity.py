@@ -13,6 +13,7 @@ import pytest
 from bsp.base.errors import UserError
 from bsp.remote import ssh
 from bsp.remote.inventory import Host, resolve
+from bsp.remote.known_hosts import KnownHosts
 from tests.support import local_sshd
 from tests.support.local_sshd import LocalSshd, make_key
 
@@ -151,7 +152,7 @@ def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_keys_of_the_agent(agent: None, tmp_path: Path, server: LocalSshd) -> None:
     host = replace(server.host, identity_file=None)
-    with pytest.raises(UserError, match="lets none of our keys in"):
+    with pytest.raises(UserError, match="accepts none of our keys"):
         says_hello(host)
     subprocess.run(["ssh-add", "-q", str(server.host.identity_file)], check=True)
     assert says_hello(host)
@@ -174,12 +175,12 @@ def test_certificates_of_users(
 ) -> None:
     key = make_key(tmp_path / "mine")
     host = replace(trusting.host, identity_file=key)
-    with pytest.raises(UserError, match="lets none of our keys in"):
+    with pytest.raises(UserError, match="accepts none of our keys"):
         says_hello(host)
     certificate = sign(authority, key, "-n", trusting.host.user)
     if how == "CertificateFile":
         elsewhere = certificate.rename(tmp_path / "elsewhere.pub")
-        with pytest.raises(UserError, match="lets none"):
+        with pytest.raises(UserError, match="accepts none"):
             says_hello(host)
         write_config(tmp_path, trusting, IdentityFile=str(key), CertificateFile=str(elsewhere))
         host = resolve("desk")
@@ -218,8 +219,8 @@ GOOD = ("-h", "-n", "127.0.0.1,other")
         (GOOD, "@cert-authority 127.0.0.* {ca}", ""),
         (GOOD, "@cert-authority [127.0.0.1]:{port} {ca}", ""),
         (GOOD, "@cert-authority *.example {ca}", "not known yet"),
-        (GOOD, "@cert-authority * {other}", "none of the authorities"),
-        (GOOD, "@cert-authority * {ca}\n@revoked * {ca}", "none of the authorities"),
+        (GOOD, "@cert-authority * {other}", "no authority in known_hosts"),
+        (GOOD, "@cert-authority * {ca}\n@revoked * {ca}", "no authority in known_hosts"),
         (GOOD, "@cert-authority * {ca}\n@revoked * {host}", "marked as revoked"),
         (("-h", "-n", "other"), "@cert-authority * {ca}", "it is for other, not for 127.0.0.1"),
         (("-h",), "@cert-authority * {ca}", "for no name at all"),
@@ -270,7 +271,9 @@ def test_a_certificate_whose_signature_is_wrong(tmp_path: Path, authority: Path)
     blob = base64.b64decode(text)
     known = tmp_path / "known"
     known.write_text(f"@cert-authority * {public(authority)}\n")
-    keys = ssh._KnownHosts(Host("x", "127.0.0.1", known_hosts=known))
-    assert not keys._wrong_with(kind, blob)
+    keys = KnownHosts(Host("x", "127.0.0.1", known_hosts=known))
+    assert not keys._certificate_problem(kind, blob)
     for at in range(40, len(blob), 7):
-        assert keys._wrong_with(kind, blob[:at] + bytes([blob[at] ^ 1]) + blob[at + 1 :]), at
+        assert keys._certificate_problem(
+            kind, blob[:at] + bytes([blob[at] ^ 1]) + blob[at + 1 :]
+        ), at

@@ -329,7 +329,7 @@ def test_unknown_host_key_asks_and_is_remembered(
 
 def test_nobody_lets_us_in(board: FakeBoard, update: bundles.Bundle, tmp_path: Path) -> None:
     key = local_sshd.make_key(tmp_path / "stranger")
-    refused(board, update, "lets none of our keys in", identity_file=key)
+    refused(board, update, "accepts none of our keys", identity_file=key)
 
 
 def test_unreachable(board: FakeBoard, update: bundles.Bundle) -> None:

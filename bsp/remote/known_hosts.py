@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: MIT
+"""Host keys: the known_hosts files of a user, and the check of the key that a server shows against them."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fnmatch
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import paramiko
+
+from bsp.base.ask import can_ask, confirm
+from bsp.base.cache import lock
+from bsp.base.errors import UserError
+from bsp.base.progress import say
+
+from .host import Host
+
+_CERTIFICATE = "-cert-v01@openssh.com"
+_SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
+
+
+class KnownHosts:
+    """The host keys that the user has accepted."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._file = host.known_hosts or Path.home() / ".ssh" / "known_hosts"
+        self._keys: dict[str, paramiko.PKey] = {}
+        self._revoked: set[str] = set()
+        self._authorities: set[str] = set()
+        files = [self._file] if host.known_hosts else [_SYSTEM_KNOWN_HOSTS, self._file]
+        for file in files:
+            for line in _lines(file):
+                self._read(line)
+
+    def _read(self, line: str) -> None:
+        """Parse one line of a known_hosts file (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT)."""
+        fields = line.split()
+        marker = fields.pop(0) if fields and fields[0].startswith("@") else ""
+        if len(fields) < 3 or fields[0].startswith("#"):
+            return
+        names, kind, key = fields[:3]
+        if marker == "@revoked":
+            self._revoked.add(key)
+        elif marker == "@cert-authority":
+            plain = self._host.host_key_alias or self._host.address
+            if _matches(names, self._host.key_name) or _matches(names, plain):
+                self._authorities.add(key)
+        elif not marker and _matches(names, self._host.key_name):
+            # We offer no key type that paramiko lacks, so the server cannot present such a key.
+            with contextlib.suppress(paramiko.SSHException, ValueError):
+                self._keys[kind] = paramiko.PKey.from_type_string(kind, base64.b64decode(key))
+
+    def preferred(self, offered: Iterable[str]) -> list[str]:
+        """Order key types for the key exchange: types of which we have a key of this host come first."""
+
+        def rank(kind: str) -> int:
+            base = "ssh-rsa" if kind.startswith("rsa-sha2") else kind
+            return 0 if base in self._keys else 1
+
+        plain = sorted(offered, key=rank)
+        return [f"{kind}{_CERTIFICATE}" for kind in plain if self._authorities] + plain
+
+    def certified(self, key: paramiko.PKey) -> bool:
+        """Whether a trusted authority (``@cert-authority``) has signed the server's host key.
+
+        Raises:
+            UserError: the certificate is not valid for this host or at this time, and known_hosts does not
+                have the plain key either.
+        """
+        blob = key.public_blob
+        if blob is None or not blob.key_type.endswith(_CERTIFICATE) or not self._authorities:
+            return False
+        problem = self._certificate_problem(blob.key_type, blob.key_blob)
+        if problem and key.get_name() not in self._keys:
+            raise UserError(
+                f"the certificate that {self._host.name} shows for its host key is not good: {problem}",
+                hint="have its host key signed anew: ssh-keygen -s CA -h -n NAME ...",
+            )
+        return not problem and key.get_base64() not in self._revoked
+
+    def _certificate_problem(self, kind: str, blob: bytes) -> str:
+        """Return why a certificate is not valid; empty if it is.
+
+        paramiko has checked only that the server holds the private key.
+        """
+        from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+        from cryptography.hazmat.primitives import serialization
+
+        try:
+            certificate = serialization.load_ssh_public_identity(
+                kind.encode() + b" " + base64.b64encode(blob)
+            )
+            if not isinstance(certificate, serialization.SSHCertificate):
+                return "it is not a certificate"
+            certificate.verify_cert_signature()
+        except (ValueError, InvalidSignature, UnsupportedAlgorithm) as error:
+            return f"it cannot be verified ({error or 'wrong signature'})"
+        authority = certificate.signature_key().public_bytes(
+            serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+        )
+        signer = authority.split()[1].decode()
+        if signer not in self._authorities or signer in self._revoked:
+            return "no authority in known_hosts signed it"
+        if certificate.type is not serialization.SSHCertificateType.HOST:
+            return "it is a user's certificate"
+        if not certificate.valid_after <= time.time() < certificate.valid_before:
+            return "it is not valid now: expired, or a clock is wrong"
+        name = (self._host.host_key_alias or self._host.address).lower()
+        if name.encode() not in [principal.lower() for principal in certificate.valid_principals]:
+            names = (
+                b", ".join(certificate.valid_principals).decode(errors="replace")
+                or "no name at all"
+            )
+            return f"it is for {names}, not for {name}"
+        return "it has options that are not known" if certificate.critical_options else ""
+
+    def verify(self, key: paramiko.PKey, *, accept_new_key: bool) -> None:
+        """Compare the server's key with the remembered one; ask whether to trust the key of a new host."""
+        host = self._host
+        shown = f"{key.get_name()} {key.fingerprint}"
+        if key.get_base64() in self._revoked:
+            raise UserError(
+                f"the host key of {host.name} ({shown}) is marked as revoked in {self._file}"
+            )
+        remembered = self._keys.get(key.get_name())
+        if remembered is not None and remembered.asbytes() == key.asbytes():
+            return
+        if self._keys:
+            expected = ", ".join(
+                f"{name} {kept.fingerprint}" for name, kept in sorted(self._keys.items())
+            )
+            raise UserError(
+                f"the host key of {host.name} ({host.address}:{host.port}) is not the remembered one: "
+                f"expected {expected}, found {shown}. This may be another machine, a reinstalled board, "
+                "or somebody in between",
+                hint=f"if the change is legitimate: ssh-keygen -f {self._file} -R '{host.key_name}'",
+            )
+        if not accept_new_key:
+            self._ask(shown)
+        self._remember(key)
+        say(f"remembered the host key of {host.name}: {shown}")
+
+    def _ask(self, shown: str) -> None:
+        host = self._host
+        if not can_ask():
+            raise UserError(
+                f"the host key of {host.name} ({host.address}:{host.port}) is not known yet: {shown}",
+                hint="compare the fingerprint with `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` "
+                "on the board, then repeat with --accept-new-key",
+            )
+        contact = f"First contact with {host.name} ({host.address}:{host.port})."
+        if not confirm(f"{contact}\nIts key: {shown}\nTrust this host from now on?"):
+            raise UserError(f"the host key of {host.name} was not accepted")
+
+    def _remember(self, key: paramiko.PKey) -> None:
+        if self._file == Path(os.devnull):
+            return
+        line = f"{self._host.key_name} {key.get_name()} {key.get_base64()}\n"
+        self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with lock(self._file.with_name(f".{self._file.name}.lock")):
+            old = self._file.read_text() if self._file.exists() else ""
+            separator = "" if not old or old.endswith("\n") else "\n"
+            handle = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            with os.fdopen(handle, "a") as file:
+                file.write(separator + line)
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def _matches(patterns: str, host: str) -> bool:
+    """Whether the first field of a known_hosts line matches a host: names, wildcards, a hashed name."""
+    if patterns.startswith("|1|"):
+        return paramiko.HostKeys.hash_host(host, patterns) == patterns
+    matched = False
+    for pattern in patterns.split(","):
+        # known_hosts patterns have no [sets]; brackets enclose the host of [host]:port.
+        plain = pattern.removeprefix("!").replace("[", "[[]")
+        if fnmatch.fnmatchcase(host.lower(), plain.lower()):
+            if pattern.startswith("!"):
+                return False
+            matched = True
+    return matched
