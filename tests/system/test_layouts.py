@@ -84,7 +84,7 @@ def boot_files(host: Host) -> str:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("layout", ["armbian"])
+@pytest.mark.parametrize("layout", ["armbian", "extlinux-fat"])
 def test_it_boots_with_its_npu_switched_off_and_is_adopted(layout: str, tmp_path: Path) -> None:
     with running(layout, tmp_path) as host:
         assert said(host, "cat", NPU_STATUS) == "disabled\0"
