@@ -17,8 +17,8 @@ from pathlib import Path
 from .measure import Arm, Timing, arguments, measure, report
 
 from bsp.dts.build import build_dts  # isort: skip
+from bsp.catalog import load_board, load_soc
 from bsp.kernel.source import kernel_tree
-from bsp.profile import load_board, load_soc
 
 ROOT = Path(__file__).parents[1]
 

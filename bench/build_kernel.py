@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 
 from bsp.base.output import print_text
+from bsp.catalog import load_board
 from bsp.kernel import compile as build
 from bsp.kernel.config.compare import Difference
 from bsp.kernel.config.configure import Workspace, configure, judged
 from bsp.kernel.config.fragments import Asked
-from bsp.profile import load_board
 
 from .measure import Arm, measure, report, shown
 

@@ -15,7 +15,8 @@ from .measure import Arm, arguments, measure, report
 from bsp.base.cache import remove  # isort: skip
 from bsp.dts.bindings import schema  # isort: skip
 from bsp.dts.build import build_dts  # isort: skip
-from bsp.profile import load_board, load_soc  # isort: skip
+from bsp.catalog import load_board, load_soc
+
 from bsp.kernel.source import kernel_tree  # isort: skip
 from bsp.dts.compiler.compile import compile_dts  # isort: skip
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from .measure import Arm, Timing, measure, report
 
 from bsp.remote.inventory import Host  # isort: skip
-from bsp.profile import load_board
+from bsp.catalog import load_board
 from images.bundle.assemble import bundle_for
 from images.disk import bmap
 from images.disk.image import FAT_SIZE_BYTES, ImageRequest, build_image

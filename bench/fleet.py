@@ -33,8 +33,8 @@ from .deploy import ROOT, run, same
 from .measure import Arm, Timing, measure, report
 
 from bsp.base.cache import remove  # isort: skip
+from bsp.catalog import load_board
 from bsp.kernel.packaged import PrebuiltKernel, prebuilt_kernel
-from bsp.profile import load_board
 from images.bundle import manifest as bundles
 from images.bundle.manifest import Bundle, Parts
 from images.deploy.boot import slots

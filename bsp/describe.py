@@ -9,20 +9,11 @@ from typing import Any
 
 from .base.output import table
 from .base.words import filled
+from .catalog import board_file, board_names, by_compatible, load_board, load_soc, npu_of
 from .dts.inputs.own_tree import OwnTree, own_tree
 from .dts.npu.support import series_supports
 from .kernel.distribution import all_series
-from .profile import (
-    Board,
-    Expectation,
-    Npu,
-    board_file,
-    board_names,
-    by_compatible,
-    load_board,
-    load_soc,
-    npu_of,
-)
+from .profile import Board, Expectation, Npu
 from .uboot import trial_of
 
 _WIDTH = 80

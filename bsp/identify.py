@@ -16,11 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from .base.errors import UserError
-from .dts.npu.owners import vendor_of
-from .dts.tree import Tree
-from .profile import (
-    Board,
-    BoardIdentity,
+from .catalog import (
     board_file,
     board_names,
     is_own,
@@ -30,6 +26,9 @@ from .profile import (
     runs_as,
     soc_names,
 )
+from .dts.npu.owners import vendor_of
+from .dts.tree import Tree
+from .profile import Board, BoardIdentity
 
 # Firmware keeps some memory for itself (OP-TEE, frame buffers) and leaves it out of the tree.
 _LEAST_SHARE_OF_MEMORY = 0.75

@@ -18,6 +18,16 @@ from typing import Any
 from .base.cache import write_atomically
 from .base.errors import UserError
 from .base.result import Result
+from .catalog import (
+    board_file,
+    board_names,
+    load_board,
+    load_soc,
+    names_no_board,
+    read_board,
+    soc_names,
+    user_boards_dir,
+)
 from .dts.compiler.compile import compile_dts
 from .dts.inputs.given import board_tree
 from .dts.npu.owners import refuse_two_owners, vendor_of
@@ -35,18 +45,7 @@ from .identify import (
     vendor_words,
 )
 from .kernel.source import kernel_tree
-from .profile import (
-    FORMAT,
-    Board,
-    board_file,
-    board_names,
-    load_board,
-    load_soc,
-    names_no_board,
-    read_board,
-    soc_names,
-    user_boards_dir,
-)
+from .profile import FORMAT, Board
 from .profile_check import missing_text
 from .profile_mistakes import MARK, Missing, mistakes
 from .profile_tree_check import tree_mistakes

@@ -18,7 +18,8 @@ import msgspec
 
 from .base.output import table
 from .base.result import FAILED_VALIDATION, Result
-from .profile import Board, board_file, complete_board, read_toml, soc_names
+from .catalog import board_file, complete_board, read_toml, soc_names
+from .profile import Board
 from .profile_errors import expectation_mistakes, explain
 from .profile_mistakes import Missing, mistakes, wrong_soc
 from .profile_tree_check import tree_mistakes

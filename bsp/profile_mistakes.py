@@ -9,11 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from .base.errors import UserError, nearest
-from .identify import is_chip_makers, soc_of
-from .kernel.distribution import all_series
-from .kernel.source import check_source_name
-from .profile import (
-    Board,
+from .catalog import (
     board_names,
     is_own,
     load_board,
@@ -22,6 +18,10 @@ from .profile import (
     soc_names,
     unknown_soc,
 )
+from .identify import is_chip_makers, soc_of
+from .kernel.distribution import all_series
+from .kernel.source import check_source_name
+from .profile import Board
 
 MARK = "# MISSING: "
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from .base.errors import InfrastructureError, UserError
+from .catalog import load_soc, names_no_board, npu_of
 from .dts.build import build_dts
 from .dts.compiler.compile import compile_dts, compiled
 from .dts.inputs.identity import check_identity
@@ -20,7 +21,7 @@ from .dts.npu.required_changes import plan_changes
 from .dts.npu.support import lacking
 from .dts.tree import Tree, read_tree
 from .kernel.source import KernelTree, kernel_tree
-from .profile import Board, Expectation, load_soc, names_no_board, npu_of
+from .profile import Board, Expectation
 from .profile_mistakes import Missing
 
 _WITH_NPU: tuple[Expectation, ...] = ("works", "enable")

@@ -103,7 +103,7 @@ def lock(
     dry_run: bool = False,
 ) -> Result:
     """Write down every input of a bundle, exactly. Example: ./inv lock --board vim3."""
-    from bsp.profile import load_board
+    from bsp.catalog import load_board
     from images.bundle import lock as locks
 
     return locks.lock(

@@ -228,7 +228,7 @@ def lava_job(
     """Write a LAVA job that deploys and validates. Example: ./inv lava-job --board vim3 --container I."""
     from pathlib import Path
 
-    from bsp.profile import load_board
+    from bsp.catalog import load_board
     from bsp.remote.lab import lava
 
     request = lava.JobRequest(

@@ -45,9 +45,9 @@ def build_dts(
     from pathlib import Path
 
     from bsp.base.errors import UserError
+    from bsp.catalog import load_board
     from bsp.dts import build
     from bsp.dts.npu.rate import parse_rate
-    from bsp.profile import load_board
 
     if from_host:
         from bsp.remote.in_place import build_from_host
@@ -106,8 +106,8 @@ def check_dts(
     """Check a device tree against the kernel's bindings. Example: ./inv check-dts --board vim3."""
     from pathlib import Path
 
+    from bsp.catalog import load_board
     from bsp.dts.bindings import schema
-    from bsp.profile import load_board
 
     profile = load_board(board)
     base = None
@@ -148,8 +148,8 @@ def boot_dts(
     """Boot a device tree in QEMU; is the NPU bound? Example: ./inv boot-dts --board imx8mp-evk."""
     from pathlib import Path
 
+    from bsp.catalog import load_board
     from bsp.dts.npu.rate import parse_rate
-    from bsp.profile import load_board
     from virtual.boards import boot_dts as booting
 
     return booting.boot_dts(

@@ -50,7 +50,7 @@ def build_image(
     """Build a bootable disk image. Example: ./inv build-image --board vim3 --ssh-key ~/.ssh/id.pub."""
     from pathlib import Path
 
-    from bsp.profile import load_board
+    from bsp.catalog import load_board
     from images.disk import image, image_report
 
     def path(name: str) -> Path | None:
@@ -106,7 +106,7 @@ def flash(
     """Write an image to storage. Example: ./inv flash --host vim3 --device /dev/mmcblk1 --image F."""
     from pathlib import Path
 
-    from bsp.profile import load_board
+    from bsp.catalog import load_board
     from bsp.remote.inventory import resolve
     from images.flash import command, show
 

@@ -46,8 +46,8 @@ def build_kernel(
     dry_run: bool = False,
 ) -> Result:
     """Patch, configure, check and cross-build a kernel. Example: ./inv build-kernel --board vim3."""
+    from bsp.catalog import load_board
     from bsp.kernel import command as kernel_command
-    from bsp.profile import load_board
 
     profile = load_board(board)
     options = kernel_command.Options(

@@ -33,7 +33,7 @@ def build_userspace(
     """Build the offline userspace for a board. Example: ./inv build-userspace --board vim3."""
     from pathlib import Path
 
-    from bsp.profile import load_board
+    from bsp.catalog import load_board
     from userspace.npu.mesa.manifest import named_mesa
     from userspace.payload import payload
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bsp.profile import read_board, user_boards_dir
+from bsp.catalog import read_board, user_boards_dir
 from images.bundle.manifest import Bundle
 from images.deploy import trial
 

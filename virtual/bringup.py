@@ -23,7 +23,8 @@ from bsp.base.errors import (
 from bsp.base.output import table
 from bsp.base.progress import step
 from bsp.base.result import Result
-from bsp.profile import Board, board_names, load_board, npu_of
+from bsp.catalog import board_names, load_board, npu_of
+from bsp.profile import Board
 from userspace.npu.mesa.build import build_mesa, request_for
 from userspace.npu.mesa.manifest import BuiltMesa, named_mesa
 

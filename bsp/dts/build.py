@@ -17,9 +17,10 @@ from ..base.errors import UserError
 from ..base.process import ToolFailedError
 from ..base.result import Result
 from ..base.trees import label
+from ..catalog import load_soc, npu_of
 from ..kernel.distribution import series_named
 from ..kernel.source import kernel_tree
-from ..profile import Board, Npu, load_soc, npu_of
+from ..profile import Board, Npu
 from .compiler.compile import compile_dts, compiled
 from .inputs.apply import apply_overlays
 from .inputs.given import board_tree

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bsp.base.errors import UserError
-from bsp.profile import Board, Qemu, board_names, load_board
+from bsp.catalog import board_names, load_board
+from bsp.profile import Board, Qemu
 
 from . import npu
 

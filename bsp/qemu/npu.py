@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 
-from bsp.profile import Board, npu_of
+from bsp.catalog import npu_of
+from bsp.profile import Board
 
 SOCKET = "npu.sock"
 

@@ -14,11 +14,12 @@ from bsp.base.project import PROJECT
 from ..base.errors import UserError
 from ..base.progress import step
 from ..base.result import Result
+from ..catalog import npu_of
 from ..dts.build import DtsResult, build_dts
 from ..dts.running import without_boot
 from ..dts.tree import Tree, read_tree
 from ..identify import identify, machine_of, vendor_words
-from ..profile import Board, npu_of
+from ..profile import Board
 from .facts import KernelFacts, read_fdt, read_kernel
 from .ssh import Connection
 
@@ -141,7 +142,7 @@ def build_from_host(
     force_enable: bool = False,
 ) -> InPlace:
     """As :func:`build_in_place`, for the host of that name; empty strings are flags not given."""
-    from ..profile import load_board
+    from ..catalog import load_board
     from .inventory import resolve
     from .ssh import connect
 

@@ -100,7 +100,7 @@ def resolve(name: str) -> Host:
 
 def _start_of_virtual(name: str) -> str:
     """Return what starts the virtual board of that name; empty if no profile of that name is QEMU's."""
-    from bsp.profile import board_names, load_board  # late: most hosts are known without them
+    from bsp.catalog import board_names, load_board
     from bsp.qemu.machine import start_command
 
     is_virtual = name in board_names() and load_board(name).qemu is not None

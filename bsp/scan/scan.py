@@ -21,11 +21,12 @@ from typing import Any
 from ..base.cache import cache_dir, write_atomically
 from ..base.errors import UserError
 from ..base.progress import Step, step
+from ..catalog import SOCS_DIR, load_soc, soc_names
 from ..dts.compiler.compile import compile_dts, tool_key
 from ..dts.tree import read_tree
 from ..kernel.distribution import all_series
 from ..kernel.source import KernelTree, kernel_tree
-from ..profile import SOCS_DIR, Soc, load_soc, soc_names
+from ..profile import Soc
 from .classify import Row, look, telling_words
 from .drivers import driver_files, drivers_of
 from .sources import Closures, Source, all_sources

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..base.output import table
 from ..base.words import counted, filled
-from ..profile import board_names, load_board, load_soc
+from ..catalog import board_names, load_board, load_soc
 from .classify import Row
 from .scan import Scan
 

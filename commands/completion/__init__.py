@@ -37,7 +37,7 @@ def completion(_: Context, what: str) -> Result:
 
 def _names(kind: str) -> list[str]:
     if kind == "boards":
-        from bsp.profile import board_names
+        from bsp.catalog import board_names
 
         return board_names()
     if kind == "hosts":

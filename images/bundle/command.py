@@ -11,7 +11,8 @@ from bsp.base.progress import step
 from bsp.base.project import results_folder
 from bsp.base.result import Answer
 from bsp.base.words import counted
-from bsp.profile import Board, load_board
+from bsp.catalog import load_board
+from bsp.profile import Board
 from images.bundle import manifest as bundles
 from images.bundle import sign as signing
 from userspace.npu.mesa.manifest import named_mesa

@@ -10,7 +10,8 @@ from typing import Any
 from bsp.base.ask import can_ask, confirm
 from bsp.base.errors import UserError
 from bsp.base.progress import step
-from bsp.profile import Board, load_board
+from bsp.catalog import load_board
+from bsp.profile import Board
 from bsp.remote.inventory import Host, resolve
 from images.bundle import manifest as bundles
 from images.bundle import sign

@@ -16,9 +16,10 @@ import msgspec
 
 from bsp.base.errors import BspError, UserError
 from bsp.base.progress import step
+from bsp.catalog import npu_of
 from bsp.dts.npu.available import unavailable
 from bsp.dts.tree import read_tree
-from bsp.profile import Board, Npu, npu_of
+from bsp.profile import Board, Npu
 from bsp.remote.inventory import Host
 from images.bundle.manifest import Manifest
 

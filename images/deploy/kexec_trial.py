@@ -18,10 +18,11 @@ from bsp.base import progress
 from bsp.base.errors import UserError
 from bsp.boot_survey.keeping import how_to_keep
 from bsp.boot_survey.survey import Survey
+from bsp.catalog import npu_of
 from bsp.dts.inputs.identity import dtb_of_board
 from bsp.dts.running import without_boot
 from bsp.dts.tree import Tree, read_tree
-from bsp.profile import Board, npu_of
+from bsp.profile import Board
 from bsp.remote.facts import read_fdt
 from images.bundle.manifest import with_required_options
 

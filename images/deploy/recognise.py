@@ -7,9 +7,10 @@ import contextlib
 from collections.abc import Sequence
 
 from bsp.base.errors import UserError
+from bsp.catalog import board_names, load_board, names_no_board, runs_as
 from bsp.dts.tree import read_tree
 from bsp.identify import Machine, Match, doubt_error, find, identify, machine_of
-from bsp.profile import Board, board_names, load_board, names_no_board, runs_as
+from bsp.profile import Board
 from bsp.remote.facts import read_fdt
 from bsp.remote.inventory import Host
 

@@ -6,10 +6,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from bsp.base.errors import UserError
+from bsp.catalog import npu_of
 from bsp.dts.npu import switched_off
 from bsp.dts.npu.available import unavailable
 from bsp.dts.tree import Tree, read_tree
-from bsp.profile import Board, npu_of
+from bsp.profile import Board
 
 from .transfer.agent import Agent, decompress_fdt
 

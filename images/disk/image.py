@@ -25,7 +25,8 @@ from bsp.base.cache import write_atomically
 from bsp.base.errors import UserError
 from bsp.base.progress import step
 from bsp.base.room import require_room
-from bsp.profile import Board, Boot, Bootloader, load_soc
+from bsp.catalog import load_soc
+from bsp.profile import Board, Boot, Bootloader
 
 from ..bundle import manifest as bundles
 from ..bundle import sign

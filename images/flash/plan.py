@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from bsp.base.errors import UserError
+from bsp.catalog import board_names, load_board, runs_as
 from bsp.identify import Machine, doubt_error, find
-from bsp.profile import Board, board_names, load_board, runs_as
+from bsp.profile import Board
 from images.disk.bmap import Map
 from images.disk.image import Description
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bsp.base.errors import UserError
+from bsp.catalog import board_file, board_names, general_strings, load_board, load_soc, read_board
 from bsp.dts.build import build_dts
 from bsp.dts.compiler.compile import compiled
 from bsp.dts.inputs.identity import check_identity
@@ -18,16 +19,7 @@ from bsp.dts.tree import read_tree
 from bsp.identify import Machine, find, identify, is_chip_makers, machine_of
 from bsp.kernel.source import kernel_tree
 from bsp.new_board import new_board, source_of_dtb
-from bsp.profile import (
-    Board,
-    BoardIdentity,
-    board_file,
-    board_names,
-    general_strings,
-    load_board,
-    load_soc,
-    read_board,
-)
+from bsp.profile import Board, BoardIdentity
 from bsp.profile_check import check_profile
 from tests.support import local_sshd
 from tests.support.fake_boot import compile_dtb

@@ -11,9 +11,7 @@ import pytest
 
 from bsp import new_board as making
 from bsp.base.errors import UserError
-from bsp.dts.build import build_dts
-from bsp.new_board import Source, new_board, source_of_dtb
-from bsp.profile import (
+from bsp.catalog import (
     board_file,
     board_names,
     by_compatible,
@@ -21,6 +19,8 @@ from bsp.profile import (
     read_board,
     user_boards_dir,
 )
+from bsp.dts.build import build_dts
+from bsp.new_board import Source, new_board, source_of_dtb
 from bsp.profile_check import check_profile
 from bsp.qemu.base_dtb import base_dtb
 

@@ -14,19 +14,20 @@ import fdt
 import msgspec
 import pytest
 
-from bsp import describe, profile
+from bsp import catalog, describe
 from bsp.base.errors import UserError
 from bsp.base.project import PROJECT
+from bsp.catalog import board_names, load_board, load_soc, npu_of, read_board
 from bsp.dts.build import build_dts
 from bsp.dts.npu.support import lacking
 from bsp.dts.tree import read_tree
 from bsp.kernel.distribution import all_series, series_key, series_named
 from bsp.kernel.source import kernel_tree
-from bsp.profile import NpuSettings, board_names, load_board, load_soc, npu_of, read_board
+from bsp.profile import NpuSettings
 from bsp.scan.drivers import database_entries
 
 BOARDS = board_names()
-SOCS = sorted(path.stem for path in profile.SOCS_DIR.glob("*.toml"))
+SOCS = sorted(path.stem for path in catalog.SOCS_DIR.glob("*.toml"))
 
 
 # --- every shipped file ----------------------------------------------------------------------
@@ -195,7 +196,7 @@ def test_series_are_ordered_by_number() -> None:
 
 
 def broken(tmp_path: Path, change: str, by: str, name: str = "vim3") -> Path:
-    text = (profile.BOARDS_DIR / f"{name}.toml").read_text()
+    text = (catalog.BOARDS_DIR / f"{name}.toml").read_text()
     assert change in text
     file = tmp_path / f"{name}.toml"
     file.write_text(text.replace(change, by, 1))
@@ -233,8 +234,8 @@ def test_a_mistake_in_a_board_is_named(tmp_path: Path, change: str, by: str, exp
 
 
 def test_a_mistake_in_a_soc_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (profile.SOCS_DIR / "a311d.toml").read_text()
-    monkeypatch.setattr(profile, "SOCS_DIR", tmp_path)
+    text = (catalog.SOCS_DIR / "a311d.toml").read_text()
+    monkeypatch.setattr(catalog, "SOCS_DIR", tmp_path)
     for change, by, expected in [
         ("max_divider = 128", "max_dividor = 128", r"unknown key 'max_dividor'.*'max_divider'"),
         ("cell = 267", "cell = -1", r"npu\.clocks\[.*>= 0"),

@@ -13,7 +13,7 @@ import pytest
 
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.project import PROJECT
-from bsp.profile import board_names, load_board, nearest_soc, read_board
+from bsp.catalog import board_names, load_board, nearest_soc, read_board
 from bsp.profile_check import check_profile, missing_text
 
 from ..support.fake_boot import compile_dtb

@@ -10,15 +10,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bsp import profile
+from bsp import catalog
 from bsp.base.errors import UserError
 from bsp.base.progress import step
+from bsp.catalog import board_names, by_compatible, load_board, load_soc
 from bsp.dts.compiler.compile import compile_dts
 from bsp.dts.npu.support import cannot_tell, lacking, verdict
 from bsp.dts.tree import Tree
 from bsp.kernel.distribution import all_series
 from bsp.kernel.source import kernel_tree
-from bsp.profile import board_names, by_compatible, load_board, load_soc
 from bsp.scan import scan as scanning
 from bsp.scan import show
 from bsp.scan.classify import look, telling_words
@@ -325,7 +325,7 @@ def test_a_driver_that_is_not_there_is_lacking(tree: Path) -> None:
 
 
 def test_every_shipped_npu_that_its_driver_knows_by_numbers_has_some() -> None:
-    for name in profile.soc_names():
+    for name in catalog.soc_names():
         npu = load_soc(name).npu
         assert npu is None or not cannot_tell(npu), name
 
@@ -482,8 +482,8 @@ def test_tables_fit_80_columns(tree: Path) -> None:
 
 
 def test_two_boards_that_claim_one_string(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (profile.BOARDS_DIR / "vim3.toml").read_text()
-    monkeypatch.setattr(profile, "BOARDS_DIR", tmp_path)
+    text = (catalog.BOARDS_DIR / "vim3.toml").read_text()
+    monkeypatch.setattr(catalog, "BOARDS_DIR", tmp_path)
     (tmp_path / "vim3.toml").write_text(text)
     (tmp_path / "vim3-again.toml").write_text(text.replace('"vim3"', '"vim3-again"'))
     with pytest.raises(UserError, match="vim3 and vim3-again both claim 'khadas,vim3'"):

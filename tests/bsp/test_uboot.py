@@ -9,7 +9,7 @@ import pytest
 
 from bsp import uboot
 from bsp.base.errors import UserError
-from bsp.profile import board_names, load_board
+from bsp.catalog import board_names, load_board
 
 EVERYWHERE = {"fatwrite", "source", "itest", "booti", "part", "bootflow", "unzip"}
 """Commands that all known boards have (``mmc`` too, but not QEMU's)."""

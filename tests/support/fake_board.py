@@ -20,8 +20,9 @@ from pathlib import Path
 import pytest
 
 from bsp.base.project import PROJECT
+from bsp.catalog import load_board
 from bsp.kernel.packaged import PrebuiltKernel
-from bsp.profile import Board, load_board
+from bsp.profile import Board
 from bsp.remote.inventory import Host
 from images.bundle import manifest as bundles
 from images.bundle.manifest import Bundle, Parts

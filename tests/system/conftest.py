@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bsp.profile import load_board
+from bsp.catalog import load_board
 from bsp.remote import inventory, ssh
 from bsp.remote.inventory import Host
 from images.deploy.deploy import Deployment

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from bsp.base.project import PROJECT
+from bsp.catalog import load_board
 from bsp.kernel.packaged import prebuilt_kernel
-from bsp.profile import load_board
 from bsp.remote import ssh
 from bsp.remote.inventory import Host
 from images.bundle import sign

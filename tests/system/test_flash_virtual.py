@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bsp.base.errors import InfrastructureError, UserError
-from bsp.profile import load_board
+from bsp.catalog import load_board
 from bsp.remote import inventory, ssh
 from bsp.remote.inventory import Host
 from images.disk.image import ImageRequest, build_image

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from bsp.catalog import load_board
 from bsp.kernel import compile as build
 from bsp.kernel.select import built_kernel
-from bsp.profile import load_board
 from bsp.remote import ssh
 from bsp.remote.inventory import resolve
 from images.bundle.assemble import bundle_for

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from bsp.catalog import load_board
 from bsp.kernel import compile as build
 from bsp.kernel.config.compare import read_config
-from bsp.profile import load_board
 
 pytestmark = [pytest.mark.full, pytest.mark.network, pytest.mark.timeout(3600)]
 

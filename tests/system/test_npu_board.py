@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from bsp.base.errors import UserError
-from bsp.profile import load_board
+from bsp.catalog import load_board
 from bsp.remote import inventory, ssh
 from bsp.remote.inventory import Host
 from tests.support.kernel_modules import ONBOARD

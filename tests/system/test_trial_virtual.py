@@ -20,8 +20,9 @@ import msgspec
 import pytest
 
 from bsp.base.project import PROJECT
+from bsp.catalog import load_board
 from bsp.kernel.packaged import prebuilt_kernel
-from bsp.profile import Health, load_board
+from bsp.profile import Health
 from bsp.qemu.base_dtb import base_dtb
 from bsp.remote import inventory, ssh
 from bsp.remote.inventory import Host

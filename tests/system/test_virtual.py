@@ -15,8 +15,8 @@ import pytest
 
 from bsp.base.errors import UserError
 from bsp.base.project import PROJECT
+from bsp.catalog import load_board
 from bsp.dts.tree import read_tree
-from bsp.profile import load_board
 from bsp.remote import inventory, ssh
 from bsp.remote.inventory import Host
 from virtual.boards import boards, launch

@@ -11,9 +11,10 @@ from bsp.base.errors import BspError, UserError
 from bsp.base.process import require_tool
 from bsp.base.progress import say, step
 from bsp.base.trees import label
+from bsp.catalog import load_board
 from bsp.kernel.packaged import PrebuiltKernel
 from bsp.kernel.select import is_build, kernel_named
-from bsp.profile import Board, load_board
+from bsp.profile import Board
 from bsp.qemu.base_dtb import base_dtb
 from bsp.qemu.machine import machine_arguments, qemu_of, start_command
 from bsp.remote import inventory, ssh

@@ -19,6 +19,7 @@ from bsp.base.errors import UserError
 from bsp.base.output import table
 from bsp.base.progress import step
 from bsp.base.result import FAILED_VALIDATION, Result
+from bsp.catalog import npu_of
 from bsp.dts.build import build_dts
 from bsp.dts.inputs.given import board_tree
 from bsp.dts.inputs.identity import check_identity
@@ -27,7 +28,7 @@ from bsp.dts.npu.clocks import ClockResult, compare_clocks, same_rate
 from bsp.dts.npu.switched_off import refuse_without_build
 from bsp.kernel.distribution import all_series
 from bsp.kernel.packaged import prebuilt_kernel
-from bsp.profile import Board, Npu, npu_of
+from bsp.profile import Board, Npu
 from bsp.qemu.base_dtb import base_dtb
 
 from .probe import TIMEOUT_S, ProbeReport, probe

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from bsp.base.errors import InfrastructureError, UserError, ValidationError
 from bsp.base.process import run
+from bsp.catalog import load_soc
 from bsp.dts.npu.clocks import ClockRate, parse_clk_summary
 from bsp.kernel.packaged import PrebuiltKernel
-from bsp.profile import Board, load_soc
+from bsp.profile import Board
 from bsp.qemu.emulator import emulator
 from bsp.qemu.machine import machine_arguments, qemu_of
 from images.disk.initrd import PROBE_INIT, build_initrd

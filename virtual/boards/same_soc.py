@@ -11,8 +11,9 @@ import re
 
 import msgspec
 
+from bsp.catalog import board_names, load_board
 from bsp.dts.tree import Tree
-from bsp.profile import Board, Qemu, board_names, load_board
+from bsp.profile import Board, Qemu
 from bsp.qemu.machine import qemu_of
 
 

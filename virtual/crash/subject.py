@@ -11,8 +11,9 @@ from pathlib import Path
 
 from bsp.base.errors import UserError
 from bsp.base.process import run
+from bsp.catalog import load_board
 from bsp.kernel.select import kernel_named
-from bsp.profile import Board, load_board
+from bsp.profile import Board
 from bsp.qemu.base_dtb import base_dtb
 from images.disk import Disk, build_disk
 from virtual.boards.way import Way, way_named

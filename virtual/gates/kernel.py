@@ -21,7 +21,7 @@ from bsp.base.errors import BspError, UserError
 from bsp.base.output import table
 from bsp.base.progress import step
 from bsp.base.words import counted
-from bsp.profile import board_names, load_board
+from bsp.catalog import board_names, load_board
 from bsp.remote import inventory, ssh
 from bsp.remote.inventory import Host
 from images.bundle.assemble import bundle_for

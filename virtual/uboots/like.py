@@ -10,7 +10,7 @@ nothing is booted from there). Addresses keep their distance from where memory b
 from __future__ import annotations
 
 from bsp.base.errors import UserError, nearest
-from bsp.profile import board_names, load_board
+from bsp.catalog import board_names, load_board
 from bsp.uboot import UBoot, uboot_named, uboot_of, uboots
 
 PREFIX = "like:"

@@ -23,8 +23,9 @@ from ...base.process import run
 from ...base.progress import step
 from ...base.result import FAILED_VALIDATION, Result
 from ...base.words import filled
+from ...catalog import load_soc
 from ...kernel.source import BINDINGS, KernelTree, kernel_tree
-from ...profile import Board, load_soc
+from ...profile import Board
 from ..build import build_dts
 from ..compiler.compile import compile_dts
 from ..inputs.given import board_tree

@@ -7,16 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...base.errors import UserError
-from ...profile import (
-    Board,
-    board_names,
-    load_board,
-    load_soc,
-    names_no_board,
-    npu_of,
-    runs_as,
-    soc_names,
-)
+from ...catalog import board_names, load_board, load_soc, names_no_board, npu_of, runs_as, soc_names
+from ...profile import Board
 from ..npu.owners import refuse_two_owners, vendor_of
 from ..npu.required_changes import Change, for_vendor, newer_kernel
 from ..tree import Tree

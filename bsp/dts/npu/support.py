@@ -6,8 +6,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ...catalog import load_soc
 from ...kernel.distribution import series_key
-from ...profile import Board, Npu, load_soc
+from ...profile import Board, Npu
 from ...scan.drivers import drivers_of, has_database
 
 

@@ -26,7 +26,7 @@ from bsp.base.cache import state_dir
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.packages.optional_env import extra_python
 from bsp.base.progress import say, step
-from bsp.profile import board_names
+from bsp.catalog import board_names
 
 from ..host import Host
 from ..ssh_config import named_in_ssh_config

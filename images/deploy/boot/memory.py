@@ -7,7 +7,8 @@ import struct
 from pathlib import Path
 
 from bsp.base.errors import UserError
-from bsp.profile import Addresses, Board, load_soc
+from bsp.catalog import load_soc
+from bsp.profile import Addresses, Board
 
 # Linux Documentation/arch/arm64/booting.rst: the header of an Image has its magic at 56, and at 16 the
 # size that it takes in memory, with what it clears behind its end.

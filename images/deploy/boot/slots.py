@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bsp.profile import load_board, load_soc
+from bsp.catalog import load_board, load_soc
 from images.bundle.manifest import Bundle, Entry, Manifest
 
 from .. import onboard

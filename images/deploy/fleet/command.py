@@ -9,7 +9,7 @@ from typing import Any
 from bsp.base.errors import UserError
 from bsp.base.output import table
 from bsp.base.words import counted
-from bsp.profile import load_board
+from bsp.catalog import load_board
 from bsp.remote.groups import resolve_all
 from bsp.remote.inventory import Host
 from images.bundle import manifest as bundles

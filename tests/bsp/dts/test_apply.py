@@ -12,9 +12,9 @@ import pytest
 
 from bsp.base.errors import UserError
 from bsp.base.project import PROJECT
+from bsp.catalog import load_board
 from bsp.dts.build import DtsResult, build_dts
 from bsp.dts.tree import read_tree
-from bsp.profile import load_board
 
 from ...support.kernel_tree import make_kernel
 from .trees import A311D, A311D_NPU, compiled

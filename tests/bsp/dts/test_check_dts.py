@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from bsp.base.errors import UserError
+from bsp.catalog import load_board
 from bsp.dts.bindings import schema
 from bsp.dts.bindings.schema import Problem, check_dts
-from bsp.profile import load_board
 from tests.support.kernel_tree import make_kernel
 
 BINDING = """\

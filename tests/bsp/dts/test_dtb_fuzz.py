@@ -16,12 +16,12 @@ import pytest
 
 from bsp.base.errors import UserError
 from bsp.base.project import PROJECT
+from bsp.catalog import load_board, npu_of
 from bsp.dts.inputs.given import board_tree
 from bsp.dts.inputs.identity import check_identity
 from bsp.dts.npu.owners import other_owners, vendor_of
 from bsp.dts.npu.required_changes import plan_changes, rates
 from bsp.dts.tree import read_tree
-from bsp.profile import load_board, npu_of
 from bsp.scan.classify import look
 from bsp.scan.drivers import Driver
 from bsp.scan.scan import known_socs

@@ -22,6 +22,7 @@ import pytest
 from bsp.base import process
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.project import PROJECT
+from bsp.catalog import load_board
 from bsp.dts.build import DtsResult, build_dts, default_target
 from bsp.dts.compiler.compile import compile_dts, has_symbols
 from bsp.dts.compiler.newer_dtc import needs_newer_dtc
@@ -30,7 +31,7 @@ from bsp.dts.tree import Tree, read_tree
 from bsp.dts.verify import diff_text, verify
 from bsp.kernel.packaged import prebuilt_kernel
 from bsp.kernel.source import KernelTree, kernel_tree
-from bsp.profile import Board, NpuSettings, load_board
+from bsp.profile import Board, NpuSettings
 from tests.support.kernel_tree import make_kernel
 
 NODE = "/npu@ff100000"
@@ -256,11 +257,11 @@ def test_source_that_does_not_compile_names_the_place(vim3: Board, tmp_path: Pat
 def test_a_profile_that_names_what_the_tree_lacks(
     vim3: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bsp import profile
+    from bsp import catalog
 
     tree = make_kernel(tmp_path / "linux", release="6.12")
-    text = (profile.SOCS_DIR / "a311d.toml").read_text()
-    monkeypatch.setattr(profile, "SOCS_DIR", tmp_path)
+    text = (catalog.SOCS_DIR / "a311d.toml").read_text()
+    monkeypatch.setattr(catalog, "SOCS_DIR", tmp_path)
     for change, by, expected in [
         ('node = "/npu@ff100000"', 'node = "/npu@ff200000"', "has no NPU at /npu@ff200000"),
         ('node = "/npu@ff100000"', 'node = "/npu@ff100000"\nmore_nodes = ["/iommu@1"]',
@@ -272,11 +273,11 @@ def test_a_profile_that_names_what_the_tree_lacks(
                 "rate_hz = 800_000_000\n", "rate_hz = 400_000_000\n"
             )
         )
-        profile.load_soc.cache_clear()
+        catalog.load_soc.cache_clear()
         with pytest.raises(UserError, match=expected) as caught:
             build(vim3, tmp_path, tree)
         assert caught.value.exit_code == 2
-    profile.load_soc.cache_clear()
+    catalog.load_soc.cache_clear()
     assert not (tmp_path / "out").exists()
 
 

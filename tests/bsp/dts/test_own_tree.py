@@ -10,9 +10,9 @@ import pytest
 
 from bsp import describe
 from bsp.base.errors import UserError
+from bsp.catalog import board_file, load_board, npu_of, read_board
 from bsp.dts.build import DtsResult, build_dts
 from bsp.dts.inputs.own_tree import own_tree
-from bsp.profile import board_file, load_board, npu_of, read_board
 from bsp.profile_check import check_profile
 from bsp.qemu.base_dtb import base_dtb
 

@@ -10,12 +10,13 @@ import msgspec
 import pytest
 
 from bsp.base.errors import UserError
+from bsp.catalog import load_board, npu_of
 from bsp.dts.build import DtsResult, build_dts
 from bsp.dts.npu.owners import other_owners
 from bsp.dts.registers import Addresses, overlap
 from bsp.dts.tree import Tree, read_tree
 from bsp.new_board import new_board, source_of_dtb
-from bsp.profile import Board, NpuSettings, load_board, npu_of
+from bsp.profile import Board, NpuSettings
 
 from .trees import A311D, A311D_NPU, IMX8MP, IMX8MP_NPU, compiled
 

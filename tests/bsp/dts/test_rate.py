@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bsp.base.errors import UserError
+from bsp.catalog import load_board, npu_of
 from bsp.dts.npu.available import unavailable
 from bsp.dts.npu.rate import at_rate, parse_rate
 from bsp.dts.npu.required_changes import plan_changes, rates
 from bsp.dts.tree import Tree
-from bsp.profile import Npu, load_board, npu_of
+from bsp.profile import Npu
 
 MHZ = 1_000_000
 

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bsp.base.errors import UserError
+from bsp.catalog import load_board, npu_of
 from bsp.dts.inputs.identity import check_identity
 from bsp.dts.npu.required_changes import Change, plan_changes, rates
 from bsp.dts.tree import Tree
-from bsp.profile import Npu, NpuSettings, load_board, npu_of
+from bsp.profile import Npu, NpuSettings
 
 NODE = "/npu@ff100000"
 CLOCKS, OTHER = 0x11, 0x22

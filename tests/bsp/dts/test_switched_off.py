@@ -10,11 +10,12 @@ import msgspec
 import pytest
 
 from bsp.base.errors import UserError
+from bsp.catalog import load_board, npu_of
 from bsp.dts.build import DtsResult, build_dts
 from bsp.dts.npu.available import unavailable
 from bsp.dts.npu.switched_off import on_upstream, refuse_forced_on
 from bsp.dts.tree import Tree, read_tree
-from bsp.profile import Board, Npu, NpuSettings, load_board, npu_of
+from bsp.profile import Board, Npu, NpuSettings
 
 from ...support.kernel_tree import make_kernel
 from .trees import (

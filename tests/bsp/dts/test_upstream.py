@@ -11,13 +11,13 @@ import msgspec
 import pytest
 
 from bsp.base.errors import UserError
+from bsp.catalog import board_names, load_board
 from bsp.dts.bindings.schema import check_dts
 from bsp.dts.build import build_dts
 from bsp.dts.inputs.identity import dtb_of_board
 from bsp.dts.inputs.upstream import kernels_with
 from bsp.kernel.command import Options, build_kernel_for
 from bsp.kernel.distribution import all_series
-from bsp.profile import board_names, load_board
 
 from ...support.fake_boot import compile_dtb
 from ...support.kernel_tree import make_kernel

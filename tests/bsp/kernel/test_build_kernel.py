@@ -12,13 +12,14 @@ import pytest
 
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.process import find_tool
+from bsp.catalog import load_board
 from bsp.kernel import command, objects, patches
 from bsp.kernel import compile as build
 from bsp.kernel.config import fragments
 from bsp.kernel.config.compare import differences, read_config
 from bsp.kernel.config.kconfig import modernised
 from bsp.kernel.select import built_kernel, kernel_named
-from bsp.profile import Board, load_board
+from bsp.profile import Board
 from images.bundle import lock as locks
 
 BOARD = load_board("virtual-a311d")

@@ -14,6 +14,7 @@ import pytest
 
 from bsp.base.errors import UserError
 from bsp.base.project import PROJECT
+from bsp.catalog import load_board
 from bsp.kernel import command
 from bsp.kernel import compile as build
 from bsp.kernel.config import fragments
@@ -21,7 +22,6 @@ from bsp.kernel.config.compare import read_config
 from bsp.kernel.config.report import MOST_PARAGRAPHS
 from bsp.kernel.config.vendor_symbols import vendor_lines
 from bsp.kernel.config.whole_config import BY_ITSELF, Kind, kind_of
-from bsp.profile import load_board
 
 BOARD = load_board("virtual-a311d")
 HEADER = "#\n# Automatically generated file; DO NOT EDIT.\n# Linux/arm64 6.12.7 Kernel Configuration\n#\n"

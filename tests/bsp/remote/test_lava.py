@@ -15,7 +15,7 @@ import pytest
 from bsp.base.errors import UserError
 from bsp.base.packages.apt import Archive
 from bsp.base.project import PROJECT
-from bsp.profile import load_board
+from bsp.catalog import load_board
 from bsp.remote.lab import lava
 
 SHA = "0" * 64

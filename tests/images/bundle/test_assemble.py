@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from bsp.base.errors import UserError
-from bsp.profile import load_board
+from bsp.catalog import load_board
 from images.bundle.assemble import bundle_for
 from images.deploy.command import Content, Settings, deploy_to
 from tests.support.fake_boot import compile_dtb, tree_source

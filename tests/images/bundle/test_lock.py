@@ -10,7 +10,7 @@ import pytest
 
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.packages import pins
-from bsp.profile import load_board
+from bsp.catalog import load_board
 from images.bundle import lock as locks
 
 BOARD = load_board("virtual")

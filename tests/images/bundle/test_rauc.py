@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from bsp.base.errors import UserError, ValidationError
-from bsp.profile import load_board
+from bsp.catalog import load_board
 from images.bundle import command as bundle_command
 from images.bundle import rauc
 from images.bundle.manifest import Bundle

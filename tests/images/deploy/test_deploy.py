@@ -16,7 +16,7 @@ import pytest
 
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.project import PROJECT
-from bsp.profile import load_board
+from bsp.catalog import load_board
 from bsp.remote import ssh
 from images.bundle import manifest as bundles
 from images.deploy.boot import slots, state

@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bsp.profile import Board, Health, load_board
+from bsp.catalog import load_board
+from bsp.profile import Board, Health
 from bsp.remote.inventory import Host
 from images.bundle.manifest import Bundle
 from images.deploy.boot import state

@@ -15,10 +15,11 @@ import msgspec
 import pytest
 
 from bsp.base.errors import UserError
+from bsp.catalog import load_board, npu_of
 from bsp.dts.running import encode, without_boot
 from bsp.dts.tree import Tree, read_tree
 from bsp.identify import identify, soc_of
-from bsp.profile import Boot, Npu, load_board, npu_of
+from bsp.profile import Boot, Npu
 from bsp.remote import facts as board_facts
 from bsp.remote.facts import KernelFacts
 from bsp.remote.in_place import build_in_place

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from bsp.base.errors import UserError
-from bsp.profile import Board, board_file, board_names, load_board
+from bsp.catalog import board_file, board_names, load_board
+from bsp.profile import Board
 from bsp.remote.in_place import build_in_place
 from bsp.remote.ssh import connect
 from images.bundle.manifest import Bundle

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 import images.disk
+from bsp.catalog import load_board
 from bsp.kernel.packaged import PrebuiltKernel
-from bsp.profile import load_board
 from images.deploy.boot import state
 from images.disk import FAT_START_BYTES, ROOT_START_BYTES, SIZE_BYTES, Disk, build_disk
 from images.disk.rootfs import Rootfs

@@ -15,7 +15,7 @@ import pytest
 
 import images.disk.image
 from bsp.base.errors import UserError
-from bsp.profile import load_board
+from bsp.catalog import load_board
 from images.bundle import sign
 from images.bundle.manifest import Bundle
 from images.deploy.boot import state

@@ -23,7 +23,8 @@ import pytest
 
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.process import run
-from bsp.profile import Board, BoardIdentity, load_board
+from bsp.catalog import load_board
+from bsp.profile import Board, BoardIdentity
 from bsp.remote.inventory import Host
 from images.deploy.boot import slots
 from images.deploy.transfer.agent import START

@@ -22,7 +22,8 @@ import msgspec
 import pytest
 
 from bsp.base.errors import InfrastructureError
-from bsp.profile import Board, load_board, load_soc, npu_of
+from bsp.catalog import load_board, load_soc, npu_of
+from bsp.profile import Board
 from tests.bsp.dts.trees import IMX8MP, IMX8MP_DOMAIN, IMX8MP_NPU, compiled, switched_off
 from userspace.npu.doctor import checks, doctor
 from userspace.npu.doctor.facts import (

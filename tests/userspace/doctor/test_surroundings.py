@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from bsp.catalog import load_soc
 from bsp.dts.tree import Tree
-from bsp.profile import load_soc
 from userspace.npu.doctor import checks, device_tree, software, surroundings
 from userspace.npu.doctor.check import Outcome
 from userspace.npu.doctor.facts import Device, Facts, RenderNode, parse_facts, script

@@ -15,9 +15,10 @@ import msgspec
 import pytest
 
 from bsp.base.errors import InfrastructureError, UserError, ValidationError
+from bsp.catalog import board_names, load_board, npu_of
 from bsp.dts.npu.clocks import ClockRate, compare_clocks, parse_clk_summary
 from bsp.dts.tree import Tree, read_tree
-from bsp.profile import Board, board_names, load_board, npu_of
+from bsp.profile import Board
 from bsp.qemu import machine
 from bsp.qemu.base_dtb import base_dtb
 from bsp.qemu.machine import PID_FILE, QMP_SOCKET, DirectBoot, Machine, arguments, qemu_of

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from bsp.catalog import board_names, load_board, npu_of
 from bsp.dts.tree import read_tree
-from bsp.profile import board_names, load_board, npu_of
 from bsp.qemu import npu
 from bsp.qemu.base_dtb import base_dtb
 from bsp.qemu.machine import Machine, arguments

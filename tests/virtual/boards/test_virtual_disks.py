@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from bsp.base.errors import UserError
-from bsp.profile import load_board
+from bsp.catalog import load_board
 from images.disk.image import description_file
 from virtual.boards.disks import key_on_console, own_disk, prepare_extra
 

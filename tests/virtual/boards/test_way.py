@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bsp.base.errors import UserError
-from bsp.profile import load_board
+from bsp.catalog import load_board
 from bsp.qemu.machine import Machine, arguments
 from virtual.boards import boards
 from virtual.boards.way import Way, way_named

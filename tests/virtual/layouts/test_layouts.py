@@ -12,8 +12,8 @@ import pytest
 
 from bsp.base.errors import UserError
 from bsp.base.process import run
+from bsp.catalog import load_board
 from bsp.kernel.packaged import PrebuiltKernel
-from bsp.profile import load_board
 from images.deploy.onboard.script_image import script_text
 from images.disk.layout import MIB
 from virtual.boards.way import way_named

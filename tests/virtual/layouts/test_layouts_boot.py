@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from bsp.base.process import run
+from bsp.catalog import load_board
 from bsp.kernel.packaged import PrebuiltKernel
-from bsp.profile import load_board
 from bsp.qemu.base_dtb import base_dtb
 from bsp.qemu.emulator import u_boot
 from tests.support.psci_kernel import LIVES, kernel, run_u_boot

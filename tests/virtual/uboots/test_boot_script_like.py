@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bsp.profile import load_board
+from bsp.catalog import load_board
 from bsp.qemu.base_dtb import base_dtb
 from images.deploy.boot import state
 from tests.images.deploy.boot.test_boot_script import CASES, boot

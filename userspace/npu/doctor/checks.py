@@ -11,10 +11,11 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from bsp.catalog import load_soc, npu_of, runs_as
 from bsp.dts.inputs.identity import names_another
 from bsp.identify import Machine, find, machine_of, tie_error, vendor_words
 from bsp.kernel.distribution import series_key
-from bsp.profile import Board, load_soc, npu_of, runs_as
+from bsp.profile import Board
 
 from . import device_tree, software, surroundings
 from .check import Check, broken, ok, unknown

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import re
 
+from bsp.catalog import load_soc
 from bsp.dts.npu.available import Unavailable, unavailable
 from bsp.dts.npu.clocks import ClockRate, compare_clocks, parse_clk_summary, same_rate
 from bsp.dts.npu.owners import other_owners
 from bsp.dts.npu.switched_off import on_upstream, who_did
-from bsp.profile import Clock, Npu, load_soc
+from bsp.profile import Clock, Npu
 
 from .check import Outcome, broken, ok, unknown
 from .subject import Subject

@@ -14,7 +14,8 @@ from bsp.base.words import filled
 from bsp.boot_survey import facts as boot_facts
 from bsp.boot_survey.facts import BootFacts
 from bsp.boot_survey.survey import survey_of
-from bsp.profile import Board, load_board
+from bsp.catalog import load_board
+from bsp.profile import Board
 from bsp.remote.inventory import Host
 from bsp.remote.ssh import Connection, connect
 from bsp.uboot import trial_of, uboot_of

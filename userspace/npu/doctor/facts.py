@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from bsp.base.errors import InfrastructureError, UserError
+from bsp.catalog import SOCS_DIR, load_soc
 from bsp.dts.tree import Tree, read_tree
-from bsp.profile import SOCS_DIR, load_soc
 
 from ..model.tflite_file import NO_ACTIVATION, Tensor, conv, write_model
 from ..validate.machine import DEPLOYED_USERSPACE, RUNNER

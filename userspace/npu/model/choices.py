@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 
 from bsp.base.errors import UserError, nearest
-from bsp.profile import load_soc, soc_names
+from bsp.catalog import load_soc, soc_names
 
 from .faults import known_faults
 from .prediction import Rules, all_rules, rules_for

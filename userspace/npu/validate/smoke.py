@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 from bsp.base.errors import BspError, UserError
 from bsp.base.progress import say
-from bsp.profile import Board, load_board, load_soc, npu_of
+from bsp.catalog import load_board, load_soc, npu_of
+from bsp.profile import Board
 from bsp.remote.inventory import Host
 from bsp.remote.ssh import connect
 

@@ -117,7 +117,7 @@ class Booted:
 
 @pytest.fixture(scope="module")
 def dtb() -> Path:
-    from bsp.profile import load_board
+    from bsp.catalog import load_board
     from bsp.qemu.base_dtb import base_dtb
 
     return base_dtb(load_board("virtual"))

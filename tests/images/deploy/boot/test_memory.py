@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bsp.base.errors import UserError
-from bsp.profile import board_names, load_board, load_soc
+from bsp.catalog import board_names, load_board, load_soc
 from images.deploy.boot.memory import check_fits, image_bytes
 
 MIB = 1 << 20

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: MIT
+"""The catalog of boards and SoCs: finds the files, reads each once, and says which board is which.
+
+``msgspec`` does the strict typing (unknown keys and wrong types are errors) and costs 10 ms to import.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from .base.errors import UserError, nearest
+from .profile import (
+    FORMAT,
+    Board,
+    Npu,
+    NpuSettings,
+    Soc,
+)
+from .profile_errors import ProfileError, expectation_mistakes, explain
+
+BOARDS_DIR = Path(__file__).parent / "boards"
+SOCS_DIR = Path(__file__).parent / "socs"
+
+
+def soc_names() -> list[str]:
+    """Names of all shipped SoCs, sorted."""
+    return sorted(path.stem for path in SOCS_DIR.glob("*.toml"))
+
+
+def user_boards_dir() -> Path:
+    """The user's own profiles: ``boards`` in ``$NPU_BSP_CONFIG``, or in ``~/.config/npu-bsp``."""
+    own = os.environ.get("NPU_BSP_CONFIG")
+    xdg = os.environ.get("XDG_CONFIG_HOME")
+    base = Path(own) if own else (Path(xdg) if xdg else Path.home() / ".config") / "npu-bsp"
+    return base.absolute() / "boards"
+
+
+def board_names() -> list[str]:
+    """Names of all boards, shipped and the user's own, sorted."""
+    folders = (BOARDS_DIR, user_boards_dir())
+    return sorted({path.stem for folder in folders for path in folder.glob("*.toml")})
+
+
+def board_file(name: str) -> Path:
+    """Return the file of a board: a shipped one, else one of the user's own, else the file so named.
+
+    Raises:
+        UserError: there is no such board.
+    """
+    if name.endswith(".toml"):
+        return Path(name).absolute()
+    for folder in (BOARDS_DIR, user_boards_dir()):
+        if re.fullmatch(r"[\w.-]+", name) and (folder / f"{name}.toml").is_file():
+            return folder / f"{name}.toml"
+    raise UserError(
+        f"unknown board {name!r}{nearest(name, board_names())}",
+        hint="./inv boards lists the boards",
+    )
+
+
+def load_board(name: str) -> Board:
+    """Return the profile of a board: by its name, or by the name of its file (``./mine.toml``).
+
+    Raises:
+        UserError: there is no such board, or its file is broken.
+    """
+    return read_board(board_file(name))
+
+
+@functools.cache
+def read_board(path: Path) -> Board:
+    """Return the board in a file; it need not be a shipped one."""
+    board = _read(path, Board)
+    if board.name != path.stem:
+        raise UserError(f"{path}: name is {board.name!r}, but the file is {path.name!r}")
+    if board.soc not in soc_names():
+        raise ProfileError(path, "soc", unknown_soc(board.soc))
+    load_soc(board.soc)
+    return complete_board(board, path)
+
+
+def complete_board(board: Board, path: Path) -> Board:
+    """Return a board as its file has it, with what its SoC's file says of how it boots where it does not.
+
+    The place of its own device tree is beside the file.
+    """
+    if board.dtb is not None:
+        board = msgspec.structs.replace(board, dtb=str(path.parent / board.dtb))
+    physical = board.dts is not None or board.dtb is not None
+    if board.boot is None and physical and board.soc in soc_names():
+        board = msgspec.structs.replace(board, boot=load_soc(board.soc).boot)
+    return board
+
+
+def is_own(board: Board) -> bool:
+    """Whether a profile is the user's own: in the user's folder, or in a file that was named."""
+    try:
+        return load_board(board.name) != board or board_file(board.name).parent != BOARDS_DIR
+    except UserError:
+        return True  # of a file that is in no folder of profiles
+
+
+@functools.cache
+def general_strings() -> frozenset[str]:
+    """Return the root ``compatible`` strings that are known to name no board.
+
+    They are those of the SoCs, and those that shipped boards have behind their own string: of modules and
+    families.
+    """
+    shipped = [read_board(file) for file in sorted(BOARDS_DIR.glob("*.toml"))]
+    socs = map(load_soc, soc_names())
+    of_socs = {string for soc in socs for string in (*soc.compatible, *soc.without_npu)}
+    behind = {string for board in shipped for string in board.compatible[1:]}
+    return frozenset(of_socs | behind) - {board.compatible[0] for board in shipped}
+
+
+def names_no_board(string: str) -> bool:
+    """Whether a root ``compatible`` string is that of a chip, a module or a family of boards.
+
+    Vendors' trees write ``amlogic, g12b`` for ``amlogic,g12b``.
+    """
+    return string.replace(" ", "") in general_strings()
+
+
+def runs_as(board: Board, compatible: Sequence[str], model: str) -> bool:
+    """Whether a machine is a board that still runs its maker's tree, without a string of its own.
+
+    Args:
+        compatible: the machine's root strings.
+        model: its root's ``model``.
+    """
+
+    def plain(text: str) -> str:
+        return " ".join(text.lower().split())
+
+    identity = board.identity
+    return tuple(compatible[:1]) == (identity.runs_as,) and plain(model) in map(
+        plain, identity.models
+    )
+
+
+def by_compatible(names: Iterable[str] | None = None) -> dict[str, Board]:
+    """Return the boards by the string that identifies each: its first ``compatible``.
+
+    A profile of the user's own wins over a shipped one, which may have come with a later version.
+
+    Args:
+        names: of the boards; all shipped ones by default.
+
+    Raises:
+        UserError: two boards claim the same string, or a file is broken.
+    """
+    found: dict[str, Board] = {}
+    for board in map(load_board, board_names() if names is None else names):
+        other = found.setdefault(board.compatible[0], board)
+        if other is board:
+            continue
+        own = [each for each in (other, board) if board_file(each.name).parent != BOARDS_DIR]
+        if len(own) != 1:
+            raise UserError(
+                f"boards {other.name} and {board.name} both claim {board.compatible[0]!r}: a board "
+                "is recognised by the first of its compatible strings",
+                hint=f"correct 'compatible' in {board_file(board.name)}, or remove that file",
+            )
+        found[board.compatible[0]] = own[0]
+    return found
+
+
+@functools.cache
+def load_soc(name: str) -> Soc:
+    """Return the profile of a shipped SoC.
+
+    Raises:
+        UserError: there is no such SoC, or its file is broken.
+    """
+    path = SOCS_DIR / f"{name}.toml"
+    if not path.exists():
+        raise UserError(
+            f"unknown SoC {name!r}{nearest_soc(name)}", hint=f"there are {', '.join(soc_names())}"
+        )
+    return _read(path, Soc)
+
+
+def unknown_soc(word: str) -> str:
+    """Say that there is no such SoC, which one may be meant, and which there are."""
+    return f"unknown SoC {word!r}{nearest_soc(word)} (known: {', '.join(soc_names())})"
+
+
+def nearest_soc(word: str) -> str:
+    """Return ``; did you mean X?`` for the SoC nearest to a name, a title or a compatible string."""
+
+    def plain(text: str) -> str:
+        return re.sub(r"[^a-z0-9]", "", text.lower())
+
+    wanted, spellings = plain(word), dict[str, str]()
+    for name in soc_names():
+        soc = load_soc(name)
+        titles = soc.title.removeprefix(soc.vendor).split("/")
+        strings = [text.rpartition(",")[2] for text in soc.compatible]
+        for text in (name, soc.title, *titles, *strings):
+            spellings.setdefault(plain(text), name)
+    inside = [
+        name for text, name in spellings.items() if wanted and (wanted in text or text in wanted)
+    ]
+    exact = spellings.get(wanted) or (inside[0] if len(set(inside)) == 1 else None)
+    if exact:
+        return f"; did you mean {exact!r}?"
+    import difflib
+
+    near = difflib.get_close_matches(wanted, list(spellings), n=1, cutoff=0.5)
+    return f"; did you mean {spellings[near[0]]!r}?" if near else ""
+
+
+def npu_of(board: Board) -> Npu | None:
+    """Return the NPU of a board, with the board's own settings applied; None where it has none.
+
+    Raises:
+        UserError: the settings name a clock that the NPU does not have.
+    """
+    npu = load_soc(board.soc).npu
+    if npu is None:
+        if board.npu != NpuSettings():
+            raise UserError(f"board {board.name} has [npu] settings, but its SoC has no NPU")
+        return None
+    names = [clock.name for clock in npu.clocks]
+    for name in board.npu.rates_hz:
+        if name not in names:
+            raise UserError(
+                f"board {board.name}, [npu.rates_hz]: the NPU has no clock {name!r}"
+                f"{nearest(name, names)}",
+                hint=f"its clocks are {', '.join(names)}",
+            )
+    clocks = tuple(
+        msgspec.structs.replace(clock, rate_hz=board.npu.rates_hz.get(clock.name, clock.rate_hz))
+        for clock in npu.clocks
+    )
+    enabled = npu.enabled and board.npu.enabled
+    return msgspec.structs.replace(npu, clocks=clocks, enabled=enabled)
+
+
+_T = TypeVar("_T", Board, Soc)
+
+
+def _read(path: Path, kind: type[_T]) -> _T:
+    data, text = read_toml(path)
+    for key, mistake in expectation_mistakes(data, kind) if kind is Board else ():
+        raise ProfileError(path, key, mistake)
+    try:
+        return msgspec.convert(data, kind, strict=True)
+    except msgspec.ValidationError as error:
+        raise ProfileError(path, *explain(str(error), kind, text)) from error
+
+
+def read_toml(path: Path) -> tuple[dict[str, Any], str]:
+    """Return the content of a profile's file as TOML has it, and its text.
+
+    Raises:
+        UserError: it cannot be read, is no TOML, or has another format.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = tomllib.loads(text)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path}: not valid TOML: {error}", hint='text is quoted, versions too: kernel = "6.12"'
+        ) from error
+    if data.get("format") != FORMAT:
+        raise UserError(
+            f"{path}: format is {data.get('format')!r}, this version reads format {FORMAT}",
+            hint=f"start the file with: format = {FORMAT}",
+        )
+    return data, text
