@@ -98,26 +98,22 @@ def test_teflon_passes_also_twice_at_once_and_after_a_reload(board: Host) -> Non
 @pytest.mark.network
 @pytest.mark.timeout(900)
 def test_the_profile_adds_up_to_the_measured_inference(board: Host) -> None:
-    """Within 10 %: of its own inferences, and, in one of three tries, of those without a profile."""
-    overheads = []
+    """To its own: an emulator's time without a profile hangs on what else this machine does."""
     inputs = models.choose(None, None)
-    for _ in range(3):
-        document = profiled(board)
-        row = next(row for row in document["results"] if row["delegate"] == "teflon")
-        profile = row["profile"]
-        assert "error" not in profile, profile
-        parts = [each["ms"] for each in profile["operations"]]
-        parts += [profile["before_ms"], profile["between_ms"], profile["after_ms"]]
-        assert sum(parts) == pytest.approx(profile["inference_ms"], rel=0.01)
-        assert profile["one_job_a_submit"]
-        assert {each["operations"][0] for each in profile["operations"]} == set(
-            row["delegated_nodes"]
-        )
-        assert "emulated: they say nothing" in text_of(document).replace("\n", " ")
-        overheads.append(sum(parts) / row["latency_ms"]["median"] - 1)
-        if abs(overheads[-1]) <= 0.1:
-            break
-    assert min(map(abs, overheads)) <= 0.1, overheads
+    document = profiled(board)
+    row = next(row for row in document["results"] if row["delegate"] == "teflon")
+    assert row["status"] == "pass", row["reason"]
+    profile = row["profile"]
+    assert "error" not in profile, profile
+    jobs = sum(each["ms"] for each in profile["operations"])
+    parts = [profile["before_ms"], profile["between_ms"], profile["after_ms"]]
+    assert jobs + sum(parts) == pytest.approx(profile["inference_ms"], rel=0.01)
+    assert jobs > 0.9 * profile["inference_ms"]  # an emulated NPU is slow
+    assert profile["overhead"] is not None
+    assert profile["one_job_a_submit"]
+    taken = {each["operations"][0] for each in profile["operations"]}
+    assert taken == set(row["delegated_nodes"])
+    assert "emulated: they say nothing" in text_of(document).replace("\n", " ")
     network = read_model(inputs.model.path.read_bytes())
     with pytest.raises(UserError, match="emulated board's times calibrate nothing"):
         calibration(Measured(document, row), network, "a311d")
