@@ -34,6 +34,8 @@ from .sweep import GOOD, REFUSED, Outcome, Runner, runner
 DEFAULT_SUITE = "trixie"
 _PICTURE = "grace_hopper.bmp"
 _RIGHT = (GOOD, REFUSED)
+_NOT_RUN = "not run"
+"""The verdict of a model that TFLite itself refuses: there is nothing to compare with."""
 _KNOWN_SUITES = SUITES[1:]
 """What a model is compared with: bookworm-backports has another delegate, that fewer models run on."""
 
@@ -80,18 +82,27 @@ def gate_models(request: ModelGateRequest) -> ModelGateResult:
     """Judge models with a Mesa on virtual NPUs, in exact mode.
 
     Raises:
-        UserError: there is no such model, Mesa or NPU, or TFLite itself does not run a model.
+        UserError: there is no such model, Mesa or NPU, or TFLite itself runs none of the models.
         InfrastructureError: packages cannot be had, or the client does not start.
     """
     npus = vivante_names() if request.npu == "all" else [npu_name(request.npu)]
     subjects = [_Subject.read(name) for name in request.models]
     delegate = find_delegate(request.delegate)
     runs = {subject.name: _runs(subject, npus, delegate, request.timeout_s) for subject in subjects}
+    if all(run["verdict"] == _NOT_RUN for found in runs.values() for run in found):
+        raise UserError(
+            runs[subjects[0].name][0]["evidence"],
+            hint="./inv model-report says what is odd about a model",
+        )
     others: dict[str, dict[str, list[str]]] = {subject.name: {} for subject in subjects}
     if not request.quick:
         for other in _others(delegate):
             for subject in subjects:
-                wrong = [run["npu"] for run in runs[subject.name] if run["verdict"] not in _RIGHT]
+                wrong = [
+                    run["npu"]
+                    for run in runs[subject.name]
+                    if run["verdict"] not in (*_RIGHT, _NOT_RUN)
+                ]
                 for run in _runs(subject, wrong, other, request.timeout_s, bisect=False):
                     if run["verdict"] in _RIGHT:
                         others[subject.name].setdefault(run["npu"], []).append(other.version)
@@ -202,7 +213,10 @@ def _judged(
         return client.run_model(model, list(subject.inputs), npu, right, subject.name, "model")
 
     note(npu)
-    outcome = run(subject.content)
+    try:
+        outcome = run(subject.content)
+    except UserError as error:
+        outcome = Outcome(npu, subject.name, "model", _NOT_RUN, evidence=error.message)
     found = {
         "npu": npu,
         "verdict": outcome.status,
@@ -214,7 +228,7 @@ def _judged(
         "note": outcome.note,
         "first_wrong": None,
     }
-    if bisect and outcome.status not in _RIGHT:
+    if bisect and outcome.status not in (*_RIGHT, _NOT_RUN):
         needs = sources(subject.content)
         first, seen = first_wrong(
             needs,

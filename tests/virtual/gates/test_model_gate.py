@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bsp.base.errors import UserError
+from tests.support.models.inputs import with_operator
 from userspace.npu.model.graph import read_model
 from userspace.npu.model.prefix import prefix, sources
 from virtual.gates.build import build
@@ -73,15 +74,21 @@ def test_what_is_said_of_a_prefix_names_the_models_operations() -> None:
 @pytest.mark.timeout(600)
 def test_a_models_verdict_with_a_real_delegate(tmp_path: Path) -> None:
     """An ADD whose RELU is left out, behind convolutions; and a model of which only the whole is wrong."""
-    wrong, branch = tmp_path / "wrong.tflite", tmp_path / "branch.tflite"
+    wrong, branch, odd = (tmp_path / f"{name}.tflite" for name in ("wrong", "branch", "odd"))
     case = Case("sum-relu", 6, 6, 8, 8, zero_points=(120, 128, 60))
     wrong.write_bytes(build(case).model)
     branch.write_bytes(build(Case("branch", 6, 6, 8, 12)).model)
-    request = ModelGateRequest((str(wrong), str(branch)), "trixie", "virtual:imx8mp", quick=True)
-    result = gate_models(request)
+    odd.write_bytes(with_operator(250))
+    files = (str(odd), str(wrong), str(branch))
+    result = gate_models(ModelGateRequest(files, "trixie", "virtual:imx8mp", quick=True))
     document = result.document()
     assert (document["verdict"], result.exit_code) == ("not good", 4)
-    bad, shared = (each["runs"][0] for each in document["models"])
+    refused, bad, shared = (each["runs"][0] for each in document["models"])
+    # One model that TFLite refuses does not cost the others their verdicts; alone it is an error.
+    assert refused["verdict"] == "not run"
+    assert "TFLite itself does not run odd.tflite" in refused["evidence"]
+    with pytest.raises(UserError, match="TFLite itself does not run"):
+        gate_models(ModelGateRequest((str(odd),), "trixie", "virtual:imx8mp", quick=True))
     assert (bad["verdict"], bad["blame"]) == ("wrong", "submission")
     assert (bad["first_wrong"]["index"], bad["first_wrong"]["operation"]) == (2, "ADD")
     assert "expected RELU" in bad["evidence"]
