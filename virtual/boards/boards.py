@@ -23,7 +23,7 @@ from images.disk.rootfs import require_possible
 from virtual.layouts.disk import build_layout
 
 from . import launch
-from .boot import start, wait_until_up
+from .boot import Devices, start, wait_until_up
 from .disks import own_disk, prepare_extra
 from .instance import Instance, Record, instances, start_ticks
 from .results import Described, Down, Listed, Up, WouldUp
@@ -49,25 +49,24 @@ def up(
     uboot: str = "",
     timeout_s: float = UP_TIMEOUT_S,
 ) -> Up:
-    """Start a virtual board and wait until it answers over SSH; if it runs already, say so.
+    """Start a virtual board and wait until it answers over SSH; if it runs already, report that.
 
     Args:
-        name: what to call it (default: the board's name); several may run under different names.
+        name: its name (default: the board's); several may run under different names.
         port: port on 127.0.0.1 for SSH (default: a free one).
         kernel: series of the distribution's kernel (default: the profile's), or ``build:ID``.
         dtb: device tree, for boards without a bootloader (default: built by build-dts).
-        record: file that gets a trace of the virtual NPU's jobs, when the board is taken down.
-        disk: an image to boot from, which stays as it is: the board writes to a copy. Default: a disk
-            that is made for it.
+        record: file to write a trace of the virtual NPU's jobs to when the board is taken down.
+        disk: an image to boot from; the board writes to a copy. Default: a disk that is built for it.
         identity: private key that logs in to ``disk`` (default: the one of its description).
         extra_disk: a second disk, ``FILE`` or ``FILE:SIZE``; the board writes to the file itself.
         watchdog: give the board a hardware watchdog that resets it.
-        layout: whose images its disk is laid out like (virtual/layouts); default: ours.
-        uboot: ``like:BOARD``, for one that can do what that board's can; default: the layout's.
-        timeout_s: how long starting may take, without building the disk.
+        layout: name of another distribution's disk layout (virtual/layouts); default: ours.
+        uboot: ``like:BOARD``, for a U-Boot with the abilities of that board's; default: the layout's.
+        timeout_s: limit for starting and booting, without building the disk.
 
     Raises:
-        UserError: no such board, QEMU cannot be it, or the port is taken.
+        UserError: there is no such board, QEMU has no such machine, or the port is taken.
         InfrastructureError: QEMU did not start, or the board is not up within ``timeout_s``.
     """
     board = load_board(board_name)
@@ -82,43 +81,51 @@ def up(
     with lock(instance.lock):
         known = instance.record()
         if known and instance.running():
-            asked = bool(layout or uboot) and (way.layout_name, way.uboot_name)
-            other = own or extra or watchdog or (asked and asked != (known.layout, known.uboot))
-            _refuse_changes(instance, recorded=bool(record), other_devices=bool(other))
+            other_way = bool(layout or uboot) and (way.layout_name, way.uboot_name) != (
+                known.layout,
+                known.uboot,
+            )
+            other_devices = bool(own or extra or watchdog or other_way)
+            _refuse_changes(instance, recorded=bool(record), other_devices=other_devices)
             return _already(instance, known, board, port)
         if known:
-            say(f"{instance.name} was not taken down properly; starting it anew")
+            say(f"{instance.name} was not taken down properly; starting it again")
         inventory.unregister(instance.name)
         instance.forget()
         if port is not None and not launch.port_is_free(port):
             raise UserError(
                 f"port {port} on 127.0.0.1 is taken", hint="--port N, or leave --port out"
             )
-        chosen, release = own or _made_disk(board, way, kernel, dtb)
-        started = time.monotonic()
-        try:
-            host = start(
-                instance,
-                board,
-                chosen,
-                port=port,
-                kernel=release,
-                record=record,
-                extra_disk=extra,
-                watchdog=watchdog,
-                way=way,
-            )
-            with step(f"Booting {instance.name}"):
-                wait_until_up(instance, host, deadline=started + timeout_s, timeout_s=timeout_s)
-        except BaseException:
-            instance.keep_console_log()
-            _discard(instance)
-            raise
-        seconds = time.monotonic() - started
-        running = instance.record()
-        if running is None:
-            raise RuntimeError("the virtual board left no record")
-        return Up(_describe(instance, running), already_up=False, seconds=seconds)
+        boot_disk, release = own or _built_disk(board, way, kernel, dtb)
+        devices = Devices(ssh_port=port, trace=record, extra_disk=extra, watchdog=watchdog)
+        return _boot(instance, board, boot_disk, release, devices, way, timeout_s=timeout_s)
+
+
+def _boot(
+    instance: Instance,
+    board: Board,
+    disk: Disk,
+    kernel: str,
+    devices: Devices,
+    way: Way,
+    *,
+    timeout_s: float,
+) -> Up:
+    """Start a virtual board and wait until it answers; remove it again where it does not."""
+    started = time.monotonic()
+    try:
+        host = start(instance, board, disk, kernel=kernel, devices=devices, way=way)
+        with step(f"Booting {instance.name}"):
+            wait_until_up(instance, host, deadline=started + timeout_s, timeout_s=timeout_s)
+    except BaseException:
+        instance.keep_console_log()
+        _discard(instance)
+        raise
+    seconds = time.monotonic() - started
+    record = instance.record()
+    if record is None:
+        raise RuntimeError("the virtual board left no record")
+    return Up(_describe(instance, record), already_up=False, seconds=seconds)
 
 
 def _refuse_contradictions(
@@ -131,7 +138,7 @@ def _refuse_contradictions(
     *,
     watchdog: bool,
 ) -> None:
-    """Raise a UserError where what is asked for does not go together; as ``up`` takes it."""
+    """Raise a UserError if arguments of ``up`` contradict each other."""
     qemu = qemu_of(board)
     if dtb and qemu.bootloader:
         raise UserError(
@@ -144,13 +151,13 @@ def _refuse_contradictions(
             hint="./inv virtual.up --watchdog",
         )
     if disk and kernel:
-        raise UserError("--disk brings its own kernel", hint="leave --kernel out")
+        raise UserError("--disk has its own kernel", hint="leave --kernel out")
     if disk and way.layout:
         raise UserError("--disk has its own layout", hint="leave --layout out")
 
 
 def _refuse_changes(instance: Instance, *, recorded: bool, other_devices: bool) -> None:
-    """Raise a UserError where a board that runs is asked to be what it was not started as."""
+    """Raise a UserError if a running board would have to be started with other devices."""
     if recorded:
         raise UserError(
             f"{instance.name} runs already, and is not recorded",
@@ -163,9 +170,9 @@ def _refuse_changes(instance: Instance, *, recorded: bool, other_devices: bool) 
         )
 
 
-def _made_disk(board: Board, way: Way, kernel: str | None, dtb: Path | None) -> tuple[Disk, str]:
-    """Return a disk that is made for the board, and the release of its kernel."""
-    require_possible()  # before anything is fetched
+def _built_disk(board: Board, way: Way, kernel: str | None, dtb: Path | None) -> tuple[Disk, str]:
+    """Return a disk that is built for the board, and the release of its kernel."""
+    require_possible()  # checked before anything is fetched
     series = way.kernel(board, kernel or board.kernel)
     prebuilt = kernel_named(series)
     tree = dtb or _default_dtb(board, prebuilt, series)
@@ -177,34 +184,34 @@ def _made_disk(board: Board, way: Way, kernel: str | None, dtb: Path | None) -> 
 def plan_up(
     board_name: str, *, name: str | None = None, layout: str = "", uboot: str = ""
 ) -> WouldUp:
-    """Say what ``up`` would do; change nothing.
+    """Return what ``up`` would do, and change nothing.
 
     Raises:
-        UserError: no such board, or QEMU cannot be it.
+        UserError: there is no such board, or QEMU has no such machine.
     """
     board = load_board(board_name)
     way = way_named(board, layout, uboot)
     board = way.fitted(board)
     qemu = qemu_of(board)
     instance = Instance(name or board.name)
-    would = ["nothing: it runs already"]
+    actions = ["nothing: it runs already"]
     if not instance.running():
         first = (
             (way.uboot_name or "U-Boot")
             if qemu.bootloader
             else "kernel and device tree, handed over"
         )
-        would = [
+        actions = [
             f"build its disk, if it is not cached: Debian {board.userspace.distribution}, Linux "
             f"{board.kernel}, as {way.layout_name}",
             f"start QEMU: {' '.join(machine_arguments(board))} ({first})",
             "wait until it answers over SSH on a port of 127.0.0.1",
         ]
-    return WouldUp(instance.name, board.name, tuple(would))
+    return WouldUp(instance.name, board.name, tuple(actions))
 
 
 def down(name: str, *, timeout_s: float = DOWN_TIMEOUT_S, dry_run: bool = False) -> Down:
-    """Shut a virtual board down and remove it: over SSH, and if that takes too long, through QEMU.
+    """Shut a virtual board down over SSH, or end its QEMU if that takes too long, and remove it.
 
     Raises:
         UserError: there is no such virtual board.
@@ -233,7 +240,7 @@ def down(name: str, *, timeout_s: float = DOWN_TIMEOUT_S, dry_run: bool = False)
 
 
 def listed() -> Listed:
-    """All virtual boards of this user."""
+    """Return all virtual boards of this user."""
     known = ((instance, instance.record()) for instance in instances())
     return Listed(
         tuple(
@@ -329,7 +336,7 @@ def _describe(instance: Instance, record: Record) -> Described:
 
 
 def _default_dtb(board: Board, kernel: PrebuiltKernel, series: str) -> Path:
-    """The device tree that the board is born with."""
+    """Return the device tree of the board's factory generation."""
     if board.dts is None:
         return base_dtb(board)
     from bsp.dts.build import build_dts
@@ -354,11 +361,11 @@ def _power_off(instance: Instance, timeout_s: float) -> bool:
 
 
 def _discard(instance: Instance) -> None:
-    """End QEMU and remove all that the board left here."""
+    """End QEMU and remove everything that the board left on this machine."""
     inventory.unregister(instance.name)
     record = instance.record()
     if record is None:
-        # QEMU may have started without having been written down.
+        # QEMU may have started before its record was written.
         pid = instance.pid()
         ticks = start_ticks(pid) if pid else None
         if pid and ticks is not None and _is_ours(pid, instance.folder):
@@ -371,7 +378,7 @@ def _discard(instance: Instance) -> None:
 
 
 def _is_ours(pid: int, folder: Path) -> bool:
-    """Whether a process was started in the folder of a virtual board (QEMU names its disk there)."""
+    """Return whether a process is a virtual board's QEMU: its arguments name the disk in the folder."""
     try:
         return str(folder / "disk.qcow2").encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The way of a virtual board from a disk to an answer over SSH."""
+"""Starts a virtual board from its disk, up to an answer over SSH."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shutil
 import socket
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bsp.base.cache import state_dir, write_atomically
@@ -32,7 +32,26 @@ _POLL_S = 0.5
 _GREETING_S = 5.0
 _PORT_ATTEMPTS = 5
 _FREE_MIB = 512
-_WRITE_LOG_BYTES = 1 << 36  # sparse: room for all that a test may write
+_WRITE_LOG_BYTES = 1 << 36  # sparse: more than any test writes
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Devices of a virtual board, besides its disk.
+
+    Attributes:
+        ssh_port: port on 127.0.0.1 for SSH; None for a free one.
+        trace: file to write a trace of the virtual NPU's jobs to.
+        log_writes: QEMU logs each write to the disk.
+        extra_disk: a second disk; the board writes to the file itself.
+        watchdog: a hardware watchdog that resets the board.
+    """
+
+    ssh_port: int | None = None
+    trace: Path | None = None
+    log_writes: bool = False
+    extra_disk: Path | None = None
+    watchdog: bool = False
 
 
 def start(
@@ -40,46 +59,21 @@ def start(
     board: Board,
     disk: Disk,
     *,
-    port: int | None,
     kernel: str,
-    record: Path | None = None,
-    log_writes: bool = False,
-    extra_disk: Path | None = None,
-    watchdog: bool = False,
+    devices: Devices = Devices(),
     way: Way | None = None,
 ) -> Host:
     """Start QEMU for a board on a copy of its disk; register it as a host.
 
     Args:
-        log_writes: have QEMU write down each write to the disk.
-        extra_disk: a second disk, which the board writes to itself.
-        watchdog: give it a hardware watchdog that resets it.
-        way: which U-Boot reads which layout; default: the distribution's, ours.
+        way: U-Boot and disk layout; default: the distribution's U-Boot, our layout.
 
     Raises:
-        InfrastructureError: there is no room, or QEMU did not start.
+        InfrastructureError: the disk is full, or QEMU did not start.
     """
-    folder = instance.folder
     way = way or Way()
-    _prepare(folder, disk, log_writes=log_writes)
-    if qemu_of(board).bootloader:
-        first: Path | DirectBoot = way.firmware()
-    else:
-        first = DirectBoot(
-            disk.boot / "kernel", disk.boot / "initrd", disk.boot / "board.dtb", disk.cmdline
-        )
-    machine = Machine(
-        board,
-        first,
-        disk=folder / "disk.qcow2",
-        extra_disk=extra_disk,
-        ssh_port=port,
-        log_writes=log_writes,
-        devices=WATCHDOG if watchdog else (),
-        dtb=disk.boot / "board.dtb" if way.layout else None,
-        record=record,
-    )
-    ssh_port = _launch(machine, folder)
+    _prepare(instance.folder, disk, log_writes=devices.log_writes)
+    ssh_port = _launch(_machine(instance.folder, board, disk, devices, way), instance.folder)
     pid = instance.pid()
     ticks = start_ticks(pid) if pid else None
     if pid is None or ticks is None:
@@ -100,11 +94,31 @@ def start(
             uboot=way.uboot_name,
         )
     )
-    return _registered(instance, board, disk, ssh_port)
+    return _register(instance, board, disk, ssh_port)
+
+
+def _machine(folder: Path, board: Board, disk: Disk, devices: Devices, way: Way) -> Machine:
+    if qemu_of(board).bootloader:
+        first: Path | DirectBoot = way.firmware()
+    else:
+        first = DirectBoot(
+            disk.boot / "kernel", disk.boot / "initrd", disk.boot / "board.dtb", disk.cmdline
+        )
+    return Machine(
+        board,
+        first,
+        disk=folder / "disk.qcow2",
+        extra_disk=devices.extra_disk,
+        ssh_port=devices.ssh_port,
+        log_writes=devices.log_writes,
+        devices=WATCHDOG if devices.watchdog else (),
+        dtb=disk.boot / "board.dtb" if way.layout else None,
+        record=devices.trace,
+    )
 
 
 def _prepare(folder: Path, disk: Disk, *, log_writes: bool) -> None:
-    """Put into a new folder what the board writes to, and the key that logs in."""
+    """Write a folder with the disk overlay that the board writes to, and the key that logs in."""
     folder.mkdir(parents=True)
     require_room(
         folder.parent,
@@ -121,22 +135,22 @@ def _prepare(folder: Path, disk: Disk, *, log_writes: bool) -> None:
 
 
 def _launch(machine: Machine, folder: Path) -> int:
-    """Start QEMU and return the port of SSH: the machine's, or a free one where it has none."""
+    """Start QEMU and return the port of SSH: the requested one, or a free one."""
     for attempt in range(_PORT_ATTEMPTS):
         ssh_port = machine.ssh_port or launch.free_port()
         try:
             launch.start(replace(machine, ssh_port=ssh_port), folder)
             break
         except InfrastructureError as error:
-            # Somebody else took the free port between our looking and QEMU's listening.
+            # Another process took the free port before QEMU listened on it.
             lost = not machine.ssh_port and "host forwarding" in error.message
             if not lost or attempt == _PORT_ATTEMPTS - 1:
                 raise
     return ssh_port
 
 
-def _registered(instance: Instance, board: Board, disk: Disk, ssh_port: int) -> Host:
-    """Write the board into the inventory of virtual boards, with the host key that is known already."""
+def _register(instance: Instance, board: Board, disk: Disk, ssh_port: int) -> Host:
+    """Add the board to the inventory of virtual boards, with its host key if that is known."""
     host = Host(
         name=instance.name,
         address="127.0.0.1",
@@ -155,7 +169,7 @@ def _registered(instance: Instance, board: Board, disk: Disk, ssh_port: int) -> 
 
 
 def _reset_command(instance: Instance) -> tuple[str, ...]:
-    """The reset button as a command that works in any folder and environment."""
+    """Return the command that presses the reset button, from any folder and environment."""
     return (
         "env", f"PYTHONPATH={PROJECT}", f"NPU_BSP_STATE={state_dir()}", sys.executable,
         "-m", "virtual.boards.reset", instance.name,
@@ -196,7 +210,7 @@ def wait_until_up(instance: Instance, host: Host, *, deadline: float, timeout_s:
 
 
 def _key_is_known(instance: Instance, host: Host) -> bool:
-    """Whether the board's host key is known; a key that it made itself is read from its console."""
+    """Return whether the host key is known; the console shows a key that the board made itself."""
     if not host.known_hosts:
         raise RuntimeError("the host has no file of known keys")
     if not host.known_hosts.exists():

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Does a device tree do what it promises? Boot it on QEMU's model of the SoC and compare.
+"""Boot a device tree on QEMU's model of the SoC, and compare the result with what the tree promises.
 
-The device tree promises that the NPU is enabled (or is not), and which rates its clocks get. The kernel's
-answer is which driver is bound to the NPU's device, and its clocks' real rates.
+The device tree promises that the NPU is enabled (or not), and the rates of its clocks. The kernel shows
+which driver is bound to the NPU's device, and the real rates of its clocks.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from .same_soc import on_machine, qemu_of_soc
 
 @dataclass(frozen=True)
 class BootResult(Result):
-    """What became of a device tree.
+    """The result of booting a device tree.
 
     Attributes:
         kernel: ``uname -r`` of the kernel that was booted.
         promised: whether the device tree describes an enabled NPU.
-        problems: what is not as promised; empty: all is.
-        seconds: QEMU's run.
+        problems: differences from the promise; empty if there are none.
+        seconds: time that QEMU ran.
     """
 
     board: str
@@ -58,7 +58,7 @@ class BootResult(Result):
 
     @property
     def exit_code(self) -> int:
-        """4 where the NPU is not as it should be."""
+        """4 where the NPU differs from the promise."""
         return FAILED_VALIDATION if self.problems else 0
 
     def document(self) -> dict[str, Any]:
@@ -76,13 +76,13 @@ class BootResult(Result):
             "render_nodes": list(self.report.render_nodes),
             "clocks": [
                 {
-                    "name": each.name,
-                    "clock": each.clock,
-                    "asked_hz": each.asked_hz,
-                    "rate_hz": each.rate_hz,
-                    "rounded": each.rounded,
+                    "name": clock.name,
+                    "clock": clock.clock,
+                    "asked_hz": clock.asked_hz,
+                    "rate_hz": clock.rate_hz,
+                    "rounded": clock.rounded,
                 }
-                for each in self.clocks
+                for clock in self.clocks
             ],
             "dmesg": list(self.report.dmesg),
             "problems": list(self.problems),
@@ -104,23 +104,23 @@ class BootResult(Result):
         if self.clocks:
             rows = [
                 (
-                    each.name,
-                    each.clock,
-                    _mhz(each.asked_hz),
-                    _mhz(each.rate_hz),
-                    "no parent reaches what is asked" if each.rounded else "",
+                    clock.name,
+                    clock.clock,
+                    _mhz(clock.asked_hz),
+                    _mhz(clock.rate_hz),
+                    "no parent reaches the requested rate" if clock.rounded else "",
                 )
-                for each in self.clocks
+                for clock in self.clocks
             ]
             lines += ["", table(("clock", "in the kernel", "asked", "runs at", ""), rows), ""]
         lines += [f"dmesg    {line}" for line in report.dmesg]
         lines += [f"WRONG    {problem}" for problem in self.problems]
         if not self.problems:
-            nearest = any(each.rounded for each in self.clocks)
+            nearest = any(clock.rounded for clock in self.clocks)
             lines.append(
-                "the kernel did what the device tree says, with the nearest rates that parents reach"
+                "the kernel follows the device tree, with the nearest rates that parents reach"
                 if nearest
-                else "the kernel did what the device tree says"
+                else "the kernel follows the device tree"
             )
         return "\n".join(lines)
 
@@ -139,7 +139,7 @@ def boot_dts(
 
     Args:
         kernel: source of the device tree, as build-dts takes it. The kernel that boots is the
-            distribution's of that series, or of the profile's where the source is no series.
+            distribution's of that series, or of the profile's where the source is not a series.
         npu_disabled: build the device tree with the NPU switched off.
         npu_rate_hz: build it with the NPU's clocks at this rate.
         force_enable: as for ``build_dts``.
@@ -152,27 +152,17 @@ def boot_dts(
     if npu_disabled:
         settings = msgspec.structs.replace(board.npu, enabled=False)
         board = msgspec.structs.replace(board, npu=settings)
-    npu = npu_of(board)
-    if npu is None:
-        raise UserError(
-            f"{board.name} has no NPU ({board.soc}): there is nothing that its device tree promises"
-        )
-    if dtb is not None and npu_rate_hz is not None:
-        raise UserError(
-            "--npu-rate is for a device tree that is built, --dtb names one that exists",
-            hint="./inv build-dts --base-dtb FILE --npu-rate RATE builds from it",
-        )
-    refuse_without_build(dtb, force_enable=force_enable)
+    npu = _check_request(board, dtb, npu_rate_hz, force_enable=force_enable)
     source = kernel or board.kernel
     series = source if source in all_series() else board.kernel
     with tempfile.TemporaryDirectory(prefix="npu-bsp-boot-dts-") as name:
-        file = dtb or _built(board, kernel, Path(name), npu_rate_hz, force_enable=force_enable)
+        file = dtb or _build(board, kernel, Path(name), npu_rate_hz, force_enable=force_enable)
         _, tree = board_tree(file, flag="--dtb")
         if dtb is not None:
             check_identity(tree, board, str(dtb))
         prebuilt = prebuilt_kernel(series)
-        with step(f"Booting it on QEMU's {qemu.machine}") as now:
-            now.note(f"Linux {prebuilt.release}")
+        with step(f"Booting it on QEMU's {qemu.machine}") as progress:
+            progress.note(f"Linux {prebuilt.release}")
             started = time.monotonic()
             report = probe(on_machine(board, qemu, tree), prebuilt, file, timeout_s=timeout_s)
             seconds = time.monotonic() - started
@@ -191,7 +181,24 @@ def boot_dts(
     )
 
 
-def _built(
+def _check_request(
+    board: Board, dtb: Path | None, npu_rate_hz: int | None, *, force_enable: bool
+) -> Npu:
+    npu = npu_of(board)
+    if npu is None:
+        raise UserError(
+            f"{board.name} has no NPU ({board.soc}): its device tree promises nothing to check"
+        )
+    if dtb is not None and npu_rate_hz is not None:
+        raise UserError(
+            "--npu-rate changes a device tree that is built, but --dtb names a finished one",
+            hint="./inv build-dts --base-dtb FILE --npu-rate RATE builds from it",
+        )
+    refuse_without_build(dtb, force_enable=force_enable)
+    return npu
+
+
+def _build(
     board: Board, kernel: str | None, folder: Path, npu_rate_hz: int | None, *, force_enable: bool
 ) -> Path:
     with step(f"Building the device tree of {board.name}"):
@@ -209,24 +216,28 @@ def _built(
 def find_problems(
     npu: Npu, report: ProbeReport, clocks: tuple[ClockResult, ...], *, promised: bool
 ) -> tuple[str, ...]:
-    """Return what is not as the device tree promises, a sentence each."""
+    """Return the differences from what the device tree promises, a sentence each."""
     bound = report.driver is not None
     if promised and not bound:
-        waits = report.device in report.deferred
+        is_deferred = report.device in report.deferred
         return (
             f"{npu.node} is enabled, but no driver is bound to it"
-            + (", because something that it needs never came" if waits else "")
+            + (
+                ", because its probe is deferred: a dependency never appeared"
+                if is_deferred
+                else ""
+            )
             + f" (expected {npu.driver})",
         )
     if not promised:
         return (f"{npu.node} is not enabled, but {report.driver} is bound to it",) if bound else ()
     return tuple(
-        f"clock {each.name} ({each.clock}) runs at {each.rate_hz} Hz, the device tree asks for "
-        f"{each.asked_hz} Hz"
-        for each in clocks
-        if each.asked_hz is not None
-        and not each.rounded
-        and not same_rate(each.asked_hz, each.rate_hz)
+        f"clock {clock.name} ({clock.clock}) runs at {clock.rate_hz} Hz, the device tree requests "
+        f"{clock.asked_hz} Hz"
+        for clock in clocks
+        if clock.asked_hz is not None
+        and not clock.rounded
+        and not same_rate(clock.asked_hz, clock.rate_hz)
     )
 
 

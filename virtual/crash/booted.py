@@ -43,7 +43,7 @@ def boot_problem(
     changed = dataclasses.replace(subject.disk, image=image)
     try:
         board = subject.board
-        host = start(instance, board, changed, port=None, kernel=board.kernel, way=subject.way)
+        host = start(instance, board, changed, kernel=board.kernel, way=subject.way)
         deadline = time.monotonic() + timeout_s
         wait_until_up(instance, host, deadline=deadline, timeout_s=timeout_s)
         with ssh.connect(host, timeout_s=60) as connection:

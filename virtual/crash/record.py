@@ -30,7 +30,7 @@ from images.bundle.manifest import Bundle
 from images.deploy.adopt import adopt, undo
 from images.deploy.deploy import Deployment, Target, deploy, rollback
 from images.disk import Disk
-from virtual.boards.boot import start, wait_until_up
+from virtual.boards.boot import Devices, start, wait_until_up
 from virtual.boards.instance import Instance
 
 from .resume_cache import Known
@@ -104,8 +104,8 @@ def _record(subject: Recorded, log: Path, additions: Mapping[str, str]) -> list[
         try:
             started = time.monotonic()
             host = start(
-                instance, board, subject.disk, port=None, kernel=board.kernel, log_writes=True,
-                way=subject.way,
+                instance, board, subject.disk, kernel=board.kernel, way=subject.way,
+                devices=Devices(log_writes=True),
             )  # fmt: skip
             with step("First boot"):
                 wait_until_up(instance, host, deadline=started + _UP_S, timeout_s=_UP_S)

@@ -228,7 +228,7 @@ def test_a_full_disk_is_noticed_before_anything_is_written(
     disk = Disk(tmp_path / "disk.img", tmp_path / "key", "ssh-ed25519 A", tmp_path, "")
     instance = Instance("full")
     with pytest.raises(InfrastructureError, match=r"100 MiB free in .*, 512 MiB needed"):
-        boot.start(instance, load_board("virtual"), disk, port=None, kernel="6.12")
+        boot.start(instance, load_board("virtual"), disk, kernel="6.12")
     assert list(instance.folder.iterdir()) == []
 
 
@@ -383,4 +383,4 @@ def test_binding_is_compared() -> None:
     assert "is not enabled, but" in find_problems(npu, _report("e"), (), promised=False)[0]
     assert "no driver is bound" in find_problems(npu, _report(None), (), promised=True)[0]
     waiting = _report(None, deferred=("38500000.npu",))
-    assert "never came" in find_problems(npu, waiting, (), promised=True)[0]
+    assert "dependency never appeared" in find_problems(npu, waiting, (), promised=True)[0]

@@ -29,12 +29,12 @@ from .source import MesaSource, fetch_source
 from .suites import MODELS, WHOLE, SiliconTest, all_tests, choose_quick
 
 _TESTS_SUITE = "trixie"
-"""Whose source has the tests and models that a list beside this project names."""
+"""The suite whose Mesa source has the tests and models that our lists name."""
 _ROCKET_LISTS = Path(__file__).with_name("rocket_lists")
 TFLITE_DISTRIBUTION = "bookworm"
 """Its wheel is tflite-runtime 2.14. The lists' boards computed the right answers with a TFLite of that
 time: later arm64 kernels round otherwise, and MobileNetV1 alone then differs by more than is allowed."""
-# What an outcome depends on; what compares jobs with a model decides no verdict.
+# Files that an outcome depends on; those that compare jobs with a model do not affect a verdict.
 _SOURCES = (
     "virtual/npu/*.py",
     "virtual/npu/identities",
@@ -51,18 +51,18 @@ _SOURCES = (
     "userspace/npu/model/tflite_file.py",
 )
 _READ = (".py", ".c", ".h", ".toml", ".txt")
-_MOST_LOOKED_INTO = 20
+_MOST_EXAMINED = 20
 Run = Callable[[Sequence[Pair], Callable[[Outcome], None]], None]
 
 
 _PATCHED = (
-    "boards ran this Mesa without our patches: what failed there is mended here, or left to the CPU"
+    "boards ran this Mesa without our patches, which fix its failures or leave them to the CPU"
 )
 
 
 @dataclass(frozen=True)
 class SiliconRequest:
-    """What to compare.
+    """The arguments of ``gate-mesa --silicon``.
 
     Attributes:
         package: a .deb file of the delegate; suite: a Debian suite; mesa: as ``find_delegate`` takes it;
@@ -95,36 +95,25 @@ class SiliconResult(Result):
 
     @property
     def exit_code(self) -> int:
-        """Return 4 where a disagreement is not explained by something outside of NPU and Mesa."""
+        """Return 4 if a disagreement has no explanation outside of NPU and Mesa."""
         return FAILED_VALIDATION if self.contents["unexplained"] else 0
 
 
 def compare_with_silicon(request: SiliconRequest) -> SiliconResult:
-    """Run the tests that the request names, and compare each with the lists.
+    """Run the tests that the request names, and compare each result with the lists.
 
     Raises:
-        UserError: the arguments are no good, or this Mesa has no such tests or lists.
-        InfrastructureError: packages cannot be had, or the client does not start.
+        UserError: the arguments are wrong, or this Mesa has no such tests or lists.
+        InfrastructureError: packages cannot be fetched, or the client does not start.
     """
-    names = vivante_names() if request.npu == "all" else [npu_name(request.npu)]
-    driver = driver_of(names[0])
-    suite = "" if request.package or request.mesa else request.suite or SUITE_OF_DRIVER[driver]
-    if request.suite and not suite:
-        raise UserError("--package, --suite and --mesa exclude each other", hint="leave one out")
-    named = named_delegate(request.package, suite, request.mesa)
-    npus = [name for name in names if load_npu(name).silicon_lists]
-    if not npus:
-        raise UserError(
-            f"Mesa has no lists of results from boards for {request.npu}",
-            hint="it has some for: " + ", ".join(_with_lists()),
-        )
-    delegate = find_delegate(named, distribution=TFLITE_DISTRIBUTION)
+    npus, delegate = _subjects(request)
+    driver = driver_of(npus[0])
     source, lists = _judges(delegate, npus, driver)
     tests = all_tests(source)
     if driver == "rocket":  # its list skips all synthetic models
         tests = [test for test in tests if test.group in (MODELS, WHOLE)]
     if request.quick:
-        tests = choose_quick(tests, frozenset().union(*(each.fails for each in lists.values())))
+        tests = choose_quick(tests, frozenset().union(*(npu.fails for npu in lists.values())))
 
     def run(pairs: Sequence[Pair], done: Callable[[Outcome], None], *, audit: bool = False) -> None:
         run_tests(
@@ -160,9 +149,26 @@ def compare_with_silicon(request: SiliconRequest) -> SiliconResult:
         ),
         "suites": report.agreement(tests, outcomes, lists, by=lambda test: test.suite, key="suite"),
         "disagreements": disagreements,
-        "unexplained": sum(not each["why"] for each in disagreements),
+        "unexplained": sum(not disagreement["why"] for disagreement in disagreements),
     }
     return SiliconResult(contents)
+
+
+def _subjects(request: SiliconRequest) -> tuple[list[str], Delegate]:
+    """Return the NPUs and the delegate that the request names."""
+    names = vivante_names() if request.npu == "all" else [npu_name(request.npu)]
+    default_suite = SUITE_OF_DRIVER[driver_of(names[0])]
+    suite = "" if request.package or request.mesa else request.suite or default_suite
+    if request.suite and not suite:
+        raise UserError("--package, --suite and --mesa exclude each other", hint="leave one out")
+    named = named_delegate(request.package, suite, request.mesa)
+    npus = [name for name in names if load_npu(name).silicon_lists]
+    if not npus:
+        raise UserError(
+            f"Mesa has no lists of results from boards for {request.npu}",
+            hint="it has some for: " + ", ".join(_with_lists()),
+        )
+    return npus, find_delegate(named, distribution=TFLITE_DISTRIBUTION)
 
 
 def _judges(
@@ -185,7 +191,7 @@ def _with_lists() -> list[str]:
 def _outcomes(
     tests: Sequence[SiliconTest], npus: Sequence[str], store: _Store, run: Run
 ) -> dict[tuple[str, str], Outcome]:
-    """Return each test's outcome on each NPU; those that the cache has are not computed again."""
+    """Return the outcome of each test on each NPU; only those that are not in the cache are computed."""
     outcomes = store.read()
     pairs: list[Pair] = []
     for test in tests:
@@ -194,9 +200,9 @@ def _outcomes(
             pairs.append((test, missing))
     total = sum(len(missing) for _, missing in pairs)
     if pairs:
-        if known := len(tests) * len(npus) - total:
-            say(f"{known} results are known from an earlier run")
-        with step(f"Running the tests of Mesa {store.version}") as now, store:
+        if cached := len(tests) * len(npus) - total:
+            say(f"{cached} results are known from an earlier run")
+        with step(f"Running the tests of Mesa {store.version}") as progress, store:
             count = 0
 
             def done(outcome: Outcome) -> None:
@@ -204,14 +210,14 @@ def _outcomes(
                 count += 1
                 outcomes[outcome.npu, outcome.test] = outcome
                 store.add(outcome)
-                now.note(f"{count} of {total}")
+                progress.note(f"{count} of {total}")
 
             run(pairs, done)
     return outcomes
 
 
 class _Store:
-    """Outcomes in the cache, a line each, under all that they depend on; a stopped run can go on."""
+    """Outcomes in the cache, one per line, keyed by all that they depend on; a stopped run can resume."""
 
     def __init__(self, delegate: Delegate, source: MesaSource) -> None:
         digest = hashlib.sha256(f"{delegate.root.name} {source.folder.name}".encode())
@@ -223,15 +229,15 @@ class _Store:
         self._path = folder / f"outcomes-{source.version}-{digest.hexdigest()[:16]}.jsonl"
 
     def read(self) -> dict[tuple[str, str], Outcome]:
-        found = {}
+        outcomes = {}
         if self._path.exists():
             for line in self._path.read_text(encoding="utf-8").splitlines():
                 try:
                     outcome = Outcome(**json.loads(line))
                 except (ValueError, TypeError):
-                    continue  # a line that was cut off
-                found[outcome.npu, outcome.test] = outcome
-        return found
+                    continue  # a truncated line
+                outcomes[outcome.npu, outcome.test] = outcome
+        return outcomes
 
     def __enter__(self) -> None:
         self._file = self._path.open("a", encoding="utf-8")
@@ -247,7 +253,7 @@ class _Store:
 def _source_files() -> Iterable[Path]:
     for pattern in _SOURCES:
         for path in PROJECT.glob(pattern):
-            yield from (each for each in path.rglob("*") if each.suffix in _READ)
+            yield from (source for source in path.rglob("*") if source.suffix in _READ)
             if path.is_file():
                 yield path
 
@@ -260,7 +266,7 @@ def _disagreements(
     *,
     patched: bool,
 ) -> list[dict[str, Any]]:
-    found = []
+    disagreements = []
     for npu, listed in lists.items():
         for test in tests:
             silicon, outcome = listed.verdict(test.name), outcomes[npu, test.name]
@@ -269,7 +275,7 @@ def _disagreements(
             why = explain(test, npu, listed, version)
             if patched and silicon == FAIL:
                 why = why or _PATCHED
-            found.append(
+            disagreements.append(
                 {
                     "npu": PREFIX + npu,
                     "group": test.group,
@@ -284,28 +290,28 @@ def _disagreements(
                     "reference": outcome.reference,
                 }
             )
-    return found
+    return disagreements
 
 
 def _add_evidence(
     disagreements: Sequence[dict[str, Any]], tests: Sequence[SiliconTest], run: Run
 ) -> None:
-    """Run what fails here only once more, and say what of the submission contradicts the model."""
-    wrong = {
-        (each["npu"].removeprefix(PREFIX), each["test"]): each
-        for each in disagreements
-        if each["virtual"] == FAIL and not each["evidence"]
+    """Run again the tests that fail only here, and record how their submissions contradict the model."""
+    failures = {
+        (disagreement["npu"].removeprefix(PREFIX), disagreement["test"]): disagreement
+        for disagreement in disagreements
+        if disagreement["virtual"] == FAIL and not disagreement["evidence"]
     }
-    if not wrong:
+    if not failures:
         return
     pairs: list[Pair] = []
     for test in tests:
-        npus = tuple(npu for npu, name in wrong if name == test.name)
+        npus = tuple(npu for npu, name in failures if name == test.name)
         if npus:
             pairs.append((test, npus))
 
     def done(outcome: Outcome) -> None:
-        wrong[outcome.npu, outcome.test]["evidence"] = outcome.evidence
+        failures[outcome.npu, outcome.test]["evidence"] = outcome.evidence
 
-    with step("Looking into what disagrees"):
-        run(pairs[:_MOST_LOOKED_INTO], done)
+    with step("Examining the disagreements"):
+        run(pairs[:_MOST_EXAMINED], done)
