@@ -317,7 +317,7 @@ _FAULTS = (
           _ALL, _one_size_odd, _SIZES),
     Fault("has stride 2 on 4 or 5 columns: shares of the cores are wrong", "older.md", _BOTH, _SINCE_26,
           _few_columns, "choose another input size, or Mesa 25.0.7"),
-    Fault("is depthwise of 2 to 5 channels: the delegate crashes (seen with 3 to 5)", "older.md", (IMX8MP,),
+    Fault("is depthwise of 2 to 5 channels: the delegate crashes", "older.md", (IMX8MP,),
           _ALL, _depthwise_few_channels, "use an ordinary convolution, or more channels"),
     Fault("has int8 weights, which are taken for unsigned ones", "older.md", (A311D,), _ALL,
           _int8_weights, _UINT8),
