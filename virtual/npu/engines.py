@@ -74,3 +74,25 @@ def maker_for(
     if isinstance(identity, Identity):
         return vivante.for_model(identity, exact_for, audit_for, operands)
     return rocket.for_model(exact_for, audit_for)
+
+
+def maker_for_trace(
+    identity: AnyIdentity,
+    operations: list[Operation],
+    *,
+    exact: bool,
+    audit_for: Path | None = None,
+) -> Maker:
+    """Return the maker of the engines that run a recorded trace again.
+
+    Args:
+        operations: the model's, as the trace has them.
+        exact: the trace was recorded in exact mode.
+        audit_for: compare each job with this model.
+
+    Raises:
+        UserError: a file is no model, or exact mode needs one.
+    """
+    if isinstance(identity, Identity):
+        return vivante.for_trace(identity, operations, audit_for, exact=exact)
+    return rocket.for_trace(identity.name, audit_for, exact=exact)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bsp.base.errors import UserError
+
 from ..decoded_cache import DecodedCache
 from ..jobs import JobRecord, Watch
 from ..memory import Buffers
@@ -37,6 +39,16 @@ class Maker:
         """Return an engine for one client, with no memory yet."""
         model = self.model() if self.model else None
         return Engine(Buffers([]), on_job=on_job, cache=cache, model=model, watch=watch)
+
+
+def for_trace(name: str, model: Path | None, *, exact: bool) -> Maker:
+    """Return the maker that runs a trace again; as ``engines.maker_for_trace``."""
+    if exact and not model:
+        raise UserError(
+            f"this trace of {name} is one of exact mode, and needs the model that was run",
+            hint="--model FILE.tflite",
+        )
+    return Maker(functools.partial(Model, tasks_of(model), exact=exact) if model else None)
 
 
 def for_model(exact_for: Path | None, audit_for: Path | None) -> Maker:

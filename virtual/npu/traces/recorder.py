@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
+from .. import sparse
 from ..faults import FaultError
 from ..identity import AnyIdentity
 from ..memory import Access, Buffer, Bytes, Memory
 from ..tflite.operations import Operation
-from ..vivante import sparse
-from ..vivante.frontend import Words
 from .trace import DEFAULT_LIMIT_BYTES, End, Header, Job, Piece, Submit, Writer, packed
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Recorder:
 
     # --- the shim door: whole submissions
 
-    def begin_submit(self, buffers: Sequence[Buffer], stream: Words) -> None:
+    def begin_submit(self, buffers: Sequence[Buffer], stream: NDArray[np.uint32]) -> None:
         """A submission begins."""
         rows = [(each.address, each.data.size, each.access.value) for each in buffers]
         submit = Submit(client=self._client, buffers=rows, stream=stream.tobytes())

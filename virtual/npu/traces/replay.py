@@ -15,23 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from bsp.base.errors import UserError
-
+from .. import sparse
 from ..decoded_cache import DecodedCache
+from ..engines import Engine, maker_for_trace
 from ..faults import FaultError
 from ..finding import Blame, Finding
-from ..identity import Identity, RocketIdentity
 from ..jobs import JobRecord, Step
 from ..memory import Access, Buffer, Buffers, Bytes
-from ..rocket.engine import Engine as RocketEngine
-from ..rocket.model import Model, tasks_of
-from ..vivante import sparse
-from ..vivante.audit.exact import ExactMode
-from ..vivante.audit.jobs import ModelAudit
-from ..vivante.engine import Engine, HardwareMode, Requantisation
 from .trace import End, Header, Job, Piece, Record, Submit, TraceError, header_of, read
 
-AnyEngine = Engine | RocketEngine
 TIMEOUT_S = 600.0
 MAX_CLIENTS = 64
 MAX_PAGES = (1 << 30) >> sparse.PAGE_BITS
@@ -225,7 +217,7 @@ class _Replay:
         self._result = Replayed(header)
         self._machine = Machine(path)
         self._cache = cache or DecodedCache()
-        self._engines: dict[int, AnyEngine] = {}
+        self._engines: dict[int, Engine] = {}
         self._on_job = on_job
         self._last: JobRecord | None = None
         self._timeout_s = timeout_s
@@ -240,34 +232,17 @@ class _Replay:
             result.findings += engine.findings
         return result
 
-    def _engine(self, client: int) -> AnyEngine:
+    def _engine(self, client: int) -> Engine:
         if client not in self._engines:
-            npu = self._result.header.npu
-            if isinstance(npu, RocketIdentity):
-                self._engines[client] = self._rocket(npu)
-            else:
-                self._engines[client] = self._vivante(npu)
-        return self._engines[client]
-
-    def _vivante(self, npu: Identity) -> Engine:
-        header = self._result.header
-        mode: Requantisation = HardwareMode()
-        if header.mode == "exact":
-            mode = ExactMode(header.operations, npu.nn_generation)
-        engine = Engine(npu, Buffers([]), mode, cache=self._cache, on_job=self._keep)
-        if self._model:
-            engine.audit = ModelAudit(self._model, npu.nn_generation)
-        return engine
-
-    def _rocket(self, npu: RocketIdentity) -> RocketEngine:
-        exact = self._result.header.mode == "exact"
-        if exact and not self._model:
-            raise UserError(
-                f"this trace of {npu.name} is one of exact mode, and needs the model that was run",
-                hint="--model FILE.tflite",
+            header = self._result.header
+            maker = maker_for_trace(
+                header.npu,
+                header.operations,
+                exact=header.mode == "exact",
+                audit_for=self._model,
             )
-        model = Model(tasks_of(self._model), exact=exact) if self._model else None
-        return RocketEngine(Buffers([]), on_job=self._keep, cache=self._cache, model=model)
+            self._engines[client] = maker.engine(self._cache, on_job=self._keep)
+        return self._engines[client]
 
     def _keep(self, record: JobRecord) -> None:
         self._last = record
@@ -304,7 +279,7 @@ class _Replay:
             raise TraceError(f"{self._path}: more jobs recorded than the stream has")
         self._compare_fault(fault, end)
 
-    def _job(self, engine: AnyEngine, client: int, taken: Step, job: Job) -> None:
+    def _job(self, engine: Engine, client: int, taken: Step, job: Job) -> None:
         result = self._result
         self._in_time()
         if sum(size for _, size in job.writes) > MAX_WRITTEN_BYTES:
@@ -342,7 +317,7 @@ class _Replay:
         except Exception as error:
             raise FaultError("emulator", "a result or a fault", repr(error)) from error
 
-    def _expected(self, engine: AnyEngine, job: Job) -> list[Bytes] | None:
+    def _expected(self, engine: Engine, job: Job) -> list[Bytes] | None:
         """What the job's targets hold afterwards, as recorded; None where they cannot be had."""
         expected = []
         try:
@@ -358,7 +333,7 @@ class _Replay:
             return None
         return expected
 
-    def _compare(self, engine: AnyEngine, number: int, job: Job, expected: list[Bytes]) -> None:
+    def _compare(self, engine: Engine, number: int, job: Job, expected: list[Bytes]) -> None:
         if self._last is None:
             raise RuntimeError("no submission came before the job")
         for (address, size), wanted in zip(job.writes, expected, strict=True):

@@ -51,6 +51,16 @@ class Maker:
         )
 
 
+def for_trace(
+    identity: Identity, known: list[Operation], audit_for: Path | None, *, exact: bool
+) -> Maker:
+    """Return the maker that runs a trace again; as ``engines.maker_for_trace``."""
+    generation = identity.nn_generation
+    mode = functools.partial(ExactMode, known, generation) if exact else HardwareMode
+    audit = functools.partial(ModelAudit, audit_for, generation) if audit_for else None
+    return Maker(identity, mode, audit)
+
+
 def for_model(
     identity: Identity,
     exact_for: Path | None,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..memory import Bytes
+from .memory import Bytes
 
 SIZE_BYTES = 1 << 32
 PAGE_BITS = 12
