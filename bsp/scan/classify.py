@@ -127,7 +127,9 @@ def _strings_of(soc: Soc) -> list[str]:
     ]
 
 
-def look(source: str, tree: Tree, drivers: Mapping[str, Driver], socs: Iterable[Soc]) -> Row | None:
+def classify(
+    source: str, tree: Tree, drivers: Mapping[str, Driver], socs: Iterable[Soc]
+) -> Row | None:
     """Return the NPU that a compiled tree has, or should have; None if the board has none.
 
     Args:

@@ -27,7 +27,7 @@ from ..dts.tree import read_tree
 from ..kernel.distribution import all_series
 from ..kernel.source import KernelTree, kernel_tree
 from ..profile import Soc
-from .classify import Row, look, telling_words
+from .classify import Row, classify, telling_words
 from .drivers import driver_files, drivers_of
 from .sources import Closures, Source, all_sources
 
@@ -133,7 +133,7 @@ def look_at(tree: KernelTree, sources: tuple[list[Source], list[Source]], progre
             compiled = read_tree(target.read_bytes(), source.name)
             target.unlink()
             progress.note(f"{number + 1} of {len(telling)} boards")
-            return look(source.name, compiled, drivers, socs)
+            return classify(source.name, compiled, drivers, socs)
 
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
             try:

@@ -21,7 +21,7 @@ from bsp.kernel.distribution import all_series
 from bsp.kernel.source import kernel_tree
 from bsp.scan import scan as scanning
 from bsp.scan import show
-from bsp.scan.classify import look, telling_words
+from bsp.scan.classify import classify, telling_words
 from bsp.scan.drivers import compatible_strings, database_entries, drivers_of
 from bsp.scan.scan import known_socs, look_at, scan, telling_sources
 from bsp.scan.sources import Closures, all_sources
@@ -462,7 +462,7 @@ def test_a_chip_without_an_npu_is_left_out_although_its_tree_has_the_node() -> N
         "/": {"compatible": b"khadas,vim3\0amlogic,s922x\0amlogic,g12b\0"},
         "/npu@ff100000": {"compatible": b"vivante,gc\0", "status": b"okay\0"},
     }
-    assert look("x", Tree(nodes), {}, known_socs()) is None
+    assert classify("x", Tree(nodes), {}, known_socs()) is None
 
 
 def test_tables_fit_80_columns(tree: Path) -> None:

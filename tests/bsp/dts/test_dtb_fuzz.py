@@ -22,7 +22,7 @@ from bsp.dts.inputs.identity import check_identity
 from bsp.dts.npu.owners import other_owners, vendor_of
 from bsp.dts.npu.required_changes import plan_changes, rates
 from bsp.dts.tree import read_tree
-from bsp.scan.classify import look
+from bsp.scan.classify import classify
 from bsp.scan.drivers import Driver
 from bsp.scan.scan import known_socs
 from tests.support.kernel_tree import make_kernel
@@ -49,7 +49,7 @@ def everything(blob: bytes, board_name: str) -> None:
     npu = npu_of(board)
     assert npu is not None
     tree = read_tree(blob, "the test's DTB")
-    look("test", tree, DRIVERS, known_socs())
+    classify("test", tree, DRIVERS, known_socs())
     vendor_of(tree, npu)
     other_owners(tree, npu)
     rates(tree, npu)
