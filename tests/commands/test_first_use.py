@@ -356,8 +356,10 @@ def test_an_environment_whose_python_is_gone_is_made_anew(tmp_path: Path) -> Non
 def slow_install(machine: Machine) -> subprocess.Popen[str]:
     machine.note("slow-pip")
     process = subprocess.Popen(
-        [machine.root / "inv", "deploy"], env=machine.environment(), stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        # Whoever runs the tests under nohup ignores SIGHUP, and a shell keeps to that.
+        ["env", "--default-signal=HUP", machine.root / "inv", "deploy"],
+        env=machine.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while not (machine.state / "pip-runs").exists():
