@@ -42,12 +42,11 @@ from .deploy import (
     session,
 )
 from .in_place import DTB
+from .onboard.board import BOOT
 from .plan import Confirm, Facts, Plan, Send, TakeOver, Try
 from .recognise import opened, recognised
 from .transfer.agent import Agent, each_known
 
-BOOT = "/boot"
-"""Where boot files lie on a board whose U-Boot reads ext4."""
 _ANSWER_S = 600.0  # copying a kernel and a RAM disk to a slow card
 
 

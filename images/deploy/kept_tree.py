@@ -8,7 +8,6 @@ the NPU stays on through their updates, and nothing of ours takes part in bootin
 from __future__ import annotations
 
 import base64
-import zlib
 
 from bsp.base.errors import UserError
 from bsp.boot_survey.keeping import how_to_keep
@@ -16,9 +15,8 @@ from bsp.boot_survey.survey import Survey
 
 from . import health, trial
 from .deploy import Deployment, Target, session
-from .plan import Facts
+from .onboard.board import BOOT
 
-BOOT = "/boot"
 _ANSWER_S = 300.0
 
 
@@ -88,7 +86,7 @@ def persist(
         return
     with session(target) as agent:
         facts = agent.open(None, fat_mount=BOOT, lock=True, exact=True, tree=True)
-        problems = _problems(facts, blob)
+        problems = trial.differences_from(blob, facts.fdt)
         if not problems and target.check_health:
             result.health = health.examine(agent, host, checks)
             problems = [f"not healthy: {each}" for each in result.health if not each.ok]
@@ -110,11 +108,6 @@ def persist(
         f"{how.keeper} keeps it, for each kernel that it installs. To go back: ./inv deploy --host "
         f"{host.name} --undo"
     )
-
-
-def _problems(facts: Facts, blob: bytes) -> list[str]:
-    sent = base64.b64encode(zlib.compress(blob)).decode()
-    return trial.tree_problems(sent, facts.fdt)
 
 
 def take_back(target: Target, *, dry_run: bool) -> list[str] | None:

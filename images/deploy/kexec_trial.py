@@ -193,7 +193,7 @@ def _judge(
             result.problem = f"{why}; the system that was there before runs"
             result.hint = "nothing on its disk was changed"
             return
-        problems = trial.tree_problems(base64.b64encode(zlib.compress(blob)).decode(), facts.fdt)
+        problems = trial.differences_from(blob, facts.fdt)
         result.running_dtb_matches = not problems
         if not problems and target.check_health:
             result.health = health.examine(agent, host, checks)

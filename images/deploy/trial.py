@@ -104,8 +104,12 @@ def problems(
 
 
 def tree_problems(sent: object, running: object) -> list[str]:
-    """Where the running device tree is not the one that was sent."""
-    expected = decompress_fdt(sent if isinstance(sent, str) else None)
+    """Where the running device tree is not the one that was sent; both as the agent packs them."""
+    return differences_from(decompress_fdt(sent if isinstance(sent, str) else None), running)
+
+
+def differences_from(expected: bytes | None, running: object) -> list[str]:
+    """Where the running device tree, as the agent packs it, is not the expected one."""
     found = decompress_fdt(running if isinstance(running, str) else None)
     if expected is None or found is None:
         what = "the DTB on the boot partition" if expected is None else "/sys/firmware/fdt"

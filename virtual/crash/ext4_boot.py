@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from bsp.base.process import run
+from images.deploy.onboard.board import BOOT
 
 from .boot import BootPartition
 from .disk_state import Partition
 from .old_way import OldWay, old_way_of
 
-BOOT = "/boot"
 _SIZE = re.compile(r"\bSize: (\d+)")
 _REGULAR = "Type: regular"
 

@@ -36,6 +36,7 @@ _PICTURE = "grace_hopper.bmp"
 _RIGHT = (GOOD, REFUSED)
 _NOT_RUN = "not run"
 """The verdict of a model that TFLite itself refuses: there is nothing to compare with."""
+_NOT_WRONG = (*_RIGHT, _NOT_RUN)
 _KNOWN_SUITES = SUITES[1:]
 """What a model is compared with: bookworm-backports has another delegate, that fewer models run on."""
 
@@ -99,9 +100,7 @@ def gate_models(request: ModelGateRequest) -> ModelGateResult:
         for other in _others(delegate):
             for subject in subjects:
                 wrong = [
-                    run["npu"]
-                    for run in runs[subject.name]
-                    if run["verdict"] not in (*_RIGHT, _NOT_RUN)
+                    run["npu"] for run in runs[subject.name] if run["verdict"] not in _NOT_WRONG
                 ]
                 for run in _runs(subject, wrong, other, request.timeout_s, bisect=False):
                     if run["verdict"] in _RIGHT:
@@ -228,7 +227,7 @@ def _judged(
         "note": outcome.note,
         "first_wrong": None,
     }
-    if bisect and outcome.status not in (*_RIGHT, _NOT_RUN):
+    if bisect and outcome.status not in _NOT_WRONG:
         needs = sources(subject.content)
         first, seen = first_wrong(
             needs,

@@ -12,6 +12,7 @@ import pytest
 from bsp.base.errors import UserError
 from bsp.base.process import run
 from bsp.base.project import PROJECT
+from tests.support.models.noise import noise_picture
 from tests.support.models.small_nets import Net
 from userspace.npu.model.sinks import read_sinks
 from userspace.npu.model.tflite_file import Tensor, average_pool, write_model
@@ -26,8 +27,7 @@ pytestmark = pytest.mark.usefixtures("own_state")
 def judged(model: bytes, folder: Path, **changes: Any) -> Any:
     path, image = folder / "model.tflite", folder / "noise.bmp"
     path.write_bytes(model)
-    pixels = np.random.default_rng(1).integers(0, 256, (64, 64, 3)).astype(np.uint8)
-    image.write_bytes(encode_bmp(pixels))
+    noise_picture(image, 64)
     given: Any = {"model": str(path), "image": str(image), "runs": 1, "views": 2}
     return smoke_test("label_image", SmokeTestRequest(**given | {"delegate": "cpu"} | changes))
 

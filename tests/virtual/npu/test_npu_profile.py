@@ -7,14 +7,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
+from tests.support.models.noise import noise_picture
 from tests.support.models.small_nets import Net
 from userspace.npu.report.html import page
 from userspace.npu.report.report import text_of
 from userspace.npu.validate.label_image import SmokeTestRequest, choose, smoke_test
-from userspace.npu.validate.onboard.bmp import encode_bmp
 from virtual.gates.packages import find_delegate
 from virtual.npu.shim import host
 
@@ -44,8 +43,7 @@ def test_each_job_is_given_to_the_operation_that_it_computes(
 ) -> None:
     model, picture = tmp_path / "model.tflite", tmp_path / "noise.bmp"
     model.write_bytes(network())
-    pixels = np.random.default_rng(1).integers(0, 256, (32, 32, 3)).astype(np.uint8)
-    picture.write_bytes(encode_bmp(pixels))
+    noise_picture(picture)
     request = SmokeTestRequest(
         delegate="teflon", model=str(model), image=str(picture), runs=RUNS, views=0, profile=True
     )

@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 
 from bsp.base.errors import UserError
+from tests.support.models.noise import noise_picture
 from tests.support.models.small_nets import Net
 from tests.support.npu import layers as npu_layers
 from tests.support.npu.jobs import Bench, bench_for, load_state
@@ -38,7 +39,6 @@ from userspace.npu.model.tflite_file import (
     write_model,
 )
 from userspace.npu.validate.label_image import SmokeTestRequest
-from userspace.npu.validate.onboard.bmp import encode_bmp
 from userspace.npu.validate.smoke import smoke_test
 from virtual.npu import shim
 from virtual.npu.identity import load_identity
@@ -484,8 +484,7 @@ def test_kernels_strides_and_paddings_exactly(npu: str, name: str, tmp_path: Pat
     height, width, layers = CHAINS[name]
     model, image = tmp_path / "chain.tflite", tmp_path / "noise.bmp"
     model.write_bytes(npu_layers.chain(height, width, layers))
-    noise = np.random.default_rng(1).integers(0, 256, (height, width, 3)).astype(np.uint8)
-    image.write_bytes(encode_bmp(noise))
+    noise_picture(image, height, width)
     seen, _ = run_compared(npu, model, image, tmp_path)
     assert len(seen.different) == len(layers)
 
@@ -541,8 +540,7 @@ def test_poison_shows_reads_of_what_was_never_written(
     """Mesa 25.0.7 corrects v7's ADD bias with bytes past the weights; zeroed pages hide it."""
     model, picture = tmp_path / "add.tflite", tmp_path / "noise.bmp"
     model.write_bytes(model_with_add())
-    noise = np.random.default_rng(9).integers(0, 256, (8, 8, 3)).astype(np.uint8)
-    picture.write_bytes(encode_bmp(noise))
+    noise_picture(picture, 8, seed=9)
     found = []
     for poison in (0, 0xA5):
         trace = tmp_path / f"{poison}.npu"

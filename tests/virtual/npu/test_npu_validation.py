@@ -10,14 +10,13 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from bsp.base.project import PROJECT
+from tests.support.models.noise import noise_picture
 from tests.support.models.small_nets import Net
 from userspace.npu.model import tiny_model
 from userspace.npu.validate.label_image import SmokeTestRequest
-from userspace.npu.validate.onboard.bmp import encode_bmp
 from userspace.npu.validate.smoke import smoke_test
 from virtual.npu.shim.place import VirtualNpu
 
@@ -30,10 +29,7 @@ pytestmark = [
 
 
 def noise(folder: Path, side: int = 32) -> str:
-    path = folder / "noise.bmp"
-    pixels = np.random.default_rng(1).integers(0, 256, (side, side, 3)).astype(np.uint8)
-    path.write_bytes(encode_bmp(pixels))
-    return str(path)
+    return str(noise_picture(folder / "noise.bmp", side))
 
 
 def run(model: bytes, folder: Path, npu: str, **changes: Any) -> Any:

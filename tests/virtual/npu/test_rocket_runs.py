@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from bsp.base.errors import UserError
+from tests.support.models.noise import noise_picture
 from tests.support.models.small_nets import Net
 from userspace.npu.validate.label_image import SmokeTestRequest
-from userspace.npu.validate.onboard.bmp import encode_bmp
 from userspace.npu.validate.smoke import smoke_test
 from virtual.npu.rocket import arithmetic
 from virtual.npu.rocket.weights import Weights
@@ -31,9 +31,7 @@ pytestmark = [
 
 
 def run(model: Path, **flags: Any) -> Any:
-    pixels = np.random.default_rng(1).integers(0, 256, (32, 32, 3)).astype(np.uint8)
-    picture = model.with_name("noise.bmp")
-    picture.write_bytes(encode_bmp(pixels))
+    picture = noise_picture(model.with_name("noise.bmp"))
     request = SmokeTestRequest(delegate="teflon", image=str(picture), views=0, model=str(model))
     return smoke_test("label_image", request, place=VirtualNpu("virtual:rk3588", **flags))
 

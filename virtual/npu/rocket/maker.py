@@ -48,7 +48,7 @@ def for_trace(name: str, model: Path | None, *, exact: bool) -> Maker:
             f"this trace of {name} is one of exact mode, and needs the model that was run",
             hint="--model FILE.tflite",
         )
-    return Maker(functools.partial(Model, tasks_of(model), exact=exact) if model else None)
+    return for_model(model if exact else None, model)
 
 
 def for_model(exact_for: Path | None, audit_for: Path | None) -> Maker:

@@ -85,15 +85,17 @@ def emulator(
         UserError: there is no such NPU.
         InfrastructureError: it did not start.
     """
-    environment = {
-        "NPU_SHIM_DRIVER": driver_of(name),
-        "NPU_SHIM_TIMEOUT_S": str(max(1, round(submit_timeout_s))),
-        "NPU_SHIM_POISON": str(poison),
-    }
+    driver = driver_of(name)
     with tempfile.TemporaryDirectory(prefix="npu-bsp-") as path:
         folder = Path(path)
-        running = Emulator(name, folder / "npu.sock", environment)
-        environment["NPU_SHIM_SOCKET"] = str(running.socket)
+        socket = folder / "npu.sock"
+        environment = {
+            "NPU_SHIM_SOCKET": str(socket),
+            "NPU_SHIM_DRIVER": driver,
+            "NPU_SHIM_TIMEOUT_S": str(max(1, round(submit_timeout_s))),
+            "NPU_SHIM_POISON": str(poison),
+        }
+        running = Emulator(name, socket, environment)
         command = _server_command(running, folder)
         if exact_for:
             command += ["--exact-for", str(exact_for.absolute())]

@@ -7,6 +7,7 @@ make the next one look wrong.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -17,7 +18,7 @@ import numpy as np
 
 from .. import sparse
 from ..decoded_cache import DecodedCache
-from ..engines import Engine, maker_for_trace
+from ..engines import Engine, Maker, maker_for_trace
 from ..faults import FaultError
 from ..finding import Blame, Finding
 from ..jobs import JobRecord, Step
@@ -232,16 +233,16 @@ class _Replay:
             result.findings += engine.findings
         return result
 
+    @functools.cached_property
+    def _maker(self) -> Maker:
+        header = self._result.header
+        return maker_for_trace(
+            header.npu, header.operations, exact=header.mode == "exact", audit_for=self._model
+        )
+
     def _engine(self, client: int) -> Engine:
         if client not in self._engines:
-            header = self._result.header
-            maker = maker_for_trace(
-                header.npu,
-                header.operations,
-                exact=header.mode == "exact",
-                audit_for=self._model,
-            )
-            self._engines[client] = maker.engine(self._cache, on_job=self._keep)
+            self._engines[client] = self._maker.engine(self._cache, on_job=self._keep)
         return self._engines[client]
 
     def _keep(self, record: JobRecord) -> None:

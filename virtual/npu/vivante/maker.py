@@ -55,10 +55,7 @@ def for_trace(
     identity: Identity, known: list[Operation], audit_for: Path | None, *, exact: bool
 ) -> Maker:
     """Return the maker that runs a trace again; as ``engines.maker_for_trace``."""
-    generation = identity.nn_generation
-    mode = functools.partial(ExactMode, known, generation) if exact else HardwareMode
-    audit = functools.partial(ModelAudit, audit_for, generation) if audit_for else None
-    return Maker(identity, mode, audit)
+    return _maker(identity, known if exact else None, audit_for, None)
 
 
 def for_model(
@@ -72,13 +69,25 @@ def for_model(
     Raises:
         UserError: a file is no model.
     """
+    known = operations(exact_for) if exact_for else None
+    maker = _maker(identity, known, audit_for, operands)
+    if maker.audit:
+        maker.audit()  # a file that is no model is said now
+    return maker
+
+
+def _maker(
+    identity: Identity,
+    known: list[Operation] | None,
+    audit_for: Path | None,
+    operands: Mapping[int, Inputs] | None,
+) -> Maker:
+    """Return a maker: exact where the model's operations are ``known``, comparing with ``audit_for``."""
     generation = identity.nn_generation
     requantisation: Callable[[], Requantisation] = HardwareMode
-    known = operations(exact_for) if exact_for else None
     if known is not None:
         requantisation = functools.partial(ExactMode, known, generation)
     audit = None
     if audit_for:
         audit = functools.partial(ModelAudit, audit_for, generation, operands=operands)
-        audit()  # a file that is no model is said now
     return Maker(identity, requantisation, audit, known)
