@@ -31,6 +31,7 @@ from images.bundle.manifest import Bundle, Entry, Manifest
 
 from . import plan as planning
 from .boot import slots, state
+from .checks.recognise import opened, recognised
 from .deploy import (
     Deployment,
     Target,
@@ -44,7 +45,6 @@ from .deploy import (
 from .in_place import DTB
 from .onboard.board import BOOT
 from .plan import Confirm, Facts, Plan, Send, TakeOver, Try
-from .recognise import opened, recognised
 from .transfer.agent import Agent, each_known
 
 _ANSWER_S = 600.0  # copying a kernel and a RAM disk to a slow card

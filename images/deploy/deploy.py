@@ -27,13 +27,11 @@ from bsp.remote.ssh import UnreachableError, connect
 from images.bundle import manifest as bundles
 from images.bundle.manifest import Bundle, Manifest, with_required_options
 
-from . import drift, health, trial
 from . import plan as planning
+from . import trial
 from .boot import slots, state
-from .claim import Claim
-from .onboard.boot_files import EMPTY_RAM_DISK
-from .plan import Confirm, Discard, Facts, Mend, Plan, Send, Try
-from .recognise import (
+from .checks import drift, health
+from .checks.recognise import (
     board_at,
     check_identity,
     fat_mount_of,
@@ -44,7 +42,10 @@ from .recognise import (
     refuse_exchanged,
     refuse_without_boot,
 )
-from .switched_off import refuse_forced_on
+from .checks.switched_off import refuse_forced_on
+from .claim import Claim
+from .onboard.boot_files import EMPTY_RAM_DISK
+from .plan import Confirm, Discard, Facts, Mend, Plan, Send, Try
 from .transfer import contents
 from .transfer.agent import (
     Agent,

@@ -19,6 +19,8 @@ from images.bundle import sign
 from images.bundle.manifest import Bundle, Entry, Manifest
 
 from . import plan as planning
+from .checks.recognise import recognised
+from .checks.switched_off import refuse_forced_on
 from .deploy import (
     Deployment,
     Target,
@@ -30,8 +32,6 @@ from .deploy import (
     session,
 )
 from .plan import Facts
-from .recognise import recognised
-from .switched_off import refuse_forced_on
 from .transfer.agent import Agent
 
 DTB = "boot/board.dtb"

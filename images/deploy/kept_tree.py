@@ -13,7 +13,8 @@ from bsp.base.errors import UserError
 from bsp.boot_survey.keeping import how_to_keep
 from bsp.boot_survey.survey import Survey
 
-from . import health, trial
+from . import trial
+from .checks import health
 from .deploy import Deployment, Target, session
 from .onboard.board import BOOT
 

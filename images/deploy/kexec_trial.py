@@ -26,13 +26,14 @@ from bsp.profile import Board
 from bsp.remote.facts import read_fdt
 from images.bundle.manifest import with_required_options
 
-from . import health, kept_tree, trial
+from . import kept_tree, trial
 from .adopt import survey
+from .checks import health
+from .checks.recognise import recognised
+from .checks.switched_off import refuse_forced_on
 from .deploy import Deployment, Target, check_serial, session
 from .in_place import changes_of
 from .plan import Facts
-from .recognise import recognised
-from .switched_off import refuse_forced_on
 from .transfer.agent import Agent, ConnectionLostError
 
 MARK = "npu_bsp.try"

@@ -10,8 +10,8 @@ from bsp.base import result as base
 from bsp.base.words import counted
 from images.bundle.manifest import Bundle
 
+from .checks.drift import Change
 from .deploy import Deployment
-from .drift import Change
 
 _SHOWN = 8
 

@@ -17,7 +17,7 @@ from bsp.base.progress import say, step
 from bsp.remote.inventory import Host
 from bsp.remote.ssh import AuthenticationError, ConnectionLostError, UnreachableError, connect
 
-from . import confirm
+from .checks import running_tree
 from .plan import Facts
 from .transfer.agent import decompress_fdt
 
@@ -115,7 +115,7 @@ def differences_from(expected: bytes | None, running: object) -> list[str]:
         what = "the DTB on the boot partition" if expected is None else "/sys/firmware/fdt"
         return [f"{what} cannot be read: the running device tree cannot be compared"]
     try:
-        differences = confirm.compare(expected, found)
+        differences = running_tree.compare(expected, found)
     except UserError as error:
         return [f"device tree: {error.message}"]
     shown = [f"device tree: {difference}" for difference in differences[:5]]

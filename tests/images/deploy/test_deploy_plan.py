@@ -18,8 +18,9 @@ from bsp.base.errors import UserError
 from bsp.base.process import run
 from images.bundle import manifest as bundles
 from images.bundle.manifest import Entry, Manifest
-from images.deploy import confirm, trial
+from images.deploy import trial
 from images.deploy.boot import slots, state
+from images.deploy.checks import running_tree
 from images.deploy.deploy import command_line_for
 from images.deploy.onboard import frames
 from images.deploy.onboard.boot_files import EMPTY_RAM_DISK
@@ -334,7 +335,7 @@ def test_what_boot_loaders_change_is_left_out(dtb: bytes, tmp_path: Path) -> Non
         import subprocess
 
         subprocess.run(["fdtput", option, str(tmp_path / "a"), path, name, *values], check=True)
-        assert confirm.compare(dtb, (tmp_path / "a").read_bytes()) == []
+        assert running_tree.compare(dtb, (tmp_path / "a").read_bytes()) == []
 
 
 def test_differences_are_named(dtb: bytes, tmp_path: Path) -> None:
@@ -344,13 +345,13 @@ def test_differences_are_named(dtb: bytes, tmp_path: Path) -> None:
     target.write_bytes(dtb)
     subprocess.run(["fdtput", "-ts", str(target), "/npu@1000", "status", "disabled"], check=True)
     subprocess.run(["fdtput", "-c", str(target), "/extra"], check=True)
-    found = [str(difference) for difference in confirm.compare(dtb, target.read_bytes())]
+    found = [str(difference) for difference in running_tree.compare(dtb, target.read_bytes())]
     assert found == [
         "/extra: node was not sent",
         '/npu@1000 status: expected nothing, found "disabled" '
         "(the boot loader, or an overlay that it applies, switched it off)",
     ]
-    assert str(confirm.compare(target.read_bytes(), dtb)[0]) == "/extra: node is missing"
+    assert str(running_tree.compare(target.read_bytes(), dtb)[0]) == "/extra: node is missing"
 
 
 def test_nop_tokens_of_a_running_tree_are_read(dtb: bytes) -> None:
@@ -362,13 +363,13 @@ def test_nop_tokens_of_a_running_tree_are_read(dtb: bytes) -> None:
     longer = bytearray(dtb[: at + 8] + nop + dtb[at + 8 :])
     struct.pack_into(">I", longer, 4, size + 4)
     struct.pack_into(">I", longer, 12, strings + (4 if strings > at else 0))
-    assert confirm.compare(dtb, bytes(longer)) == []
+    assert running_tree.compare(dtb, bytes(longer)) == []
 
 
 def test_what_is_no_device_tree(dtb: bytes) -> None:
     for blob in (b"", b"hello, this is no DTB", dtb[:100], dtb[: len(dtb) // 2]):
         with pytest.raises(UserError):
-            confirm.compare(dtb, blob)
+            running_tree.compare(dtb, blob)
 
 
 def packed(blob: bytes) -> str:

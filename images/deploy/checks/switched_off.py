@@ -12,7 +12,7 @@ from bsp.dts.npu.available import unavailable
 from bsp.dts.tree import Tree, read_tree
 from bsp.profile import Board
 
-from .transfer.agent import Agent, decompress_fdt
+from ..transfer.agent import Agent, decompress_fdt
 
 
 def refuse_forced_on(

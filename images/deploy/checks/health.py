@@ -23,7 +23,7 @@ from bsp.profile import Board, Npu
 from bsp.remote.inventory import Host
 from images.bundle.manifest import Manifest
 
-from .transfer.agent import Agent
+from ..transfer.agent import Agent
 
 _POLL_S = 1.0
 _DEADLINE_S = 60.0

@@ -21,9 +21,9 @@ from bsp.base.progress import step
 from bsp.remote.inventory import Host
 from images.bundle.manifest import Bundle
 
-from .boot import slots
-from .plan import Facts, Mend, Plan
-from .transfer.agent import Agent, onboard_request, remembered
+from ..boot import slots
+from ..plan import Facts, Mend, Plan
+from ..transfer.agent import Agent, onboard_request, remembered
 
 EVERY = 10
 """Every Nth deployment re-hashes all files, where nothing else is asked for."""

@@ -14,8 +14,8 @@ from bsp.profile import Board, Health
 from bsp.remote.inventory import Host
 from images.bundle.manifest import Bundle
 from images.deploy.boot import state
+from images.deploy.checks.health import Checks, checks_for, examine
 from images.deploy.deploy import deploy, session
-from images.deploy.health import Checks, checks_for, examine
 from tests.support.fake_board import BOARD_MARKS, FakeBoard, make_bundle
 from tests.support.fake_boot import compile_dtb
 from userspace.npu.validate.label_image import SmokeTestRequest, quick

@@ -14,8 +14,8 @@ from bsp.profile import Board
 from bsp.remote.facts import read_fdt
 from bsp.remote.inventory import Host
 
-from .plan import Facts
-from .transfer.agent import Agent, decompress_fdt
+from ..plan import Facts
+from ..transfer.agent import Agent, decompress_fdt
 
 _FAT_MOUNT = "/boot/firmware"  # where Debian mounts it; profiles may say otherwise
 
