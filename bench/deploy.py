@@ -55,7 +55,9 @@ from bsp.remote.ssh import connect
 from images.bundle import manifest as bundles
 from images.deploy import plan as planning
 from images.deploy.claim import Claim
-from images.deploy.deploy import Result, Target, deploy, prepare
+from images.deploy.deploy import deploy, prepare
+from images.deploy.deployment import Deployment
+from images.deploy.session import Target
 from images.deploy.transfer.agent import Agent, each_known
 from pathlib import PosixPath
 
@@ -72,7 +74,7 @@ else:
             good = planning.check_layout(facts, host="bench", fat_mount="/boot/firmware")
             known = {{each.generation: each for each in each_known(agent, facts)}}
             plan = planning.plan_deploy(bundle.manifest, facts, good, known, host="bench")
-            result = Result("bench", "virtual", None, bundle.generation, plan=plan)
+            result = Deployment("bench", "virtual", None, bundle.generation, plan=plan)
             prepare(agent, plan, bundle, facts, result)
             assert result.sent.sent_files == {files!r}, result.sent.sent_files
             print(f"{{result.sent.wire_bytes}} bytes, {{result.sent.patched_files}} patches")

@@ -49,11 +49,13 @@ import commands.face.start, tasks
 from dataclasses import replace
 from pathlib import PosixPath
 from bsp.remote.inventory import Host
-from images import bundle as bundles
+from images.bundle import manifest as bundles
 from images.deploy import plan as planning
 from images.deploy.claim import Claim
-from images.deploy.deploy import Result, Target, prepare, session
-from images.deploy.fleet import deploy_fleet
+from images.deploy.deploy import prepare
+from images.deploy.deployment import Deployment
+from images.deploy.session import Target, session
+from images.deploy.fleet.fleet import deploy_fleet
 from images.deploy.transfer.shared import Shared
 from images.deploy.transfer.agent import each_known
 from images.deploy.fleet.waves import Rules
@@ -69,7 +71,7 @@ def one(name):
         good = planning.check_layout(facts, host=name, fat_mount="/boot/firmware")
         known = {{each.generation: each for each in each_known(agent, facts)}}
         plan = planning.plan_deploy(bundle.manifest, facts, good, known, host=name)
-        result = Result(name, "virtual", None, bundle.generation, plan=plan, outcome="confirmed")
+        result = Deployment(name, "virtual", None, bundle.generation, plan=plan, outcome="confirmed")
         prepare(agent, plan, bundle, facts, result)
         assert result.sent.sent_files == {files!r}, result.sent.sent_files
         return result

@@ -161,8 +161,8 @@ def rollback(
     from bsp.remote.inventory import resolve
     from images.deploy import show
     from images.deploy.claim import claim_of
-    from images.deploy.deploy import Target
     from images.deploy.deploy import rollback as roll_back
+    from images.deploy.session import Target
 
     target = Target(
         resolve(host),
@@ -186,8 +186,8 @@ def status(_: Context, host: str, verify: bool = False, accept_new_key: bool = F
     from bsp.remote.groups import is_multi_host
     from bsp.remote.inventory import resolve
     from images.deploy import show
-    from images.deploy.deploy import Target
-    from images.deploy.deploy import status as status_of
+    from images.deploy.session import Target
+    from images.deploy.status import status as status_of
 
     if is_multi_host(host):
         from images.deploy.fleet import command as fleet_command

@@ -245,7 +245,9 @@ def _virtual_up(row: Row, board: Board) -> None:
 def _deploy(row: Row, board: Board, mesa: BuiltMesa | None) -> None:
     from bsp.remote.inventory import resolve
     from images.bundle.assemble import bundle_for
-    from images.deploy.deploy import Target, deploy, raise_for
+    from images.deploy.deploy import deploy
+    from images.deploy.deployment import raise_for
+    from images.deploy.session import Target
 
     done = deploy(Target(resolve(INSTANCE), timeout_s=_BOOT_S), bundle=None, board=board,
                   make_bundle=functools.partial(bundle_for, mesa=mesa))  # fmt: skip

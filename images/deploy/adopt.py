@@ -31,20 +31,15 @@ from images.bundle.manifest import Bundle, Entry, Manifest
 
 from . import plan as planning
 from .boot import slots, state
-from .checks.recognise import opened, recognised
-from .deploy import (
-    Deployment,
-    Target,
-    arm,
-    check_serial,
-    decide,
-    prepare,
-    refuse_slot_words,
-    session,
-)
+from .boot.command_line import refuse_slot_words
+from .checks.recognise import check_serial, opened, recognised
+from .confirm import arm, decide
+from .deploy import prepare
+from .deployment import Deployment
 from .in_place import DTB
 from .onboard.board import BOOT
 from .plan import Confirm, Facts, Plan, Send, TakeOver, Try
+from .session import Target, session
 from .transfer.agent import Agent, each_known
 
 _ANSWER_S = 600.0  # copying a kernel and a RAM disk to a slow card

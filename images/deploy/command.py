@@ -20,7 +20,9 @@ from userspace.npu.mesa.manifest import named_mesa
 
 from . import plan as planning
 from .claim import Claim
-from .deploy import Deployment, Target, deploy
+from .deploy import deploy
+from .deployment import Deployment
+from .session import Target
 from .transfer.shared import Shared
 
 

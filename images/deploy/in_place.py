@@ -19,19 +19,13 @@ from images.bundle import sign
 from images.bundle.manifest import Bundle, Entry, Manifest
 
 from . import plan as planning
-from .checks.recognise import recognised
+from .checks.recognise import check_serial, recognised
 from .checks.switched_off import refuse_forced_on
-from .deploy import (
-    Deployment,
-    Target,
-    arm,
-    check_serial,
-    decide,
-    planned,
-    prepare,
-    session,
-)
+from .confirm import arm, decide
+from .deploy import planned, prepare
+from .deployment import Deployment
 from .plan import Facts
+from .session import Target, session
 from .transfer.agent import Agent
 
 DTB = "boot/board.dtb"

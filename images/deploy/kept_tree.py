@@ -15,8 +15,9 @@ from bsp.boot_survey.survey import Survey
 
 from . import trial
 from .checks import health
-from .deploy import Deployment, Target, session
+from .deployment import Deployment
 from .onboard.board import BOOT
+from .session import Target, session
 
 _ANSWER_S = 300.0
 

@@ -29,11 +29,12 @@ from images.bundle.manifest import with_required_options
 from . import kept_tree, trial
 from .adopt import survey
 from .checks import health
-from .checks.recognise import recognised
+from .checks.recognise import check_serial, recognised
 from .checks.switched_off import refuse_forced_on
-from .deploy import Deployment, Target, check_serial, session
+from .deployment import Deployment
 from .in_place import changes_of
 from .plan import Facts
+from .session import Target, session
 from .transfer.agent import Agent, ConnectionLostError
 
 MARK = "npu_bsp.try"

@@ -11,7 +11,7 @@ from bsp.base.words import counted
 from images.bundle.manifest import Bundle
 
 from .checks.drift import Change
-from .deploy import Deployment
+from .deployment import Deployment
 
 _SHOWN = 8
 

@@ -27,7 +27,7 @@ from bsp.remote.inventory import Host
 from images.bundle import manifest as bundles
 from images.bundle.manifest import Bundle, Parts
 from images.deploy.boot import slots, state
-from images.deploy.deploy import Target
+from images.deploy.session import Target
 
 from . import local_sshd
 from .fake_boot import boot, compile_dtb, tree_source

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from images.bundle.manifest import Bundle
-from images.deploy.deploy import Target
+from images.deploy.session import Target
 from images.deploy.transfer.shared import Shared
 
 from .fake_board import FakeBoard

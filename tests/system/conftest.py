@@ -17,7 +17,7 @@ import pytest
 from bsp.catalog import load_board
 from bsp.remote import inventory, ssh
 from bsp.remote.inventory import Host
-from images.deploy.deploy import Deployment
+from images.deploy.deployment import Deployment
 
 _HERE = Path(__file__).parent
 
@@ -86,7 +86,8 @@ def npu_board(boards_state: Path) -> Iterator[NpuBoard]:
     Tests leave it answering, with its NPU on.
     """
     from images.bundle.assemble import bundle_for
-    from images.deploy.deploy import Target, deploy
+    from images.deploy.deploy import deploy
+    from images.deploy.session import Target
     from virtual.boards import boards
 
     name = "virtual-a311d"

@@ -23,7 +23,9 @@ from bsp.remote.inventory import Host
 from images.bundle import sign
 from images.bundle.assemble import bundle_for
 from images.bundle.manifest import Bundle, Parts, assemble
-from images.deploy.deploy import Target, deploy, rollback, status
+from images.deploy.deploy import deploy, rollback
+from images.deploy.session import Target
+from images.deploy.status import status
 from images.disk.initrd import build_initrd
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(400)]

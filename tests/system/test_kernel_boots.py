@@ -13,7 +13,8 @@ from bsp.kernel.select import built_kernel
 from bsp.remote import ssh
 from bsp.remote.inventory import resolve
 from images.bundle.assemble import bundle_for
-from images.deploy.deploy import Target, deploy
+from images.deploy.deploy import deploy
+from images.deploy.session import Target
 from virtual.boards import boards as virtual_boards
 
 pytestmark = [pytest.mark.full, pytest.mark.network]

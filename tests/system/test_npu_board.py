@@ -149,7 +149,8 @@ def test_trouble_is_reported_by_the_driver_and_recovered_from(board: Host) -> No
 @pytest.mark.timeout(1800)
 def test_what_a_board_did_is_computed_again(own_state: Path, tmp_path: Path) -> None:
     from images.bundle.assemble import bundle_for
-    from images.deploy.deploy import Target, deploy
+    from images.deploy.deploy import deploy
+    from images.deploy.session import Target
     from virtual.boards import boards
 
     trace = tmp_path / "board.npu"

@@ -30,7 +30,9 @@ from images.bundle import manifest as bundles
 from images.bundle import sign
 from images.bundle.assemble import bundle_for
 from images.bundle.manifest import Bundle, Parts, assemble
-from images.deploy.deploy import Target, deploy, status
+from images.deploy.deploy import deploy
+from images.deploy.session import Target
+from images.deploy.status import status
 from images.disk.initrd import ROOT_INIT, build_initrd
 from virtual.boards import boards
 
@@ -173,7 +175,7 @@ def test_an_npu_has_to_work_before_its_trial_is_confirmed(
     """Render node and quick smoke test; then the same generation with the driver kept out."""
     board = load_board("virtual-a311d")
     asked = msgspec.structs.replace(board, health=Health(smoke_test=True))
-    monkeypatch.setattr("images.deploy.deploy.profile_named", lambda _: asked)
+    monkeypatch.setattr("images.deploy.confirm.profile_named", lambda _: asked)
     bundle = bundle_for(board)
     done = deploy(Target(own_npu_board, timeout_s=300), bundle=bundle, board=None)
     assert done.outcome == "confirmed", done

@@ -28,7 +28,9 @@ from bsp.remote.inventory import unregister
 from images.bundle.assemble import bundle_for
 from images.bundle.manifest import Bundle
 from images.deploy.adopt import adopt, undo
-from images.deploy.deploy import Deployment, Target, deploy, rollback
+from images.deploy.deploy import deploy, rollback
+from images.deploy.deployment import Deployment
+from images.deploy.session import Target
 from images.disk import Disk
 from virtual.boards.boot import Devices, start, wait_until_up
 from virtual.boards.instance import Instance

@@ -25,7 +25,8 @@ from bsp.catalog import board_names, load_board
 from bsp.remote import inventory, ssh
 from bsp.remote.inventory import Host
 from images.bundle.assemble import bundle_for
-from images.deploy.deploy import Target, deploy
+from images.deploy.deploy import deploy
+from images.deploy.session import Target
 from userspace.npu.validate import models
 from userspace.npu.validate.label_image import SmokeTestRequest as SmokeRequest
 from userspace.npu.validate.smoke import smoke_test

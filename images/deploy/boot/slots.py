@@ -16,7 +16,6 @@ Root file system::
 
 from __future__ import annotations
 
-import base64
 import os
 import shutil
 from collections.abc import Iterator
@@ -93,11 +92,8 @@ def args_env(manifest: Manifest, cmdline: str, form: state.Form = state.Form.SCR
 
 
 def args_forms(manifest: Manifest, cmdline: str) -> dict[str, str]:
-    """Return the ``args.env`` in each form, in base64: a board takes the one that its boot script reads."""
-    return {
-        form.value: base64.b64encode(args_env(manifest, cmdline, form)).decode()
-        for form in state.Form
-    }
+    """Return the ``args.env`` in each form."""
+    return state.in_each_form(lambda form: args_env(manifest, cmdline, form))
 
 
 def boot_script(board: str, *, root: str = "") -> bytes:

@@ -15,6 +15,7 @@ with a line that repeats what it says. They keep it: ``Form.TEXT``.
 
 from __future__ import annotations
 
+import base64
 import enum
 import re
 from collections.abc import Callable
@@ -35,6 +36,11 @@ class Form(enum.Enum):
 
     SCRIPT = "script"
     TEXT = "text"
+
+
+def in_each_form(render: Callable[[Form], bytes]) -> dict[str, str]:
+    """Return a file in each form, in base64: a board takes the one that its boot script reads."""
+    return {form.value: base64.b64encode(render(form)).decode() for form in Form}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What has to work on a trial before it is confirmed: services, the NPU's device node, a quick smoke test.
 
-Being as sent is checked before (trial.py). What is asked for stands in the board's profile (``[health]``)
+That it runs as it was sent is checked before (trial.py). What is asked for stands in the board's profile (``[health]``)
 and, for services, in the inventory as well.
 """
 

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Sequence
 
+from bsp.base.cache import state_dir, write_atomically
 from bsp.base.errors import UserError
 from bsp.catalog import board_names, load_board, names_no_board, runs_as
 from bsp.dts.tree import read_tree
@@ -105,6 +107,28 @@ def check_identity(
         f"found {found}{model}",
         hint=f"{hint}; nothing was written",
     )
+
+
+def check_serial(host: Host, facts: Facts) -> None:
+    """Refuse a machine that is not the one that had this name before, as far as it has a serial number.
+
+    Raises:
+        UserError: the serial number is another.
+    """
+    if not facts.serial:
+        return
+    file = state_dir() / "boards" / f"{host.name.replace('/', '_')}.json"
+    try:
+        remembered = json.loads(file.read_text())["serial"]
+    except (OSError, ValueError, KeyError):
+        write_atomically(file, json.dumps({"serial": facts.serial}).encode() + b"\n")
+        return
+    if remembered != facts.serial:
+        raise UserError(
+            f"{host.name} is another board than last time: expected serial number {remembered}, "
+            f"found {facts.serial}",
+            hint=f"if the board was exchanged: rm {file}. Nothing was written",
+        )
 
 
 def refuse_exchanged(

@@ -16,7 +16,10 @@ from images.bundle import manifest as bundles
 from images.bundle.manifest import Bundle
 
 from ..command import DEFAULTS, NOTHING_GIVEN, Content, Settings, ask_downgrade
-from ..deploy import Deployment, Target, deploy, status
+from ..deploy import deploy
+from ..deployment import Deployment
+from ..session import Target
+from ..status import status
 from ..transfer.shared import Shared
 from .fleet import GOOD, FleetReport, deploy_fleet, over_all
 from .waves import Rules, plan_waves

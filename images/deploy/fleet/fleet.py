@@ -86,7 +86,7 @@ class Run(msgspec.Struct, kw_only=True):
 
 
 class Outcome(Protocol):
-    """The result of a deployment to one board; ``Result`` in deploy.py is one."""
+    """The result of a deployment to one board; ``Deployment`` is one."""
 
     outcome: str
     problem: str

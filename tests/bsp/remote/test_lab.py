@@ -23,7 +23,9 @@ from bsp.remote import ssh
 from bsp.remote.groups import is_multi_host
 from bsp.remote.inventory import resolve
 from images.bundle.manifest import Bundle
-from images.deploy.deploy import Target, deploy, rollback, status
+from images.deploy.deploy import deploy, rollback
+from images.deploy.session import Target
+from images.deploy.status import status
 from tests.support.fake_board import BOARD_MARKS, FakeBoard, make_bundle
 from tests.support.lab_servers import Lab, PowerSwitch
 

@@ -14,7 +14,8 @@ import pytest
 
 from images.bundle import manifest as bundles
 from images.bundle import sign
-from images.deploy.deploy import deploy, status
+from images.deploy.deploy import deploy
+from images.deploy.status import status
 from tests.support.fake_board import BOARD_MARKS, FakeBoard, make_bundle
 from tests.support.local_sshd import make_key
 

@@ -28,12 +28,12 @@ from images.bundle import manifest as bundles
 from images.deploy import in_place
 from images.deploy.adopt import adopt, undo
 from images.deploy.boot import slots
-from images.deploy.deploy import status
 from images.deploy.onboard import adopt as onboard
 from images.deploy.onboard.board import Board as OnBoard
 from images.deploy.onboard.boot_files import EMPTY_RAM_DISK
 from images.deploy.onboard.files import write_whole
 from images.deploy.show import Shown
+from images.deploy.status import status
 from tests.support.fake_board import BOARD_MARKS, RELEASE, FakeBoard
 from tests.support.fake_boot import boot_old_way, compile_dtb, tree_source
 

@@ -20,8 +20,9 @@ from bsp.catalog import load_board
 from bsp.remote import ssh
 from images.bundle import manifest as bundles
 from images.deploy.boot import slots, state
-from images.deploy.deploy import deploy, rollback, status
+from images.deploy.deploy import deploy, rollback
 from images.deploy.plan import Space
+from images.deploy.status import status
 from images.deploy.transfer.agent import Agent
 from tests.support import fake_board, local_sshd
 from tests.support.fake_board import BOARD_MARKS, FakeBoard, make_bundle

@@ -20,8 +20,8 @@ from images.bundle import manifest as bundles
 from images.bundle.manifest import Entry, Manifest
 from images.deploy import trial
 from images.deploy.boot import slots, state
+from images.deploy.boot.command_line import command_line_for
 from images.deploy.checks import running_tree
-from images.deploy.deploy import command_line_for
 from images.deploy.onboard import frames
 from images.deploy.onboard.boot_files import EMPTY_RAM_DISK
 from images.deploy.onboard.script_image import script_image, script_text

@@ -30,8 +30,9 @@ from bsp.base.project import PROJECT
 from images.bundle.manifest import Bundle
 from images.deploy import trial
 from images.deploy.boot import slots, state
-from images.deploy.deploy import Target, deploy
+from images.deploy.deploy import deploy
 from images.deploy.onboard import lease
+from images.deploy.session import Target
 from images.deploy.transfer import agent as transfer
 from tests.support import local_sshd
 from tests.support.fake_board import BOARD_MARKS, FakeBoard, make_bundle
@@ -298,7 +299,8 @@ from images.bundle import manifest as bundle
 from images.deploy import trial
 from images.deploy.transfer import agent as transfer
 from images.deploy.claim import Claim
-from images.deploy.deploy import Target, deploy
+from images.deploy.session import Target
+from images.deploy.deploy import deploy
 wanted = {step!r}
 def at(step):
     if step == wanted:

@@ -27,7 +27,9 @@ from bsp.remote.ssh import connect
 from images.bundle import manifest as bundles
 from images.bundle import sign
 from images.deploy import in_place
-from images.deploy.deploy import Deployment, Target, deploy
+from images.deploy.deploy import deploy
+from images.deploy.deployment import Deployment
+from images.deploy.session import Target
 from tests.support import local_sshd
 from tests.support.fake_board import BOARD_MARKS, FakeBoard, make_bundle
 from tests.support.fake_boot import compile_dtb, tree_source

@@ -14,8 +14,9 @@ from bsp.base.errors import UserError
 from images.bundle.manifest import Bundle
 from images.deploy.boot import slots, state
 from images.deploy.command import Settings, deploy_to
-from images.deploy.deploy import deploy, rollback, status
+from images.deploy.deploy import deploy, rollback
 from images.deploy.show import result_text, status_text
+from images.deploy.status import status
 from tests.support import fake_board
 from tests.support.fake_board import BOARD_MARKS, FakeBoard, make_bundle
 

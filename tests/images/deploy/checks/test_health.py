@@ -15,7 +15,8 @@ from bsp.remote.inventory import Host
 from images.bundle.manifest import Bundle
 from images.deploy.boot import state
 from images.deploy.checks.health import Checks, checks_for, examine
-from images.deploy.deploy import deploy, session
+from images.deploy.deploy import deploy
+from images.deploy.session import session
 from tests.support.fake_board import BOARD_MARKS, FakeBoard, make_bundle
 from tests.support.fake_boot import compile_dtb
 from userspace.npu.validate.label_image import SmokeTestRequest, quick
@@ -78,7 +79,7 @@ def test_a_service_that_is_not_up_is_named_and_rolls_back(
     board: FakeBoard, factory: Bundle, update: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unhurried = msgspec.structs.replace(load_board("virtual"), health=Health(deadline_s=1))
-    monkeypatch.setattr("images.deploy.deploy.profile_named", lambda _: unhurried)
+    monkeypatch.setattr("images.deploy.confirm.profile_named", lambda _: unhurried)
     target = board.target(services=("no-such-thing.service",))
     result = deploy(target, bundle=update, board=None)
     assert (result.outcome, result.exit_code) == ("rolled-back", 5)

@@ -17,7 +17,8 @@ from bsp.remote.ssh import connect
 from images.bundle.manifest import Bundle
 from images.deploy import in_place
 from images.deploy.checks.recognise import recognised
-from images.deploy.deploy import deploy, rollback, status
+from images.deploy.deploy import deploy, rollback
+from images.deploy.status import status
 from tests.support.fake_board import BOARD_MARKS, FakeBoard, make_bundle
 from tests.support.fake_boot import compile_dtb
 

@@ -22,10 +22,10 @@ from bsp.base.errors import UserError
 from bsp.base.project import PROJECT
 from bsp.remote.groups import is_multi_host, resolve_all
 from images.bundle import manifest as bundles
-from images.deploy.deploy import status
 from images.deploy.fleet.command import deploy_bundles, plans_text, report_text, status_text
 from images.deploy.fleet.fleet import GOOD, over_all, run_id
 from images.deploy.fleet.waves import Rules, Wave, decide_next, plan_waves
+from images.deploy.status import status
 from images.deploy.transfer.shared import Shared
 from tests.support.fake_board import BOARD_MARKS, make_bundle
 from tests.support.fleet_boards import FleetBoards, boards
@@ -296,7 +296,7 @@ from dataclasses import replace
 from bsp.remote.inventory import Host
 from images.bundle import manifest as bundles
 from images.deploy.claim import Claim
-from images.deploy.deploy import Target
+from images.deploy.session import Target
 from images.deploy.fleet.command import deploy_bundles
 from images.deploy.transfer.shared import Shared
 from images.deploy.fleet.waves import Rules

@@ -17,8 +17,10 @@ import pytest
 from bsp.base.errors import InfrastructureError, UserError
 from images.bundle import manifest as bundles
 from images.deploy.claim import Claim, _client, claim_of
-from images.deploy.deploy import Target, deploy, session, status
+from images.deploy.deploy import deploy
 from images.deploy.onboard import lease
+from images.deploy.session import Target, session
+from images.deploy.status import status
 from images.deploy.transfer.agent import Agent, HeldError
 from tests.support.fake_board import BOARD_MARKS, FakeBoard, make_bundle
 

@@ -23,7 +23,9 @@ from bsp.base.packages.apt import Archive
 from bsp.base.project import PROJECT
 from bsp.remote import ssh
 from images.bundle.manifest import Bundle
-from images.deploy.deploy import Target, deploy, rollback, status
+from images.deploy.deploy import deploy, rollback
+from images.deploy.session import Target
+from images.deploy.status import status
 from tests.support import local_sshd
 from tests.support.fake_board import BOARD_MARKS, FakeBoard, make_bundle
 

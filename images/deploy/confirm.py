@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: MIT
+"""From the reboot on: the trial is confirmed over a new session, or the old generation comes back.
+
+Every way out ends in an outcome of the deployment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from bsp.base import progress
+from bsp.base.errors import BspError, UserError
+from bsp.remote.inventory import Host
+from bsp.remote.ssh import UnreachableError
+
+from . import trial
+from .boot import state
+from .checks import health
+from .checks.recognise import profile_named, refuse_exchanged
+from .deployment import Deployment
+from .plan import Confirm, Facts, Plan, Try
+from .session import ANSWER_S, Target, session
+from .transfer.agent import Agent, BoardRefusedError, ConnectionLostError, decompress_fdt
+
+_CONFIRM_ATTEMPTS = 3
+
+
+def arm(agent: Agent, plan: Plan, target: Target) -> None:
+    """Have the plan's generation tried at the next boot, and reboot; nothing if the plan has no trial."""
+    if not any(isinstance(step, Try) for step in plan.steps):
+        return
+    sectors = state.in_each_form(lambda form: state.render_trial(plan.generation, form))
+    try:
+        agent.ask(
+            {
+                "do": "arm",
+                "generation": plan.generation,
+                "sectors": sectors,
+                "reboot": target.reboot,
+                "hold_s": target.timeout_s + 2 * target.recovery_s + ANSWER_S,
+            },
+            timeout_s=ANSWER_S,
+        )
+    except ConnectionLostError as error:
+        # Whether the board was told is seen from whether it reboots.
+        progress.say(f"{error.message}, just when the trial was asked for: looking what it does")
+
+
+def decide(target: Target, result: Deployment, facts: Facts, fat_mount: str) -> Deployment:
+    """From the reboot on: every way out ends in an outcome."""
+    if not result.plan:
+        raise RuntimeError("nothing was planned")
+    host = target.host
+    confirm = next((step for step in result.plan.steps if isinstance(step, Confirm)), None)
+    if confirm is None:  # it ran already; there were only leftovers to remove
+        result.outcome = "unchanged"
+        return result
+    console_from = trial.console_size(host)
+    boot_id = facts.boot_id
+    try:
+        if any(isinstance(step, Try) for step in result.plan.steps):
+            with result.step(f"Trial boot of generation {confirm.generation}") as now:
+                boot = trial.wait_for_boot(
+                    host, other_than=boot_id, timeout_s=target.timeout_s, root=target.root
+                )
+                now.note(f"generation {boot.generation} answers" if boot else "no answer")
+            if boot is None:
+                boot = _rescue(target, result, boot_id, fat_mount)
+                if boot is None:
+                    return result
+            if boot.generation != confirm.generation:
+                result.console = trial.console_tail(host, since_bytes=console_from)
+                _release_lease(target, fat_mount)
+                why = result.problem or "it crashed during the trial boot and was reset"
+                return _rolled_back(result, boot.generation, why)
+            boot_id = boot.boot_id
+        return _confirm(target, result, confirm, boot_id, fat_mount, facts)
+    except UserError as error:  # something answers, and it is not the board
+        result.outcome = "unknown"
+        result.problem = f"after the reboot: {error.message}"
+        result.hint = (
+            f"{error.hint}. A trial that nobody confirms is over at the board's next reset"
+        )
+        return result
+    except KeyboardInterrupt:
+        progress.say(
+            f"interrupted: {host.name} may be on a trial of {confirm.generation}; unless confirmed, it "
+            f"returns to the good generation at the next reset. See: ./inv status --host {host.name}"
+        )
+        raise
+
+
+def _confirm(
+    target: Target,
+    result: Deployment,
+    confirm: Confirm,
+    boot_id: str,
+    fat_mount: str,
+    before: Facts,
+) -> Deployment:
+    host = target.host
+    for _ in range(_CONFIRM_ATTEMPTS):
+        try:
+            found = _confirm_once(target, result, confirm, boot_id, fat_mount, before)
+            break
+        except (ConnectionLostError, UnreachableError, BoardRefusedError) as error:
+            found = [f"the session to confirm it broke: {error.message}"]
+            if isinstance(error, BoardRefusedError):
+                break
+    if not found:
+        return result
+    result.problem = "; ".join(found)
+    with result.step("Going back to the old generation"):
+        boot = trial.wait_for_boot(
+            host, other_than=boot_id, timeout_s=target.recovery_s, root=target.root
+        )
+        if boot is None and trial.reset_by_power(host):
+            boot = trial.wait_for_boot(
+                host, other_than=boot_id, timeout_s=target.recovery_s, root=target.root
+            )
+    if boot is None:
+        return _unknown(result, host)
+    _release_lease(target, fat_mount)
+    return _rolled_back(result, boot.generation, result.problem)
+
+
+def _confirm_once(
+    target: Target,
+    result: Deployment,
+    confirm: Confirm,
+    boot_id: str,
+    fat_mount: str,
+    before: Facts,
+) -> list[str]:
+    """Confirm, or have the board reboot; return why. Doing it again after a broken link does no harm."""
+    host = target.host
+    with (
+        result.step("Confirming over a new session"),
+        session(target, accept_new_key=False) as agent,
+    ):
+        facts = agent.open(confirm.generation, fat_mount=fat_mount, lock=True)
+        manifest = agent.manifest(confirm.generation)
+        refuse_exchanged(before, facts, host, manifest.compatible, profile_named(manifest.board))
+        release = manifest.kernel_release
+        verified = agent.ask({"do": "verify", "generation": confirm.generation}, timeout_s=300)
+        found = trial.problems(facts, verified, release=release, generation=confirm.generation)
+        result.running_dtb_matches = not trial.tree_problems(verified["dtb"], verified["fdt"])
+        if not found and target.check_health:
+            checks = health.checks_for(
+                host, profile_named(manifest.board), manifest, decompress_fdt(verified["dtb"])
+            )
+            result.health = health.examine(agent, host, checks)
+            found = [f"not healthy: {each}" for each in result.health if not each.ok]
+        if not found:
+            good = state.Good(confirm.generation, confirm.previous)
+            sectors = state.in_each_form(lambda form: state.render_good(good, form))
+            agent.ask({"do": "commit", "generation": confirm.generation, "sectors": sectors})
+            keep = [good.good, *filter(None, [good.previous]), *confirm.keep]
+            agent.ask({"do": "discard", "keep": keep, "resume": confirm.generation})
+            result.outcome = "confirmed"
+            return []
+        if facts.boot_id == boot_id:
+            agent.ask({"do": "reboot", "reboot": target.reboot})
+    return found
+
+
+def _release_lease(target: Target, fat_mount: str) -> None:
+    """Give the board's lease back after a trial that failed; without this it ends by itself, later."""
+    with contextlib.suppress(BspError), session(target, accept_new_key=False) as agent:
+        agent.open(None, fat_mount=fat_mount, lock=True)
+
+
+def _rescue(target: Target, result: Deployment, boot_id: str, fat_mount: str) -> trial.Boot | None:
+    """The deadline has passed. Return the boot that then came; None: the result says what is known."""
+    host = target.host
+    now = trial.probe(host, timeout_s=5, root=target.root)
+    if now is not None and now.boot_id == boot_id:
+        with session(target, accept_new_key=False) as agent:
+            agent.open(None, fat_mount=fat_mount, lock=True)
+            agent.ask({"do": "disarm"})
+        _rolled_back(result, now.generation, f"it did not reboot within {target.timeout_s:g} s")
+        return None
+    result.problem = f"it did not answer within {target.timeout_s:g} s of the trial boot"
+    if not trial.reset_by_power(host):
+        progress.say(
+            f"{host.name} has no power command that works; waiting for its own watchdog to reset it"
+        )
+    with result.step("Waiting for the board to come back") as now_step:
+        boot = trial.wait_for_boot(
+            host, other_than=boot_id, timeout_s=target.recovery_s, root=target.root
+        )
+        now_step.note(f"generation {boot.generation} answers" if boot else "no answer")
+    if boot is None:
+        _unknown(result, host)
+    return boot
+
+
+def _rolled_back(result: Deployment, running: str | None, why: str) -> Deployment:
+    if running == result.to:
+        result.outcome = "unknown"
+        result.problem = f"{why}; and it still runs the trial"
+        return result
+    result.outcome = "rolled-back"
+    result.problem = (
+        f"generation {result.to} was not confirmed: {why}; {running or 'the old system'} runs"
+    )
+    result.hint = f"the board is as it was. ./inv status --host {result.host} shows it" + (
+        "; above is what its console said last" if result.console else ""
+    )
+    return result
+
+
+def _unknown(result: Deployment, host: Host) -> Deployment:
+    result.outcome = "unknown"
+    result.problem = f"{result.problem}; and {host.name} does not answer"
+    result.hint = (
+        "reset the board: the trial is spent, so it boots the old generation. A power command in the "
+        "inventory lets deploy do that (docs/hosts.md)"
+    )
+    return result
