@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What has to work on a trial before it is confirmed: services, the NPU's device node, a quick smoke test.
 
-That it runs as it was sent is checked before (trial.py). What is asked for stands in the board's profile (``[health]``)
-and, for services, in the inventory as well.
+That it runs as it was sent is checked before (trial.py). What is asked for is in the board's profile
+(``[health]``) and, for services, in the inventory as well.
 """
 
 from __future__ import annotations
