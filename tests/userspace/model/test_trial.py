@@ -119,6 +119,36 @@ def test_packages_that_cannot_be_had_end_only_what_was_asked_for(tmp_path: Path)
         with_runs(facts, TrialRequest(ALWAYS), place)
 
 
+@dataclass
+class Places(Place):
+    """Answers by Mesa."""
+
+    by_mesa: dict[str, Run] = field(default_factory=dict)
+
+    def run(self, request: RunRequest) -> Sequence[Run]:
+        found = super().run(request)
+        known = self.by_mesa.get(request.mesa)
+        return [replace(known, npu=each.npu, mesa=each.mesa) if known else each for each in found]
+
+
+def test_the_mesa_to_take_is_said_where_others_come_out_wrong(tmp_path: Path) -> None:
+    wrong = Run("", "", WRONG, different=1, values=2)
+    facts = convolution(tmp_path, npu="a311d")
+    place = Places(by_mesa={"26.1.6": wrong, "26.2.6": wrong})
+    document = report_document.document(with_runs(facts, TrialRequest(), place))
+    first = document["advice"][0]
+    assert first["what"] == "on a311d it comes out wrong with Mesa 26.1.6 and 26.2.6"
+    assert first["how"].startswith("take Mesa 25.0.7; or ./inv build-mesa")
+    zeros = Run("", "", RIGHT, note="right only because new buffers hold zeros")
+    place.by_mesa["25.0.7"] = zeros
+    said = report_text.text(with_runs(facts, TrialRequest(), place))
+    assert "take Mesa 25.0.7 (right only while" in " ".join(said.split())
+    everywhere = with_runs(facts, TrialRequest(), Place(wrong))
+    (last, *_) = report_document.document(everywhere)["advice"]
+    assert last["how"].startswith("./inv build-mesa")
+    assert not report_document.all_advice(with_runs(facts, TrialRequest(), Place()))
+
+
 def test_what_tflite_itself_does_not_run_fits_nowhere(tmp_path: Path) -> None:
     place = Place(Run("", "", NOT_RUN, why=f"{TFLITE_REFUSES}: op 'CONV_2D' version 99"))
     found = with_runs(convolution(tmp_path), TrialRequest(), place)

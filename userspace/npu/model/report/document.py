@@ -14,7 +14,9 @@ from ..faults.known_faults import is_swept
 from ..graph import Tensor
 from ..summary import output_of
 from ..trial.run import BAD, CRASHES, GOOD, HANGS, TFLITE_REFUSES, Run
+from .advice import Advice
 from .report import Facts, Version
+from .which_mesa import is_wrong, run_of, which_mesa
 
 FITS, PARTLY, WRONG = "fits", "partly", "comes out wrong"
 CHANGE, ELSEWHERE = "change it first", "other hardware"
@@ -62,9 +64,7 @@ def verdict(facts: Facts) -> Verdict:
         return Verdict(WRONG, f"{why}; {len(wrong)} of them {are} known to come out wrong on {npu}")
     if not is_swept(version.mesa, npu):
         why += "; what comes out wrong there is not known"
-    others = [
-        name for each, name in facts.pairs if each is version and _is_wrong(facts, each, name)
-    ]
+    others = [name for each, name in facts.pairs if each is version and is_wrong(facts, each, name)]
     if others:
         why += f"; on {npu} (not on {', '.join(others)}, where some come out wrong)"
     return Verdict(FITS if facts.share(version) >= _NEARLY_ALL else PARTLY, why)
@@ -73,23 +73,6 @@ def verdict(facts: Facts) -> Verdict:
 def _mesa(version: Version) -> str:
     driver = version.rules.driver
     return f"Mesa {version.mesa}" if driver == "etnaviv" else f"{driver} of Mesa {version.mesa}"
-
-
-def run_of(facts: Facts, version: Version, npu: str) -> Run | None:
-    """Return the run with a Mesa on an NPU; None where there is none that says anything."""
-    return next(
-        (
-            run
-            for run in facts.runs
-            if (run.mesa, run.npu) == (version.mesa, npu) and run.status in (*BAD, *GOOD)
-        ),
-        None,
-    )
-
-
-def _is_wrong(facts: Facts, version: Version, npu: str) -> bool:
-    run = run_of(facts, version, npu)
-    return run.status in BAD if run else bool(version.faults_on(npu))
 
 
 def _ended(run: Run) -> str:
@@ -143,7 +126,7 @@ def document(facts: Facts) -> dict[str, Any]:
         "verdict": {"answer": answer.answer, "why": answer.why},
         "advice": [
             {"what": each.what, "how": each.how, "operations": list(each.operations)}
-            for each in facts.advice
+            for each in all_advice(facts)
         ],
         "inputs": [_tensor(tensor) for tensor in facts.model.inputs],
         "outputs": [_tensor(tensor) for tensor in facts.model.outputs],
@@ -181,6 +164,11 @@ def document(facts: Facts) -> dict[str, Any]:
         "not_run": facts.not_run,
         "measured": facts.measured.as_document() if facts.measured else None,
     }
+
+
+def all_advice(facts: Facts) -> tuple[Advice, ...]:
+    """Return what to do: which Mesa to take first, then what to change in the model."""
+    return (*which_mesa(facts), *facts.advice)
 
 
 def best_estimate(facts: Facts) -> Estimate | str:

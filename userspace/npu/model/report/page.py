@@ -19,12 +19,13 @@ from ..summary import output_of
 from ..trial.run import GOOD, Run
 from ..trial.run import WRONG as WRONG_VALUES
 from .advice import Advice
-from .document import best, percent, run_of, verdict
+from .document import all_advice, best, percent, verdict
 from .lines import count
 from .report import Facts, Version
 from .run_text import run_notes
 from .shown import shown
 from .text import faults, last_words, left_to_cpu, measured_words
+from .which_mesa import run_of
 
 _STYLES = (
     Path(__file__).parents[2] / "report/style.css",
@@ -100,7 +101,7 @@ def _head(facts: Facts, name: str, made: str) -> str:
 def _advice(facts: Facts) -> str:
     if facts.elsewhere:
         return f"<p>Run it elsewhere: {escape(facts.elsewhere)}</p>"
-    items = [*_around_faults(facts), *map(_one_advice, facts.advice)]
+    items = [*_around_faults(facts), *map(_one_advice, all_advice(facts))]
     if not items:
         return "<p>Nothing that this project knows of.</p>"
     return f'<ol class="advice">{"".join(items)}</ol>'
@@ -210,20 +211,23 @@ def _measured(facts: Facts) -> str:
 
 
 def _times(facts: Facts) -> str:
-    parts = []
+    """One estimate for the Mesas that share it; none where the result is wrong."""
+    alike: dict[tuple[str, Estimate], list[str]] = {}
     for run in facts.runs:
         guess = estimate(run)
-        if isinstance(guess, Estimate):
-            parts.append(_range(run, guess))
-    return "".join(parts)
+        if isinstance(guess, Estimate) and run.status in GOOD:
+            alike.setdefault((run.npu, guess), []).append(run.mesa)
+    return "".join(
+        _range(f"{npu}, Mesa {', '.join(mesas)}", guess) for (npu, guess), mesas in alike.items()
+    )
 
 
-def _range(run: Run, guess: Estimate) -> str:
+def _range(title: str, guess: Estimate) -> str:
     end = guess.high_ms * 1.15
     left, width = 100 * guess.low_ms / end, 100 * (guess.high_ms - guess.low_ms) / end
     likely = 100 * guess.likely_ms / end
     return (
-        f"<h3>{escape(f'{run.npu}, Mesa {run.mesa}')}</h3>"
+        f"<h3>{escape(title)}</h3>"
         f'<div class="range" role="img" aria-label="{guess.low_ms:g} to {guess.high_ms:g} ms">'
         f'<i style="left:{left:.1f}%;width:{width:.1f}%"></i><b style="left:{likely:.1f}%"></b></div>'
         f"<p>about <b>{guess.likely_ms:g} ms</b>, between {guess.low_ms:g} and {guess.high_ms:g} ms</p>"

@@ -14,7 +14,7 @@ from ...profile.shown import text as profile_text
 from ..faults import known_faults
 from ..graph import Tensor
 from ..summary import output_of
-from .document import percent, verdict
+from .document import all_advice, percent, verdict
 from .lines import count, item, line, places, section
 from .report import Facts, Version
 from .run_text import runs
@@ -113,7 +113,7 @@ def _known_wrong(facts: Facts, version: Version) -> str:
 def _advice(facts: Facts) -> list[str]:
     if facts.elsewhere:
         return [item(f"run it elsewhere: {facts.elsewhere}")]
-    return [item(f"{each.what}{places(each.operations)}: {each.how}") for each in facts.advice]
+    return [item(f"{each.what}{places(each.operations)}: {each.how}") for each in all_advice(facts)]
 
 
 def last_words(facts: Facts) -> str:
