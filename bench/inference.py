@@ -17,7 +17,8 @@ from typing import Any
 
 from userspace.npu.validate import models
 from userspace.npu.validate.onboard import bmp, preprocess
-from userspace.npu.validate.onboard.runner import load_runtime, timed_runs
+from userspace.npu.validate.onboard.delegate_run import timed_runs
+from userspace.npu.validate.onboard.environment import load_runtime
 
 from .measure import Arm, Timing, arguments, measure, report
 

@@ -21,7 +21,7 @@ import numpy as np
 from bsp.base.cache import cache_dir, lock
 from bsp.base.output import print_text
 from userspace.npu.validate import models
-from userspace.npu.validate.onboard.runner import load_runtime
+from userspace.npu.validate.onboard.environment import load_runtime
 from virtual.gates.packages import SUITE_OF_DRIVER, find_delegate
 from virtual.npu.decoded_cache import DecodedCache
 from virtual.npu.identity import Identity, driver_of

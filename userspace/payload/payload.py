@@ -52,17 +52,9 @@ _HERE = Path(__file__).parent
 _DISTRIBUTIONS = _HERE / "distributions.toml"
 _REQUIREMENTS = _HERE / "requirements"
 BOARD_PROGRAMS = tuple(
-    PROJECT / "userspace/npu/validate/onboard" / name
-    for name in (
-        "runner.py",
-        "bmp.py",
-        "delegate_library.py",
-        "loading.py",
-        "model_inputs.py",
-        "picked.py",
-        "preprocess.py",
-        "profiling.py",
-    )
+    path
+    for path in sorted((PROJECT / "userspace/npu/validate/onboard").glob("*.py"))
+    if path.name != "__init__.py"
 )
 _OWN_LICENCE = PROJECT / "LICENSE"
 _PIP_TIMEOUT_S = 900

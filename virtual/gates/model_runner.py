@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bsp.base.errors import InfrastructureError, UserError
-from userspace.npu.validate.onboard.runner import RUNTIMES, StageError, load_runtime
+from userspace.npu.validate.onboard.environment import RUNTIMES, load_runtime
+from userspace.npu.validate.onboard.stage_error import StageError
 from userspace.payload import payload
 
 from ..npu import shim

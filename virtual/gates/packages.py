@@ -27,7 +27,7 @@ from userspace.npu.mesa.manifest import (
     patches_in,
     read_built,
 )
-from userspace.npu.validate.onboard.runner import mesa_version
+from userspace.npu.validate.onboard.delegate_paths import mesa_version
 from userspace.payload.payload import ARCHITECTURE, catalogue
 
 from ..npu.shim.host import DISTRIBUTION

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from bsp.base.words import counted
 from userspace.npu.model.graph import Model, read_model
-from userspace.npu.validate.onboard.runner import delegated
+from userspace.npu.validate.onboard.delegation import delegated
 
 from ..npu.blame import blame_of
 from ..npu.engines import maker_for

@@ -26,7 +26,7 @@ from userspace.npu.model.trial.run import (
     Run,
     looks,
 )
-from userspace.npu.validate.onboard.runner import delegated
+from userspace.npu.validate.onboard.delegation import delegated
 
 from .ledger import Entry, Ledger
 

@@ -15,7 +15,8 @@ from userspace.npu.model.graph import operation_tensors, with_outputs
 from userspace.npu.validate import model_check
 from userspace.npu.validate.onboard import model_inputs, preprocess
 from userspace.npu.validate.onboard.bmp import ImageError, open_bmp
-from userspace.npu.validate.onboard.runner import StageError, load_runtime
+from userspace.npu.validate.onboard.environment import load_runtime
+from userspace.npu.validate.onboard.stage_error import StageError
 
 from .tflite.operations import Inputs
 

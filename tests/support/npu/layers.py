@@ -20,7 +20,7 @@ from userspace.npu.model.tflite_file import (
     write_model,
 )
 from userspace.npu.validate.onboard import bmp, preprocess
-from userspace.npu.validate.onboard.runner import load_runtime
+from userspace.npu.validate.onboard.environment import load_runtime
 from virtual.npu.memory import Bytes
 from virtual.npu.tflite.arithmetic import Accumulators, Pixels
 from virtual.npu.tflite.operations import Operation, operations

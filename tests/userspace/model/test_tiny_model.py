@@ -10,7 +10,8 @@ import pytest
 
 from userspace.npu.model import tiny_model
 from userspace.npu.validate import models
-from userspace.npu.validate.onboard.runner import count_operations, delegated, load_runtime
+from userspace.npu.validate.onboard.delegation import count_operations, delegated
+from userspace.npu.validate.onboard.environment import load_runtime
 
 
 @pytest.fixture(scope="module")

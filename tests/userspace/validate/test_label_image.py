@@ -252,11 +252,11 @@ def test_the_runner_ends_with_the_connection_that_started_it(tmp_path: Path) -> 
     code = (
         "import os, pathlib, sys, time\n"
         "sys.path.insert(0, sys.argv[1])\n"
-        "import runner\n"
+        "import child\n"
         "def row():\n"
         "    pathlib.Path(sys.argv[2]).write_text(f'{os.getppid()} {os.getpid()} ')\n"
         "    time.sleep(60)\n"
-        "runner.in_child(row, 60)\n"
+        "child.in_child(row, 60)\n"
     )
     sshd = subprocess.Popen(
         [

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from userspace.npu.model.tflite_file import Tensor, resize_bilinear, write_model
 from userspace.npu.validate.onboard import bmp, preprocess
-from userspace.npu.validate.onboard.runner import load_runtime
+from userspace.npu.validate.onboard.environment import load_runtime
 
 Picture = NDArray[np.uint8]
 sizes = st.integers(1, 40)

@@ -15,7 +15,7 @@ import pytest
 from bsp.base.errors import UserError
 from bsp.base.project import PROJECT
 from userspace.npu.model.graph import read_model
-from userspace.npu.validate.onboard.runner import RUNTIMES
+from userspace.npu.validate.onboard.environment import RUNTIMES
 from virtual.gates import kernel as gate_kernel
 from virtual.gates import mesa, packages, sweep
 from virtual.gates.build import build
@@ -253,7 +253,7 @@ def test_gate_and_runner_take_the_same_runtime(tmp_path: Path) -> None:
         (tmp_path / name / "__init__.py").touch()
         (tmp_path / name / "interpreter.py").touch()
     code = (
-        "from userspace.npu.validate.onboard.runner import load_runtime\n"
+        "from userspace.npu.validate.onboard.environment import load_runtime\n"
         "from virtual.gates.model_runner import tflite_runtime\n"
         "print(load_runtime()[0].__name__, tflite_runtime().__name__)\n"
     )

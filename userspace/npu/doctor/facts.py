@@ -25,6 +25,8 @@ from ..validate.machine import DEPLOYED_USERSPACE, RUNNER
 from .system import System, parse_system
 
 _HERE = Path(__file__).parent
+_RUNNER_MODULES = ("stage_error.py", "child.py", "devices.py", "environment.py")
+"""Where what the probe calls is defined."""
 _FACADES = {"rknn": "rocket"}
 """Devices without a driver that stand for several cores (Linux drivers/accel/rocket/rocket_drv.c)."""
 
@@ -117,7 +119,7 @@ def script(userspace: str = DEPLOYED_USERSPACE) -> bytes:
     compatibles = sorted({npu.compatible for npu in npus} | vendors)
     probe = (_HERE / "probe.py").read_text(encoding="utf-8")
     given = {
-        "RUNNER": without_unused(RUNNER.read_text(encoding="utf-8"), _names_of(probe, "runner")),
+        "RUNNER": without_unused(_runner_source(), _names_of(probe, "runner")),
         "MODEL": base64.b64encode(one_convolution()).decode(),
         "PAYLOAD": userspace,
     }
@@ -140,6 +142,12 @@ def script(userspace: str = DEPLOYED_USERSPACE) -> bytes:
     ).encode()
 
 
+def _runner_source() -> str:
+    """Return the runner's modules that the probe calls, as one."""
+    folder = RUNNER.parent
+    return "\n".join((folder / name).read_text(encoding="utf-8") for name in _RUNNER_MODULES)
+
+
 def _names_of(source: str, module: str) -> set[str]:
     """Return which attributes of ``module`` a program uses."""
     return {
@@ -154,7 +162,7 @@ def _names_of(source: str, module: str) -> set[str]:
 def without_unused(source: str, wanted: set[str]) -> str:
     """Return a module with only the functions, classes, constants and imports that ``wanted`` needs.
 
-    A board takes tenths of a second to compile the whole runner.
+    A board takes tenths of a second to compile all of the runner's.
     """
     defines: dict[str, ast.stmt] = {}
     for statement in ast.parse(source).body:

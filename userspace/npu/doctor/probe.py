@@ -3,12 +3,12 @@
 
 Prints one JSON line: Python's version, the NPU's device nodes and the cores behind them, which TFLite
 runtime can be imported, and what one convolution on the NPU came to.
-``doctor`` puts ``RUNNER`` (source of runner.py), ``MODEL`` (base64 of a .tflite file), ``PAYLOAD`` and
-``OPEN_NODE`` before it. Delegates and device nodes are only touched in child processes: Linux 6.12's
-etnaviv ends a process that opens a node without cores.
+``doctor`` puts ``RUNNER`` (source of the runner's functions that are called here), ``MODEL`` (base64 of a
+.tflite file), ``PAYLOAD`` and ``OPEN_NODE`` before it. Delegates and device nodes are only touched in child
+processes: Linux 6.12's etnaviv ends a process that opens a node without cores.
 
-It is what a visit waits for, so it does little: ``RUNNER`` has only what is called here, Python is started
-without ``site``, and ends without taking anything down.
+A visit waits for it, so it does little: ``RUNNER`` has nothing else, Python is started without ``site``,
+and ends without taking anything down.
 """
 
 from __future__ import annotations

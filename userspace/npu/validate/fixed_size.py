@@ -24,9 +24,9 @@ from bsp.base.project import PROJECT
 
 from ..model.graph import with_shapes
 from . import models
+from .onboard.environment import load_runtime
 from .onboard.loading import OTHER_HINT, LoadError, load
 from .onboard.model_inputs import Input, free_sides, layout_of
-from .onboard.runner import load_runtime
 
 DEFAULT_SIDE = 224
 """Height and width (pixels) of a picture for a model that takes any, where ``--size`` gives none."""

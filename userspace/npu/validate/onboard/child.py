@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: MIT
+"""Does work in a forked process: one that crashes, hangs or runs out of memory is a result, not the end.
+
+Shipped to boards beside ``runner.py``: the standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING or __package__:
+    from .stage_error import StageError
+else:
+    from stage_error import StageError
+
+STARTED_BY = os.getppid()
+# After which a process that was told to end counts as stuck in the kernel.
+GRACE_S = 5.0
+# What a child may print, at most, before it is cut.
+LOG_LIMIT_BYTES = 1 << 20
+
+
+def in_child(work: Any, timeout_s: float) -> dict[str, Any]:
+    """Return what ``work()`` returns, from a forked process: with its output, however it ends."""
+    with tempfile.TemporaryFile() as log, tempfile.TemporaryFile() as answer:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                be_first_to_go()
+                os.dup2(log.fileno(), 1)
+                os.dup2(log.fileno(), 2)
+                signal.setitimer(signal.ITIMER_REAL, timeout_s)  # ends us inside C code, too
+                try:
+                    result = work()
+                except StageError as error:
+                    result = {"error": error.record()}
+                except Exception as error:
+                    traceback.print_exc()
+                    result = {"error": {"stage": "run", "message": f"{error!r}"}}
+                os.write(answer.fileno(), json.dumps(result).encode())
+                code = 0
+            finally:
+                # Not exit(): delegates are known to crash while they are taken down.
+                os._exit(code)
+        status = wait_for(child, timeout_s + GRACE_S)
+        if status is None:
+            message = f"did not end within {timeout_s:g} s, and cannot be killed"
+            return {"error": {"stage": "time", "message": message}, "log": ""}
+        answer.seek(0)
+        content = answer.read()
+        size = log.seek(0, os.SEEK_END)
+        log.seek(max(0, size - LOG_LIMIT_BYTES))
+        text = log.read().decode(errors="replace")
+    if content and not os.WIFSIGNALED(status):
+        facts: dict[str, Any] = json.loads(content)
+    elif os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM:
+        facts = {"error": {"stage": "time", "message": f"did not end within {timeout_s:g} s"}}
+    elif os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        name = signal_name(number)
+        # Nobody but the kernel, short of memory, and an administrator sends it.
+        said = f"was killed with {name}" if number == signal.SIGKILL else f"crashed with {name}"
+        facts = {"error": {"stage": "crash", "message": said}, "signal": number}
+    else:
+        facts = {"error": {"stage": "crash", "message": f"ended with status {status}"}}
+    facts["log"] = text
+    return facts
+
+
+def be_first_to_go() -> None:
+    """Have the kernel end this process, not the board's others, when memory runs out."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+
+
+def signal_name(number: int) -> str:
+    """Return ``SIGSEGV`` for 11; real-time signals have no names of their own."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def wait_for(child: int, timeout_s: float) -> int | None:
+    """Return the status of a process that ends, or None if it is stuck in the kernel.
+
+    Ends both if the connection that asked is cut: sshd ends then, and nobody is left to read results.
+    """
+    deadline = time.monotonic() + timeout_s
+    pause_s = 0.001
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status
+        if os.getppid() != STARTED_BY:
+            os.kill(child, signal.SIGKILL)
+            sys.exit("whoever started this is gone")
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 2, 0.05)
+    os.kill(child, signal.SIGKILL)
+    return None

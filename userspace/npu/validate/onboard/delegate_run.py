@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: MIT
+"""One model on one delegate: prepared, fed with pictures, timed, or profiled job by job.
+
+Shipped to boards beside ``runner.py``, which calls it in a process of its own for each delegate. It needs
+numpy and a TFLite runtime.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import time
+import zlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING or __package__:
+    from . import delegate_library, model_inputs, picked, preprocess, profiling
+    from .delegate_paths import OPENCL_LIBRARY, parse_delegate
+    from .delegation import count_operations, delegated
+    from .stage_error import StageError
+else:
+    import delegate_library
+    import model_inputs
+    import picked
+    import preprocess
+    import profiling
+    from delegate_paths import OPENCL_LIBRARY, parse_delegate
+    from delegation import count_operations, delegated
+    from stage_error import StageError
+
+# The runs of the reference: nobody asks for its latency.
+REFERENCE_RUNS = 3
+
+
+class PreparedModel:
+    """A model that a delegate was applied to, ready to be run.
+
+    Attributes:
+        prepare_ms: time for loading the delegate and the model.
+        delegated: what the delegate took; see ``delegation.delegated``.
+        score_sources: for the reference, by output: the scores that an index was picked from.
+
+    Raises:
+        StageError: the delegate, or the model with it, cannot be loaded.
+    """
+
+    def __init__(self, module: Any, job: argparse.Namespace, model: bytes, delegate: str) -> None:
+        kind, library, options = parse_delegate(delegate, job.opencl)
+        arguments = {"model_content": model, "num_threads": job.threads}
+        arguments |= _resolver(module, kind, portable=job.portable)
+        start = time.perf_counter()
+        if kind == "external":
+            loaded = _load_delegate(module, delegate, library, options)
+            arguments["experimental_delegates"] = [loaded]
+        self.interpreter = _interpreter(module, arguments)
+        self.prepare_ms = _milliseconds_since(start)
+        self.delegated = delegated(self.interpreter, count_operations(model))
+        self.score_sources = picked.sources(self.interpreter) if kind == "cpu-reference" else {}
+        if self.score_sources:
+            arguments["experimental_preserve_all_tensors"] = True
+            self.interpreter = _interpreter(module, arguments)
+        self._input_tensors = [each["index"] for each in self.interpreter.get_input_details()]
+        self._fillings = model_inputs.fillings(model_inputs.inputs_of(self.interpreter))
+
+    def feed(self, picture: Any) -> list[Any]:
+        """Set all inputs, and return what they were set to."""
+
+        def resized(height: int, width: int) -> Any:
+            fused = preprocess.fuses_multiply_add()
+            return preprocess.resize_bilinear(picture, height, width, fused=fused)
+
+        inputs = [
+            model_inputs.values(filling, resized, preprocess.to_input) for filling in self._fillings
+        ]
+        for tensor, values in zip(self._input_tensors, inputs):  # noqa: B905 # one each
+            self.interpreter.set_tensor(tensor, values)
+        return inputs
+
+    def invoke_ms(self) -> float:
+        """Run once; return how long it took."""
+        start = time.perf_counter()
+        self.interpreter.invoke()
+        return _milliseconds_since(start)
+
+    def output_records(self) -> list[dict[str, Any]]:
+        """Return all outputs with their values, and what they mean."""
+        return [
+            _output_record(self.interpreter, detail) | self._score_record(detail["index"])
+            for detail in self.interpreter.get_output_details()
+        ]
+
+    def view_records(self, picture: Any, most: int, budget_s: float) -> dict[str, Any]:
+        """Run crops and flips of the picture; return the first output of each."""
+        tensor = self.interpreter.get_output_details()[0]["index"]
+        outputs, scores = [], []
+        deadline = time.perf_counter() + budget_s
+        for view in preprocess.views(picture)[:most]:
+            if time.perf_counter() > deadline:
+                break
+            self.feed(view)
+            self.interpreter.invoke()
+            outputs.append(packed(self.interpreter.get_tensor(tensor)))
+            scores.append(self._score_record(tensor))
+        return {"views": outputs, "scored_views": scores if self.score_sources else []}
+
+    def _score_record(self, tensor: int) -> dict[str, Any]:
+        """Return how good each class was, for an output that only names the best one; else nothing."""
+        if tensor not in self.score_sources:
+            return {}
+        short = picked.shortfall(self.interpreter, self.score_sources[tensor])
+        if short is None:
+            return {}
+        return {"short": {"classes": short.shape[1], "unit": picked.UNIT, "data": packed(short)}}
+
+
+def run_delegate(
+    module: Any, job: argparse.Namespace, model: bytes, picture: Any, delegate: str
+) -> dict[str, Any]:
+    """Run the model once, then up to ``job.runs`` times within ``job.budget`` seconds, then the views."""
+    prepared = PreparedModel(module, job, model, delegate)
+    inputs = prepared.feed(picture)
+    first_ms = prepared.invoke_ms()
+    most = min(job.runs, REFERENCE_RUNS) if delegate == "cpu-reference" else job.runs
+    runs_ms = timed_runs(prepared.interpreter.invoke, most, job.budget)
+    output, *other_outputs = prepared.output_records()
+    return {
+        **prepared.delegated,
+        "prepare_ms": prepared.prepare_ms,
+        "first_ms": first_ms,
+        "runs_ms": runs_ms,
+        "input": _input_record(inputs[0]),
+        "other_inputs": [_input_record(values) for values in inputs[1:]],
+        "output": output,
+        "other_outputs": other_outputs,
+        **prepared.view_records(picture, job.views, job.budget),
+    }
+
+
+def profile_delegate(
+    module: Any, job: argparse.Namespace, model: bytes, picture: Any, delegate: str
+) -> dict[str, Any]:
+    """Run the model as often; return when each of the NPU's jobs began and ended."""
+    _, library, _ = parse_delegate(delegate, job.opencl)
+    one_job = profiling.ask_for_one_job_a_submit(library or "")  # before its library is loaded
+    prepared = PreparedModel(module, job, model, delegate)
+    prepared.feed(picture)
+    prepared.interpreter.invoke()
+    try:
+        record = profiling.record(prepared.interpreter.invoke, job.runs, job.budget)
+    except profiling.ProfileError as error:
+        raise StageError("profile", str(error)) from error
+    return {**record, "one_job_a_submit": one_job}
+
+
+def timed_runs(invoke: Callable[[], Any], most: int, budget_s: float) -> list[float]:
+    """Return the milliseconds of each of up to ``most`` calls within a budget; one is always made."""
+    runs_ms: list[float] = []
+    deadline = time.perf_counter() + budget_s
+    while len(runs_ms) < most and (not runs_ms or time.perf_counter() < deadline):
+        start = time.perf_counter()
+        invoke()
+        runs_ms.append(_milliseconds_since(start))
+    return runs_ms
+
+
+def packed(values: Any) -> str:
+    """Return an array's bytes as text."""
+    return base64.b64encode(zlib.compress(values.tobytes())).decode()
+
+
+def _resolver(module: Any, kind: str, *, portable: bool) -> dict[str, Any]:
+    """Return the interpreter's argument for the kernels that run what no delegate takes."""
+    resolvers = module.OpResolverType
+    if kind == "cpu-reference" or (kind == "external" and portable):
+        # The portable kernels: the same numbers on every machine, bit for bit, and slow.
+        return {"experimental_op_resolver_type": resolvers.BUILTIN_REF}
+    if kind == "external":
+        # Without this, XNNPACK takes what the delegate leaves.
+        return {"experimental_op_resolver_type": resolvers.BUILTIN_WITHOUT_DEFAULT_DELEGATES}
+    return {}
+
+
+def _load_delegate(module: Any, name: str, library: Any, options: dict[str, str]) -> Any:
+    try:
+        delegate_library.load(library)
+        return module.load_delegate(library, options)
+    except (delegate_library.LibraryError, ValueError, OSError, RuntimeError) as error:
+        message = str(error).strip() or repr(error)
+        if name.partition(":")[0] == "opencl":
+            message = delegate_library.of_opened(OPENCL_LIBRARY) or message
+        raise StageError("delegate", message) from error
+
+
+def _interpreter(module: Any, arguments: dict[str, Any]) -> Any:
+    try:
+        interpreter = module.Interpreter(**arguments)
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise StageError("model", str(error).strip() or repr(error)) from error
+    return interpreter
+
+
+def _input_record(values: Any) -> dict[str, Any]:
+    """Describe what an input was set to."""
+    return {
+        "shape": [int(size) for size in values.shape],
+        "dtype": values.dtype.name,
+        "sha256": hashlib.sha256(values.tobytes()).hexdigest(),
+    }
+
+
+def _output_record(interpreter: Any, detail: dict[str, Any]) -> dict[str, Any]:
+    """Return an output with its values, and what they mean."""
+    values = interpreter.get_tensor(detail["index"])
+    scale, zero_point = detail["quantization"]
+    return {
+        "name": str(detail["name"]),
+        "shape": [int(size) for size in values.shape],
+        "dtype": values.dtype.name,
+        "scale": float(scale),
+        "zero_point": int(zero_point),
+        "data": packed(values),
+    }
+
+
+def _milliseconds_since(start_s: float) -> float:
+    return (time.perf_counter() - start_s) * 1000
