@@ -288,9 +288,15 @@ class Collector:
                 "removable": self.text(f"{folder}/{disk}/removable") == "1",
                 "partuuid": uuids.get(name, ""),
                 "on": stacked,
-                "stack": self.text(f"{folder}/{name}/dm/uuid").split("-")[0]
-                or ("RAID" if self.names(f"{folder}/{name}/md") else ""),
+                "stack": self._stack(f"{folder}/{name}"),
             }
+
+    def _stack(self, folder: str) -> str:
+        """What a device is stacked by, as its maker's identifier begins (cryptsetup, LVM, mdadm)."""
+        uuid = self.text(f"{folder}/dm/uuid")
+        if uuid.startswith("CRYPT-VERITY-"):
+            return "dm-verity"
+        return uuid.split("-")[0] or ("RAID" if self.names(f"{folder}/md") else "")
 
     def _variables(self, config: str) -> dict[str, str] | None:
         """U-Boot's variables, from the first place that is named and whole; None: they cannot be seen."""

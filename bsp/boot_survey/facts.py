@@ -32,7 +32,7 @@ class Partition(msgspec.Struct, frozen=True, kw_only=True):
         kind: of the file system in it, by its magic number; empty: none that is known.
         bootable: whether the partition table marks it as the one that a bootloader looks at.
         on: what a stacked device is made of.
-        stack: what stacks it: LVM, CRYPT, RAID...
+        stack: what stacks it: LVM, CRYPT, dm-verity, RAID...
     """
 
     name: str

@@ -124,6 +124,18 @@ def test_a_copy_of_the_file_elsewhere_is_no_trial(tmp_path: Path, dtb: Path) -> 
     assert sector(image, number) == armed(other)
 
 
+def test_a_file_that_was_cut_short_is_no_trial(tmp_path: Path, dtb: Path) -> None:
+    """The sector on the disk is as it was armed; the file that names it ends before that."""
+    image = ext4_disk(Disk(), tmp_path, dtb)
+    number = place(image, TRIAL_ENV)
+    put(image, number, armed(number))
+    short = f"set_inode_field {TRIAL_ENV} size 100"
+    run(["debugfs", "-w", "-R", short, f"{image}?offset={_START}"])
+    found, console = boots(image, tmp_path)
+    assert found == [("good", OLD)], console
+    assert sector(image, number) == armed(number)
+
+
 @pytest.mark.parametrize("torn", [
     lambda image: image[:30] + state.SPENT[30:],
     lambda image: image[:100] + state.SPENT[100:],

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: MIT
+"""Boards that cannot be taken over with a way back: one error that names why, and nothing changed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bsp.base.errors import UserError
+from images.deploy.adopt import adopt
+from tests.images.deploy.test_adopt import files_of, stock
+from tests.support.fake_board import BOARD_MARKS, FakeBoard
+
+__all__ = ["stock"]  # a fixture
+
+pytestmark = [
+    *BOARD_MARKS,
+    pytest.mark.slow,
+    pytest.mark.parametrize("stock", ["extlinux"], indirect=True),
+]
+
+_OURS = ("run/", "var/lib/npu-bsp/log")
+"""Who had the board, and what he asked for: not how it boots."""
+
+
+def mounts(root: Path, *lines: str) -> None:
+    (root / "proc/mounts").write_text("".join(f"/dev/{line} 0 0\n" for line in lines))
+
+
+def block(root: Path, name: str, *, disk: str = "", on: tuple[str, ...] = (), dm: str = "") -> None:
+    """A block device as sysfs has it: the first partition of a disk, or one that is stacked."""
+    folder = root / "sys/devices" / disk / name
+    folder.mkdir(parents=True)
+    if disk:
+        (folder / "partition").write_text("1\n")
+    for each in on:
+        (folder / "slaves" / each).mkdir(parents=True)
+    if dm:
+        (folder / "dm").mkdir()
+        (folder / "dm/uuid").write_text(f"{dm}\n")
+    elif on:
+        (folder / "md/rd0").mkdir(parents=True)
+    (root / "sys/class/block").mkdir(parents=True, exist_ok=True)
+    (root / "sys/class/block" / name).symlink_to(folder)
+
+
+def refused(fake: FakeBoard, says: str) -> None:
+    def lasting() -> dict[str, bytes]:
+        files = files_of(fake.root)
+        return {name: content for name, content in files.items() if not name.startswith(_OURS)}
+
+    before = lasting()
+    with pytest.raises(UserError, match=says) as raised:
+        adopt(fake.target(), board=None)
+    assert raised.value.hint
+    assert lasting() == before
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        (["sda1 /boot/firmware vfat ro"], r"/boot/firmware \(sda1\) is mounted read-only"),
+        (
+            ["sda1 /boot/firmware vfat rw", "sda1 /mnt vfat rw"],
+            "sda1 is mounted at /boot/firmware and /mnt",
+        ),
+        (
+            ["sdb1 / ext4 rw", "sda1 /boot/firmware vfat rw"],
+            "on the disk sda and the root file system on sdb",
+        ),
+    ],
+    ids=["read-only", "mounted-twice", "another-disk"],
+)
+def test_a_fat_partition_that_will_not_do(stock: FakeBoard, lines: list[str], says: str) -> None:
+    for name in ("sda", "sdb"):
+        block(stock.root, f"{name}1", disk=name)
+    mounts(stock.root, *lines)
+    refused(stock, says)
+
+
+def _on_btrfs(root: Path) -> None:
+    mounts(root, "sda1 / btrfs rw")
+
+
+def _on_f2fs(root: Path) -> None:
+    mounts(root, "sda1 / f2fs rw")
+
+
+def _with_journaled_data(root: Path) -> None:
+    block(root, "sda1", disk="sda")
+    mounts(root, "sda1 / ext4 rw,data=journal")
+
+
+def _on_lvm(root: Path) -> None:
+    block(root, "dm-0", on=("sda2",), dm="LVM-a1b2")
+    mounts(root, "dm-0 / ext4 rw")
+
+
+def _on_verity(root: Path) -> None:
+    block(root, "dm-0", on=("sda2", "sda3"), dm="CRYPT-VERITY-a1b2-root")
+    mounts(root, "dm-0 / ext4 ro")
+
+
+def _on_raid(root: Path) -> None:
+    block(root, "md0", on=("sda2", "sdb2"))
+    mounts(root, "md0 / ext4 rw")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (_on_btrfs, r"is on btrfs \(sda1\), whose blocks do not keep their places"),
+        (_on_f2fs, r"is on f2fs \(sda1\)"),
+        (_with_journaled_data, "data=journal"),
+        (_on_lvm, "is on LVM: dm-0 consists of sda2"),
+        (_on_verity, "is on dm-verity: dm-0 consists of sda2, sda3"),
+        (_on_raid, "is on RAID: md0 consists of sda2, sdb2"),
+    ],
+)
+def test_a_boot_folder_whose_sectors_move(
+    stock: FakeBoard, change: Callable[[Path], None], says: str
+) -> None:
+    for path in sorted(stock.fat.iterdir()):
+        shutil.move(path, stock.root / "boot" / path.name)
+    shutil.rmtree(stock.fat)
+    change(stock.root)
+    refused(stock, says)
