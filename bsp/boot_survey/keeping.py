@@ -11,16 +11,21 @@ from typing import Literal
 from .facts import BootFacts
 from .layout import Layout
 
-Keeper = Literal["", "armbian", "u-boot-menu"]
+Keeper = Literal["", "armbian", "toradex", "u-boot-menu", "grub"]
 """What can be told to keep a device tree by ``deploy --try --persist``; "": nothing."""
+OF_OVERLAYS = ("armbian", "toradex")
+"""Those that keep an overlay of what was changed; the others keep a whole tree."""
 
 _FAT_WAY = "or let npu-bsp keep it: ./inv deploy --host {host} --adopt, then --dtb-only"
 
 
 def keeper_of(facts: BootFacts, layout: Layout) -> Keeper:
     """Return what of the distribution's can be told to keep a device tree."""
-    if layout.name == "armbian" and layout.first.startswith("/boot/"):
-        return "armbian"
+    if layout.name in ("armbian", "toradex") and layout.first == "/boot/boot.scr":
+        return layout.name
+    # As grub-mkconfig writes it with 41_custom.
+    if layout.name == "grub-efi" and "custom.cfg" in facts.files.get("/boot/grub/grub.cfg", ""):
+        return "grub"
     whole = facts.mount_of("/boot") == facts.mount_of("/")
     if layout.name == "extlinux-ext4" and whole and "u-boot-update" in facts.programs:
         return "u-boot-menu"
@@ -47,7 +52,7 @@ def how_to_keep(layout: Layout, host: str, keeper: Keeper = "") -> str:
         "extlinux-fat": f"the tree beside the kernel and an `fdt` line in {layout.first}",
         "script-ext4": "with flash-kernel: the tree in /etc/flash-kernel/dtbs, then `flash-kernel`",
         "script-fat": "with flash-kernel: the tree in /etc/flash-kernel/dtbs, then `flash-kernel`",
-        "grub-efi": "the tree in /boot and a `devicetree` line in /etc/grub.d, then `update-grub`",
+        "grub-efi": "the tree in /boot and a `devicetree` line in /boot/grub/custom.cfg",
         "systemd-boot": "the tree on the ESP and a `devicetree` line in its entry",
         "toradex": f"an overlay in {folder}/overlays, named in {folder}/overlays.txt (fdt_overlays=)",
         "yocto": f"the tree in {folder} in place of the one that U-Boot loads (fdtfile)",

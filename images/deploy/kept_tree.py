@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """``deploy --try --persist``: a device tree that passed its trial is kept by the distribution itself.
 
-Where Armbian and u-boot-menu name a tree or an overlay, they do so for every kernel that they install. So
-the NPU stays on through their updates, and nothing of ours takes part in booting.
+Where it names a tree or an overlay, it does so for every kernel that it installs. So the NPU stays on
+through its updates, and nothing of ours takes part in booting.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 
 from bsp.base.errors import UserError
-from bsp.boot_survey.keeping import how_to_keep
+from bsp.boot_survey.keeping import OF_OVERLAYS, how_to_keep
 from bsp.boot_survey.survey import Survey
 
 from . import trial
@@ -20,6 +20,12 @@ from .onboard.board import BOOT
 from .session import Target, session
 
 _ANSWER_S = 300.0
+_NAMED_IN = {
+    "armbian": "boot/armbianEnv.txt",
+    "toradex": "overlays.txt of the boot partition",
+    "u-boot-menu": "boot/extlinux/extlinux.conf",
+    "grub": "boot/grub/custom.cfg",
+}
 
 
 def refuse_without_keeper(how: Survey, host: str, *, overlay: bool) -> None:
@@ -36,10 +42,10 @@ def refuse_without_keeper(how: Survey, host: str, *, overlay: bool) -> None:
             f"--persist: nothing on {host} ({how.layout.name}) is known to keep a tree through updates",
             hint=how_to_keep(how.layout, host),
         )
-    if how.keeper == "armbian" and not overlay:
+    if how.keeper in OF_OVERLAYS and not overlay:
         raise UserError(
-            "--persist: Armbian keeps overlays, and --dtb is a whole tree",
-            hint="leave --dtb out, or put an overlay of your own into overlay-user (armbian-add-overlay)",
+            f"--persist: {how.keeper} keeps overlays, and --dtb is a whole tree",
+            hint=f"leave --dtb out; or an overlay of your own: {how_to_keep(how.layout, host)}",
         )
 
 
@@ -59,7 +65,7 @@ def persist(
         overlay: what it changes, where that is known.
     """
     host = target.host
-    content = overlay if how.keeper == "armbian" else blob
+    content = overlay if how.keeper in OF_OVERLAYS else blob
     if content is None:
         raise RuntimeError("there is nothing to keep")
     with result.step(f"Telling {how.keeper} to keep it"), session(target) as agent:
@@ -82,8 +88,8 @@ def persist(
             f"it passed its trial, and {how.keeper} does not boot it within {target.timeout_s:g} s"
         )
         result.hint = (
-            "if a reset does not help: with the disk in another machine, take npu-bsp out of "
-            "user_overlays= in boot/armbianEnv.txt, or the fdt line out of boot/extlinux/extlinux.conf"
+            "if a reset does not help: with the disk in another machine, take what names npu-bsp out of "
+            f"{_NAMED_IN[how.keeper]}"
         )
         return
     with session(target) as agent:
@@ -102,7 +108,7 @@ def persist(
             result.hint = (
                 f"{how.keeper} no longer keeps it; the board is rebooting into what it had"
             )
-            if how.keeper == "armbian":
+            if how.keeper in OF_OVERLAYS:
                 result.hint += ". Overlays need a U-Boot that has `fdt apply`"
             return
     result.outcome = "persisted"

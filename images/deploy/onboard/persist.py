@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Has the distribution itself keep a device tree: where its own boot files name one, for all its kernels.
 
-``armbian``: an overlay in ``overlay-user``, named in ``user_overlays=`` of armbianEnv.txt.
+``armbian``, ``toradex``: an overlay, named in a line of a text that their boot script imports.
+``grub``: a whole tree beside grub.cfg, which a line of custom.cfg has GRUB hand to each kernel.
 ``u-boot-menu``: a whole tree below /boot, named by ``U_BOOT_FDT`` in a file of its own; extlinux.conf is
 written from that (u-boot-update), now and at each update of a kernel.
 """
@@ -22,6 +23,18 @@ if TYPE_CHECKING:
 MARK = "var/lib/npu-bsp/kept-by"
 """Which way keeps a tree on this board."""
 _NAME = "npu-bsp"
+_BEFORE = "var/lib/npu-bsp/kept-before"
+"""The text that names it, as it was before."""
+# By way: the folder that overlays lie in, the text, the variable there, our overlay as it is named there.
+_OVERLAYS = {
+    "armbian": ("overlay-user", "armbianEnv.txt", b"user_overlays", b"npu-bsp"),
+    "toradex": ("overlays", "overlays.txt", b"fdt_overlays", b"npu-bsp.dtbo"),
+}
+# $prefix: GRUB's own folder, on whatever partition.
+_GRUB_LINE = (
+    b"if [ -f $prefix/npu-bsp.dtb ]; then devicetree $prefix/npu-bsp.dtb; fi"
+    b" # ./inv deploy --undo takes it back\n"
+)
 _MENU_CONF = "etc/u-boot-menu/conf.d/zz-npu-bsp.conf"
 _MENU_TREE = "boot/npu-bsp.dtb"
 _UPDATE_S = 120
@@ -44,8 +57,8 @@ def persist(board: Board, request: Record) -> Record:
     # First, so that what is begun can be taken back.
     write_whole(board.at(MARK), f"{way}\n".encode())
     try:
-        if way == "armbian":
-            return {"changed": _armbian(board, content)}
+        if way in (*_OVERLAYS, "grub"):
+            return {"changed": _named_in_text(board, way, content)}
         if way == "u-boot-menu":
             return {"changed": _u_boot_menu(board, content)}
         raise RefusedError(f"unknown way {way!r} to keep a device tree")
@@ -58,13 +71,15 @@ def unpersist(board: Board) -> Record:
     """Undo ``persist``: from the next boot on the distribution's own tree counts again."""
     way = kept_by(board)
     changed = []
-    if way == "armbian":
-        env = f"{board.fat}/armbianEnv.txt"
-        text = read(env)
-        if (without := without_overlay(text)) != text:
-            replace(board, env, without)
-            changed.append(env)
-        make_way(_overlay(board))
+    if way in (*_OVERLAYS, "grub"):
+        text, place = _places(board, way)
+        before, now = read(board.at(_BEFORE)), read(text)
+        wanted = before if now == _with(way, before) else _without(way, now)
+        if wanted != now:
+            replace(board, text, wanted) if wanted else make_way(text)
+            changed.append(text)
+        make_way(place)
+        make_way(board.at(_BEFORE))
     elif way == "u-boot-menu" and os.path.exists(board.at(_MENU_CONF)):
         make_way(board.at(_MENU_CONF))
         _update(board)
@@ -75,26 +90,26 @@ def unpersist(board: Board) -> Record:
     return {"changed": changed}
 
 
-def with_overlay(text: bytes) -> bytes:
-    """Return armbianEnv.txt with our overlay named; the last ``user_overlays=`` is the one that counts."""
-    lines = without_overlay(text).split(b"\n")
-    named = [number for number, line in enumerate(lines) if line.startswith(b"user_overlays=")]
+def with_overlay(text: bytes, key: bytes, name: bytes) -> bytes:
+    """Return a text of ``key=value`` lines with an overlay named; the last line of a key counts."""
+    lines = without_overlay(text, key, name).split(b"\n")
+    named = [number for number, line in enumerate(lines) if line.startswith(key + b"=")]
     if named:
         names = lines[named[-1]].partition(b"=")[2].split()
-        lines[named[-1]] = b"user_overlays=" + b" ".join([*names, _NAME.encode()])
+        lines[named[-1]] = key + b"=" + b" ".join([*names, name])
         return b"\n".join(lines)
     end = b"" if lines[-1] == b"" else b"\n"
-    return b"\n".join(lines) + end + f"user_overlays={_NAME}\n".encode()
+    return b"\n".join(lines) + end + key + b"=" + name + b"\n"
 
 
-def without_overlay(text: bytes) -> bytes:
-    """Return armbianEnv.txt without our overlay; a line that named nothing else is left out."""
+def without_overlay(text: bytes, key: bytes, name: bytes) -> bytes:
+    """Return the text without an overlay; a line that named nothing else is left out."""
     lines = []
     for line in text.split(b"\n"):
-        key, _, value = line.partition(b"=")
+        found, _, value = line.partition(b"=")
         names = value.split()
-        if key == b"user_overlays" and _NAME.encode() in names:
-            names.remove(_NAME.encode())
+        if found == key and name in names:
+            names.remove(name)
             if names:
                 lines.append(key + b"=" + b" ".join(names))
         else:
@@ -102,20 +117,45 @@ def without_overlay(text: bytes) -> bytes:
     return b"\n".join(lines)
 
 
-def _overlay(board: Board) -> str:
-    return f"{board.fat}/overlay-user/{_NAME}.dtbo"
+def _with(way: str, text: bytes) -> bytes:
+    if way in _OVERLAYS:
+        return with_overlay(text, *_OVERLAYS[way][2:])
+    before = _without(way, text)
+    return before + (b"" if not before or before.endswith(b"\n") else b"\n") + _GRUB_LINE
 
 
-def _armbian(board: Board, overlay: bytes) -> list[str]:
-    env = f"{board.fat}/armbianEnv.txt"
-    text = read(env)
-    if not text:
-        raise RefusedError(f"there is no {env}")
-    os.makedirs(os.path.dirname(_overlay(board)), exist_ok=True)
-    write_whole(_overlay(board), overlay)
+def _without(way: str, text: bytes) -> bytes:
+    if way in _OVERLAYS:
+        return without_overlay(text, *_OVERLAYS[way][2:])
+    lines = text.splitlines(keepends=True)
+    return b"".join(line for line in lines if b"$prefix/npu-bsp.dtb" not in line)
+
+
+def _places(board: Board, way: str) -> tuple[str, str]:
+    """The text that names it, and where the overlay or the tree lies."""
+    if way in _OVERLAYS:
+        folder, name, *_ = _OVERLAYS[way]
+        return f"{board.fat}/{name}", f"{board.fat}/{folder}/{_NAME}.dtbo"
+    # What of grub.cfg's is the administrator's: 41_custom has it sourced.
+    folder = board.at("boot/grub")
+    return f"{folder}/custom.cfg", f"{folder}/{_NAME}.dtb"
+
+
+def _named_in_text(board: Board, way: str, content: bytes) -> list[str]:
+    text, place = _places(board, way)
+    if way in _OVERLAYS and not os.path.exists(text):
+        raise RefusedError(f"there is no {text}")
+    if way == "grub" and b"custom.cfg" not in read(f"{os.path.dirname(text)}/grub.cfg"):
+        raise RefusedError("GRUB's grub.cfg does not source custom.cfg (41_custom of /etc/grub.d)")
+    now, before = read(text), read(board.at(_BEFORE))
+    if now != _with(way, before):  # else it is named already
+        before = _without(way, now)
+        write_whole(board.at(_BEFORE), before)
+    os.makedirs(os.path.dirname(place), exist_ok=True)
+    write_whole(place, content)
     settle(board)
-    replace(board, env, with_overlay(text))
-    return [_overlay(board), env]
+    replace(board, text, _with(way, before))
+    return [place, text]
 
 
 def _u_boot_menu(board: Board, tree: bytes) -> list[str]:

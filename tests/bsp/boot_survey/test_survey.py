@@ -310,7 +310,7 @@ def test_how_a_tree_is_kept_is_the_distributions_way() -> None:
         "debian-u-boot-menu": "u-boot-update",
         "debian-flash-kernel": "/etc/flash-kernel/dtbs",
         "toradex": "/boot/overlays.txt",
-        "grub-efi": "update-grub",
+        "grub-efi": "/boot/grub/custom.cfg",
         "yocto-evk": "/run/media/boot-mmcblk2p1",
     }
     for name, words in named.items():
@@ -341,4 +341,8 @@ def test_who_keeps_a_tree() -> None:
     menu = surveyed("debian-u-boot-menu", programs=("u-boot-update",))
     assert menu.keeper == "u-boot-menu"
     assert surveyed("debian-u-boot-menu").keeper == ""
-    assert surveyed("toradex").keeper == ""
+    sourced = {"/boot/grub/grub.cfg": "source ${config_directory}/custom.cfg"}
+    assert surveyed("grub-efi", files=sourced).keeper == "grub"
+    assert surveyed("grub-efi", files={}).keeper == ""
+    assert surveyed("toradex").keeper == "toradex"
+    assert surveyed("yocto-evk").keeper == ""

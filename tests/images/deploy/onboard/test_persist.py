@@ -1,17 +1,24 @@
 # SPDX-License-Identifier: MIT
-"""armbianEnv.txt with our overlay and without it again; U-Boot takes the last ``user_overlays=``."""
+"""Distributions' own boot files that name a tree or an overlay of ours; and without it, as they were.
+
+u-boot-menu is Debian's own program, in a root of its own.
+"""
 
 from __future__ import annotations
 
 import base64
+import shutil
 from pathlib import Path
 
 import pytest
 
+from bsp.base.packages.apt import Archive
+from bsp.base.process import run
 from images.deploy.onboard import persist
 from images.deploy.onboard.board import Board
 from images.deploy.onboard.frames import RefusedError
 
+KEY, NAME = b"user_overlays", b"npu-bsp"
 # As armbian/build writes it, with what armbian-add-overlay adds.
 ENV = b"verbosity=1\nbootlogo=false\nfdtfile=amlogic/meson-g12b-a311d-khadas-vim3.dtb\nrootfstype=ext4\n"
 
@@ -27,19 +34,19 @@ ENV = b"verbosity=1\nbootlogo=false\nfdtfile=amlogic/meson-g12b-a311d-khadas-vim
     ],
 )
 def test_the_overlay_is_named_and_taken_out_again(before: bytes, line: bytes) -> None:
-    named = persist.with_overlay(before)
+    named = persist.with_overlay(before, KEY, NAME)
     assert [each for each in named.split(b"\n") if each.startswith(b"user_overlays=")][-1] == line
     assert set(before.split(b"\n")) - set(named.split(b"\n")) <= {
         each for each in before.split(b"\n") if each.startswith(b"user_overlays=")
     }
-    assert persist.with_overlay(named) == named
+    assert persist.with_overlay(named, KEY, NAME) == named
     kept = before if b"user_overlays=\n" not in before else ENV
-    assert persist.without_overlay(named).rstrip(b"\n") == kept.rstrip(b"\n")
+    assert persist.without_overlay(named, KEY, NAME).rstrip(b"\n") == kept.rstrip(b"\n")
 
 
 def test_what_somebody_added_since_stays() -> None:
-    named = persist.with_overlay(ENV).replace(b"=npu-bsp\n", b"=npu-bsp can\n")
-    assert persist.without_overlay(named) == ENV + b"user_overlays=can\n"
+    named = persist.with_overlay(ENV, KEY, NAME).replace(b"=npu-bsp\n", b"=npu-bsp can\n")
+    assert persist.without_overlay(named, KEY, NAME) == ENV + b"user_overlays=can\n"
 
 
 @pytest.fixture
@@ -60,27 +67,144 @@ def boot_files(board: Board) -> dict[str, bytes]:
     }
 
 
-def test_armbian_keeps_an_overlay_and_gives_it_back(board: Board) -> None:
+CONTENT = base64.b64encode(b"what is kept").decode()
+# As grub-mkconfig writes it, from 41_custom.
+GRUB_CFG = b"""menuentry 'Debian GNU/Linux' {
+\tlinux /boot/vmlinuz root=/dev/vda2
+}
+if [ -f  ${config_directory}/custom.cfg ]; then
+  source ${config_directory}/custom.cfg
+fi
+"""
+GRUB_LINE = b"if [ -f $prefix/npu-bsp.dtb ]; then devicetree $prefix/npu-bsp.dtb; fi "
+
+
+@pytest.mark.parametrize(
+    ("way", "files", "place", "text", "line"),
+    [
+        (
+            "armbian",
+            {"armbianEnv.txt": ENV},
+            "overlay-user/npu-bsp.dtbo",
+            "armbianEnv.txt",
+            b"user_overlays=npu-bsp",
+        ),
+        (
+            "armbian",
+            {"armbianEnv.txt": ENV + b"user_overlays=\n"},
+            "overlay-user/npu-bsp.dtbo",
+            "armbianEnv.txt",
+            b"user_overlays=npu-bsp",
+        ),
+        (
+            "toradex",
+            {"overlays.txt": b"fdt_overlays=verdin-imx8mp_hdmi_overlay.dtbo\n"},
+            "overlays/npu-bsp.dtbo",
+            "overlays.txt",
+            b"fdt_overlays=verdin-imx8mp_hdmi_overlay.dtbo npu-bsp.dtbo",
+        ),
+        (
+            "toradex",
+            {"overlays.txt": b"fdt_overlays=\n"},
+            "overlays/npu-bsp.dtbo",
+            "overlays.txt",
+            b"fdt_overlays=npu-bsp.dtbo",
+        ),
+        ("grub", {"grub/grub.cfg": GRUB_CFG}, "grub/npu-bsp.dtb", "grub/custom.cfg", GRUB_LINE),
+        (
+            "grub",
+            {"grub/grub.cfg": GRUB_CFG, "grub/custom.cfg": b"set timeout=3"},
+            "grub/npu-bsp.dtb",
+            "grub/custom.cfg",
+            GRUB_LINE,
+        ),
+    ],
+)
+def test_it_is_named_and_every_file_comes_back(
+    board: Board, way: str, files: dict[str, bytes], place: str, text: str, line: bytes
+) -> None:
+    for name, content in files.items():
+        path = Path(board.fat, name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
     before = boot_files(board)
-    content = base64.b64encode(b"an overlay").decode()
-    persist.persist(board, {"way": "armbian", "content": content})
-    assert persist.kept_by(board) == "armbian"
+    persist.persist(board, {"way": way, "content": CONTENT})
+    assert persist.kept_by(board) == way
     changed = boot_files(board)
-    assert changed["overlay-user/npu-bsp.dtbo"] == b"an overlay"
-    assert changed["armbianEnv.txt"] == ENV + b"user_overlays=npu-bsp\n"
-    assert set(changed) == {*before, "overlay-user/npu-bsp.dtbo"}
-    with pytest.raises(RefusedError, match="kept by armbian already"):
-        persist.persist(board, {"way": "u-boot-menu", "content": content})
+    assert changed[place] == b"what is kept"
+    assert [each for each in changed[text].split(b"\n") if each.startswith(line)]
+    assert set(before.get(text, b"").split(b"\n")) - {b""} <= {
+        *changed[text].split(b"\n"),
+        *(each for each in before.get(text, b"").split(b"\n") if b"_overlays=" in each),
+    }
+    assert set(changed) == {*before, place, text}
+    with pytest.raises(RefusedError, match=f"kept by {way} already"):
+        persist.persist(board, {"way": "u-boot-menu", "content": CONTENT})
+    persist.persist(board, {"way": way, "content": CONTENT})  # once more
+    assert boot_files(board) == changed
 
     persist.unpersist(board)
     assert boot_files(board) == before
     assert persist.kept_by(board) == ""
 
 
-def test_a_board_without_armbians_file_is_left_as_it_is(board: Board) -> None:
+def test_what_was_changed_since_stays(board: Board) -> None:
+    persist.persist(board, {"way": "armbian", "content": CONTENT})
+    env = Path(board.fat, "armbianEnv.txt")
+    env.write_bytes(env.read_bytes().replace(b"verbosity=1", b"verbosity=7"))
+    persist.unpersist(board)
+    assert env.read_bytes() == ENV.replace(b"verbosity=1", b"verbosity=7")
+
+
+@pytest.mark.parametrize(
+    ("way", "says"),
+    [
+        ("armbian", r"armbianEnv\.txt"),
+        ("toradex", r"overlays\.txt"),
+        ("grub", r"does not source custom\.cfg"),
+    ],
+)
+def test_a_board_without_such_files_is_left_as_it_is(board: Board, way: str, says: str) -> None:
     Path(board.fat, "armbianEnv.txt").unlink()
     before = boot_files(board)
-    with pytest.raises(RefusedError, match=r"armbianEnv\.txt"):
-        persist.persist(board, {"way": "armbian", "content": ""})
+    with pytest.raises(RefusedError, match=says):
+        persist.persist(board, {"way": way, "content": CONTENT})
     assert boot_files(board) == before
     assert persist.kept_by(board) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="unshare is not installed")
+def test_debians_u_boot_menu_names_the_tree_for_each_kernel(board: Board) -> None:
+    root = Path(board.root)
+    suite = Archive("trixie", run(["dpkg", "--print-architecture"]).text.strip())
+    shutil.copytree(suite.unpacked(["u-boot-menu"]), root, dirs_exist_ok=True, symlinks=True)
+    (root / "bin").mkdir(exist_ok=True)
+    shutil.copy(suite.unpacked(["busybox-static"]) / "usr/bin/busybox", root / "bin/busybox")
+    for name in ("sh", "id", "cat", "sed", "head", "grep", "cmp", "rm", "mv", "mkdir", "stat"):
+        (root / "bin" / name).symlink_to("busybox")
+    # linux-base's, which lists what is in /boot.
+    versions = root / "bin/linux-version"
+    versions.write_text("#!/bin/sh\n[ $1 = list ] && echo /boot/vmlinuz-6.12.1-arm64 || cat\n")
+    versions.chmod(0o755)
+    (root / "boot/vmlinuz-6.12.1-arm64").touch()
+    trees = root / "usr/lib/linux-image-6.12.1-arm64"
+    trees.mkdir(parents=True)
+    (root / "etc/fstab").write_text("/dev/mmcblk1p1 / ext4 defaults 0 1\n")
+    program = root / "usr/sbin/u-boot-update"
+    program.rename(root / "usr/sbin/real")
+    program.write_text(f"#!/bin/sh\nexec unshare -r chroot {root} /usr/sbin/real\n")
+    program.chmod(0o755)
+    run([program])
+    before = boot_files(board)
+    assert b"fdtdir /usr/lib/linux-image-6.12.1-arm64/" in before["extlinux/extlinux.conf"]
+
+    persist.persist(board, {"way": "u-boot-menu", "content": CONTENT})
+    changed = boot_files(board)
+    assert changed["npu-bsp.dtb"] == b"what is kept"
+    assert b"\tfdt /boot/npu-bsp.dtb\n" in changed["extlinux/extlinux.conf"]
+    run([program])  # as an update of the kernel does
+    assert boot_files(board) == changed
+    persist.unpersist(board)
+    assert boot_files(board) == before
