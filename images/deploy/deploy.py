@@ -34,6 +34,7 @@ from .checks.switched_off import refuse_forced_on
 from .confirm import arm, decide
 from .deployment import Deployment
 from .plan import Discard, Facts, Mend, Plan, Send
+from .ram_disk import refuse_without_root
 from .session import ANSWER_S, Target, session
 from .transfer import contents
 from .transfer.agent import Agent, each_known
@@ -181,6 +182,7 @@ def planned(
     check_identity(facts, manifest.compatible, host=host.name, what=what, board=board)
     check_serial(host, facts)
     good = planning.check_layout(facts, host=host.name, fat_mount=fat_mount)
+    refuse_without_root(bundle, facts, host.name)
     present = facts.generations.get(bundle.generation) == ()
     known = {} if present else {each.generation: each for each in each_known(agent, facts)}
     plan = planning.plan_deploy(

@@ -63,6 +63,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         boot_kind: the file system that boot files lie on.
         boot_root: the folder of it that they lie in: nothing, or ``/boot``.
         root_uuid: of the root file system; empty: it is not known.
+        root_modules: what the running kernel reaches it by, as far as that is modules.
         kept_by: what of the distribution's was told to keep a device tree.
         lease: of another deployment that has the board.
         log: the last lines of what was done to it.
@@ -98,6 +99,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     boot_root: str = ""
     kept_by: str = ""
     root_uuid: str = ""
+    root_modules: tuple[str, ...] = ()
     lease: Lease | None = None
     log: tuple[str, ...] = ()
 

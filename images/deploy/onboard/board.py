@@ -25,6 +25,7 @@ from .files import (
     sha256_of,
 )
 from .frames import RefusedError, Zlib, Zstd, codec, ranges
+from .root_disk import root_modules
 
 TYPE_CHECKING = False  # see frames.py
 if TYPE_CHECKING:
@@ -197,6 +198,7 @@ class Board:
             "rivals": [name for name in RIVALS if os.path.exists(f"{self.fat}/{name}")],
             "adopted": os.path.exists(f"{self.own}/{TAKEN_OVER}"),
             "root_uuid": self._root_uuid(),
+            "root_modules": root_modules(self.root, mounted(self.at("proc/mounts")).get("/", "")),
             "boot_kind": self.kind,
             "boot_root": self.boot_root,
             "fat_mounted": bool(self.root)

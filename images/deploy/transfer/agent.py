@@ -49,6 +49,7 @@ ONBOARD_MODULES = (
     "script_image",
     "raw_sector",
     "entries",
+    "root_disk",
     "board",
     "lease",
     "signature",

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Boards that cannot be taken over with a way back: one error that names why, and nothing changed."""
+"""Boards that cannot be taken over or deployed to with a way back: one error, and nothing changed."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from bsp.base.errors import UserError
+from bsp.base.process import run
 from images.deploy.adopt import adopt
+from images.deploy.deploy import deploy
 from tests.images.deploy.test_adopt import files_of, stock
-from tests.support.fake_board import BOARD_MARKS, FakeBoard
+from tests.support.fake_board import BOARD_MARKS, FakeBoard, make_bundle
 
 __all__ = ["stock"]  # a fixture
 
@@ -128,3 +131,44 @@ def test_a_boot_folder_whose_sectors_move(
     shutil.rmtree(stock.fat)
     change(stock.root)
     refused(stock, says)
+
+
+def test_a_ram_disk_that_cannot_reach_the_root(stock: FakeBoard, tmp_path: Path) -> None:
+    """The root is on a disk whose driver the new kernel has as a module, and its RAM disk has not."""
+    root = stock.root
+    assert adopt(stock.target(), board=None).outcome == "confirmed"
+    number = root.stat().st_dev
+    disk = root / "sys/devices/soc/card/mmc0/mmcblk0"
+    disk.mkdir(parents=True)
+    for folder, driver in ((disk.parent, "mmc_block"), (disk.parent.parent, "meson-gx-mmc")):
+        (root / "sys/bus" / driver).mkdir(parents=True)
+        (root / "sys/bus" / driver / "module").symlink_to(f"/sys/module/{driver.replace('-', '_')}")
+        (folder / "driver").symlink_to(root / "sys/bus" / driver)
+    (root / "sys/dev/block").mkdir(parents=True)
+    (root / f"sys/dev/block/{os.major(number)}:{os.minor(number)}").symlink_to(disk)
+
+    drivers = {f"kernel/drivers/{name}.ko": b"module" for name in ("mmc_block", "meson-gx-mmc")}
+    for inside, works in (
+        (["000-mmc_block"], False),
+        (["000-mmc_block", "001-meson_gx_mmc"], True),
+    ):
+        tree = tmp_path / f"tree-{works}"
+        (tree / "modules").mkdir(parents=True)
+        for name in inside:
+            (tree / f"modules/{name}.ko").write_bytes(b"a module")
+        names = "".join(f"{path.relative_to(tree)}\n" for path in sorted(tree.rglob("*")))
+        cpio = ["cpio", "--quiet", "-o", "-H", "newc", "-D", str(tree)]
+        ram_disk = run(cpio, stdin=names.encode()).stdout
+        bundle = make_bundle(tmp_path / f"bundle-{works}", modules=drivers, initrd=ram_disk)
+        if works:
+            result = deploy(stock.target(), bundle=bundle, board=None, dry_run=True)
+            assert result.plan
+            assert result.plan.steps
+            continue
+        before = files_of(stock.fat)
+        with pytest.raises(
+            UserError, match="has no meson_gx_mmc: the root file system of fake"
+        ) as raised:
+            deploy(stock.target(), bundle=bundle, board=None)
+        assert "initrd_modules" in raised.value.hint
+        assert files_of(stock.fat) == before
