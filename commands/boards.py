@@ -91,11 +91,10 @@ def new_board(
     from pathlib import Path
 
     from bsp import new_board as making
-    from bsp.base.errors import UserError
+    from bsp.base.flags import refuse_flags
 
-    if from_host and from_dtb:
-        raise UserError("--from-host and --from-dtb are two sources", hint="leave one of them out")
     if from_host:
+        refuse_flags({"from-dtb": from_dtb}, "--from-host takes the host's own device tree")
         source = making.source_of_host(from_host, accept_new_key=accept_new_key)
     elif from_dtb:
         source = making.source_of_dtb(Path(from_dtb))

@@ -78,6 +78,7 @@ def deploy(
     dry_run: bool = False,
 ) -> Result:
     """Bring a bundle onto boards, with a way back. Example: ./inv deploy --host vim3."""
+    from bsp.base.flags import refuse_flags
     from bsp.remote.groups import is_multi_host
     from images.deploy import show
     from images.deploy.claim import claim_of
@@ -95,15 +96,11 @@ def deploy(
     )
     content = Content(bundle, board, kernel, dtb, mesa)
     if is_multi_host(host):
-        from bsp.base.errors import UserError
         from images.deploy.fleet import command as fleet_command
         from images.deploy.fleet.waves import Rules
 
-        if adopt or undo or dtb_only or try_:
-            raise UserError(
-                "--adopt, --undo, --try and --dtb-only take one board at a time",
-                hint="give one --host",
-            )
+        one_at_a_time = {"adopt": adopt, "undo": undo, "dtb-only": dtb_only, "try": try_}
+        refuse_flags(one_at_a_time, f"{host} is several boards, and this takes one at a time")
         rules = Rules(canary, wave_size, max_failures, jobs)
         report = fleet_command.deploy_to_all(
             host,
@@ -114,9 +111,7 @@ def deploy(
             fresh=fresh,
             dry_run=dry_run,
         )
-        text = fleet_command.plans_text(report, rules) if dry_run else ""
-        text = text or fleet_command.report_text(report)
-        return Answer(report.document(), text, report.exit_code)
+        return fleet_command.answer(report, rules, dry_run=dry_run)
     if undo:
         given = give_back(host, accept_new_key=accept_new_key, dry_run=dry_run)
         return Answer(given, show.given_back_text(given))

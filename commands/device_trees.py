@@ -45,27 +45,27 @@ def build_dts(
     from pathlib import Path
 
     from bsp.base.errors import UserError
+    from bsp.base.flags import refuse_flags
     from bsp.catalog import load_board
     from bsp.dts import build
     from bsp.dts.npu.rate import parse_rate
 
+    npu_rate_hz = parse_rate(npu_rate) if npu_rate else None
+    overlays = [Path(file) for file in apply or ()]
     if from_host:
         from bsp.remote.in_place import build_from_host
 
-        if kernel or base_dtb:
-            raise UserError(
-                "--from-host brings its own kernel and tree",
-                hint="leave --kernel and --base-dtb out",
-            )
+        ruled_out = {"kernel": kernel, "base-dtb": base_dtb}
+        refuse_flags(ruled_out, "--from-host brings its own kernel and tree")
         return build_from_host(
             from_host,
             board=board,
             output=output,
-            npu_rate_hz=parse_rate(npu_rate) if npu_rate else None,
+            npu_rate_hz=npu_rate_hz,
             keep_overlay=overlay,
             accept_new_key=accept_new_key,
             dry_run=dry_run,
-            apply=[Path(file) for file in apply or ()],
+            apply=overlays,
             force_enable=force_enable,
         )
     if not board:
@@ -84,10 +84,10 @@ def build_dts(
         kernel=kernel or None,
         base_dtb=base,
         target_dir=Path(output) if output else build.default_target(profile, kernel or None, base),
-        npu_rate_hz=parse_rate(npu_rate) if npu_rate else None,
+        npu_rate_hz=npu_rate_hz,
         keep_overlay=overlay,
         dry_run=dry_run,
-        apply=[Path(file) for file in apply or ()],
+        apply=overlays,
         force_enable=force_enable,
     )
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from invoke.context import Context
 
 from bsp.base.errors import UserError
+from bsp.base.flags import refuse_flags
 from bsp.base.result import FAILED_VALIDATION, Answer, Result
 
 from .face.command import command
@@ -47,57 +48,48 @@ def gate_mesa(
     timeout: float = 180.0,
 ) -> Result:
     """Judge Mesa's delegate on virtual NPUs. Example: ./inv gate-mesa --suite sid --against 25.0.7."""
+    chosen_mesa = {"package": package, "suite": suite, "mesa": mesa}
     if bisect:
-        from virtual.gates import mesa_bisect
-
-        if package or suite or mesa or against or silicon:
-            raise UserError(
-                "--bisect builds what it tests from --source",
-                hint="leave --package, --suite, --mesa, --against and --silicon out",
-            )
-        if len(model or []) > 1:
-            raise UserError("--bisect takes one --model", hint="bisect for one after the other")
-        request = mesa_bisect.BisectRequest(
-            bisect, source, case, "".join(model or []), npu, timeout
-        )
-        return mesa_bisect.bisect(request)
+        ruled_out = {**chosen_mesa, "against": against, "silicon": silicon}
+        refuse_flags(ruled_out, "--bisect builds what it tests from --source")
+        return _bisect(bisect, source, case, model or [], npu, timeout)
     if source or case:
         raise UserError("--source and --case are for --bisect", hint="add --bisect GOOD..BAD")
     if model:
-        if against or silicon:
-            raise UserError(
-                "--model compares with every Mesa that is known",
-                hint="leave --against and --silicon out",
-            )
+        ruled_out = {"against": against, "silicon": silicon}
+        refuse_flags(ruled_out, "--model compares with every Mesa that is known")
         return _models(model, package, suite, mesa, npu, quick=quick, timeout_s=timeout)
     if silicon:
         from virtual.gates.silicon import gate
 
-        if against:
-            raise UserError(
-                "--silicon compares with boards, --against with another Mesa",
-                hint="leave one of the two out",
-            )
+        refuse_flags(
+            {"against": against}, "--silicon compares with boards, --against with another Mesa"
+        )
         return gate.compare_with_silicon(
-            gate.SiliconRequest(
-                package=package, suite=suite, mesa=mesa, npu=npu, quick=quick, timeout_s=timeout
-            )
+            gate.SiliconRequest(**chosen_mesa, npu=npu, quick=quick, timeout_s=timeout)
         )
     from virtual.gates import mesa as gate_of_mesa
 
     document = gate_of_mesa.gate(
         gate_of_mesa.GateRequest(
-            package=package,
-            suite=suite,
-            mesa=mesa,
-            against=against,
-            npu=npu,
-            quick=quick,
-            timeout_s=timeout,
+            **chosen_mesa, against=against, npu=npu, quick=quick, timeout_s=timeout
         )
     )
     code = 0 if document["verdict"] == "good" else FAILED_VALIDATION
     return Answer(document, gate_of_mesa.text_of(document), code)
+
+
+def _bisect(
+    commits: str, source: str, case: str, models: list[str], npu: str, timeout_s: float
+) -> Result:
+    from virtual.gates import mesa_bisect
+
+    if len(models) > 1:
+        raise UserError("--bisect takes one --model", hint="bisect for one after the other")
+    model = models[0] if models else ""
+    return mesa_bisect.bisect(
+        mesa_bisect.BisectRequest(commits, source, case, model, npu, timeout_s)
+    )
 
 
 def _models(

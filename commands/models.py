@@ -3,12 +3,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from invoke.context import Context
 
 from bsp.base.result import FAILED_VALIDATION, Answer, Result
 
 from .face.command import command
 from .face.flags import ACCEPT_NEW_KEY, ANY_MESA, HOST
+
+if TYPE_CHECKING:
+    from userspace.npu.validate.label_image import SmokeTestRequest
+    from userspace.npu.validate.records import SmokeDocument
 
 
 @command(
@@ -51,24 +57,22 @@ def model_report(
     from pathlib import Path
 
     from bsp.base.errors import UserError
+    from bsp.base.flags import refuse_flags
     from bsp.remote.inventory import resolve
     from userspace.npu.model.report import document, files, report, text
     from userspace.npu.model.trial import trial
-    from userspace.npu.profile import measured as on_board
+    from userspace.npu.profile import measured
     from userspace.npu.validate import smoke
     from userspace.npu.validate.fixed_size import size_of
     from virtual.model_runs.place import VirtualNpus
 
     if calibration and not host:
         raise UserError("--calibration is of a board's times", hint="add --host NAME")
-    where = resolve(host) if host else None
-    given = {"--input": input, "--inputs": inputs, "--run": run}
-    given |= {} if host else {"--image": image, "--size": size}
-    if no_run and any(given.values()):
-        named = next(name for name, value in given.items() if value)
-        raise UserError(
-            f"{named} is for a run, and --no-run forbids that", hint="leave one of them out"
-        )
+    if no_run:
+        for_runs = {"input": input, "inputs": inputs, "run": run}
+        for_runs |= {} if host else {"image": image, "size": size}
+        refuse_flags(for_runs, "--no-run forbids the run that other flags are for")
+    board_host = resolve(host) if host else None
     request = trial.TrialRequest(
         when=trial.ALWAYS if run else trial.NEVER if no_run else trial.AUTO,
         files=tuple(Path(each) for each in input or []),
@@ -78,21 +82,20 @@ def model_report(
     )
     target = files.target(html)
     place = VirtualNpus()
-    board_npu = smoke.npu_on(where) if where else ""
+    board_npu = smoke.npu_on(board_host) if board_host else ""
     facts = report.report(Path(model), npu=npu or board_npu, mesa=place.named(mesa))
-    if where:
-        found = on_board.measured(
-            Path(model),
-            request.picture,
-            request.size,
-            lambda asked: smoke.smoke_test(
-                "label_image", asked, host=where, accept_new_key=accept_new_key
-            ),
-        )
-        facts = replace(facts, measured=found)
-        if calibration:
-            content = on_board.calibration(found, facts.model, board_npu or npu)
-            on_board.write_calibration(content, Path(calibration))
+    if board_host:
+
+        def run_there(smoke_request: SmokeTestRequest) -> SmokeDocument:
+            return smoke.smoke_test(
+                "label_image", smoke_request, host=board_host, accept_new_key=accept_new_key
+            )
+
+        on_board = measured.measured(Path(model), request.picture, request.size, run_there)
+        facts = replace(facts, measured=on_board)
+    if facts.measured and calibration:
+        content = measured.calibration(facts.measured, facts.model, board_npu or npu)
+        measured.write_calibration(content, Path(calibration))
     facts = trial.with_runs(facts, request, place)
     answer = document.document(facts)
     if target:

@@ -195,33 +195,27 @@ def build_dts(
     else:
         kernel = kernel or board.kernel
         start = _from_source(board, kernel, npu, symbols=bool(apply))
-    with tempfile.TemporaryDirectory(prefix="npu-bsp-dts-") as folder:
-        work = Path(folder)
-        blob = apply_overlays(start.blob, apply, what=start.what, work=work)
-        if apply:  # what is wrong from here on may have come with them
-            names = ", ".join(file.name for file in apply)
-            start = replace(start, what=f"{start.what} (with {names} applied)")
-        base = read_tree(blob, start.what)
-        check_identity(base, board, start.what, newer=newer)
+    start = _with_overlays(start, apply)
+    base = read_tree(start.blob, start.what)
+    check_identity(base, board, start.what, newer=newer)
+    changes = _changes(base, board, npu, start, newer)
+    if npu is not None and npu.enabled:
+        refuse_two_owners(base, npu, start.what)
+        if not force_enable:
+            refuse_switched_off(
+                base,
+                board,
+                npu,
+                what=start.what,
+                series=start.series or series,
+                from_source=base_dtb is None,
+            )
+    if npu_rate_hz is not None:
+        npu = _at_rate(board, npu, base, npu_rate_hz, start.what)
         changes = _changes(base, board, npu, start, newer)
-        if npu is not None and npu.enabled:
-            refuse_two_owners(base, npu, start.what)
-            if not force_enable:
-                refuse_switched_off(
-                    base,
-                    board,
-                    npu,
-                    what=start.what,
-                    series=start.series or series,
-                    from_source=base_dtb is None,
-                )
-        if npu_rate_hz is not None:
-            npu = _at_rate(board, npu, base, npu_rate_hz, start.what)
-            changes = _changes(base, board, npu, start, newer)
-        after, dtbo = base, None
-        if changes:
-            (work / "base.dtb").write_bytes(blob)
-            blob, after, dtbo = _change(work, work / "base.dtb", base, changes, board)
+    blob, after, dtbo = start.blob, base, None
+    if changes:
+        blob, after, dtbo = _change(start.blob, base, changes, board)
     kept = dtbo if keep_overlay else None
     stem = board.dts or board.name
     dtb, overlay = target_dir / f"{stem}.dtb", target_dir / f"{stem}-npu.dtbo"
@@ -240,6 +234,16 @@ def build_dts(
         dry_run=dry_run,
         applied=tuple(map(str, apply)),
     )
+
+
+def _with_overlays(start: _Base, overlays: Sequence[Path]) -> _Base:
+    """Apply overlays to the base tree; errors about it name them from here on."""
+    if not overlays:
+        return start
+    with tempfile.TemporaryDirectory(prefix="npu-bsp-dts-") as folder:
+        blob = apply_overlays(start.blob, overlays, what=start.what, work=Path(folder))
+    names = ", ".join(file.name for file in overlays)
+    return replace(start, blob=blob, what=f"{start.what} (with {names} applied)")
 
 
 def _changes(base: Tree, board: Board, npu: Npu | None, start: _Base, newer: str) -> list[Change]:
@@ -312,19 +316,21 @@ def default_target(board: Board, kernel: str | None, base_dtb: Path | None) -> P
 
 
 def _change(
-    work: Path, built: Path, base: Tree, changes: list[Change], board: Board
+    base_blob: bytes, base: Tree, changes: list[Change], board: Board
 ) -> tuple[bytes, Tree, bytes]:
     """Return the merged DTB, what it reads as, and the overlay."""
-    merged = work / "merged.dtb"
     overlay = compiled_overlay(overlay_source(changes, board.compatible[0]))
-    try:
-        merge(built, overlay, merged)
-    except ToolFailedError as error:
-        raise UserError(
-            f"the base device tree cannot take the changes:\n{error.message}",
-            hint="check the DTB with: dtc -I dtb -O dts FILE",
-        ) from error
-    blob = merged.read_bytes()
+    with tempfile.TemporaryDirectory(prefix="npu-bsp-dts-") as folder:
+        unchanged, merged = Path(folder) / "base.dtb", Path(folder) / "merged.dtb"
+        unchanged.write_bytes(base_blob)
+        try:
+            merge(unchanged, overlay, merged)
+        except ToolFailedError as error:
+            raise UserError(
+                f"the base device tree cannot take the changes:\n{error.message}",
+                hint="check the DTB with: dtc -I dtb -O dts FILE",
+            ) from error
+        blob = merged.read_bytes()
     after = read_tree(blob, "the merged device tree")
     verify(base, after, changes)
     return blob, after, overlay.read_bytes()

@@ -9,6 +9,7 @@ from typing import Any
 
 from bsp.base.ask import can_ask, confirm
 from bsp.base.errors import UserError
+from bsp.base.flags import refuse_flags
 from bsp.base.progress import step
 from bsp.catalog import load_board
 from bsp.profile import Board
@@ -89,11 +90,9 @@ class Content:
         Raises:
             UserError: flags contradict each other, what they name is not there, or the bundle is broken.
         """
-        if self.bundle and (self.kernel or self.dtb or self.mesa):
-            raise UserError(
-                "--bundle brings its own kernel, DTB and userspace",
-                hint="leave --kernel, --dtb and --mesa out, or leave --bundle out",
-            )
+        if self.bundle:
+            ruled_out = {"kernel": self.kernel, "dtb": self.dtb, "mesa": self.mesa}
+            refuse_flags(ruled_out, "--bundle brings its own kernel, DTB and userspace")
         if self.dtb and not Path(self.dtb).is_file():
             raise UserError(
                 f"there is no file {self.dtb}", hint="--dtb wants a compiled device tree"
@@ -101,12 +100,16 @@ class Content:
         named_mesa(self.mesa)
         if not self.bundle:
             return None
-        given = bundles.load(Path(self.bundle))
-        sign.check_signature(given)
-        bundles.check(given)
+        bundle = bundles.load(Path(self.bundle))
+        sign.check_signature(bundle)
+        bundles.check(bundle)
         with step("Reading the bundle"):
-            sign.check_content(given)
-        return given
+            sign.check_content(bundle)
+        return bundle
+
+    def beside_device_tree(self) -> dict[str, str]:
+        """What was given but board and device tree, by the flags' names."""
+        return {"bundle": self.bundle, "kernel": self.kernel, "mesa": self.mesa}
 
     def profile(self) -> Board | None:
         """The profile that ``--board`` names."""
@@ -158,11 +161,10 @@ def deploy_to(
         return take_over(target, board=content.profile(), dry_run=dry_run)
     dtb = Path(content.dtb) if content.dtb else None
     if by_kexec:
-        if content.bundle or content.kernel or content.mesa:
-            raise UserError(
-                "--try starts the kernel that runs, with another device tree",
-                hint="leave --bundle, --kernel and --mesa out",
-            )
+        refuse_flags(
+            content.beside_device_tree(),
+            "--try starts the kernel that runs, with another device tree",
+        )
         from .kexec_trial import try_dtb
 
         return try_dtb(target, board=content.profile(), dtb=dtb, dry_run=dry_run, persist=persist)
@@ -172,11 +174,10 @@ def deploy_to(
             hint=f"./inv deploy --host {host} --try --persist",
         )
     if dtb_only:
-        if content.bundle or content.kernel or content.mesa:
-            raise UserError(
-                "--dtb-only keeps the kernel and the userspace that the board runs",
-                hint="leave --bundle, --kernel and --mesa out",
-            )
+        refuse_flags(
+            content.beside_device_tree(),
+            "--dtb-only keeps the kernel and the userspace that the board runs",
+        )
         from .in_place import deploy_dtb
 
         return deploy_dtb(target, board=content.profile(), dtb=dtb, dry_run=dry_run)

@@ -26,13 +26,14 @@ from bsp.base.errors import UserError
 from bsp.base.progress import step
 from bsp.base.room import require_room
 from bsp.catalog import load_soc
-from bsp.profile import Board, Boot, Bootloader
+from bsp.profile import Board, Boot
 
 from ..bundle import manifest as bundles
 from ..bundle import sign
 from ..bundle.manifest import Bundle, with_required_options
 from ..deploy.boot.slots import generation_files, lay_out
 from . import bmap
+from .bootloader import FIRST_PARTITION_BYTES, LoaderFile, read_bootloader
 from .filesystems import fill_fat, fill_root, journal_blocks
 from .image_root import PACKAGES, Access, check_host_name, make_root, read_access
 from .layout import MIB, Layout, make_empty
@@ -44,8 +45,6 @@ DISTRIBUTIONS = ("trixie", "bookworm")
 DEFAULT_SIZE = "4G"
 FAT_SIZE_BYTES = 512 * MIB
 MIN_SIZE_BYTES = 1024 * MIB
-FIRST_PARTITION_BYTES = 16 * MIB
-"""The space before it holds the bootloader of any SoC that boots from the disk."""
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _NAMESPACE = uuid.UUID("6f0a3c52-5a3c-5ad6-9d0e-5b1c5b1f1a77")
@@ -132,70 +131,122 @@ def build_image(request: ImageRequest, *, dry_run: bool = False) -> Image:
         UserError: an input is missing or does not fit, or the bundle is for another board.
         InfrastructureError: a package cannot be fetched, or the disk is full.
     """
-    board = _with_distribution(_bootable(request.board), request.distribution)
-    distribution = board.userspace.distribution
-    size_bytes = parse_size(request.size)
-    hostname = check_host_name(request.hostname or f"npu-{board.name}")
-    access = read_access(request.ssh_key, request.host_key)
-    loader = _read_bootloader(board, request.bootloader)
-    output = request.output or Path("build/images") / f"{board.name}.img"
-    if output.is_dir():
-        raise UserError(f"{output} is a folder", hint=f"--output {output / board.name}.img")
+    plan = _planned(request)
+    board = plan.board
     bundle = (
         _given_bundle(board, request.bundle, force_enable=request.force_enable)
         if request.bundle
         else None
     )
-    packages = tuple(sorted({*PACKAGES, *request.packages}))
+    if dry_run:
+        description = plan.describe(bundle, plan.layout(uuid.UUID(int=0)))
+        return Image(plan.output, description, made=False)
+    rootfs = root_tar(plan.distribution, plan.packages)
+    if bundle is None:
+        from ..bundle.assemble import bundle_for  # late: a given bundle needs none of it
 
-    def describe(generation: Bundle | None, layout: Layout) -> Description:
-        identity = access.source.with_suffix("")
+        bundle = bundle_for(board, kernel=request.kernel, force_enable=request.force_enable)
+    with step(f"Building the image of {board.name}") as progress:
+        description = _make(plan, bundle, rootfs)
+        if description.mapped_bytes is None:
+            raise RuntimeError("the image was made without a block map")
+        progress.note(
+            f"{description.mapped_bytes / 1e6:.0f} MB of {plan.size_bytes / 1e6:.0f} MB hold data"
+        )
+    return Image(plan.output, description, made=True)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What an image is made of besides its bundle; all of it was checked."""
+
+    board: Board
+    boot: Boot
+    packages: tuple[str, ...]
+    hostname: str
+    access: Access
+    loader: LoaderFile
+    size_bytes: int
+    output: Path
+
+    @property
+    def distribution(self) -> str:
+        """The Debian release of the root file system."""
+        return self.board.userspace.distribution
+
+    def seed(self, rootfs: Rootfs, bundle: Bundle) -> uuid.UUID:
+        """Return what identifiers on the disk are derived from: the same inputs give the same bytes."""
+        inputs = (
+            rootfs.key,
+            bundle.generation,
+            self.access.keys,
+            self.access.host_public(),
+            sign.trust_root(),
+            self.board.name,
+            self.hostname,
+            self.size_bytes,
+            self.loader.sha256,
+        )
+        return uuid.uuid5(_NAMESPACE, "\0".join(map(str, inputs)))
+
+    def layout(self, seed: uuid.UUID) -> Layout:
+        """Return how the disk is divided."""
+        return Layout(
+            size_bytes=self.size_bytes,
+            fat_start_bytes=FIRST_PARTITION_BYTES,
+            fat_size_bytes=FAT_SIZE_BYTES,
+            seed=seed,
+            table=self.loader.record.table if self.loader.record else "gpt",
+        )
+
+    def describe(self, bundle: Bundle | None, layout: Layout) -> Description:
+        """Return the image's description, as far as it is known before the image is made."""
+        identity = self.access.source.with_suffix("")
         return Description(
-            board=board.name,
-            compatible=tuple(board.compatible),
-            generation=generation.generation if generation else None,
-            kernel_release=generation.manifest.kernel_release if generation else None,
-            cmdline=_cmdline(board, layout),
-            distribution=distribution,
-            packages=packages,
-            hostname=hostname,
-            ssh_key=str(access.source),
-            host_key=access.host_public(),
+            board=self.board.name,
+            compatible=tuple(self.board.compatible),
+            generation=bundle.generation if bundle else None,
+            kernel_release=bundle.manifest.kernel_release if bundle else None,
+            cmdline=_cmdline(self.board, self.boot, layout),
+            distribution=self.distribution,
+            packages=self.packages,
+            hostname=self.hostname,
+            ssh_key=str(self.access.source),
+            host_key=self.access.host_public(),
             identity_file=str(identity.absolute()) if identity.is_file() else None,
             table=layout.table,
-            bootloader=loader.document(),
+            bootloader=self.loader.document(),
             partitions=(
                 {"name": "boot", "type": "fat32", "start_bytes": layout.fat_start_bytes,
                  "size_bytes": layout.fat_size_bytes},
                 {"name": "root", "type": "ext4", "start_bytes": layout.root_start_bytes,
                  "size_bytes": layout.root_size_bytes},
             ),
-            size_bytes=size_bytes,
+            size_bytes=self.size_bytes,
         )  # fmt: skip
 
-    if dry_run:
-        layout = _layout(size_bytes, loader, uuid.UUID(int=0))
-        return Image(output, describe(bundle, layout), made=False)
-    rootfs = root_tar(distribution, packages)
-    if bundle is None:
-        from ..bundle.assemble import bundle_for  # late: a given bundle needs none of it
 
-        bundle = bundle_for(board, kernel=request.kernel, force_enable=request.force_enable)
-    seed = _seed(rootfs, bundle, access, loader, board.name, hostname, size_bytes)
-    layout = _layout(size_bytes, loader, seed)
-    description = describe(bundle, layout)
-    if not board.boot:
-        raise RuntimeError(f"the profile of {board.name} has no [boot]")
-    with step(f"Building the image of {board.name}") as progress:
-        described = _make(
-            output, layout, description, bundle, rootfs, access, loader, board.boot.fat_mount
+def _planned(request: ImageRequest) -> _Plan:
+    """Check all that the request names."""
+    boot = _boot_of(request.board)
+    board = msgspec.structs.replace(
+        _with_distribution(request.board, request.distribution), boot=boot
+    )
+    plan = _Plan(
+        board=board,
+        boot=boot,
+        packages=tuple(sorted({*PACKAGES, *request.packages})),
+        hostname=check_host_name(request.hostname or f"npu-{board.name}"),
+        access=read_access(request.ssh_key, request.host_key),
+        loader=read_bootloader(board, request.bootloader),
+        size_bytes=parse_size(request.size),
+        output=request.output or Path("build/images") / f"{board.name}.img",
+    )
+    if plan.output.is_dir():
+        raise UserError(
+            f"{plan.output} is a folder", hint=f"--output {plan.output / board.name}.img"
         )
-        if described.mapped_bytes is None:
-            raise RuntimeError("the image was made without a block map")
-        progress.note(
-            f"{described.mapped_bytes / 1e6:.0f} MB of {size_bytes / 1e6:.0f} MB hold data"
-        )
-    return Image(output, described, made=True)
+    return plan
 
 
 def read_description(image: Path) -> Description | None:
@@ -239,82 +290,20 @@ def parse_size(text: str) -> int:
     return size_bytes // MIB * MIB
 
 
-@dataclass(frozen=True)
-class _Loader:
-    """The bootloader: where the SoC expects it, and the file that was given."""
-
-    record: Bootloader | None
-    file: Path | None
-    content: bytes = b""
-
-    def document(self) -> dict[str, Any]:
-        if self.record is None:
-            return {"included": False, "needs": None, "note": "the machine brings its own"}
-        return {
-            "included": self.file is not None,
-            "file": str(self.file) if self.file else None,
-            "offsets_bytes": [piece.offset_bytes for piece in self.record.pieces],
-            "sha256": hashlib.sha256(self.content).hexdigest() if self.file else None,
-            "needs": None if self.file else f"{self.record.file}: {self.record.needs}",
-        }
-
-    def pieces(self) -> list[tuple[int, bytes]]:
-        """Return the pieces of the bootloader: (offset on the disk, content)."""
-        if self.record is None or self.file is None:
-            return []
-        placed = []
-        for piece in self.record.pieces:
-            end = None if piece.length_bytes is None else piece.skip_bytes + piece.length_bytes
-            placed.append((piece.offset_bytes, self.content[piece.skip_bytes : end]))
-        return placed
-
-
-def _read_bootloader(board: Board, file: Path | None) -> _Loader:
-    record = load_soc(board.soc).bootloader
-    if file is None:
-        return _Loader(record, None)
-    if record is None:
-        raise UserError(
-            f"the profile of {board.soc} defines no place for a bootloader",
-            hint="leave --bootloader out: this machine brings its own",
-        )
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"cannot read the bootloader {file}: {error.strerror}",
-            hint=f"it is {record.file}: {record.needs}",
-        ) from error
-    loader = _Loader(record, file, content)
-    for offset, piece in loader.pieces():
-        if not piece:
-            raise UserError(
-                f"{file} has only {len(content)} bytes: nothing would be written at byte {offset}",
-                hint=f"it is {record.file}: {record.needs}",
-            )
-        if offset + len(piece) > FIRST_PARTITION_BYTES:
-            raise UserError(
-                f"{file} does not fit: {len(piece)} bytes at byte {offset}, the first partition "
-                f"begins at byte {FIRST_PARTITION_BYTES}"
-            )
-    return loader
-
-
-def _bootable(board: Board) -> Board:
-    """Return the board with a [boot]; a board with only a QEMU machine gets it from that."""
+def _boot_of(board: Board) -> Boot:
+    """Return a board's [boot]; a board with only a QEMU machine gets it from that."""
     if board.boot is not None:
-        return board
+        return board.boot
     if board.qemu is None:
         raise UserError(
             f"the profile of {board.name} has no [boot]: it does not say how the board boots",
             hint="add [boot] to it, or choose another board: ./inv boards",
         )
-    boot = Boot(
+    return Boot(
         fat_mount="/boot/firmware",
         cmdline=board.qemu.cmdline,
         initrd_modules=board.qemu.initrd_modules,
     )
-    return msgspec.structs.replace(board, boot=boot)
 
 
 def _with_distribution(board: Board, asked: str | None) -> Board:
@@ -328,12 +317,10 @@ def _with_distribution(board: Board, asked: str | None) -> Board:
     return msgspec.structs.replace(board, userspace=userspace)
 
 
-def _cmdline(board: Board, layout: Layout) -> str:
+def _cmdline(board: Board, boot: Boot, layout: Layout) -> str:
     """Return the command line of the first generation; its root is the one of this very disk."""
-    if not board.boot:
-        raise RuntimeError(f"the profile of {board.name} has no [boot]")
     console = load_soc(board.soc).console
-    options = (board.boot.cmdline or (f"console={console}" if console else "")).split()
+    options = (boot.cmdline or (f"console={console}" if console else "")).split()
     words = [word for word in options if not word.startswith("root=")]
     for word in ("rw", "rootwait"):
         if word not in words:
@@ -359,41 +346,10 @@ def _given_bundle(board: Board, folder: Path, *, force_enable: bool) -> Bundle:
     return bundle
 
 
-def _layout(size_bytes: int, loader: _Loader, seed: uuid.UUID) -> Layout:
-    return Layout(
-        size_bytes=size_bytes,
-        fat_start_bytes=FIRST_PARTITION_BYTES,
-        fat_size_bytes=FAT_SIZE_BYTES,
-        seed=seed,
-        table=loader.record.table if loader.record else "gpt",
-    )
-
-
-def _seed(
-    rootfs: Rootfs, bundle: Bundle, access: Access, loader: _Loader, *rest: object
-) -> uuid.UUID:
-    words: list[object] = [
-        rootfs.key,
-        bundle.generation,
-        access.keys,
-        access.host_public(),
-        sign.trust_root(),
-    ]
-    words += rest
-    words.append(hashlib.sha256(loader.content).hexdigest())
-    return uuid.uuid5(_NAMESPACE, "\0".join(map(str, words)))
-
-
-def _make(
-    output: Path,
-    layout: Layout,
-    description: Description,
-    bundle: Bundle,
-    rootfs: Rootfs,
-    access: Access,
-    loader: _Loader,
-    fat_mount: str,
-) -> Description:
+def _make(plan: _Plan, bundle: Bundle, rootfs: Rootfs) -> Description:
+    layout = plan.layout(plan.seed(rootfs, bundle))
+    description = plan.describe(bundle, layout)
+    output = plan.output
     output.parent.mkdir(parents=True, exist_ok=True)
     needed = rootfs.tar.stat().st_size + 2 * bundle.manifest.total_bytes + 64 * MIB
     require_room(output.parent, needed, "the image", hint="--output puts it elsewhere")
@@ -402,14 +358,18 @@ def _make(
         fat, overlay = workspace / "fat", workspace / "over"
         fat.mkdir()
         make_root(
-            overlay, layout, hostname=description.hostname, access=access, fat_mount=fat_mount
+            overlay,
+            layout,
+            hostname=plan.hostname,
+            access=plan.access,
+            fat_mount=plan.boot.fat_mount,
         )
         lay_out(bundle, fat, overlay, cmdline=description.cmdline, whole=False)
         tree = Tree(rootfs.tar, overlay, tuple(generation_files(bundle)))
         image = workspace / "disk.img"
         make_empty(image, layout)
         with image.open("r+b") as file:
-            for offset, piece in loader.pieces():
+            for offset, piece in plan.loader.pieces():
                 file.seek(offset)
                 file.write(piece)
         with step("Boot partition"):

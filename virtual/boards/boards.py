@@ -79,16 +79,15 @@ def up(
     extra = prepare_extra(extra_disk) if extra_disk else None
     instance = Instance(name or board.name)
     with lock(instance.lock):
-        known = instance.record()
-        if known and instance.running():
-            other_way = bool(layout or uboot) and (way.layout_name, way.uboot_name) != (
-                known.layout,
-                known.uboot,
+        earlier = instance.record()
+        if earlier and instance.running():
+            other_devices = bool(own or extra or watchdog)
+            other_way = bool(layout or uboot) and not way.is_of(earlier)
+            _refuse_changes(
+                instance, recorded=bool(record), other_devices=other_devices or other_way
             )
-            other_devices = bool(own or extra or watchdog or other_way)
-            _refuse_changes(instance, recorded=bool(record), other_devices=other_devices)
-            return _already(instance, known, board, port)
-        if known:
+            return _already(instance, earlier, board, port)
+        if earlier:
             say(f"{instance.name} was not taken down properly; starting it again")
         inventory.unregister(instance.name)
         instance.forget()
@@ -220,10 +219,10 @@ def down(name: str, *, timeout_s: float = DOWN_TIMEOUT_S, dry_run: bool = False)
     with lock(instance.lock):
         record = instance.record()
         if record is None:
-            known = [each.name for each in instances()]
+            running = [each.name for each in instances()]
             raise UserError(
                 f"there is no virtual board {name!r}",
-                hint=f"running: {', '.join(known)}" if known else "none is running",
+                hint=f"running: {', '.join(running)}" if running else "none is running",
             )
         was_running, clean = instance.running(), False
         if dry_run:
@@ -241,12 +240,11 @@ def down(name: str, *, timeout_s: float = DOWN_TIMEOUT_S, dry_run: bool = False)
 
 def listed() -> Listed:
     """Return all virtual boards of this user."""
-    known = ((instance, instance.record()) for instance in instances())
     return Listed(
         tuple(
             (_describe(instance, record), instance.running())
-            for instance, record in known
-            if record
+            for instance in instances()
+            if (record := instance.record())
         )
     )
 
@@ -288,10 +286,10 @@ def reset(name: str) -> None:
 
 
 def _not_running(name: str) -> UserError:
-    known = Instance(name).record()
+    record = Instance(name).record()
     return UserError(
         f"the virtual board {name!r} does not run",
-        hint=start_command(name, known.board if known else ""),
+        hint=start_command(name, record.board if record else ""),
     )
 
 

@@ -22,6 +22,8 @@ from virtual.layouts.layout import OURS, Layout, layout_named
 from virtual.uboots.build import built
 from virtual.uboots.like import memory_mib, uboot_like
 
+from .instance import Record
+
 BUILT_IN = PROJECT / "virtual/layouts/builtin.config"
 
 
@@ -46,6 +48,10 @@ class Way:
     def uboot_name(self) -> str:
         """As ``--uboot`` takes it; nothing for the distribution's."""
         return f"like:{self.like.name}" if self.like else ""
+
+    def is_of(self, record: Record) -> bool:
+        """Whether a board that runs was started so."""
+        return (self.layout_name, self.uboot_name) == (record.layout, record.uboot)
 
     def firmware(self) -> Path:
         """Return the U-Boot, built on first use.

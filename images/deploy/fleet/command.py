@@ -8,6 +8,7 @@ from typing import Any
 
 from bsp.base.errors import UserError
 from bsp.base.output import table
+from bsp.base.result import Answer
 from bsp.base.words import counted
 from bsp.catalog import load_board
 from bsp.remote.groups import resolve_all
@@ -157,6 +158,12 @@ def report_text(report: FleetReport) -> str:
     if any(record.outcome not in GOOD for record in report.run.hosts.values()):
         lines.append("the same command again continues with the boards that are not done")
     return "\n".join(lines)
+
+
+def answer(report: FleetReport, rules: Rules, *, dry_run: bool) -> Answer:
+    """Return what the command shows of a run, or of a plan of one."""
+    text = plans_text(report, rules) if dry_run else report_text(report)
+    return Answer(report.document(), text, report.exit_code)
 
 
 def plans_text(report: FleetReport, rules: Rules) -> str:

@@ -20,8 +20,8 @@ from images.bundle import sign
 from images.bundle.manifest import Bundle
 from images.deploy.boot import state
 from images.disk import bmap
+from images.disk.bootloader import FIRST_PARTITION_BYTES
 from images.disk.image import (
-    FIRST_PARTITION_BYTES,
     Image,
     ImageRequest,
     build_image,

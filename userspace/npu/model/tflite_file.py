@@ -120,6 +120,25 @@ def resize_bilinear(source: int, size: int, output: int) -> Operator:
 
 
 @dataclass
+class GraphBuilder:
+    """The tensors and operators of a graph, in the order in which they are added."""
+
+    tensors: list[Tensor] = field(default_factory=list)
+    operators: list[Operator] = field(default_factory=list)
+
+    def add(self, tensor: Tensor) -> int:
+        """Add a tensor; return its index."""
+        self.tensors.append(tensor)
+        return len(self.tensors) - 1
+
+    def write(self, *, inputs: Sequence[int], outputs: Sequence[int], description: str) -> bytes:
+        """Return the .tflite file; see ``write_model``."""
+        return write_model(
+            self.tensors, self.operators, inputs=inputs, outputs=outputs, description=description
+        )
+
+
+@dataclass
 class _Writer:
     builder: Any = field(default_factory=lambda: _new_builder(1024))
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..validate.onboard.bmp import encode_bmp
-from .tflite_file import NO_ACTIVATION, Tensor, conv, reshape, softmax, write_model
+from .tflite_file import NO_ACTIVATION, RELU, GraphBuilder, Tensor, conv, reshape, softmax
 
 NAME = "npu-bsp-squares"
 LABELS = ("background", "red", "green", "blue")
@@ -52,49 +52,72 @@ def sample_bmp() -> bytes:
 
 def build() -> bytes:
     """Return the .tflite file: the same bytes on every machine."""
-    side = SIDE_PIXELS
-    tensors = [Tensor("input", (1, side, side, 3), "uint8", 1 / 255, 0)]
-    operators = []
+    graph = GraphBuilder()
+    picture = graph.add(Tensor("input", (1, SIDE_PIXELS, SIDE_PIXELS, 3), "uint8", 1 / 255, 0))
+    body = _layer(graph, "colours", picture, _colours(), [-0.04] * 6, out=(0.6 / 255, 0))
+    body = _layer(graph, "blurred", body, _blur(), [0.0] * 6, out=(0.5 / 255, 0))
+    classes, moves = _heads()
+    logits = _layer(
+        graph, "class_head", body, classes, [1.3, 0, 0, 0], out=(8 / 255, 60), relu=False
+    )
+    boxes = _layer(graph, "box_head", body, moves, [0.0] * 4, out=(4 / 255, 128), relu=False)
 
-    def add(tensor: Tensor) -> int:
-        tensors.append(tensor)
-        return len(tensors) - 1
+    anchors = GRID * GRID
+    shape = graph.add(Tensor("shape", (3,), "int32", data=np.array([1, anchors, 4])))
+    flat = graph.add(Tensor("class_logits", (1, anchors, 4), "uint8", 8 / 255, 60))
+    graph.operators.append(reshape(logits, shape, flat))
+    scores = graph.add(Tensor("class_scores", (1, anchors, 4), "uint8", 1 / 256, 0))
+    graph.operators.append(softmax(flat, scores))
+    offsets = graph.add(Tensor("box_offsets", (1, anchors, 4), "uint8", 4 / 255, 128))
+    graph.operators.append(reshape(boxes, shape, offsets))
+    return graph.write(inputs=[0], outputs=[offsets, scores], description=NAME)
 
-    def layer(
-        name: str,
-        source: int,
-        weights: NDArray[np.float64],
-        bias: list[float],
-        *,
-        out: tuple[float, int],
-        stride: int,
-        relu: bool,
-    ) -> int:
-        before = tensors[source]
-        scale = float(f"{np.abs(weights).max() / 127:.4g}")
-        stored = np.round(weights / scale).astype(np.int64) + 128
-        kernel = add(Tensor(f"{name}_weights", stored.shape, "uint8", scale, 128, stored))
-        bias_scale = before.scale * scale
-        whole = np.round(np.array(bias) / bias_scale).astype(np.int64)
-        offset = add(Tensor(f"{name}_bias", whole.shape, "int32", bias_scale, 0, whole))
-        size = -(-before.shape[1] // stride)
-        sink = add(Tensor(name, (1, size, size, len(weights)), "uint8", *out))
-        extra = {} if relu else {"activation": NO_ACTIVATION}
-        operators.append(conv((source, kernel, offset), sink, stride=stride, **extra))
-        return sink
 
-    # How much redder, greener, bluer than grey each place is; and the opposite, as SSDs have both signs.
-    colours = np.zeros((6, 3, 3, 3))
+def _layer(
+    graph: GraphBuilder,
+    name: str,
+    source: int,
+    weights: NDArray[np.float64],
+    bias: list[float],
+    *,
+    out: tuple[float, int],
+    relu: bool = True,
+) -> int:
+    """Add a convolution of stride 2; return its output, whose scale and zero point are ``out``."""
+    before = graph.tensors[source]
+    scale = float(f"{np.abs(weights).max() / 127:.4g}")
+    stored = np.round(weights / scale).astype(np.int64) + 128
+    kernel = graph.add(Tensor(f"{name}_weights", stored.shape, "uint8", scale, 128, stored))
+    bias_scale = before.scale * scale
+    whole = np.round(np.array(bias) / bias_scale).astype(np.int64)
+    offset = graph.add(Tensor(f"{name}_bias", whole.shape, "int32", bias_scale, 0, whole))
+    size = -(-before.shape[1] // 2)
+    sink = graph.add(Tensor(name, (1, size, size, len(weights)), "uint8", *out))
+    activation = RELU if relu else NO_ACTIVATION
+    graph.operators.append(conv((source, kernel, offset), sink, stride=2, activation=activation))
+    return sink
+
+
+def _colours() -> NDArray[np.float64]:
+    """How much redder, greener, bluer than grey each place is; and the opposite: SSDs have both signs."""
+    weights = np.zeros((6, 3, 3, 3))
     for kind in range(3):
         opponent = np.full(3, -0.5)
         opponent[kind] = 1.0
-        colours[kind] = opponent / 9
-        colours[kind + 3] = -opponent / 9
-    body = layer("colours", 0, colours, [-0.04] * 6, out=(0.6 / 255, 0), stride=2, relu=True)
-    blur = np.zeros((6, 3, 3, 6))
+        weights[kind] = opponent / 9
+        weights[kind + 3] = -opponent / 9
+    return weights
+
+
+def _blur() -> NDArray[np.float64]:
+    weights = np.zeros((6, 3, 3, 6))
     for kind in range(6):
-        blur[kind, :, :, kind] = 1 / 9
-    body = layer("blurred", body, blur, [0.0] * 6, out=(0.5 / 255, 0), stride=2, relu=True)
+        weights[kind, :, :, kind] = 1 / 9
+    return weights
+
+
+def _heads() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the weights of the class scores and of the boxes."""
     classes = np.zeros((4, 3, 3, 6))
     moves = np.zeros((4, 3, 3, 6))
     for kind in range(3):
@@ -103,17 +126,4 @@ def build() -> bytes:
         moves[1, :, 0, kind], moves[1, :, 2, kind] = -1.6, 1.6
         # Size: what is bright all around is larger than an anchor.
         moves[2, 1, 1, kind] = moves[3, 1, 1, kind] = 0.4
-    logits = layer(
-        "class_head", body, classes, [1.3, 0, 0, 0], out=(8 / 255, 60), stride=2, relu=False
-    )
-    boxes = layer("box_head", body, moves, [0.0] * 4, out=(4 / 255, 128), stride=2, relu=False)
-
-    anchors = GRID * GRID
-    shape = add(Tensor("shape", (3,), "int32", data=np.array([1, anchors, 4])))
-    flat = add(Tensor("class_logits", (1, anchors, 4), "uint8", 8 / 255, 60))
-    operators.append(reshape(logits, shape, flat))
-    scores = add(Tensor("class_scores", (1, anchors, 4), "uint8", 1 / 256, 0))
-    operators.append(softmax(flat, scores))
-    offsets = add(Tensor("box_offsets", (1, anchors, 4), "uint8", 4 / 255, 128))
-    operators.append(reshape(boxes, shape, offsets))
-    return write_model(tensors, operators, inputs=[0], outputs=[offsets, scores], description=NAME)
+    return classes, moves

@@ -24,13 +24,13 @@ from ..validate.onboard.bmp import encode_bmp
 from .tflite_file import (
     NO_ACTIVATION,
     VALID,
+    GraphBuilder,
     Tensor,
     average_pool,
     conv,
     depthwise_conv,
     reshape,
     softmax,
-    write_model,
 )
 
 NAME = "npu-bsp-digits"
@@ -212,7 +212,7 @@ def build() -> bytes:
         batches.append(pooled.reshape(len(pooled), -1))
     features = np.concatenate(batches).astype(np.float64) * third.out_scale
     weights, bias = _ridge(features, digits)
-    return _written(first, second, third, weights, bias, features)
+    return _written((first, second, third), weights, bias, features)
 
 
 def _pooled(values: NDArray[np.int64], size: int) -> NDArray[np.int64]:
@@ -238,65 +238,70 @@ def _ridge(
 
 
 def _written(
-    first: _Layer,
-    second: _Layer,
-    third: _Layer,
+    layers: tuple[_Layer, _Layer, _Layer],
     weights: NDArray[np.float64],
     bias: NDArray[np.float64],
     features: NDArray[np.float64],
 ) -> bytes:
     side = SIDE_PIXELS
-    tensors: list[Tensor] = [
-        Tensor("input", (1, side, side, 3), "uint8", _INPUT_SCALE, _INPUT_ZERO)
-    ]
-    operators = []
+    graph = GraphBuilder()
+    picture = Tensor("input", (1, side, side, 3), "uint8", _INPUT_SCALE, _INPUT_ZERO)
+    source = graph.add(picture)
+    for number, layer in enumerate(layers, start=1):
+        source = _add_layer(graph, number, layer, source)
+    size = graph.tensors[source].shape[1] // 2
+    last = layers[-1]
+    pooled = graph.add(
+        Tensor("pooled", (1, size, size, len(last.bias)), "uint8", last.out_scale, 0)
+    )
+    graph.operators.append(average_pool(source, pooled, size=2))
+    logit_scale = float(f"{np.abs(features @ weights.T + bias).max() / 127:.4g}")
+    answer = _add_classifier(graph, pooled, weights, bias, logit_scale)
+    return graph.write(inputs=[0], outputs=[answer], description=NAME)
 
-    def add(tensor: Tensor) -> int:
-        tensors.append(tensor)
-        return len(tensors) - 1
 
-    source = 0
-    for number, layer in enumerate((first, second, third), start=1):
-        weights_tensor = Tensor(
-            f"weights_{number}",
-            layer.weights.shape,
-            "uint8",
-            layer.weight_scale,
-            128,
-            layer.weights,
-        )
-        kernel = add(weights_tensor)
-        bias_scale = layer.in_scale * layer.weight_scale
-        offset = add(Tensor(f"bias_{number}", layer.bias.shape, "int32", bias_scale, 0, layer.bias))
-        channels = len(layer.bias)
-        side = -(-side // layer.stride)
-        sink = add(
-            Tensor(f"features_{number}", (1, side, side, channels), "uint8", layer.out_scale, 0)
-        )
-        kind = depthwise_conv if layer.depthwise else conv
-        operators.append(kind((source, kernel, offset), sink, stride=layer.stride))
-        source = sink
+def _add_layer(graph: GraphBuilder, number: int, layer: _Layer, source: int) -> int:
+    """Add a convolution; return its output."""
+    shape = layer.weights.shape
+    kernel = graph.add(
+        Tensor(f"weights_{number}", shape, "uint8", layer.weight_scale, 128, layer.weights)
+    )
+    bias_scale = layer.in_scale * layer.weight_scale
+    offset = graph.add(
+        Tensor(f"bias_{number}", layer.bias.shape, "int32", bias_scale, 0, layer.bias)
+    )
+    side = -(-graph.tensors[source].shape[1] // layer.stride)
+    out_shape = (1, side, side, len(layer.bias))
+    sink = graph.add(Tensor(f"features_{number}", out_shape, "uint8", layer.out_scale, 0))
+    kind = depthwise_conv if layer.depthwise else conv
+    graph.operators.append(kind((source, kernel, offset), sink, stride=layer.stride))
+    return sink
 
-    channels = len(third.bias)
-    pooled = add(Tensor("pooled", (1, side // 2, side // 2, channels), "uint8", third.out_scale, 0))
-    operators.append(average_pool(source, pooled, size=2))
 
+def _add_classifier(
+    graph: GraphBuilder,
+    source: int,
+    weights: NDArray[np.float64],
+    bias: NDArray[np.float64],
+    logit_scale: float,
+) -> int:
+    """Add a convolution over all of ``source``, and softmax; return the scores."""
+    features = graph.tensors[source]
     scale = float(f"{np.abs(weights).max() / 127:.4g}")
     quantised = np.clip(np.round(weights / scale), -127, 127).astype(np.int64) + 128
-    side //= 2
-    quantised = quantised.reshape(10, side, side, channels)
-    kernel = add(Tensor("weights_4", quantised.shape, "uint8", scale, 128, quantised))
-    bias_scale = third.out_scale * scale
+    quantised = quantised.reshape(10, *features.shape[1:])
+    kernel = graph.add(Tensor("weights_4", quantised.shape, "uint8", scale, 128, quantised))
+    bias_scale = features.scale * scale
     rounded = np.round(bias / bias_scale).astype(np.int64)
-    offset = add(Tensor("bias_4", rounded.shape, "int32", bias_scale, 0, rounded))
-    logits = features @ weights.T + bias
-    logit_scale = float(f"{np.abs(logits).max() / 127:.4g}")
-    spread = add(Tensor("logits", (1, 1, 1, 10), "uint8", logit_scale, 128))
-    last = conv((pooled, kernel, offset), spread, stride=1, activation=NO_ACTIVATION, padding=VALID)
-    operators.append(last)
-    shape = add(Tensor("shape", (2,), "int32", data=np.array([1, 10])))
-    flat = add(Tensor("logits_flat", (1, 10), "uint8", logit_scale, 128))
-    operators.append(reshape(spread, shape, flat))
-    answer = add(Tensor("scores", (1, 10), "uint8", 1 / 256, 0))
-    operators.append(softmax(flat, answer))
-    return write_model(tensors, operators, inputs=[0], outputs=[answer], description=NAME)
+    offset = graph.add(Tensor("bias_4", rounded.shape, "int32", bias_scale, 0, rounded))
+    logits = graph.add(Tensor("logits", (1, 1, 1, 10), "uint8", logit_scale, 128))
+    whole = conv(
+        (source, kernel, offset), logits, stride=1, activation=NO_ACTIVATION, padding=VALID
+    )
+    graph.operators.append(whole)
+    shape = graph.add(Tensor("shape", (2,), "int32", data=np.array([1, 10])))
+    flat = graph.add(Tensor("logits_flat", (1, 10), "uint8", logit_scale, 128))
+    graph.operators.append(reshape(logits, shape, flat))
+    answer = graph.add(Tensor("scores", (1, 10), "uint8", 1 / 256, 0))
+    graph.operators.append(softmax(flat, answer))
+    return answer

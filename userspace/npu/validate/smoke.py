@@ -17,7 +17,7 @@ from bsp.remote.ssh import connect
 from ..model.faults.known_wrong import before_a_run, npu_of_soc
 from ..report import files as report_files
 from ..report import history
-from . import label_image
+from . import label_image, models
 from .conditions import after, conditions
 from .delegates import OPENCL, rows
 from .judge.verdict import Figure
@@ -73,38 +73,54 @@ def smoke_test(
         before = conditions(None)
         document = label_image.smoke_test(ThisMachine(userspace=folder), request)
         return _remembered(document, after(before, None))
-    profile = load_board(host.board) if host.board else None
     # Before the connection, so that what is missing here is said at once.
+    profile = load_board(host.board) if host.board else None
     inputs = label_image.choose(request)
     with connect(host, timeout_s=_CONNECT_TIMEOUT_S, accept_new_key=accept_new_key) as connection:
         machine = BoardMachine(
             connection, name=host.name, userspace=userspace or DEPLOYED_USERSPACE
         )
-        if npu := npu_of_soc(profile.soc) if profile else "":
-            use = f"./inv deploy --host {host.name} --mesa FOLDER"
-            content = inputs.model.path.read_bytes()
-            for line in before_a_run(content, npu, machine.mesa(), use=use):
-                say(line)
         before = conditions(connection)
         emulated = profile is not None and _emulated(host, profile)
-        opencl, driver = _opencl_on(machine, request, rusticl=rusticl or emulated)
-        if opencl and emulated:
-            request = _with_llvmpipe(request)
-        document = label_image.smoke_test(
-            machine,
-            request,
-            host=host.name,
-            board=host.board,
-            min_delegated_share=profile.userspace.min_delegated_share
-            if profile
-            else label_image.DEFAULT_MIN_DELEGATED_SHARE,
-            inputs=inputs,
-            opencl=opencl,
-            rusticl=driver,
-            published=[] if emulated or not profile else _published(profile),
-            npu_expected=_NPU_OF_BOARD if profile and _has_npu(profile, emulated=emulated) else "",
+        document = _on_board(
+            machine, request, inputs, host, profile, emulated=emulated, rusticl=rusticl
         )
         return _remembered(document, after(before, connection), emulated=emulated)
+
+
+def _on_board(
+    machine: BoardMachine,
+    request: label_image.SmokeTestRequest,
+    inputs: models.Inputs,
+    host: Host,
+    profile: Board | None,
+    *,
+    emulated: bool,
+    rusticl: bool,
+) -> SmokeDocument:
+    """Run the test on a connected board, with what its profile expects of its NPU."""
+    if npu := npu_of_soc(profile.soc) if profile else "":
+        use = f"./inv deploy --host {host.name} --mesa FOLDER"
+        content = inputs.model.path.read_bytes()
+        for line in before_a_run(content, npu, machine.mesa(), use=use):
+            say(line)
+    opencl, driver = _opencl_on(machine, request, rusticl=rusticl or emulated)
+    if opencl and emulated:
+        request = _with_llvmpipe(request)
+    return label_image.smoke_test(
+        machine,
+        request,
+        host=host.name,
+        board=host.board,
+        min_delegated_share=profile.userspace.min_delegated_share
+        if profile
+        else label_image.DEFAULT_MIN_DELEGATED_SHARE,
+        inputs=inputs,
+        opencl=opencl,
+        rusticl=driver,
+        published=_published(profile) if profile and not emulated else [],
+        npu_expected=_NPU_OF_BOARD if profile and _has_npu(profile, emulated=emulated) else "",
+    )
 
 
 def _opencl_on(
@@ -119,11 +135,11 @@ def _opencl_on(
     from ..opencl import build
     from ..opencl import rusticl as driver
 
-    made = build.built()
-    if made is None:
+    delegate = build.built()
+    if delegate is None:
         return None, None
-    there = machine.place_folder(made.folder)
-    return there, machine.place_folder(driver.build()) if rusticl else None
+    delegate_folder = machine.place_folder(delegate.folder)
+    return delegate_folder, machine.place_folder(driver.build()) if rusticl else None
 
 
 def _with_llvmpipe(request: label_image.SmokeTestRequest) -> label_image.SmokeTestRequest:
@@ -131,11 +147,11 @@ def _with_llvmpipe(request: label_image.SmokeTestRequest) -> label_image.SmokeTe
 
     Mesa docs/rusticl.rst: no driver is enabled by itself; llvmpipe calls itself a CPU, TFLite wants a GPU.
     """
-    asked = dict(request.environment)
-    if "RUSTICL_ENABLE" in asked:
+    environment = dict(request.environment)
+    if "RUSTICL_ENABLE" in environment:
         return request
-    asked |= {"RUSTICL_ENABLE": "llvmpipe", "RUSTICL_DEVICE_TYPE": "gpu"}
-    return replace(request, environment=tuple(asked.items()))
+    environment |= {"RUSTICL_ENABLE": "llvmpipe", "RUSTICL_DEVICE_TYPE": "gpu"}
+    return replace(request, environment=tuple(environment.items()))
 
 
 def npu_on(host: Host) -> str:
@@ -165,13 +181,13 @@ def _published(profile: Board) -> list[tuple[str, Figure]]:
 
 
 def _remembered(
-    document: SmokeDocument, found: dict[str, Any], *, emulated: bool = False
+    document: SmokeDocument, run_conditions: dict[str, Any], *, emulated: bool = False
 ) -> SmokeDocument:
     """Add a run and its conditions to the host's history; where that fails, the result still counts."""
     document["emulated"] = emulated
-    document["conditions"] = found
+    document["conditions"] = run_conditions
     try:
-        history.append(document["host"], history.entry_of(document, found))
+        history.append(document["host"], history.entry_of(document, run_conditions))
         report_files.remember(document)
     except (BspError, OSError) as error:
         say(f"this run is not in the history: {error}")
