@@ -187,11 +187,11 @@ def status(_: Context, host: str, verify: bool = False, accept_new_key: bool = F
     if is_multi_host(host):
         from images.deploy.fleet import command as fleet_command
 
-        found = fleet_command.status_of_all(host, accept_new_key=accept_new_key, verify=verify)
-        text = fleet_command.status_text(found)
-        return Answer({"hosts": found}, text, fleet_command.worst(found))
+        statuses = fleet_command.status_of_all(host, accept_new_key=accept_new_key, verify=verify)
+        text = fleet_command.status_text(statuses)
+        return Answer({"hosts": statuses}, text, fleet_command.worst(statuses))
     status = status_of(Target(resolve(host), accept_new_key=accept_new_key, verify=verify))
-    return Answer(status, show.status_text(status))
+    return Answer({**status}, show.status_text(status))
 
 
 @command(

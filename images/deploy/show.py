@@ -12,6 +12,7 @@ from images.bundle.manifest import Bundle
 
 from .checks.drift import Change
 from .deployment import Deployment
+from .status import StatusDocument
 
 _SHOWN = 8
 
@@ -76,7 +77,7 @@ def result_text(result: Deployment) -> str:
 
 
 def drift_lines(verified: bool, changes: list[Change]) -> list[str]:
-    """What a thorough look found."""
+    """What re-hashing all files found."""
     if not verified:
         return []
     words = {True: "repaired", False: "NOT repaired: deploy its bundle again", None: "changed"}
@@ -101,52 +102,52 @@ def given_back_text(document: dict[str, Any]) -> str:
     )
 
 
-def status_text(found: dict[str, Any]) -> str:
+def status_text(status: StatusDocument) -> str:
     """What runs on a board, as aligned lines."""
     rows = [
-        ("board", f"{found['model'] or '?'} ({', '.join(found['compatible'])})"),
-        ("running", _running(found)),
-        *([("NPU kept by", _kept(found))] if found["kept_by"] else []),
-        *([("taken back by", _rivals(found))] if found["rivals"] else []),
-        ("kernel", f"{found['kernel']}{_verdict(found['kernel_matches'])}"),
-        ("device tree", _verdict(found["running_dtb_matches"]).strip(" ,") or "not compared"),
-        *(("", difference) for difference in found["dtb_differences"]),
-        ("userspace", "present" if found["userspace"] else "none in this generation"),
-        ("next boot", found["trial"] or found["good"] or "?"),
-        ("previous", found["previous"] or "none"),
-        *_integrity(found),
-        *_lease(found["lease"]),
-        *(("" if number else "log", line) for number, line in enumerate(found["log"])),
+        ("board", f"{status['model'] or '?'} ({', '.join(status['compatible'])})"),
+        ("running", _running(status)),
+        *([("NPU kept by", _kept(status))] if status["kept_by"] else []),
+        *([("taken back by", _rivals(status))] if status["rivals"] else []),
+        ("kernel", f"{status['kernel']}{_verdict(status['kernel_matches'])}"),
+        ("device tree", _verdict(status["running_dtb_matches"]).strip(" ,") or "not compared"),
+        *(("", difference) for difference in status["dtb_differences"]),
+        ("userspace", "present" if status["userspace"] else "none in this generation"),
+        ("next boot", status["trial"] or status["good"] or "?"),
+        ("previous", status["previous"] or "none"),
+        *_integrity(status),
+        *_lease(status["lease"]),
+        *(("" if number else "log", line) for number, line in enumerate(status["log"])),
     ]
     width = max(len(name) for name, _ in rows)
-    return "\n".join([found["host"], *(f"  {name.ljust(width)}  {text}" for name, text in rows)])
+    return "\n".join([status["host"], *(f"  {name.ljust(width)}  {text}" for name, text in rows)])
 
 
-def _rivals(found: dict[str, Any]) -> str:
-    names = " and ".join(found["rivals"])
+def _rivals(status: StatusDocument) -> str:
+    names = " and ".join(status["rivals"])
     return f"{names} (of a kernel update?), which U-Boot reads first: ./inv deploy --adopt again"
 
 
-def _kept(found: dict[str, Any]) -> str:
-    return f"{found['kept_by']}, for each kernel that it installs (deploy --undo takes it back)"
+def _kept(status: StatusDocument) -> str:
+    return f"{status['kept_by']}, for each kernel that it installs (deploy --undo takes it back)"
 
 
-def _running(found: dict[str, Any]) -> str:
-    if not found["boots_through_npu_bsp"]:
+def _running(status: StatusDocument) -> str:
+    if not status["boots_through_npu_bsp"]:
         return "does not boot through npu-bsp (./inv deploy --adopt takes it over)"
-    if found["running"] is None:
+    if status["running"] is None:
         return "booted something that is no generation"
-    return f"{found['running']} ({'good' if found['confirmed'] else 'not confirmed'})"
+    return f"{status['running']} ({'good' if status['confirmed'] else 'not confirmed'})"
 
 
-def _integrity(found: dict[str, Any]) -> list[tuple[str, str]]:
-    """What a thorough look found; else what the board itself knows to be damaged."""
-    if found["verified"]:
-        changes = [Change(**each) for each in found["drift"]]
-        return [("verified", line) for line in drift_lines(found["verified"], changes)]
+def _integrity(status: StatusDocument) -> list[tuple[str, str]]:
+    """What re-hashing all files found; else what the board itself knows to be damaged."""
+    if status["verified"]:
+        changes = [Change(**each) for each in status["drift"]]
+        return [("verified", line) for line in drift_lines(status["verified"], changes)]
     return [
         (f"damaged {name}", ", ".join(paths[:5]))
-        for name, paths in found["generations"].items()
+        for name, paths in status["generations"].items()
         if paths
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from typing import Any
+from typing import Any, TypedDict
 
 import msgspec
 
@@ -20,7 +20,41 @@ from .session import Target, session
 from .transfer.agent import Agent, BoardRefusedError
 
 
-def status(target: Target) -> dict[str, Any]:
+class StatusDocument(TypedDict):
+    """The state of a board, as ``status --json`` prints it.
+
+    What concerns the running generation is None or empty where the board runs none, or a damaged one.
+    """
+
+    host: str
+    compatible: list[str]
+    model: str
+    kernel: str
+    running: str | None
+    slot: str | None
+    good: str | None
+    previous: str | None
+    trial: str | None
+    confirmed: bool
+    board: str | None
+    profile: str | None
+    profile_problem: str | None
+    kernel_matches: bool | None
+    running_dtb_matches: bool | None
+    dtb_differences: list[str]
+    userspace: bool
+    inputs: dict[str, Any]
+    verified: bool
+    drift: list[dict[str, Any]]
+    generations: dict[str, list[str]]
+    lease: dict[str, Any] | None
+    log: list[str]
+    kept_by: str | None
+    rivals: list[str]
+    boots_through_npu_bsp: bool
+
+
+def status(target: Target) -> StatusDocument:
     """What runs on a board, what boots next, and whether the running device tree is the one sent.
 
     With ``target.verify`` all that is there is read, and the running modules where they are loaded from.
@@ -33,12 +67,10 @@ def status(target: Target) -> dict[str, Any]:
             facts, changes = drift.look(agent, None, None, fat_mount=fat_mount, repair=False)
             changes += drift.changes_in(facts)
             changes += _loaded_changes(agent, facts, changes)
-        running: Manifest | None = None
-        if facts.running in facts.generations and facts.running is not None:
-            with contextlib.suppress(UserError):  # damaged: listed below
-                running = agent.manifest(facts.running)
+        running = _running_manifest(agent, facts)
     good = facts.good
     differences = trial.tree_problems(facts.dtb, facts.fdt) if running else []
+    files = running.files if running else ()
     return {
         "host": host.name,
         "compatible": list(facts.compatible),
@@ -56,9 +88,7 @@ def status(target: Target) -> dict[str, Any]:
         "kernel_matches": facts.release == running.kernel_release if running else None,
         "running_dtb_matches": not differences if running else None,
         "dtb_differences": differences,
-        "userspace": any(e.path.startswith("userspace/") for e in running.files)
-        if running
-        else False,
+        "userspace": any(entry.path.startswith("userspace/") for entry in files),
         "inputs": running.inputs if running else {},
         "verified": target.verify,
         "drift": [dataclasses.asdict(each) for each in changes],
@@ -69,6 +99,15 @@ def status(target: Target) -> dict[str, Any]:
         "rivals": list(facts.rivals) if facts.boot_script else [],
         "boots_through_npu_bsp": facts.boot_script and good is not None,
     }
+
+
+def _running_manifest(agent: Agent, facts: Facts) -> Manifest | None:
+    """Return the manifest of the generation that runs; None if there is none, or it is damaged."""
+    if facts.running is None or facts.running not in facts.generations:
+        return None
+    with contextlib.suppress(UserError):
+        return agent.manifest(facts.running)
+    return None
 
 
 def _loaded_changes(agent: Agent, facts: Facts, known: list[drift.Change]) -> list[drift.Change]:

@@ -89,41 +89,23 @@ def gate_models(request: ModelGateRequest) -> ModelGateResult:
     npus = vivante_names() if request.npu == "all" else [npu_name(request.npu)]
     subjects = [_Subject.read(name) for name in request.models]
     delegate = find_delegate(request.delegate)
-    runs = {subject.name: _runs(subject, npus, delegate, request.timeout_s) for subject in subjects}
-    if all(run["verdict"] == _NOT_RUN for found in runs.values() for run in found):
+    runs = [(subject, _runs(subject, npus, delegate, request.timeout_s)) for subject in subjects]
+    verdicts = [run["verdict"] for _, of_subject in runs for run in of_subject]
+    if all(verdict == _NOT_RUN for verdict in verdicts):
         raise UserError(
-            runs[subjects[0].name][0]["evidence"],
-            hint="./inv model-report says what is odd about a model",
+            runs[0][1][0]["evidence"], hint="./inv model-report says what is odd about a model"
         )
-    others: dict[str, dict[str, list[str]]] = {subject.name: {} for subject in subjects}
-    if not request.quick:
-        for other in _others(delegate):
-            for subject in subjects:
-                wrong = [
-                    run["npu"] for run in runs[subject.name] if run["verdict"] not in _NOT_WRONG
-                ]
-                for run in _runs(subject, wrong, other, request.timeout_s, bisect=False):
-                    if run["verdict"] in _RIGHT:
-                        others[subject.name].setdefault(run["npu"], []).append(other.version)
-    documents = []
-    for subject in subjects:
-        found = [
-            {
-                **run,
-                "npu": PREFIX + run["npu"],
-                "right_with": others[subject.name].get(run["npu"], []),
-            }
-            for run in runs[subject.name]
-        ]
-        documents.append(
-            {
-                "name": subject.name,
-                "sha256": subject.sha256,
-                "inputs": list(subject.given),
-                "runs": found,
-            }
-        )
-    good = all(run["verdict"] in _RIGHT for found in runs.values() for run in found)
+    others = [] if request.quick else _others(delegate)
+    documents = [
+        {
+            "name": subject.name,
+            "sha256": subject.sha256,
+            "inputs": list(subject.given),
+            "runs": _with_right_versions(subject, of_subject, others, request.timeout_s),
+        }
+        for subject, of_subject in runs
+    ]
+    good = all(verdict in _RIGHT for verdict in verdicts)
     return ModelGateResult(
         {
             "format": 1,
@@ -162,8 +144,23 @@ class _Subject:
         return cls(Path(name).name, digest, content, values, words)
 
 
+def _with_right_versions(
+    subject: _Subject, runs: list[dict[str, Any]], others: Sequence[Delegate], timeout_s: float
+) -> list[dict[str, Any]]:
+    """Return the runs of a model, each with the versions of Mesa that are right where it is wrong."""
+    wrong = [run["npu"] for run in runs if run["verdict"] not in _NOT_WRONG]
+    right: dict[str, list[str]] = {}
+    for other in others:
+        for run in _runs(subject, wrong, other, timeout_s, bisect=False):
+            if run["verdict"] in _RIGHT:
+                right.setdefault(run["npu"], []).append(other.version)
+    return [
+        {**run, "npu": PREFIX + run["npu"], "right_with": right.get(run["npu"], [])} for run in runs
+    ]
+
+
 def _others(delegate: Delegate) -> list[Delegate]:
-    found: dict[str, Delegate] = {}
+    by_version: dict[str, Delegate] = {}
     for suite in _KNOWN_SUITES:
         try:
             other = find_delegate(suite)
@@ -171,8 +168,8 @@ def _others(delegate: Delegate) -> list[Delegate]:
             say(f"Mesa of {suite} is not compared: {error.message}")
             continue
         if other.version != delegate.version:
-            found.setdefault(other.version, other)
-    return list(found.values())
+            by_version.setdefault(other.version, other)
+    return list(by_version.values())
 
 
 def _runs(

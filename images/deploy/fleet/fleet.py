@@ -319,7 +319,7 @@ class _Runner:
 
 
 def over_all(
-    names: Sequence[str], ask: Callable[[str], dict[str, Any]], *, jobs: int
+    names: Sequence[str], ask: Callable[[str], Mapping[str, Any]], *, jobs: int
 ) -> dict[str, dict[str, Any]]:
     """Ask all boards in parallel; ``error`` and ``hint`` replace the answer of a board that failed."""
     from concurrent.futures import ThreadPoolExecutor
@@ -327,7 +327,7 @@ def over_all(
     def one(name: str) -> dict[str, Any]:
         try:
             with progress.redirect_progress(lambda _: None):
-                return ask(name)
+                return dict(ask(name))
         except BspError as error:
             return {
                 "host": name,

@@ -142,6 +142,22 @@ def script(userspace: str = DEPLOYED_USERSPACE) -> bytes:
     ).encode()
 
 
+def _sections(text: str) -> dict[str, list[str]]:
+    sections: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for line in text.replace("\r", "").split("\n"):
+        if line.startswith("@@section "):
+            lines = sections.setdefault(line[10:].strip(), [])
+        else:
+            lines.append(line)
+    if "end" not in sections:
+        last = " | ".join(text.strip().splitlines()[-3:])[-300:]
+        raise InfrastructureError(
+            f"the board's answer is cut short: {last or 'nothing'}", hint="run it again"
+        )
+    return sections
+
+
 def _runner_source() -> str:
     """Return the runner's modules that the probe calls, as one."""
     folder = RUNNER.parent
@@ -223,18 +239,7 @@ def parse_facts(text: str) -> Facts:
     Raises:
         InfrastructureError: it was cut off.
     """
-    sections: dict[str, list[str]] = {}
-    lines: list[str] = []
-    for line in text.replace("\r", "").split("\n"):
-        if line.startswith("@@section "):
-            lines = sections.setdefault(line[10:].strip(), [])
-        else:
-            lines.append(line)
-    if "end" not in sections:
-        last = " | ".join(text.strip().splitlines()[-3:])[-300:]
-        raise InfrastructureError(
-            f"the board's answer is cut short: {last or 'nothing'}", hint="run it again"
-        )
+    sections = _sections(text)
 
     def rows(name: str) -> list[str]:
         return [line for line in sections.get(name, []) if line.strip()]
@@ -244,7 +249,7 @@ def parse_facts(text: str) -> Facts:
 
     user = rows("user")
     manifest = "\n".join(rows("manifest"))
-    python, said = _python("\n".join(rows("python")))
+    python, error_output = _python("\n".join(rows("python")))
     return Facts(
         machine=first("machine"),
         kernel=first("kernel"),
@@ -276,7 +281,7 @@ def parse_facts(text: str) -> Facts:
         system=parse_system(rows),
         has_python=bool(rows("python")),
         python=python,
-        python_said=said,
+        python_said=error_output,
     )
 
 

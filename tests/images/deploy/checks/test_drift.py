@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def fat_file(board: FakeBoard, bundle: Bundle, path: str) -> Path:
     return board.fat / slots.fat_path(bundle.manifest.entry(path).sha256).lstrip("/")
 
 
-def changes(document: dict[str, object]) -> list[tuple[object, ...]]:
+def changes(document: Mapping[str, object]) -> list[tuple[object, ...]]:
     drift = document["drift"]
     assert isinstance(drift, list)
     return [(each["generation"], each["path"], each["repaired"]) for each in drift]

@@ -62,9 +62,10 @@ def test_the_second_one_is_told_who_has_the_board(board: FakeBoard, update: bund
         assert "--steal" in caught.value.hint
         assert caught.value.exit_code == 2
         assert board.snapshot() == before
-        found = status(board.target())
-        assert found["lease"]["purpose"] == "deploy"
-        assert 0 < found["lease"]["left_s"] <= 600
+        lease = status(board.target())["lease"]
+        assert lease is not None
+        assert lease["purpose"] == "deploy"
+        assert 0 < lease["left_s"] <= 600
     assert deploy(board.target(), bundle=update, board=None).outcome == "confirmed"
     assert status(board.target())["lease"] is None
 
