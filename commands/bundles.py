@@ -55,6 +55,7 @@ def bundle(
     """Make what deploy sends: kernel, device tree, userspace. Example: ./inv bundle --board vim3."""
     from images.bundle import command
 
+    flags = command.BundleFlags(kernel, dtb, mesa, key, force_enable)
     rauc = command.RaucFlags(rauc_cert, rauc_key, rauc_keyring, rauc_system, ssh_key, dry_run)
     command.check_format(format, rauc, alone=bool(verify or sign or reproduce))
     if verify:
@@ -62,27 +63,10 @@ def bundle(
     if sign:
         return command.sign(sign, key)
     if reproduce:
-        return command.reproduce(board, kernel=kernel, dtb=dtb, mesa=mesa, key=key)
+        return command.reproduce(board, flags)
     if format == "rauc":
-        return command.make_rauc(
-            board,
-            rauc,
-            kernel=kernel,
-            dtb=dtb,
-            mesa=mesa,
-            output=output,
-            key=key,
-            force_enable=force_enable,
-        )
-    return command.make(
-        board,
-        kernel=kernel,
-        dtb=dtb,
-        mesa=mesa,
-        output=output,
-        key=key,
-        force_enable=force_enable,
-    )
+        return command.make_rauc(board, rauc, flags, output=output)
+    return command.make(board, flags, output=output)
 
 
 @command(

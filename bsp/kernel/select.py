@@ -69,19 +69,8 @@ def built_kernel(where: str) -> PrebuiltKernel:
     return kernel
 
 
-def source_of(name: str) -> str:
-    """Return the kernel source that a device tree for this kernel is made from.
-
-    Raises:
-        UserError: the build is not there.
-    """
-    if not is_build(name):
-        return name
-    return str(json.loads(record_file(name).read_bytes())["kernel"])
-
-
 def record_file(name: str) -> Path:
-    """Return where it stands what ``build:FOLDER`` was made of.
+    """Return the file that records what ``build:FOLDER`` was made of.
 
     Raises:
         UserError: the build is not there.

@@ -167,11 +167,6 @@ class Process:
             raise ConnectionLostError(f"the connection to {self._host.name} broke")
         return Completed(self._argv, code, b"".join(out), b"".join(self._stderr))
 
-    @property
-    def stderr_text(self) -> str:
-        """What the program wrote to standard error so far."""
-        return b"".join(self._stderr).decode(errors="replace")
-
     def close(self) -> None:
         """Close the channel; the program finds its input ended."""
         self._channel.close()

@@ -15,36 +15,44 @@ from bsp.catalog import load_board
 from bsp.profile import Board
 from images.bundle import manifest as bundles
 from images.bundle import sign as signing
+from images.bundle.manifest import Bundle
 from userspace.npu.mesa.manifest import named_mesa
 
 
-def make(
-    board: str,
-    *,
-    kernel: str,
-    dtb: str,
-    output: str,
-    key: str,
-    mesa: str = "",
-    force_enable: bool = False,
-) -> Answer:
+@dataclass(frozen=True)
+class BundleFlags:
+    """What a bundle is made of and signed with, as the flags say; empty: the flag was not given."""
+
+    kernel: str = ""
+    dtb: str = ""
+    mesa: str = ""
+    key: str = ""
+    force_enable: bool = False
+
+    def make(self, board: Board, output: Path | None = None) -> Bundle:
+        """Make a board's bundle; without ``output`` in the cache."""
+        from images.bundle.assemble import bundle_for  # late: not all commands need it
+
+        return bundle_for(
+            board,
+            kernel=self.kernel or None,
+            dtb=Path(self.dtb) if self.dtb else None,
+            mesa=named_mesa(self.mesa),
+            output=output,
+            key=Path(self.key) if self.key else None,
+            force_enable=self.force_enable,
+        )
+
+
+def make(board: str, flags: BundleFlags, *, output: str) -> Answer:
     """Make a board's bundle.
 
     Raises:
         UserError: no board is named; and whatever ``bundle_for`` raises.
     """
-    from images.bundle.assemble import bundle_for
     from images.deploy import show
 
-    bundle = bundle_for(
-        _profile(board),
-        kernel=kernel or None,
-        dtb=Path(dtb) if dtb else None,
-        mesa=named_mesa(mesa),
-        output=Path(output) if output else None,
-        key=Path(key) if key else None,
-        force_enable=force_enable,
-    )
+    bundle = flags.make(_profile(board), Path(output) if output else None)
     return Answer(show.bundle_document(bundle), show.bundle_text(bundle))
 
 
@@ -82,17 +90,7 @@ def check_format(chosen: str, rauc: RaucFlags, *, alone: bool) -> None:
         )
 
 
-def make_rauc(
-    board: str,
-    flags: RaucFlags,
-    *,
-    kernel: str,
-    dtb: str,
-    output: str,
-    key: str,
-    mesa: str = "",
-    force_enable: bool = False,
-) -> Answer:
+def make_rauc(board: str, rauc_flags: RaucFlags, flags: BundleFlags, *, output: str) -> Answer:
     """Make a RAUC bundle for a board.
 
     Raises:
@@ -104,30 +102,16 @@ def make_rauc(
     request = rauc.RaucRequest(
         profile,
         Path(output) if output else results_folder() / f"{profile.name}.raucb",
-        flags.cert,
-        flags.key,
-        flags.keyring,
-        flags.system,
-        flags.ssh_key,
+        rauc_flags.cert,
+        rauc_flags.key,
+        rauc_flags.keyring,
+        rauc_flags.system,
+        rauc_flags.ssh_key,
     )
     planned = rauc.plan(request)
-    if flags.dry_run:
+    if rauc_flags.dry_run:
         return Answer(planned.document, planned.text())
-    prepared = rauc.prepare(request)
-    from images.bundle.assemble import bundle_for
-
-    packed = rauc.make(
-        request,
-        prepared,
-        bundle_for(
-            profile,
-            kernel=kernel or None,
-            dtb=Path(dtb) if dtb else None,
-            mesa=named_mesa(mesa),
-            key=Path(key) if key else None,
-            force_enable=force_enable,
-        ),
-    )
+    packed = rauc.make(request, rauc.prepare(request), flags.make(profile))
     return Answer(packed.document, packed.text())
 
 
@@ -172,7 +156,7 @@ def sign(folder: str, key: str) -> Answer:
     return Answer(document, f"generation {bundle.generation} signed: {path}")
 
 
-def reproduce(board: str, *, kernel: str, dtb: str, key: str, mesa: str = "") -> Answer:
+def reproduce(board: str, flags: BundleFlags) -> Answer:
     """Make a bundle twice and compare.
 
     Raises:
@@ -180,12 +164,14 @@ def reproduce(board: str, *, kernel: str, dtb: str, key: str, mesa: str = "") ->
     """
     from images.bundle.reproduce import reproduce as make_twice
 
-    flags = {"--board": _profile(board).name, "--kernel": kernel, "--key": key}
-    arguments = [word for flag, value in flags.items() if value for word in (flag, value)]
-    if dtb:
-        arguments += ["--dtb", str(Path(dtb).absolute())]
-    if mesa:
-        arguments += ["--mesa", str(Path(mesa).absolute())]
+    given = {
+        "--board": _profile(board).name,
+        "--kernel": flags.kernel,
+        "--key": flags.key,
+        "--dtb": flags.dtb and str(Path(flags.dtb).absolute()),
+        "--mesa": flags.mesa and str(Path(flags.mesa).absolute()),
+    }
+    arguments = [word for flag, value in given.items() if value for word in (flag, value)]
     comparison = make_twice(arguments)
     text = (
         f"identical: generation {comparison['generation']}, {counted(comparison['files'], 'file')}, "

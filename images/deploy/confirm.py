@@ -101,15 +101,15 @@ def _confirm(
     host = target.host
     for _ in range(_CONFIRM_ATTEMPTS):
         try:
-            found = _confirm_once(target, result, confirm, boot_id, fat_mount, before)
+            problems = _confirm_once(target, result, confirm, boot_id, fat_mount, before)
             break
         except (ConnectionLostError, UnreachableError, BoardRefusedError) as error:
-            found = [f"the session to confirm it broke: {error.message}"]
+            problems = [f"the session to confirm it broke: {error.message}"]
             if isinstance(error, BoardRefusedError):
                 break
-    if not found:
+    if not problems:
         return result
-    result.problem = "; ".join(found)
+    result.problem = "; ".join(problems)
     with result.step("Going back to the old generation"):
         boot = trial.wait_for_boot(
             host, other_than=boot_id, timeout_s=target.recovery_s, root=target.root
@@ -143,15 +143,15 @@ def _confirm_once(
         refuse_exchanged(before, facts, host, manifest.compatible, profile_named(manifest.board))
         release = manifest.kernel_release
         verified = agent.ask({"do": "verify", "generation": confirm.generation}, timeout_s=300)
-        found = trial.problems(facts, verified, release=release, generation=confirm.generation)
+        problems = trial.problems(facts, verified, release=release, generation=confirm.generation)
         result.running_dtb_matches = not trial.tree_problems(verified["dtb"], verified["fdt"])
-        if not found and target.check_health:
+        if not problems and target.check_health:
             checks = health.checks_for(
                 host, profile_named(manifest.board), manifest, decompress_fdt(verified["dtb"])
             )
             result.health = health.examine(agent, host, checks)
-            found = [f"not healthy: {each}" for each in result.health if not each.ok]
-        if not found:
+            problems = [f"not healthy: {each}" for each in result.health if not each.ok]
+        if not problems:
             good = state.Good(confirm.generation, confirm.previous)
             sectors = state.in_each_form(lambda form: state.render_good(good, form))
             agent.ask({"do": "commit", "generation": confirm.generation, "sectors": sectors})
@@ -161,7 +161,7 @@ def _confirm_once(
             return []
         if facts.boot_id == boot_id:
             agent.ask({"do": "reboot", "reboot": target.reboot})
-    return found
+    return problems
 
 
 def _release_lease(target: Target, fat_mount: str) -> None:

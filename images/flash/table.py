@@ -11,7 +11,6 @@ import zlib
 from dataclasses import dataclass
 from typing import Literal
 
-MIN_BYTES = 512
 _SECTOR_SIZES = (512, 4096)
 _MBR_ENTRIES = range(446, 510, 16)
 _PROTECTIVE = 0xEE

@@ -132,8 +132,10 @@ def test_keys_are_tried_before_anything_takes_time(
     rauc.development_certificate(names["other-cert"], names["other-key"])
 
     def make(output: Path, **flags: Any) -> None:
-        given = bundle_command.RaucFlags(**flags)
-        bundle_command.make_rauc(BOARD, given, kernel="", dtb="", output=str(output), key="")
+        rauc_flags = bundle_command.RaucFlags(**flags)
+        bundle_command.make_rauc(
+            BOARD, rauc_flags, bundle_command.BundleFlags(), output=str(output)
+        )
 
     output = tmp_path / "out" / "update.raucb"
     cert, key = str(names["cert"]), str(names["key"])
@@ -158,11 +160,9 @@ def test_programs_that_lack_are_named_before_anything_takes_time(
     monkeypatch.setattr("images.bundle.assemble.bundle_for", too_late)
     monkeypatch.setattr(rauc, "_has", lambda tool: tool not in ("rauc", "mksquashfs"))
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    flags = bundle_command.RaucFlags()
+    rauc_flags, flags = bundle_command.RaucFlags(), bundle_command.BundleFlags()
     with pytest.raises(UserError, match="only root can install packages: rauc, squashfs-tools"):
-        bundle_command.make_rauc(
-            BOARD, flags, kernel="", dtb="", output=str(tmp_path / "a.raucb"), key=""
-        )
+        bundle_command.make_rauc(BOARD, rauc_flags, flags, output=str(tmp_path / "a.raucb"))
     planned = rauc.plan(request(tmp_path))
     assert planned.document["missing_packages"] == ["rauc", "squashfs-tools"]
     assert "rauc, squashfs-tools: root installs them first" in planned.text()

@@ -102,7 +102,6 @@ class Facts:
     libraries: tuple[str, ...]
     generation: str | None
     system: System
-    has_python: bool
     python: dict[str, Any] | None
     python_said: str
 
@@ -279,7 +278,6 @@ def parse_facts(text: str) -> Facts:
         libraries=tuple(rows("libraries")),
         generation=_generation(first("cmdline"), first("generation")),
         system=parse_system(rows),
-        has_python=bool(rows("python")),
         python=python,
         python_said=error_output,
     )
