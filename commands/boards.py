@@ -13,7 +13,7 @@ from .face.flags import BOARD, HOST, KERNEL
 
 @command(
     help={
-        "scan": "scan kernel trees for every board whose NPU a free driver knows, or nearly",
+        "scan": "scan kernel trees: which boards have an NPU with a free driver, or lack little for one",
         "kernel": f"{KERNEL}; may be repeated (default: the distribution's)",
         "fresh": "scan again, ignoring cached answers",
     },
@@ -25,7 +25,7 @@ def boards(
     kernel: list[str] | None = None,
     fresh: bool = False,
 ) -> Result:
-    """List the board profiles, or what kernels have. Example: ./inv boards --scan --kernel 7.3."""
+    """List the board profiles, or scan kernels for NPUs. Example: ./inv boards --scan --kernel 7.3."""
 
     if scan:
         from bsp.scan import show

@@ -28,7 +28,7 @@ def bringup(
     mesa: str = "",
     keep: bool = False,
 ) -> Result:
-    """Go the whole path, end to end, on a virtual board. Example: ./inv bringup."""
+    """Build, deploy and validate all of it on a virtual board. Example: ./inv bringup."""
     from virtual import bringup as path
 
     return path.bringup(

@@ -18,18 +18,18 @@ from .face.flags import BOARD, FORCE_ENABLE, MESA
         "dtb": "use this DTB unchanged instead of the one that build-dts makes",
         "mesa": MESA,
         "force-enable": FORCE_ENABLE,
-        "output": "put the bundle there (default: the cache; of RAUC: build/BOARD.raucb)",
+        "output": "folder for the bundle (default: the cache; RAUC: the file build/BOARD.raucb)",
         "key": "sign with this private key (default: yours, made on first use)",
         "verify": "verify this bundle instead: manifest, signature, every file's hash",
         "sign": "sign this bundle instead",
-        "reproduce": "build it twice, in different folders and at different times, and compare",
+        "reproduce": "make it twice, in different folders and at different times, and compare the bytes",
         "format": "npu-bsp, or rauc: a whole root for a device with A/B slots",
         "rauc-cert": "certificate to sign a RAUC bundle with (default: one for development, made here)",
         "rauc-key": "the private key of --rauc-cert",
         "rauc-keyring": "certificates that the device trusts (default: that of --rauc-cert)",
         "rauc-system": "the device's system.conf (default: slots rootfs-a and rootfs-b)",
-        "ssh-key": "of a RAUC bundle: public key that may log in as root (default: your usual one)",
-        "dry-run": "of a RAUC bundle: check what is given; make nothing",
+        "ssh-key": "with --format rauc: public key that may log in as root (default: your usual one)",
+        "dry-run": "with --format rauc: check the arguments; make nothing",
     }
 )
 def bundle(
@@ -86,7 +86,7 @@ def lock(
     file: str = "",
     dry_run: bool = False,
 ) -> Result:
-    """Write down every input of a bundle, exactly. Example: ./inv lock --board vim3."""
+    """Record version and hash of all inputs of a bundle. Example: ./inv lock --board vim3."""
     from bsp.catalog import load_board
     from images.bundle import lock as locks
 

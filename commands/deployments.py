@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Deployments: onto boards, on trial, with a way back."""
+"""Deployments: sent to boards, booted on trial, confirmed or rolled back."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def deploy(
     reason: str = "",
     dry_run: bool = False,
 ) -> Result:
-    """Bring a bundle onto boards, with a way back. Example: ./inv deploy --host vim3."""
+    """Deploy a bundle: trial boot, then confirm or roll back. Example: ./inv deploy --host vim3."""
     from bsp.base.flags import refuse_flags
     from bsp.remote.groups import is_multi_host
     from images.deploy import show
@@ -199,9 +199,9 @@ def status(_: Context, host: str, verify: bool = False, accept_new_key: bool = F
         "board": BOARD,
         "container": "container image that the test runs in; it holds this project (docs/lab.md)",
         "folder": "path of this project in the image",
-        "device-type": "LAVA's name of the kind of board (default: the kernel's name of its device tree)",
-        "bundle": "address of a tar of a bundle (default: the container makes one)",
-        "bundle-sha256": "that tar's SHA-256",
+        "device-type": "LAVA's device type (default: the name of the board's device tree in the kernel)",
+        "bundle": "URL of a tar archive of a bundle (default: the container makes one)",
+        "bundle-sha256": "SHA-256 of that archive",
         "tag": "tag that the device must have; may be repeated",
         "output": "write the job there (default: print it)",
         "dry-run": "print the job; write no file",

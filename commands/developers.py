@@ -93,14 +93,14 @@ def lint(_: Context) -> int:
 
 @session(
     help={
-        "name": "which one: a file of bench/; list names them all",
+        "name": "measurement: a file of bench/; `list` prints their names",
         "rounds": "how often to repeat (default: the measurement's own)",
         "json": JSON,
     },
     positional=["name"],
 )
 def bench(_: Context, name: str, rounds: int = 0, json: bool = False) -> int:
-    """Measure how fast it is, against its peers. Example: ./inv bench startup."""
+    """Measure the speed of one part, beside other tools. Example: ./inv bench startup."""
     from bsp.base.errors import UserError
     from bsp.base.output import print_json, print_text
     from bsp.base.project import PROJECT
@@ -120,7 +120,7 @@ def bench(_: Context, name: str, rounds: int = 0, json: bool = False) -> int:
 
 @session(help={"check": "write nothing; fail if something would change", "json": JSON})
 def docs(_: Context, check: bool = False, json: bool = False) -> int:
-    """Write the pages of commands and formats, and check all links. Example: ./inv docs."""
+    """Regenerate the pages of commands and formats; check all links. Example: ./inv docs."""
     flags = [*(["--check"] if check else []), *(["--json"] if json else [])]
     return _tool("commands.face.module", "docs.make", *flags)
 

@@ -41,7 +41,7 @@ def build_dts(
     output: str = "",
     dry_run: bool = False,
 ) -> Result:
-    """Build a board's device tree, with what its NPU lacks. Example: ./inv build-dts --board vim3."""
+    """Build a device tree, and add what its NPU lacks. Example: ./inv build-dts --board vim3."""
     from pathlib import Path
 
     from bsp.base.errors import UserError
@@ -145,7 +145,7 @@ def boot_dts(
     force_enable: bool = False,
     timeout: float = 180.0,
 ) -> Result:
-    """Boot a device tree in QEMU; is the NPU bound? Example: ./inv boot-dts --board imx8mp-evk."""
+    """Boot a device tree in QEMU: does the NPU bind? Example: ./inv boot-dts --board imx8mp-evk."""
     from pathlib import Path
 
     from bsp.catalog import load_board

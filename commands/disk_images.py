@@ -23,7 +23,8 @@ from .face.flags import BOARD, FORCE_ENABLE, HOST
         "hostname": "name of the board (default: npu-BOARD)",
         "ssh-key": "public key that may log in as root (default: your usual one)",
         "host-key": "the board's own private key, so that it survives flashing (ed25519)",
-        "bootloader": "file for the SoC's boot ROM, where the board has none elsewhere",
+        "bootloader": "bootloader to write where the SoC's boot ROM looks for it (default: none: the "
+        "board has its own)",
         "size": "size of the disk: 4G, 3800M",
         "force-enable": FORCE_ENABLE,
         "output": "the image (default: build/images/BOARD.img)",

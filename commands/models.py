@@ -52,7 +52,7 @@ def model_report(
     calibration: str = "",
     accept_new_key: bool = False,
 ) -> Result:
-    """Say what an NPU does with a model, and whether right. Example: ./inv model-report m.tflite."""
+    """Report what an NPU does with a model, and if it is right. Example: ./inv model-report m.tflite."""
     from dataclasses import replace
     from pathlib import Path
 

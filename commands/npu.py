@@ -19,7 +19,7 @@ from .face.command import command
     positional=["file"],
 )
 def replay(_: Context, file: str, model: str = "", timeout: float = 600.0) -> Result:
-    """Run a trace's jobs again; do they write the same? Example: ./inv npu.replay v1.npu."""
+    """Run a trace's jobs again, and compare what they write. Example: ./inv npu.replay v1.npu."""
     from pathlib import Path
 
     from virtual.npu.traces import replay as replaying
@@ -39,7 +39,7 @@ def replay(_: Context, file: str, model: str = "", timeout: float = 600.0) -> Re
     positional=["file"],
 )
 def show(_: Context, file: str, job: int = -1) -> Result:
-    """Show a trace of the NPU in words. Example: ./inv npu.show v1.npu."""
+    """Describe the NPU's jobs in a trace. Example: ./inv npu.show v1.npu."""
     from pathlib import Path
 
     from virtual.npu.traces import show as showing

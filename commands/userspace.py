@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Userspace: the offline payload of a board, and delegates that are packaged nowhere."""
+"""Userspace: the offline payload of a board, and delegates that no distribution packages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .face.flags import BOARD, MESA
         "distribution": "Debian release on the board (default: the profile's)",
         "python": "the board's Python, such as 3.13 (default: the distribution's)",
         "mesa": MESA,
-        "output": "put the tree there (default: the cache)",
+        "output": "folder for the result (default: the cache)",
         "dry-run": "only say what it would be made of",
     }
 )
@@ -58,7 +58,7 @@ def build_userspace(
     positional=["name"],
 )
 def build_delegate(_: Context, name: str, jobs: int = 0, dry_run: bool = False) -> Result:
-    """Build a delegate that is packaged nowhere. Example: ./inv build-delegate opencl."""
+    """Build a delegate that no distribution packages. Example: ./inv build-delegate opencl."""
     from userspace.npu.opencl import build
 
     build.check_name(name)

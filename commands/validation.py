@@ -177,7 +177,7 @@ def report(
     no_doctor: bool = False,
     accept_new_key: bool = False,
 ) -> Result:
-    """Write what is known of a host as one HTML page. Example: ./inv report --host vim3."""
+    """Write a host's checks, results and history as HTML. Example: ./inv report --host vim3."""
     from pathlib import Path
 
     from bsp.remote.inventory import resolve
