@@ -77,8 +77,8 @@ def main() -> None:
         Arm("build-kernel, nothing to do", lambda: build.build_kernel(build.prepare(request)),
             target=1.3),
     ]  # fmt: skip
-    found = measure(arms, rounds=options.rounds, warm_up=1)
-    report({f"{options.board}, {work.release}": found}, as_json=options.json)
+    timings = measure(arms, rounds=options.rounds, warm_up=1)
+    report({f"{options.board}, {work.release}": timings}, as_json=options.json)
     check = [
         Arm("took-effect check", lambda: configure(work, asked)),
         Arm("again", lambda: configure(work, asked)),

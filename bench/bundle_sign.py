@@ -65,9 +65,9 @@ def main() -> None:
             Arm("manifest and signature", lambda: _describe_and_sign(bundle.path), target=TARGET),
             Arm("bundle --verify, in the process", lambda: sign.verify(bundle.path), target=TARGET),
         ]
-        found = measure(arms, rounds=options.rounds, warm_up=1)
+        timings = measure(arms, rounds=options.rounds, warm_up=1)
         title = f"hashing and signing {bundle.manifest.total_bytes / 1e6:.0f} MB"
-        report({title: found}, as_json=options.json)
+        report({title: timings}, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -110,11 +110,11 @@ class Bench:
     def over(self, port: int) -> Iterator[None]:
         """Reach the board through another port: that of a relay."""
         before = self.host, self.ssh
-        known = self.work / f"known-{port}"
+        known_hosts = self.work / f"known-{port}"
         assert self.host.known_hosts
         key = self.host.known_hosts.read_text().partition(" ")[2]
-        known.write_text(f"[127.0.0.1]:{port} {key}")
-        self.host = replace(self.host, port=port, known_hosts=known)
+        known_hosts.write_text(f"[127.0.0.1]:{port} {key}")
+        self.host = replace(self.host, port=port, known_hosts=known_hosts)
         self.ssh = self._ssh(port)
         try:
             yield

@@ -67,7 +67,7 @@ def main() -> None:
     options = parser.parse_args()
     in_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     trial._POLL_S = 0.05
-    seen: list[After] = []
+    states: list[After] = []
     with tempfile.TemporaryDirectory(prefix="npu-bsp-bench-", dir=in_memory) as name:
         work = Path(name)
         os.environ["NPU_BSP_STATE"] = f"{name}/state"
@@ -89,10 +89,10 @@ def main() -> None:
                         board.target(timeout_s=60), bundle=bundles[number % 3], board=None
                     )
                 assert result.outcome == "confirmed", (number, result)
-                seen.append(look(board, work / "state", time.monotonic() - began))
+                states.append(look(board, work / "state", time.monotonic() - began))
                 if number % 50 == 0:
-                    sys.stderr.write(f"{number}: {seen[-1]}\n")
-    measured = seen[_WARM_UP:]
+                    sys.stderr.write(f"{number}: {states[-1]}\n")
+    measured = states[_WARM_UP:]
     tenth = max(len(measured) // 10, 1)
     document = {"count": options.rounds}
     for key in After.__dataclass_fields__:
@@ -104,8 +104,8 @@ def main() -> None:
     if options.json:
         print_json(document)
     else:
-        for key, found in document.items():
-            print(key, found)
+        for key, value in document.items():
+            print(key, value)
 
 
 if __name__ == "__main__":

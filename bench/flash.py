@@ -93,8 +93,8 @@ class Bench:
 
     def __init__(self, work: Path, image: Path, host: Host, device: Path) -> None:
         self.image, self.host, self.device, self.work = image, host, device, work
-        found = bmap.read(bmap.map_file(image))
-        spans = [found.span(each) for each in found.ranges]
+        block_map = bmap.read(bmap.map_file(image))
+        spans = [block_map.span(each) for each in block_map.ranges]
         for name, text in (("read.py", _READ), ("write.py", _WRITE)):
             (work / name).write_text(text.format(spans=spans))
         assert host.identity_file
@@ -244,10 +244,10 @@ def main() -> None:
             )
         if {"slow", "whole-slow"} & set(options.part):
             port = slow_link(stack, sshd.port)
-            known = work / "known_hosts"
+            known_hosts = work / "known_hosts"
             key = (sshd.folder / "known_hosts").read_text().split(" ", 1)[1]
-            known.write_text(f"[127.0.0.1]:{port} {key}")
-            slow = replace(sshd.host, port=port, known_hosts=known)
+            known_hosts.write_text(f"[127.0.0.1]:{port} {key}")
+            slow = replace(sshd.host, port=port, known_hosts=known_hosts)
             if "slow" in options.part:
                 rounds = min(options.rounds, 3)
                 results["flash over 100 Mbit/s"] = over(slow, work, image, device, rounds)

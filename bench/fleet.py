@@ -232,10 +232,10 @@ class Bench:
         run_in([str(environment / "bin/python"), "-c", program], {"HOME": str(self.work)})
 
     def archive(self) -> Path:
-        made = self.work / "payload.tar"
-        if not made.exists():
-            run(["tar", "-C", str(self.bundle.path), "-cf", str(made), "."])
-        return made
+        tar_file = self.work / "payload.tar"
+        if not tar_file.exists():
+            run(["tar", "-C", str(self.bundle.path), "-cf", str(tar_file), "."])
+        return tar_file
 
     def close(self) -> None:
         self.fleet.close()
@@ -266,10 +266,10 @@ def _bundle(work: Path) -> Bundle:
         kernel.series, kernel.release, kernel.image, modules, kernel.dtbs, kernel.config,
         kernel.package, kernel.version,
     )  # fmt: skip
-    made = Parts(
+    parts_of_bundle = Parts(
         load_board("virtual"), some, parts / "initrd", dtb, None, "console=ttyAMA0"
     )  # fmt: skip
-    return bundles.assemble(made, work / "bundle")
+    return bundles.assemble(parts_of_bundle, work / "bundle")
 
 
 def arms(bench: Bench, peers: Path | None, *, more: bool) -> list[Arm]:
@@ -281,22 +281,22 @@ def arms(bench: Bench, peers: Path | None, *, more: bool) -> list[Arm]:
     ) -> Arm:
         return Arm(name, bench.timed(name, do), bench.forget, target, check)
 
-    found = [
+    measured_arms = [
         arm("tar | ssh, 16 at a time", bench.tar),
         arm("tar | ssh again (A/A)", bench.tar),
         arm("deploy to a fleet", bench.ours, 0.8, bench.delivered),
     ]
     if more:
-        found += [
+        measured_arms += [
             arm("tar | zstd -1 | ssh", lambda: bench.tar(squeeze=True)),
             arm("rsync -a, mv", bench.rsync),
         ]
     if peers:
-        found += [
+        measured_arms += [
             arm("ansible unarchive", lambda: bench.ansible(peers)),
             arm("fabric put, tar", lambda: bench.fabric(peers)),
         ]
-    return found
+    return measured_arms
 
 
 def main() -> None:

@@ -118,13 +118,13 @@ def trace_of(npu: str, model: str) -> Path:
 def reference(model: str) -> Any:
     """Return a function that runs a model once on TFLite's portable kernels, on one core."""
     module, _ = load_runtime()
-    made = module.Interpreter(
+    interpreter = module.Interpreter(
         str(models.choose(model, None).model.path),
         experimental_op_resolver_type=module.OpResolverType.BUILTIN_REF,
         num_threads=1,
     )
-    made.allocate_tensors()
-    return made.invoke
+    interpreter.allocate_tensors()
+    return interpreter.invoke
 
 
 def main() -> None:
@@ -142,9 +142,11 @@ def main() -> None:
         results[model] = measure(arms, rounds=options.rounds)
         for npu, inference in inferences.items():
             for kind, limit in zip(("warm", "cold"), TARGETS[model, npu], strict=True):
-                found = statistics.median(inference.cpu_s[kind])
-                verdict = "met" if found <= limit else "MISSED"
-                lines.append(f"{model}, {npu}, {kind}: {found:.3f} s, at most {limit}: {verdict}")
+                median_s = statistics.median(inference.cpu_s[kind])
+                verdict = "met" if median_s <= limit else "MISSED"
+                lines.append(
+                    f"{model}, {npu}, {kind}: {median_s:.3f} s, at most {limit}: {verdict}"
+                )
     report(results, as_json=options.json)
     if options.json:
         return

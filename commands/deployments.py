@@ -229,6 +229,6 @@ def lava_job(
     request = lava.JobRequest(
         load_board(board), container, folder, device_type, bundle, bundle_sha256, tuple(tag)
     )
-    found = lava.write(request, Path(output) if output else None, dry_run=dry_run)
-    document = {key: value for key, value in found.items() if key != "text"}
-    return Answer(document, found["text"] if dry_run or not output else output)
+    job = lava.write(request, Path(output) if output else None, dry_run=dry_run)
+    document = {key: value for key, value in job.items() if key != "text"}
+    return Answer(document, job["text"] if dry_run or not output else output)

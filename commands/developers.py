@@ -106,13 +106,13 @@ def bench(_: Context, name: str, rounds: int = 0, json: bool = False) -> int:
     from bsp.base.project import PROJECT
 
     files = sorted((PROJECT / "bench").glob("[!_]*.py"))
-    known = [file.stem for file in files if "def main(" in file.read_text()]
+    names = [file.stem for file in files if "def main(" in file.read_text()]
     if name == "list":
-        print_json(known) if json else print_text("\n".join(known))
+        print_json(names) if json else print_text("\n".join(names))
         return 0
-    if name not in known:
+    if name not in names:
         raise UserError(
-            f"there is no measurement {name!r}", hint=f"one of: list, {', '.join(known)}"
+            f"there is no measurement {name!r}", hint=f"one of: list, {', '.join(names)}"
         )
     flags = [*(["--rounds", str(rounds)] if rounds else []), *(["--json"] if json else [])]
     return _tool("commands.face.module", f"bench.{name}", *flags)

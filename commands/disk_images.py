@@ -57,7 +57,7 @@ def build_image(
     def path(name: str) -> Path | None:
         return Path(name).expanduser() if name else None
 
-    made = image.build_image(
+    built_image = image.build_image(
         image.ImageRequest(
             board=load_board(board),
             bundle=path(bundle),
@@ -74,7 +74,7 @@ def build_image(
         ),
         dry_run=dry_run,
     )
-    return Answer(made.document(), image_report.text_of(made))
+    return Answer(built_image.document(), image_report.text_of(built_image))
 
 
 @command(

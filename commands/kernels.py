@@ -67,5 +67,5 @@ def build_kernel(
     if menuconfig or save_fragment:
         saved = kernel_command.save_fragment(profile, options, save_fragment, menu=menuconfig)
         return Answer(saved, "\n".join(saved["lines"]))
-    found = kernel_command.build_kernel_for(profile, options)
-    return Answer(found, kernel_command.text_of(found))
+    document = kernel_command.build_kernel_for(profile, options)
+    return Answer(document, kernel_command.text_of(document))

@@ -26,9 +26,11 @@ def replay(_: Context, file: str, model: str = "", timeout: float = 600.0) -> Re
     from virtual.npu.traces.trace_text import replayed_text
 
     against = Path(model) if model else None
-    found = replaying.replay(Path(file), model=against, timeout_s=timeout)
-    wrong = bool(found.differences or found.blamed)
-    return Answer(found.document(), replayed_text(found), FAILED_VALIDATION if wrong else 0)
+    comparison = replaying.replay(Path(file), model=against, timeout_s=timeout)
+    wrong = bool(comparison.differences or comparison.blamed)
+    return Answer(
+        comparison.document(), replayed_text(comparison), FAILED_VALIDATION if wrong else 0
+    )
 
 
 @command(
@@ -45,5 +47,5 @@ def show(_: Context, file: str, job: int = -1) -> Result:
     from virtual.npu.traces import show as showing
     from virtual.npu.traces.trace_text import shown_text
 
-    found = showing.show(Path(file), job=job if job >= 0 else None)
-    return Answer(found.document(), shown_text(found, fields=job >= 0))
+    shown = showing.show(Path(file), job=job if job >= 0 else None)
+    return Answer(shown.document(), shown_text(shown, fields=job >= 0))

@@ -81,8 +81,8 @@ def smoke_test(
     from userspace.npu.validate.label_image import quick as made_quick
     from virtual.npu.shim.place import virtual_npu
 
-    wanted = report_files.ReportTargets.of(report, junit)
-    where = resolve(host) if host else None
+    targets = report_files.ReportTargets.of(report, junit)
+    board_host = resolve(host) if host else None
     request = SmokeTestRequest(
         delegate=",".join(delegate or ["all"]),
         environment=environment_of(env or []),
@@ -100,7 +100,7 @@ def smoke_test(
     document = smoke.smoke_test(
         test,
         made_quick(request) if quick else request,
-        host=where,
+        host=board_host,
         userspace=userspace or None,
         accept_new_key=accept_new_key,
         rusticl=rusticl,
@@ -112,7 +112,7 @@ def smoke_test(
             mesa=mesa,
         ),
     )
-    report_files.after_run(document, where, wanted)
+    report_files.after_run(document, board_host, targets)
     code = 0 if document["verdict"] == "pass" else FAILED_VALIDATION
     return Answer(document, text_of(document), code)
 
@@ -149,17 +149,17 @@ def doctor(
                 accept_new_key=accept_new_key,
             )
 
-        all_found = fleet_command.doctor_of_all(host, examine)
-        text = fleet_command.doctor_text(all_found)
-        return Answer({"hosts": all_found}, text, fleet_command.worst(all_found, "first_broken"))
-    found = examination.doctor(
+        documents = fleet_command.doctor_of_all(host, examine)
+        text = fleet_command.doctor_text(documents)
+        return Answer({"hosts": documents}, text, fleet_command.worst(documents, "first_broken"))
+    document = examination.doctor(
         resolve(host) if host else None,
         board=board or None,
         userspace=userspace or None,
         accept_new_key=accept_new_key,
     )
-    code = FAILED_VALIDATION if found["first_broken"] else 0
-    return Answer(found, examination.text(found), code)
+    code = FAILED_VALIDATION if document["first_broken"] else 0
+    return Answer(document, examination.text(document), code)
 
 
 @command(
@@ -183,13 +183,13 @@ def report(
     from bsp.remote.inventory import resolve
     from userspace.npu.report import files as report_files
 
-    made = report_files.report(
+    document = report_files.report(
         resolve(host) if host else None,
         Path(output) if output else None,
         ask_doctor=not no_doctor,
         accept_new_key=accept_new_key,
     )
-    return Answer(made, report_files.text(made))
+    return Answer(document, report_files.text(document))
 
 
 @command(
@@ -203,6 +203,6 @@ def history(_: Context, host: str = "", check: bool = False) -> Result:
     from userspace.npu.report import history as past
     from userspace.npu.report import regression
 
-    found = regression.document(past.need(host or past.THIS_MACHINE))
-    slower = check and found["verdict"] == "slower"
-    return Answer(found, regression.text(found), FAILED_VALIDATION if slower else 0)
+    document = regression.document(past.need(host or past.THIS_MACHINE))
+    slower = check and document["verdict"] == "slower"
+    return Answer(document, regression.text(document), FAILED_VALIDATION if slower else 0)

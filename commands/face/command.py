@@ -82,10 +82,10 @@ def _task(
     options: dict[str, Any] = {"positional": list(positional)} if positional else {}
     if name:
         options["name"] = name
-    made = invoke_task(
+    task = invoke_task(
         body, klass=_Task, auto_shortflags=False, help=help, iterable=list(iterable), **options
     )
-    return cast("Task[Any]", made)
+    return cast("Task[Any]", task)
 
 
 class _Task(Task[Any]):

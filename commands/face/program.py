@@ -60,9 +60,9 @@ class Program(InvokeProgram):
         """Parse tasks and their flags."""
         self.parser = self._make_parser()
         words, contexts = self.core.unparsed, self.parser.contexts
-        wanted = usage.help_asked(words, contexts)
-        if wanted:
-            self.args.help.value = wanted
+        topic = usage.help_asked(words, contexts)
+        if topic:
+            self.args.help.value = topic
             self.tasks = ParseResult()
             return
         with self._errors_in_words():
@@ -72,10 +72,10 @@ class Program(InvokeProgram):
 
     def parse_cleanup(self) -> None:
         """Print what ``--help``, ``--list`` and their like ask for."""
-        wanted = self.args.help.value
+        topic = self.args.help.value
         with self._errors_in_words():
-            if isinstance(wanted, str) and wanted not in self.parser.contexts:
-                raise usage.no_task(wanted, self.parser.contexts)
+            if isinstance(topic, str) and topic not in self.parser.contexts:
+                raise usage.no_task(topic, self.parser.contexts)
             group, groups = self.args.list.value, list(self.collection.collections)
             if isinstance(group, str) and group not in groups:
                 raise UserError(

@@ -182,8 +182,8 @@ class _Reader:
                 f"{name!r} stands before the task; a task's flags come after it",
                 hint=f"./inv TASK {name}; ./inv --list names all tasks",
             )
-        known = [flag[2:] for flag in context.flags if flag.startswith("--")]
-        guess = nearest(name.lstrip("-").replace("_", "-").lower(), known, cutoff=0.6)
+        flags = [flag[2:] for flag in context.flags if flag.startswith("--")]
+        guess = nearest(name.lstrip("-").replace("_", "-").lower(), flags, cutoff=0.6)
         guess = guess.replace("mean '", "mean '--")
         return UserError(
             f"{call.task} has no flag {name!r}{guess}", hint=self._help_hint(call.task)

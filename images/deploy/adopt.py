@@ -63,23 +63,23 @@ def adopt(target: Target, *, board: Board | None, dry_run: bool = False) -> Depl
             result.outcome, result.to = "unchanged", facts.good.good
             return result
         with result.step("Looking for the kernel and RAM disk that run"):
-            found = agent.ask({"do": "survey"}, timeout_s=_ANSWER_S)
+            answer = agent.ask({"do": "survey"}, timeout_s=_ANSWER_S)
         with result.step("Looking how it boots today"):
-            how = survey(agent, board, found, target.root)
+            how = survey(agent, board, answer, target.root)
         if how.way == "raw":
             fat_mount = BOOT
             facts = agent.open(None, fat_mount=BOOT, lock=False, exact=True)
-            found = agent.ask({"do": "survey"}, timeout_s=_ANSWER_S)
-        kept = (*found["rivals"], *(["boot.scr"] if found["script"] else []))
+            answer = agent.ask({"do": "survey"}, timeout_s=_ANSWER_S)
+        kept = (*answer["rivals"], *(["boot.scr"] if answer["script"] else []))
         if dry_run:
-            return _planned(result, facts, found, how, fat_mount, kept)
+            return _planned(result, facts, answer, how, fat_mount, kept)
         _refuse_system(how, host.name)
-        _refuse_unknown_script(how, found["rivals"], host.name)
-        _refuse(facts, found, host.name, fat_mount, how)
-        progress.say(f"what runs: kernel {found['kernel']}, RAM disk {found['initrd']}")
+        _refuse_unknown_script(how, answer["rivals"], host.name)
+        _refuse(facts, answer, host.name, fat_mount, how)
+        progress.say(f"what runs: kernel {answer['kernel']}, RAM disk {answer['initrd']}")
         with _given_up_on_failure(target, facts, fat_mount):
             facts, plan = _take_in(
-                target, agent, board, facts, found, how, kept, fat_mount, Path(folder), result
+                target, agent, board, facts, answer, how, kept, fat_mount, Path(folder), result
             )
         arm(agent, plan, target)
     decide(target, result, facts, fat_mount)
@@ -96,7 +96,7 @@ def _take_in(
     agent: Agent,
     board: Board,
     facts: Facts,
-    found: dict[str, Any],
+    answer: dict[str, Any],
     how: Survey,
     kept: tuple[str, ...],
     fat_mount: str,
@@ -106,7 +106,7 @@ def _take_in(
     """Make what runs a generation on the board, and our script the one that boots it."""
     host = target.host
     with result.step("Copying kernel and RAM disk to the boot partition, on the board"):
-        question = {"do": "take-in", "fat_mounts": found["fat_mounts"]}
+        question = {"do": "take-in", "fat_mounts": answer["fat_mounts"]}
         entries = agent.ask(question, timeout_s=_ANSWER_S)["entries"]
     blob = without_boot(read_fdt(agent.connection, root=target.root), host.name)
     bundle = _bundle(board, facts, [Entry(**each) for each in entries], blob, folder)
@@ -140,19 +140,19 @@ def _onboard_names() -> list[str]:
     return [*slots.ONBOARD_LINKS, *(file.target for file in slots.ONBOARD_FILES)]
 
 
-def survey(agent: Agent, board: Board, found: dict[str, Any], root: str) -> Survey:
+def survey(agent: Agent, board: Board, answer: dict[str, Any], root: str) -> Survey:
     """Return how the board boots today, and how a deployment would be tried there; nothing is written.
 
     Args:
-        found: the kernel and RAM disk that run, as the agent found them.
+        answer: the kernel and RAM disk that run, as the agent found them.
     """
-    problems = [each.partition("\n")[0] for each in map(str, found["problems"])]
+    problems = [each.partition("\n")[0] for each in map(str, answer["problems"])]
     return survey_of(
         ask(agent.connection, root=root),
         uboot_of(board),
-        kernel=found["kernel"] or f"not found: {'; '.join(problems)}",
-        initrd=found["initrd"] or "not found",
-        need_bytes=_needed_bytes(found),
+        kernel=answer["kernel"] or f"not found: {'; '.join(problems)}",
+        initrd=answer["initrd"] or "not found",
+        need_bytes=_needed_bytes(answer),
         trial=trial_of(board),
     )
 
@@ -160,7 +160,7 @@ def survey(agent: Agent, board: Board, found: dict[str, Any], root: str) -> Surv
 def _planned(
     result: Deployment,
     facts: Facts,
-    found: dict[str, Any],
+    answer: dict[str, Any],
     how: Survey,
     fat_mount: str,
     kept: tuple[str, ...],
@@ -169,12 +169,12 @@ def _planned(
     result.to, result.survey = "what runs", how
     try:
         _refuse_system(how, result.host)
-        _refuse_unknown_script(how, found["rivals"], result.host)
-        _refuse(facts, found, result.host, fat_mount, how)
+        _refuse_unknown_script(how, answer["rivals"], result.host)
+        _refuse(facts, answer, result.host, fat_mount, how)
     except UserError as error:
         result.outcome, result.problem, result.hint = "refused", error.message, error.hint
         return result
-    take_in = Send("", (0, 1, 2), found["size_bytes"], None, ())
+    take_in = Send("", (0, 1, 2), answer["size_bytes"], None, ())
     steps = (take_in, TakeOver(kept), Try("of it"), Confirm("of it", None))
     result.plan = Plan("what runs", facts.running, steps)
     return result
@@ -239,21 +239,23 @@ def _refuse_unknown_script(how: Survey, rivals: list[str], host: str) -> None:
         )
 
 
-def _needed_bytes(found: dict[str, Any]) -> int:
+def _needed_bytes(answer: dict[str, Any]) -> int:
     """What a generation of what runs takes on the boot partition: its files unpacked, and a device tree."""
-    return int(found["size_bytes"]) + planning.FAT_RESERVE_BYTES + bundles.DTB_MAX_BYTES
+    return int(answer["size_bytes"]) + planning.FAT_RESERVE_BYTES + bundles.DTB_MAX_BYTES
 
 
-def _refuse(facts: Facts, found: dict[str, Any], host: str, fat_mount: str, how: Survey) -> None:
+def _refuse(facts: Facts, answer: dict[str, Any], host: str, fat_mount: str, how: Survey) -> None:
     """Refuse boards that cannot be taken over with a way back.
 
     Raises:
         UserError: says what is missing, and what to do.
     """
-    mounts = found["fat_mounts"]
+    mounts = answer["fat_mounts"]
     others = ", ".join(map(str, mounts)) if isinstance(mounts, list) else ""
-    if how.way != "raw" and (not facts.fat_mounted or found["kind"] != "vfat"):
-        state_of = "nothing is mounted there" if not facts.fat_mounted else f"it is {found['kind']}"
+    if how.way != "raw" and (not facts.fat_mounted or answer["kind"] != "vfat"):
+        state_of = (
+            "nothing is mounted there" if not facts.fat_mounted else f"it is {answer['kind']}"
+        )
         raw = next(each.why for each in how.ways if each.name == "raw")
         raise UserError(
             f"{host} has no FAT partition at {fat_mount} ({state_of}), and no ext4 that serves ({raw}). A "
@@ -268,15 +270,15 @@ def _refuse(facts: Facts, found: dict[str, Any], host: str, fat_mount: str, how:
             ),
         )
     planning.check_writable(facts, host=host, fat_mount=fat_mount)
-    problems = found["problems"]
+    problems = answer["problems"]
     if problems and isinstance(problems, list):
         raise UserError(
-            f"what {host} runs (Linux {found['release']}) cannot be made a generation: "
+            f"what {host} runs (Linux {answer['release']}) cannot be made a generation: "
             + ";\n".join(map(str, problems)),
             hint=f"mount the partition that it was booted from, or leave one of the files there. {host} is "
             "as it was; a whole bundle needs none of this: ./inv bundle, docs/deploy.md",
         )
-    need = _needed_bytes(found)
+    need = _needed_bytes(answer)
     if facts.space["fat"].bytes < need:
         raise UserError(
             f"the boot partition {fat_mount} of {host} has room for "
@@ -305,8 +307,8 @@ def _bundle(board: Board, facts: Facts, entries: list[Entry], blob: bytes, folde
 
 def _plan(agent: Agent, facts: Facts, bundle: Bundle, kept: tuple[str, ...], host: str) -> Plan:
     good = facts.good or state.Good(bundle.generation)
-    known = {each.generation: each for each in each_known(agent, facts)}
-    planned = planning.plan_deploy(bundle.manifest, facts, good, known, host=host)
+    kept_generations = {each.generation: each for each in each_known(agent, facts)}
+    planned = planning.plan_deploy(bundle.manifest, facts, good, kept_generations, host=host)
     before = facts.good.good if facts.good and facts.good.good != bundle.generation else None
     # What was just copied would count as left over; nothing is removed before there is a generation.
     steps = [step for step in planned.steps if isinstance(step, Send)]

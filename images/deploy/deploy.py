@@ -125,7 +125,8 @@ def _open(
     # While the agent starts over there:
     if isinstance(bundle, Path):
         bundle = bundles.load(bundle)
-    said = board or profile_named(host.board)  # which board it is, where somebody has said that
+    # The board that the user named, by flag or in the inventory.
+    named_board = board or profile_named(host.board)
     board = board or profile_named(bundle.manifest.board if bundle else host.board)
     if board is not None:
         refuse_without_boot(host, board)
@@ -134,7 +135,7 @@ def _open(
     fat_mount = fat_mount_of(board)
     generation = bundle.generation if bundle else None
     facts = agent.open(generation, fat_mount=fat_mount, lock=lock)
-    if said is None and board is not None:
+    if named_board is None and board is not None:
         refuse_doubtful(agent, facts, host, board, target.root)
     if bundle is not None:
         return _Opened(bundle, board, facts, fat_mount)
@@ -184,12 +185,14 @@ def planned(
     good = planning.check_layout(facts, host=host.name, fat_mount=fat_mount)
     refuse_without_root(bundle, facts, host.name)
     present = facts.generations.get(bundle.generation) == ()
-    known = {} if present else {each.generation: each for each in each_known(agent, facts)}
+    kept_generations = (
+        {} if present else {each.generation: each for each in each_known(agent, facts)}
+    )
     plan = planning.plan_deploy(
         manifest,
         facts,
         good,
-        known,
+        kept_generations,
         host=host.name,
         keep=target.keep or host.keep or planning.KEEP,
         onboard=drift.onboard_changes(facts) if facts.manifests else (),

@@ -53,12 +53,12 @@ def deploy_dtb(
         if dtb:
             blob = dtb_of_board(dtb, board)
         else:
-            made = changes_of(agent, board, Path(folder), target)
-            if not made.changes:
+            changed_tree = changes_of(agent, board, Path(folder), target)
+            if not changed_tree.changes:
                 return Deployment(
                     host.name, board.name, facts.running, running.generation, outcome="unchanged"
                 )
-            blob = made.dtb.read_bytes()
+            blob = changed_tree.dtb.read_bytes()
         bundle = with_dtb(running, blob, Path(folder) / "bundle")
         if dtb and not target.force_enable:
             refuse_forced_on(agent, board, bundle.path / DTB, fat_mount=fat_mount, host=host.name)
@@ -116,7 +116,7 @@ def changes_of(agent: Agent, board: Board, folder: Path, target: Target) -> DtsR
     Raises:
         UserError: the kernel that runs there has no driver for the NPU.
     """
-    made = build_in_place(
+    changed_tree = build_in_place(
         agent.connection,
         board=board,
         target_dir=folder / "dts",
@@ -124,18 +124,18 @@ def changes_of(agent: Agent, board: Board, folder: Path, target: Target) -> DtsR
         root=target.root,
         force_enable=target.force_enable,
     )
-    progress.say(made.built.text())
-    if made.kernel is None:
+    progress.say(changed_tree.built.text())
+    if changed_tree.kernel is None:
         raise UserError(
             f"{board.name} has no NPU: there is nothing to switch on",
             hint="give a device tree of your own: --dtb F --dtb-only",
         )
-    if not made.built.npu.supported:
+    if not changed_tree.built.npu.supported:
         raise UserError(
-            f"a device tree alone does not help: {made.built.npu.why}",
+            f"a device tree alone does not help: {changed_tree.built.npu.why}",
             hint=f"./inv deploy --host {target.host.name} brings a kernel along",
         )
-    return made.built
+    return changed_tree.built
 
 
 def _refuse_damaged(result: Deployment, running: Manifest, host: str) -> None:

@@ -110,7 +110,7 @@ def _running_manifest(agent: Agent, facts: Facts) -> Manifest | None:
     return None
 
 
-def _loaded_changes(agent: Agent, facts: Facts, known: list[drift.Change]) -> list[drift.Change]:
+def _loaded_changes(agent: Agent, facts: Facts, earlier: list[drift.Change]) -> list[drift.Change]:
     """Modules of the running generation that are others where the kernel loads them from."""
     if facts.running is None or facts.running not in facts.generations:
         return []
@@ -118,5 +118,5 @@ def _loaded_changes(agent: Agent, facts: Facts, known: list[drift.Change]) -> li
         verified = agent.ask({"do": "verify", "generation": facts.running}, timeout_s=300)
     except BoardRefusedError:  # a broken manifest: known
         return []
-    named = {each.path for each in known if each.generation == facts.running}
+    named = {each.path for each in earlier if each.generation == facts.running}
     return [drift.Change(facts.running, path) for path in verified["wrong"] if path not in named]

@@ -55,10 +55,10 @@ def probe(host: Host, *, timeout_s: float, root: str) -> Boot | None:
     try:
         with connect(host, timeout_s=timeout_s) as connection:
             files = [f"{root}/proc/sys/kernel/random/boot_id", f"{root}/proc/cmdline"]
-            said = connection.run(["cat", *files], timeout_s=timeout_s).text
+            output = connection.run(["cat", *files], timeout_s=timeout_s).text
     except (UnreachableError, ConnectionLostError, AuthenticationError):
         return None  # AuthenticationError: systemd keeps ordinary users out until the boot is done
-    boot_id, _, cmdline = said.partition("\n")
+    boot_id, _, cmdline = output.partition("\n")
     return Boot(boot_id.strip(), generation_in(cmdline))
 
 
@@ -85,22 +85,24 @@ def problems(
     facts: Facts, verified: dict[str, object], *, release: str, generation: str
 ) -> list[str]:
     """What runs, against what was sent; empty if all is as it should be."""
-    found: list[str] = []
+    problems_found: list[str] = []
     if facts.running != generation:
-        found.append(f"generation {facts.running} runs, expected {generation}")
+        problems_found.append(f"generation {facts.running} runs, expected {generation}")
     if verified["release"] != release:
-        found.append(f"kernel {verified['release']} runs, expected {release}")
+        problems_found.append(f"kernel {verified['release']} runs, expected {release}")
     if verified["current"] != generation:
-        found.append(
+        problems_found.append(
             f"/run/npu-bsp/current is generation {verified['current']}, expected {generation}: "
             "npu-bsp-activate.service did not run"
         )
     wrong = verified["wrong"]
     if isinstance(wrong, list) and wrong:
         shown = ", ".join(str(path) for path in wrong[:5])
-        found.append(f"{verified['wrong_count']} files are not as the manifest says: {shown}")
-    found += tree_problems(verified.get("dtb"), verified.get("fdt"))
-    return found
+        problems_found.append(
+            f"{verified['wrong_count']} files are not as the manifest says: {shown}"
+        )
+    problems_found += tree_problems(verified.get("dtb"), verified.get("fdt"))
+    return problems_found
 
 
 def tree_problems(sent: object, running: object) -> list[str]:
@@ -110,12 +112,12 @@ def tree_problems(sent: object, running: object) -> list[str]:
 
 def differences_from(expected: bytes | None, running: object) -> list[str]:
     """Where the running device tree, as the agent packs it, is not the expected one."""
-    found = decompress_fdt(running if isinstance(running, str) else None)
-    if expected is None or found is None:
+    running_tree_blob = decompress_fdt(running if isinstance(running, str) else None)
+    if expected is None or running_tree_blob is None:
         what = "the DTB on the boot partition" if expected is None else "/sys/firmware/fdt"
         return [f"{what} cannot be read: the running device tree cannot be compared"]
     try:
-        differences = running_tree.compare(expected, found)
+        differences = running_tree.compare(expected, running_tree_blob)
     except UserError as error:
         return [f"device tree: {error.message}"]
     shown = [f"device tree: {difference}" for difference in differences[:5]]

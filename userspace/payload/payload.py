@@ -196,13 +196,13 @@ def plan_payload(
             built for a newer C library.
         InfrastructureError: the packages cannot be had.
     """
-    known = catalogue().distributions
-    if distribution not in known:
+    distributions = catalogue().distributions
+    if distribution not in distributions:
         raise UserError(
-            f"unknown distribution {distribution!r}{nearest(distribution, list(known))}",
-            hint=f"known: {', '.join(known)}",
+            f"unknown distribution {distribution!r}{nearest(distribution, list(distributions))}",
+            hint=f"known: {', '.join(distributions)}",
         )
-    release = known[distribution]
+    release = distributions[distribution]
     python = python or release.python
     runtimes = catalogue().runtimes
     runtime = next((each for each in runtimes if python in each.python), None)
@@ -346,11 +346,11 @@ def _unpack_wheels(plan: Plan, downloads: Path, site: Path) -> list[dict[str, An
         try:
             run(_pip_command(plan, downloads), timeout_s=_PIP_TIMEOUT_S)
         except ToolFailedError as error:
-            said = error.completed.stderr.decode(errors="replace")
-            errors = [line for line in said.splitlines() if line.startswith(("ERROR:", "    "))]
+            output = error.completed.stderr.decode(errors="replace")
+            errors = [line for line in output.splitlines() if line.startswith(("ERROR:", "    "))]
             raise InfrastructureError(
                 f"pip cannot fetch the wheels for Python {plan.python} on {MACHINE}:\n"
-                + "\n".join(errors[-8:] or said.splitlines()[-8:]),
+                + "\n".join(errors[-8:] or output.splitlines()[-8:]),
                 hint="check the network and `pip config list`, then run the same command again",
             ) from error
     site.mkdir()
@@ -400,19 +400,19 @@ def _unpack_wheel(wheel: Path, site: Path) -> dict[str, Any]:
 
 def _licence_of(metadata: str) -> str:
     """Return what a wheel's METADATA says of its licence, in one line."""
-    found: dict[str, str] = {}
+    fields: dict[str, str] = {}
     for line in metadata.splitlines():
         if not line:
             break
         key, _, value = line.partition(": ")
         if key in ("License-Expression", "License"):
-            found.setdefault(key, value.strip())
+            fields.setdefault(key, value.strip())
         elif key == "Classifier" and value.startswith("License :: "):
-            found.setdefault(key, value.rpartition(" :: ")[2].strip())
-    short = found.get("License", "")
+            fields.setdefault(key, value.rpartition(" :: ")[2].strip())
+    short = fields.get("License", "")
     if short and not short.startswith("Copyright") and len(short) < 40:
-        found["License-Expression"] = found.get("License-Expression", short)
-    return found.get("License-Expression") or found.get("Classifier") or "see its files"
+        fields["License-Expression"] = fields.get("License-Expression", short)
+    return fields.get("License-Expression") or fields.get("Classifier") or "see its files"
 
 
 def _pinned(requirements: Path) -> dict[str, str]:
@@ -484,20 +484,20 @@ def _describe_mesa(mesa: BuiltMesa, licences: Path) -> dict[str, Any]:
     """As ``_describe_package``, of a delegate that was built here; it replaces the package."""
     name = catalogue().delegate.package
     shutil.copytree(mesa.folder / "licences", licences / name)
-    known = mesa.manifest
+    record = mesa.manifest
     return {
         "name": name,
         "version": mesa.title,
         "kind": "built from source",
         "file": mesa.library.name,
         "sha256": sha256_of(mesa.library),
-        "licence": known["licence"],
+        "licence": record["licence"],
         "licence_files": [
             f"licences/{name}/{path.name}" for path in sorted((licences / name).iterdir())
         ],
         "build_id": mesa.build_id,
-        "origin": known["origin"],
-        "patches": known["patches"],
+        "origin": record["origin"],
+        "patches": record["patches"],
     }
 
 

@@ -19,8 +19,8 @@ def command_line_for(manifest: Manifest, facts: Facts) -> str:
     if manifest.cmdline is not None and not facts.adopted:
         return manifest.cmdline
     refuse_slot_words(facts.cmdline)
-    ours = ("npu_bsp.", "BOOT_IMAGE=", "initrd=", "oops=panic")
-    words = [word for word in facts.cmdline.split() if not word.startswith(ours)]
+    added_words = ("npu_bsp.", "BOOT_IMAGE=", "initrd=", "oops=panic")
+    words = [word for word in facts.cmdline.split() if not word.startswith(added_words)]
     if facts.root_uuid and manifest.entry("boot/initrd").size_bytes > len(EMPTY_RAM_DISK):
         # Partitions have identifiers for the kernel; our RAM disk finds file systems by theirs.
         root = f"root=UUID={facts.root_uuid}"

@@ -167,9 +167,9 @@ def _values(data: bytes, end: _End) -> dict[str, str]:
     text = data.partition(b"\0")[0].decode("ascii", errors="replace")
     pairs = (line.partition("=") for line in text.split("\n") if not line.lstrip().startswith("#"))
     values = {name: value for name, equals, value in pairs if equals}
-    name, wanted = end(values)
+    name, expected = end(values)
     return (
         {key: value for key, value in values.items() if key != name}
-        if values.get(name) == wanted
+        if values.get(name) == expected
         else {}
     )

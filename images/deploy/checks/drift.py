@@ -52,9 +52,9 @@ def is_due(host: Host, *, asked: bool, every: int | None) -> bool:
         asked: ``--verify``.
         every: ``--verify-every``; None: what the inventory says, else ``EVERY``. 0: never by itself.
     """
-    wanted = every if every is not None else host.verify_every
-    wanted = EVERY if wanted is None else wanted
-    return asked or 0 < wanted <= _trusting(host) + 1
+    interval = every if every is not None else host.verify_every
+    interval = EVERY if interval is None else interval
+    return asked or 0 < interval <= _trusting(host) + 1
 
 
 def count(host: Host, *, thorough: bool) -> None:
@@ -92,9 +92,9 @@ def look(
     with step("Reading all that is on the board"):
         facts = agent.open(generation, fat_mount=fat_mount, lock=False, thorough=True)
         changes = []
-        for name, found in facts.manifests.items():
+        for name, digest in facts.manifests.items():
             right = _right_manifest(name, bundle)
-            if right is not None and hashlib.sha256(right).hexdigest() != found:
+            if right is not None and hashlib.sha256(right).hexdigest() != digest:
                 if repair:
                     packed = base64.b64encode(zlib.compress(right)).decode()
                     agent.ask({"do": "restore-manifest", "generation": name, "manifest": packed})
@@ -117,8 +117,8 @@ def _right_manifest(generation: str, bundle: Bundle | None) -> bytes | None:
 
 def changes_in(facts: Facts) -> list[Change]:
     """All that a thorough look found, in generations and outside."""
-    found = [Change(name, path) for name, paths in facts.generations.items() for path in paths]
-    return found + [Change(None, path) for path in onboard_changes(facts)]
+    changes = [Change(name, path) for name, paths in facts.generations.items() for path in paths]
+    return changes + [Change(None, path) for path in onboard_changes(facts)]
 
 
 def onboard_changes(facts: Facts) -> tuple[str, ...]:
@@ -126,10 +126,10 @@ def onboard_changes(facts: Facts) -> tuple[str, ...]:
     return tuple(f"/{each['target']}" for each in onboard_request(facts)["onboard"])
 
 
-def mend(agent: Agent, wanted: Mend, facts: Facts) -> dict[str, list[str]]:
+def mend(agent: Agent, repair: Mend, facts: Facts) -> dict[str, list[str]]:
     """Repair what the plan says; return what is left: generation to paths."""
     arguments = {}
-    for name, _ in wanted.generations:
+    for name, _ in repair.generations:
         try:
             manifest = agent.manifest(name)
         except UserError:  # of another version of this program, or damaged
@@ -138,7 +138,7 @@ def mend(agent: Agent, wanted: Mend, facts: Facts) -> dict[str, list[str]]:
             arguments[name] = slots.args_forms(manifest, manifest.cmdline)
     request = {
         "do": "mend",
-        "generations": dict(wanted.generations),
+        "generations": dict(repair.generations),
         "args": arguments,
         **onboard_request(facts),
     }

@@ -65,17 +65,17 @@ def checks_for(host: Host, board: Board | None, manifest: Manifest, dtb: bytes |
     """
     if board is None:
         return Checks(host.services)
-    wanted = board.health
-    services = tuple(dict.fromkeys((*wanted.services, *host.services)))
+    asked = board.health
+    services = tuple(dict.fromkeys((*asked.services, *host.services)))
     npu = npu_of(board)
-    needs_node = wanted.render_node
+    needs_node = asked.render_node
     if needs_node is None:
         needs_node = npu is not None and _is_to_work(npu, manifest, dtb)
     return Checks(
         services,
         npu.driver if npu and needs_node else "",
-        wanted.smoke_test and any(each.path.startswith("userspace/") for each in manifest.files),
-        wanted.deadline_s,
+        asked.smoke_test and any(each.path.startswith("userspace/") for each in manifest.files),
+        asked.deadline_s,
     )
 
 
@@ -98,10 +98,10 @@ def _numbers(release: str) -> list[int]:
 
 def examine(agent: Agent, host: Host, checks: Checks) -> list[Verdict]:
     """Run the checks over the session that confirms; those of the board until they pass, or time is up."""
-    found = _on_board(agent, checks)
-    if checks.smoke_test and all(each.ok for each in found):
-        found.append(_smoke_test(host))
-    return found
+    verdicts = _on_board(agent, checks)
+    if checks.smoke_test and all(each.ok for each in verdicts):
+        verdicts.append(_smoke_test(host))
+    return verdicts
 
 
 def _on_board(agent: Agent, checks: Checks) -> list[Verdict]:
@@ -115,11 +115,11 @@ def _on_board(agent: Agent, checks: Checks) -> list[Verdict]:
     deadline = time.monotonic() + checks.deadline_s
     with step("Checking that it works") as now:
         while True:
-            found = msgspec.convert(agent.ask(request)["checks"], list[Verdict])
-            wrong = [each for each in found if not each.ok]
-            now.note(", ".join(str(each) for each in wrong or found))
+            verdicts = msgspec.convert(agent.ask(request)["checks"], list[Verdict])
+            wrong = [each for each in verdicts if not each.ok]
+            now.note(", ".join(str(each) for each in wrong or verdicts))
             if not wrong or time.monotonic() >= deadline:
-                return found
+                return verdicts
             time.sleep(_POLL_S)
 
 

@@ -90,21 +90,21 @@ def check_identity(
     if board is not None and runs_as(board, facts.compatible, facts.model):
         return
     model = f" ({facts.model})" if facts.model else ""
-    found = ", ".join(map(repr, facts.compatible)) or "none"
+    names = ", ".join(map(repr, facts.compatible)) or "none"
     hint = "check --host and --board"
     if facts.compatible and names_no_board(facts.compatible[0]):
-        found += (
+        names += (
             ", the name of a chip: such a tree (often a vendor's) does not say which board it is"
         )
         hint = (
             f"./inv new-board NAME --like BOARD --from-host {host} writes a profile that knows it"
         )
     elif compatible[0] in facts.compatible:
-        found += ": a board that was derived from it, whose device tree would be replaced"
+        names += ": a board that was derived from it, whose device tree would be replaced"
         hint = f"./inv new-board NAME --like BOARD --from-host {host} writes a profile of its own"
     raise UserError(
         f"{host} is another board than {what} is for: expected root compatible {compatible[0]!r}, "
-        f"found {found}{model}",
+        f"found {names}{model}",
         hint=f"{hint}; nothing was written",
     )
 

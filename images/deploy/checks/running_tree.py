@@ -56,13 +56,13 @@ def compare(expected: bytes, running: bytes) -> list[Difference]:
     Raises:
         UserError: one of the two is no device tree, or damaged.
     """
-    ours = read_tree(expected, "the device tree that was sent").nodes
-    theirs = read_tree(running, "the running device tree").nodes
+    sent_nodes = read_tree(expected, "the device tree that was sent").nodes
+    running_nodes = read_tree(running, "the running device tree").nodes
     result: list[Difference] = []
-    for path in sorted({*ours, *theirs}):
+    for path in sorted({*sent_nodes, *running_nodes}):
         if any(re.fullmatch(pattern, path) for pattern in LOADER_NODES):
             continue
-        one, other = ours.get(path), theirs.get(path)
+        one, other = sent_nodes.get(path), running_nodes.get(path)
         if one is None or other is None:
             result.append(
                 Difference(path, "", None if one is None else b"", None if other is None else b"")
@@ -72,8 +72,8 @@ def compare(expected: bytes, running: bytes) -> list[Difference]:
             if one.get(name) == other.get(name):
                 continue
             if not any(
-                re.fullmatch(pattern, path) and name == known
-                for pattern, known in LOADER_PROPERTIES
+                re.fullmatch(pattern, path) and name == changed_name
+                for pattern, changed_name in LOADER_PROPERTIES
             ):
                 result.append(Difference(path, name, one.get(name), other.get(name)))
     return result

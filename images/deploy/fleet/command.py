@@ -63,7 +63,7 @@ def deploy_to_all(
 
 def deploy_bundles(
     targets: dict[str, Target],
-    wanted: dict[str, Bundle],
+    bundles_of: dict[str, Bundle],
     *,
     rules: Rules,
     fresh: bool = False,
@@ -75,13 +75,13 @@ def deploy_bundles(
     def one(name: str) -> Deployment:
         return deploy(
             targets[name],
-            bundle=wanted[name],
+            bundle=bundles_of[name],
             board=None,
             dry_run=dry_run,
             on_downgrade=on_downgrade,
         )
 
-    generations = {name: wanted[name].generation for name in targets}
+    generations = {name: bundles_of[name].generation for name in targets}
     if dry_run:  # nothing is changed, so a failure stops nothing
         rules = Rules(0, len(targets), len(targets), rules.jobs)
     return deploy_fleet(generations, one, rules, fresh=fresh, keep=not dry_run)
@@ -187,8 +187,8 @@ def status_text(statuses: Sequence[dict[str, Any]]) -> str:
             rows.append([entry["host"], "", "", "", entry["error"]])
             continue
         damaged = [name for name, paths in entry["generations"].items() if paths]
-        ours = entry["boots_through_npu_bsp"]
-        unconfirmed = "not confirmed" if ours else "does not boot through npu-bsp"
+        through_npu_bsp = entry["boots_through_npu_bsp"]
+        unconfirmed = "not confirmed" if through_npu_bsp else "does not boot through npu-bsp"
         notes = [
             "" if entry["confirmed"] else unconfirmed,
             f"damaged: {', '.join(damaged)}" if damaged else "",

@@ -156,7 +156,7 @@ class FleetReport:
 
 
 def deploy_fleet(
-    wanted: Mapping[str, str],
+    generations: Mapping[str, str],
     deploy_one: Callable[[str], Outcome],
     rules: Rules,
     *,
@@ -166,7 +166,7 @@ def deploy_fleet(
     """Deploy to many boards.
 
     Args:
-        wanted: name of each board -> the generation to deploy; in the order of the waves.
+        generations: name of each board -> the generation to deploy; in the order of the waves.
         deploy_one: deploys to the board of that name; called in a thread of its own.
         fresh: start over even if such a run was interrupted.
         keep: write the run's file; false for ``--dry-run``.
@@ -175,25 +175,25 @@ def deploy_fleet(
         UserError: the same run is active already.
     """
     run = Run(
-        id=run_id(wanted),
+        id=run_id(generations),
         started=time.time(),
-        hosts={name: HostRecord(generation) for name, generation in wanted.items()},
+        hosts={name: HostRecord(generation) for name, generation in generations.items()},
     )
     with _alone(run) if keep else contextlib.nullcontext():
         before = None if fresh or not keep else _interrupted_run(run)
         done = [name for name, record in before.hosts.items() if record.well] if before else []
-        waves = plan_waves(tuple(wanted), rules, done=done)
+        waves = plan_waves(tuple(generations), rules, done=done)
         if before:
             progress.say(
-                f"continuing an interrupted run: {len(done)} of {len(wanted)} boards were done "
+                f"continuing an interrupted run: {len(done)} of {len(generations)} boards were done "
                 "and are only verified"
             )
         return _Runner(run, waves, deploy_one, rules, keep=keep).run_all(tuple(done))
 
 
-def run_id(wanted: Mapping[str, str]) -> str:
+def run_id(generations: Mapping[str, str]) -> str:
     """Return the id of the run that brings these generations to these boards."""
-    lines = "".join(f"{name} {generation}\n" for name, generation in sorted(wanted.items()))
+    lines = "".join(f"{name} {generation}\n" for name, generation in sorted(generations.items()))
     return hashlib.sha256(lines.encode()).hexdigest()[:12]
 
 

@@ -45,17 +45,17 @@ def survey(board: Board) -> Record:
     mounts = mounted(board.at("proc/mounts"))
     fat_mounts = sorted(where for where, kind in mounts.items() if kind == "vfat")
     boot = Boot(board, fat_mounts)
-    found: Record = {"kernel": None, "initrd": None, "size_bytes": 0, "problems": []}
+    answer: Record = {"kernel": None, "initrd": None, "size_bytes": 0, "problems": []}
     for what, look in (("kernel", boot.kernel), ("initrd", boot.ram_disk)):
         try:
             path, content = look()
         except RefusedError as error:
-            found["problems"].append(str(error))
+            answer["problems"].append(str(error))
             continue
-        found[what] = boot.shown(path) if path else "none"
-        found["size_bytes"] += len(content)
+        answer[what] = boot.shown(path) if path else "none"
+        answer["size_bytes"] += len(content)
     return {
-        **found,
+        **answer,
         "release": boot.release,
         "kind": board.kind if os.path.ismount(board.fat) or board.on_ext or board.root else "",
         "fat_mounts": fat_mounts,
@@ -84,7 +84,7 @@ def take_in(board: Board, request: Record) -> Record:
 
 def take_over(board: Board, request: Record) -> Record:
     """Make our script the one that boots; until it has a good generation it falls back on the old way."""
-    ours = base64.b64decode(request["script"])
+    our_script = base64.b64decode(request["script"])
     write_whole(
         os.path.join(board.own, TAKEN_OVER), b"npu-bsp boots this board since it was adopted\n"
     )
@@ -96,7 +96,7 @@ def take_over(board: Board, request: Record) -> Record:
             os.link(script, kept)
         else:
             write_whole(kept, before)
-    replace(board, script, ours)
+    replace(board, script, our_script)
     renamed = []
     # From here on ours is there: whichever of the two U-Boot finds, it boots.
     for name, other in RENAMED.items():

@@ -223,11 +223,11 @@ def _reboot(request: Record) -> Record:
     import subprocess
 
     program, *arguments = request["reboot"]
-    found = shutil.which(program)
-    if found is None:
+    path = shutil.which(program)
+    if path is None:
         raise RefusedError(f"this board has no program {program!r} to reboot with")
     subprocess.Popen(
-        ["/bin/sh", "-c", 'sleep 0.3; exec "$@"', "sh", found, *arguments],
+        ["/bin/sh", "-c", 'sleep 0.3; exec "$@"', "sh", path, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -70,7 +70,7 @@ def mounted(mounts: str) -> dict[str, str]:
     return {words[1]: words[2] for words in lines if len(words) > 2}
 
 
-def _boot_place(mounts: dict[str, str], wanted: str, *, adopted: bool) -> str:
+def _boot_place(mounts: dict[str, str], profile_mount: str, *, adopted: bool) -> str:
     """Where boot files lie: as the profile says, else the one usual place with a FAT.
 
     Args:
@@ -78,11 +78,11 @@ def _boot_place(mounts: dict[str, str], wanted: str, *, adopted: bool) -> str:
     """
     fat = [place for place, kind in mounts.items() if kind == "vfat"]
     usual = [place for place in fat if place in USUAL_MOUNTS or place.startswith("/run/media/")]
-    if wanted in fat:
-        return wanted
+    if profile_mount in fat:
+        return profile_mount
     if adopted and BOOT not in fat:
         return BOOT
-    return usual[0] if len(usual) == 1 else wanted
+    return usual[0] if len(usual) == 1 else profile_mount
 
 
 class Board:
@@ -134,10 +134,10 @@ class Board:
             return self._manifests[generation]
         content = read(f"{self.store}/{generation}/manifest.json")
         try:
-            found = content, json.loads(content)["files"]
+            content_and_files = content, json.loads(content)["files"]
             if is_generation(generation):  # one that is being made still changes
-                self._manifests[generation] = found
-            return found
+                self._manifests[generation] = content_and_files
+            return content_and_files
         except (ValueError, KeyError, TypeError):
             raise RefusedError(
                 f"the manifest of generation {generation} is missing or broken"
@@ -179,7 +179,7 @@ class Board:
         self.thorough = bool(request.get("thorough"))
         cmdline = read_text(self.at("proc/cmdline"))
         options = dict(word.partition("=")[::2] for word in cmdline.split())
-        wanted = request.get("generation")
+        generation = request.get("generation")
         running = options.get("npu_bsp.generation")
         return {
             "compatible": self._strings("compatible"),
@@ -210,17 +210,21 @@ class Board:
             },
             "space": {"fat": self._space(self.fat), "root": self._space(self.at("var/lib"))},
             "fat_files": self._fat_files(),
-            "generations": self._checked_generations(wanted),
+            "generations": self._checked_generations(generation),
             "made": {name: self._made(name) for name in self.generations()},
             "manifests": self._manifest_hashes() if self.thorough else {},
-            "resumable": self._resumable(wanted) if wanted else [],
-            "leftovers": self._leftovers(wanted),
+            "resumable": self._resumable(generation) if generation else [],
+            "leftovers": self._leftovers(generation),
             "codecs": _codecs(far=request["far"]),
             "hash_bytes_per_s": _hash_rate() if request["far"] else 0.0,
             "onboard": {name: sha256_of(self.at(name)) for name in request.get("onboard", ())},
             "fdt": _packed(read(self.at("sys/firmware/fdt"))) if request.get("tree") else None,
             "dtb": None,
-            **(self._trees(running) if running is not None and wanted in (None, running) else {}),
+            **(
+                self._trees(running)
+                if running is not None and generation in (None, running)
+                else {}
+            ),
         }
 
     def _trees(self, generation: str) -> Record:
@@ -248,23 +252,23 @@ class Board:
 
     def _space(self, path: str) -> Record:
         try:
-            found = os.statvfs(path)
+            room = os.statvfs(path)
         except OSError:
             return {"bytes": 0, "files": 0}
         # FAT counts no files and says 0 of 0.
-        files = found.f_favail if found.f_files else _NO_LIMIT
-        return {"bytes": found.f_bavail * found.f_frsize, "files": min(files, _NO_LIMIT)}
+        files = room.f_favail if room.f_files else _NO_LIMIT
+        return {"bytes": room.f_bavail * room.f_frsize, "files": min(files, _NO_LIMIT)}
 
     def _fat_files(self) -> dict[str, int]:
         """Sizes of the boot files, by name; a thorough look leaves out those that are not what it says."""
-        found = {}
+        sizes = {}
         for name in names_in(self.files):
             path = f"{self.files}/{name}"
             if not name.endswith(PARTIAL) and (
                 not self.thorough or self.sha256(path).startswith(name)
             ):
-                found[name] = os.stat(path).st_size
-        return found
+                sizes[name] = os.stat(path).st_size
+        return sizes
 
     def _made(self, generation: str) -> float:
         """When a generation was made here, by this board's clock."""
@@ -278,20 +282,20 @@ class Board:
     def sha256(self, path: str) -> str:
         """As ``sha256_of``; files that generations share are read once."""
         try:
-            found = os.stat(path)
+            status = os.stat(path)
         except OSError:
             return ""
-        key = found.st_dev, found.st_ino
+        key = status.st_dev, status.st_ino
         if key not in self._hashes:
             self._hashes[key] = sha256_of(path)
         return self._hashes[key]
 
-    def _leftovers(self, wanted: str | None) -> list[str]:
+    def _leftovers(self, generation: str | None) -> list[str]:
         """Names of what an interrupted deployment of something else left."""
         folders = [name for name in names_in(self.store) if name.endswith(PARTIAL)]
-        used = self.used_files(self.generations(), wanted)
+        used = self.used_files(self.generations(), generation)
         unused = [name for name in names_in(self.files) if name not in used]
-        return [name for name in folders if name != f"{wanted}{PARTIAL}"] + unused
+        return [name for name in folders if name != f"{generation}{PARTIAL}"] + unused
 
     def used_files(self, generations: list[str], resumed: str | None) -> set[str]:
         """Names of the boot files that generations, or an interrupted transfer, need."""
@@ -303,10 +307,10 @@ class Board:
             used.update(entry["sha256"][:32] for entry in files if on_fat(entry))
         return used
 
-    def _checked_generations(self, wanted: str | None) -> dict[str, list[str]]:
+    def _checked_generations(self, generation: str | None) -> dict[str, list[str]]:
         """Generations, with what is damaged; the others are not looked at where the wanted one is whole."""
         names = self.generations()
-        whole = wanted in names and wanted is not None and not self._damaged(wanted)
+        whole = generation in names and generation is not None and not self._damaged(generation)
         if whole and not self.thorough:
             return {name: [] for name in names}
         return {name: self._damaged(name) for name in names}
@@ -353,11 +357,11 @@ class Board:
         path = f"{self.own}/{generation}/args.env"
         if not self.thorough:
             return os.path.exists(path)
-        said = read(path)
-        text = said.decode(errors="replace")
+        arguments = read(path)
+        text = arguments.decode(errors="replace")
         names = {entry["sha256"][:32] for entry in files if on_fat(entry)}
         return (
-            _is_whole(said)
+            _is_whole(arguments)
             and f"npu_bsp.generation={generation}" in re.split(r"[\s']", text)
             and set(_FILE.findall(text)) == names
         )

@@ -68,7 +68,7 @@ class Boot:
         Raises:
             RefusedError: there is none, or several that differ; says what there is.
         """
-        found: dict[bytes, tuple[str, bytes]] = {}
+        kernels: dict[bytes, tuple[str, bytes]] = {}
         others = []
         for path in sorted(self._files, key=lambda path: not self._is_named(path)):
             if _RAM_DISK.search(os.path.basename(path)):
@@ -79,24 +79,24 @@ class Boot:
                 others.append(f"{self.shown(path)} {error}")
                 continue
             if content and self.banner and self.banner + b"\n" in content:
-                found.setdefault(hashlib.sha256(content).digest(), (path, content))
+                kernels.setdefault(hashlib.sha256(content).digest(), (path, content))
             elif content:
                 named = re.search(rb"Linux version [^\0\n]{1,300}", content)
                 text = named[0].decode(errors="replace") if named else "a kernel without a banner"
                 others.append(f"{self.shown(path)} is {text}")
-        if len(found) > 1:
-            names = " and ".join(self.shown(path) for path, _ in found.values())
+        if len(kernels) > 1:
+            names = " and ".join(self.shown(path) for path, _ in kernels.values())
             raise RefusedError(
                 f"{names} both have the banner of the kernel that runs, and differ: which of them was "
                 "booted cannot be told"
             )
-        if not found:
+        if not kernels:
             raise RefusedError(
                 f"none of the files in {self._places()} is the kernel that runs "
                 f"({self.banner.decode(errors='replace') or 'it has no /proc/version'})"
                 + "".join(f"\n  {other}" for other in others)
             )
-        return next(iter(found.values()))
+        return next(iter(kernels.values()))
 
     def ram_disk(self) -> tuple[str | None, bytes]:
         """Return the path of the RAM disk, and its content; no path: this board was booted without one.
@@ -138,7 +138,7 @@ class Boot:
 
     def _walk(self) -> Iterator[str]:
         """The files, each once: not those behind several names, not our own copies."""
-        seen = {os.path.realpath(self._board.own)}
+        visited = {os.path.realpath(self._board.own)}
         waiting = [(folder, 0) for folder in self.folders]
         while waiting:
             folder, depth = waiting.pop(0)
@@ -147,9 +147,9 @@ class Boot:
                 names = sorted(os.listdir(folder))
             for name in names:
                 path = os.path.realpath(f"{folder}/{name}")
-                if path in seen:
+                if path in visited:
                     continue
-                seen.add(path)
+                visited.add(path)
                 if os.path.isfile(path):
                     yield path
                 elif os.path.isdir(path) and depth < _DEPTH:
@@ -179,9 +179,9 @@ class Boot:
     def _by_modules(self, pool: dict[str, bytes], booted_bytes: int | None) -> dict[str, bytes]:
         """Those with modules of this release; else those with none, where the boot loader told no size."""
         releases = {path: modules_in(data) for path, data in pool.items()}
-        ours = {path: data for path, data in pool.items() if self.release in releases[path]}
-        if ours or booted_bytes is not None:
-            return ours
+        of_release = {path: data for path, data in pool.items() if self.release in releases[path]}
+        if of_release or booted_bytes is not None:
+            return of_release
         return {path: data for path, data in pool.items() if not releases[path]}
 
 

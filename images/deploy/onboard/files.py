@@ -172,13 +172,13 @@ def intact(path: str, entry: Entry) -> bool:
     if link is not None:
         return bool(link_of(path) == link)
     try:
-        found = os.lstat(path)
+        status = os.lstat(path)
     except OSError:
         return False
     return (
-        stat.S_ISREG(found.st_mode)
-        and found.st_size == int(entry.get("size_bytes", 0))
-        and found.st_mtime == MTIME_S
+        stat.S_ISREG(status.st_mode)
+        and status.st_size == int(entry.get("size_bytes", 0))
+        and status.st_mtime == MTIME_S
     )
 
 

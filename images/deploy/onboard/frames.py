@@ -136,10 +136,10 @@ class Frames:
             return kind, payload
         if kind not in self._codecs:
             self._codecs[kind] = codec(kind)
-        known = self._codecs[kind]
-        if known is None:
+        decoder = self._codecs[kind]
+        if decoder is None:
             raise RefusedError(f"frame of kind {kind!r}, which this board cannot read")
-        return b"R", known.decompress(payload)
+        return b"R", decoder.decompress(payload)
 
 
 def _nothing() -> None:

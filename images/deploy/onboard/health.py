@@ -36,11 +36,11 @@ def _unit(name: str) -> Record:
             timeout=_ANSWER_S,
             check=False,
         )
-        said = (done.stdout or done.stderr).decode(errors="replace").strip().partition("\n")[0]
+        output = (done.stdout or done.stderr).decode(errors="replace").strip().partition("\n")[0]
         ok = done.returncode == 0
     except (OSError, subprocess.TimeoutExpired) as error:
-        said, ok = str(error), False
-    return {"name": f"service {name}", "ok": ok, "found": said}
+        output, ok = str(error), False
+    return {"name": f"service {name}", "ok": ok, "found": output}
 
 
 def _node(board: Board, driver: str) -> Record:
@@ -56,10 +56,10 @@ def _node(board: Board, driver: str) -> Record:
                 mine = node + _by_path(board, folder, name)
             else:
                 others.append(f"{node} of {bound}")
-    found = ", ".join(others) or "no device node at all"
+    nodes = ", ".join(others) or "no device node at all"
     if mine:
-        found = f"{mine}; {', '.join(others)}" if others else mine
-    return {"name": f"render node of {driver}", "ok": bool(mine), "found": found}
+        nodes = f"{mine}; {', '.join(others)}" if others else mine
+    return {"name": f"render node of {driver}", "ok": bool(mine), "found": nodes}
 
 
 def _driver_of(device: str) -> str:

@@ -66,9 +66,9 @@ def kexec_load(board: Board, request: Record) -> Record:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if done.returncode or read_text(board.at("sys/kernel/kexec_loaded")) == "0":
-        said = (done.stderr or done.stdout).decode(errors="replace").strip()[-300:]
+        output = (done.stderr or done.stdout).decode(errors="replace").strip()[-300:]
         raise RefusedError(
-            f"kexec -l ended with {done.returncode}: {said or 'no kernel was loaded'}"
+            f"kexec -l ended with {done.returncode}: {output or 'no kernel was loaded'}"
         )
     return {"kernel_bytes": len(files["kernel"]), "initrd_bytes": len(files["initrd"])}
 
@@ -81,5 +81,5 @@ def _program(board: Board) -> str:
 
 
 def _available(board: Board) -> int | None:
-    found = re.search(r"MemAvailable:\s+(\d+) kB", read_text(board.at("proc/meminfo")))
-    return int(found[1]) * 1024 if found else None
+    match = re.search(r"MemAvailable:\s+(\d+) kB", read_text(board.at("proc/meminfo")))
+    return int(match[1]) * 1024 if match else None

@@ -210,8 +210,8 @@ def _boot_id(board: Board) -> str:
 
 
 def _uptime_s(board: Board) -> float:
-    said = read_text(board.at("proc/uptime")).split()
-    return float(said[0]) if said else time.clock_gettime(time.CLOCK_BOOTTIME)
+    words = read_text(board.at("proc/uptime")).split()
+    return float(words[0]) if words else time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _log(board: Board, owner: str, what: str, detail: str) -> None:

@@ -62,9 +62,9 @@ class Patches:
                 self._tried(lib.ZSTD_CCtx_setParameter(context, _LONG_DISTANCE, 1))
             self._tried(lib.ZSTD_CCtx_refPrefix(context, base, len(base)))
             room = lib.ZSTD_compressBound(len(content))
-            made = self._ctypes.create_string_buffer(room)
-            size = self._tried(lib.ZSTD_compress2(context, made, room, content, len(content)))
-            return bytes(memoryview(made)[:size])
+            patch = self._ctypes.create_string_buffer(room)
+            size = self._tried(lib.ZSTD_compress2(context, patch, room, content, len(content)))
+            return bytes(memoryview(patch)[:size])
         finally:
             lib.ZSTD_freeCCtx(context)
 
@@ -79,11 +79,13 @@ class Patches:
         try:
             self._tried(lib.ZSTD_DCtx_setParameter(context, _WINDOW_LOG_MAX, _LARGEST_WINDOW))
             self._tried(lib.ZSTD_DCtx_refPrefix(context, base, len(base)))
-            made = self._ctypes.create_string_buffer(max(size, 1))
-            found = self._tried(lib.ZSTD_decompressDCtx(context, made, size, patch, len(patch)))
-            if found != size:
-                raise RefusedError(f"a patch made {found} bytes, expected {size}")
-            return memoryview(made).cast("B")[:size]
+            content = self._ctypes.create_string_buffer(max(size, 1))
+            content_bytes = self._tried(
+                lib.ZSTD_decompressDCtx(context, content, size, patch, len(patch))
+            )
+            if content_bytes != size:
+                raise RefusedError(f"a patch made {content_bytes} bytes, expected {size}")
+            return memoryview(content).cast("B")[:size]
         finally:
             lib.ZSTD_freeDCtx(context)
 

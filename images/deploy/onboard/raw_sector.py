@@ -60,12 +60,12 @@ def sector_of(board: Board, path: str) -> int:
     block = read_text(f"{disk}/queue/logical_block_size")
     if block != str(SECTOR_BYTES):
         raise RefusedError(f"{os.path.basename(disk)} has sectors of {block} bytes, expected 512")
-    found = int(start) + offset // SECTOR_BYTES
-    if _on_disk(board.at(f"dev/{os.path.basename(disk)}"), found) != read(path):
+    sector = int(start) + offset // SECTOR_BYTES
+    if _on_disk(board.at(f"dev/{os.path.basename(disk)}"), sector) != read(path):
         raise RefusedError(
-            f"sector {found} of {os.path.basename(disk)} is not what {path} says: it lies elsewhere"
+            f"sector {sector} of {os.path.basename(disk)} is not what {path} says: it lies elsewhere"
         )
-    return found
+    return sector
 
 
 def _extents(path: str) -> bytes:

@@ -18,12 +18,12 @@ def root_modules(root: str, kind: str) -> list[str]:
     number = os.stat(f"{root}/").st_dev
     block = f"{root}/sys/dev/block/{os.major(number)}:{os.minor(number)}"
     folder, top = os.path.realpath(block), os.path.realpath(f"{root}/sys/devices")
-    found = []
+    modules = []
     while folder.startswith(f"{top}/"):
         # Drivers that are built in have no module there.
         if module := link_of(f"{os.path.realpath(f'{folder}/driver')}/module"):
-            found.append(os.path.basename(module))
+            modules.append(os.path.basename(module))
         folder = os.path.dirname(folder)
     if os.path.isdir(f"{root}/sys/module/{kind}"):
-        found.append(kind)
-    return found
+        modules.append(kind)
+    return modules

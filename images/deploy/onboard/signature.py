@@ -58,11 +58,11 @@ def check(board: Board, content: bytes, request: Record) -> None:
             return
         valid = ask("check-novalidate")
     if valid.returncode == 0:
-        said = [
+        keys = [
             word for word in valid.stdout.decode(errors="replace").split() if word[:7] == "SHA256:"
         ]
         raise RefusedError(
-            f"signature: the bundle is signed by a key that this board does not trust: {' '.join(said)}"
+            f"signature: the bundle is signed by a key that this board does not trust: {' '.join(keys)}"
         )
     raise RefusedError("signature: the manifest is not what was signed")
 

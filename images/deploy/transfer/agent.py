@@ -350,26 +350,26 @@ class Agent:
         line = self._process.read_line(timeout_s=timeout_s)
         if not line:
             completed = self._process.wait(timeout_s=5)
-            said = completed.stderr.decode(errors="replace").strip()
+            stderr = completed.stderr.decode(errors="replace").strip()
             if completed.exit_code == 127:
                 raise UserError(
                     f"{self.connection.host.name} has no python3, which a deployment needs",
                     hint="on the board: apt-get install python3-minimal",
                 )
-            if self.connection.host.sudo and "sudo:" in said:
+            if self.connection.host.sudo and "sudo:" in stderr:
                 raise UserError(
                     f"{self.connection.host.user} may not start a deployment on "
-                    f"{self.connection.host.name}: {said[-300:]}",
+                    f"{self.connection.host.name}: {stderr[-300:]}",
                     hint="docs/operators.md has the one sudo rule that it takes; sudo -l there lists "
                     "what it has",
                 )
             if completed.exit_code == -1:  # it was killed, or the SSH server was
                 raise ConnectionLostError(
-                    f"the session on {self.connection.host.name} ended: {said[-600:] or 'killed'}"
+                    f"the session on {self.connection.host.name} ended: {stderr[-600:] or 'killed'}"
                 )
             raise BoardRefusedError(
                 f"the agent on {self.connection.host.name} ended with code "
-                f"{completed.exit_code}: {said[-600:]}"
+                f"{completed.exit_code}: {stderr[-600:]}"
             )
         answer: dict[str, Any] = json.loads(line)
         if answer.pop("ok"):

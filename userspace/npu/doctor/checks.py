@@ -180,7 +180,7 @@ def _probe(subject: Subject) -> tuple[str, str, str, str]:
     device = facts.device_at(npu.node) if npu else None
     name = device.name if device else "npu"
     about = [line for line in facts.log if f"{name}: " in line or " npu: " in line]
-    said = [line for line in about if "model: GC" in line]
+    identified = [line for line in about if "model: GC" in line]
     model = f"GC{npu.identity.model:x}" if npu and npu.identity else "GC..."
     expected = f"{subject.driver} bound to {name}" if npu else "a model"
     if npu and subject.driver == "etnaviv":
@@ -198,7 +198,10 @@ def _probe(subject: Subject) -> tuple[str, str, str, str]:
     if idle := [each for each in cores if each and not each.driver]:
         names = ", ".join(each.name for each in idle)
         return broken(f"no driver is bound to {names}{_why_unbound(facts, idle[0])}", expected, see)
-    return ok(said[-1].strip() if said else f"{device.driver} is bound to {device.name}", expected)
+    return ok(
+        identified[-1].strip() if identified else f"{device.driver} is bound to {device.name}",
+        expected,
+    )
 
 
 def _last_failure(about: list[str]) -> str:

@@ -189,7 +189,7 @@ def clocks(subject: Subject) -> Outcome:
         return unknown(why, "the NPU's clocks")
     rates = {each.name: each for each in measured}
     asked = {each.name: each for each in compare_clocks(facts.tree, npu, measured)}
-    wrong, wanted = [], []
+    wrong, expected = [], []
     for clock in npu.clocks:
         each = rates.get(clock.name)
         if each is None:
@@ -198,10 +198,10 @@ def clocks(subject: Subject) -> Outcome:
         from_tree = None if tree_asks.rounded else tree_asks.asked_hz
         if problem := _wrong_rate(clock, each, from_tree):
             wrong.append(f"{clock.name} {_mhz(each.rate_hz)} ({each.clock})")
-            wanted.append(problem)
+            expected.append(problem)
     shown = ", ".join(f"{name} {_mhz(each.rate_hz)}" for name, each in rates.items())
     if wrong:
-        return broken(", ".join(wrong), ", ".join(wanted), subject.deploy)
+        return broken(", ".join(wrong), ", ".join(expected), subject.deploy)
     return ok(shown, "the rates that profile and device tree ask for")
 
 

@@ -174,8 +174,8 @@ def _names_of(source: str, module: str) -> set[str]:
     }
 
 
-def without_unused(source: str, wanted: set[str]) -> str:
-    """Return a module with only the functions, classes, constants and imports that ``wanted`` needs.
+def without_unused(source: str, names: set[str]) -> str:
+    """Return a module with only the functions, classes, constants and imports that ``names`` needs.
 
     A board takes tenths of a second to compile all of the runner's.
     """
@@ -197,7 +197,7 @@ def without_unused(source: str, wanted: set[str]) -> str:
             for alias in statement.names:
                 name = alias.asname or alias.name
                 defines[name] = ast.ImportFrom(statement.module, [alias], statement.level)
-    waiting, kept_names = sorted(wanted), set()
+    waiting, kept_names = sorted(names), set()
     while waiting:
         name = waiting.pop()
         if name in kept_names or name not in defines:
@@ -285,13 +285,13 @@ def parse_facts(text: str) -> Facts:
 
 def parse_config(rows: list[str]) -> dict[str, str]:
     """Read lines of a kernel configuration; ``n`` is "is not set"."""
-    found = {}
+    symbols = {}
     for row in rows:
         if match := re.match(r"CONFIG_(\w+)=(.*)", row):
-            found[match[1]] = match[2]
+            symbols[match[1]] = match[2]
         elif match := re.match(r"# CONFIG_(\w+) is not set", row):
-            found[match[1]] = "n"
-    return found
+            symbols[match[1]] = "n"
+    return symbols
 
 
 def parse_genpd(rows: list[str]) -> dict[str, tuple[str, str]]:
@@ -299,24 +299,24 @@ def parse_genpd(rows: list[str]) -> dict[str, tuple[str, str]]:
 
     Source: Linux 6.12 drivers/pmdomain/core.c, ``genpd_summary_one``: a device's line is indented.
     """
-    found, domain, status = {}, "", ""
+    domains, domain, status = {}, "", ""
     for row in rows[3:]:  # two lines of heading and a rule
         words = row.split()
         if not row.startswith(" "):
             domain, status = words[0], words[1] if len(words) > 1 else ""
         elif len(words) >= 2:
-            found[words[0].rpartition("/")[2] or words[0]] = (domain, status)
-    return found
+            domains[words[0].rpartition("/")[2] or words[0]] = (domain, status)
+    return domains
 
 
 def _python(text: str) -> tuple[dict[str, Any] | None, str]:
     for line in text.splitlines():
         if line.startswith("@@json "):
             try:
-                found: dict[str, Any] = json.loads(line[7:])
+                answer: dict[str, Any] = json.loads(line[7:])
             except ValueError:
                 break
-            return found, ""
+            return answer, ""
     return None, text.strip()
 
 

@@ -82,32 +82,32 @@ def convolve(module: Any, library: str) -> dict[str, Any]:
 
 def main() -> dict[str, Any]:
     """Ask everything that can be asked, each so that its failure does not end the rest."""
-    found: dict[str, Any] = {"python": ".".join(map(str, sys.version_info[:3]))}
+    answer: dict[str, Any] = {"python": ".".join(map(str, sys.version_info[:3]))}
     runner = load_runner()
-    found["devices"] = runner.npu_devices() if OPEN_NODE else None
+    answer["devices"] = runner.npu_devices() if OPEN_NODE else None
     places = (PAYLOAD + "/lib/libteflon.so", "/usr/lib/teflon/libteflon.so")
     library = next((place for place in places if Path(place).is_file()), None)
-    found["library"] = library
+    answer["library"] = library
     try:
         if not runner.IS_PAYLOAD:
             import site
 
             site.main()  # packages may be where the distribution or pip has put them
         runner.use_payload()
-        module, found["runtime"] = load_runtime(runner)
+        module, answer["runtime"] = load_runtime(runner)
     except Exception as error:
-        found["runtime_error"] = str(error)[:500]
-        return found
+        answer["runtime_error"] = str(error)[:500]
+        return answer
     usable = [
         device
-        for device in found["devices"] or []
+        for device in answer["devices"] or []
         if any(core["npu"] for core in device["cores"]) and not device["error"]
     ]
     if library and usable:
         os.environ["TEFLON_DEBUG"] = "verbose"
-        found["model"] = runner.in_child(lambda: convolve(module, library), LIMIT_S)
-        found["model"]["log"] = found["model"]["log"][-3000:]
-    return found
+        answer["model"] = runner.in_child(lambda: convolve(module, library), LIMIT_S)
+        answer["model"]["log"] = answer["model"]["log"][-3000:]
+    return answer
 
 
 if __name__ == "__main__":

@@ -86,19 +86,19 @@ def vendor_runtime(subject: Subject) -> Outcome:
     """Whether what there is to run models speaks Linux's own driver, not only a vendor's."""
     facts = subject.facts
     expected = f"a runtime that speaks {subject.driver}"
-    found: dict[str, str] = {}
+    by_driver: dict[str, str] = {}
     for path in facts.system.vendor_libraries:
         name = path.rpartition("/")[2]
         speaks = next((driver for start, driver in _SPEAKS.items() if name.startswith(start)), "")
         if speaks:
-            found.setdefault(speaks, path)
-    if not found:
+            by_driver.setdefault(speaks, path)
+    if not by_driver:
         return ok("no runtime of a vendor's", expected)
-    said = ", ".join(f"{path} speaks only {driver}" for driver, path in found.items())
+    libraries = ", ".join(f"{path} speaks only {driver}" for driver, path in by_driver.items())
     has_runtime = bool((facts.python or {}).get("runtime"))
     if facts.libraries and (has_runtime or facts.payload):
-        return ok(f"{said}; libteflon.so is there, too", expected)
-    return broken(f"{said}, the vendor's driver", expected, subject.deploy)
+        return ok(f"{libraries}; libteflon.so is there, too", expected)
+    return broken(f"{libraries}, the vendor's driver", expected, subject.deploy)
 
 
 def library(subject: Subject) -> Outcome:
@@ -136,16 +136,16 @@ def mesa(subject: Subject) -> Outcome:
     facts = subject.facts
     since = subject.npu.mesa_since if subject.npu else None
     expected = f"Mesa {since} or later" if since else "a Mesa that knows the NPU"
-    found: str | None = facts.mesa
-    if not found and facts.libraries and "/usr/lib" not in facts.libraries[0]:
-        found = facts.payload_mesa
-    if not found:
+    full_version: str | None = facts.mesa
+    if not full_version and facts.libraries and "/usr/lib" not in facts.libraries[0]:
+        full_version = facts.payload_mesa
+    if not full_version:
         return unknown("the version cannot be seen", expected)
-    version = _version(found)
-    shown = named(found)
+    version = _version(full_version)
+    shown = named(full_version)
     if since and version and version < (_version(since) or ()):
         return broken(f"Mesa {shown}", expected, subject.deploy if subject.host else _PACKAGE)
-    wrong = wrong_models(npu_of_soc(subject.board.soc), found) if subject.board else []
+    wrong = wrong_models(npu_of_soc(subject.board.soc), full_version) if subject.board else []
     if wrong:
         shown += f"; known to compute wrongly on this NPU: {', '.join(wrong)} (./inv build-mesa)"
     return ok(f"Mesa {shown}", expected)
@@ -185,8 +185,8 @@ def model(subject: Subject) -> Outcome:
     log = parse_log(result.get("log", ""))
     see = f"./inv smoke-test label_image{f' --host {subject.host}' if subject.host else ''}"
     if "error" in result:
-        said = log.errors[0] if log.errors else result["error"]["message"]
-        return broken(said, expected, subject.there("dmesg | tail -n 20"))
+        failure = log.errors[0] if log.errors else result["error"]["message"]
+        return broken(failure, expected, subject.there("dmesg | tail -n 20"))
     if log.errors:
         return broken(f"Mesa: {log.errors[0]}", expected, subject.there("dmesg | tail -n 20"))
     if not log.operations or not log.invocations:

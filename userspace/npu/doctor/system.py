@@ -109,42 +109,42 @@ def parse_system(rows: Callable[[str], list[str]]) -> System:
 
 def _container(rows: list[str]) -> str:
     names = {"libpod": "podman", "kubepods": "kubernetes", "oci": "podman", "lxc-libvirt": "lxc"}
-    found = [names.get(row.strip(), row.strip()) for row in rows]
-    return found[0] if found else ""
+    names_of_it = [names.get(row.strip(), row.strip()) for row in rows]
+    return names_of_it[0] if names_of_it else ""
 
 
 def _by_path(rows: list[str]) -> dict[str, str]:
     """Read ``ls -l`` of the folders: a link leads to ``renderD128``, ``card0``, ``accel0``."""
-    found = {}
+    links = {}
     for row in rows:
         if match := re.search(r"(\S+) -> \.\./(\S+)$", row):
             folder = "accel" if match[2].startswith("accel") else "dri"
-            found[f"/dev/{folder}/{match[2]}"] = f"/dev/{folder}/by-path/{match[1]}"
-    return found
+            links[f"/dev/{folder}/{match[2]}"] = f"/dev/{folder}/by-path/{match[1]}"
+    return links
 
 
 def _cut(rows: list[str]) -> dict[str, float]:
     """Source: Linux 6.12 drivers/regulator/core.c, ``regulator_late_cleanup``: "NAME: disabling"."""
-    found = {}
+    cut_at_s = {}
     for row in rows:
         if match := re.search(r"(?:\[ *([\d.]+)\] )?(\S+): disabling$", row):
-            found[match[2]] = float(match[1] or 0)
-    return found
+            cut_at_s[match[2]] = float(match[1] or 0)
+    return cut_at_s
 
 
 def _mounts(rows: list[str]) -> dict[str, tuple[str, int]]:
     """Mount point to its disk and the number of its partition."""
-    found = {}
+    mounts = {}
     for row in rows:
         device, place = [*row.split(), ""][:2]
         match = re.fullmatch(r"/dev/((?:mmcblk|nvme\d+n|loop)\d+)p(\d+)|/dev/([a-z]+)(\d+)", device)
         if match:
-            found[place] = (match[1] or match[3], int(match[2] or match[4]))
-    return found
+            mounts[place] = (match[1] or match[3], int(match[2] or match[4]))
+    return mounts
 
 
 def _boot_file(words: list[str], mounts: dict[str, tuple[str, int]]) -> BootFile:
-    path, changed_s, ours = words
+    path, changed_s, owner = words
     holders = [place for place in mounts if path.startswith(place.rstrip("/") + "/")]
     disk, partition = mounts[max(holders, key=len)] if holders else ("", 0)
-    return BootFile(path, int(changed_s), ours == "ours", disk, partition)
+    return BootFile(path, int(changed_s), owner == "ours", disk, partition)

@@ -120,16 +120,16 @@ def check_name(name: str) -> None:
 
 def plan() -> dict[str, Any]:
     """Return what a build would take; fetches nothing."""
-    known = recipe()
+    built_from = recipe()
     folder = _folder()
     return {
         "name": NAME,
-        "suite": known.suite,
-        "architecture": known.architecture,
-        "source": known.source,
-        "packages": [*known.header_packages, known.library_package],
-        "flags": list(known.flags),
-        "runs_on": list(known.runs_on),
+        "suite": built_from.suite,
+        "architecture": built_from.architecture,
+        "source": built_from.source,
+        "packages": [*built_from.header_packages, built_from.library_package],
+        "flags": list(built_from.flags),
+        "runs_on": list(built_from.runs_on),
         "path": str(folder),
         "built": folder.exists(),
     }
@@ -184,16 +184,19 @@ def _folder() -> Path:
 
 
 def _build(target: Path, jobs: int) -> None:
-    known = recipe()
-    archive = Archive(known.suite, known.architecture, sources=True)
+    built_from = recipe()
+    archive = Archive(built_from.suite, built_from.architecture, sources=True)
     source = source_tree(archive)
-    opencl = Archive(known.opencl_headers_suite, known.architecture)
+    opencl = Archive(built_from.opencl_headers_suite, built_from.architecture)
     # First those that are also in the others, in another version.
-    headers = [opencl.unpacked([known.opencl_headers]), archive.unpacked(known.header_packages)]
-    root = archive.unpacked([known.library_package], with_dependencies=True)
+    headers = [
+        opencl.unpacked([built_from.opencl_headers]),
+        archive.unpacked(built_from.header_packages),
+    ]
+    root = archive.unpacked([built_from.library_package], with_dependencies=True)
     # Objects depend on source and flags alone: a change of the adapter is no reason to compile all again.
     key = hashlib.sha256(
-        "\n".join([source.name, *(each.name for each in headers), *known.flags]).encode()
+        "\n".join([source.name, *(each.name for each in headers), *built_from.flags]).encode()
     ).hexdigest()
     work = cache_dir() / "delegates" / f"objects-{key[:16]}"
     work.mkdir(parents=True, exist_ok=True)
@@ -218,7 +221,7 @@ def _build(target: Path, jobs: int) -> None:
         shutil.copy2(work / LIBRARY, target / "lib" / LIBRARY)
         shutil.copy2(work / ORACLE, target / "bin" / ORACLE)
     packages = _take_libraries(target, root)
-    for package in [known.library_package, *packages]:
+    for package in [built_from.library_package, *packages]:
         licence = root / "usr/share/doc" / package / "copyright"
         if licence.exists():
             shutil.copyfile(licence, target / "licences" / package)
@@ -226,8 +229,8 @@ def _build(target: Path, jobs: int) -> None:
         "format": FORMAT,
         "name": NAME,
         "source": urllib.parse.unquote(source.name.rpartition("-")[0]),
-        "architecture": known.architecture,
-        "runs_on": list(known.runs_on),
+        "architecture": built_from.architecture,
+        "runs_on": list(built_from.runs_on),
         "files": {
             str(path.relative_to(target)): path.stat().st_size
             for path in sorted(target.rglob("*"))
@@ -239,11 +242,11 @@ def _build(target: Path, jobs: int) -> None:
 
 def source_tree(archive: Archive) -> Path:
     """Return TensorFlow's own source (without Debian's patches), as far as the recipe needs it."""
-    known = recipe()
-    tarballs = archive.source(known.source)
+    built_from = recipe()
+    tarballs = archive.source(built_from.source)
     original = next(path for path in tarballs if ".orig.tar." in path.name)
     debian = next(path for path in tarballs if ".debian.tar." in path.name)
-    parts = hashlib.sha256("\n".join(known.unpack).encode()).hexdigest()[:8]
+    parts = hashlib.sha256("\n".join(built_from.unpack).encode()).hexdigest()[:8]
     name = debian.name.partition(".debian.tar.")[0]
     folder = cache_dir() / "sources"
     folder.mkdir(parents=True, exist_ok=True)
@@ -252,9 +255,9 @@ def source_tree(archive: Archive) -> Path:
         with step(f"Unpacking the source of {name}"):
             require_unpacker(original)
             target.mkdir()
-            wanted = [f"*/{part}" for part in known.unpack]
+            patterns = [f"*/{part}" for part in built_from.unpack]
             run(["tar", "--extract", "--file", original, "--directory", target, "--no-same-owner",
-                 "--strip-components=1", "--wildcards", *wanted])  # fmt: skip
+                 "--strip-components=1", "--wildcards", *patterns])  # fmt: skip
 
     return make_once(folder / f"{name}-{parts}", make)
 
@@ -265,10 +268,10 @@ def sources_of(part: Part, source: Path) -> list[str]:
     Raises:
         InfrastructureError: the tree lacks a folder or file: it is another version.
     """
-    found = set(part.files)
+    files = set(part.files)
     for folder in part.folders:
-        found |= {f"{folder}/{path.name}" for path in (source / folder).glob("*.cc")}
-    kept = sorted(name for name in found if not re.search(part.leave_out, name))
+        files |= {f"{folder}/{path.name}" for path in (source / folder).glob("*.cc")}
+    kept = sorted(name for name in files if not re.search(part.leave_out, name))
     missing = [name for name in (*part.folders, *kept) if not (source / name).exists()]
     if missing:
         raise InfrastructureError(
@@ -280,25 +283,25 @@ def sources_of(part: Part, source: Path) -> list[str]:
 
 def makefile(source: Path, headers: Sequence[Path], root: Path) -> str:
     """Return a makefile for both programs; objects lie beside it, named by their source."""
-    known = recipe()
+    built_from = recipe()
     machine = "usr/lib/aarch64-linux-gnu"
     parts = {name: sources_of(part, source) for name, part in
-             (("DELEGATE", known.delegate), ("LABEL_IMAGE", known.label_image))}  # fmt: skip
+             (("DELEGATE", built_from.delegate), ("LABEL_IMAGE", built_from.label_image))}  # fmt: skip
     system = headers[1] / "usr/include"
     folders = [
         headers[0] / "usr/include",
         source,
         system,
-        *(system / each for each in known.include),
+        *(system / each for each in built_from.include),
     ]
     include = " ".join(f"-I{folder}" for folder in folders)
-    include += "".join(f" -idirafter {source / each}" for each in known.include_after)
+    include += "".join(f" -idirafter {source / each}" for each in built_from.include_after)
     # The libraries were linked with a newer C library than the cross compiler has.
     link = "-Wl,--allow-shlib-undefined -Wl,--as-needed -Wl,--disable-new-dtags"
-    libraries = [root / machine / f"{name}*" for name in known.linked]
+    libraries = [root / machine / f"{name}*" for name in built_from.linked]
     lines = [
         f"CXX = {_COMPILER}",
-        f"FLAGS = {' '.join(known.flags)} {include}",
+        f"FLAGS = {' '.join(built_from.flags)} {include}",
         f"LINKED = $(wildcard {' '.join(str(path) for path in libraries)}) "
         f"$(wildcard {root / machine}/libabsl_*.so.*)",
         f"all: {LIBRARY} {ORACLE}",
@@ -336,13 +339,13 @@ def _objects_in(text: str) -> Sequence[str]:
 
 def _take_libraries(target: Path, root: Path) -> list[str]:
     """Copy the libraries that the results need beside them; return their packages' names."""
-    known = recipe()
+    built_from = recipe()
     homes = {path.name: path for path in (root / "usr/lib/aarch64-linux-gnu").glob("*.so*")}
     waiting = list(needed_libraries([target / "lib" / LIBRARY, target / "bin" / ORACLE]))
     taken: set[str] = set()
     while waiting:
         name = waiting.pop()
-        if name in known.base_libraries or name in taken:
+        if name in built_from.base_libraries or name in taken:
             continue
         if name not in homes:
             raise InfrastructureError(f"no package that was looked at has the library {name}")
