@@ -44,16 +44,16 @@ class Entry:
         self.written_bytes += written_bytes
         self.coefficient_bytes += coefficient_bytes
 
-    def compare(self, found: NDArray[np.uint8], right: NDArray[np.uint8]) -> None:
+    def compare(self, written: NDArray[np.uint8], right: NDArray[np.uint8]) -> None:
         """Compare what a job wrote, plane by plane, with the operation's right values."""
         self.compared = True
         self.values = right.size
-        if found.size != right.size:
+        if written.size != right.size:
             self.different, self.largest = right.size, 255
             return
         # Jobs of the newest Mesa leave some tensors as TFLite has them, channels last.
         ways = [_channels_first(right).reshape(-1), right.reshape(-1)]
-        gaps = [np.abs(found.reshape(-1).astype(np.int16) - way) for way in ways]
+        gaps = [np.abs(written.reshape(-1).astype(np.int16) - way) for way in ways]
         counts = [int(np.count_nonzero(gap)) for gap in gaps]
         best = counts.index(min(counts))
         self.different, self.largest = counts[best], int(gaps[best].max(initial=0))

@@ -45,7 +45,7 @@ def taken_nodes(answer: dict[str, Any], operations: int) -> set[int]:
 
 def operations_of(model: Model, ledger: Ledger, taken: set[int]) -> tuple[OperationRun, ...]:
     """Return what became of each operation, in the order of the model."""
-    found = []
+    outcomes = []
     for each in model.operations:
         entry = ledger.entries.get(each.index, Entry())
         status = MOVED if each.index in taken or entry.jobs else CPU
@@ -54,7 +54,7 @@ def operations_of(model: Model, ledger: Ledger, taken: set[int]) -> tuple[Operat
         if entry.compared:
             status = WRONG if entry.different else RIGHT
         weights = weights_of(each)
-        found.append(
+        outcomes.append(
             OperationRun(
                 each.index,
                 each.kind,
@@ -70,43 +70,45 @@ def operations_of(model: Model, ledger: Ledger, taken: set[int]) -> tuple[Operat
                 macs(each),
             )
         )
-    return tuple(found)
+    return tuple(outcomes)
 
 
 def first_wrong(operations: Sequence[OperationRun], faults: Sequence[str]) -> int | None:
     """Return the first operation with wrong values, or at whose job it stopped."""
-    found = [each.index for each in operations if each.status == WRONG]
+    wrong = [each.index for each in operations if each.status == WRONG]
     named = NAMED.match(faults[0]) if faults else None
     # What ran behind a fault had no right inputs.
     if named and int(named[1]) < len(operations):
-        return min([int(named[1]), *found])
-    return min(found, default=None)
+        return min([int(named[1]), *wrong])
+    return min(wrong, default=None)
 
 
 def with_statuses(run: Run, exact: Run) -> tuple[OperationRun, ...]:
     """Return a run's operations, with what was compared in another run of it, up to where that stopped."""
-    found = []
+    outcomes = []
     for each, other in zip(run.operations, exact.operations, strict=True):
         if exact.first_wrong is not None and each.index > exact.first_wrong:
             behind = NOT_COMPARED if each.status in (RIGHT, WRONG) else each.status
-            found.append(replace(each, status=behind, different=0, values=0, largest=0))
+            outcomes.append(replace(each, status=behind, different=0, values=0, largest=0))
         elif each.index == exact.first_wrong:
-            found.append(replace(each, status=WRONG))
+            outcomes.append(replace(each, status=WRONG))
         else:
-            seen = {
+            comparison = {
                 name: getattr(other, name) for name in ("status", "different", "values", "largest")
             }
-            found.append(replace(each, **seen))
-    return tuple(found)
+            outcomes.append(replace(each, **comparison))
+    return tuple(outcomes)
 
 
 def agreement_of(name: str, pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> Agreement:
     """Return how an output agrees over pairs of what the NPU and what TFLite computed."""
-    gaps = [np.abs(found.astype(np.float64) - right.astype(np.float64)) for found, right in pairs]
+    gaps = [np.abs(output.astype(np.float64) - right.astype(np.float64)) for output, right in pairs]
     values = sum(gap.size for gap in gaps)
     is_scores = all(right.size > 1 and right.size == right.shape[-1] for _, right in pairs)
     tops = (
-        [int(found.argmax()) == int(right.argmax()) for found, right in pairs] if is_scores else []
+        [int(output.argmax()) == int(right.argmax()) for output, right in pairs]
+        if is_scores
+        else []
     )
     ties = [int((right == right.max()).sum()) > 1 for _, right in pairs] if is_scores else []
     return Agreement(
@@ -122,13 +124,13 @@ def agreement_of(name: str, pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) 
 
 
 def output_of(
-    name: str, found: NDArray[Any], right: NDArray[Any], scales: Sequence[float]
+    name: str, output: NDArray[Any], right: NDArray[Any], scales: Sequence[float]
 ) -> OutputRun:
     """Return how an output of the NPU's differs from TFLite's."""
-    if found.shape != right.shape:
+    if output.shape != right.shape:
         return OutputRun(name, right.size, right.size, float("inf"))
     wide = np.float64 if right.dtype.kind == "f" else np.int64
-    first, second = found.astype(wide), right.astype(wide)
+    first, second = output.astype(wide), right.astype(wide)
     same = (
         (first == second) | (np.isnan(first) & np.isnan(second))
         if wide is np.float64
@@ -145,10 +147,10 @@ def output_of(
     )
 
 
-def exchanged(found: NDArray[Any], right: NDArray[Any]) -> bool:
+def exchanged(output: NDArray[Any], right: NDArray[Any]) -> bool:
     """Whether an output has the right values, but channel by channel."""
-    if found.ndim != 4 or found.shape != right.shape:
+    if output.ndim != 4 or output.shape != right.shape:
         return False
     batch, rows, columns, channels = right.shape
-    moved = np.moveaxis(found.reshape(batch, channels, rows, columns), 1, -1)
+    moved = np.moveaxis(output.reshape(batch, channels, rows, columns), 1, -1)
     return bool(np.array_equal(moved, right))

@@ -190,7 +190,7 @@ class _OneNpu:
                 raise UserError(f"set {number} of the inputs: {error}") from error
             pairs.append((attempt.outputs, right.outputs))
         return tuple(
-            agreement_of(tensor.name, [(found[place], right[place]) for found, right in pairs])
+            agreement_of(tensor.name, [(outputs[place], right[place]) for outputs, right in pairs])
             for place, tensor in enumerate(self._model.outputs)
         )
 
@@ -244,19 +244,21 @@ class _OneNpu:
             cache=self._cache,
         )
         ledger.close()
-        found = self._judged(attempt, ledger)
-        if found.status != WRONG or not found.values:
+        predicted = self._judged(attempt, ledger)
+        if predicted.status != WRONG or not predicted.values:
             return replace(exact, operations=with_statuses(exact, exact))
         steps = max(
             each.largest / (each.scale if each.scale and each.largest % 1 else 1)
-            for each in found.outputs
+            for each in predicted.outputs
         )
         if steps <= CLOSE_STEPS:
             why = f"within {steps:g} steps of TFLite's, computed as silicon is predicted to"
-            return replace(found, status=CLOSE, why=why, operations=with_statuses(found, exact))
+            return replace(
+                predicted, status=CLOSE, why=why, operations=with_statuses(predicted, exact)
+            )
         first = exact.first_wrong
         return replace(
-            found, why=exact.why, first_wrong=first, operations=with_statuses(found, exact)
+            predicted, why=exact.why, first_wrong=first, operations=with_statuses(predicted, exact)
         )
 
     def _judged(self, attempt: Attempt, ledger: Ledger) -> Run:
@@ -291,8 +293,8 @@ class _OneNpu:
         if report.faults:
             return replace(run, why=report.faults[0])
         outputs = tuple(
-            output_of(tensor.name, found, right, tensor.scales)
-            for tensor, found, right in zip(
+            output_of(tensor.name, output, right, tensor.scales)
+            for tensor, output, right in zip(
                 self._model.outputs, attempt.outputs, self._right.outputs, strict=True
             )
         )
@@ -320,5 +322,5 @@ class _OneNpu:
         ]
         taken = taken_nodes(attempt.answer, len(self._model.operations))
         row = {"outputs": outputs, "delegated_nodes": sorted(taken)}
-        found = explain(cast("RowResult", row), self._request.model)
-        return str(found[0]) if found else "no job contradicts the model by itself"
+        reasons = explain(cast("RowResult", row), self._request.model)
+        return str(reasons[0]) if reasons else "no job contradicts the model by itself"

@@ -74,9 +74,9 @@ def references(
     )
     kept = firsts if sizes <= _MOST_BYTES and not outputs_only else {}
     # As outputs they are kept: an ADD may write its result over one of its inputs.
-    wanted = list(dict.fromkeys([*ends, *kept.values()]))
-    computed = _in_own_process(with_outputs(content, wanted), inputs, timeout_s)
-    values = dict(zip(wanted, computed, strict=True))
+    tensors = list(dict.fromkeys([*ends, *kept.values()]))
+    computed = _in_own_process(with_outputs(content, tensors), inputs, timeout_s)
+    values = dict(zip(tensors, computed, strict=True))
     by_operation = {index: values[number] for index, number in kept.items()}
     return References(
         [values[number] for number in ends],
@@ -88,19 +88,19 @@ def references(
 def _operands(
     model: Model, inputs: Sequence[NDArray[Any]], by_operation: Mapping[int, NDArray[Any]]
 ) -> dict[int, Operands]:
-    known = {id(tensor): value for tensor, value in zip(model.inputs, inputs, strict=False)}
+    values = {id(tensor): value for tensor, value in zip(model.inputs, inputs, strict=False)}
     for each in model.operations:
         if each.index in by_operation:
-            known[id(each.outputs[0])] = by_operation[each.index]
-    found = {}
+            values[id(each.outputs[0])] = by_operation[each.index]
+    operands = {}
     for each in model.operations:
-        pair = [known.get(id(tensor)) for tensor in each.inputs[:2]]
+        pair = [values.get(id(tensor)) for tensor in each.inputs[:2]]
         first, second = (*pair, None, None)[:2]
         if each.kind != "ADD" or first is None or second is None:
             continue
         if {first.dtype, second.dtype} <= set(_BYTES):
-            found[each.index] = (unsigned(first), unsigned(second))
-    return found
+            operands[each.index] = (unsigned(first), unsigned(second))
+    return operands
 
 
 def _in_own_process(
@@ -116,8 +116,8 @@ def _in_own_process(
         except InfrastructureError as error:
             raise ValueError(error.message) from error
         if done.exit_code or not (folder / _OUTPUTS).exists():
-            said = done.stdout.decode(errors="replace").strip()
-            raise ValueError(said or f"its runtime ends with {done.exit_code}")
+            output = done.stdout.decode(errors="replace").strip()
+            raise ValueError(output or f"its runtime ends with {done.exit_code}")
         with np.load(folder / _OUTPUTS, allow_pickle=False) as file:
             return [file[f"arr_{number}"] for number in range(len(file.files))]
 

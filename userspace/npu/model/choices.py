@@ -22,18 +22,18 @@ def npus_of(words: str) -> dict[str, str]:
         UserError: one is not known, or there are no rules for its driver.
     """
     with_rules = {rules.driver for rules in all_rules()}
-    found = {}
+    drivers = {}
     for word in _words(words) or known_faults.NPUS:
         name = word.lower().removeprefix("virtual:")
-        known = [each for each in soc_names() if _driver(each) in with_rules]
-        if name not in known:
+        supported = [each for each in soc_names() if _driver(each) in with_rules]
+        if name not in supported:
             raise UserError(
-                f"nothing is known of the NPU {word!r}{nearest(name, known)}: there are rules for the "
+                f"nothing is known of the NPU {word!r}{nearest(name, supported)}: there are rules for the "
                 f"drivers {', '.join(sorted(with_rules))}",
-                hint=f"--npu takes names of SoCs with commas: {', '.join(known)}",
+                hint=f"--npu takes names of SoCs with commas: {', '.join(supported)}",
             )
-        found[name] = _driver(name)
-    return found
+        drivers[name] = _driver(name)
+    return drivers
 
 
 def rules_of(words: str, drivers: Iterable[str]) -> list[tuple[str, Rules]]:
@@ -44,29 +44,29 @@ def rules_of(words: str, drivers: Iterable[str]) -> list[tuple[str, Rules]]:
     Raises:
         UserError: no driver has rules for one of them.
     """
-    found = []
-    wanted = list(dict.fromkeys(drivers))
-    for driver in wanted:
+    versions = []
+    names = list(dict.fromkeys(drivers))
+    for driver in names:
         for name in _words(words) or _usual(driver):
             rules = rules_for(driver, name)
-            if rules and (name, rules) not in found:
-                found.append((name, rules))
+            if rules and (name, rules) not in versions:
+                versions.append((name, rules))
     for name in _words(words):
-        if not any(version == name for version, _ in found):
-            raise _no_rules(name, wanted)
-    return found
+        if not any(version == name for version, _ in versions):
+            raise _no_rules(name, names)
+    return versions
 
 
 def others(words: str, drivers: Iterable[str]) -> list[tuple[str, Rules]]:
     """Return the newest of these versions for each driver that nobody asked about."""
-    asked, found = set(drivers), []
+    asked, newest_versions = set(drivers), []
     for driver in dict.fromkeys(rules.driver for rules in all_rules()):
         names = [name for name in _words(words) or _usual(driver) if rules_for(driver, name)]
         newest = max(names, key=_order, default=None)
         rules = rules_for(driver, newest) if newest else None
         if driver not in asked and newest and rules:
-            found.append((newest, rules))
-    return found
+            newest_versions.append((newest, rules))
+    return newest_versions
 
 
 def _usual(driver: str) -> list[str]:

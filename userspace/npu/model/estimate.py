@@ -122,20 +122,20 @@ class Estimate:
 @functools.cache
 def calibration_of(npu: str) -> Calibration | None:
     """Return what all files know of an NPU's times; None where nothing is."""
-    found = [
+    calibrations = [
         msgspec.json.decode(file.read_bytes(), type=Calibration)
         for file in sorted(_FOLDER.glob("*.json"))
     ]
-    return merged([each for each in found if each.npu == npu])
+    return merged([each for each in calibrations if each.npu == npu])
 
 
-def merged(found: Sequence[Calibration]) -> Calibration | None:
+def merged(calibrations: Sequence[Calibration]) -> Calibration | None:
     """Return several calibrations of one NPU as one; None without any.
 
     A model that became the same jobs is one point, whoever measured it; with another Mesa it is another.
     """
     points: dict[tuple[str, int, int], Point] = {}
-    for each in (point for calibration in found for point in calibration.points):
+    for each in (point for calibration in calibrations for point in calibration.points):
         key = (each.model, each.jobs, each.macs)
         before = points.get(key)
         points[key] = (
@@ -145,11 +145,11 @@ def merged(found: Sequence[Calibration]) -> Calibration | None:
                 before, ms=before.ms + each.ms, source=f"{before.source}; {each.source}"
             )
         )
-    if not found:
+    if not calibrations:
         return None
-    counted = "; ".join(each.counted_with for each in found)
+    counted = "; ".join(each.counted_with for each in calibrations)
     return Calibration(
-        format=FORMAT, npu=found[0].npu, counted_with=counted, points=tuple(points.values())
+        format=FORMAT, npu=calibrations[0].npu, counted_with=counted, points=tuple(points.values())
     )
 
 
@@ -170,11 +170,11 @@ def costs(points: Sequence[Point]) -> tuple[float, float]:
         solved = np.linalg.solve(squares, some.sum(axis=0))
         if (solved < 0).any():
             continue
-        found = np.zeros(2)
-        found[list(kept)] = solved
-        error = float(np.square(rows @ found - 1).sum() + _RIDGE * np.square(found).sum())
+        solution = np.zeros(2)
+        solution[list(kept)] = solved
+        error = float(np.square(rows @ solution - 1).sum() + _RIDGE * np.square(solution).sum())
         if best is None or error < best[0] - 1e-12:
-            best = (error, (float(found[0] / units[0]), float(found[1] / units[1])))
+            best = (error, (float(solution[0] / units[0]), float(solution[1] / units[1])))
     if best is None:  # one column of positive numbers has a positive solution
         raise RuntimeError("no column of the measurements has a positive solution")
     return best[1]
@@ -194,25 +194,25 @@ def estimate(run: Run) -> Estimate | str:
     """Return how long an inference may take on silicon, or why nobody can tell."""
     if run.status not in (*GOOD, WRONG) or not run.values:
         return "it did not run to its end"
-    known = calibration_of(run.npu)
-    if known is None or len(known.points) < _LEAST_POINTS:
+    known_times = calibration_of(run.npu)
+    if known_times is None or len(known_times.points) < _LEAST_POINTS:
         return f"no times of an {run.npu} are known"
-    likely = _time(costs(known.points), run.jobs, run.macs)
-    shortest = min(point.likely_ms for point in known.points)
-    longest = max(point.likely_ms for point in known.points)
+    likely = _time(costs(known_times.points), run.jobs, run.macs)
+    shortest = min(point.likely_ms for point in known_times.points)
+    longest = max(point.likely_ms for point in known_times.points)
     if not shortest / _RANGE <= likely <= longest * _RANGE:
         return (
             f"{run.jobs} jobs and {run.macs / 1e6:.0f} million multiplications are too far from the models "
             f"whose time on the {run.npu} is known ({shortest:g} to {longest:g} ms)"
         )
-    seen = left_out(known.points)
-    ratios = [each.point.likely_ms / each.estimated_ms for each in seen]
-    errors = ", ".join(f"{each.point.model} {each.error:+.0%}" for each in seen)
+    cross_checks = left_out(known_times.points)
+    ratios = [each.point.likely_ms / each.estimated_ms for each in cross_checks]
+    errors = ", ".join(f"{each.point.model} {each.error:+.0%}" for each in cross_checks)
     low, high = min(*ratios, 1 - _LEAST_BAND), max(*ratios, 1 + _LEAST_BAND)
     how = (
         f"{run.jobs} jobs and {run.macs / 1e6:.0f} million multiplications, calibrated on "
-        f"{len(known.points)} known times of the {run.npu}; estimated from the others, these were off "
-        f"by {errors}"
+        f"{len(known_times.points)} known times of the {run.npu}; each, estimated from the others, was "
+        f"off by {errors}"
     )
     return Estimate(
         low_ms=round(likely * low, 1),

@@ -78,9 +78,11 @@ def read(path: Path) -> bytes:
                 return head + file.read(_MOST_BYTES)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    found = _named(path, head)
-    if found:
-        raise UserError(f"{path} is no .tflite file but {found[0]}", hint=found[1])
+    format_and_hint = _named(path, head)
+    if format_and_hint:
+        raise UserError(
+            f"{path} is no .tflite file but {format_and_hint[0]}", hint=format_and_hint[1]
+        )
     raise UserError(
         f"{path} is no .tflite file: bytes 4-7 are {head[4:8]!r}, not b'TFL3'",
         hint="give a model that TensorFlow Lite's converter made",
@@ -143,6 +145,6 @@ def _folder(path: Path) -> UserError:
             f"{path} is a TensorFlow.js model, likely",
             hint="convert the model that it was made from",
         )
-    found = next(iter(sorted(path.glob("*.tflite"))), None)
-    hint = f"./inv model-report {found}" if found else "give the path of a .tflite file"
+    model_file = next(iter(sorted(path.glob("*.tflite"))), None)
+    hint = f"./inv model-report {model_file}" if model_file else "give the path of a .tflite file"
     return UserError(f"{path} is a folder, not a .tflite file", hint=hint)

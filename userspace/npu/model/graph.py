@@ -261,14 +261,14 @@ def operation_tensors(model: bytes, kind: str) -> dict[int, tuple[int, int]]:
     def pairs(table: Table) -> dict[int, tuple[int, int]]:
         graph, tensors = _graph_and_tensors(table)
         operators = graph.tables(3)
-        found = {}
+        tensor_pairs = {}
         for each in _operations(table, graph, tensors):
             numbers = operators[each.index].vector(1, "Int32")[:2]
             if each.kind != kind or len(numbers) < 2 or min(numbers) < 0:
                 continue
             if not any(tensors[number].data for number in numbers):
-                found[each.index] = (int(numbers[0]), int(numbers[1]))
-        return found
+                tensor_pairs[each.index] = (int(numbers[0]), int(numbers[1]))
+        return tensor_pairs
 
     return _read(model, "the model", pairs)
 

@@ -25,11 +25,11 @@ def described(model: Path) -> list[OperationRecord]:
     Empty where the model cannot be read: whoever runs it says why.
     """
     try:
-        found = read_file(model)
+        read_operations = read_file(model)
     except UserError:
         return []
     rows: list[OperationRecord] = []
-    for each in found:
+    for each in read_operations:
         output = next((tensor for tensor in each.outputs if tensor), None)
         rows.append(
             {"index": each.index, "name": each.kind, "output": list(output.shape) if output else []}

@@ -46,7 +46,7 @@ def partitions(model: Model, taken: Collection[int]) -> list[Partition]:
     Args:
         taken: indices of the operations that it takes.
     """
-    wanted = set(taken)
+    taken_set = set(taken)
     users: dict[int, set[int]] = defaultdict(set)
     for each in model.operations:
         for tensor in _tensors(each.inputs):
@@ -54,13 +54,13 @@ def partitions(model: Model, taken: Collection[int]) -> list[Partition]:
     ends = {id(tensor) for tensor in model.outputs}
     return [
         _partition([model.operations[index] for index in subset], users, ends)
-        for subset in _subsets(model.operations, wanted)
-        if subset[0] in wanted
+        for subset in _subsets(model.operations, taken_set)
+        if subset[0] in taken_set
     ]
 
 
-def _subsets(operations: tuple[Operation, ...], wanted: set[int]) -> list[list[int]]:
-    """Return indices of operations in sets of one kind each, wanted or not, that run one after another.
+def _subsets(operations: tuple[Operation, ...], taken: set[int]) -> list[list[int]]:
+    """Return indices of operations in sets of one kind each, taken or not, that run one after another.
 
     Operations whose inputs never come (a broken model's) are in none.
     """
@@ -74,8 +74,8 @@ def _subsets(operations: tuple[Operation, ...], wanted: set[int]) -> list[list[i
         for source in sources:
             followers[source].append(each.index)
         if not sources:
-            heapq.heappush(ready[each.index in wanted], each.index)
-    found = []
+            heapq.heappush(ready[each.index in taken], each.index)
+    subsets = []
     while ready[True] or ready[False]:
         # The first operation that can run says whose turn it is.
         kind = min((queue[0], kind) for kind, queue in ready.items() if queue)[1]
@@ -86,23 +86,25 @@ def _subsets(operations: tuple[Operation, ...], wanted: set[int]) -> list[list[i
             for follower in followers[index]:
                 waits[follower] -= 1
                 if not waits[follower]:
-                    heapq.heappush(ready[follower in wanted], follower)
-        found.append(sorted(subset))
-    return found
+                    heapq.heappush(ready[follower in taken], follower)
+        subsets.append(sorted(subset))
+    return subsets
 
 
 def _partition(
     operations: list[Operation], users: dict[int, set[int]], ends: set[int]
 ) -> Partition:
     inside = {each.index for each in operations}
-    made = {id(tensor): tensor for each in operations for tensor in _tensors(each.outputs)}
+    produced = {id(tensor): tensor for each in operations for tensor in _tensors(each.outputs)}
     sources = {
         id(tensor): tensor
         for each in operations
         for tensor in _tensors(each.inputs)
-        if tensor.data is None and id(tensor) not in made
+        if tensor.data is None and id(tensor) not in produced
     }
-    leaving = [tensor for key, tensor in made.items() if key in ends or not users[key] <= inside]
+    leaving = [
+        tensor for key, tensor in produced.items() if key in ends or not users[key] <= inside
+    ]
     return Partition(tuple(sorted(inside)), tuple(sources.values()), tuple(leaving))
 
 

@@ -107,8 +107,8 @@ def predict(graph: Sequence[Operation], rules: Rules) -> Prediction:
 
 
 def _series(version: str) -> tuple[int, ...]:
-    found = re.match(r"(\d+)\.(\d+)", version)
-    return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
+    match = re.match(r"(\d+)\.(\d+)", version)
+    return (int(match.group(1)), int(match.group(2))) if match else (0, 0)
 
 
 def refusal_of(operation: Operation, rules: Rules) -> Refusal | None:
@@ -203,8 +203,8 @@ def _computed_inputs(operation: Operation) -> str:
 def _last_axis(operation: Operation) -> str:
     axis = operation.axis
     if operation.kind == "SPLIT":
-        found = _numbers(operation.inputs[0])
-        axis = found[0] if found else None
+        axes = _numbers(operation.inputs[0])
+        axis = axes[0] if axes else None
     return "" if axis in (3, -1) else f"it works along axis {axis}, not the last"
 
 
@@ -226,27 +226,27 @@ def _equal_parts(operation: Operation) -> str:
 
 
 def _paddings(operation: Operation) -> tuple[int, ...]:
-    found = _numbers(operation.inputs[1]) if len(operation.inputs) == 2 else ()
-    return found if len(found) == 8 else ()
+    numbers = _numbers(operation.inputs[1]) if len(operation.inputs) == 2 else ()
+    return numbers if len(numbers) == 8 else ()
 
 
 def _one_pixel(operation: Operation) -> str:
     """It pads one pixel on each of the four sides."""
-    found = _paddings(operation)
-    if not found:
+    pads = _paddings(operation)
+    if not pads:
         return "it pads other than four dimensions by constants"
-    if found != (0, 0, 1, 1, 1, 1, 0, 0):
-        return f"it pads {found[2]}, {found[3]} rows and {found[4]}, {found[5]} columns, not 1 each"
+    if pads != (0, 0, 1, 1, 1, 1, 0, 0):
+        return f"it pads {pads[2]}, {pads[3]} rows and {pads[4]}, {pads[5]} columns, not 1 each"
     return ""
 
 
 def _two_pixels(operation: Operation) -> str:
     """It pads rows, columns and channels by two at most, on each side."""
-    found = _paddings(operation)
-    if not found:
+    pads = _paddings(operation)
+    if not pads:
         return "it pads other than four dimensions by constants"
-    if found[:2] != (0, 0) or not all(0 <= each <= 2 for each in found[2:]):
-        return f"it pads by {', '.join(map(str, found))}: more than 2, or along the first dimension"
+    if pads[:2] != (0, 0) or not all(0 <= each <= 2 for each in pads[2:]):
+        return f"it pads by {', '.join(map(str, pads))}: more than 2, or along the first dimension"
     return ""
 
 

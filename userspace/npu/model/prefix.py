@@ -24,16 +24,16 @@ def sources(model: bytes) -> list[tuple[int, ...]]:
     """
     operators = _graph(model).tables(_OPERATORS)
     makers: dict[int, int] = {}
-    found: list[tuple[int, ...]] = []
+    needed_by: list[tuple[int, ...]] = []
     for index, operator in enumerate(operators):
         needed = {index}
         for tensor in operator.vector(_INPUTS, "Int32"):
             if tensor in makers:
-                needed.update(found[makers[tensor]])
-        found.append(tuple(sorted(needed)))
+                needed.update(needed_by[makers[tensor]])
+        needed_by.append(tuple(sorted(needed)))
         for tensor in operator.vector(_OUTPUTS, "Int32"):
             makers[int(tensor)] = index
-    return found
+    return needed_by
 
 
 def prefix(model: bytes, index: int) -> bytes:

@@ -53,9 +53,9 @@ def read_sinks(model: bytes) -> list[Sink]:
 
 def _sink(output: Tensor, makers: Mapping[int, Operation]) -> Sink:
     maker = makers.get(id(output))
-    seen: set[int] = set()
-    while maker and maker.kind in _PASSES_ON and maker.index not in seen:
-        seen.add(maker.index)
+    visited: set[int] = set()
+    while maker and maker.kind in _PASSES_ON and maker.index not in visited:
+        visited.add(maker.index)
         source = maker.inputs[0] if maker.inputs else None
         maker = makers.get(id(source)) if source else None
     kinds = {each.kind for each in _ancestors(output, makers)}
@@ -78,12 +78,12 @@ def _step(output: Tensor, makers: Mapping[int, Operation]) -> float:
 
 
 def _ancestors(output: Tensor, makers: Mapping[int, Operation]) -> list[Operation]:
-    found: dict[int, Operation] = {}
+    ancestors: dict[int, Operation] = {}
     open_ends = [output]
     while open_ends:
         maker = makers.get(id(open_ends.pop()))
-        if maker is None or maker.index in found:
+        if maker is None or maker.index in ancestors:
             continue
-        found[maker.index] = maker
+        ancestors[maker.index] = maker
         open_ends += [tensor for tensor in maker.inputs if tensor]
-    return list(found.values())
+    return list(ancestors.values())

@@ -80,7 +80,7 @@ def _by_order(
     if len(computed) != sum(each.nn > 0 for each in submits) or not computed:
         return None
     starts = {part[0] for part in parts}
-    found: list[tuple[int, ...]] = []
+    owners: list[tuple[int, ...]] = []
     waiting = 0
     behind = 0  # the place in ``order`` behind the operation of the last NN job
     following = iter(computed)
@@ -92,10 +92,10 @@ def _by_order(
         place = order.index(owner)
         between = order[behind:place]
         is_start = bool(starts & {*between, owner})
-        found += _moves(waiting, between, kinds, owner, first=is_start)
-        found.append((owner,))
+        owners += _moves(waiting, between, kinds, owner, first=is_start)
+        owners.append((owner,))
         waiting, behind = 0, place + 1
-    return tuple(found + _moves(waiting, order[behind:], kinds, computed[-1], first=False))
+    return tuple(owners + _moves(waiting, order[behind:], kinds, computed[-1], first=False))
 
 
 def _moves(

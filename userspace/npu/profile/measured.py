@@ -98,32 +98,32 @@ def measured(
     return Measured(document, row)
 
 
-def calibration(found: Measured, model: Model, npu: str) -> Calibration:
+def calibration(measured: Measured, model: Model, npu: str) -> Calibration:
     """Return a board's times of a model as a calibration.
 
     Raises:
         UserError: they are an emulator's, the result was no pass, or there is no profile.
     """
-    profile = found.row.get("profile") or {"error": "it was not taken"}
-    latency = found.row["latency_ms"]
+    profile = measured.row.get("profile") or {"error": "it was not taken"}
+    latency = measured.row["latency_ms"]
     if not npu or "," in npu:
         raise UserError("which NPU the host has is not known", hint="--npu NAME")
-    if found.emulated:
+    if measured.emulated:
         raise UserError("an emulated board's times calibrate nothing", hint="give a real board")
-    if found.row["status"] != "pass" or latency is None:
+    if measured.row["status"] != "pass" or latency is None:
         raise UserError(
-            f"{TEFLON} did not pass, its times calibrate nothing: {found.row['reason']}"
+            f"{TEFLON} did not pass, its times calibrate nothing: {measured.row['reason']}"
         )
     if "error" in profile:
         raise UserError(f"there is no time by operation to calibrate with: {profile['error']}")
-    conditions = found.document.get("conditions") or {}
+    conditions = measured.document.get("conditions") or {}
     clocks = conditions.get("npu_clocks_hz") or {}
-    words = [found.where, f"Linux {conditions['kernel']}" if "kernel" in conditions else ""]
+    words = [measured.where, f"Linux {conditions['kernel']}" if "kernel" in conditions else ""]
     words += [f"{name} {hz / 1e6:g} MHz" for name, hz in sorted(clocks.items())]
     where = ", ".join(filter(None, words))
-    taken = found.row.get("delegated_nodes") or []
+    taken = measured.row.get("delegated_nodes") or []
     point = Point(
-        model=Path(found.document["model"]["name"]).stem,
+        model=Path(measured.document["model"]["name"]).stem,
         jobs=profile["nn_jobs"] + profile["tp_jobs"],
         macs=sum(macs(model.operations[index]) for index in taken),
         ms=(round(latency["median"], 3),),

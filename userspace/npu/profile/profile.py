@@ -81,7 +81,7 @@ def profile(
 def _inference(raw: RunnerProfile, place: int) -> _Inference | None:
     """Return one inference; None if a job of it was not seen to end."""
     begin, end = raw["runs"][place]
-    found = _Inference((end - begin) / _MS)
+    inference = _Inference((end - begin) / _MS)
     last = first = None
     for began, ended, nn, tp, group in raw["events"]:
         if not begin <= began < end or not (nn or tp):
@@ -89,28 +89,28 @@ def _inference(raw: RunnerProfile, place: int) -> _Inference | None:
         if ended is None:
             return None
         first = began if first is None else first
-        found.submits.append(Submit(nn, tp, group))
-        found.busy.append(max(ended - max(began, last or 0), 0) / _MS)
+        inference.submits.append(Submit(nn, tp, group))
+        inference.busy.append(max(ended - max(began, last or 0), 0) / _MS)
         last = max(ended, last or 0)
     if first is not None and last is not None:
-        found.before = (first - begin) / _MS
-        found.after = max(end - last, 0) / _MS
-    return found
+        inference.before = (first - begin) / _MS
+        inference.after = max(end - last, 0) / _MS
+    return inference
 
 
-def _alike(found: Sequence[_Inference | None]) -> list[_Inference]:
+def _alike(inferences: Sequence[_Inference | None]) -> list[_Inference]:
     """Return the inferences that had the same jobs as most; none if these are few, or had no jobs."""
-    kinds = [tuple(_numbered(each.submits)) if each else () for each in found]
+    kinds = [tuple(_numbered(each.submits)) if each else () for each in inferences]
     (most, count), *_ = Counter(kinds).most_common(1) or [((), 0)]
-    if not most or count < _FEW * len(found):
+    if not most or count < _FEW * len(inferences):
         return []
-    return [each for each, kind in zip(found, kinds, strict=True) if each and kind == most]
+    return [each for each, kind in zip(inferences, kinds, strict=True) if each and kind == most]
 
 
-def _middle(found: Sequence[_Inference]) -> list[_Inference]:
+def _middle(inferences: Sequence[_Inference]) -> list[_Inference]:
     """Return the middle half by time: means of these are not disturbed, and add up."""
-    quarter = (len(found) + 1) // 4
-    return sorted(found, key=lambda each: each.total)[quarter : len(found) - quarter]
+    quarter = (len(inferences) + 1) // 4
+    return sorted(inferences, key=lambda each: each.total)[quarter : len(inferences) - quarter]
 
 
 def _numbered(submits: Sequence[Submit]) -> list[Submit]:

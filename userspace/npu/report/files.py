@@ -36,11 +36,16 @@ def remember(document: SmokeDocument) -> None:
 def newest(host: str) -> SmokeDocument | None:
     """Return the newest document of a host; None if there is none that can be read."""
     try:
-        found: SmokeDocument = json.loads(_newest_file(host).read_bytes())
-        found["results"], found["model"]["name"], found["image"]["name"], found["machine"]
+        document: SmokeDocument = json.loads(_newest_file(host).read_bytes())
+        (
+            document["results"],
+            document["model"]["name"],
+            document["image"]["name"],
+            document["machine"],
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return found
+    return document
 
 
 def report(
@@ -137,22 +142,24 @@ class ReportTargets:
         Raises:
             UserError: a folder is not there (said before the test runs, not after).
         """
-        wanted = ReportTargets(Path(report) if report else None, Path(junit) if junit else None)
-        for flag, path in (("--report", wanted.report), ("--junit", wanted.junit)):
+        targets = ReportTargets(Path(report) if report else None, Path(junit) if junit else None)
+        for flag, path in (("--report", targets.report), ("--junit", targets.junit)):
             if path is not None:
                 _check_folder(path, flag)
-        return wanted
+        return targets
 
 
-def after_run(document: SmokeDocument, host: Host | None, wanted: ReportTargets) -> None:
+def after_run(document: SmokeDocument, host: Host | None, targets: ReportTargets) -> None:
     """Write what is wanted of a smoke test that ran."""
-    if wanted.report:
+    if targets.report:
         emulated = "npu" in document
         findings, note = (None, "An emulated NPU.") if emulated else _findings(host, False)
-        made = write(document["host"], wanted.report, smoke=document, findings=findings, note=note)
-        say(f"report: {made['html']}, {made['json']}, {made['junit']}")
-    if wanted.junit:
-        write_atomically(wanted.junit, junit(document, None, None).encode())
+        written = write(
+            document["host"], targets.report, smoke=document, findings=findings, note=note
+        )
+        say(f"report: {written['html']}, {written['json']}, {written['junit']}")
+    if targets.junit:
+        write_atomically(targets.junit, junit(document, None, None).encode())
 
 
 def _check_folder(path: Path, flag: str) -> None:
@@ -166,9 +173,10 @@ def _check_folder(path: Path, flag: str) -> None:
         )
 
 
-def text(made: dict[str, Any]) -> str:
+def text(written: dict[str, Any]) -> str:
     """Say what was written."""
-    return f"{made['host']}: {made['verdict']}\n{made['html']}\n{made['json']}\n{made['junit']}"
+    files = [written[kind] for kind in ("html", "json", "junit")]
+    return "\n".join([f"{written['host']}: {written['verdict']}", *files])
 
 
 def _medians(past: history.History) -> dict[str, list[float]]:

@@ -137,16 +137,16 @@ def need(host: str) -> History:
     Raises:
         UserError: there is none.
     """
-    found = read(host)
-    if not found.entries:
-        known = known_hosts()
+    history = read(host)
+    if not history.entries:
+        hosts = known_hosts()
         flag = "" if host == THIS_MACHINE else f" --host {host}"
         raise UserError(
-            f"there is no history of {host}{nearest(host, known)}",
+            f"there is no history of {host}{nearest(host, hosts)}",
             hint=f"./inv smoke-test label_image{flag} adds to it"
-            + (f"; there is one of: {', '.join(known)}" if known else ""),
+            + (f"; there is one of: {', '.join(hosts)}" if hosts else ""),
         )
-    return found
+    return history
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

@@ -151,9 +151,9 @@ def _operations_taken(row: RowResult, _: float | None) -> str:
 
 def _answer(row: RowResult, _: float | None) -> str:
     best = row["top"][0] if row.get("top") else None
-    said = f"{best['score']:.3f} {best['index']} {best['label']}".rstrip() if best else ""
+    answer = f"{best['score']:.3f} {best['index']} {best['label']}".rstrip() if best else ""
     if not best and row["status"] == "pass":
-        said = answer_of(row)
+        answer = answer_of(row)
     difference, agreed = row.get("max_abs_diff") if best else None, row.get("agreement")
     why = [
         row["reason"],
@@ -161,7 +161,7 @@ def _answer(row: RowResult, _: float | None) -> str:
         f"same answer on {agreed['same']} of {agreed['inputs']} crops and flips" if agreed else "",
     ]
     words = escape("; ".join(filter(None, why)))
-    return escape(said) + (f'<div class="why">{words}</div>' if words else "")
+    return escape(answer) + (f'<div class="why">{words}</div>' if words else "")
 
 
 _COLUMNS = (
@@ -257,11 +257,11 @@ def _profiles(smoke: SmokeDocument) -> str:
 
 def _boxes(row: RowResult) -> str:
     """What a detector found, drawn over the picture: shares of its sides are units."""
-    found = row.get("detections") or []
-    if not found:
+    detections = row.get("detections") or []
+    if not detections:
         return ""
     parts = ['<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" aria-hidden="true">']
-    for number, each in enumerate(found):
+    for number, each in enumerate(detections):
         top, left, bottom, right = (1000 * min(max(side, 0.0), 1.0) for side in each["box"])
         parts.append(
             f'<rect class="object k{number % 6}" x="{left:.0f}" y="{top:.0f}" '
@@ -368,19 +368,25 @@ def _summary(operations: list[OperationRecord], ran: list[RowResult]) -> str:
 
 
 def _versions(smoke: SmokeDocument) -> str:
-    machine, found = smoke["machine"], smoke.get("conditions") or {}
-    clocks = found.get("npu_clocks_hz") or {}
+    machine, conditions = smoke["machine"], smoke.get("conditions") or {}
+    clocks = conditions.get("npu_clocks_hz") or {}
     rows = [
         ("kernel", machine.get("kernel")),
-        ("Mesa", found.get("mesa")),
+        ("Mesa", conditions.get("mesa")),
         ("runtime", smoke.get("runtime")),
         ("Python, numpy", f"{machine.get('python')}, {machine.get('numpy')}"),
         ("machine", f"{machine.get('machine')}, {machine.get('threads')} threads"),
-        ("generation", found.get("generation")),
+        ("generation", conditions.get("generation")),
         ("NPU clocks", ", ".join(f"{name} {hz / 1e6:g} MHz" for name, hz in clocks.items())),
-        ("CPU", " ".join(filter(None, [found.get("governor"), _mhz(found.get("cpu_mhz"))]))),
-        ("temperature", f"{found['temperature_c']:.1f} °C" if "temperature_c" in found else ""),
-        ("load before", f"{found['load']:g}" if "load" in found else ""),
+        (
+            "CPU",
+            " ".join(filter(None, [conditions.get("governor"), _mhz(conditions.get("cpu_mhz"))])),
+        ),
+        (
+            "temperature",
+            f"{conditions['temperature_c']:.1f} °C" if "temperature_c" in conditions else "",
+        ),
+        ("load before", f"{conditions['load']:g}" if "load" in conditions else ""),
         ("model", f"{smoke['model']['name']}, SHA-256 {smoke['model']['sha256']}"),
         ("picture", f"{smoke['image']['name']}, SHA-256 {smoke['image']['sha256']}"),
         ("answer on file", smoke.get("expected")),

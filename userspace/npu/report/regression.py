@@ -73,7 +73,7 @@ def judge_series(values: Sequence[float]) -> Verdict:
         return Verdict("too few", 0.0, 0.0, values[-1] if values else 0.0, 1)
     middle, spread = _centre(logs[-1 - BASELINE_RUNS : -1]), _spread(logs[-_WINDOW_RUNS - 1 : -1])
     alone = logs[-1] - middle
-    found = Verdict("steady", math.expm1(alone), spread, math.exp(middle), 1)
+    verdict = Verdict("steady", math.expm1(alone), spread, math.exp(middle), 1)
     for runs, errors, deviations in _LIMITS:
         before, newest = logs[-runs - BASELINE_RUNS : -runs], logs[-runs:]
         if len(before) < LEAST_RUNS - 2:
@@ -90,7 +90,7 @@ def judge_series(values: Sequence[float]) -> Verdict:
         ):
             word = "slower" if change > 0 else "faster"
             return Verdict(word, math.expm1(change), spread, math.exp(middle), runs)
-    return found
+    return verdict
 
 
 def _centre(logs: Sequence[float]) -> float:
@@ -150,7 +150,7 @@ class HistoryDocument(TypedDict):
 
 def series_of(history: History) -> dict[tuple[str, str, str, str], list[Point]]:
     """Return passing runs by (test, model, delegate, what else has to be equal), oldest first."""
-    found: dict[tuple[str, str, str, str], list[Point]] = {}
+    series: dict[tuple[str, str, str, str], list[Point]] = {}
     for entry in history.entries:
         same = f"{entry['model_sha256'][:12]}/{entry['image_sha256'][:12]}/{entry.get('threads')}"
         for row in entry["results"]:
@@ -161,8 +161,8 @@ def series_of(history: History) -> dict[tuple[str, str, str, str], list[Point]]:
             point = Point(
                 ms=float(times["median"]), time=entry["time"], conditions=entry["conditions"]
             )
-            found.setdefault(key, []).append(point)
-    return found
+            series.setdefault(key, []).append(point)
+    return series
 
 
 def document(history: History) -> HistoryDocument:
@@ -208,13 +208,13 @@ def changed_conditions(now: dict[str, Any], earlier: Sequence[Point]) -> list[st
         if name in now and before and now[name] not in before:
             changed.append(f"{name} {_shown(before[-1])} -> {_shown(now[name])}")
     for name, unit, step in (("load", "", 1.0), ("temperature_c", " °C", 10.0)):
-        known = [value for point in earlier if (value := point["conditions"].get(name)) is not None]
-        if name in now and known and now[name] > max(known) + step:
-            changed.append(f"{name} {now[name]:g}{unit}, at most {max(known):g}{unit} before")
+        past = [value for point in earlier if (value := point["conditions"].get(name)) is not None]
+        if name in now and past and now[name] > max(past) + step:
+            changed.append(f"{name} {now[name]:g}{unit}, at most {max(past):g}{unit} before")
     return changed
 
 
-def text(found: HistoryDocument) -> str:
+def text(document: HistoryDocument) -> str:
     """Return the document for 80 columns."""
     from bsp.base.output import table
 
@@ -227,15 +227,15 @@ def text(found: HistoryDocument) -> str:
             f"{each['model']}: {each['text']}"
             + (f"; changed: {'; '.join(each['changed'])}" if each["changed"] else ""),
         )
-        for each in found["series"]
+        for each in document["series"]
     ]
-    lines = [f"{found['host']}: {counted(found['entries'], 'run')} of smoke tests"]
-    if found["torn"]:
-        lines.append(f"note: {counted(found['torn'], 'line')} of the history could not be read")
+    lines = [f"{document['host']}: {counted(document['entries'], 'run')} of smoke tests"]
+    if document["torn"]:
+        lines.append(f"note: {counted(document['torn'], 'line')} of the history could not be read")
     if rows:
         lines += ["", table(("delegate", "runs", "newest", "before", "verdict"), rows), ""]
         lines.append("medians in ms")
-    return "\n".join([*lines, f"verdict: {found['verdict']}"])
+    return "\n".join([*lines, f"verdict: {document['verdict']}"])
 
 
 def _shown(value: Any) -> str:

@@ -65,9 +65,9 @@ def _row(result: RowResult) -> tuple[str, ...]:
     operations = ""
     if result["delegated_ops"] is not None:
         operations = f"{result['delegated_ops']}/{result['total_ops']} {result['driver'] or ''}"
-    said = result["reason"]
+    words = result["reason"]
     if result["status"] == "pass":
-        said = "; ".join(filter(None, [answer_of(result), said]))
+        words = "; ".join(filter(None, [answer_of(result), words]))
     return (
         name,
         result["status"],
@@ -75,7 +75,7 @@ def _row(result: RowResult) -> tuple[str, ...]:
         _ms(times["p95"]) if times else "",
         _ms(result["first_ms"]) if times and result["first_ms"] is not None else "",
         operations.strip(),
-        said,
+        words,
     )
 
 

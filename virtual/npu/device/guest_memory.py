@@ -65,8 +65,8 @@ class GuestMemory:
             Refused: there is none.
         """
         with self.lock:
-            for index, known in enumerate(self._regions):
-                if (known.region.address, known.region.size) == (address, size):
+            for index, mapped in enumerate(self._regions):
+                if (mapped.region.address, mapped.region.size) == (address, size):
                     self._close(self._regions.pop(index))
                     self.version += 1
                     return
@@ -75,8 +75,8 @@ class GuestMemory:
     def clear(self) -> None:
         """Let go of everything."""
         with self.lock:
-            for known in self._regions:
-                self._close(known)
+            for mapped in self._regions:
+                self._close(mapped)
             self._regions.clear()
             self.version += 1
 
@@ -86,11 +86,11 @@ class GuestMemory:
         Raises:
             BusFaultError: there is no such memory.
         """
-        for known in self._regions:
-            if known.region.address <= address and address + size_bytes <= known.end:
-                if known.data is None:
+        for mapped in self._regions:
+            if mapped.region.address <= address and address + size_bytes <= mapped.end:
+                if mapped.data is None:
                     break
-                return known
+                return mapped
         raise BusFaultError(
             "physical address",
             "inside the guest's memory",
@@ -105,23 +105,23 @@ class GuestMemory:
             BusFaultError: there is no such memory, or it cannot be written.
         """
         with self.lock:
-            known = self.find(address, size_bytes)
-            if known.data is None:
+            mapped = self.find(address, size_bytes)
+            if mapped.data is None:
                 raise RuntimeError("the guest's memory is not mapped")
-            if Access.WRITE in access and not known.region.writable:
+            if Access.WRITE in access and not mapped.region.writable:
                 raise BusFaultError(
                     "physical address", "memory that can be written", "ROM", address=address
                 )
-            offset = address - known.region.address
-            view = known.data[offset : offset + size_bytes]
+            offset = address - mapped.region.address
+            view = mapped.data[offset : offset + size_bytes]
             if Access.WRITE not in access:
                 view.flags.writeable = False
             return view
 
     @staticmethod
-    def _close(known: Mapped) -> None:
-        if known.region.fd is not None:
-            os.close(known.region.fd)
+    def _close(mapped: Mapped) -> None:
+        if mapped.region.fd is not None:
+            os.close(mapped.region.fd)
 
 
 def _map(region: GuestRegion) -> Bytes | None:

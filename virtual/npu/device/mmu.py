@@ -207,7 +207,7 @@ class Mmu:
     def _map_piece(self, page: int, count: int, physical: int, writable: bool) -> None:
         size = count << PAGE_BITS
         try:
-            known = self._guest.find(physical, size)
+            mapped = self._guest.find(physical, size)
         except BusFaultError:
             if count == 1:
                 raise
@@ -215,7 +215,7 @@ class Mmu:
             self._map_piece(page, half, physical, writable)
             self._map_piece(page + half, count - half, physical + (half << PAGE_BITS), writable)
             return
-        region = known.region
+        region = mapped.region
         if writable and not region.writable:
             raise BusFaultError(
                 "physical address", "memory that can be written", "ROM", address=physical

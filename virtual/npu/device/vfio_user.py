@@ -241,9 +241,9 @@ class Connection:
                 raise ProtocolError(f"the connection broke: {error.strerror}") from error
             for level, kind, content in ancillary:
                 if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                    found = array.array("i")
-                    found.frombytes(content[: len(content) - len(content) % found.itemsize])
-                    descriptors.extend(found)
+                    received = array.array("i")
+                    received.frombytes(content[: len(content) - len(content) % received.itemsize])
+                    descriptors.extend(received)
             if part_flags & socket.MSG_CTRUNC or len(descriptors) > MAX_DESCRIPTORS:
                 raise ProtocolError(f"more than {MAX_DESCRIPTORS} descriptors in one message")
             if not part:

@@ -147,8 +147,8 @@ class Engine:
         try:
             commands = self.memory.view(address, 8 * count, Access.READ).view(np.uint64)
             task = parse(fields_of(commands))
-            operation, found = self._run(job_number, task, _JobMemory(self.memory, job))
-            for finding in found:
+            operation, findings = self._run(job_number, task, _JobMemory(self.memory, job))
+            for finding in findings:
                 self._note(replace(finding, job=number, unit=UNIT, operation=operation))
         except FaultError as error:
             error.at(job=number, unit=UNIT, address=address)
@@ -169,8 +169,8 @@ class Engine:
     def _note(self, finding: Finding) -> None:
         """Keep a finding, unless there are very many or another task had it before."""
         mine = replace(finding, job=None, address=None)
-        known = [replace(each, job=None, address=None) for each in self.findings]
-        if len(known) < self.MAX_FINDINGS and mine not in known:
+        earlier = [replace(each, job=None, address=None) for each in self.findings]
+        if len(earlier) < self.MAX_FINDINGS and mine not in earlier:
             self.findings.append(finding)
 
     def _run(self, job: int, task: Task, memory: Memory) -> tuple[str, list[Finding]]:
@@ -182,12 +182,12 @@ class Engine:
         addends = arithmetic.addends(task, task.addend, memory) if task.addend else None
         maps = arithmetic.Maps(sums, addends)
         values = arithmetic.converted(task, maps, biases)
-        found = list(oddities(task))
+        findings = list(oddities(task))
         name = ""
         if self.model:
             mine = self.model.belongs(job, task, weights.values)
             name = mine.name if mine else ""
-            found += self.model.audit(task, weights.values, biases, mine)
+            findings += self.model.audit(task, weights.values, biases, mine)
             values = self.model.output(task, maps, mine, values)
         arithmetic.write_output(task, values, memory)
-        return name, found
+        return name, findings

@@ -67,15 +67,15 @@ def tasks_of(model: Path) -> list[ModelTask]:
         UserError: the file is no model.
     """
     operators = graph.read_file(model)
-    known: Mapping[int, Operation] = {each.index: each for each in operations(model)}
-    found = []
+    by_index: Mapping[int, Operation] = {each.index: each for each in operations(model)}
+    tasks = []
     for operator in operators:
-        if operator.kind not in ("CONV_2D", "DEPTHWISE_CONV_2D") or operator.index not in known:
+        if operator.kind not in ("CONV_2D", "DEPTHWISE_CONV_2D") or operator.index not in by_index:
             continue
-        made = _task(operator, known[operator.index])
-        if made:
-            found.append(_with_addition(made, operator, operators, known))
-    return found
+        task = _task(operator, by_index[operator.index])
+        if task:
+            tasks.append(_with_addition(task, operator, operators, by_index))
+    return tasks
 
 
 class Model:
@@ -203,7 +203,7 @@ def _audit_conversion(
         yield _wrong(f"{name}_OFFSET", str(offset), str(found.offset))
 
 
-def _task(operator: graph.Operation, known: Operation) -> ModelTask | None:
+def _task(operator: graph.Operation, operation: Operation) -> ModelTask | None:
     source, weights, bias = (*operator.inputs, None, None, None)[:3]
     output = operator.outputs[0]
     if source is None or weights is None or output is None or len(source.shape) != 4:
@@ -219,34 +219,34 @@ def _task(operator: graph.Operation, known: Operation) -> ModelTask | None:
     return ModelTask(
         name=operator.name, depthwise=depthwise,
         weights=values.transpose(0, 3, 1, 2).astype(np.int16), biases=biases,
-        sides=(source.shape[1], source.shape[2]), convolution=known,
+        sides=(source.shape[1], source.shape[2]), convolution=operation,
         scales=(source.scales[0], weights.scales[0], output.scales[0]), limits=limits,
         conv_limits=limits,
     )  # fmt: skip
 
 
 def _with_addition(
-    made: ModelTask,
+    task: ModelTask,
     operator: graph.Operation,
     operators: Sequence[graph.Operation],
-    known: Mapping[int, Operation],
+    by_index: Mapping[int, Operation],
 ) -> ModelTask:
     """Return the convolution with the addition that takes its output as first input, if there is one."""
     for other in operators:
         if (
             other.kind != "ADD"
-            or other.index not in known
+            or other.index not in by_index
             or other.inputs[0] != operator.outputs[0]
         ):
             continue
-        add, output = known[other.index], other.outputs[0]
+        add, output = by_index[other.index], other.outputs[0]
         if add.add and output:
             return ModelTask(
-                name=f"{made.name} and {other.name}", depthwise=made.depthwise, weights=made.weights,
-                biases=made.biases, sides=made.sides, convolution=made.convolution, scales=made.scales,
-                limits=_limits(other.activation, output), conv_limits=made.conv_limits, addition=add,
+                name=f"{task.name} and {other.name}", depthwise=task.depthwise, weights=task.weights,
+                biases=task.biases, sides=task.sides, convolution=task.convolution, scales=task.scales,
+                limits=_limits(other.activation, output), conv_limits=task.conv_limits, addition=add,
             )  # fmt: skip
-    return made
+    return task
 
 
 def _limits(activation: str, output: graph.Tensor) -> tuple[int, int]:

@@ -151,12 +151,12 @@ class Recorder:
 
     def _news(self, address: int, view: Bytes) -> list[Piece]:
         """Return what in memory is new to the trace, and take it over."""
-        known = self._known[address : address + view.size]
+        traced = self._known[address : address + view.size]
         pieces = []
-        for start, end in list(sparse.differing(address, view, known)):
-            self._undo.append((address + start, known[start:end].tobytes()))
-            known[start:end] = view[start:end]
-            pieces.append((address + start, known[start:end].tobytes()))
+        for start, end in list(sparse.differing(address, view, traced)):
+            self._undo.append((address + start, traced[start:end].tobytes()))
+            traced[start:end] = view[start:end]
+            pieces.append((address + start, traced[start:end].tobytes()))
         return pieces
 
 

@@ -337,33 +337,33 @@ class _Replay:
     def _compare(self, engine: Engine, number: int, job: Job, expected: list[Bytes]) -> None:
         if self._last is None:
             raise RuntimeError("no submission came before the job")
-        for (address, size), wanted in zip(job.writes, expected, strict=True):
-            found = engine.memory.view(address, size, Access.WRITE)
+        for (address, size), right in zip(job.writes, expected, strict=True):
+            written = engine.memory.view(address, size, Access.WRITE)
             self._result.bytes_compared += size
-            places = np.flatnonzero(found != wanted)
+            places = np.flatnonzero(written != right)
             if not places.size:
                 continue
             first = int(places[0])
-            off = np.abs(found[places].astype(np.int16) - wanted[places].astype(np.int16))
+            off = np.abs(written[places].astype(np.int16) - right[places].astype(np.int16))
             self._result.differences.append(
                 Difference(
                     number, job.unit, self._last.description, self._last.operation,
-                    int(places.size), size, address + first, str(wanted[first]), str(found[first]),
+                    int(places.size), size, address + first, str(right[first]), str(written[first]),
                     int(off.max()),
                 )
             )  # fmt: skip
 
     def _compare_fault(self, fault: FaultError | None, end: End) -> None:
-        found = fault.finding if fault else None
-        if found or end.fault:
+        finding = fault.finding if fault else None
+        if finding or end.fault:
             self._result.faults += 1
-        if (found.field if found else "") == end.fault_field:
+        if (finding.field if finding else "") == end.fault_field:
             return
         number = self._result.nn_jobs + self._result.tp_jobs - 1
         self._result.differences.append(
             Difference(
-                max(number, 0), found.unit if found else "", "stopped at a fault",
-                found.operation if found else "",
-                expected=end.fault or "no fault", found=str(found) if found else "no fault",
+                max(number, 0), finding.unit if finding else "", "stopped at a fault",
+                finding.operation if finding else "",
+                expected=end.fault or "no fault", found=str(finding) if finding else "no fault",
             )
         )  # fmt: skip

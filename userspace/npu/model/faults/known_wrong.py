@@ -86,8 +86,8 @@ def before_a_run(content: bytes, npu: str, mesa: str, *, use: str) -> list[str]:
     if OURS in mesa:
         upstream = re.split(r"[ +]", mesa)[0]
         return [f"mended in this Mesa: {line}" for line in known_wrong(content, npu, upstream)]
-    found = known_wrong(content, npu, mesa)
-    lines = [f"known to come out wrong on this NPU with this Mesa: {line}" for line in found]
+    faults = known_wrong(content, npu, mesa)
+    lines = [f"known to come out wrong on this NPU with this Mesa: {line}" for line in faults]
     if lines:
         lines.append(
             f"a Mesa that does it right, or leaves it to the CPU: ./inv build-mesa, then {use}"
@@ -121,7 +121,7 @@ def _faults(model: Model, npu: str, mesa: str) -> list[str]:
     rules = rules_for(_DRIVER, mesa)
     if rules is None:
         return []
-    found: dict[str, str] = {}
+    by_symptom: dict[str, str] = {}
     for partition in partitions(model, predict(model.operations, rules).taken):
         operations = [model.operations[index] for index in partition.operations]
         where = Surroundings(
@@ -131,5 +131,5 @@ def _faults(model: Model, npu: str, mesa: str) -> list[str]:
         )
         for each in operations:
             for fault in faults_of(each, where, npu, mesa):
-                found.setdefault(fault.what, f"{each.name} {fault.what} ({fault.way_out})")
-    return list(found.values())
+                by_symptom.setdefault(fault.what, f"{each.name} {fault.what} ({fault.way_out})")
+    return list(by_symptom.values())

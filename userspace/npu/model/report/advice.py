@@ -108,28 +108,28 @@ def other_hardware(model: Model) -> str:
 
 def whole_model(model: Model, numbers: Numbers) -> list[Advice]:
     """Return what is to be said of a model as a whole."""
-    found = []
+    advice = []
     if numbers.kind == "dynamic range":
-        found.append(
+        advice.append(
             Advice("only its weights are integers; it computes in float (dynamic range)", QUANTISE)
         )
     elif numbers.kind in _NO_FLOAT:
         what = "it computes in float; the NPU computes with 8-bit integers"
-        found.append(Advice(what, QUANTISE))
+        advice.append(Advice(what, QUANTISE))
     elif numbers.kind == "int16":
-        found.append(Advice("its activations have 16 bits; the NPU takes 8", QUANTISE))
+        advice.append(Advice("its activations have 16 bits; the NPU takes 8", QUANTISE))
     elif numbers.kind == "mixed":
-        found.append(Advice("part of it computes in float or 16 bits", QUANTISE))
+        advice.append(Advice("part of it computes in float or 16 bits", QUANTISE))
     per_axis = tuple(
         each.index for each in model.operations
         if (weights := weights_of(each)) and len(set(weights.scales)) > 1
     )  # fmt: skip
     if per_axis:
-        found.append(
+        advice.append(
             Advice("weights are quantised per axis", _BY_CONDITION["per-tensor"], per_axis)
         )
     if any(-1 in tensor.signature for tensor in model.inputs):
-        found.append(
+        advice.append(
             Advice(
                 "its inputs have no fixed size; figures are those of the sizes in the file",
                 "fix the sizes before conversion; smoke-test --size HEIGHTxWIDTH tries one",
@@ -137,31 +137,31 @@ def whole_model(model: Model, numbers: Numbers) -> list[Advice]:
         )
     if model.graphs > 1:
         what = f"it has {model.graphs} graphs; only the main one is looked into"
-        found.append(Advice(what, "convert it without IF, WHILE and variables"))
-    return found
+        advice.append(Advice(what, "convert it without IF, WHILE and variables"))
+    return advice
 
 
 def lacking(model: Model) -> list[Advice]:
     """Return what a TFLite runtime without additions does not have: the model does not run at all."""
-    found = []
+    advice = []
     names = sorted({each.custom for each in model.operations if each.kind == "CUSTOM"})
     flex = [name for name in names if name.startswith("Flex")]
     if flex:
         where = tuple(each.index for each in model.operations if each.custom in flex)
         what = "TensorFlow's own operations (Flex) are in it, which TFLite's runtime lacks"
-        found.append(
+        advice.append(
             Advice(what, "convert with TFLITE_BUILTINS alone, without SELECT_TF_OPS", where)
         )
     others = [name for name in names if name not in flex and name != _POST_PROCESSING]
     if others:
         where = tuple(each.index for each in model.operations if each.custom in others)
         what = f"custom operations ({shown(', '.join(others), 60)}) need a runtime that has them"
-        found.append(Advice(what, "convert without them, or build a runtime with them", where))
+        advice.append(Advice(what, "convert without them, or build a runtime with them", where))
     unknown = tuple(each.index for each in model.operations if each.kind.startswith("builtin "))
     if unknown:
         what = "operations that are newer than this program, perhaps than your runtime"
-        found.append(Advice(what, "try it with the runtime, or convert for an older one", unknown))
-    return found
+        advice.append(Advice(what, "try it with the runtime, or convert for an older one", unknown))
+    return advice
 
 
 def for_operation(operation: Operation, refusals: Iterable[Refusal | None]) -> str:
@@ -184,12 +184,12 @@ def for_operation(operation: Operation, refusals: Iterable[Refusal | None]) -> s
 
 def grouped(advice: Mapping[int, str], operations: Iterable[Operation]) -> list[Advice]:
     """Return advice for operations with the same words as one."""
-    found: dict[tuple[str, str], list[int]] = {}
+    by_words: dict[tuple[str, str], list[int]] = {}
     for each in operations:
         how = advice.get(each.index, "")
         if how and how not in (_BY_CONDITION["per-tensor"], "quantise the model"):
-            found.setdefault((each.kind, how), []).append(each.index)
+            by_words.setdefault((each.kind, how), []).append(each.index)
     return [
         Advice(f"{kind} is left to the CPU", how, tuple(indices))
-        for (kind, how), indices in found.items()
+        for (kind, how), indices in by_words.items()
     ]

@@ -181,11 +181,11 @@ def best_estimate(facts: Facts) -> Estimate | str:
 def compile_ratios(facts: Facts) -> dict[tuple[str, str], float]:
     """Return how many times as long each Mesa compiles as the first that ran, by NPU and Mesa."""
     first: dict[str, float] = {}
-    found = {}
+    ratios = {}
     for run in sorted(facts.runs, key=lambda each: _version_order(each.mesa)):
         if run.load_s > 0:
-            found[run.npu, run.mesa] = run.load_s / first.setdefault(run.npu, run.load_s)
-    return found
+            ratios[run.npu, run.mesa] = run.load_s / first.setdefault(run.npu, run.load_s)
+    return ratios
 
 
 def _version_order(mesa: str) -> list[int]:
@@ -236,7 +236,7 @@ def _operation(facts: Facts, index: int) -> dict[str, Any]:
         version.name: True if (refusal := version.refusals[index]) is None else refusal.why
         for version in (*facts.versions, *facts.others)
     }
-    found = {
+    record = {
         "index": index,
         "operation": operation.kind,
         "shape": list(output.shape) if output else [],
@@ -247,7 +247,7 @@ def _operation(facts: Facts, index: int) -> dict[str, Any]:
         "taken": taken,
         "advice": facts.by_operation[index],
     }
-    return found | ({"custom": operation.custom} if operation.custom else {})
+    return record | ({"custom": operation.custom} if operation.custom else {})
 
 
 def _tensor(tensor: Tensor) -> dict[str, Any]:

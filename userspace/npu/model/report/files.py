@@ -36,9 +36,9 @@ def write(facts: Facts, path: Path) -> Path:
     Raises:
         UserError: it cannot be written.
     """
-    made = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    made_at = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     try:
-        write_atomically(path, page(facts, made=made).encode())
+        write_atomically(path, page(facts, made=made_at).encode())
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
     say(f"the page is {path}")

@@ -86,14 +86,14 @@ def _badge(word: str) -> str:
 
 
 def _head(facts: Facts, name: str, made: str) -> str:
-    found = verdict(facts)
+    judgement = verdict(facts)
     about = (
         f"{facts.numbers.text}; {counted(len(facts.macs), 'operation')}, {count(sum(facts.macs))} "
         f"multiplications, {count(facts.parameters_bytes)} bytes of parameters"
     )
     return (
         f"<header><h1>Model report: {escape(name)}</h1>"
-        f'<p class="answer">{_badge(found.answer)} {escape(found.why)}</p>'
+        f'<p class="answer">{_badge(judgement.answer)} {escape(judgement.why)}</p>'
         f'<p class="soft">{escape(about)} · {escape(made)}</p></header>'
     )
 
@@ -164,8 +164,8 @@ def who_runs(facts: Facts, version: Version, npu: str, index: int) -> str:
     run = run_of(facts, version, npu)
     if run and run.operations:
         return _WRONGLY if run.operations[index].status == WRONG_VALUES else _NPU
-    known = {number for number, _ in version.faults_on(npu)}
-    return _WRONGLY if index in known else _NPU
+    faulty = {number for number, _ in version.faults_on(npu)}
+    return _WRONGLY if index in faulty else _NPU
 
 
 # --- runs and times ----------------------------------------------------------------------------
@@ -202,12 +202,12 @@ def _runs(facts: Facts) -> str:
 
 
 def _measured(facts: Facts) -> str:
-    found = facts.measured
-    if found is None:
+    measured = facts.measured
+    if measured is None:
         return ""
-    profile = found.row.get("profile")
-    shown_bars = bars(profile, emulated=found.emulated) if profile else ""
-    return f"<p>{_badge(found.row['status'])} {escape(measured_words(found))}</p>{shown_bars}"
+    profile = measured.row.get("profile")
+    shown_bars = bars(profile, emulated=measured.emulated) if profile else ""
+    return f"<p>{_badge(measured.row['status'])} {escape(measured_words(measured))}</p>{shown_bars}"
 
 
 def _times(facts: Facts) -> str:

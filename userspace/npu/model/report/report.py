@@ -214,9 +214,9 @@ def _version(model: Model, mesa: str, rules: Rules, npus: Mapping[str, str]) -> 
         rules = msgspec.structs.replace(rules, warning=_PATCHED)
     refusals = tuple(refusal_of(each, rules) for each in model.operations)
     taken = [index for index, refusal in enumerate(refusals) if refusal is None]
-    found = tuple(partitions(model, taken))
+    graphs = tuple(partitions(model, taken))
     faults = []
-    for partition in found:
+    for partition in graphs:
         where = Surroundings(
             {id(tensor) for tensor in partition.inputs},
             {id(tensor) for tensor in partition.outputs},
@@ -230,6 +230,6 @@ def _version(model: Model, mesa: str, rules: Rules, npus: Mapping[str, str]) -> 
         for index in partition.operations:
             for npu in (npu for npu, driver in npus.items() if driver == rules.driver):
                 operation = model.operations[index]
-                known = known_faults.faults_of(operation, where, npu, mesa)
-                faults += [(npu, index, fault) for fault in known]
-    return Version(mesa, rules, refusals, found, tuple(faults))
+                faults_here = known_faults.faults_of(operation, where, npu, mesa)
+                faults += [(npu, index, fault) for fault in faults_here]
+    return Version(mesa, rules, refusals, graphs, tuple(faults))

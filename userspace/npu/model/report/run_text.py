@@ -100,12 +100,12 @@ def _heavy(facts: Facts) -> list[str]:
 
 def _times(facts: Facts) -> list[str]:
     """How long an inference may take, of each NPU once: of the first run that tells."""
-    lines, told = [], set()
+    lines, estimated = [], set()
     for run in facts.runs:
         guess = estimate(run)
-        if run.npu in told or (isinstance(guess, str) and run is not facts.runs[0]):
+        if run.npu in estimated or (isinstance(guess, str) and run is not facts.runs[0]):
             continue
-        told.add(run.npu)
+        estimated.add(run.npu)
         if isinstance(guess, str):
             lines.append(item(f"{run.npu} {run.mesa}: no estimate of time: {guess}"))
             continue

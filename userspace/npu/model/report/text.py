@@ -27,9 +27,9 @@ _NUMBER_COLUMNS = 14
 
 def text(facts: Facts) -> str:
     """Return the report."""
-    found = verdict(facts)
+    judgement = verdict(facts)
     head = [
-        line(f"{shown(facts.path.name, 60)}: {found.answer}: {found.why}"),
+        line(f"{shown(facts.path.name, 60)}: {judgement.answer}: {judgement.why}"),
         line(
             f"{facts.numbers.text}; {counted(len(facts.macs), 'operation')}, "
             f"{count(sum(facts.macs))} multiplications, {count(facts.parameters_bytes)} bytes of parameters"
@@ -51,28 +51,28 @@ def text(facts: Facts) -> str:
 
 
 def _measured(facts: Facts) -> str:
-    found = facts.measured
-    if found is None:
+    measured = facts.measured
+    if measured is None:
         return ""
-    words = line(f"Measured on {measured_words(found)}")
-    profile = found.row.get("profile")
+    words = line(f"Measured on {measured_words(measured)}")
+    profile = measured.row.get("profile")
     shown_profile = (
-        profile_text("Time by operation", profile, emulated=found.emulated) if profile else ""
+        profile_text("Time by operation", profile, emulated=measured.emulated) if profile else ""
     )
     return "\n".join(filter(None, [words, shown_profile]))
 
 
-def measured_words(found: Measured) -> str:
+def measured_words(measured: Measured) -> str:
     """Return what came out on a board, in a sentence."""
-    row = found.row
-    said = f"{found.where}: {row['status']}"
+    row = measured.row
+    words = f"{measured.where}: {row['status']}"
     if row["latency_ms"]:
         times = row["latency_ms"]
-        said += f", {times['median']:.4g} ms an inference (median of {times['n']})"
+        words += f", {times['median']:.4g} ms an inference (median of {times['n']})"
     if row["first_ms"] is not None:
-        said += f", {row['first_ms']:.4g} ms the first"
-    said += f": {shown(row['reason'], 400)}" if row["reason"] else ""
-    return said + (f" (times are {EMULATED})" if found.emulated else "")
+        words += f", {row['first_ms']:.4g} ms the first"
+    words += f": {shown(row['reason'], 400)}" if row["reason"] else ""
+    return words + (f" (times are {EMULATED})" if measured.emulated else "")
 
 
 def _versions(facts: Facts) -> str:
@@ -118,42 +118,42 @@ def _advice(facts: Facts) -> list[str]:
 
 def last_words(facts: Facts) -> str:
     """Return what the report rests on."""
-    said = [
+    sentences = [
         "Run on emulated NPUs: silicon has the last word."
         if facts.runs
         else "This is what the rules and known faults say.",
         f"{facts.not_run[0].upper()}{facts.not_run[1:]}." if facts.not_run else "",
         "" if facts.runs else "No run, no estimate of time.",
     ]
-    return " ".join(filter(None, said))
+    return " ".join(filter(None, sentences))
 
 
 def faults(facts: Facts) -> list[str]:
     """Return what is known to come out wrong, as items."""
-    found: dict[tuple[str, str, str], dict[str, None]] = {}
+    npus_of: dict[tuple[str, str, str], dict[str, None]] = {}
     indices: dict[tuple[str, str, str], set[int]] = {}
     for version in facts.versions:
         for npu, index, fault in version.faults:
             key = (facts.model.operations[index].kind, fault.what, fault.way_out)
-            found.setdefault(key, {})[f"{npu} {version.mesa}"] = None
+            npus_of.setdefault(key, {})[f"{npu} {version.mesa}"] = None
             indices.setdefault(key, set()).add(index)
     return [
         item(f"{kind}{places(sorted(indices[key]))} {what}. On {', '.join(where)}: {way_out}")
-        for key, where in found.items()
+        for key, where in npus_of.items()
         for kind, what, way_out in [key]
     ]
 
 
 def left_to_cpu(facts: Facts) -> list[str]:
     """Return what no NPU takes, and why, as items."""
-    found: dict[tuple[str, str], dict[int, list[str]]] = {}
+    by_reason: dict[tuple[str, str], dict[int, list[str]]] = {}
     for version in facts.versions:
         for index, refusal in enumerate(version.refusals):
             if refusal:
                 key = (facts.model.operations[index].kind, refusal.why)
-                found.setdefault(key, {}).setdefault(index, []).append(_short(version))
+                by_reason.setdefault(key, {}).setdefault(index, []).append(_short(version))
     lines = []
-    for (kind, why), by_index in found.items():
+    for (kind, why), by_index in by_reason.items():
         versions = sorted({name for names in by_index.values() for name in names})
         alone = "" if len(versions) == len(facts.versions) else f" ({_mesas(versions)})"
         lines.append(item(f"{kind}{places(sorted(by_index))}: {shown(why, 200)}{alone}"))

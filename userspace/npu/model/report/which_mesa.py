@@ -32,7 +32,7 @@ def is_wrong(facts: Facts, version: Version, npu: str) -> bool:
 
 def which_mesa(facts: Facts) -> list[Advice]:
     """Return one piece of advice for each NPU on which the model comes out wrong with some Mesa."""
-    found = []
+    advice = []
     for npu in facts.npus:
         versions = [version for version, name in facts.pairs if name == npu]
         wrong = [each for each in versions if is_wrong(facts, each, npu)]
@@ -45,8 +45,8 @@ def which_mesa(facts: Facts) -> list[Advice]:
         if facts.npus[npu] == "etnaviv" and not any(OURS in each.mesa for each in versions):
             how += f"; or {_BUILD}" if how else _BUILD
         if how:
-            found.append(Advice(f"on {npu} it comes out wrong with Mesa {_names(wrong)}", how))
-    return found
+            advice.append(Advice(f"on {npu} it comes out wrong with Mesa {_names(wrong)}", how))
+    return advice
 
 
 def _is_known(facts: Facts, version: Version, npu: str) -> bool:

@@ -47,14 +47,14 @@ def given(
     for number, each in enumerate(inputs):
         layout = layout_of(each)
         if number < len(files):
-            value, said = _from_file(files[number], each), files[number].name
+            value, origin = _from_file(files[number], each), files[number].name
         elif picture and layout:
             filling = Filling(each, layout)
-            value, said, used = _from_picture(picture, filling), picture.name, True
+            value, origin, used = _from_picture(picture, filling), picture.name, True
         else:
-            value, said = _generated(each, number)
+            value, origin = _generated(each, number)
         values.append(value)
-        words.append(said)
+        words.append(origin)
     if picture and not used:
         taken = ", ".join(each.text() for each in inputs) or "nothing"
         raise UserError(
@@ -138,9 +138,9 @@ def _from_file(path: Path, each: Input) -> NDArray[Any]:
     if value.shape == each.shape[1:] and each.shape[:1] == (1,):
         value = value[None]
     if value.shape != each.shape or value.dtype.name != each.dtype:
-        found = f"{'x'.join(map(str, value.shape)) or 'one'} {value.dtype.name}"
+        kind = f"{'x'.join(map(str, value.shape)) or 'one'} {value.dtype.name}"
         raise UserError(
-            f"{path} has {found}, the model's input {each.name!r} takes {each.text()}",
+            f"{path} has {kind}, the model's input {each.name!r} takes {each.text()}",
             hint="convert it: array.astype(...).reshape(...), then numpy.save",
         )
     return np.array(value)

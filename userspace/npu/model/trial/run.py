@@ -144,10 +144,10 @@ class Run:
 
     def document(self) -> dict[str, Any]:
         """The same as plain data."""
-        found = asdict(self) | {"jobs": self.jobs, "macs": self.macs}
-        for each, plain in zip(self.operations, found["operations"], strict=True):
+        plain_data = asdict(self) | {"jobs": self.jobs, "macs": self.macs}
+        for each, plain in zip(self.operations, plain_data["operations"], strict=True):
             plain["bytes_share"] = round(self.share(each), 6)
-        return found
+        return plain_data
 
 
 @dataclass(frozen=True)

@@ -84,8 +84,10 @@ def _with_runs(facts: Facts, request: TrialRequest, place: RunPlace) -> Facts:
     if not pairs and not any(npu in place.npus() for npu in facts.npus):
         names = ", ".join(facts.npus)
         if request.when == ALWAYS:
-            known = ", ".join(place.npus())
-            raise UserError(f"nothing emulates {names}", hint=f"--npu {known}, or leave --run out")
+            emulated = ", ".join(place.npus())
+            raise UserError(
+                f"nothing emulates {names}", hint=f"--npu {emulated}, or leave --run out"
+            )
         return replace(facts, not_run=f"it was not run: nothing emulates {names}")
     if not pairs:
         return replace(facts, not_run="it was not run: no Mesa that is looked at takes any of it")
@@ -107,9 +109,10 @@ def _with_runs(facts: Facts, request: TrialRequest, place: RunPlace) -> Facts:
         for mesa, npus in by_mesa.items()
     ]
     with step("Running it on virtual NPUs"), ThreadPoolExecutor(_AT_ONCE) as pool:
-        found = list(pool.map(lambda each: _tried(place, each, request.when), requests))
+        runs_of_mesa = list(pool.map(lambda each: _tried(place, each, request.when), requests))
     runs = sorted(
-        (run for some in found for run in some), key=lambda run: pairs.index((run.mesa, run.npu))
+        (run for some in runs_of_mesa for run in some),
+        key=lambda run: pairs.index((run.mesa, run.npu)),
     )
     left = len(pairs) - len(chosen)
     note = f"{left} more of Mesa and NPU: --run runs all" if left else ""
