@@ -263,7 +263,7 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
     """Return the content of a profile's file as TOML has it, and its text.
 
     Raises:
-        UserError: it cannot be read, is no TOML, or has another format.
+        UserError: it cannot be read, is not TOML, or has another format.
     """
     try:
         text = path.read_text(encoding="utf-8")

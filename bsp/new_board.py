@@ -134,7 +134,7 @@ def new_board(
     """
     if not _NAME.fullmatch(name):
         raise UserError(
-            f"{name!r} is no name for a board: small letters, digits and hyphens",
+            f"{name!r} is not a name for a board: small letters, digits and hyphens",
             hint="./inv new-board my-board ...",
         )
     if name in board_names():
@@ -208,7 +208,7 @@ def source_of_dtb(path: Path) -> Source:
     """Return what a DTB tells.
 
     Raises:
-        UserError: it cannot be read, or is no device tree.
+        UserError: it cannot be read, or is not a device tree.
     """
     blob, tree = board_tree(path, flag="--from-dtb")
     return Source(path.name, tree, blob)

@@ -53,7 +53,7 @@ def expectation_mistakes(data: Any, kind: type[Any]) -> Iterator[tuple[str, str]
         if not _SERIES.fullmatch(series):
             match = _SERIES.match(series)
             better = f'; write "{match.group()}"' if match else ""
-            yield key, f'[expect]: "{series}" is no kernel series such as "6.12"{better}'
+            yield key, f'[expect]: "{series}" is not a kernel series such as "6.12"{better}'
         elif series not in table:
             yield (
                 key,

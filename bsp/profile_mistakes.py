@@ -97,7 +97,7 @@ def _tree_name(board: Board) -> Iterator[Missing]:
             where = f" below arch/arm64/boot/dts/{own}" if own else ""
             yield Missing(
                 "dts",
-                f"{board.dts!r} is no name of a source: it is the file's name{where}, without folder "
+                f"{board.dts!r} is not a name of a source: it is the file's name{where}, without folder "
                 "and without suffix",
                 f'write dts = "{stem}"',
             )
@@ -227,7 +227,7 @@ def _mount(mount: str) -> Iterator[Missing]:
     step = 'write such as fat_mount = "/boot/firmware" (findmnt -t vfat on the board says where)'
     path = PurePosixPath(mount)
     if not mount.startswith("/"):
-        yield Missing("boot.fat_mount", f"{mount!r} is no absolute path; {what}", step)
+        yield Missing("boot.fat_mount", f"{mount!r} is not an absolute path; {what}", step)
     elif mount == "/" or any(mount == own or mount.startswith(f"{own}/") for own in _KERNELS_OWN):
         kind = "a device file" if mount.startswith("/dev/") else "no such place"
         yield Missing("boot.fat_mount", f"{mount!r} is {kind}; {what}", step)
@@ -243,7 +243,7 @@ def _modules(key: str, modules: Sequence[str]) -> Iterator[Missing]:
         mark = "?" if module.endswith("?") else ""
         yield Missing(
             key,
-            f"{module!r} is no name of a module: names have no folder and no suffix",
+            f"{module!r} is not a name of a module: names have no folder and no suffix",
             f'write "{plain}{mark}"'
             if _MODULE.fullmatch(plain)
             else "lsmod on the board lists them",
@@ -255,6 +255,6 @@ def _health(board: Board) -> Iterator[Missing]:
         if not _UNIT.fullmatch(unit):
             yield Missing(
                 "health.services",
-                f"{unit!r} is no name of a systemd unit",
+                f"{unit!r} is not a name of a systemd unit",
                 "systemctl list-units on the board lists them",
             )

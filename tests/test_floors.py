@@ -43,7 +43,7 @@ def imports(name: str, path: Path) -> Iterator[str]:
 
 
 def graph(root: Path) -> Graph:
-    """Which file imports which: a name that is no file counts for the package or module that has it."""
+    """Which file imports which: a name that is not a file counts for the package or module that has it."""
     known = modules(root)
     found: Graph = {}
     for name, path in known.items():

@@ -23,13 +23,13 @@ def download(url: str, sha256: str, *, timeout_s: float = 60) -> Path:
     """Return a cached, verified copy of ``url``.
 
     Raises:
-        UserError: ``sha256`` is no SHA-256.
+        UserError: ``sha256`` is not a SHA-256.
         InfrastructureError: the address does not answer, or what came has another hash.
     """
     sha256 = sha256.lower()
     if len(sha256) != 64 or set(sha256) - set("0123456789abcdef"):
         raise UserError(
-            f"{sha256!r} is no SHA-256 (64 hexadecimal digits)", hint="sha256sum FILE prints one"
+            f"{sha256!r} is not a SHA-256 (64 hexadecimal digits)", hint="sha256sum FILE prints one"
         )
     name = url.split("?")[0].rstrip("/").rsplit("/", 1)[-1] or "download"
     folder = cache_dir() / "downloads" / sha256[:16]

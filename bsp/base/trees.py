@@ -74,7 +74,7 @@ def tarball_named(rest: str, option: str) -> tuple[str, str]:
     sha256 = fragment.removeprefix("sha256=")
     if not re.fullmatch("[0-9a-fA-F]{64}", sha256):
         raise UserError(
-            f"{sha256!r} is no SHA-256 (64 hexadecimal digits)", hint="sha256sum FILE prints one"
+            f"{sha256!r} is not a SHA-256 (64 hexadecimal digits)", hint="sha256sum FILE prints one"
         )
     return url, sha256.lower()
 
@@ -103,7 +103,7 @@ def unpack(tarball: Path, target: Path, parts: Parts, what: str) -> None:
     """Unpack a tarball, or parts of it, without its top folder.
 
     Raises:
-        UserError: it is no archive, or damaged; what unpacks it is not installed.
+        UserError: it is not an archive, or damaged; what unpacks it is not installed.
     """
     require_unpacker(tarball)
     target.mkdir()
@@ -124,7 +124,7 @@ def unpack(tarball: Path, target: Path, parts: Parts, what: str) -> None:
     ]
     if done.exit_code != 0 and complaints:
         raise UserError(
-            f"{tarball.name} is no complete tar archive: {complaints[0]}",
+            f"{tarball.name} is not a complete tar archive: {complaints[0]}",
             hint=f"check that the address leads to a {what} tarball",
         )
     _refuse_devices(tarball, target, what)
@@ -137,7 +137,7 @@ def _refuse_devices(tarball: Path, target: Path, what: str) -> None:
             kind = os.lstat(f"{folder}/{name}").st_mode
             if not (stat.S_ISREG(kind) or stat.S_ISLNK(kind)):
                 raise UserError(
-                    f"{tarball.name} is no {what}: {name} is no file, folder or link",
+                    f"{tarball.name} is no {what}: {name} is not a file, folder or link",
                     hint=f"check that the address leads to a {what} tarball",
                 )
 

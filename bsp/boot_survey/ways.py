@@ -111,7 +111,7 @@ def _raw(facts: BootFacts, layout: Layout, uboot: UBoot | None, need_bytes: int)
             f" ({partition.stack or 'stacked'} on {', '.join(partition.on)})" if partition else ""
         )
         return no(
-            f"{mount.device} is no partition of a disk{stack}: U-Boot cannot find its sectors"
+            f"{mount.device} is not a partition of a disk{stack}: U-Boot cannot find its sectors"
         )
     if "data=journal" in mount.options.split(","):
         return no(

@@ -26,7 +26,7 @@ def without_boot(blob: bytes, name: str) -> bytes:
     """Return the tree in a DTB without what one boot put into it; the same bytes for each boot.
 
     Raises:
-        UserError: it is no device tree blob, or damaged.
+        UserError: it is not a device tree blob, or damaged.
     """
     tree = read_tree(blob, name)
     chosen = tree.nodes.get("/chosen", {})

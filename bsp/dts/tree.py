@@ -133,13 +133,13 @@ def read_tree(
         value_bytes: how much of each property's value is kept; None: all.
 
     Raises:
-        UserError: it is no device tree blob, or damaged.
+        UserError: it is not a device tree blob, or damaged.
     """
     if len(blob) < _HEADER.size and _WORD.pack(_MAGIC).startswith(blob[:4]) and len(blob):
         raise UserError(f"{name} is truncated: {len(blob)} bytes", hint="copy the file again")
     if len(blob) < _HEADER.size or _WORD.unpack_from(blob)[0] != _MAGIC:
         raise UserError(
-            f"{name} is no device tree blob (it begins with {blob[:4].hex() or 'nothing'}, "
+            f"{name} is not a device tree blob (it begins with {blob[:4].hex() or 'nothing'}, "
             f"expected {_MAGIC:x})",
             hint="a running board has its own at /sys/firmware/fdt",
         )
@@ -149,7 +149,7 @@ def read_tree(
     if size_bytes > max_bytes:
         raise UserError(
             f"{name} says that it has {size_bytes} bytes; the kernel takes at most {max_bytes}",
-            hint="this is no device tree of a board, or a damaged one",
+            hint="this is not a device tree of a board, or a damaged one",
         )
     if size_bytes > len(blob):
         raise UserError(

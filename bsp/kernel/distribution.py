@@ -94,10 +94,10 @@ def series_key(name: str) -> tuple[int, ...]:
     """Return what orders kernel series: ``6.8`` before ``6.12``.
 
     Raises:
-        UserError: ``name`` is no kernel series.
+        UserError: ``name`` is not a kernel series.
     """
     if not re.fullmatch(r"\d+\.\d+(\.\d+)?", name):
-        raise UserError(f"{name!r} is no kernel series; one looks like 6.12")
+        raise UserError(f"{name!r} is not a kernel series; one looks like 6.12")
     return tuple(int(part) for part in name.split("."))
 
 

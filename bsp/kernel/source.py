@@ -106,7 +106,7 @@ def kernel_tree(name: str, *, whole: bool = False, bindings: bool = False) -> Ke
             more than them.
 
     Raises:
-        UserError: ``name`` cannot be read, or what it names is no kernel tree.
+        UserError: ``name`` cannot be read, or what it names is not a kernel tree.
         InfrastructureError: it cannot be fetched, or what came is corrupt.
     """
     parts = None if whole else _BINDINGS_PARTS if bindings else _DTS_PARTS
@@ -132,7 +132,7 @@ def check_source_name(name: str) -> None:
     """Check what ``--kernel`` takes, without fetching anything.
 
     Raises:
-        UserError: it is not such a name, or the folder that it names is no kernel tree.
+        UserError: it is not such a name, or the folder that it names is not a kernel tree.
     """
     kind, colon, rest = name.partition(":")
     if not colon:
@@ -149,7 +149,7 @@ def _release(path: Path, name: str) -> str:
     """Return ``6.12.107`` from the Makefile of a kernel tree.
 
     Raises:
-        UserError: it is no kernel tree.
+        UserError: it is not a kernel tree.
     """
     try:
         with (path / "Makefile").open(encoding="utf-8", errors="replace") as makefile:
@@ -160,7 +160,7 @@ def _release(path: Path, name: str) -> str:
              ("VERSION", "PATCHLEVEL", "SUBLEVEL")]  # fmt: skip
     if not all(parts) or not (path / "arch/arm64/boot/dts").is_dir():
         raise UserError(
-            f"--kernel {name}: {path} is no Linux source tree "
+            f"--kernel {name}: {path} is not a Linux source tree "
             "(expected a Makefile with VERSION and a folder arch/arm64/boot/dts)",
             hint="name the top folder of the kernel source",
         )
@@ -210,7 +210,7 @@ def _from_distribution(series: str, parts: Parts) -> tuple[Path, str]:
             if len(tarballs) != 1:
                 raise InfrastructureError(f"{package} {version} holds no single usr/src/*.tar.xz")
             unpack(tarballs[0], target, parts, "kernel source")
-            _release(target, series)  # what is no kernel tree must not get into the cache
+            _release(target, series)  # what is not a kernel tree must not get into the cache
 
     return make_once(_target(f"{package}_{version}", parts), make), f"{package} {version}"
 

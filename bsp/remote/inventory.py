@@ -77,7 +77,7 @@ def resolve(name: str) -> Host:
     """Return the host that ``name`` means.
 
     Raises:
-        UserError: the name is known nowhere and is no address, or the inventory is broken.
+        UserError: the name is known nowhere and is not an address, or the inventory is broken.
     """
     host = _listed(name)
     if host is not None:
@@ -114,7 +114,7 @@ def resolve_jump(name: str) -> Host:
     that stands nowhere: as the user that ``~/.ssh/config`` says, or the local one.
 
     Raises:
-        UserError: it is no address, or the inventory is broken.
+        UserError: it is not an address, or the inventory is broken.
     """
     name = name.strip().removeprefix("ssh://")
     host = _listed(name)
@@ -123,7 +123,8 @@ def resolve_jump(name: str) -> Host:
     address = _address(name)
     if address is None:
         raise UserError(
-            f"the jump host {name!r} is no address", hint="ProxyJump takes [user@]address[:port]"
+            f"the jump host {name!r} is not an address",
+            hint="ProxyJump takes [user@]address[:port]",
         )
     return _at_address(name, address, default_user=getpass.getuser())
 
@@ -131,7 +132,7 @@ def resolve_jump(name: str) -> Host:
 def _listed(name: str) -> Host | None:
     """The running virtual board, board of a lab or host of the inventory of that name."""
     if not name or name.startswith("-") or re.search(r"[\s/]", name):
-        raise UserError(f"{name!r} is no host name", hint="write --host user@address[:port]")
+        raise UserError(f"{name!r} is not a host name", hint="write --host user@address[:port]")
     if name.startswith("lab:"):
         from . import lab  # late: labgrid is for those who have a lab
 

@@ -109,7 +109,7 @@ def read_groups(path: Path) -> dict[str, tuple[str, ...]]:
             msgspec.convert(name, _Word)
         except msgspec.ValidationError as error:
             raise UserError(
-                f"{path}: {name!r} is no name for a group: letters, digits, . _ -"
+                f"{path}: {name!r} is not a name for a group: letters, digits, . _ -"
             ) from error
         try:
             msgspec.convert(words, list[_Text])

@@ -223,7 +223,7 @@ def ask_ssh(name: str, *, user: str = "", port: int = 0, default_user: str) -> S
         return None
     if not _PLAIN_NAME.fullmatch(name):
         raise UserError(
-            f"{name!r} is no host name that ssh takes: expected letters, digits and . : % _ -",
+            f"{name!r} is not a host name that ssh takes: expected letters, digits and . : % _ -",
             hint="write --host user@address[:port]",
         )
     with tempfile.TemporaryDirectory(prefix="npu-bsp-ssh-") as folder:

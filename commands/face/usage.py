@@ -69,7 +69,7 @@ def check(words: list[str], contexts: Contexts, core: Any, examples: Mapping[str
 
 
 def no_task(word: str, contexts: Contexts) -> UserError:
-    """The error for what is no task's name."""
+    """The error for what is not a task's name."""
     guess = nearest(word.lower().replace("_", "-"), list(contexts), cutoff=0.6)
     return UserError(f"no task {word!r}{guess}", hint="./inv --list names all tasks")
 

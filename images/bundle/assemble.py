@@ -68,7 +68,7 @@ def bundle_for(
         force_enable: as for ``build_dts``.
 
     Raises:
-        UserError: the kernel is no series, the DTB is another board's, the profile has no ``[boot]``.
+        UserError: the kernel is not a series, the DTB is another board's, the profile has no ``[boot]``.
     """
     if board.boot is None:
         raise UserError(

@@ -2,7 +2,7 @@
 """The bill of materials of a bundle, as an SPDX 2.3 document (JSON): versions, licences, sources.
 
 Each part is an SPDX package; files are not listed, as the manifest has them. Licences are those that the
-parts declare; a licence that is no SPDX expression is quoted in a comment. The same parts give the same
+parts declare; a licence that is not an SPDX expression is quoted in a comment. The same parts give the same
 bytes.
 """
 

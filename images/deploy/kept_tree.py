@@ -35,7 +35,7 @@ def refuse_without_keeper(how: Survey, host: str, *, overlay: bool) -> None:
         overlay: whether the tree is one of ours, so that there is an overlay of what it changes.
 
     Raises:
-        UserError: nothing there keeps a tree, or Armbian is to keep one that is no overlay.
+        UserError: nothing there keeps a tree, or Armbian is to keep one that is not an overlay.
     """
     if not how.keeper:
         raise UserError(

@@ -136,7 +136,7 @@ def _running(status: StatusDocument) -> str:
     if not status["boots_through_npu_bsp"]:
         return "does not boot through npu-bsp (./inv deploy --adopt takes it over)"
     if status["running"] is None:
-        return "booted something that is no generation"
+        return "booted something that is not a generation"
     return f"{status['running']} ({'good' if status['confirmed'] else 'not confirmed'})"
 
 

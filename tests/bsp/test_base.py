@@ -328,7 +328,7 @@ def test_json_has_no_number_that_is_not_finite(capsys: pytest.CaptureFixture[str
     output.print_json(document)
 
     def refuse(word: str) -> None:
-        raise AssertionError(f"{word} is no JSON")
+        raise AssertionError(f"{word} is not JSON")
 
     found = json.loads(capsys.readouterr().out, parse_constant=refuse)
     assert found == {"a": None, "rows": [{"b": None}, [1.5, None]], "path": "x", "n": 3}

@@ -141,10 +141,10 @@ def test_bad_input_leaves_nothing(tmp_path: Path, own_profiles: Path, kernel: st
     vim3 = dtb_of(tmp_path, '"khadas,vim3", "amlogic,a311d"', name="vim3.dtb")
     for name, file, like, why in (
         ("vim3", good, "", "there is a board vim3 already"),
-        ("Acme One", good, "", "no name for a board"),
-        ("../acme", good, "", "no name for a board"),
+        ("Acme One", good, "", "not a name for a board"),
+        ("../acme", good, "", "not a name for a board"),
         ("acme", cut, "", "truncated"),
-        ("acme", tmp_path / "text.dtb", "", "no device tree blob"),
+        ("acme", tmp_path / "text.dtb", "", "not a device tree blob"),
         ("acme", tmp_path / "none.dtb", "", "cannot read"),
         ("acme", other, "", "no SoC with an NPU"),
         ("acme", s922x, "", "no SoC with an NPU"),

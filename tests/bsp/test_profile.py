@@ -188,7 +188,7 @@ def test_a_board_is_explained_to_somebody_new_to_it() -> None:
 
 def test_series_are_ordered_by_number() -> None:
     assert sorted(["6.12", "6.8", "7.3", "6.1"], key=series_key) == ["6.1", "6.8", "6.12", "7.3"]
-    with pytest.raises(UserError, match="no kernel series"):
+    with pytest.raises(UserError, match="not a kernel series"):
         series_key("six")
 
 

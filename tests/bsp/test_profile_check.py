@@ -118,7 +118,7 @@ MODULES = '"meson-gx-mmc", "mmc_block"'
         ("path:LINUX", "path:/no/such/folder", "kernel", "there is no folder", "kernel"),
         ("path:LINUX", "git:https://example.org/linux.git", "kernel", "names no ref", "tag"),
         ("path:LINUX", "tarball:linux.tar.xz", "kernel", "has no hash", "sha256sum"),
-        ("path:LINUX", "tarball:linux.tar.xz#sha256=12", "kernel", "no SHA-256", "sha256sum"),
+        ("path:LINUX", "tarball:linux.tar.xz#sha256=12", "kernel", "not a SHA-256", "sha256sum"),
         ("path:LINUX", "tar:linux.tar.xz", "kernel", "did you mean 'tarball'", "tarball:"),
         ('kernel = "path:LINUX"', "kernel = 6.12", "kernel", 'quote it: kernel = "6.12"', "correct"),
         ('kernel = "path:LINUX"', "kernel = 7", "kernel", 'quote it: kernel = "7"', "correct"),
@@ -126,7 +126,7 @@ MODULES = '"meson-gx-mmc", "mmc_block"'
         ('"6.12" = "enable"', '6.12 = "enable"', "expect.6.12", '"6.12" = "enable": quote it',
          "correct"),
         ('"6.12" = "enable"', '"6.12.y" = "enable"', "expect.6.12.y", 'write "6.12"', "correct"),
-        ('"6.12" = "enable"', '6 = "enable"', "expect.6", "no kernel series", "correct"),
+        ('"6.12" = "enable"', '6 = "enable"', "expect.6", "not a kernel series", "correct"),
         ('"6.12" = "enable"', '"6.12" = "enabled"', "expect.6.12", "did you mean 'enable'",
          "correct"),
         ('"6.12" = "enable"', '"6.12" = "works"', "expect.6.12", "needs changes",
@@ -138,22 +138,22 @@ MODULES = '"meson-gx-mmc", "mmc_block"'
         ("rates_hz =", 'enabled = "no"\nrates_hz =', "npu.enabled", "true or false", "correct"),
         # how it boots
         ("/boot/firmware", "/dev/mmcblk1p1", "boot.fat_mount", "a device file", "/boot/firmware"),
-        ("/boot/firmware", "boot", "boot.fat_mount", "no absolute path", "/boot/firmware"),
+        ("/boot/firmware", "boot", "boot.fat_mount", "not an absolute path", "/boot/firmware"),
         ("/boot/firmware", "/", "boot.fat_mount", "no such place", "/boot/firmware"),
         ("/boot/firmware", "/sys/firmware", "boot.fat_mount", "no such place", "/boot/firmware"),
         ("/boot/firmware", "/boot/../efi", "boot.fat_mount", "not written plainly", "findmnt"),
         ("/boot/firmware", "/boot/", "boot.fat_mount", "not written plainly", "findmnt"),
-        ("/boot/firmware", "", "boot.fat_mount", "no absolute path", "findmnt"),
+        ("/boot/firmware", "", "boot.fat_mount", "not an absolute path", "findmnt"),
         (MODULES, '"meson-gx-mmc.ko"', "boot.initrd_modules", "no suffix", '"meson-gx-mmc"'),
         (MODULES, '"ext4.ko.xz?"', "boot.initrd_modules", "no suffix", '"ext4?"'),
         (MODULES, '"kernel/fs/ext4/ext4.ko"', "boot.initrd_modules", "no folder", '"ext4"'),
-        (MODULES, '"mmc block"', "boot.initrd_modules", "no name of a module", "lsmod"),
+        (MODULES, '"mmc block"', "boot.initrd_modules", "not a name of a module", "lsmod"),
         ('["meson-gx-mmc", "mmc_block", "ext4", "crc32c_generic?"]', "[]", "boot.initrd_modules",
          "may not reach", "lsmod"),
         ("fat_mount =", 'cmdline = "console=ttyAML0"\nfat_mount =', "boot.cmdline", "no root=",
          "remove cmdline"),
         ("[boot]", '[health]\nservices = ["my service"]\n[boot]', "health.services",
-         "no name of a systemd unit", "systemctl"),
+         "not a name of a systemd unit", "systemctl"),
         # the NPU
         ("800_000_000", "700_000_000", "npu.rates_hz", "no parent clock reaches", "666_666_666"),
         ("core =", "cor =", "npu.rates_hz", "did you mean 'core'", "core, bus"),
@@ -231,7 +231,7 @@ def test_a_profile_with_its_own_tree_is_compared_with_it(linux: Path) -> None:
     file = written(linux, DTS, 'dtb = "mine.dtb"')
     dtb = linux.parent / "mine.dtb"
     dtb.write_text("a device tree, I promise")
-    assert "no device tree blob" in found(file)["dtb"][0]
+    assert "not a device tree blob" in found(file)["dtb"][0]
     compile_dtb('/dts-v1/; / { compatible = "acme,one"; };', dtb)
     assert "of another board" in found(file)["dtb"][0]
     compile_dtb('/dts-v1/; / { compatible = "khadas,vim3", "amlogic,a311d"; };', dtb)

@@ -365,7 +365,7 @@ def test_an_undefined_macro_is_named(tree: Path, line: str, reason: str) -> None
 def test_another_fault_is_no_macro(tree: Path) -> None:
     good = (tree / f"arch/arm64/boot/dts/{BOARD}.dts").read_text()
     broken = tree / "arch/arm64/boot/dts/amlogic/broken.dts"
-    for line in ("x = <&clkc CLKID_NNA_AXI_CLK;", "this is no source", "x = <&no_such_label>;"):
+    for line in ("x = <&clkc CLKID_NNA_AXI_CLK;", "this is not a source", "x = <&no_such_label>;"):
         broken.write_text(f"{good}/ {{\n\t{line}\n}};\n")
         with pytest.raises(UserError) as caught:
             compile_dts(kernel_tree(f"path:{tree}"), "amlogic", "broken", tree / "out.dtb")
@@ -394,7 +394,7 @@ def test_a_source_that_changes_is_scanned_again(tree: Path) -> None:
 
 def test_a_board_that_does_not_compile_is_named_and_the_others_are_found(tree: Path) -> None:
     good = tree / f"arch/arm64/boot/dts/{BOARD}.dts"
-    good.with_name("broken.dts").write_text(good.read_text() + "/ { this is no device tree };")
+    good.with_name("broken.dts").write_text(good.read_text() + "/ { this is not a device tree };")
     result = scan(f"path:{tree}")
     assert [source for source, _ in result.failed] == ["amlogic/broken"]
     assert BOARD in [row.source for row in result.rows]

@@ -546,7 +546,7 @@ def test_without_python3_venv_pip_comes_out_of_its_package(tmp_path: Path) -> No
     machine.add("apt-get", '#!/bin/sh\necho "$*" >> {state}/apt\n')
     ended = machine.inv("--list")
     if not Path("/var/lib/dpkg/status").exists():
-        pytest.skip("this is no Debian-like system")
+        pytest.skip("this is not a Debian-like system")
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout == "started: --list\n"
     assert "Fetching pip from its Debian package" in ended.stderr

@@ -38,7 +38,7 @@ OPTIONAL = {
 # Started on boards and in LAVA's containers, by what is sent there.
 ON_BOARDS = {"python3", "systemctl", "modprobe", "kexec", "lava-test-case"}
 
-needs_dpkg = pytest.mark.skipif(not _STATUS.exists(), reason="this is no Debian-like system")
+needs_dpkg = pytest.mark.skipif(not _STATUS.exists(), reason="this is not a Debian-like system")
 
 
 def listed(name: str) -> list[str]:

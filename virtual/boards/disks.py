@@ -20,7 +20,7 @@ def own_disk(image: Path, identity: Path | None, board: Board) -> tuple[Disk, st
     """Return an image of the user's as a disk to boot from, and the kernel that it says it has.
 
     Raises:
-        UserError: it is not there, is no disk's image or another board's, or nobody knows a key to log in.
+        UserError: it is not there, not a disk's image or another board's, or no key that logs in is known.
     """
     if not image.is_file():
         raise UserError(f"there is no disk image {image}", hint="./inv build-image --board B")

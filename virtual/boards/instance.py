@@ -58,7 +58,7 @@ class Instance:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise UserError(
-                f"{self.name!r} is no name for a virtual board",
+                f"{self.name!r} is not a name for a virtual board",
                 hint="letters, digits, dots and dashes, 41 at most",
             )
 

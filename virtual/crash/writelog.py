@@ -63,11 +63,11 @@ class WriteLog:
 
     def _read(self, path: Path) -> list[Write]:
         if len(self._map) < _SUPER.size:
-            raise InfrastructureError(f"{path} is no record of writes: it is too short")
+            raise InfrastructureError(f"{path} is not a record of writes: it is too short")
         magic, version, count, sector_bytes = _SUPER.unpack_from(self._map)
         if magic != _MAGIC or version != 1 or sector_bytes < _ENTRY.size:
             raise InfrastructureError(
-                f"{path} is no record of writes: expected the magic number {_MAGIC:#x} and version 1, "
+                f"{path} is not a record of writes: expected the magic number {_MAGIC:#x} and version 1, "
                 f"found {magic:#x} and {version}"
             )
         found: list[Write] = []

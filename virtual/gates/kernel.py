@@ -77,7 +77,7 @@ def plan(kernel: str, board: str, invokes: int) -> Plan:
     known = [name for name in board_names() if (qemu := load_board(name).qemu) and qemu.npu]
     if board != "all" and board not in known:
         raise UserError(
-            f"{board!r} is no virtual board with an NPU", hint=f"there are: {', '.join(known)}"
+            f"{board!r} is not a virtual board with an NPU", hint=f"there are: {', '.join(known)}"
         )
     if invokes < 1:
         raise UserError(f"--invokes {invokes}: at least 1 is needed")

@@ -66,7 +66,7 @@ def gate(request: GateRequest) -> dict[str, Any]:
     """Run the gate and return its document; ``verdict`` is ``good``, ``not good`` or ``worse``.
 
     Raises:
-        UserError: the arguments are no good.
+        UserError: the arguments are wrong.
         InfrastructureError: packages cannot be had, or the client does not start.
     """
     named = named_delegate(request.package, request.suite, request.mesa)

@@ -167,7 +167,7 @@ def bisect(request: BisectRequest) -> Bisected:
     """Find the first commit with which a model comes out worse than with the good one.
 
     Raises:
-        UserError: the arguments are no good; an end does not build, or nothing is worse at the bad one.
+        UserError: the arguments are wrong; an end does not build, or nothing is worse at the bad one.
         InfrastructureError: something cannot be fetched, or the client does not start.
     """
     source = _repository(request.source)
@@ -254,7 +254,7 @@ def _repository(source: str) -> Path:
     path = Path(source.removeprefix("path:")).expanduser().absolute()
     if run(["git", "-C", path, "rev-parse", "--git-dir"], env=_GIT, check=False).exit_code != 0:
         raise UserError(
-            f"{path} is no git repository", hint="--bisect needs a history: git clone one"
+            f"{path} is not a git repository", hint="--bisect needs a history: git clone one"
         )
     return path
 

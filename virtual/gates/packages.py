@@ -123,7 +123,7 @@ def from_suite(suite: str, *, distribution: str = DISTRIBUTION) -> Delegate:
         InfrastructureError: packages cannot be had.
     """
     if not re.fullmatch(r"[a-z]+(-[a-z]+)*", suite):
-        raise UserError(f"{suite!r} is no suite", hint=f"known: {', '.join(SUITES)}")
+        raise UserError(f"{suite!r} is not a suite", hint=f"known: {', '.join(SUITES)}")
     package = catalogue().delegate.package
     archive = Archive(suite, ARCHITECTURE)
     try:
@@ -161,7 +161,7 @@ def from_file(path: Path, *, distribution: str = DISTRIBUTION) -> Delegate:
     """Return the delegate in a package file; what it depends on comes from Debian.
 
     Raises:
-        UserError: there is no such file, or it is no arm64 package with the delegate.
+        UserError: there is no such file, or it is not an arm64 package with the delegate.
     """
     if not path.is_file():
         raise UserError(f"there is no file {path}")
@@ -170,7 +170,7 @@ def from_file(path: Path, *, distribution: str = DISTRIBUTION) -> Delegate:
         said = run(["dpkg-deb", "--field", path, "Architecture", "Version", "Depends"]).text
         listing = run(["dpkg-deb", "--contents", path]).text
     except ToolFailedError as error:
-        raise UserError(f"{path} is no Debian package:\n{error.message}") from error
+        raise UserError(f"{path} is not a Debian package:\n{error.message}") from error
     fields = dict(line.split(": ", 1) for line in said.splitlines() if ": " in line)
     if fields.get("Architecture") != ARCHITECTURE:
         raise UserError(

@@ -226,7 +226,7 @@ def _compare(found: NDArray[Any], right: NDArray[Any]) -> tuple[int, int]:
     with np.errstate(invalid="ignore", over="ignore"):
         apart = np.abs(found.astype(np.float64) - right.astype(np.float64))
     bound = _FLOAT_TOLERANCE * float(np.abs(right).max(initial=0))
-    wrong = ~(apart <= bound)  # what is no number is wrong
+    wrong = ~(apart <= bound)  # what is not a number is wrong
     if not wrong.any():
         return 0, 0
     largest = float(np.nan_to_num(apart, nan=_LARGEST, posinf=_LARGEST).max())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Runs a model with one Mesa on virtual NPUs, in exact mode: what differs from TFLite is no rounding.
+"""Runs a model with one Mesa on virtual NPUs, in exact mode: what differs from TFLite is not rounding.
 
 New buffers are filled with a poison byte first, and with the kernel's zeros where that comes out wrong.
 Where a job fits no operation of the model, it is computed as silicon is predicted to.
@@ -67,7 +67,7 @@ class VirtualNpus:
         self._delegates: dict[str, Delegate] = {}
 
     def named(self, words: str) -> str:
-        """Return the versions of what ``--mesa`` names, with commas; what is no version is looked up.
+        """Return the versions of what ``--mesa`` names, with commas; what is not a version is looked up.
 
         Raises:
             UserError: there is no such suite or file, or two have the same version.

@@ -12,7 +12,7 @@ _BY_FAULT = (
     ("(word ", Blame.NOT_UNDERSTOOD, "a field has a value that this emulator does not know"),
     ("state: expected", Blame.NOT_UNDERSTOOD, "a state that this emulator does not know is written"),
     ("FE opcode", Blame.NOT_UNDERSTOOD, "a command that this emulator does not know"),
-    ("FE word", Blame.NOT_UNDERSTOOD, "a word of the command stream that is no command"),
+    ("FE word", Blame.NOT_UNDERSTOOD, "a word of the command stream that is not a command"),
     ("LOAD_STATE", Blame.NOT_UNDERSTOOD, "a command that this emulator does not know"),
     ("GPU address", Blame.SUBMISSION, "a job reaches outside the buffers of its submit"),
     ("buffer flags", Blame.SUBMISSION, "a job uses a buffer against the submit's flags"),

@@ -69,7 +69,7 @@ def maker_for(
         operands: what the model's ADDs add, where that is known.
 
     Raises:
-        UserError: a file is no model.
+        UserError: a file is not a model.
     """
     if isinstance(identity, Identity):
         return vivante.for_model(identity, exact_for, audit_for, operands)
@@ -91,7 +91,7 @@ def maker_for_trace(
         audit_for: compare each job with this model.
 
     Raises:
-        UserError: a file is no model, or exact mode needs one.
+        UserError: a file is not a model, or exact mode needs one.
     """
     if isinstance(identity, Identity):
         return vivante.for_trace(identity, operations, audit_for, exact=exact)

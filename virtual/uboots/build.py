@@ -135,9 +135,9 @@ def version_of(file: Path) -> str:
     """Return what a U-Boot says of itself (``U-Boot 2025.01-...``).
 
     Raises:
-        UserError: it is no U-Boot.
+        UserError: it is not a U-Boot.
     """
     found = re.search(rb"U-Boot 20\d\d\.\d\d[^\0\n]{0,80}", file.read_bytes())
     if found is None:
-        raise UserError(f"{file} is no U-Boot: nothing in it says which one it is")
+        raise UserError(f"{file} is not a U-Boot: nothing in it says which one it is")
     return found[0].decode(errors="replace")

@@ -24,7 +24,7 @@ def apply_overlays(blob: bytes, overlays: Sequence[Path], *, what: str, work: Pa
         work: folder for files in between.
 
     Raises:
-        UserError: one is no overlay, or the base has no labels, or not those that it refers to.
+        UserError: one is not an overlay, or the base has no labels, or not those that it refers to.
     """
     for number, path in enumerate(overlays):
         overlay = overlay_tree(path, flag="--apply")

@@ -106,7 +106,7 @@ def _searched(path: Path) -> bytes:
 
 
 def _wrong_kind(path: Path, what: str, hint: str, *, flag: str) -> UserError:
-    message = f"{path} is no device tree blob: it is {what}"
+    message = f"{path} is not a device tree blob: it is {what}"
     if hint:
         return UserError(message, hint=hint.format(file=shlex.quote(str(path))))
     found = trees_inside(_searched(path))

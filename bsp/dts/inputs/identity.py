@@ -91,7 +91,7 @@ def dtb_of_board(path: Path, board: Board, *, flag: str = "--dtb") -> bytes:
         flag: what the file was named with, for the hint.
 
     Raises:
-        UserError: it is no device tree, another board's, or gives the NPU two owners.
+        UserError: it is not a device tree, another board's, or gives the NPU two owners.
     """
     blob, tree = board_tree(path, flag=flag)
     check_identity(tree, board, str(path))

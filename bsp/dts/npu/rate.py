@@ -27,11 +27,11 @@ def parse_rate(text: str) -> int:
     """Return hertz: ``500MHz``, ``0.8 GHz``, ``500000000``.
 
     Raises:
-        UserError: it is no rate.
+        UserError: it is not a rate.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
     if not match or match.group(2) not in _UNITS or float(match.group(1)) <= 0:
-        raise UserError(f"{text!r} is no clock rate", hint="one looks like 500MHz or 0.8GHz")
+        raise UserError(f"{text!r} is not a clock rate", hint="one looks like 500MHz or 0.8GHz")
     return round(float(match.group(1)) * _UNITS[match.group(2)])
 
 

@@ -99,7 +99,7 @@ class Lease:
         """The board as a host: where labgrid says it is, its power behind labgrid's driver.
 
         Raises:
-            UserError: what the coordinator says is no address.
+            UserError: what the coordinator says is not an address.
         """
         place = self.place
         for what in ("place", "address", "user", "proxy"):

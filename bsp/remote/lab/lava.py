@@ -87,7 +87,7 @@ def _checked(request: JobRequest) -> str:
     board = request.board
     if not _IMAGE.fullmatch(request.container):
         raise UserError(
-            f"{request.container!r} is no name of a container image",
+            f"{request.container!r} is not a name of a container image",
             hint="--container registry.example/npu-bsp:1; docs/lab.md says what has to be in it",
         )
     device_type = request.device_type or (Path(board.dts).name if board.dts else "")

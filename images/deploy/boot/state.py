@@ -135,7 +135,7 @@ def _end_of_args(_: dict[str, str]) -> tuple[str, str]:
 
 def _check(generation: str) -> None:
     if not _GENERATION.fullmatch(generation):
-        raise ValueError(f"{generation!r} is no generation: 12 hexadecimal digits")
+        raise ValueError(f"{generation!r} is not a generation: 12 hexadecimal digits")
 
 
 _End = Callable[[dict[str, str]], tuple[str, str]]

@@ -54,7 +54,7 @@ def compare(expected: bytes, running: bytes) -> list[Difference]:
     """Return where the running tree is not the expected one, boot-loader fix-ups left out.
 
     Raises:
-        UserError: one of the two is no device tree, or damaged.
+        UserError: one of the two is not a device tree, or damaged.
     """
     sent_nodes = read_tree(expected, "the device tree that was sent").nodes
     running_nodes = read_tree(running, "the running device tree").nodes

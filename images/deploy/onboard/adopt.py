@@ -184,5 +184,5 @@ def _remove_rest(board: Board, onboard: list[str]) -> None:
         shutil.rmtree(path, ignore_errors=True)
     for name in onboard:
         if not _OURS.fullmatch(name):
-            raise RefusedError(f"{name!r} is no file of npu-bsp")
+            raise RefusedError(f"{name!r} is not a file of npu-bsp")
         make_way(board.at(name))

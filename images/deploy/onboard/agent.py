@@ -147,7 +147,7 @@ def _check_names(request: Record) -> None:
     many = [name for key in ("keep", "bases", "generations") for name in request.get(key, ())]
     for name in [*one, *many]:
         if name is not None and not (isinstance(name, str) and is_generation(name)):
-            raise RefusedError(f"{name!r} is no generation")
+            raise RefusedError(f"{name!r} is not a generation")
 
 
 def _answer(board: Board, request: Record, frames: Frames) -> Record:

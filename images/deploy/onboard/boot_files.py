@@ -221,7 +221,7 @@ def plain_image(data: bytes) -> bytes:
     """A kernel as booti takes it: not packed, no U-Boot header, no EFI zboot image (zboot-header.S).
 
     Raises:
-        RefusedError: it is no arm64 kernel, or packed in a way that nothing here can undo.
+        RefusedError: it is not an arm64 kernel, or packed in a way that nothing here can undo.
     """
     data = without_header(data)
     if data[:2] == b"MZ" and data[4:8] == b"zimg":
@@ -231,7 +231,7 @@ def plain_image(data: bytes) -> bytes:
     if kind:
         data = unpack(data, kind)
     if data[56:60] != b"ARM\x64":
-        raise RefusedError("is no arm64 Image")
+        raise RefusedError("is not an arm64 Image")
     return data
 
 

@@ -31,12 +31,12 @@ def problem_of(entries: Iterable[tuple[Any, Any, Any, Any, Any]]) -> str:
     parents: set[str] = set()
     for path, sha256, size_bytes, mode, link in entries:
         if not isinstance(path, str) or not _PLAIN_PATH.fullmatch(path):
-            return f"{path!r} is no path below the bundle"
+            return f"{path!r} is not a path below the bundle"
         if path in paths:
             return f"{path!r} is there twice"
         paths.add(path)
         parents.add(path.rpartition("/")[0])
-        # type(), not isinstance(): True is no number here.
+        # type(), not isinstance(): True is not a number here.
         if type(mode) is not int or mode & ~_PERMISSIONS:
             return f"{path!r} has mode {mode!r}, expected permissions only"
         if link is not None:

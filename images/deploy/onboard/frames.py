@@ -120,7 +120,7 @@ class Frames:
 
         Raises:
             EOFError: the host is gone.
-            RefusedError: what comes is no frame.
+            RefusedError: what comes is not a frame.
         """
         header = self._stream.read(HEADER.size)
         if len(header) != HEADER.size:

@@ -33,7 +33,7 @@ def kexec_load(board: Board, request: Record) -> Record:
     import subprocess
 
     if not _TOKEN.fullmatch(request["token"]):
-        raise RefusedError(f"{request['token']!r} is no token")
+        raise RefusedError(f"{request['token']!r} is not a token")
     program = _program(board)
     boot = Boot(board, request["fat_mounts"])
     files = {

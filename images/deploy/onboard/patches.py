@@ -72,7 +72,7 @@ class Patches:
         """Return the content, ``size`` bytes, that ``patch`` turns ``base`` into.
 
         Raises:
-            RefusedError: it is no patch, it is one for another file, or it makes more than ``size``.
+            RefusedError: it is not a patch, it is one for another file, or it makes more than ``size``.
         """
         lib = self._lib
         context = lib.ZSTD_createDCtx()

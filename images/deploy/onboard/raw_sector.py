@@ -35,7 +35,7 @@ def with_sector(board: Board, path: str, sector: bytes) -> bytes:
     """
     text = script_text(sector)
     if text is None:
-        raise RefusedError("the state of a trial is no script")
+        raise RefusedError("the state of a trial is not a script")
     image = script_image(f"{text}setenv npu_sector {sector_of(board, path):x}\n")
     if len(image) > SECTOR_BYTES:
         raise RefusedError("the state of a trial does not fit into a sector")
@@ -55,7 +55,7 @@ def sector_of(board: Board, path: str) -> int:
     partition = os.path.basename(os.path.realpath(folder))
     start = read_text(f"{folder}/start")
     if not start.isdigit():
-        raise RefusedError(f"{path} lies on {partition}, which is no partition of a disk")
+        raise RefusedError(f"{path} lies on {partition}, which is not a partition of a disk")
     disk = os.path.dirname(os.path.realpath(folder))
     block = read_text(f"{disk}/queue/logical_block_size")
     if block != str(SECTOR_BYTES):
@@ -86,7 +86,7 @@ def offset_in(answer: bytes, path: str) -> int:
     """Return where on its partition a file begins, in bytes, from FIEMAP's answer.
 
     Raises:
-        RefusedError: it has not exactly one extent, or that may move or is no place of its own.
+        RefusedError: it has not exactly one extent, or that may move or is not a place of its own.
     """
     count = _HEAD.unpack_from(answer)[3]
     if count != 1:

@@ -112,10 +112,10 @@ def _checked_entries(content: bytes, generation: str) -> list[Entry]:
 def _check_ours(request: Record) -> None:
     for file in request["onboard"]:
         if not _OUR_FILES.fullmatch(file["target"]):
-            raise RefusedError(f"{file['target']!r} is no file of npu-bsp")
+            raise RefusedError(f"{file['target']!r} is not a file of npu-bsp")
     for name, points_to in request["onboard_links"].items():
         if not _OUR_LINKS.fullmatch(name) or points_to != f"../{name.rpartition('/')[2]}":
-            raise RefusedError(f"{name!r} is no link of npu-bsp")
+            raise RefusedError(f"{name!r} is not a link of npu-bsp")
 
 
 def make_folder(top: str, below: str, made: set[str]) -> None:

@@ -201,8 +201,8 @@ def test_a_base_dtb_of_another_board(vim3: Board, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
-        (lambda blob: b"", "is no device tree blob"),
-        (lambda blob: b"#!/bin/sh\n" + blob, "is no device tree blob"),
+        (lambda blob: b"", "is not a device tree blob"),
+        (lambda blob: b"#!/bin/sh\n" + blob, "is not a device tree blob"),
         (lambda blob: blob[:-20], "truncated"),
         (lambda blob: blob[:100] + b"\xff" * 40 + blob[140:], "damaged"),
     ],
@@ -564,7 +564,7 @@ def test_the_command_prints_one_document(tmp_path: Path) -> None:
     [
         (["--board", "vim4"], "did you mean 'vim3'"),
         (["--board", "vim3", "--kernel", "5.10"], "unknown kernel '5.10'"),
-        (["--board", "vim3", "--base-dtb", "/etc/hostname"], "no device tree blob"),
+        (["--board", "vim3", "--base-dtb", "/etc/hostname"], "not a device tree blob"),
     ],
 )
 def test_the_command_ends_with_2_for_bad_input(

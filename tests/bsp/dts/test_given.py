@@ -261,7 +261,7 @@ def test_source_comes_with_the_command_that_compiles_it(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_other_files_are_named(tmp_path: Path, content: bytes, what: str, hint: str) -> None:
     message, said = refused(tmp_path, content)
-    assert "is no device tree blob" in message
+    assert "is not a device tree blob" in message
     assert what in message
     assert hint in said
 

@@ -67,7 +67,7 @@ def test_rates_are_read(text: str, hertz: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "fast", "500 MB", "-1MHz", "0", "1e9", "5..0MHz"])
 def test_what_is_no_rate_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match="no clock rate"):
+    with pytest.raises(UserError, match="not a clock rate"):
         parse_rate(text)
 
 

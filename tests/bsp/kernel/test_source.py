@@ -145,7 +145,7 @@ def test_what_is_no_archive_is_refused(content: bytes, tmp_path: Path, cache: Pa
 def test_a_damaged_archive_is_refused(tarball: Path, tmp_path: Path) -> None:
     file = tmp_path / "linux.tar.xz"
     file.write_bytes(tarball.read_bytes()[:600])
-    with pytest.raises(UserError, match="no complete tar archive"):
+    with pytest.raises(UserError, match="not a complete tar archive"):
         kernel_tree(f"tarball:{file}#sha256={sha256(file)}")
 
 
@@ -153,7 +153,7 @@ def test_a_damaged_archive_is_refused(tarball: Path, tmp_path: Path) -> None:
     ("name", "expected"),
     [
         ("tarball:http://127.0.0.1/x.tar", "has no hash"),
-        ("tarball:http://127.0.0.1/x.tar#sha256=12", "is no SHA-256"),
+        ("tarball:http://127.0.0.1/x.tar#sha256=12", "is not a SHA-256"),
         ("tarball:http://127.0.0.1/x.tar#md5=12", "has no hash"),
         ("git:https://127.0.0.1/linux.git", "names no ref"),
         ("git:git@127.0.0.1:linux.git", "names no ref"),
@@ -182,7 +182,7 @@ def test_a_path_is_used_in_place(tmp_path: Path, cache: Path) -> None:
 
 
 def test_a_folder_that_is_no_kernel_tree(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no Linux source tree"):
+    with pytest.raises(UserError, match="not a Linux source tree"):
         kernel_tree(f"path:{tmp_path}")
 
 

@@ -113,5 +113,5 @@ def test_what_lava_would_not_take() -> None:
             lava.job(request(**changes))
     with pytest.raises(UserError, match="no device tree in the kernel"):
         lava.job(request("virtual"))
-    with pytest.raises(UserError, match="no name of a container image"):
+    with pytest.raises(UserError, match="not a name of a container image"):
         lava.job(lava.JobRequest(load_board("vim3"), "Bad Image"))

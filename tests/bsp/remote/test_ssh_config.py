@@ -159,7 +159,7 @@ def test_a_match_command_that_does_not_end(tmp_path: Path, monkeypatch: pytest.M
 def test_no_shell_sees_a_name_that_is_more_than_a_name(tmp_path: Path) -> None:
     write(tmp_path, ssh_config='Match exec "echo %n >> HERE/ran"\n Port 9\n')
     for name in ("root@a;touch$HOME", "root@$(id)", "root@`id`", "root@a|b", "root@-oX=y"):
-        with pytest.raises(UserError, match="no host name"):
+        with pytest.raises(UserError, match="not a host name"):
             resolve(name)
     assert not (tmp_path / "ran").exists()
 
@@ -252,13 +252,13 @@ def test_jump_hosts_are_reached_as_ssh_would(tmp_path: Path) -> None:
         **{"inventory.toml": '[hosts.desk]\naddress = "10.0.0.1"\n'},
     )
     assert resolve("vim3").proxy_jump == "me@gate.example:2222"
-    # A name that stands nowhere is no typing error here: ssh takes it, with the local user.
+    # A name that stands nowhere is not a typing error here: ssh takes it, with the local user.
     stands_nowhere = resolve_jump("gate.example")
     assert (stands_nowhere.address, stands_nowhere.user) == ("gate.example", getpass.getuser())
     assert resolve_jump("gate").user == "door"
     assert resolve_jump("desk").user == "root"  # as the inventory has it
     assert resolve_jump("[10.0.0.9]:24").port == 24
-    with pytest.raises(UserError, match="is no address"):
+    with pytest.raises(UserError, match="is not an address"):
         resolve_jump("a:b:c")
 
 

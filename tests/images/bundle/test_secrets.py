@@ -48,7 +48,7 @@ def arguments_seen() -> Iterator[set[bytes]]:
 
 
 def secrets_of(key: Path) -> list[bytes]:
-    """The lines of a private key that are no frame around it, and none that all such keys share."""
+    """The lines of a private key that are not frame around it, and none that all such keys share."""
     lines = key.read_bytes().splitlines()
     return [line for line in lines if b"-----" not in line][1:]
 

@@ -367,7 +367,7 @@ def test_nop_tokens_of_a_running_tree_are_read(dtb: bytes) -> None:
 
 
 def test_what_is_no_device_tree(dtb: bytes) -> None:
-    for blob in (b"", b"hello, this is no DTB", dtb[:100], dtb[: len(dtb) // 2]):
+    for blob in (b"", b"hello, this is not a DTB", dtb[:100], dtb[: len(dtb) // 2]):
         with pytest.raises(UserError):
             running_tree.compare(dtb, blob)
 
@@ -387,7 +387,7 @@ def test_a_running_tree_that_is_damaged_or_hostile_is_a_problem_and_no_crash(dtb
     for running, what in (
         (packed(deep + body), "nested too deep"),
         (packed(dtb[:-60]), "truncated"),
-        (packed(bomb), "no device tree blob"),
+        (packed(bomb), "not a device tree blob"),
         ("not base64!", "cannot be read"),
         (base64.b64encode(b"not zlib").decode(), "cannot be read"),
     ):
@@ -411,7 +411,7 @@ def test_a_manifest_reads_back_and_names_itself() -> None:
     with pytest.raises(UserError, match="unknown field"):
         bundles.decode(data.replace(b'"board"', b'"bored"'), "x")
     for path in ("../../etc/passwd", "/etc/passwd", "a//b"):
-        with pytest.raises(UserError, match="no path below the bundle"):
+        with pytest.raises(UserError, match="not a path below the bundle"):
             bundles.decode(data.replace(b"modules/1/a", path.encode()), "x")
 
 

@@ -50,7 +50,7 @@ def _with_table(image: Path) -> None:
 
 
 def _make_image(folder: Path, *, mib: int = 24) -> Path:
-    """A sparse image: a table, noise, text, zeros that count, holes; its end is no multiple of a chunk."""
+    """A sparse image: table, noise, text, zeros that count, holes; its end is not a multiple of a chunk."""
     image = folder / "disk.img"
     noise = random.Random(1)
     with image.open("wb") as file:

@@ -83,12 +83,12 @@ def tree_at(path: Path, *, fixed: bool = False) -> source.MesaTree:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("trixie", "is no source of Mesa"),
+        ("trixie", "is not a source of Mesa"),
         ("distro:trixie", "did you mean 'distribution'"),
         ("tarball:https://example.org/mesa.tar.xz", "has no hash"),
         ("git:https://example.org/mesa.git", "names no ref"),
         ("path:/nowhere/at/all", "there is no folder"),
-        ("distribution:NOT A SUITE", "is no suite"),
+        ("distribution:NOT A SUITE", "is not a suite"),
     ],
 )
 def test_a_source_that_cannot_be_read_is_refused_before_anything_is_fetched(
@@ -111,7 +111,7 @@ def test_other_arguments_are_looked_at_first_too() -> None:
 
 def test_a_folder_has_to_be_a_mesa_with_teflon(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="is no source of Mesa"):
+    with pytest.raises(UserError, match="is not a source of Mesa"):
         source.mesa_tree(f"path:{tmp_path / 'empty'}")
     old = made_tree(tmp_path / "old", version="23.3.0", teflon=False)
     with pytest.raises(UserError, match=r"Mesa 23\.3\.0 has no Teflon yet"):
@@ -277,9 +277,9 @@ def test_what_is_no_such_folder_is_refused_with_why(tmp_path: Path) -> None:
     refused(changed, "changed since: lib/libteflon.so")
     refused(
         made_build(tmp_path / "amd64", DELEGATE.replace(b"\xb7\0", b"\x3e\0", 1)),
-        "no library for arm64",
+        "not a library for arm64",
     )
-    refused(made_build(tmp_path / "other", ARM64), "is no TFLite delegate")
+    refused(made_build(tmp_path / "other", ARM64), "is not a TFLite delegate")
 
 
 def test_a_delegate_for_a_newer_c_library_does_not_get_into_a_payload(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Files that are no .tflite: what they are, and what converts them."""
+"""Files that are not .tflite: what they are, and what converts them."""
 
 from __future__ import annotations
 
@@ -73,5 +73,5 @@ def test_folders_and_what_is_no_file(tmp_path: Path) -> None:
     assert "from_saved_model" in hint
     assert "there is no file" in refusal(tmp_path / "none")[0]
     os.mkfifo(tmp_path / "pipe")
-    assert "no ordinary file" in refusal(tmp_path / "pipe")[0]
+    assert "not an ordinary file" in refusal(tmp_path / "pipe")[0]
     assert "cannot read" in refusal(tmp_path / ("x" * 300))[0]

@@ -131,7 +131,7 @@ def test_the_assets_variable_has_to_name_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NPU_BSP_ASSETS", str(tmp_path / "nothing"))
-    with pytest.raises(UserError, match="that is no folder"):
+    with pytest.raises(UserError, match="that is not a folder"):
         models.find(models.catalogue().default_model, "model")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Pictures that are no BMP: opened by the real Pillow, in its environment of its own."""
+"""Pictures that are not BMP: opened by the real Pillow, in its environment of its own."""
 
 from __future__ import annotations
 
@@ -66,6 +66,6 @@ def test_a_jpeg_comes_near_and_upright(name: str, folder: Path, pixels: NDArray[
 def test_what_is_no_picture_is_the_users_matter(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="is no picture that Pillow reads") as caught:
+    with pytest.raises(UserError, match="is not a picture that Pillow reads") as caught:
         open_picture(path)
     assert "BMP, PNG or JPEG" in caught.value.hint

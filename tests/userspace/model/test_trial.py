@@ -199,9 +199,9 @@ def test_an_array_is_given_in_the_models_order(tmp_path: Path) -> None:
     [
         (np.zeros((1, 4, 4, 8), np.int8), "1x4x4x8 int8"),
         (np.zeros((1, 4, 8, 4), np.uint8), "1x4x8x4 uint8"),
-        (np.array([{"a": 1}], dtype=object), "no array of NumPy"),
-        (b"\x93NUMPY garbage", "no array of NumPy"),
-        (b"", "no array of NumPy"),
+        (np.array([{"a": 1}], dtype=object), "not an array of NumPy"),
+        (b"\x93NUMPY garbage", "not an array of NumPy"),
+        (b"", "not an array of NumPy"),
     ],
 )
 def test_an_array_that_does_not_fit(tmp_path: Path, content: object, why: str) -> None:

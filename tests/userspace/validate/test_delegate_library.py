@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Libraries that are no delegate, or that cannot be loaded: compiled here, and really loaded."""
+"""Libraries that are not delegates, or that cannot be loaded: compiled here, and really loaded."""
 
 from __future__ import annotations
 
@@ -71,13 +71,13 @@ def test_files_that_are_no_library(tmp_path: Path) -> None:
     changed(good, "riscv", machine=243)
     changed(good, "odd", machine=4711)
     expected = {
-        "text": "no shared library (invalid ELF header",
-        "long": "no shared library (invalid ELF header",
+        "text": "not a shared library (invalid ELF header",
+        "long": "not a shared library (invalid ELF header",
         "empty": "an empty file",
         "cut": "cut short (file too short): 3000 bytes",
         "header": "cut short",
         "folder": "is a folder",
-        "pipe": "no regular file",
+        "pipe": "not a regular file",
         "bits32": "(wrong ELF class)",
         "riscv": "is for RISC-V, and this Python is for",
         "odd": "ELF number 4711",

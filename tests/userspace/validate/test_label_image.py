@@ -79,7 +79,7 @@ def test_other_models_agree_with_the_reference(model: str) -> None:
 def test_truncated_model(tmp_path: Path) -> None:
     whole = models.find("mobilenet_v1_0.25_128_quant", "model").path.read_bytes()
     for length, said in (
-        (3, "no .tflite file"),
+        (3, "not a .tflite file"),
         (40, "cut short"),
         (len(whole) - 100_000, "cut short"),
     ):
@@ -93,11 +93,11 @@ def test_bad_inputs(tmp_path: Path) -> None:
     png = tmp_path / "picture.bmp"
     png.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
     text = tmp_path / "model.tflite"
-    text.write_bytes(b"a text that is no model at all")
+    text.write_bytes(b"a text that is not a model at all")
     cases: list[tuple[Any, str]] = [
         ({"image": str(png)}, "expected a BMP image"),
         ({"image": str(tmp_path / "none.bmp")}, "there is no image file"),
-        ({"model": str(text), "image": str(models.tiny_image().path)}, "no .tflite file"),
+        ({"model": str(text), "image": str(models.tiny_image().path)}, "not a .tflite file"),
         ({"model": str(tmp_path)}, "is a folder, not a .tflite file"),
         ({"delegate": "telfon"}, "did you mean 'teflon'"),
         ({"delegate": "/usr/lib/x.so:a"}, "is not key=value"),

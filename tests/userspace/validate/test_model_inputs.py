@@ -213,7 +213,7 @@ def test_outputs_that_are_no_numbers_are_null_in_every_file(picture: Path) -> No
     assert "not finite" in document["results"][0]["reason"]
     report_files.write("this machine", page, smoke=document, findings=None)
     for content in (json_text(document), page.with_suffix(".json").read_text()):
-        json.loads(content, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+        json.loads(content, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
     kept = report_files.newest("this machine")
     assert kept
     assert kept["results"] == document["results"]
@@ -355,7 +355,7 @@ def test_broken_models_are_refused_in_words(picture: Path) -> None:
     whole = m.one_conv(1, 16, 16, 3)
     for content, said in (
         (b"", "an empty file"),
-        (b"text, and no model at all", "no .tflite file"),
+        (b"text, and no model at all", "not a .tflite file"),
         (b"\x1f\x8b\x08" + bytes(99), "a gzip archive"),
         (b"\x89HDF\r\n\x1a\n" + bytes(99), "a Keras model"),
         (b"<!DOCTYPE html><html></html>", "a web page"),

@@ -163,7 +163,7 @@ def test_a_board_whose_qemu_died_is_cleaned_up(
 
 
 def test_bad_names_ports_and_unknown_boards(own_state: Path) -> None:
-    with pytest.raises(UserError, match="is no name for a virtual board"):
+    with pytest.raises(UserError, match="is not a name for a virtual board"):
         boards.up("virtual", name="../x")
     with pytest.raises(UserError, match="there is no virtual board 'nobody'"):
         boards.down("nobody")

@@ -279,7 +279,7 @@ def test_a_record_that_is_none_or_cut_off_is_refused(disk: Disk, tmp_path: Path)
     disk.write(0, bytes(1024))
     whole = disk.log().read_bytes()
     for content, expected in (
-        (b"x" * 600, "no record of writes"),
+        (b"x" * 600, "not a record of writes"),
         (whole[:-512], "cut off after 0"),
     ):
         path = tmp_path / "log"

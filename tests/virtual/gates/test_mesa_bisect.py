@@ -129,7 +129,7 @@ def test_other_arguments_are_looked_at_before_anything_is_built(
     (plain / "VERSION").write_text("25.0.7\n")
     for request, said in (
         (BisectRequest(ends, "distribution:trixie"), "needs --source path:DIR"),
-        (BisectRequest(ends, f"path:{plain}"), "is no git repository"),
+        (BisectRequest(ends, f"path:{plain}"), "is not a git repository"),
         (BisectRequest(ends, f"path:{folder}", case="no such thing"), "there is no case"),
         (BisectRequest(ends, f"path:{folder}", case="conv_"), "have that in their names"),
         (BisectRequest(ends, f"path:{folder}", model="none.tflite"), "there is no file"),

@@ -79,7 +79,7 @@ def moved(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def test_outputs_that_stand_channel_by_channel() -> None:
-    """Also behind a RESHAPE, whose source is the picture; other wrong values are no wrong order."""
+    """Also behind a RESHAPE, whose source is the picture; other wrong values are not wrong order."""
     for operation, words in (
         ("handed-out", "the output has"),
         ("head", "operation 1 (RESHAPE) copies"),
@@ -275,11 +275,11 @@ def test_gate_and_runner_take_the_same_runtime(tmp_path: Path) -> None:
 def test_what_is_no_package_is_said(tmp_path: Path) -> None:
     broken = tmp_path / "x.deb"
     broken.write_bytes(b"no package")
-    with pytest.raises(UserError, match="no Debian package"):
+    with pytest.raises(UserError, match="not a Debian package"):
         packages.find_delegate(str(broken))
     with pytest.raises(UserError, match="there is no file"):
         packages.find_delegate(str(tmp_path / "none.deb"))
-    with pytest.raises(UserError, match="is no suite"):
+    with pytest.raises(UserError, match="is not a suite"):
         packages.find_delegate("Not A Suite")
     with pytest.raises(UserError, match="one of --package, --suite and --mesa"):
         mesa.gate(mesa.GateRequest())
@@ -307,7 +307,7 @@ def test_a_library_that_is_no_delegate_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="carries no version of Mesa"):
         packages.find_delegate(str(tmp_path / "none.so"))
     (tmp_path / "amd64.so").write_bytes(Path("/bin/true").read_bytes())
-    with pytest.raises(UserError, match="no library for arm64"):
+    with pytest.raises(UserError, match="not a library for arm64"):
         packages.find_delegate(str(tmp_path / "amd64.so"))
 
 
@@ -337,7 +337,7 @@ def test_complaints_of_a_kernel() -> None:
 """
     found = gate_kernel.complaints(log)
     assert [line.split("]")[0] for line in found] == ["[   40.0", "[   41.0", "[   42.0"]
-    with pytest.raises(UserError, match="no virtual board with an NPU"):
+    with pytest.raises(UserError, match="not a virtual board with an NPU"):
         gate_kernel.plan("", "vim3", 10)
     with pytest.raises(UserError, match="at least 1"):
         gate_kernel.plan("", "all", 0)

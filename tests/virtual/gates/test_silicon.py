@@ -171,7 +171,7 @@ def test_a_line_that_is_not_understood_is_an_error(tmp_path: Path, line: str) ->
         made_lists(tmp_path, fails=f"B.Op/1,Fail\n{line}\n")
     with pytest.raises(UserError, match=r"no list etnaviv-other-fails\.txt"):
         read_lists(tmp_path, "etnaviv-other")
-    with pytest.raises(UserError, match="no regular expression"):
+    with pytest.raises(UserError, match="not a regular expression"):
         made_lists(tmp_path, fails="", flakes="A.Op/(\n")
 
 

@@ -340,7 +340,7 @@ def space_to_depth(zero_point: int) -> tuple[tp.TpJob, Bytes, Bytes]:
 
 
 def test_a_job_that_moves_bytes(tmp_path: Path) -> None:
-    """Right; with a border that is no zero point of the model; and moved wrongly by the emulator."""
+    """Right; with a border that is not the zero point of the model; and moved wrongly by the emulator."""
     _, path = job_and_model(tmp_path, 8, 3)
     audit = ModelAudit(path, 8)
     job, source, target = space_to_depth(77)

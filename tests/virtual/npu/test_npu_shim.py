@@ -402,7 +402,7 @@ def test_a_job_that_fits_no_operation_is_told_from_the_model() -> None:
 
 @pytest.mark.parametrize("name", ["teflon", "teflon:a=b"])
 def test_what_ended_the_client_comes_before_what_the_emulator_saw_of_it(name: str) -> None:
-    """The emulator sees a client that dies or is ended as one that is gone: that is no reason."""
+    """The emulator sees a client that dies or is ended as one that is gone: that is not a reason."""
     reason = "did not end within 4 s"
     row = {"delegate": name, "status": "fail", "reason": reason, "latency_ms": None}
     for faults, said in (

@@ -172,10 +172,10 @@ def test_what_is_no_trace_is_named(tmp_path: Path) -> None:
     other = tmp_path / "other"
     cases = {
         "No such file": None,
-        "no trace of an NPU": b"PK\x03\x04" * 20,
+        "not a trace of an NPU": b"PK\x03\x04" * 20,
         "is cut short": content[:20],
         "trace format 2": npu_traces.put_together(records, version=2),
-        "first record is no header": npu_traces.put_together(records[1:]),
+        "first record is not a header": npu_traces.put_together(records[1:]),
         "Job outside a submission": npu_traces.put_together([records[0], *records[2:]]),
         "without an end": npu_traces.put_together(records[:3]),
         "Submit within a submission": npu_traces.put_together([*records[:3], *records[4:]]),

@@ -73,7 +73,7 @@ def request_for(
     """Return a request, checked as far as that goes without fetching.
 
     Raises:
-        UserError: an argument is no good, or a program is missing.
+        UserError: an argument is wrong, or a program is missing.
     """
     if opencl:
         raise UserError(
@@ -121,7 +121,7 @@ def build_mesa(request: MesaRequest, *, output: Path | None = None) -> BuiltMesa
         output: a folder, not there yet, that gets a copy.
 
     Raises:
-        UserError: the source, a patch or an option is no good; it does not compile.
+        UserError: the source, a patch or an option is wrong; it does not compile.
         InfrastructureError: something cannot be fetched, or the disk is full; the next run goes on.
     """
     if output is not None and output.exists():

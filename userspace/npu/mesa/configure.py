@@ -93,7 +93,7 @@ def drivers_named(text: str) -> tuple[str, ...]:
     for name in names:
         if name not in DRIVERS:
             raise UserError(
-                f"{name!r} is no NPU driver of Mesa{nearest(name, list(DRIVERS))}",
+                f"{name!r} is not an NPU driver of Mesa{nearest(name, list(DRIVERS))}",
                 hint=f"--drivers takes {', '.join(DRIVERS)}; several with commas",
             )
     if not names:

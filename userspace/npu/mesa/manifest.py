@@ -115,10 +115,12 @@ def read_built(folder: Path) -> BuiltMesa:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder} is no built Mesa: {_why(folder, error)}", hint=_BUILD) from error
+        raise UserError(
+            f"{folder} is not a built Mesa: {_why(folder, error)}", hint=_BUILD
+        ) from error
     if not isinstance(manifest, dict) or manifest.get("name") != "mesa":
         raise UserError(
-            f"{folder} is no built Mesa: its {MANIFEST} is of something else", hint=_BUILD
+            f"{folder} is not a built Mesa: its {MANIFEST} is of something else", hint=_BUILD
         )
     if manifest.get("format") != FORMAT:
         raise UserError(
@@ -162,9 +164,9 @@ def check_library(library: Path) -> None:
     content = library.read_bytes()
     machine = int.from_bytes(content[18:20], "little")
     if content[:6] != b"\x7fELF\x02\x01" or machine != _AARCH64:
-        raise UserError(f"{library} is no library for arm64", hint=_BUILD)
+        raise UserError(f"{library} is not a library for arm64", hint=_BUILD)
     if _ENTRY not in content:
-        raise UserError(f"{library} is no TFLite delegate (no {_ENTRY.decode()})", hint=_BUILD)
+        raise UserError(f"{library} is not a TFLite delegate (no {_ENTRY.decode()})", hint=_BUILD)
 
 
 def glibc_of(library: Path) -> str:

@@ -74,7 +74,7 @@ def check_source_name(name: str) -> None:
     """Check what ``--source`` takes, without fetching anything.
 
     Raises:
-        UserError: it is not such a name, or the folder that it names is no Mesa.
+        UserError: it is not such a name, or the folder that it names is not Mesa.
     """
     kind, rest = _kind_of(name)
     if kind == "tarball":
@@ -84,14 +84,14 @@ def check_source_name(name: str) -> None:
     elif kind == "path":
         mesa_tree(name)
     elif not re.fullmatch(r"[a-z]+(-[a-z]+)*", rest):
-        raise UserError(f"{OPTION} {name}: {rest!r} is no suite", hint=f"for instance {DEFAULT}")
+        raise UserError(f"{OPTION} {name}: {rest!r} is not a suite", hint=f"for instance {DEFAULT}")
 
 
 def version_of(path: Path, name: str) -> str:
     """Return the version of a tree.
 
     Raises:
-        UserError: it is no tree of Mesa, or of one that has no Teflon yet.
+        UserError: it is not a tree of Mesa, or of one that has no Teflon yet.
     """
     try:
         version = (path / "VERSION").read_text(encoding="utf-8").strip()
@@ -99,7 +99,7 @@ def version_of(path: Path, name: str) -> str:
         version = ""
     if not re.match(r"\d+\.\d+", version) or not (path / "src/gallium/meson.build").is_file():
         raise UserError(
-            f"{OPTION} {name}: {path} is no source of Mesa (expected a file VERSION with a version, and "
+            f"{OPTION} {name}: {path} is not a source of Mesa (expected a file VERSION with a version, and "
             "src/gallium/meson.build)",
             hint="name the top folder of Mesa's source",
         )
@@ -115,7 +115,7 @@ def _kind_of(name: str) -> tuple[str, str]:
     kind, colon, rest = name.partition(":")
     if not colon or kind not in _KINDS or not rest:
         raise UserError(
-            f"{OPTION} {name!r} is no source of Mesa{nearest(kind, list(_KINDS))}",
+            f"{OPTION} {name!r} is not a source of Mesa{nearest(kind, list(_KINDS))}",
             hint="name distribution:SUITE, tarball:URL#sha256=..., git:URL@ref or path:DIR",
         )
     return kind, rest

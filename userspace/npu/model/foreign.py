@@ -68,7 +68,9 @@ def read(path: Path) -> bytes:
         if not path.exists():
             raise UserError(f"there is no file {path}", hint="give the path of a .tflite file")
         if not path.is_file():
-            raise UserError(f"{path} is no ordinary file", hint="give the path of a .tflite file")
+            raise UserError(
+                f"{path} is not an ordinary file", hint="give the path of a .tflite file"
+            )
         size = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
@@ -81,10 +83,10 @@ def read(path: Path) -> bytes:
     format_and_hint = _named(path, head)
     if format_and_hint:
         raise UserError(
-            f"{path} is no .tflite file but {format_and_hint[0]}", hint=format_and_hint[1]
+            f"{path} is not a .tflite file but {format_and_hint[0]}", hint=format_and_hint[1]
         )
     raise UserError(
-        f"{path} is no .tflite file: bytes 4-7 are {head[4:8]!r}, not b'TFL3'",
+        f"{path} is not a .tflite file: bytes 4-7 are {head[4:8]!r}, not b'TFL3'",
         hint="give a model that TensorFlow Lite's converter made",
     )
 

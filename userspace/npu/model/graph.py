@@ -168,7 +168,7 @@ def read_file(path: Path) -> list[Operation]:
     """Return the operations of a .tflite file's main graph, in their order.
 
     Raises:
-        UserError: the file cannot be read, or is no model, or a broken one.
+        UserError: the file cannot be read, or is not a model, or a broken one.
     """
     try:
         content = path.read_bytes()
@@ -184,7 +184,7 @@ def read_graph(model: bytes, *, what: str = "the model") -> list[Operation]:
         what: name of the model in an error.
 
     Raises:
-        UserError: it is no .tflite file, or a broken one.
+        UserError: it is not a .tflite file, or a broken one.
     """
     return read_outputs(model, what=what)[0]
 
@@ -315,7 +315,7 @@ def with_outputs(model: bytes, tensors: Sequence[int]) -> bytes:
 
 def _read(model: bytes, what: str, reader: Callable[[Table], _Found]) -> _Found:
     if model[4:8] != b"TFL3":
-        raise UserError(f"{what} is no .tflite file: bytes 4-7 are {model[4:8]!r}, not b'TFL3'")
+        raise UserError(f"{what} is not a .tflite file: bytes 4-7 are {model[4:8]!r}, not b'TFL3'")
     try:
         return reader(Table(model, int.from_bytes(model[:4], "little")))
     except Exception as error:  # whatever flatbuffers and struct raise on garbage

@@ -44,7 +44,7 @@ def read_sinks(model: bytes) -> list[Sink]:
     """Return the outputs of a model's main graph, in their order.
 
     Raises:
-        UserError: it is no .tflite file, or a broken one.
+        UserError: it is not a .tflite file, or a broken one.
     """
     operations, outputs = read_outputs(model)
     makers = {id(tensor): each for each in operations for tensor in each.outputs if tensor}

@@ -102,7 +102,7 @@ def calibration(measured: Measured, model: Model, npu: str) -> Calibration:
     """Return a board's times of a model as a calibration.
 
     Raises:
-        UserError: they are an emulator's, the result was no pass, or there is no profile.
+        UserError: they are an emulator's, the result was not a pass, or there is no profile.
     """
     profile = measured.row.get("profile") or {"error": "it was not taken"}
     latency = measured.row["latency_ms"]

@@ -402,7 +402,7 @@ def _mhz(value: int | None) -> str:
 
 
 def png_of(bmp: Path) -> bytes | None:
-    """Return a picture, scaled down to at most 480 pixels, as PNG; None if it is no picture.
+    """Return a picture, scaled down to at most 480 pixels, as PNG; None if it is not a picture.
 
     Raises:
         OSError: the file cannot be opened.

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Has it become slower, or is it noise? Pure: a series of latencies in, a verdict out.
 
-The newest two or three runs are compared with the ten before them, in logarithms. What counts is the change
-divided by its own uncertainty, and most of the runs have to agree: one interrupted run is no regression, so
-that the first slower run only earns a note. The spread comes from the differences between neighbouring runs
-(J. von Neumann et al., "The mean square successive difference", 1941), which a step in the past does not
-widen.
+The newest two or three runs are compared with the ten before them, in logarithms. What counts is the
+change divided by its own uncertainty, and most of the runs have to agree: one interrupted run is not a
+regression, so that the first slower run only earns a note. The spread comes from the differences between
+neighbouring runs (J. von Neumann et al., "The mean square successive difference", 1941), which a step in
+the past does not widen.
 """
 
 from __future__ import annotations

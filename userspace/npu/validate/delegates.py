@@ -28,7 +28,7 @@ def rows(choice: str) -> tuple[str, ...]:
     compared with it, so it always runs.
 
     Raises:
-        UserError: a word is none of these, or the options are no key=value pairs.
+        UserError: a word is none of these, or the options are not key=value pairs.
     """
     found: list[str] = []
     for part in _parts(choice):

@@ -124,7 +124,7 @@ def threads_of(text: str) -> int | None:
     """Return the number that ``--threads`` was given; None where it was left out.
 
     Raises:
-        UserError: it is no whole number.
+        UserError: it is not a whole number.
     """
     if not text:
         return None
@@ -171,7 +171,7 @@ def smoke_test(
             them, and what a delegate leaves to the CPU runs on them, too.
 
     Raises:
-        UserError: unknown delegate, model or image; a file that is no model or no BMP.
+        UserError: unknown delegate, model or image; a file that is not a model or not a BMP.
         InfrastructureError: the machine cannot run it.
     """
     names = rows(request.delegate)

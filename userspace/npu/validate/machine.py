@@ -88,7 +88,7 @@ class Machine(Protocol):
         """Run the runner and return its document.
 
         Raises:
-            UserError: model, image or arguments are no good.
+            UserError: model, image or arguments are wrong.
             InfrastructureError: the runner, Python or the runtime do not work there.
         """
 

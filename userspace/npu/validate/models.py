@@ -327,7 +327,7 @@ def _assets() -> list[Path]:
         return []
     if not Path(folder).is_dir():
         raise UserError(
-            f"{_ASSETS_VARIABLE} is {folder}, and that is no folder",
+            f"{_ASSETS_VARIABLE} is {folder}, and that is not a folder",
             hint=f"set {_ASSETS_VARIABLE} to a folder with models, or unset it",
         )
     return sorted(path for path in Path(folder).iterdir() if path.is_file())
@@ -375,7 +375,7 @@ def _member(archive: Path, entry: Listed) -> bytes:
                 if member.isfile() and Path(member.name).name == entry.member:
                     file = tarred.extractfile(member)
                     if file is None:
-                        raise RuntimeError(f"{entry.member} is no file of the archive")
+                        raise RuntimeError(f"{entry.member} is not a file of the archive")
                     return file.read()
     except (KeyError, tarfile.TarError, zipfile.BadZipFile) as error:
         raise InfrastructureError(f"{archive} cannot be read: {error}") from error

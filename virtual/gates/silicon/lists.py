@@ -72,4 +72,4 @@ def _pattern(path: Path, line: str) -> re.Pattern[str]:
     try:
         return re.compile(line)
     except re.error as error:
-        raise UserError(f"{path}: {line!r} is no regular expression: {error}") from error
+        raise UserError(f"{path}: {line!r} is not a regular expression: {error}") from error

@@ -191,7 +191,7 @@ def judge(
         wide: Any = np.float32 if right.dtype == np.float32 else np.int32
         difference = np.abs(found.astype(wide) - right.astype(wide))
         largest = max(largest, float(difference.max(initial=0)))
-        # What is no number is beyond any tolerance.
+        # What is not a number is beyond any tolerance.
         beyond += int((~(difference <= test.tolerance)).sum())
     verdict = FAIL if beyond else PASS
     return Outcome(npu, test.name, verdict, largest, beyond, values, evidence, computed_by)

@@ -36,10 +36,10 @@ class InterruptLine:
         """Send events to ``fd`` from now on, or to nobody; the line takes ``fd`` over.
 
         Raises:
-            Refused: it is no event descriptor (a pipe could block us).
+            Refused: it is not an event descriptor (a pipe could block us).
         """
         if fd is not None and not _is_eventfd(fd):
-            raise Refused(errno.EINVAL, "the interrupt's descriptor is no eventfd")
+            raise Refused(errno.EINVAL, "the interrupt's descriptor is not an eventfd")
         with self._lock:
             if self._fd is not None:
                 os.close(self._fd)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The NPU as a PCI device: configuration space, register window, interrupt, memory, front end.
 
-Real NPUs are no PCI devices; PCI is merely how QEMU lets a device live in another process. The guest's
+Real NPUs are not PCI devices; PCI is merely how QEMU lets a device live in another process. The guest's
 device tree names the register window by its address, and the driver binds to that node.
 """
 

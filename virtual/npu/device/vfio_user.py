@@ -173,7 +173,7 @@ class Connection:
         """Answer until the client is gone.
 
         Raises:
-            ProtocolError: the client sent what is no message, or stopped in the middle of one.
+            ProtocolError: the client sent what is not a message, or stopped in the middle of one.
         """
         try:
             while self.serve_one():

@@ -130,7 +130,7 @@ class Engine:
         """Yield the steps of a submit: its tasks.
 
         Raises:
-            FaultError: the words are no submit.
+            FaultError: the words are not a submit.
         """
         for job in jobs_of(stream):
             self.jobs += 1

@@ -55,7 +55,7 @@ def for_model(exact_for: Path | None, audit_for: Path | None) -> Maker:
     """Return the maker for a model; as ``engines.maker_for``.
 
     Raises:
-        UserError: a file is no model.
+        UserError: a file is not a model.
     """
     path = exact_for or audit_for
     if path is None:

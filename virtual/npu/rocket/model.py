@@ -64,7 +64,7 @@ def tasks_of(model: Path) -> list[ModelTask]:
     """Return what Mesa can submit of a model, in the model's order.
 
     Raises:
-        UserError: the file is no model.
+        UserError: the file is not a model.
     """
     operators = graph.read_file(model)
     by_index: Mapping[int, Operation] = {each.index: each for each in operations(model)}

@@ -276,7 +276,7 @@ def qemu_user() -> Path:
             with tarfile.open(fileobj=content) as archive:
                 member = archive.extractfile(_QEMU_MEMBER)
                 if member is None:
-                    raise RuntimeError(f"{_QEMU_MEMBER} is no file of the package")
+                    raise RuntimeError(f"{_QEMU_MEMBER} is not a file of the package")
                 with target.open("wb") as program:
                     shutil.copyfileobj(member, program)
         target.chmod(0o755)

@@ -62,7 +62,7 @@ MESSAGE_TIMEOUT_S = 30.0
 MAX_ADDRESS = 1 << 32
 KEPT_JOBS = 5000
 CUT_OFF = "client cut off: "
-"""How the fault begins of a client that went, or sent what is no message."""
+"""How the fault begins of a client that went, or sent what is not a message."""
 
 # Linux include/uapi/linux/fcntl.h
 _F_GET_SEALS = 1034
@@ -70,7 +70,7 @@ _F_SEAL_SHRINK = 2
 
 
 class ProtocolError(Exception):
-    """A client sent what is no message; it is cut off."""
+    """A client sent what is not a message; it is cut off."""
 
 
 @dataclass
@@ -225,7 +225,7 @@ class Session:
         """Serve the client until it goes.
 
         Raises:
-            ProtocolError: it sent what is no message, or took too long over one.
+            ProtocolError: it sent what is not a message, or took too long over one.
             OSError: the connection broke.
         """
         self._connection.settimeout(MESSAGE_TIMEOUT_S)
@@ -361,7 +361,7 @@ def _server(identity: AnyIdentity, arguments: argparse.Namespace) -> Server:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serve until standard input ends; 2 when the arguments are no good."""
+    """Serve until standard input ends; 2 when the arguments are wrong."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "--socket", type=Path, required=True, help="path of the Unix socket to make"

@@ -49,7 +49,7 @@ def operations(path: Path) -> list[Operation]:
     Those that only move bytes (PAD, SPLIT, CONCATENATION) are left out.
 
     Raises:
-        UserError: the file is no model.
+        UserError: the file is not a model.
     """
     found = []
     for operator in graph.read_file(path):

@@ -197,7 +197,7 @@ def replay(
 
     Raises:
         UserError: the model is none.
-        TraceError: the file is no trace or a broken one, or replaying takes longer than ``timeout_s``.
+        TraceError: the file is not a trace or a broken one, or replaying takes longer than ``timeout_s``.
     """
     records = read(path)
     return _Replay(path, header_of(records, path), timeout_s, on_job, cache, model).run(records)
@@ -310,7 +310,7 @@ class _Replay:
             )
 
     def _guarded(self, taken: Step) -> None:
-        """Take a step; what is no fault but an error of the emulator is told as one, by name."""
+        """Take a step; what is not a fault but an error of the emulator is told as one, by name."""
         try:
             taken.run()
         except (FaultError, TraceError):

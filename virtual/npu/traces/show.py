@@ -140,7 +140,7 @@ def show(path: Path, *, job: int | None = None) -> Shown:
         job: only this job.
 
     Raises:
-        TraceError: the file is no trace or a broken one.
+        TraceError: the file is not a trace or a broken one.
         UserError: there is no such job.
     """
     records = read(path)

@@ -45,7 +45,7 @@ Piece = tuple[Address, bytes]
 
 
 class TraceError(UserError):
-    """A file is no trace, or a broken one."""
+    """A file is not a trace, or a broken one."""
 
 
 class Header(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="header"):
@@ -242,7 +242,7 @@ def header_of(records: Iterator[Record], path: Path) -> Header:
     """
     first = next(records, None)
     if not isinstance(first, Header):
-        raise TraceError(f"{path}: the first record is no header")
+        raise TraceError(f"{path}: the first record is not a header")
     for operation in first.operations:
         for scale in (operation.real, operation.mesa_real):
             if not (math.isfinite(scale) and 0 <= scale < 1 << 16):
@@ -253,7 +253,7 @@ def header_of(records: Iterator[Record], path: Path) -> Header:
 def _check(path: Path, file: IO[bytes], size_bytes: int) -> None:
     prefix = file.read(_PREFIX.size)
     if prefix[:8] != MAGIC:
-        raise TraceError(f"{path} is no trace of an NPU: it begins with {prefix[:8]!r}")
+        raise TraceError(f"{path} is not a trace of an NPU: it begins with {prefix[:8]!r}")
     if len(prefix) < _PREFIX.size or size_bytes < _PREFIX.size + _CHUNK.size + _HASH_BYTES:
         raise TraceError(f"{path} is cut short: {size_bytes} bytes")
     if size_bytes > MAX_FILE_BYTES:

@@ -60,7 +60,7 @@ def decode(data: Bytes, shape: Shape, nn_cores: int) -> Coefficients:
     """Return the coefficients in a stream.
 
     Raises:
-        FaultError: the stream is cut off, is no stream, or an output channel is not written once.
+        FaultError: the stream is cut off, is not a stream, or an output channel is not written once.
     """
     shape.check()
     tables = _Tables.of(_symbol_map(data[:HEADER_BYTES]))

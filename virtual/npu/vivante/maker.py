@@ -67,12 +67,12 @@ def for_model(
     """Return the maker for a model; as ``engines.maker_for``.
 
     Raises:
-        UserError: a file is no model.
+        UserError: a file is not a model.
     """
     known = operations(exact_for) if exact_for else None
     maker = _maker(identity, known, audit_for, operands)
     if maker.audit:
-        maker.audit()  # a file that is no model is said now
+        maker.audit()  # a file that is not a model is said now
     return maker
 
 

@@ -56,7 +56,7 @@ def decode(data: Bytes, shape: Shape, nn_cores: int, max_run_bits: int) -> Coeff
     fully connected layer's. ``Coefficients.layout`` tells.
 
     Raises:
-        FaultError: the stream is cut off, is no stream, or an output channel is not written once.
+        FaultError: the stream is cut off, is not a stream, or an output channel is not written once.
     """
     shape.check()
     expected = INTERLEAVED

@@ -28,7 +28,7 @@ def banner(release: str = RELEASE, build: int = 7) -> bytes:
 
 def kernel(release: str = RELEASE, build: int = 7, more: bytes = b"") -> bytes:
     head = struct.pack("<IIQQQQQQ4sI", 0, 0, 0, 0, 0, 0, 0, 0, b"ARM\x64", 0)
-    # Every kernel also has the format of /proc/version in it, which is no banner.
+    # Every kernel also has the format of /proc/version in it, which is not a banner.
     return head + b"%s version %s (me@here)\0" + banner(release, build) + b"\n\0" + more
 
 
@@ -153,7 +153,7 @@ def test_the_whole_banner_counts(root: Path) -> None:
     assert f"is the kernel that runs ({banner().decode()})" in said
     assert f"/boot/vmlinuz-{RELEASE} is {banner(build=70).decode()}" in said
     assert f"/boot/Image is Linux version {OTHER} " in said
-    assert "/boot/Image.gz is no arm64 Image" in said
+    assert "/boot/Image.gz is not an arm64 Image" in said
     assert "/boot/fitImage is a FIT image" in said
     assert "/boot/boot.img is an Android boot image" in said
     assert "vmlinux " not in said
@@ -184,7 +184,7 @@ def test_kernels_are_unpacked_as_booti_wants_them() -> None:
         UIMAGE_HEAD + packed,
     ):
         assert plain_image(content) == KERNEL
-    with pytest.raises(RefusedError, match="no arm64 Image"):
+    with pytest.raises(RefusedError, match="not an arm64 Image"):
         plain_image(b"\x7fELF" + bytes(100))
     for broken in (packed[:3] + b"x" * 50, lzma.compress(KERNEL)[:8] + b"x" * 50):
         with pytest.raises(RefusedError, match="is broken"):

@@ -155,7 +155,7 @@ CASES = {
         Disk(trial=TRIAL, kernels={**Disk().kernels, NEW: kernel(PANICS)}),
         [("trial", NEW), ("good", OLD)],
     ),
-    "a trial that is no kernel": (
+    "a trial that is not a kernel": (
         Disk(trial=TRIAL, kernels={**Disk().kernels, NEW: b"not a kernel" * 50}),
         [("trial", NEW), ("good", OLD)],
     ),

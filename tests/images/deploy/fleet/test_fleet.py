@@ -98,7 +98,7 @@ def test_broken_groups_and_tags(inventory: Path) -> None:
         ('[hosts.a]\ntags = "vim3"', "tags is 'vim3', expected a list of words"),
         ('[hosts.a]\ntags = ["a b"]', "expected a list of words"),
         ('[groups]\nx = "one"', "x is 'one', expected a list of hosts"),
-        ('[groups]\n"a,b" = ["one"]', "no name for a group"),
+        ('[groups]\n"a,b" = ["one"]', "not a name for a group"),
         ("[group]", "unknown key 'group' in the top level; did you mean 'groups'"),
     ):
         inventory.write_text(text)
@@ -274,7 +274,7 @@ def test_a_board_that_cannot_be_reached_is_one_row(
         looked = deploy_bundles(
             fleet.targets(), everywhere(fleet, update), rules=rules, dry_run=True
         )
-        assert looked.counts() == {"failed": 1, "planned": 2}  # the canary is no gate here
+        assert looked.counts() == {"failed": 1, "planned": 2}  # the canary is not a gate here
         text = plans_text(looked, rules)
         assert "canary: b00" in text
         assert "b00: cannot reach" in text

@@ -472,7 +472,7 @@ def test_no_tar_archive_gets_out(unpack: Callable[[bytes, Path], Path]) -> None:
 def test_a_kernel_tarball_with_a_device_is_refused(what: str, tmp_path: Path) -> None:
     if what == "device" and os.getuid() != 0:
         pytest.skip("only root can make devices")
-    with pytest.raises(UserError, match="is no file, folder or link"):
+    with pytest.raises(UserError, match="is not a file, folder or link"):
         unpack_kernel(tar_of([("linux/Makefile", "file"), ("linux/null", what)]), tmp_path)
 
 

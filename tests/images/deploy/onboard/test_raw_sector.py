@@ -102,7 +102,7 @@ def test_a_disk_that_has_something_else_there_is_refused(board: Board) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"), [("start", "no partition"), ("sectors", "expected 512")]
+    ("change", "says"), [("start", "not a partition"), ("sectors", "expected 512")]
 )
 def test_disks_whose_sectors_u_boot_counts_otherwise_are_refused(
     board: Board, change: str, says: str

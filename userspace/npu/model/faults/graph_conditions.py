@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Conditions of ``known_faults``: what stands around an operation, and layers that are no convolutions."""
+"""Conditions of ``known_faults``: what stands around an operation, and layers that are not convolutions."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def _is_stride_2(operation: Operation, *kinds: str) -> bool:
 
 
 def _other_types(operation: Operation, _: Surroundings) -> bool:
-    """Its values are no bytes: float, or the int32 of indices."""
+    """Its values are not bytes: float, or the int32 of indices."""
     source = operation.inputs[1] if operation.kind == "SPLIT" else data_of(operation)
     return any(tensor and not tensor.is_bytes for tensor in (source, output_of(operation)))
 
@@ -288,7 +288,7 @@ _SIZES = "choose an input size for which this layer's input is even"
 _UINT8 = "convert the model to uint8 instead of int8, or take an i.MX 8M Plus"
 _ADD_MESA = "take Mesa 25.0.7 (Debian trixie), or an i.MX 8M Plus"
 _FAULTS = (
-    Fault("is taken though its values are no bytes, and comes out as garbage",
+    Fault("is taken though its values are not bytes, and comes out as garbage",
           "taken-and-wrong.md", _BOTH, _ALL, _other_types,
           "quantise the model; operations on indices: take Mesa 25.0.7, or end the NPU's part before them"),
     Fault("has its bias corrected by stray bytes: all sums are off", "add-bias.md", (A311D,),

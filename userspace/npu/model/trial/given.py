@@ -131,7 +131,7 @@ def _from_file(path: Path, each: Input) -> NDArray[Any]:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, EOFError) as error:
         raise UserError(
-            f"{path} is no array of NumPy: {error}", hint="numpy.save writes such files"
+            f"{path} is not an array of NumPy: {error}", hint="numpy.save writes such files"
         ) from error
     if not isinstance(value, np.ndarray):
         raise UserError(f"{path} has several arrays", hint="give one .npy file for each input")

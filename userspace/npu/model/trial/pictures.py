@@ -28,7 +28,7 @@ def open_picture(path: Path) -> Picture:
     A BMP's are exact. Others are turned as their EXIF data say, and converted to RGB by Pillow.
 
     Raises:
-        UserError: it cannot be read, or is no picture.
+        UserError: it cannot be read, or is not a picture.
         InfrastructureError: Pillow is needed, and cannot be installed.
     """
     try:
@@ -46,7 +46,7 @@ def _converted(path: Path) -> Picture:
         python = extra_python("pictures", module="PIL")
     except InfrastructureError as error:
         raise InfrastructureError(
-            f"{path} is no BMP, and Pillow, which reads other pictures, cannot be installed: "
+            f"{path} is not a BMP, and Pillow, which reads other pictures, cannot be installed: "
             f"{error.message}",
             hint=f"make a BMP of it: {bmp.CONVERT}",
         ) from error
@@ -56,7 +56,7 @@ def _converted(path: Path) -> Picture:
         if done.exit_code or not target.exists():
             words = done.stdout.decode(errors="replace").strip() or "it ends Pillow's process"
             raise UserError(
-                f"{path} is no picture that Pillow reads: {words[:300]}",
+                f"{path} is not a picture that Pillow reads: {words[:300]}",
                 hint="give a BMP, PNG or JPEG file",
             )
         return bmp.picture_of(bmp.open_bmp(target).pixels())

@@ -75,7 +75,7 @@ class Agreement:
         sets: how many inputs; values: of all of them; different: of these.
         largest, mean: differences, as in ``OutputRun``.
         top: for how many of ``sets`` the largest value is at the same place; None where the output has no
-            more than one value, or is no list of scores. ties: of these, where another value is as large.
+            more than one value, or is not a list of scores. ties: of these, where another is as large.
     """
 
     name: str

@@ -79,7 +79,7 @@ def compare(
     """Compare an output with the reference's.
 
     Args:
-        kind: not ``DETECTIONS``, which are no numbers but objects.
+        kind: not ``DETECTIONS``, which are not numbers but objects.
         labels: names of the classes, for scores.
         name: the reference's name, for the words.
     """

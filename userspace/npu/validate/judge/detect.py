@@ -45,7 +45,7 @@ def read(facts: RunnerDocument, labels: Sequence[str]) -> list[tuple[list[Detect
         For each row: its objects, and what is wrong with its outputs ("" if nothing).
 
     Raises:
-        UserError: the model is no detector that is known.
+        UserError: the model is not a detector that is known.
     """
     found: list[tuple[list[Detection], str]] = []
     # What is which is the same in all rows; the reference's values can be relied on.

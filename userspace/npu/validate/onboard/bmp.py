@@ -98,7 +98,7 @@ def open_bmp(path: Path) -> Picture:
     """Return the picture in a BMP file; the file is read as its rows are.
 
     Raises:
-        ImageError: this is no BMP that is read, or it is cut short.
+        ImageError: this is not a BMP that is read, or it is cut short.
         OSError: the file cannot be opened.
     """
     with path.open("rb") as file:

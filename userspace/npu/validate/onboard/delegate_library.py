@@ -51,7 +51,7 @@ def load(path: str) -> None:
     """Load a delegate's library into this process, as the TFLite runtime will.
 
     Raises:
-        LibraryError: it is no library for this machine, a part of it is missing, or it is no delegate.
+        LibraryError: it is not a library for this machine or not a delegate, or a part of it is missing.
     """
     _check_file(Path(path))
     try:
@@ -61,7 +61,7 @@ def load(path: str) -> None:
     missing = [name for name in SYMBOLS if not hasattr(library, name)]
     if missing:
         raise LibraryError(
-            f"{path} is no TFLite external delegate: undefined symbol: {' and '.join(missing)}; give "
+            f"{path} is not a TFLite external delegate: undefined symbol: {' and '.join(missing)}; give "
             "the path of a delegate's library"
         )
 
@@ -98,7 +98,7 @@ def _check_file(path: Path) -> None:
     if path.is_dir():
         raise LibraryError(f"{path} is a folder; give the path of the library in it")
     if not path.is_file():
-        raise LibraryError(f"{path} is no regular file; give the path of a delegate's library")
+        raise LibraryError(f"{path} is not a regular file; give the path of a delegate's library")
     try:
         with path.open("rb") as file:
             head = file.read(_HEADER_BYTES)
@@ -107,7 +107,7 @@ def _check_file(path: Path) -> None:
                 raise LibraryError(f"{path} is an empty file (file too short); copy it again")
             if head[:4] != b"\x7fELF":
                 raise LibraryError(
-                    f"{path} is no shared library (invalid ELF header: it starts with {head[:4]!r})"
+                    f"{path} is not a shared library (invalid ELF header: it starts with {head[:4]!r})"
                 )
             needed_bytes = _needed_bytes(file.read(1 << 16), head)
     except OSError as error:

@@ -28,7 +28,7 @@ _PIXELS = ("uint8", "int8", "float32", "float16", "int16")
 _COLOUR_PIXELS = (
     "int32",
     "int64",
-)  # as MoveNet takes them; with another count of channels they are no pixels
+)  # as MoveNet takes them; with another count of channels they are not pixels
 _SMALL = ("bool", "int16", "int32", "int64", "uint16", "uint32", "uint64")
 _BYTES = ("uint8", "int8")
 _FLOATS = ("float16", "float32", "float64")

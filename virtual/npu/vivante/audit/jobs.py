@@ -58,7 +58,7 @@ class ModelAudit:
             operands: what the model's ADDs add in the first inference, where that is known (``operands``).
 
         Raises:
-            UserError: the file is no model.
+            UserError: the file is not a model.
         """
         self._generation = generation
         self._operators = {each.index: each for each in graph.read_file(path)}
@@ -303,7 +303,7 @@ def _addition(operation: Operation, coefficients: Coefficients) -> Iterator[Find
     """
     scales = operation.add
     if scales is None:
-        raise RuntimeError("the operation is no ADD")
+        raise RuntimeError("the operation is not an ADD")
     flat = coefficients.weights.reshape(len(coefficients.weights), -1)
     used = [np.flatnonzero(row) for row in flat]
     if any(places.size != 2 for places in used):
