@@ -83,7 +83,7 @@ def prepare_extra(text: str) -> Path:
 def key_on_console(console_log: Path) -> str | None:
     """The host key that a board of ours has printed on its console; the last one, None if there is none."""
     try:
-        found = _HOST_KEY.findall(console_log.read_bytes())
+        keys = _HOST_KEY.findall(console_log.read_bytes())
     except FileNotFoundError:
         return None
-    return found[-1].decode() if found else None
+    return keys[-1].decode() if keys else None

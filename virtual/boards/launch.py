@@ -30,9 +30,9 @@ def start(machine: Machine, folder: Path) -> None:
         run([*command, *arguments(machine)], cwd=folder, timeout_s=_START_S)
     except ToolFailedError as error:
         npu_process.dismiss(folder)
-        said = error.completed.stderr.decode(errors="replace").strip()
+        stderr = error.completed.stderr.decode(errors="replace").strip()
         raise InfrastructureError(
-            f"QEMU did not start for {machine.board.name}:\n{said or error.message}",
+            f"QEMU did not start for {machine.board.name}:\n{stderr or error.message}",
             hint="if a port is taken: --port N, or leave --port out",
         ) from error
 

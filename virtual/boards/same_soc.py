@@ -53,8 +53,8 @@ def _console(qemu: Qemu, tree: Tree) -> tuple[int, str]:
     """Return (the machine's place of the console's UART, the kernel's name for it)."""
     own = next(word for word in qemu.cmdline.split() if word.startswith("console="))
     own_name = own.removeprefix("console=").partition(",")[0]
-    said = (tree.strings("/chosen", "stdout-path") or [""])[0].partition(":")[0]
-    path = said if said.startswith("/") else (tree.strings("/aliases", said) or [""])[0]
+    stdout = (tree.strings("/chosen", "stdout-path") or [""])[0].partition(":")[0]
+    path = stdout if stdout.startswith("/") else (tree.strings("/aliases", stdout) or [""])[0]
     node = path.rpartition("/")[2]
     numbers = [
         name.removeprefix("serial")

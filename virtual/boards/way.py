@@ -102,13 +102,13 @@ def way_named(board: Board, layout: str, uboot: str) -> Way:
         UserError: there is no such layout or U-Boot, or QEMU's board has no bootloader.
     """
     chosen = layout_named(layout)
-    wanted = uboot or (chosen.uboot if chosen else "")
-    if (chosen or wanted) and not qemu_of(board).bootloader:
+    uboot_name = uboot or (chosen.uboot if chosen else "")
+    if (chosen or uboot_name) and not qemu_of(board).bootloader:
         raise UserError(
             f"QEMU starts the kernel of {board.name} itself: there is no U-Boot that reads a layout",
             hint="--board virtual, or --board virtual-a311d",
         )
-    return Way(chosen, uboot_like(wanted) if wanted else None)
+    return Way(chosen, uboot_like(uboot_name) if uboot_name else None)
 
 
 def _without_modules(board: Board, series: str) -> Path:
@@ -124,11 +124,11 @@ def _without_modules(board: Board, series: str) -> Path:
     stamp = folder / f"no-ram-disk-{board.name}-{digest.hexdigest()[:16]}"
 
     def make(target: Path) -> None:
-        made = build_kernel(prepare(KernelRequest(board, series, fragments=(BUILT_IN,))))
-        write_atomically(target, str(made).encode())
+        folder_of_build = build_kernel(prepare(KernelRequest(board, series, fragments=(BUILT_IN,))))
+        write_atomically(target, str(folder_of_build).encode())
 
-    made = Path(make_once(stamp, make).read_text())
-    if not made.is_dir():
+    folder_of_build = Path(make_once(stamp, make).read_text())
+    if not folder_of_build.is_dir():
         stamp.unlink()
-        made = Path(make_once(stamp, make).read_text())
-    return made
+        folder_of_build = Path(make_once(stamp, make).read_text())
+    return folder_of_build

@@ -122,9 +122,9 @@ class _Maker(Maker):
 
     def _pointwise(self, source: int, zero_point: int) -> int:
         case = self.case
-        wanted = self.case
+        case_of_model = self.case
         self.case = Case(
-            **{**wanted.__dict__, "zero_points": (0, 128, zero_point), "activation": PLAIN}
+            **{**case_of_model.__dict__, "zero_points": (0, 128, zero_point), "activation": PLAIN}
         )
         channels = self.tensors[source].shape[3]
         weights, spread, mean = self.weights((channels, 1, 1, channels), channels)
@@ -135,7 +135,7 @@ class _Maker(Maker):
         sink = self.tensor(shape, scale * WEIGHT_SCALE * spread / 45, zero_point)
         slots = (("int8", 0, SAME), ("int32", 1, 1), ("int32", 2, 1), ("int8", 3, 0))
         self.operator(_CONV, (source, weights, bias), (sink,), slots)
-        self.case = wanted
+        self.case = case_of_model
         return sink
 
     def _sum(self, first: int, second: int) -> None:

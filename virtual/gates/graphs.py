@@ -83,8 +83,8 @@ def _head(maker: Maker) -> None:
 
 def _flat(maker: Maker) -> None:
     """A convolution's output as one row, as before a fully connected layer."""
-    made = layer(maker, maker.image(), maker.case.outputs)
-    maker.outputs = [_reshaped(maker, made, (1, int(np.prod(maker.tensors[made].shape))))]
+    features = layer(maker, maker.image(), maker.case.outputs)
+    maker.outputs = [_reshaped(maker, features, (1, int(np.prod(maker.tensors[features].shape))))]
 
 
 def _heads(maker: Maker) -> None:
@@ -130,10 +130,12 @@ def _joined(maker: Maker) -> None:
     """Convolutions of one input, joined along their channels."""
     case = maker.case
     source = maker.image()
-    made = [layer(maker, source, case.outputs) for _ in range(case.parts)]
-    for number in made[1:]:
-        maker.tensors[number] = replace(maker.tensors[number], scale=maker.tensors[made[0]].scale)
-    maker.outputs = [_concatenated(maker, made, 3)]
+    branches = [layer(maker, source, case.outputs) for _ in range(case.parts)]
+    for number in branches[1:]:
+        maker.tensors[number] = replace(
+            maker.tensors[number], scale=maker.tensors[branches[0]].scale
+        )
+    maker.outputs = [_concatenated(maker, branches, 3)]
 
 
 def _parted(maker: Maker) -> None:

@@ -74,17 +74,17 @@ def plan(kernel: str, board: str, invokes: int) -> Plan:
     Raises:
         UserError: no such virtual board with an NPU, or no invokes.
     """
-    known = [name for name in board_names() if (qemu := load_board(name).qemu) and qemu.npu]
-    if board != "all" and board not in known:
+    names = [name for name in board_names() if (qemu := load_board(name).qemu) and qemu.npu]
+    if board != "all" and board not in names:
         raise UserError(
-            f"{board!r} is not a virtual board with an NPU", hint=f"there are: {', '.join(known)}"
+            f"{board!r} is not a virtual board with an NPU", hint=f"there are: {', '.join(names)}"
         )
     if invokes < 1:
         raise UserError(f"--invokes {invokes}: at least 1 is needed")
-    return Plan(tuple(known) if board == "all" else (board,), kernel or None, invokes)
+    return Plan(tuple(names) if board == "all" else (board,), kernel or None, invokes)
 
 
-def gate(wanted: Plan) -> dict[str, Any]:
+def gate(planned: Plan) -> dict[str, Any]:
     """Run the gate and return its document; ``verdict`` is ``good`` or ``not good``.
 
     Raises:
@@ -92,22 +92,22 @@ def gate(wanted: Plan) -> dict[str, Any]:
         InfrastructureError: a board does not start.
     """
     rows = []
-    for name in wanted.boards:
+    for name in planned.boards:
         with _started(name) as host:
             with step(f"Deploying the kernel to {name}"):
                 result = deploy(
                     Target(host, timeout_s=_BOOT_TIMEOUT_S, recovery_s=_BOOT_TIMEOUT_S),
-                    bundle=bundle_for(load_board(name), kernel=wanted.kernel),
+                    bundle=bundle_for(load_board(name), kernel=planned.kernel),
                     board=None,
                 )
             if result.outcome in ("confirmed", "unchanged"):
-                rows.append(examine(name, host, wanted.invokes))
+                rows.append(examine(name, host, planned.invokes))
             else:
                 problem = f"the deployment was not confirmed: {result.outcome}: {result.problem}"
                 rows.append(_row(name, "", [], [problem], []))
     return {
         "format": FORMAT,
-        "kernel": wanted.kernel or "the profile's",
+        "kernel": planned.kernel or "the profile's",
         "boards": rows,
         "verdict": "good" if all(row["verdict"] == "good" for row in rows) else "not good",
     }
@@ -208,7 +208,7 @@ def _runs(host: Host, model: str, count: int, problems: list[str]) -> dict[str, 
 @contextlib.contextmanager
 def _started(name: str) -> Iterator[Host]:
     """Start a board of a name in a state folder of its own, and take it down afterwards."""
-    known = os.environ.get(_STATE)
+    earlier = os.environ.get(_STATE)
     with tempfile.TemporaryDirectory(prefix="npu-bsp-gate-") as folder:
         os.environ[_STATE] = folder
         try:
@@ -218,10 +218,10 @@ def _started(name: str) -> Iterator[Host]:
             finally:
                 boards.down(name)
         finally:
-            if known is None:
+            if earlier is None:
                 del os.environ[_STATE]
             else:
-                os.environ[_STATE] = known
+                os.environ[_STATE] = earlier
 
 
 def _said(host: Host, *command: str) -> str:

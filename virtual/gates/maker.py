@@ -85,12 +85,12 @@ class Maker:
             )
             values = 128 + 90 * values + self.rng.normal(0, 4, values.shape)
             values[y > 0.7 * height] *= 0.4
-            found: NDArray[Any] = np.clip(values, 0, 255).astype(np.uint8)[None]
+            pixels_2d: NDArray[Any] = np.clip(values, 0, 255).astype(np.uint8)[None]
         else:
-            found = self.rng.integers(0, 256, shape).astype(np.uint8)
+            pixels_2d = self.rng.integers(0, 256, shape).astype(np.uint8)
         if self.case.dtype == "int8":
-            found = (found ^ 0x80).view(np.int8)
-        return found
+            pixels_2d = (pixels_2d ^ 0x80).view(np.int8)
+        return pixels_2d
 
     def weights(self, shape: tuple[int, ...], taps: int) -> tuple[int, float, float]:
         """Add weights; return their tensor, the spread of a sum of ``taps`` products, and its mean."""
@@ -119,8 +119,8 @@ class Maker:
         """Add biases that bring sums to where the output's zero point lets them be seen."""
         reach = int(spread) + 1
         # What brings sums to where the output's zero point lets them be seen.
-        wanted = (127.5 - self.case.zero_points[2]) / 45 * spread * self.case.scales[1]
-        values = self.rng.integers(-reach, reach, count) + round(wanted - mean)
+        shift = (127.5 - self.case.zero_points[2]) / 45 * spread * self.case.scales[1]
+        values = self.rng.integers(-reach, reach, count) + round(shift - mean)
         return self.numbers(values, self.case.scales[0] * WEIGHT_SCALE)
 
     def operator(

@@ -104,7 +104,7 @@ def kinds_of(outcomes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for outcome in outcomes:
         groups.setdefault((outcome["npu"], outcome["kind"]), []).append(outcome)
-    found = []
+    verdicts = []
     for (npu, kind), members in sorted(groups.items()):
         counts = {
             status: sum(member["status"] == status for member in members)
@@ -115,7 +115,7 @@ def kinds_of(outcomes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             REFUSED,
         )
         bad = [member for member in members if member["status"] in _WORST]
-        found.append(
+        verdicts.append(
             {
                 "npu": PREFIX + npu,
                 "kind": kind,
@@ -128,7 +128,7 @@ def kinds_of(outcomes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "hardware_error": max(member["hardware_error"] for member in members),
             }
         )
-    return found
+    return verdicts
 
 
 def changes_of(
@@ -137,7 +137,7 @@ def changes_of(
     """Return what became better, worse or other between two sweeps of the same cases."""
     rank = {GOOD: 0, REFUSED: 1, WRONG: 2, HANGS: 3, CRASHES: 3}
     old = {(each["npu"], each["name"]): each for each in before}
-    found = []
+    changes = []
     for outcome in after:
         was = old.get((outcome["npu"], outcome["name"]))
         if was is None or was["status"] == outcome["status"]:
@@ -147,7 +147,7 @@ def changes_of(
         change = "worse" if difference > 0 else "better" if difference < 0 else "other"
         if {was["status"], outcome["status"]} == {GOOD, REFUSED}:
             change = "newly delegated" if outcome["status"] == GOOD else "no longer delegated"
-        found.append(
+        changes.append(
             {
                 "npu": PREFIX + outcome["npu"],
                 "kind": outcome["kind"],
@@ -159,7 +159,7 @@ def changes_of(
                 "evidence": outcome["evidence"],
             }
         )
-    return found
+    return changes
 
 
 def text_of(document: dict[str, Any]) -> str:
@@ -227,12 +227,12 @@ def _described(delegate: Delegate) -> dict[str, str]:
 
 def _swept(delegate: Delegate, npus: Sequence[str], request: GateRequest) -> list[dict[str, Any]]:
     """Return the outcomes of a sweep, from the cache if nothing that they hang on has changed."""
-    found: list[dict[str, Any]] = []
+    documents: list[dict[str, Any]] = []
     missing = []
     for npu in npus:
         place = _cached(delegate, npu, request.quick)
         if place.exists():
-            found += json.loads(place.read_bytes())
+            documents += json.loads(place.read_bytes())
         else:
             missing.append(npu)
     if missing:
@@ -244,8 +244,8 @@ def _swept(delegate: Delegate, npus: Sequence[str], request: GateRequest) -> lis
             progress = _Progress(now, len(missing))
             jobs = [pool.submit(_sweep_one, delegate, npu, request, progress) for npu in missing]
             for job in jobs:
-                found += job.result()
-    return found
+                documents += job.result()
+    return documents
 
 
 class _Progress:
@@ -300,10 +300,10 @@ def _sweep_one(
                 runner.run_file(model.path, pixels, npu, expected, name, f"model {name}")
             )
             progress.one(total)
-    found = [outcome.document() for outcome in outcomes]
+    documents = [outcome.document() for outcome in outcomes]
     # Kept at once: what one NPU took minutes for is not lost when the other's sweep is stopped.
-    write_atomically(_cached(delegate, npu, request.quick), json.dumps(found).encode())
-    return found
+    write_atomically(_cached(delegate, npu, request.quick), json.dumps(documents).encode())
+    return documents
 
 
 def _reference(built: BuiltModel) -> list[NDArray[Any]]:

@@ -75,26 +75,31 @@ class Bisected(Result):
 
     def text(self) -> str:
         """The same for people."""
-        known = self.contents
-        if not known["commit"]:
+        contents = self.contents
+        if not contents["commit"]:
             lines = ["one of these made it wrong; those between them do not build:"]
-            lines += [f"  {each['commit'][:12]} {each['subject']}" for each in known["candidates"]]
+            lines += [
+                f"  {each['commit'][:12]} {each['subject']}" for each in contents["candidates"]
+            ]
         else:
             lines = [
-                f"{known['commit'][:12]} {known['subject']}",
-                f"  {known['author']}, {known['date']}",
+                f"{contents['commit'][:12]} {contents['subject']}",
+                f"  {contents['author']}, {contents['date']}",
             ]
-        change = known["change"]
+        change = contents["change"]
         words = f"{change['npu']} {change['name']}: {change['before']} -> {change['after']}"
         lines += ["", *filled(words, rest="  ").splitlines()]
         if change["evidence"]:
             lines += filled(change["evidence"], first="  ", rest="  ").splitlines()
         job = (
-            known["first_job_that_changed"]
+            contents["first_job_that_changed"]
             or "no job differs: the result is read or written otherwise"
         )
         lines += filled(f"first that changed: {job}", first="  ", rest="    ").splitlines()
-        lines += ["", f"{counted(known['tested'], 'commit')} tested, {known['skipped']} not built"]
+        lines += [
+            "",
+            f"{counted(contents['tested'], 'commit')} tested, {contents['skipped']} not built",
+        ]
         return "\n".join(lines)
 
 
@@ -140,17 +145,17 @@ class _Bench:
         return self.outcomes[commit]
 
     def _run(self, built: BuiltMesa) -> list[dict[str, Any]]:
-        found: list[Outcome] = []
+        outcomes: list[Outcome] = []
         with model_runner(from_built(built), timeout_s=self.request.timeout_s) as models:
             runner = Runner(models)
             for subject in self.subjects:
                 path = models.file(subject.model)
-                found += [
+                outcomes += [
                     runner.run_file(path, subject.inputs, npu, subject.expected, subject.name,
                                     subject.kind, subject.built)
                     for npu in self.npus
                 ]  # fmt: skip
-        return [outcome.document() for outcome in found]
+        return [outcome.document() for outcome in outcomes]
 
     def first_job(self, good: str, bad: str, change: dict[str, Any]) -> str:
         """Return what the first job is that two commits make otherwise of a model."""
@@ -197,16 +202,16 @@ def bisect(request: BisectRequest) -> Bisected:
 def _search(bench: _Bench, good: str, bad: str) -> str:
     """Return the first bad commit; empty where those that do not build leave it open."""
     _git(bench.clone, "bisect", "reset")
-    said = _git(bench.clone, "bisect", "start", bad, good).text
-    while not (found := _FIRST_BAD.search(said)):
-        if "only 'skip'ped commits left" in said:
+    output = _git(bench.clone, "bisect", "start", bad, good).text
+    while not (first_bad := _FIRST_BAD.search(output)):
+        if "only 'skip'ped commits left" in output:
             return ""
         commit = _git(bench.clone, "rev-parse", "HEAD").text.strip()
         outcomes = bench.test(commit)
         word = "skip" if outcomes is None else "bad" if _is_worse(bench, good, outcomes) else "good"
         done = _git(bench.clone, "bisect", word, check=False)  # 2: only skipped ones are left
-        said = done.text + done.stderr.decode(errors="replace")
-    return found[1]
+        output = done.text + done.stderr.decode(errors="replace")
+    return first_bad[1]
 
 
 def _is_worse(bench: _Bench, good: str, outcomes: list[dict[str, Any]]) -> bool:
@@ -223,8 +228,8 @@ def _found(bench: _Bench, good: str, bad: str, commit: str) -> dict[str, Any]:
     candidates = []
     if not commit:
         listed = _git(bench.clone, "rev-list", "--reverse", f"{good}..{bad}").text.split()
-        wanted = [each for each in listed if each in bench.skipped] + [bad]
-        candidates = [{"commit": each, "subject": _say(bench.clone, each, "%s")} for each in wanted]
+        hashes = [each for each in listed if each in bench.skipped] + [bad]
+        candidates = [{"commit": each, "subject": _say(bench.clone, each, "%s")} for each in hashes]
     return {
         "format": FORMAT,
         "commit": commit,
@@ -265,7 +270,7 @@ def _ends(source: Path, commits: str) -> tuple[str, str]:
         raise UserError(
             f"--bisect {commits}: expected GOOD..BAD, two commits", hint="as in mesa-25.0.7..main"
         )
-    found = []
+    resolved = []
     for name in (good, bad):
         done = run(["git", "-C", source, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}"],
                    env=_GIT, check=False)  # fmt: skip
@@ -273,14 +278,14 @@ def _ends(source: Path, commits: str) -> tuple[str, str]:
             raise UserError(
                 f"{source} has no commit {name!r}", hint="git log, git tag and git branch list them"
             )
-        found.append(done.text.strip())
-    words: list[str | Path] = ["git", "-C", source, "merge-base", "--is-ancestor", *found]
-    if found[0] == found[1] or run(words, env=_GIT, check=False).exit_code != 0:
+        resolved.append(done.text.strip())
+    words: list[str | Path] = ["git", "-C", source, "merge-base", "--is-ancestor", *resolved]
+    if resolved[0] == resolved[1] or run(words, env=_GIT, check=False).exit_code != 0:
         raise UserError(
             f"{good} does not come before {bad}",
             hint="--bisect GOOD..BAD: the good one is the older",
         )
-    return found[0], found[1]
+    return resolved[0], resolved[1]
 
 
 def _end(bench: _Bench, commit: str, word: str) -> list[dict[str, Any]]:
@@ -306,10 +311,10 @@ def _subjects(request: BisectRequest) -> list[_Subject]:
 
 def _case_named(text: str, cases: Sequence[Case]) -> Case:
     exact = [case for case in cases if case.name == text]
-    found = exact or [case for case in cases if text in case.name]
-    if len(found) == 1:
-        return found[0]
-    names = [case.name for case in found]
+    matches = exact or [case for case in cases if text in case.name]
+    if len(matches) == 1:
+        return matches[0]
+    names = [case.name for case in matches]
     if names:
         raise UserError(
             f"--case {text}: {counted(len(names), 'case')} have that in their names",

@@ -189,8 +189,8 @@ def _runs(
             runner(delegate, timeout_s=timeout_s) as client,
         ):
             for npu in missing:
-                found = _judged(client, subject, npu, bisect=bisect, note=now.note)
-                write_atomically(places[npu], json.dumps(found).encode())
+                verdict = _judged(client, subject, npu, bisect=bisect, note=now.note)
+                write_atomically(places[npu], json.dumps(verdict).encode())
     return [json.loads(places[npu].read_bytes()) for npu in npus]
 
 
@@ -213,7 +213,7 @@ def _judged(
         outcome = run(subject.content)
     except UserError as error:
         outcome = Outcome(npu, subject.name, "model", _NOT_RUN, evidence=error.message)
-    found = {
+    document = {
         "npu": npu,
         "verdict": outcome.status,
         "different": outcome.different,
@@ -226,17 +226,17 @@ def _judged(
     }
     if bisect and outcome.status not in _NOT_WRONG:
         needs = sources(subject.content)
-        first, seen = first_wrong(
+        first, runs = first_wrong(
             needs,
             lambda index: _is_wrong(run, subject.content, index, npu, note),
         )
         if first is not None:
             operation = read_model(subject.content).operations[first]
-            found["first_wrong"] = {"index": first, "operation": operation.kind, "runs": seen}
+            document["first_wrong"] = {"index": first, "operation": operation.kind, "runs": runs}
             own = run(prefix(subject.content, first))
-            said = renumbered(own.evidence, needs[first]) or outcome.evidence
-            found |= {"blame": own.blame or outcome.blame, "evidence": said}
-    return found
+            evidence = renumbered(own.evidence, needs[first]) or outcome.evidence
+            document |= {"blame": own.blame or outcome.blame, "evidence": evidence}
+    return document
 
 
 def renumbered(text: str, operations: Sequence[int]) -> str:
@@ -322,9 +322,9 @@ def _text(document: dict[str, Any]) -> str:
     )
     for model in document["models"]:
         for run in model["runs"]:
-            said = run["evidence"] if run["verdict"] not in _RIGHT else run["note"]
-            if said:
-                text = filled(said, first="  ", rest="    ")
+            words = run["evidence"] if run["verdict"] not in _RIGHT else run["note"]
+            if words:
+                text = filled(words, first="  ", rest="    ")
                 lines += ["", f"{model['name']} on {run['npu']}:", *text.splitlines()]
     lines += ["", "An emulator's verdict: it reads what Mesa submits; silicon has the last word."]
     return "\n".join(lines)

@@ -101,10 +101,10 @@ def model_runner(
             start_new_session=True,
         ) as process,
     ):
-        made = ModelRunner(process, Path(folder), timeout_s)
+        client = ModelRunner(process, Path(folder), timeout_s)
         try:
-            made.start(warm=warm)
-            yield made
+            client.start(warm=warm)
+            yield client
         finally:
             process.kill()
 
@@ -132,8 +132,8 @@ class ModelRunner:
                 hint="build it against Debian's packages: ./inv build-mesa",
             )
         if line != b"ready\n":
-            said = (self._folder / "log").read_text(encoding="utf-8", errors="replace")
-            raise InfrastructureError(f"the arm64 client did not start: {said.strip()[-2000:]}")
+            log = (self._folder / "log").read_text(encoding="utf-8", errors="replace")
+            raise InfrastructureError(f"the arm64 client did not start: {log.strip()[-2000:]}")
         if not warm:
             return
         built = build(_WARM_UP)

@@ -56,9 +56,9 @@ class _Notes:
 
     def tp(self, job: TpJob, image: Bytes, target: Bytes) -> Iterable[Finding]:
         """Note a TP job and what it reads."""
-        known = asdict(job)
-        known.pop("lookup", None)
-        fact = {_TITLE: f"TP, {job.describe()}", **_flat(known), "input's bytes": _digest(image)}
+        fields = asdict(job)
+        fields.pop("lookup", None)
+        fact = {_TITLE: f"TP, {job.describe()}", **_flat(fields), "input's bytes": _digest(image)}
         self.jobs.append(fact)
         return ()
 

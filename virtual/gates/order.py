@@ -22,7 +22,7 @@ _ONE_TOO_MANY = (
 
 
 def wrong_order(
-    found: NDArray[Any], right: NDArray[Any], tensor: Tensor, operations: Sequence[Operation]
+    output: NDArray[Any], right: NDArray[Any], tensor: Tensor, operations: Sequence[Operation]
 ) -> str:
     """Return what to say of an output that has the right values in a wrong order; "" where it has not.
 
@@ -30,11 +30,11 @@ def wrong_order(
         tensor: the output in the model's graph; behind a RESHAPE its source's shape counts.
     """
     shape, words = _picture(tensor, operations)
-    if len(shape) != 4 or found.size != right.size:
+    if len(shape) != 4 or output.size != right.size:
         return ""
-    if np.array_equal(_channels_last(found, shape), right.reshape(shape)):
+    if np.array_equal(_channels_last(output, shape), right.reshape(shape)):
         return words + _MISSING
-    if np.array_equal(found.reshape(shape), _channels_last(right, shape)):
+    if np.array_equal(output.reshape(shape), _channels_last(right, shape)):
         return words + _ONE_TOO_MANY
     return ""
 

@@ -148,12 +148,12 @@ def from_version(version: str, *, distribution: str = DISTRIBUTION) -> Delegate:
         UserError: no suite has it.
     """
     package = catalogue().delegate.package
-    found = {}
+    version_of = {}
     for suite in (DISTRIBUTION, *(suite for suite in SUITES if suite != DISTRIBUTION)):
-        found[suite] = Archive(suite, ARCHITECTURE).version(package)
-        if found[suite] == version or found[suite].partition("-")[0] == version:
+        version_of[suite] = Archive(suite, ARCHITECTURE).version(package)
+        if version_of[suite] == version or version_of[suite].partition("-")[0] == version:
             return from_suite(suite, distribution=distribution)
-    there = ", ".join(f"{number} ({suite})" for suite, number in found.items())
+    there = ", ".join(f"{number} ({suite})" for suite, number in version_of.items())
     raise UserError(f"no suite has Mesa {version}", hint=f"there are: {there}; or name a .deb file")
 
 
@@ -165,27 +165,29 @@ def from_file(path: Path, *, distribution: str = DISTRIBUTION) -> Delegate:
     """
     if not path.is_file():
         raise UserError(f"there is no file {path}")
-    wanted = catalogue().delegate
+    delegate = catalogue().delegate
     try:
-        said = run(["dpkg-deb", "--field", path, "Architecture", "Version", "Depends"]).text
+        control = run(["dpkg-deb", "--field", path, "Architecture", "Version", "Depends"]).text
         listing = run(["dpkg-deb", "--contents", path]).text
     except ToolFailedError as error:
         raise UserError(f"{path} is not a Debian package:\n{error.message}") from error
-    fields = dict(line.split(": ", 1) for line in said.splitlines() if ": " in line)
+    fields = dict(line.split(": ", 1) for line in control.splitlines() if ": " in line)
     if fields.get("Architecture") != ARCHITECTURE:
         raise UserError(
             f"{path} is for {fields.get('Architecture')}, not for {ARCHITECTURE}",
-            hint=f"build or fetch the package {wanted.package} for {ARCHITECTURE}",
+            hint=f"build or fetch the package {delegate.package} for {ARCHITECTURE}",
         )
-    if wanted.library not in listing:
-        raise UserError(f"{path} has no {wanted.library}", hint=f"name a {wanted.package} package")
+    if delegate.library not in listing:
+        raise UserError(
+            f"{path} has no {delegate.library}", hint=f"name a {delegate.package} package"
+        )
     if any(line[:1] in "bcp" for line in listing.splitlines()):
         raise UserError(
             f"{path} has devices or pipes among its files", hint="name a package of Mesa"
         )
     suite, names = _suite_for(fields.get("Depends", ""))
     debs = Archive(suite, ARCHITECTURE).download(
-        [*names, *wanted.library_packages], with_dependencies=True
+        [*names, *delegate.library_packages], with_dependencies=True
     )
     return _assembled([*debs, path.absolute()], fields["Version"], str(path), distribution)
 
@@ -288,8 +290,8 @@ def _identity(deb: Path) -> tuple[str, str]:
     parts = deb.stem.split("_")
     if len(parts) == 3:
         return parts[0], parts[1].replace("%3a", ":")
-    said = run(["dpkg-deb", "--showformat", "${Package}\n${Version}", "--show", deb]).text
-    name, _, version = said.partition("\n")
+    output = run(["dpkg-deb", "--showformat", "${Package}\n${Version}", "--show", deb]).text
+    name, _, version = output.partition("\n")
     return name, version
 
 

@@ -212,19 +212,19 @@ def _judge_an_end(outcome: Outcome, answer: dict[str, Any]) -> None:
     )
     outcome.blame = "submission" if not outcome.faults else ""
     last = [line for line in answer["log"].strip().splitlines() if "ssert" in line]
-    said = f": {last[-1].strip()}" if last else ""
-    outcome.evidence = f"the delegate's process: {answer['message']}, {when}{said}"
+    last_words = f": {last[-1].strip()}" if last else ""
+    outcome.evidence = f"the delegate's process: {answer['message']}, {when}{last_words}"
 
 
-def _compare(found: NDArray[Any], right: NDArray[Any]) -> tuple[int, int]:
+def _compare(output: NDArray[Any], right: NDArray[Any]) -> tuple[int, int]:
     """Return how many values differ, and by how much at most (of real numbers rounded up)."""
-    if found.shape != right.shape:
+    if output.shape != right.shape:
         return right.size, _LARGEST
     if right.dtype.kind != "f":
-        difference = np.abs(found.astype(np.int64) - right.astype(np.int64))
+        difference = np.abs(output.astype(np.int64) - right.astype(np.int64))
         return int((difference != 0).sum()), int(difference.max(initial=0))
     with np.errstate(invalid="ignore", over="ignore"):
-        apart = np.abs(found.astype(np.float64) - right.astype(np.float64))
+        apart = np.abs(output.astype(np.float64) - right.astype(np.float64))
     bound = _FLOAT_TOLERANCE * float(np.abs(right).max(initial=0))
     wrong = ~(apart <= bound)  # what is not a number is wrong
     if not wrong.any():
@@ -234,8 +234,8 @@ def _compare(found: NDArray[Any], right: NDArray[Any]) -> tuple[int, int]:
 
 
 def _judge_values(outcome: Outcome, attempt: _Witnessed, expected: list[NDArray[Any]]) -> None:
-    for found, right in zip(attempt.outputs, expected, strict=True):
-        different, largest = _compare(found, right)
+    for output, right in zip(attempt.outputs, expected, strict=True):
+        different, largest = _compare(output, right)
         outcome.different += different
         outcome.largest = max(outcome.largest, largest)
     order = next((each for each in outcome.findings if _TWO_ORDERS in each), "")
@@ -247,15 +247,15 @@ def _judge_values(outcome: Outcome, attempt: _Witnessed, expected: list[NDArray[
     outcome.status = WRONG
     outcome.blame, outcome.evidence = _blame(outcome, attempt.witness)
     graph = read_model(attempt.model)
-    if outcome.blame in _OPEN and (said := wrongly_taken(graph, _taken(attempt, graph))):
-        outcome.blame, outcome.evidence = said[0].blame.value, str(said[0])
+    if outcome.blame in _OPEN and (blame := wrongly_taken(graph, _taken(attempt, graph))):
+        outcome.blame, outcome.evidence = blame[0].blame.value, str(blame[0])
     if outcome.faults:
         return
     if order and not outcome.different:
         outcome.evidence = f"two orders under one descriptor, silicon reads one: {order}"
         return
-    for found, right, tensor in zip(attempt.outputs, expected, graph.outputs, strict=True):
-        if exchanged := wrong_order(found, right, tensor, graph.operations):
+    for output, right, tensor in zip(attempt.outputs, expected, graph.outputs, strict=True):
+        if exchanged := wrong_order(output, right, tensor, graph.operations):
             outcome.blame, outcome.evidence = "submission", exchanged
 
 

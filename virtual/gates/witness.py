@@ -62,20 +62,20 @@ class Witness(ExactMode):
         case = built.case
         if (job.shape.height, job.shape.width) != (case.kernel, case.kernel):
             return  # a strided or 1x1 kernel that was folded or padded: not comparable like this
-        wanted = np.moveaxis(unsigned(built.inputs[0])[0], -1, 0)
+        right_pixels = np.moveaxis(unsigned(built.inputs[0])[0], -1, 0)
         if job.in_row < job.in_width or job.in_plane < job.in_row * (job.in_height - 1):
             self._say(f"rows of {job.in_width} pixels stand {job.in_row} bytes apart")
-        if image.shape != wanted.shape:
+        if image.shape != right_pixels.shape:
             self._say(
                 f"the job's input is {'x'.join(map(str, image.shape))} (channels x height x width), "
-                f"the model's {'x'.join(map(str, wanted.shape))}"
+                f"the model's {'x'.join(map(str, right_pixels.shape))}"
             )
             return  # borders and sums of another image say no more
-        if (image != wanted).any():
+        if (image != right_pixels).any():
             self._say(
                 "the job does not read the model's input: rows are "
                 f"{job.in_row} bytes apart and planes {job.in_plane}; "
-                f"{int((image != wanted).sum())} of {wanted.size} pixels differ"
+                f"{int((image != right_pixels).sum())} of {right_pixels.size} pixels differ"
             )
         geometry = job.geometry
         for axis, size, out, pad in (
@@ -114,8 +114,8 @@ class Witness(ExactMode):
                 "both operands of the ADD's job are the same pixels, the graph's inputs are not"
             )
         for number, half in enumerate(halves):
-            found = np.sort(half)
-            if not any(np.array_equal(found, wanted) for wanted in given):
+            values_read = np.sort(half)
+            if not any(np.array_equal(values_read, operand) for operand in given):
                 values, counts = np.unique(half, return_counts=True)
                 often = int(counts.argmax())
                 self._say(

@@ -64,8 +64,8 @@ def build_layout(layout: Layout, board: Board, kernel: PrebuiltKernel, dtb: Path
     def make(target: Path) -> None:
         with step(f"Building the disk of {board.name}, as {layout.about.partition(':')[0]}"):
             _make(layout, board, kernel, dtb, rootfs, target)
-        found = [path for path in folder.glob(f"{name}-{'[0-9a-f]' * 16}") if path.is_dir()]
-        for old in sorted(found, key=lambda path: path.stat().st_mtime)[: -(_KEPT - 1)]:
+        disks = [path for path in folder.glob(f"{name}-{'[0-9a-f]' * 16}") if path.is_dir()]
+        for old in sorted(disks, key=lambda path: path.stat().st_mtime)[: -(_KEPT - 1)]:
             remove(old)
 
     path = make_once(folder / f"{name}-{_key(layout, board, kernel, dtb, rootfs)}", make)

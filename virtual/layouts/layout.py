@@ -123,10 +123,10 @@ def layout_named(name: str) -> Layout | None:
     """
     if name in ("", OURS):
         return None
-    found = LAYOUTS.get(name)
-    if found is None:
+    layout = LAYOUTS.get(name)
+    if layout is None:
         raise UserError(
             f"there is no layout {name!r}{nearest(name, list(names()))}",
             hint="--layout " + " | ".join(names()),
         )
-    return found
+    return layout

@@ -66,7 +66,7 @@ def depthwise(padded: NDArray[Any], weights: NDArray[Any], window: Window) -> ND
     columns = (window.out_width - 1) * window.step_x + 1
     for y in range(height):
         for x in range(width):
-            seen = padded[:, y : y + rows : window.step_y, x : x + columns : window.step_x]
-            np.multiply(seen, weights[:, y, x, None, None], out=product)
+            window_values = padded[:, y : y + rows : window.step_y, x : x + columns : window.step_x]
+            np.multiply(window_values, weights[:, y, x, None, None], out=product)
             result += product
     return result

@@ -47,12 +47,12 @@ class DecodedCache:
             if name in self._entries:
                 self._entries.move_to_end(name)
                 return cast(Decoded, self._entries[name])
-        made = decode()
+        decoded = decode()
         with self._lock:
             if name not in self._entries:
-                self._entries[name] = made
-                self._held_bytes += made.size_bytes
+                self._entries[name] = decoded
+                self._held_bytes += decoded.size_bytes
             while self._held_bytes > self._limit_bytes and len(self._entries) > 1:
                 _, dropped = self._entries.popitem(last=False)
                 self._held_bytes -= dropped.size_bytes
-        return made
+        return decoded

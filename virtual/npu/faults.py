@@ -25,13 +25,13 @@ class FaultError(Exception):
 
     def at(self, *, job: int, unit: str, address: int | None, operation: str = "") -> None:
         """Add where it happened, keeping what is known already."""
-        known = self.finding
+        earlier = self.finding
         self.finding = replace(
-            known,
+            earlier,
             job=job,
-            unit=known.unit or unit,
-            address=known.address if known.address is not None else address,
-            operation=known.operation or operation,
+            unit=earlier.unit or unit,
+            address=earlier.address if earlier.address is not None else address,
+            operation=earlier.operation or operation,
         )
 
     def __str__(self) -> str:

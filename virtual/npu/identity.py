@@ -126,11 +126,11 @@ def load_npu(name: str) -> AnyIdentity:
     Raises:
         UserError: there is no such NPU, or its file is broken.
     """
-    known = identity_names()
-    if name not in known:
+    names = identity_names()
+    if name not in names:
         raise UserError(
-            f"no virtual NPU {name!r}{nearest(name, known)}",
-            hint=f"there are: {', '.join(known)}",
+            f"no virtual NPU {name!r}{nearest(name, names)}",
+            hint=f"there are: {', '.join(names)}",
         )
     return read_identity(IDENTITIES_DIR / f"{name}.toml")
 

@@ -31,12 +31,12 @@ def operands_of(model: bytes, inputs: Sequence[NDArray[Any]]) -> dict[int, Input
     adds = operation_tensors(model, "ADD")
     if not adds:
         return {}
-    wanted = sorted({number for pair in adds.values() for number in pair})
+    tensor_numbers = sorted({number for pair in adds.values() for number in pair})
     try:
         module, _ = load_runtime()
         # As outputs they are kept: an ADD may write its result over one of its inputs.
         interpreter = module.Interpreter(
-            model_content=with_outputs(model, wanted),
+            model_content=with_outputs(model, tensor_numbers),
             experimental_op_resolver_type=module.OpResolverType.BUILTIN_REF,
         )
         interpreter.allocate_tensors()
@@ -47,7 +47,7 @@ def operands_of(model: bytes, inputs: Sequence[NDArray[Any]]) -> dict[int, Input
         values = [interpreter.get_tensor(each["index"]) for each in sinks]
     except (StageError, ValueError, RuntimeError):
         return {}
-    tensors = dict(zip(wanted, values, strict=True))
+    tensors = dict(zip(tensor_numbers, values, strict=True))
     return {
         index: (unsigned(tensors[pair[0]]), unsigned(tensors[pair[1]]))
         for index, pair in adds.items()

@@ -66,37 +66,37 @@ def parse_conditions(text: str) -> dict[str, Any]:
         name, equals, value = line.partition("=")
         if equals:
             values.setdefault(name, []).append(value.strip())
-    found: dict[str, Any] = {}
+    measured: dict[str, Any] = {}
     for name in ("kernel", "mesa"):
         if values.get(name):
-            found[name] = values[name][0]
+            measured[name] = values[name][0]
     if values.get("load"):
-        found["load"] = float(values["load"][0])
+        measured["load"] = float(values["load"][0])
     build = re.search(r"\bnpu_bsp\.generation=(\w+)", " ".join(values.get("cmdline", [])))
     if build:
-        found["generation"] = build[1]
+        measured["generation"] = build[1]
     if values.get("governor"):
-        found["governor"] = ", ".join(sorted(set(values["governor"])))
+        measured["governor"] = ", ".join(sorted(set(values["governor"])))
     if values.get("cpu_khz"):
-        found["cpu_mhz"] = max(int(value) for value in values["cpu_khz"]) // 1000
+        measured["cpu_mhz"] = max(int(value) for value in values["cpu_khz"]) // 1000
     if values.get("millicelsius"):
-        found["temperature_c"] = max(int(value) for value in values["millicelsius"]) / 1000
+        measured["temperature_c"] = max(int(value) for value in values["millicelsius"]) / 1000
     clocks = _npu_clocks(values.get("clk", []), values.get("npu", []))
     if clocks:
-        found["npu_clocks_hz"] = clocks
-    return found
+        measured["npu_clocks_hz"] = clocks
+    return measured
 
 
 def _npu_clocks(rows: list[str], devices: list[str]) -> dict[str, int]:
-    found: dict[str, int] = {}
+    rates_hz: dict[str, int] = {}
     rate_hz = 0
     for row in rows:
         words = row.split()
         if len(words) >= 9 and words[4].isdigit():
             rate_hz = int(words[4])
         if len(words) >= 2 and words[-2] in devices and rate_hz:
-            found[words[-1]] = rate_hz
-    return found
+            rates_hz[words[-1]] = rate_hz
+    return rates_hz
 
 
 def after(before: dict[str, Any], connection: Connection | None) -> dict[str, Any]:

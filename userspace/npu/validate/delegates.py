@@ -30,18 +30,18 @@ def rows(choice: str) -> tuple[str, ...]:
     Raises:
         UserError: a word is none of these, or the options are not key=value pairs.
     """
-    found: list[str] = []
+    chosen: list[str] = []
     for part in _parts(choice):
         if part == ALL:
-            found += NAMES
+            chosen += NAMES
             continue
         _check(part)
-        found.append(part)
-    found.append(REFERENCE)
-    wanted = set(found)
-    known = [name for name in NAMES if name in wanted]
-    first = [name for name in known if name in (CPU, REFERENCE)]
-    return tuple(dict.fromkeys([*first, *known, *found]))
+        chosen.append(part)
+    chosen.append(REFERENCE)
+    names = set(chosen)
+    in_order = [name for name in NAMES if name in names]
+    first = [name for name in in_order if name in (CPU, REFERENCE)]
+    return tuple(dict.fromkeys([*first, *in_order, *chosen]))
 
 
 def implied(choice: str) -> tuple[str, ...]:

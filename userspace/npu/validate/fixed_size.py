@@ -126,9 +126,9 @@ def _computed(model: models.File, shapes: dict[int, list[int]], size: str) -> di
 
 def _main(model: str, shapes: str) -> dict[str, object]:
     module, runtime = load_runtime()
-    wanted = {int(number): shape for number, shape in json.loads(shapes).items()}
+    new_shapes = {int(number): shape for number, shape in json.loads(shapes).items()}
     try:
-        interpreter = load(module, runtime, Path(model).read_bytes(), wanted)
+        interpreter = load(module, runtime, Path(model).read_bytes(), new_shapes)
     except LoadError as error:
         return {"error": str(error), "hint": error.hint}
     details = interpreter.get_tensor_details()

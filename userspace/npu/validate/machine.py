@@ -149,11 +149,11 @@ class BoardMachine:
 
     def mesa(self) -> str:
         """Return the version of the deployed userspace's delegate; "" where it does not say."""
-        found = self._connection.run(
+        manifest = self._connection.run(
             ["cat", self._manifest], timeout_s=_SHORT_TIMEOUT_S, check=False
         )
         try:
-            parts = json.loads(found.stdout)["parts"]
+            parts = json.loads(manifest.stdout)["parts"]
             return next((str(each["version"]) for each in parts if each["name"] == _DELEGATE), "")
         except (ValueError, KeyError, TypeError):
             return ""
@@ -225,9 +225,9 @@ def _pieces(path: Path) -> Iterator[bytes]:
 
 def document_of(completed: Completed, where: str) -> RunnerDocument:
     """Return the runner's document, or raise what it says went wrong before any delegate ran."""
-    said = completed.stderr.decode(errors="replace").strip()
-    if completed.exit_code == _ARGPARSE_REFUSES and "unrecognized arguments" in said:
-        words = said.rpartition("unrecognized arguments: ")[2]
+    stderr = completed.stderr.decode(errors="replace").strip()
+    if completed.exit_code == _ARGPARSE_REFUSES and "unrecognized arguments" in stderr:
+        words = stderr.rpartition("unrecognized arguments: ")[2]
         raise UserError(
             f"the userspace on {where} is older than this command: it does not know {words}",
             hint="./inv deploy --host NAME",
@@ -235,7 +235,7 @@ def document_of(completed: Completed, where: str) -> RunnerDocument:
     try:
         document: RunnerDocument = json.loads(completed.stdout)
     except ValueError:
-        last_lines = "\n".join(said.splitlines()[-8:])
+        last_lines = "\n".join(stderr.splitlines()[-8:])
         raise InfrastructureError(
             f"the runner ended on {where} with exit code {completed.exit_code} and no result"
             f"\n{last_lines}".rstrip()

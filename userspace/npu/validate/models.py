@@ -176,13 +176,13 @@ def _default_model(name: str, own: _Own) -> tuple[File, str]:
 
 def _default_image() -> tuple[File, str]:
     """Return the default image, or the project's own where that cannot be had, and a note that says so."""
-    wanted = catalogue().default_image
+    default = catalogue().default_image
     try:
-        return find(wanted, "image"), ""
+        return find(default, "image"), ""
     except InfrastructureError as error:
         own = tiny_image()
         say(f"{error.message}; using {own.name}")
-        return own, f"{wanted} cannot be had here; the picture is the project's own instead"
+        return own, f"{default} cannot be had here; the picture is the project's own instead"
 
 
 def _made(name: str) -> File:
@@ -215,9 +215,9 @@ def find(name: str, kind: str) -> File:
         UserError: neither is there.
         InfrastructureError: it is listed, but in no folder here, and cannot be downloaded.
     """
-    known = catalogue().names(kind)
-    if name not in known:
-        return _own_file(name, kind, known)
+    names = catalogue().names(kind)
+    if name not in names:
+        return _own_file(name, kind, names)
     entries = [entry for entry in catalogue().files if entry.name == name]
     hashes = {entry.sha256: entry for entry in entries if entry.sha256}
     for path in _assets():
@@ -295,24 +295,24 @@ _OWN_DETECTOR = _Own(
 )
 
 
-def _own_file(name: str, kind: str, known: list[str]) -> File:
+def _own_file(name: str, kind: str, names: list[str]) -> File:
     path = Path(name)
     if path.is_file():
         return File(path.name, path.absolute(), sha256_of(path), "given on the command line")
     if kind == "model":
-        known = [*known, tiny_model.NAME, tiny_detector.NAME]
-    return _no_such(name, kind, known)
+        names = [*names, tiny_model.NAME, tiny_detector.NAME]
+    return _no_such(name, kind, names)
 
 
-def _no_such(name: str, kind: str, known: list[str]) -> File:
+def _no_such(name: str, kind: str, names: list[str]) -> File:
     if kind == "model" and Path(name).exists():
         foreign.read(Path(name))  # says what else it is
     looks_like_path = "/" in name or (kind == "model" and name.endswith(".tflite"))
     raise UserError(
         f"there is no {kind} file {name}"
         if looks_like_path
-        else f"unknown {kind} {name!r}, and no file of that name{nearest(name, known)}",
-        hint=f"known: {', '.join(known)}; or give the path of a file",
+        else f"unknown {kind} {name!r}, and no file of that name{nearest(name, names)}",
+        hint=f"known: {', '.join(names)}; or give the path of a file",
     )
 
 

@@ -187,9 +187,9 @@ def judge(
             npu, test.name, FAIL, values=values, evidence=evidence or ended, reference=computed_by
         )
     largest, beyond = 0.0, 0
-    for found, right in zip(attempt.outputs, expected, strict=True):
+    for output, right in zip(attempt.outputs, expected, strict=True):
         wide: Any = np.float32 if right.dtype == np.float32 else np.int32
-        difference = np.abs(found.astype(wide) - right.astype(wide))
+        difference = np.abs(output.astype(wide) - right.astype(wide))
         largest = max(largest, float(difference.max(initial=0)))
         # What is not a number is beyond any tolerance.
         beyond += int((~(difference <= test.tolerance)).sum())

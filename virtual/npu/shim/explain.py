@@ -27,13 +27,13 @@ def explain(row: RowResult, model: bytes) -> list[Finding]:
     graph = read_model(model)
     operations, outputs = graph.operations, graph.outputs
     taken = set(row.get("delegated_nodes") or [])
-    found = [*wrongly_taken(graph, taken), *_splits(operations, outputs, taken)]
+    reasons = [*wrongly_taken(graph, taken), *_splits(operations, outputs, taken)]
     makers = {id(tensor): each for each in operations for tensor in each.outputs if tensor}
-    named = {each.operation for each in found}
+    named = {each.operation for each in reasons}
     for each in wrong:
         maker = makers.get(id(outputs[each["index"]]))
         if each.get("order") and not (maker and maker.name in named):
-            found.append(
+            reasons.append(
                 Finding(
                     f"order of output {each['index']}",
                     "a job that brings it into TFLite's order",
@@ -43,7 +43,7 @@ def explain(row: RowResult, model: bytes) -> list[Finding]:
                     evidence="its values are the reference's, channel by channel",
                 )
             )
-    return found
+    return reasons
 
 
 def _splits(

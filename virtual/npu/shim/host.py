@@ -75,8 +75,8 @@ def npu_name(text: str) -> str:
         UserError: it has another form, or there is no such NPU.
     """
     if not text.startswith(PREFIX):
-        known = ", ".join(PREFIX + name for name in identity_names())
-        raise UserError(f"no NPU {text!r}", hint=f"--npu takes one of: {known}")
+        names = ", ".join(PREFIX + name for name in identity_names())
+        raise UserError(f"no NPU {text!r}", hint=f"--npu takes one of: {names}")
     return load_npu(text.removeprefix(PREFIX)).name
 
 
@@ -180,15 +180,15 @@ def mesa_version(mesa: System | None) -> str:
 def _software(mesa: System | None) -> dict[str, str]:
     """Versions of the parts that a trace may hang on."""
     parts = payload.build_payload(distribution=DISTRIBUTION).manifest["parts"]
-    found = {part["name"]: part["version"] for part in parts if part["name"] in _TRACED_PARTS}
-    return found | ({_TRACED_PARTS[0]: mesa.version} if mesa else {})
+    versions = {part["name"]: part["version"] for part in parts if part["name"] in _TRACED_PARTS}
+    return versions | ({_TRACED_PARTS[0]: mesa.version} if mesa else {})
 
 
 def add_to_document(
     document: SmokeDocument,
     name: str,
     mode: str,
-    seen: Emulator,
+    emulator: Emulator,
     *,
     strict: bool = False,
     model: bytes = b"",
@@ -200,32 +200,32 @@ def add_to_document(
     does so, too. Of operations that outputs are wrong for and no finding names, ``explain`` says why, from
     the model's file.
     """
-    jobs = sum(client["nn_jobs"] + client["tp_jobs"] for client in seen.report)
+    jobs = sum(client["nn_jobs"] + client["tp_jobs"] for client in emulator.report)
     document["npu"] = {
         "name": PREFIX + name,
         "mode": mode,
         "jobs": jobs,
-        "peak_memory_bytes": seen.peak_memory_bytes,
-        "faults": seen.faults,
-        "findings": [each for client in seen.report for each in client["findings"]],
-        "wrong": seen.wrong,
+        "peak_memory_bytes": emulator.peak_memory_bytes,
+        "faults": emulator.faults,
+        "findings": [each for client in emulator.report for each in client["findings"]],
+        "wrong": emulator.wrong,
     }
     for row in document["results"]:
         if row["delegate"].partition(":")[0] != TEFLON:
             continue
-        problems = _problems(row, seen, jobs, strict=strict)
+        problems = _problems(row, emulator, jobs, strict=strict)
         # A job that fits no operation may well be of one that should not have been taken.
-        understood = [fault for fault in seen.faults if Blame.NOT_UNDERSTOOD not in fault]
+        understood = [fault for fault in emulator.faults if Blame.NOT_UNDERSTOOD not in fault]
         if model and row["latency_ms"] is not None and not understood:
-            named = " ".join(seen.wrong)
+            named = " ".join(emulator.wrong)
             missing = [
                 str(each)
                 for each in explain(row, model)
                 if not each.operation or each.operation not in named
             ]
             document["npu"]["findings"] += missing
-            document["npu"]["wrong"] = [*seen.wrong, *missing]
-            if missing and not seen.wrong:
+            document["npu"]["wrong"] = [*emulator.wrong, *missing]
+            if missing and not emulator.wrong:
                 problems = [
                     f"not what the model says: {missing[0]}",
                     *(problems or [row["reason"]]),
@@ -236,17 +236,17 @@ def add_to_document(
             document["verdict"] = "fail"
 
 
-def _problems(row: RowResult, seen: Emulator, jobs: int, *, strict: bool) -> list[str]:
+def _problems(row: RowResult, emulator: Emulator, jobs: int, *, strict: bool) -> list[str]:
     """Return what is wrong with Teflon's row: its own reason, and what the emulator knows."""
     own = [row["reason"]] if row["reason"] else []
-    faults = [fault for fault in seen.faults if not fault.startswith(CUT_OFF)]
+    faults = [fault for fault in emulator.faults if not fault.startswith(CUT_OFF)]
     stopped = [f"the virtual NPU stopped: {fault}" for fault in faults[:1]]
     if row["latency_ms"] is None:
         # It ended before its time, and that it left the emulator is a consequence, not the reason.
         return [*own, *stopped] if row["status"] == "fail" or stopped else []
-    if seen.faults:
-        return [f"the virtual NPU stopped: {seen.faults[0]}", *own]
-    blamed = seen.blamed if strict else seen.wrong
+    if emulator.faults:
+        return [f"the virtual NPU stopped: {emulator.faults[0]}", *own]
+    blamed = emulator.blamed if strict else emulator.wrong
     if blamed:
         return [f"not what the model says: {blamed[0]}", *own]
     if row["status"] == "pass" and not jobs:

@@ -51,19 +51,19 @@ def operations(path: Path) -> list[Operation]:
     Raises:
         UserError: the file is not a model.
     """
-    found = []
+    handed_over = []
     for operator in graph.read_file(path):
         if operator.kind in ("ADD", "SUB"):
-            made = _addition(operator)
+            operation = _addition(operator)
         elif operator.kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
-            made = _convolution(operator)
+            operation = _convolution(operator)
         elif operator.kind in ("RELU", "ABS", "LOGISTIC"):
-            made = _lookup(operator)
+            operation = _lookup(operator)
         else:
-            made = None
-        if made:
-            found.append(made)
-    return found
+            operation = None
+        if operation:
+            handed_over.append(operation)
+    return handed_over
 
 
 def _convolution(operator: graph.Operation) -> Operation | None:

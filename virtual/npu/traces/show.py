@@ -152,11 +152,11 @@ def show(path: Path, *, job: int | None = None) -> Shown:
     exact = None
     if header.operations and isinstance(npu, Identity):
         exact = ExactMode(header.operations, npu.nn_generation)
-    found: list[SubmissionShown] = []
+    shown_submissions: list[SubmissionShown] = []
     number = 0
     for submit, parts in submissions(records, path):
         shown = SubmissionShown(
-            len(found),
+            len(shown_submissions),
             submit.client,
             len(submit.buffers),
             sum(size for _, size, _ in submit.buffers),
@@ -172,15 +172,15 @@ def show(path: Path, *, job: int | None = None) -> Shown:
                 shown.jobs.append(_task(number, part, buffers, tasks))
             machine.put(submit.client, part.after)
             number += 1
-        _compare_with(found, shown)
-        found.append(shown)
+        _compare_with(shown_submissions, shown)
+        shown_submissions.append(shown)
     if job is not None:
-        for each in found:
+        for each in shown_submissions:
             each.jobs = [one for one in each.jobs if one.number == job]
-        found = [each for each in found if each.jobs]
-        if not found:
+        shown_submissions = [each for each in shown_submissions if each.jobs]
+        if not shown_submissions:
             raise UserError(f"{path} has {counted(number, 'job')}, from 0; there is no job {job}")
-    return Shown(header, found)
+    return Shown(header, shown_submissions)
 
 
 def _jobs(
@@ -195,17 +195,17 @@ def _jobs(
             yield part
 
 
-def _compare_with(found: list[SubmissionShown], shown: SubmissionShown) -> None:
-    mine = [(job.unit, job.fields, job.weights, job.zero_weights) for job in shown.jobs]
-    for other in found:
-        theirs = [(job.unit, job.fields, job.weights, job.zero_weights) for job in other.jobs]
-        if mine and mine == theirs and shown.fault == other.fault:
+def _compare_with(earlier: list[SubmissionShown], shown: SubmissionShown) -> None:
+    own_jobs = [(job.unit, job.fields, job.weights, job.zero_weights) for job in shown.jobs]
+    for other in earlier:
+        other_jobs = [(job.unit, job.fields, job.weights, job.zero_weights) for job in other.jobs]
+        if own_jobs and own_jobs == other_jobs and shown.fault == other.fault:
             shown.like = other.number if other.like is None else other.like
             return
 
 
 def _shown(
-    number: int, job: Job, fields: dict[str, int], known: dict[str, Any], problem: str
+    number: int, job: Job, fields: dict[str, int], figures: dict[str, Any], problem: str
 ) -> JobShown:
     return JobShown(
         number=number,
@@ -214,7 +214,7 @@ def _shown(
         seconds=job.seconds,
         fields=fields,
         problem=problem,
-        **known,
+        **figures,
     )
 
 
@@ -223,8 +223,8 @@ def _task(number: int, job: Job, memory: Buffers, reader: TaskReader) -> JobShow
     fields: dict[str, int] = {}
     shown, problem = dict(_NOTHING), ""
     try:
-        fields, known = reader.read(job, memory)
-        shown |= known
+        fields, figures = reader.read(job, memory)
+        shown |= figures
     except FaultError as error:
         error.at(job=number, unit=job.unit, address=job.address)
         problem = str(error)
@@ -270,24 +270,24 @@ class _JobReader:
 
     def _nn(self, job: NnJob, memory: Buffers) -> dict[str, Any]:
         shape, geometry = job.shape, job.geometry
-        known = self._coefficients(job, memory)
+        coefficients = self._coefficients(job, memory)
         pixels = geometry.out_height * geometry.out_width
-        depthwise = shape.depthwise or (known.sources is not None and shape.in_channels > 1)
-        useful = known.weights.size * pixels
+        depthwise = shape.depthwise or (coefficients.sources is not None and shape.in_channels > 1)
+        useful = coefficients.weights.size * pixels
         what = (
             f"{shape.height}x{shape.width} {shape.in_channels}x{job.in_height}x{job.in_width} -> "
             f"{shape.out_channels}x{geometry.out_height}x{geometry.out_width}"
         )
-        zeros = known.weights.size - int(np.count_nonzero(known.weights))
+        zeros = coefficients.weights.size - int(np.count_nonzero(coefficients.weights))
         return {
             "kind": "depthwise" if depthwise else "conv",
             "what": what,
             "macs": job.macs,
             "useful_macs": useful,
             "weights": shape.weights,
-            "zero_weights": shape.weights - known.weights.size + zeros,
-            "stored_bytes": known.stored_bytes,
-            "read_bytes": job.read_bytes + known.stored_bytes,
+            "zero_weights": shape.weights - coefficients.weights.size + zeros,
+            "stored_bytes": coefficients.stored_bytes,
+            "read_bytes": job.read_bytes + coefficients.stored_bytes,
             "written_bytes": job.written_bytes,
         }
 

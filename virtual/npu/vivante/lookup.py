@@ -53,8 +53,10 @@ def byte_table(lookup: Lookup, memory: Memory) -> Bytes:
     index = (values < 0) * (ENTRIES // 2) + (stored << _INDEX_BITS) + (mantissa >> _STEP_BITS)
     part = (mantissa & (1 << _STEP_BITS) - 1) / (1 << _STEP_BITS)
     following = entries[np.minimum(index + 1, ENTRIES - 1)]
-    found = np.where(part > 0, entries[index] + (following - entries[index]) * part, entries[index])
-    scaled = found * lookup.multiplier * 2.0**-lookup.shift
+    interpolated = np.where(
+        part > 0, entries[index] + (following - entries[index]) * part, entries[index]
+    )
+    scaled = interpolated * lookup.multiplier * 2.0**-lookup.shift
     rounded = np.floor(scaled + 0.5) + lookup.out_zero_point
     table: Bytes = np.clip(rounded, 0, 255).astype(np.uint8)
     return table

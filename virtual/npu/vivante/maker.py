@@ -52,10 +52,10 @@ class Maker:
 
 
 def for_trace(
-    identity: Identity, known: list[Operation], audit_for: Path | None, *, exact: bool
+    identity: Identity, operations_of_model: list[Operation], audit_for: Path | None, *, exact: bool
 ) -> Maker:
     """Return the maker that runs a trace again; as ``engines.maker_for_trace``."""
-    return _maker(identity, known if exact else None, audit_for, None)
+    return _maker(identity, operations_of_model if exact else None, audit_for, None)
 
 
 def for_model(
@@ -69,8 +69,8 @@ def for_model(
     Raises:
         UserError: a file is not a model.
     """
-    known = operations(exact_for) if exact_for else None
-    maker = _maker(identity, known, audit_for, operands)
+    model_operations = operations(exact_for) if exact_for else None
+    maker = _maker(identity, model_operations, audit_for, operands)
     if maker.audit:
         maker.audit()  # a file that is not a model is said now
     return maker
@@ -78,16 +78,16 @@ def for_model(
 
 def _maker(
     identity: Identity,
-    known: list[Operation] | None,
+    model_operations: list[Operation] | None,
     audit_for: Path | None,
     operands: Mapping[int, Inputs] | None,
 ) -> Maker:
-    """Return a maker: exact where the model's operations are ``known``, comparing with ``audit_for``."""
+    """Return a maker: exact where the model's operations are known, comparing with ``audit_for``."""
     generation = identity.nn_generation
     requantisation: Callable[[], Requantisation] = HardwareMode
-    if known is not None:
-        requantisation = functools.partial(ExactMode, known, generation)
+    if model_operations is not None:
+        requantisation = functools.partial(ExactMode, model_operations, generation)
     audit = None
     if audit_for:
         audit = functools.partial(ModelAudit, audit_for, generation, operands=operands)
-    return Maker(identity, requantisation, audit, known)
+    return Maker(identity, requantisation, audit, model_operations)

@@ -115,10 +115,10 @@ def top_differs(found: Reals, reference: Reals, *, step: float) -> bool:
     Classes with equal scores are equally good, on either side. Scores within two steps, or within a
     tenth, or half of a best score below that, are nearly equal.
     """
-    mine, wanted = found == found.max(), reference == reference.max()
-    if np.any(mine & wanted):
+    mine, theirs = found == found.max(), reference == reference.max()
+    if np.any(mine & theirs):
         return False
-    return _prefers(reference, wanted, mine, step) or _prefers(found, mine, wanted, step)
+    return _prefers(reference, theirs, mine, step) or _prefers(found, mine, theirs, step)
 
 
 def _prefers(values: Reals, own: NDArray[np.bool_], other: NDArray[np.bool_], step: float) -> bool:
@@ -129,14 +129,12 @@ def _prefers(values: Reals, own: NDArray[np.bool_], other: NDArray[np.bool_], st
 
 
 def _scores(found: Values, reference: Values, labels: Sequence[str], name: str) -> str:
-    ours, theirs = found.real.ravel(), reference.real.ravel()
-    if top_differs(ours, theirs, step=reference.step):
-        return (
-            f"top class is {named(best(ours), labels)}, {name} says {named(best(theirs), labels)}"
-        )
-    if theirs.min() >= 0 and theirs.max() <= 1:
-        ours, theirs = _as_shown(found), _as_shown(reference)
-        difference = float(np.max(np.abs(ours - theirs)))
+    values, expected = found.real.ravel(), reference.real.ravel()
+    if top_differs(values, expected, step=reference.step):
+        return f"top class is {named(best(values), labels)}, {name} says {named(best(expected), labels)}"
+    if expected.min() >= 0 and expected.max() <= 1:
+        values, expected = _as_shown(found), _as_shown(reference)
+        difference = float(np.max(np.abs(values - expected)))
         if difference > max(MAX_ABS_DIFF, 2 * reference.step):
             return f"differs from {name} by up to {difference:.3f}, allowed are {MAX_ABS_DIFF}"
         return _whole(found, reference, name, _SCORES_LIMIT)
@@ -233,12 +231,12 @@ def _shares(
 
 def _list(found: Values, reference: Values, name: str) -> str:
     """Compare a list of numbers, also a short one, of which spreads say little."""
-    ours, theirs = found.real.ravel(), reference.real.ravel()
+    values, right = found.real.ravel(), reference.real.ravel()
     errors = _errors(found, reference).ravel()
-    level = float(np.sqrt(np.mean(theirs**2)))
+    level = float(np.sqrt(np.mean(right**2)))
     least = max(_LEAST_SPREAD_STEPS * reference.step, _TINY)
-    spread = max(float(theirs.std()), least)
-    if theirs.size < _LEAST_VALUES_OF_PART:
+    spread = max(float(right.std()), least)
+    if right.size < _LEAST_VALUES_OF_PART:
         spread = max(spread, _WHOLE_LIMIT * level)
     share = float(np.sqrt(np.mean(errors**2))) / spread
     if share > _WHOLE_LIMIT:
@@ -248,7 +246,7 @@ def _list(found: Values, reference: Values, name: str) -> str:
     rest = float(np.sqrt(np.mean(np.delete(errors, worst) ** 2))) if errors.size > 1 else 0.0
     alone = max(_ALONE * rest, _ALONE_SPREAD * spread, _ALONE_STEPS * reference.step)
     if errors.size >= _LEAST_VALUES_OF_PART and errors[worst] > alone:
-        return f"value {worst} is {ours[worst]:.4g}, {name} has {theirs[worst]:.4g}; the others are alike"
+        return f"value {worst} is {values[worst]:.4g}, {name} has {right[worst]:.4g}; the others are alike"
     return ""
 
 
@@ -257,27 +255,27 @@ def _key_points(found: Values, reference: Values, name: str) -> str:
 
     The score of a single point says little: seen, 0.75 against 0.16 for a point in the same place.
     """
-    ours, theirs = found.real.reshape(-1, 3), reference.real.reshape(-1, 3)
-    extent = max(float(np.sqrt(theirs[:, :2].var(axis=0).sum())), 1e-6)
-    apart = np.hypot(*(ours[:, :2] - theirs[:, :2]).T) / extent
+    points, expected = found.real.reshape(-1, 3), reference.real.reshape(-1, 3)
+    extent = max(float(np.sqrt(expected[:, :2].var(axis=0).sum())), 1e-6)
+    apart = np.hypot(*(points[:, :2] - expected[:, :2]).T) / extent
     middle = float(np.median(apart))
     if middle > _POINTS_LIMIT:
         return (
             f"half of the {len(apart)} points are off by {middle:.2f} or more of the pose's extent, "
             f"allowed are {_POINTS_LIMIT}"
         )
-    sure = (ours[:, 2] >= _SURE_POINT) & (theirs[:, 2] >= _SURE_POINT)
+    sure = (points[:, 2] >= _SURE_POINT) & (expected[:, 2] >= _SURE_POINT)
     if np.any(apart[sure] > _SURE_LIMIT):
         place = int(np.argmax(np.where(sure, apart, -1)))
         return f"point {place} is off by {apart[place]:.2f} of the pose's extent, and both are sure of it"
-    scores = float(np.mean(np.abs(ours[:, 2] - theirs[:, 2])))
+    scores = float(np.mean(np.abs(points[:, 2] - expected[:, 2])))
     if scores > _POINT_SCORES_LIMIT:
         return f"the points' scores differ from {name}'s by {scores:.2f} on average"
-    if _repeated(ours) > _repeated(theirs) + 2:
-        return f"{_repeated(ours)} of {len(ours)} points are in a place that another one has"
+    if _repeated(points) > _repeated(expected) + 2:
+        return f"{_repeated(points)} of {len(points)} points are in a place that another one has"
     for column in range(3):
-        if np.ptp(ours[:, column]) == 0 and np.ptp(theirs[:, column]) > 0:
-            return f"column {column} of all points is {ours[0, column]:g}"
+        if np.ptp(points[:, column]) == 0 and np.ptp(expected[:, column]) > 0:
+            return f"column {column} of all points is {points[0, column]:g}"
     return ""
 
 

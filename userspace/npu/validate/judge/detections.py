@@ -124,21 +124,21 @@ def _is_tiny(shapes: Sequence[tuple[int, ...]]) -> bool:
 
 
 def detections(
-    outputs: Sequence[OutputRecord], known: Outputs | None = None
+    outputs: Sequence[OutputRecord], order: Outputs | None = None
 ) -> list[Detection] | None:
     """Return the objects of a row, best first; None if these are not the outputs of a known detector.
 
     Args:
-        known: which output is which, where another row has told.
+        order: which output is which, where another row has told.
     """
     if _is_tiny([tuple(output["shape"]) for output in outputs]):
         return _from_heads(*(values_of(output)[0] for output in outputs))
-    known = known or arrangement(outputs)
-    if known is None:
+    order = order or arrangement(outputs)
+    if order is None:
         return None
-    places = (known.boxes, known.classes, known.scores, known.count)
+    places = (order.boxes, order.classes, order.scores, order.count)
     boxes, classes, scores, count = (np.nan_to_num(values_of(outputs[place])) for place in places)
-    found = [
+    objects = [
         Detection(
             # The model counts classes without the background.
             int(classes[0, place]) + 1,
@@ -147,7 +147,7 @@ def detections(
         )
         for place in range(min(max(int(count.ravel()[0]), 0), boxes.shape[1]))
     ]
-    return sorted(found, key=lambda each: -each.score)
+    return sorted(objects, key=lambda each: -each.score)
 
 
 def _from_heads(offsets: NDArray[np.float64], scores: NDArray[np.float64]) -> list[Detection]:
@@ -193,8 +193,8 @@ def differences(
     Objects nearer to the threshold than ``tolerance`` may come and go.
     """
     problems = []
-    for ours, others, who in ((found, reference, "only here"), (reference, found, "missing")):
-        for each in ours:
+    for objects, others, who in ((found, reference, "only here"), (reference, found, "missing")):
+        for each in objects:
             if each.score < threshold + tolerance:
                 continue
             same = [

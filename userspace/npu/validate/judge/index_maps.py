@@ -45,20 +45,22 @@ def compare_indices(found: Values, reference: Values, name: str) -> str:
 
 
 def _by_scores(found: Values, reference: Values, short: _Shares, name: str) -> str:
-    ours, theirs = found.raw.ravel().astype(np.int64), reference.raw.ravel()
-    strange = np.flatnonzero((ours < 0) | (ours >= short.shape[1]))
+    indices, expected = found.raw.ravel().astype(np.int64), reference.raw.ravel()
+    strange = np.flatnonzero((indices < 0) | (indices >= short.shape[1]))
     if strange.size:
-        return f"number {strange[0]} is {ours[strange[0]]}, and there are {short.shape[1]} classes"
-    missing = short[np.arange(ours.size), ours]
+        return (
+            f"number {strange[0]} is {indices[strange[0]]}, and there are {short.shape[1]} classes"
+        )
+    missing = short[np.arange(indices.size), indices]
     whole = _mean(missing)
     if whole > _WHOLE_LIMIT:
-        count = int(np.count_nonzero(ours != theirs))
+        count = int(np.count_nonzero(indices != expected))
         return (
-            f"{count} of {ours.size} classes differ from {name}'s; by its scores they are worse by "
+            f"{count} of {indices.size} classes differ from {name}'s; by its scores they are worse by "
             f"{whole:.2f} of the spread, allowed are {_WHOLE_LIMIT}"
         )
-    for value in np.unique(theirs):
-        there = theirs == value
+    for value in np.unique(expected):
+        there = expected == value
         worse = _mean(missing[there])
         if there.mean() >= _CLASS_SHARE and worse > _CLASS_LIMIT:
             return (
@@ -89,18 +91,18 @@ def _mean(missing: _Shares) -> float:
 
 
 def _by_share(found: Values, reference: Values, name: str) -> str:
-    ours, theirs = found.raw.ravel(), reference.raw.ravel()
-    alike = float(np.mean(ours == theirs))
-    if ours.size < _FEW_INDICES:
-        place = int(np.flatnonzero(ours != theirs)[0])
-        return f"number {place} is {ours[place]}, {name} has {theirs[place]}"
+    indices, expected = found.raw.ravel(), reference.raw.ravel()
+    alike = float(np.mean(indices == expected))
+    if indices.size < _FEW_INDICES:
+        place = int(np.flatnonzero(indices != expected)[0])
+        return f"number {place} is {indices[place]}, {name} has {expected[place]}"
     if alike < _ALIKE:
-        return f"only {alike:.0%} of {ours.size} are {name}'s, at least {_ALIKE:.0%} have to be"
-    for value in np.unique(theirs):
-        mine, wanted = ours == value, theirs == value
-        if wanted.mean() < _CLASS_SHARE:
+        return f"only {alike:.0%} of {indices.size} are {name}'s, at least {_ALIKE:.0%} have to be"
+    for value in np.unique(expected):
+        here, there = indices == value, expected == value
+        if there.mean() < _CLASS_SHARE:
             continue
-        overlap = float(np.count_nonzero(mine & wanted) / np.count_nonzero(mine | wanted))
+        overlap = float(np.count_nonzero(here & there) / np.count_nonzero(here | there))
         if overlap < _CLASS_OVERLAP:
             return (
                 f"class {value} overlaps with {name}'s by {overlap:.2f} (intersection over union), at "

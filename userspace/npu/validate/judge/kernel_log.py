@@ -33,14 +33,14 @@ _CMA = re.compile(r"cma: .*alloc failed", re.IGNORECASE)
 
 def troubles(lines: Sequence[str]) -> list[str]:
     """Return the lines that a row must not have caused, each once, in their order."""
-    found = [
+    troubling = [
         line
         for line in lines
         if _OOPS.search(line)
         or _CMA.search(line)
         or (_DRIVER.search(line) and _TROUBLE.search(line))
     ]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(troubling))
 
 
 def out_of_memory(lines: Sequence[str]) -> str:

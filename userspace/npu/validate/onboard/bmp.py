@@ -181,8 +181,8 @@ def _beginning(head: bytes) -> tuple[int, int]:
         )
     offset, size = struct.unpack_from("<II", head, 10)
     if size not in _HEADERS:
-        known = ", ".join(map(str, _HEADERS))
-        raise ImageError(f"the BMP says that its header has {size} bytes; known are {known}")
+        header_sizes = ", ".join(map(str, _HEADERS))
+        raise ImageError(f"the BMP says that its header has {size} bytes; known are {header_sizes}")
     if len(head) < _FILE_HEADER_BYTES + size:
         raise ImageError(
             f"the BMP header is cut short: {len(head)} of {_FILE_HEADER_BYTES + size} bytes"
@@ -222,8 +222,10 @@ def _check_masks(masks: tuple[int, ...], bits: int) -> None:
     for mask in masks:
         straight = mask >> (mask & -mask).bit_length() - 1 if mask else 0
         if not mask or mask >> bits or straight & straight + 1:
-            found = ", ".join(f"{each:#x}" for each in masks)
-            raise ImageError(f"the BMP's colour masks {found} are none of {bits} bits a pixel")
+            shown_masks = ", ".join(f"{each:#x}" for each in masks)
+            raise ImageError(
+                f"the BMP's colour masks {shown_masks} are none of {bits} bits a pixel"
+            )
 
 
 def _palette(content: bytes, bits: int, used: int, entry_bytes: int) -> NDArray[np.uint8]:
@@ -256,14 +258,16 @@ def _decode_bgr(lines: NDArray[np.uint8], header: _Header) -> NDArray[np.uint8]:
 def _decode_masks(lines: NDArray[np.uint8], header: _Header) -> NDArray[np.uint8]:
     kind = "<u2" if header.bits == 16 else "<u4"
     values = lines[:, : header.width * header.bits // 8].copy().view(kind)
-    found = np.empty((len(lines), header.width, 3), np.uint8)
+    pixels = np.empty((len(lines), header.width, 3), np.uint8)
     for channel, mask in enumerate(header.masks):
         shift = (mask & -mask).bit_length() - 1
         most = mask >> shift
         part = (values & np.asarray(mask, kind)) >> np.asarray(shift, kind)
         # Rounded to the nearest of 0..255; as they are where the mask has 8 bits.
-        found[:, :, channel] = part if most == 255 else (part * 255.0 / most + 0.5).astype(np.uint8)
-    return found
+        pixels[:, :, channel] = (
+            part if most == 255 else (part * 255.0 / most + 0.5).astype(np.uint8)
+        )
+    return pixels
 
 
 def _named(head: bytes) -> str:

@@ -71,8 +71,8 @@ def in_child(work: Any, timeout_s: float) -> dict[str, Any]:
         number = os.WTERMSIG(status)
         name = signal_name(number)
         # Nobody but the kernel, short of memory, and an administrator sends it.
-        said = f"was killed with {name}" if number == signal.SIGKILL else f"crashed with {name}"
-        facts = {"error": {"stage": "crash", "message": said}, "signal": number}
+        words = f"was killed with {name}" if number == signal.SIGKILL else f"crashed with {name}"
+        facts = {"error": {"stage": "crash", "message": words}, "signal": number}
     else:
         facts = {"error": {"stage": "crash", "message": f"ended with status {status}"}}
     facts["log"] = text

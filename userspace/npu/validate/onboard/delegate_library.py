@@ -78,19 +78,19 @@ def of_opened(name: str) -> str:
     return ""
 
 
-def _with_advice(path: str, said: str) -> str:
+def _with_advice(path: str, words: str) -> str:
     """Return the dynamic linker's words, and what to do about them where that is known."""
-    absent = _MISSING.search(said)
+    absent = _MISSING.search(words)
     if absent:
         name = absent["name"] or absent["other"]
         return (
-            f"{said}: {path} needs {name}; install the package that has it, or name its folder with "
+            f"{words}: {path} needs {name}; install the package that has it, or name its folder with "
             "--env LD_LIBRARY_PATH=FOLDER"
         )
     for pattern, advice in _ADVICE:
-        if re.search(pattern, said):
-            return f"{said}: {advice.format(path=path)}"
-    return said
+        if re.search(pattern, words):
+            return f"{words}: {advice.format(path=path)}"
+    return words
 
 
 def _check_file(path: Path) -> None:
@@ -112,12 +112,12 @@ def _check_file(path: Path) -> None:
             needed_bytes = _needed_bytes(file.read(1 << 16), head)
     except OSError as error:
         raise LibraryError(f"{path} cannot be read: {error.strerror}") from error
-    ours = _own_header()
-    if len(head) == _HEADER_BYTES and ours and _kind(head) != _kind(ours):
-        wrong = "wrong ELF class" if head[4] != ours[4] else "wrong machine in its ELF header"
+    own_header = _own_header()
+    if len(head) == _HEADER_BYTES and own_header and _kind(head) != _kind(own_header):
+        wrong = "wrong ELF class" if head[4] != own_header[4] else "wrong machine in its ELF header"
         raise LibraryError(
-            f"{path} is for {_cpu(head)}, and this Python is for {_cpu(ours)} ({wrong}); take the "
-            f"library that was built for {_cpu(ours)}"
+            f"{path} is for {_cpu(head)}, and this Python is for {_cpu(own_header)} ({wrong}); take the "
+            f"library that was built for {_cpu(own_header)}"
         )
     if size_bytes < needed_bytes or len(head) < _HEADER_BYTES:
         raise LibraryError(

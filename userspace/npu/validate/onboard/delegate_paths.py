@@ -51,8 +51,8 @@ def not_there(name: str, library: str | None) -> str:
     """Say what a delegate lacks before it can be loaded; "" if nothing."""
     kind = name.partition(":")[0]
     if library is None:
-        wanted = PLACES[kind][-1].rpartition("/")[2]
-        return f"{wanted} is not there"
+        library_name = PLACES[kind][-1].rpartition("/")[2]
+        return f"{library_name} is not there"
     if not Path(library).exists():
         if Path(library).is_symlink():
             return f"{library} is a link to {Path(library).readlink()}, which is not there: install that"

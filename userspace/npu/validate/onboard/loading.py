@@ -72,7 +72,7 @@ def load(
 def _why_not(runtime: str, error: Exception) -> LoadError:
     import numpy
 
-    said = _sentences(str(error)) or repr(error)
+    message = _sentences(str(error)) or repr(error)
     old = runtime.startswith("tflite-runtime") and int(numpy.__version__.partition(".")[0]) >= 2
     if old and not isinstance(error, (ValueError, RuntimeError)):
         return LoadError(
@@ -80,8 +80,8 @@ def _why_not(runtime: str, error: Exception) -> LoadError:
             f"{runtime} was compiled for numpy 1 and does not work with numpy {numpy.__version__}",
             "pip install 'numpy<2', in the Python that runs this",
         )
-    hint = next((words for part, words in _HINTS if re.search(part, said)), OTHER_HINT)
-    return LoadError("model", f"{runtime} cannot run this model: {said}", hint)
+    hint = next((words for part, words in _HINTS if re.search(part, message)), OTHER_HINT)
+    return LoadError("model", f"{runtime} cannot run this model: {message}", hint)
 
 
 def _sentences(text: str) -> str:

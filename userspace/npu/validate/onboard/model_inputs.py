@@ -113,16 +113,16 @@ class Filling:
 
 def inputs_of(interpreter: Any) -> list[Input]:
     """Return the inputs of a TFLite interpreter."""
-    found = []
+    inputs = []
     for detail in interpreter.get_input_details():
         shape = tuple(int(size) for size in detail["shape"])
         scale, zero_point = detail["quantization"]
         signature = tuple(int(size) for size in detail.get("shape_signature", shape))
         dtype = np.dtype(detail["dtype"]).name
-        found.append(
+        inputs.append(
             Input(str(detail["name"]), shape, signature, dtype, float(scale), int(zero_point))
         )
-    return found
+    return inputs
 
 
 def fillings(inputs: Sequence[Input]) -> list[Filling]:

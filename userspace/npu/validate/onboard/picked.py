@@ -29,7 +29,7 @@ def sources(interpreter: Any) -> dict[int, Source]:
     except AttributeError:
         return {}
     makers = {int(tensor): node for node in nodes for tensor in node["outputs"]}
-    found = {}
+    score_sources = {}
     for detail in interpreter.get_output_details():
         node = makers.get(int(detail["index"]))
         while node and node["op_name"] in _PASSES_ON:
@@ -37,8 +37,8 @@ def sources(interpreter: Any) -> dict[int, Source]:
         if node and node["op_name"] in _PICKS:
             scores, axis = (int(tensor) for tensor in node["inputs"][:2])
             place = int(np.ravel(interpreter.get_tensor(axis))[0])
-            found[int(detail["index"])] = (scores, place, _PICKS[node["op_name"]])
-    return found
+            score_sources[int(detail["index"])] = (scores, place, _PICKS[node["op_name"]])
+    return score_sources
 
 
 def shortfall(interpreter: Any, source: Source) -> NDArray[np.uint8] | None:

@@ -88,7 +88,7 @@ def record(invoke: Callable[[], Any], most: int, budget_s: float) -> dict[str, A
         count = library.npu_profile_stop()
     if dropped := library.npu_profile_dropped():
         raise ProfileError(f"{dropped} submits more than the {MOST_EVENTS} that there is room for")
-    found = library.npu_profile_events()
+    recorded = library.npu_profile_events()
     return {
         "runs": runs,
         "events": [
@@ -99,6 +99,6 @@ def record(invoke: Callable[[], Any], most: int, budget_s: float) -> dict[str, A
                 each.tp,
                 each.group,
             ]
-            for each in found[:count]
+            for each in recorded[:count]
         ],
     }

@@ -83,7 +83,7 @@ def _against(halves: Bytes, inputs: Inputs) -> Iterator[Finding]:
 
 def _held(half: Bytes, inputs: Inputs) -> set[tuple[int, str]]:
     """Return which inputs an operand is, and in which order."""
-    found = set()
+    matches = set()
     for number, tensor in enumerate(inputs):
         orders = {_AS_IN_TFLITE: tensor.reshape(-1)}
         if tensor.ndim > 1:
@@ -92,8 +92,8 @@ def _held(half: Bytes, inputs: Inputs) -> set[tuple[int, str]]:
         for order, values in orders.items():
             apart = half.astype(np.float64) - values
             if float(np.sqrt(np.mean(apart**2))) <= _LIKE * spread:
-                found.add((number, order))
-    return found
+                matches.add((number, order))
+    return matches
 
 
 def _named(numbers: set[int]) -> str:

@@ -109,8 +109,8 @@ class ExactMode:
             return arithmetic.requantised(accumulators, operation.real, job.out_zero_point, job.low)
         halves = np.ascontiguousarray(image).reshape(2, *accumulators.shape)
         exact = arithmetic.add(halves[0], halves[1], operation.add, job.low)
-        found = requant.hardware(accumulators, job.scale, job.out_zero_point, job.low)
-        error = int(np.abs(found.astype(np.int16) - exact).max())
+        predicted = requant.hardware(accumulators, job.scale, job.out_zero_point, job.low)
+        error = int(np.abs(predicted.astype(np.int16) - exact).max())
         if error > MAX_ADD_ERROR:
             raise FaultError(
                 "sums of the ADD (weights and bias)",

@@ -116,11 +116,11 @@ class ModelAudit:
             return  # what else differs says nothing about the submission
         if self._mismatch:
             # Named after an operation: it is that one, but for these fields.
-            known = " of operation " in self._mismatch.field
+            is_the_models = " of operation " in self._mismatch.field
             yield replace(
                 self._mismatch,
-                blame=Blame.SUBMISSION if known else Blame.NOT_UNDERSTOOD,
-                evidence="recomputed from the model's quantisation" if known else "",
+                blame=Blame.SUBMISSION if is_the_models else Blame.NOT_UNDERSTOOD,
+                evidence="recomputed from the model's quantisation" if is_the_models else "",
             )
         operation = self._current
         if operation is None:
@@ -242,22 +242,24 @@ def _unfolded(coefficients: Coefficients, weights: Whole) -> bool:
 
 
 def _weights(coefficients: Coefficients, weights: Whole) -> Iterator[Finding]:
-    found = coefficients.weights
-    if weights.shape[2:] == (1, 1) and found.size == weights.size:
-        found = found.reshape(weights.shape)  # a fully connected layer's, in the order of its input
-        if not (wrong := int(np.count_nonzero(found != weights))):
+    decoded = coefficients.weights
+    if weights.shape[2:] == (1, 1) and decoded.size == weights.size:
+        decoded = decoded.reshape(
+            weights.shape
+        )  # a fully connected layer's, in the order of its input
+        if not (wrong := int(np.count_nonzero(decoded != weights))):
             return
-        kind = "others" if (_moments(found) != _moments(weights)).any() else "in another order"
+        kind = "others" if (_moments(decoded) != _moments(weights)).any() else "in another order"
         text = f"{wrong} {kind} (read as {coefficients.layout})"
         yield _submission("weights", f"all {weights.size} as in the model", text)
         return
     if _unfolded(coefficients, weights):
-        wrong = int(np.count_nonzero(found != weights))
+        wrong = int(np.count_nonzero(decoded != weights))
         if not wrong:
             return
         expected = f"all {weights.size} as in the model"
     # A folded kernel (stride 2) has the same weights at other places, and zero points between them.
-    by_channel = np.flatnonzero((_moments(found) != _moments(weights)).any(axis=1))
+    by_channel = np.flatnonzero((_moments(decoded) != _moments(weights)).any(axis=1))
     if _unfolded(coefficients, weights):
         kind = "in another order" if not by_channel.size else "others"
         yield _submission("weights", expected, f"{wrong} {kind} (read as {coefficients.layout})")
@@ -442,11 +444,11 @@ def _channels(shape: tuple[int, ...]) -> NDArray[np.intp]:
 def _places(size: tuple[int, int], macs: int) -> list[tuple[int, int]]:
     """Corners, middle and two more of a plane, as many as the time allows (always one)."""
     height, width = size
-    wanted = [
+    places = [
         (0, 0), (height - 1, width - 1), (height // 2, width // 2), (0, width - 1), (height - 1, 0),
         (height // 3, width * 2 // 3), (min(1, height - 1), min(1, width - 1)),
     ]  # fmt: skip
-    return list(dict.fromkeys(wanted))[: max(1, _MOST_MACS // max(macs, 1))]
+    return list(dict.fromkeys(places))[: max(1, _MOST_MACS // max(macs, 1))]
 
 
 def _size(tensor: graph.Tensor | None) -> tuple[int, int]:
