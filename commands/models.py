@@ -83,6 +83,8 @@ def model_report(
     target = files.target(html)
     place = VirtualNpus()
     board_npu = smoke.npu_on(board_host) if board_host else ""
+    if board_host and calibration:
+        measured.check_calibration(board_npu or npu, emulated=smoke.is_emulated(board_host))
     facts = report.report(Path(model), npu=npu or board_npu, mesa=place.named(mesa))
     if board_host:
 

@@ -15,6 +15,7 @@ import pytest
 
 from bsp.base.errors import UserError
 from bsp.base.project import PROJECT
+from bsp.remote.inventory import inventory_file
 from tests.support.models.small_nets import Net
 from userspace.npu.model.estimate import Calibration
 from userspace.npu.model.report import document, page, report, text
@@ -140,3 +141,14 @@ def test_a_bmp_goes_as_it_is_and_the_row_is_teflons(tmp_path: Path) -> None:
     ran = on_board.measured(tmp_path / "m.tflite", picture, None, smoke_test)
     assert ran.row["status"] == "skip"
     assert (asked[0].image, asked[0].profile) == (str(picture), True)
+
+
+def test_an_emulated_board_is_refused_before_anything_runs(facts: Facts, own_hosts: None) -> None:
+    inventory_file().write_text(
+        '[hosts.desk]\naddress = "127.0.0.1"\nport = 9\nboard = "virtual-a311d"\n'
+    )
+    command = [sys.executable, "-m", "invoke", "model-report", str(facts.path), "--host", "desk",
+               "--calibration", "x.json"]  # fmt: skip
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, check=False)
+    assert done.returncode == 2
+    assert b"an emulated board's times calibrate nothing" in done.stderr

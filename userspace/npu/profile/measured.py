@@ -98,6 +98,18 @@ def measured(
     return Measured(document, row)
 
 
+def check_calibration(npu: str, *, emulated: bool) -> None:
+    """Refuse what no calibration can come of, before anything runs.
+
+    Raises:
+        UserError: which NPU it is is not known, or it is an emulator's.
+    """
+    if not npu or "," in npu:
+        raise UserError("which NPU the host has is not known", hint="--npu NAME")
+    if emulated:
+        raise UserError("an emulated board's times calibrate nothing", hint="give a real board")
+
+
 def calibration(measured: Measured, model: Model, npu: str) -> Calibration:
     """Return a board's times of a model as a calibration.
 
@@ -106,10 +118,7 @@ def calibration(measured: Measured, model: Model, npu: str) -> Calibration:
     """
     profile = measured.row.get("profile") or {"error": "it was not taken"}
     latency = measured.row["latency_ms"]
-    if not npu or "," in npu:
-        raise UserError("which NPU the host has is not known", hint="--npu NAME")
-    if measured.emulated:
-        raise UserError("an emulated board's times calibrate nothing", hint="give a real board")
+    check_calibration(npu, emulated=measured.emulated)
     if measured.row["status"] != "pass" or latency is None:
         raise UserError(
             f"{TEFLON} did not pass, its times calibrate nothing: {measured.row['reason']}"

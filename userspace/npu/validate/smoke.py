@@ -159,6 +159,11 @@ def npu_on(host: Host) -> str:
     return npu_of_soc(load_board(host.board).soc) if host.board else ""
 
 
+def is_emulated(host: Host) -> bool:
+    """Whether a host is QEMU's; False where its board is not known yet."""
+    return host.board is not None and _emulated(host, load_board(host.board))
+
+
 def _emulated(host: Host, profile: Board) -> bool:
     """Whether a host is QEMU's: a profile may stand for a real board and for its emulation."""
     return profile.qemu is not None and host.address in _LOOPBACK
