@@ -38,7 +38,7 @@ def boards(
 
     if kernel or fresh:
         raise UserError(
-            "--kernel and --fresh are for looking into kernels",
+            "--kernel and --fresh are for --scan",
             hint="./inv boards --scan --kernel 7.3",
         )
     rows = describe.all_boards()

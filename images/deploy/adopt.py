@@ -64,7 +64,7 @@ def adopt(target: Target, *, board: Board | None, dry_run: bool = False) -> Depl
             return result
         with result.step("Looking for the kernel and RAM disk that run"):
             answer = agent.ask({"do": "survey"}, timeout_s=_ANSWER_S)
-        with result.step("Looking how it boots today"):
+        with result.step("Surveying how it boots"):
             how = survey(agent, board, answer, target.root)
         if how.way == "raw":
             fat_mount = BOOT
@@ -196,7 +196,7 @@ def undo(target: Target, *, fat_mount: str | None = None, dry_run: bool = False)
             facts = agent.open(None, fat_mount=fat_mount, lock=not dry_run)
         if not facts.adopted:
             raise UserError(
-                f"{target.host.name} was not taken over by npu-bsp: there is nothing to give back",
+                f"{target.host.name} was not adopted by npu-bsp: there is nothing to undo",
                 hint=f"./inv status --host {target.host.name}",
             )
         if dry_run:

@@ -233,7 +233,7 @@ def prepare(agent: Agent, plan: Plan, bundle: Bundle, facts: Facts, result: Depl
                     f"{sent.sent_bytes / 1e6:.2f} MB, {sent.wire_bytes / 1e6:.2f} MB on the wire{patched}"
                 )
         elif isinstance(step, Mend):
-            with result.step("Repairing what was changed"):
+            with result.step("Repairing changed files"):
                 left = drift.mend(agent, step, facts)
     if result.drift:
         result.drift = drift.outcome(result.drift, plan, left)

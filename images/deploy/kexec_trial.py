@@ -66,7 +66,7 @@ def try_dtb(
         board, fat_mount, facts = recognised(host, agent, board, target.root, lock=not dry_run)
         check_serial(host, facts)
         result = Deployment(host.name, board.name, facts.running, "a trial by kexec")
-        with result.step("Looking how it boots today"):
+        with result.step("Surveying how it boots"):
             found = agent.ask({"do": "survey"}, timeout_s=_ANSWER_S)
             how = result.survey = survey(agent, board, found, target.root)
         _refuse(how, found, host.name)

@@ -266,7 +266,7 @@ def _is_wrong(
     npu: str,
     note: Callable[[str], None],
 ) -> bool:
-    note(f"{npu}: is it right up to operation {index}?")
+    note(f"{npu}: running up to operation {index}")
     return run(prefix(model, index)).status not in _RIGHT
 
 

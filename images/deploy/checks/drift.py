@@ -89,7 +89,7 @@ def look(
     Returns:
         What the board says; changed manifests.
     """
-    with step("Reading all that is on the board"):
+    with step("Re-hashing all deployed files"):
         facts = agent.open(generation, fat_mount=fat_mount, lock=False, thorough=True)
         changes = []
         for name, digest in facts.manifests.items():

@@ -113,7 +113,7 @@ def _on_board(agent: Agent, checks: Checks) -> list[Verdict]:
         "driver": checks.driver,
     }
     deadline = time.monotonic() + checks.deadline_s
-    with step("Checking that it works") as now:
+    with step("Running the health checks") as now:
         while True:
             verdicts = msgspec.convert(agent.ask(request)["checks"], list[Verdict])
             wrong = [each for each in verdicts if not each.ok]

@@ -81,7 +81,7 @@ def check_identity(
     """
     if names_no_board(compatible[0]):
         raise UserError(
-            f"{what} is for {compatible[0]!r}, which is the name of a chip or a module and of no board",
+            f"{what} is for {compatible[0]!r}, which names a chip or a module, not a board",
             hint="./inv new-board NAME --like BOARD --from-host HOST writes a profile with a string of its "
             "own; nothing was written",
         )
@@ -167,7 +167,7 @@ def refuse_without_boot(host: Host, board: Board) -> None:
         raise UserError(
             f"{host.name} is {board.title} in QEMU, which has no boot loader there: QEMU is handed kernel "
             "and DTB, so deploy cannot replace them",
-            hint=f"start it with others: ./inv virtual.up --board {board.name}; or deploy to a board that "
+            hint=f"start it with another kernel or DTB: ./inv virtual.up --board {board.name}; or deploy to a board that "
             "boots by itself: ./inv virtual.up",
         )
     if board.boot is None:

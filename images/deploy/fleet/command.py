@@ -93,7 +93,7 @@ def _bundles(hosts: Sequence[Host], content: Content, *, force_enable: bool) -> 
     unknown = [name for name, kind in kinds.items() if not kind]
     if unknown:
         raise UserError(
-            f"the kind of board is not known of: {', '.join(unknown)}",
+            f"the board profile is not known for: {', '.join(unknown)}",
             hint='board = "..." in their entries of the inventory; or --board, or --bundle',
         )
     bundle_of_kind: dict[str, Bundle] = {}

@@ -111,7 +111,7 @@ def give_back(board: Board, request: Record | None = None) -> Record:
     """Undo ``take_over``: what booted the board before does so again."""
     mark = os.path.join(board.own, TAKEN_OVER)
     if not os.path.exists(mark):
-        raise RefusedError("this board was not taken over: there is nothing to give back")
+        raise RefusedError("this board was not adopted: there is nothing to undo")
     trial = os.path.join(board.own, "trial.env")
     if os.path.exists(trial):
         write_sector(trial, bytes(SECTOR_BYTES))

@@ -198,7 +198,7 @@ def plain_kernel(path: str) -> bytes:
         if kind == "a FIT image" and not re.search(r"fit|\.itb$", os.path.basename(path), re.I):
             return b""  # a device tree
         if kind:
-            raise RefusedError(f"is {kind}, which was not looked into")
+            raise RefusedError(f"is {kind}, which is not searched")
         if not packed and without_header(head)[56:60] != b"ARM\x64":
             return b""
         if os.fstat(file.fileno()).st_size > _MOST_BYTES:

@@ -215,7 +215,7 @@ def _receive_files(
             raise RefusedError(f"expected a file, found frame {part[0]!r}")
         index = int.from_bytes(part[1][:4], "big")
         if index >= len(entries) or entries[index].get("link") is not None:
-            raise RefusedError(f"file {index} is none of the manifest's")
+            raise RefusedError(f"file {index} is not in the manifest")
         entry = entries[index]
         path = board.place(folder, entry)
         if not on_fat(entry):

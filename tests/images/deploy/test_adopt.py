@@ -133,7 +133,7 @@ def test_what_runs_becomes_the_good_generation_and_is_given_back(
     returned = undo(stock.target())
     assert files_of(stock.fat) == before
     assert set(returned) <= set(before)
-    with pytest.raises(UserError, match="was not taken over"):
+    with pytest.raises(UserError, match="was not adopted"):
         undo(stock.target())
 
 

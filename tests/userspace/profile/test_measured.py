@@ -123,7 +123,7 @@ def test_a_calibration_without_a_host_is_refused(facts: Facts) -> None:
     ]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, check=False)
     assert done.returncode == 2
-    assert b"--calibration is of a board's times" in done.stderr
+    assert b"--calibration writes times that were measured on a board" in done.stderr
 
 
 def test_a_bmp_goes_as_it_is_and_the_row_is_teflons(tmp_path: Path) -> None:

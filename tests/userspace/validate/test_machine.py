@@ -139,7 +139,7 @@ def test_what_arrives_with_another_content_is_not_kept(
 def test_without_a_deployment_the_error_says_to_deploy(
     connection: Connection, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match="has no userspace of ours") as caught:
+    with pytest.raises(UserError, match="has no userspace of npu-bsp") as caught:
         machine(connection, tmp_path / "none", tmp_path / "cache")
     assert caught.value.hint == "./inv deploy --host loop"
     with pytest.raises(UserError, match=r"/run/npu-bsp/current/userspace/bin/runner\.py"):

@@ -45,7 +45,7 @@ def _compatible(subject: Subject) -> tuple[str, str, str, str]:
     facts, board, wanted = subject.facts, subject.board, subject.wanted
     if not facts.compatible and facts.system.container:
         return unknown(
-            f"no device tree is to be seen in this container ({facts.system.container})",
+            f"no device tree is visible in this container ({facts.system.container})",
             wanted.compatible[0] if wanted else "a board that has a profile",
             "./inv doctor --board BOARD",
         )
@@ -257,8 +257,8 @@ def _identity(subject: Subject) -> tuple[str, str, str, str]:
     unsafe = [device["unsafe"] for device in devices if "unsafe" in device]
     if unsafe:
         see = subject.there("dmesg | grep -i etnaviv")
-        return broken(f"who opens the device node {unsafe[0]}: no core came up", expected, see)
-    return unknown("nothing tells", expected)
+        return broken(f"opening the device node {unsafe[0]}: no core came up", expected, see)
+    return unknown("neither driver nor log reports it", expected)
 
 
 CHECKS: tuple[tuple[str, Callable[[Subject], tuple[str, str, str, str]]], ...] = (

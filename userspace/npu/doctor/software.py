@@ -112,7 +112,7 @@ def library(subject: Subject) -> Outcome:
     if facts.system.elsewhere:
         place = facts.system.elsewhere[0]
         repair = f"mkdir -p /usr/lib/teflon && ln -s {place} {LIBRARY}"
-        return broken(f"only {place}, where nobody looks", expected, subject.there(repair))
+        return broken(f"only {place}, which is not searched", expected, subject.there(repair))
     repair = subject.deploy if subject.host else _PACKAGE
     return broken("none, and no userspace was deployed", expected, repair)
 

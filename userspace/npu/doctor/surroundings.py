@@ -91,7 +91,7 @@ def boot_script(subject: Subject) -> Outcome:
     files = facts.system.boot_files
     expected = "one file says what boots"
     if not files:
-        return ok("no boot script, no extlinux.conf is to be seen", expected)
+        return ok("no boot script and no extlinux.conf is visible", expected)
     if re.search(r"\bnpu_bsp\.generation=", facts.cmdline):
         return ok("npu-bsp's boot script has booted it", expected)
     configurations = [file for file in files if not file.is_script]

@@ -143,7 +143,7 @@ class BoardMachine:
         )
         if found.exit_code != 0:
             raise UserError(
-                f"{name} has no userspace of ours: {self._runner} is not there",
+                f"{name} has no userspace of npu-bsp: {self._runner} is not there",
                 hint=f"./inv deploy --host {name}",
             )
 

@@ -44,8 +44,8 @@ def npu_devices() -> list[dict[str, Any]]:
         node = f"/dev/{'accel' if accel else 'dri'}/{entry.name}"
         device: dict[str, Any] = {"node": node, "driver": driver, "error": None, "cores": []}
         device["by_path"] = by_path(node)
-        # In a process of its own: Linux 6.12's etnaviv_open() dereferences NULL, and ends who opens it,
-        # where the driver has found no core.
+        # In a process of its own: Linux 6.12's etnaviv_open() dereferences NULL where the driver has
+        # found no core, which kills the process that opens the node.
         device |= in_child(lambda node=node, accel=accel: open_node(node, accel), PROBE_TIMEOUT_S)
         del device["log"]
         if isinstance(device["error"], dict):  # it did not come to an answer
