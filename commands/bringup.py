@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The whole path, end to end, on a virtual board."""
+"""Bring-up: build, deploy and validate everything on a virtual board."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Bundles: what is deployed, as one signed unit; and what it is made of, locked."""
+"""Bundles: what is deployed, as one signed unit; and lock files of their inputs."""
 
 from __future__ import annotations
 

@@ -67,7 +67,9 @@ def model_report(
     from virtual.model_runs.place import VirtualNpus
 
     if calibration and not host:
-        raise UserError("--calibration writes times that were measured on a board", hint="add --host NAME")
+        raise UserError(
+            "--calibration writes times that were measured on a board", hint="add --host NAME"
+        )
     if no_run:
         for_runs = {"input": input, "inputs": inputs, "run": run}
         for_runs |= {} if host else {"image": image, "size": size}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Traces of the virtual NPU: shown in words, computed again."""
+"""Traces of the virtual NPU: described, and run again."""
 
 from __future__ import annotations
 

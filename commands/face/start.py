@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Starts invoke as its own script does, in less time: for ``./inv``, whose start each command feels.
+"""Starts invoke as its own script does, in less time: each command of ``./inv`` waits for that.
 
 invoke imports ``unittest.mock``, and with it asyncio, for a class that only tests use; that alone is a
 tenth of a short command. Looking for cycles among all that imports make takes another part.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The words of a command line, looked at before Invoke parses them: is help asked for, what is wrong?
+"""Checks the words of a command line before Invoke parses them: is help asked for, what is wrong?
 
 Invoke's own errors name its classes, and it takes ``--help`` for the value of whatever is missing.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Takes a board over that was not made by us: what it runs becomes its first good generation.
+"""Adopts a board that npu-bsp did not set up: what it runs becomes its first good generation.
 
 Kernel and RAM disk are copied on the board, the device tree is the running one, the command line too. Our
 boot script then boots that once, on trial. As long as there is no good generation the script falls back on
@@ -103,7 +103,7 @@ def _take_in(
     folder: Path,
     result: Deployment,
 ) -> tuple[Facts, Plan]:
-    """Make what runs a generation on the board, and our script the one that boots it."""
+    """Make a generation of what runs, on the board, and install our boot script."""
     host = target.host
     with result.step("Copying kernel and RAM disk to the boot partition, on the board"):
         question = {"do": "take-in", "fat_mounts": answer["fat_mounts"]}
@@ -124,7 +124,7 @@ def _take_in(
 
 @contextmanager
 def _given_up_on_failure(target: Target, facts: Facts, fat_mount: str) -> Iterator[None]:
-    """Have the board remove what was begun, where that cannot be ended and nothing was there before."""
+    """Have the board remove an adoption that failed half-way, where there was none before."""
     try:
         yield
     except BaseException:
@@ -181,7 +181,7 @@ def _planned(
 
 
 def undo(target: Target, *, fat_mount: str | None = None, dry_run: bool = False) -> list[str]:
-    """Have a board that was taken over boot in its old way again, from the next boot on.
+    """Undo an adoption: from the next boot on the board boots as it did before.
 
     Returns:
         The names of the files that are back.
@@ -206,7 +206,7 @@ def undo(target: Target, *, fat_mount: str | None = None, dry_run: bool = False)
 
 
 def _refuse_system(how: Survey, host: str) -> None:
-    """Refuse systems that choose themselves what boots, and set-ups that are not to be touched.
+    """Refuse systems that choose what boots themselves (A/B updates), and layouts that must not be changed.
 
     Raises:
         UserError: says which system, or what is wrong with the set-up.
@@ -240,12 +240,12 @@ def _refuse_unknown_script(how: Survey, rivals: list[str], host: str) -> None:
 
 
 def _needed_bytes(answer: dict[str, Any]) -> int:
-    """What a generation of what runs takes on the boot partition: its files unpacked, and a device tree."""
+    """Return the room that a generation of what runs takes on the boot partition: unpacked files, a DTB."""
     return int(answer["size_bytes"]) + planning.FAT_RESERVE_BYTES + bundles.DTB_MAX_BYTES
 
 
 def _refuse(facts: Facts, answer: dict[str, Any], host: str, fat_mount: str, how: Survey) -> None:
-    """Refuse boards that cannot be taken over with a way back.
+    """Refuse boards that cannot be adopted with a way back.
 
     Raises:
         UserError: says what is missing, and what to do.

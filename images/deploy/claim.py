@@ -50,7 +50,7 @@ def claim_of(*, steal: bool, reason: str) -> Claim:
             hint='--steal --reason "their machine is gone"; it is recorded in the board\'s log',
         )
     if reason and not steal:
-        raise UserError("--reason says why --steal takes the lease", hint="add --steal, or leave --reason out")
+        raise UserError("--reason goes with --steal", hint="add --steal, or leave --reason out")
     return Claim(" ".join(reason.split()))
 
 

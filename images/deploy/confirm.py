@@ -43,7 +43,9 @@ def arm(agent: Agent, plan: Plan, target: Target) -> None:
         )
     except ConnectionLostError as error:
         # Whether the board was told is seen from whether it reboots.
-        progress.say(f"{error.message}, just when the trial was requested: watching whether it reboots")
+        progress.say(
+            f"{error.message}, just when the trial was requested: watching whether it reboots"
+        )
 
 
 def decide(target: Target, result: Deployment, facts: Facts, fat_mount: str) -> Deployment:

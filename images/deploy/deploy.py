@@ -70,7 +70,7 @@ def deploy(
         thorough = drift.is_due(host, asked=target.verify, every=target.verify_every)
         changes: list[drift.Change] = []
         if thorough:
-            facts, changes = _look(target, agent, opened, repair=not dry_run)
+            facts, changes = _rehash(target, agent, opened, repair=not dry_run)
         result = planned(target, agent, facts, bundle, board, fat_mount)
         if thorough:
             result.verified, result.drift = True, changes + drift.changes_in(facts)
@@ -157,7 +157,7 @@ def _open_unknown(
     return _Opened(bundle, board, facts, fat_mount)
 
 
-def _look(
+def _rehash(
     target: Target, agent: Agent, opened: _Opened, *, repair: bool
 ) -> tuple[Facts, list[drift.Change]]:
     """Re-hash what is on the board; return the facts after repairs, and what was changed."""
@@ -170,7 +170,7 @@ def _look(
         board=opened.board,
     )
     check_serial(host, opened.facts)
-    return drift.look(agent, bundle.generation, bundle, fat_mount=opened.fat_mount, repair=repair)
+    return drift.rehash(agent, bundle.generation, bundle, fat_mount=opened.fat_mount, repair=repair)
 
 
 def planned(

@@ -104,7 +104,7 @@ def _running(agent: Agent, facts: Facts, host: str) -> Manifest:
     """
     if facts.running is None or facts.running not in facts.generations:
         raise UserError(
-            f"{host} runs something that is not a generation, so there is no generation that could try another tree",
+            f"{host} runs something that is not a generation: none could try another device tree",
             hint="reboot it into its good generation, or take it over: ./inv deploy --adopt",
         )
     return agent.manifest(facts.running)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Deployments as people read them."""
+"""Deployments and statuses as text."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Shown(base.Result):
         return self.result.document()
 
     def text(self) -> str:
-        """The outcome in a few lines; where it ended badly only what was found before."""
+        """Return the outcome in a few lines; of a failed deployment only the survey."""
         survey = f"{self.result.survey.text()}\n" if self.result.survey else ""
         return survey if self.exit_code else f"{survey}{result_text(self.result)}"
 
     def complaint(self) -> str:
-        """How it ended badly: the board's console, what happened, what to do."""
+        """Return why a deployment failed: the board's console, what happened, what to do."""
         if not self.exit_code:
             return ""
         if self.result.outcome == "refused":
@@ -92,7 +92,7 @@ def drift_lines(verified: bool, changes: list[Change]) -> list[str]:
 
 
 def given_back_text(document: dict[str, Any]) -> str:
-    """What undoing a take-over did."""
+    """Return what undoing an adoption did."""
     host, back = document["host"], ", ".join(document["returned"]) or "nothing else"
     if document["outcome"] == "planned":
         return f"{host}: would boot as before npu-bsp took it over"

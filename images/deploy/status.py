@@ -64,7 +64,7 @@ def status(target: Target) -> StatusDocument:
     with session(target) as agent:
         fat_mount, facts, match = opened(target.host, agent, target.root, lock=False)
         if target.verify:
-            facts, changes = drift.look(agent, None, None, fat_mount=fat_mount, repair=False)
+            facts, changes = drift.rehash(agent, None, None, fat_mount=fat_mount, repair=False)
             changes += drift.changes_in(facts)
             changes += _loaded_changes(agent, facts, changes)
         running = _running_manifest(agent, facts)
@@ -111,7 +111,7 @@ def _running_manifest(agent: Agent, facts: Facts) -> Manifest | None:
 
 
 def _loaded_changes(agent: Agent, facts: Facts, earlier: list[drift.Change]) -> list[drift.Change]:
-    """Modules of the running generation that are others where the kernel loads them from."""
+    """Return modules of the running generation whose copy that the kernel loads from differs."""
     if facts.running is None or facts.running not in facts.generations:
         return []
     try:

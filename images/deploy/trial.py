@@ -84,7 +84,7 @@ def reset_by_power(host: Host) -> bool:
 def problems(
     facts: Facts, verified: dict[str, object], *, release: str, generation: str
 ) -> list[str]:
-    """What runs, against what was sent; empty if all is as it should be."""
+    """Compare what runs with what was sent; return the differences."""
     problems_found: list[str] = []
     if facts.running != generation:
         problems_found.append(f"generation {facts.running} runs, expected {generation}")
@@ -106,12 +106,12 @@ def problems(
 
 
 def tree_problems(sent: object, running: object) -> list[str]:
-    """Where the running device tree is not the one that was sent; both as the agent packs them."""
+    """Return how the running device tree differs from the one sent; both as the agent packs them."""
     return differences_from(decompress_fdt(sent if isinstance(sent, str) else None), running)
 
 
 def differences_from(expected: bytes | None, running: object) -> list[str]:
-    """Where the running device tree, as the agent packs it, is not the expected one."""
+    """Return how the running device tree, as the agent packs it, differs from the expected one."""
     running_tree_blob = decompress_fdt(running if isinstance(running, str) else None)
     if expected is None or running_tree_blob is None:
         what = "the DTB on the boot partition" if expected is None else "/sys/firmware/fdt"

@@ -12,7 +12,7 @@ from ..plan import Facts
 
 
 def command_line_for(manifest: Manifest, facts: Facts) -> str:
-    """Return the command line: the manifest's, or the running one without what boot loader and we add.
+    """Return the command line: the manifest's, or the running one without the words that are added at boot.
 
     A board that was adopted keeps its own: the manifest's root is that of an image of ours.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Does a generation fit where the boot script loads it? Said before anything is sent."""
+"""Whether a generation fits where the boot script loads it: checked before anything is sent."""
 
 from __future__ import annotations
 

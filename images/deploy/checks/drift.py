@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What was changed on a board behind our back: found by reading everything, named, and repaired.
+"""Files that changed on a board since they were deployed: found by re-hashing, listed, repaired.
 
 An ordinary deployment believes what the board says of its generations: their manifests, and that a file of
-the right size and time has the right content. A thorough look reads and hashes all of it. It is made with
-``--verify``, and by itself each so-manieth time.
+the right size and time has the right content. ``--verify`` re-hashes all files; so does every Nth
+deployment by itself.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Change:
 
 
 def is_due(host: Host, *, asked: bool, every: int | None) -> bool:
-    """Whether a deployment is to look thoroughly.
+    """Return whether a deployment is to re-hash all files.
 
     Args:
         asked: ``--verify``.
@@ -58,13 +58,13 @@ def is_due(host: Host, *, asked: bool, every: int | None) -> bool:
 
 
 def count(host: Host, *, thorough: bool) -> None:
-    """Remember that a deployment looked thoroughly, or did not."""
+    """Record whether a deployment re-hashed all files."""
     trusting = 0 if thorough else _trusting(host) + 1
     write_atomically(_counter(host), json.dumps({"trusting": trusting}).encode() + b"\n")
 
 
 def _trusting(host: Host) -> int:
-    """How many deployments there were since the last thorough one."""
+    """Return the number of deployments since files were last re-hashed."""
     try:
         return int(json.loads(_counter(host).read_text())["trusting"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -75,10 +75,10 @@ def _counter(host: Host) -> Path:
     return state_dir() / "verified" / f"{host.name.replace('/', '_')}.json"
 
 
-def look(
+def rehash(
     agent: Agent, generation: str | None, bundle: Bundle | None, *, fat_mount: str, repair: bool
 ) -> tuple[Facts, list[Change]]:
-    """Look thoroughly at what is on the board.
+    """Re-hash all files on the board.
 
     A manifest that was changed says nothing about the files beside it: where this machine knows the right
     one, it is put back first.
@@ -116,7 +116,7 @@ def _right_manifest(generation: str, bundle: Bundle | None) -> bytes | None:
 
 
 def changes_in(facts: Facts) -> list[Change]:
-    """All that a thorough look found, in generations and outside."""
+    """Return all changes that re-hashing found, in generations and outside."""
     changes = [Change(name, path) for name, paths in facts.generations.items() for path in paths]
     return changes + [Change(None, path) for path in onboard_changes(facts)]
 

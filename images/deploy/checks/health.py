@@ -80,7 +80,7 @@ def checks_for(host: Host, board: Board | None, manifest: Manifest, dtb: bytes |
 
 
 def _is_to_work(npu: Npu, manifest: Manifest, dtb: bytes | None) -> bool:
-    """Whether the device tree switches the NPU on, and the kernel is one that knows it."""
+    """Return whether the device tree enables the NPU and the kernel supports it."""
     if dtb is None or npu.kernel_since is None or not npu.enabled:
         return False
     if _numbers(manifest.kernel_release) < _numbers(npu.kernel_since):

@@ -167,8 +167,8 @@ def refuse_without_boot(host: Host, board: Board) -> None:
         raise UserError(
             f"{host.name} is {board.title} in QEMU, which has no boot loader there: QEMU is handed kernel "
             "and DTB, so deploy cannot replace them",
-            hint=f"start it with another kernel or DTB: ./inv virtual.up --board {board.name}; or deploy to a board that "
-            "boots by itself: ./inv virtual.up",
+            hint=f"start it with another kernel or DTB: ./inv virtual.up --board {board.name}; or deploy "
+            "to a board that boots by itself: ./inv virtual.up",
         )
     if board.boot is None:
         raise UserError(

@@ -26,15 +26,15 @@ class Check:
 
 
 def ok(found: str, expected: str) -> Outcome:
-    """It is as it has to be."""
+    """Return the outcome of a check that passed."""
     return "ok", found, expected, ""
 
 
 def broken(found: str, expected: str, next_command: str) -> Outcome:
-    """It is not as it has to be."""
+    """Return the outcome of a check that failed."""
     return "broken", found, expected, next_command
 
 
 def unknown(found: str, expected: str, next_command: str = "") -> Outcome:
-    """It cannot be seen."""
+    """Return the outcome of a check whose facts are not available."""
     return "unknown", found, expected, next_command

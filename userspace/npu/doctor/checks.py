@@ -118,7 +118,7 @@ def _kernel(subject: Subject) -> tuple[str, str, str, str]:
 
 
 def _came_up(subject: Subject) -> bool:
-    """Whether the driver has found an NPU with cores: then it knows it, whatever kernel that is."""
+    """Return whether the driver has found an NPU with cores: then it supports it, on any kernel."""
     devices = (subject.facts.python or {}).get("devices") or []
     return any(core["npu"] for device in devices for core in device["cores"])
 
@@ -205,7 +205,7 @@ def _probe(subject: Subject) -> tuple[str, str, str, str]:
 
 
 def _last_failure(about: list[str]) -> str:
-    """The driver's last word of the log, where that is a failure: a later model line outdates it.
+    """Return the driver's last message, where that is a failure: a later model line supersedes it.
 
     By place: the log says the same words each time the driver is loaded.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Checks of what the kernel was told and given: node, status, power domain, clocks, configuration. Pure."""
+"""Checks of device tree and kernel: node, status, power domain, clocks, configuration. Pure."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def owners(subject: Subject) -> Outcome:
 
 
 def _switched_off(subject: Subject, npu: Npu, off: list[Unavailable], expected: str) -> Outcome:
-    """The outcome for nodes that are off: enabled by a deployment, unless somebody knew why."""
+    """Return the outcome for disabled nodes: a deployment enables them, unless they are off on purpose."""
     found = ", ".join(
         f"{each.path} is {each.status or 'off (its status is empty)'}" for each in off
     )
@@ -78,7 +78,7 @@ def _switched_off(subject: Subject, npu: Npu, off: list[Unavailable], expected: 
 
 
 def _look(subject: Subject) -> str:
-    """The command that shows what is wrong in the tree, and asks before it changes it."""
+    """Return the command that shows what is wrong in the tree, and asks before it changes it."""
     return f"./inv build-dts --from-host {subject.host or 'NAME'}"
 
 

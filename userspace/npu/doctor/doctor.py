@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The doctor's visit: ask a host (or this machine), judge, name the first broken link."""
+"""Examines a host (or this machine): asks for its facts, judges them, names the first broken link."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def doctor(
 
 
 def _boot_facts(connection: Connection) -> BootFacts | None:
-    """How a board boots; None where it has no Python to look with."""
+    """Return how a board boots; None where it has no Python to ask with."""
     try:
         return boot_facts.ask(connection)
     except InfrastructureError:
@@ -83,7 +83,7 @@ def _boot_facts(connection: Connection) -> BootFacts | None:
 
 
 def _boot(facts: BootFacts | None, board: str | None) -> dict[str, Any] | None:
-    """How a board boots today, as a document; None: that was not seen."""
+    """Return how a board boots today, as a document; None where that is unknown."""
     if facts is None:
         return None
     profile = load_board(board) if board else None

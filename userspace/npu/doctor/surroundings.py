@@ -82,7 +82,7 @@ def container(subject: Subject) -> Outcome:
 
 
 def boot_script(subject: Subject) -> Outcome:
-    """Whether a boot script lies about that something newer has taken the place of.
+    """Whether a boot script is present that something newer has replaced.
 
     U-Boot looks at the bootable partitions in their order, and in each for extlinux.conf before boot.scr
     (boot/bootflow.c, include/config_distro_bootcmd.h).
@@ -134,7 +134,7 @@ def _appended(line: str, cmdline: str) -> bool:
 
 
 def displays(subject: Subject) -> Outcome:
-    """Who owns which device node, and whether a desktop may take the NPU for its GPU.
+    """Whether the NPU's device node has the usual owner, and whether a desktop may use it as its GPU.
 
     For a display without a GPU of its own, Mesa renders on the first render node of a platform device that
     it knows and can open (src/loader/loader.c, loader_open_render_node_platform_device). It knows etnaviv,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What surrounds an NPU on a board: container, C library, displays, boot files. Pure."""
+"""Facts about a board beside its NPU: container, C library, displays, boot files. Pure."""
 
 from __future__ import annotations
 
