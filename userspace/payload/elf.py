@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which libraries ELF files need: a small reader, since no tool of ours has to know foreign machines.
+"""Reads which libraries ELF files need, for any machine.
 
 Layout as in elf(5): 64-bit, little-endian; that is all that boards with these NPUs are.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where a generation lies on a board, and how a factory disk gets its first one.
+"""The paths of a generation on a board, and how a new disk gets its first one.
 
 The boot partition, FAT; or ``/boot`` on ext4::
 
@@ -44,7 +44,7 @@ _EXECUTABLE = 0o755
 
 @dataclass(frozen=True)
 class OnboardFile:
-    """A file of ours outside the generations: where it comes from and where it goes (below the root)."""
+    """A file of npu-bsp outside the generations: its source, and its path below the root."""
 
     source: Path
     target: str
@@ -71,7 +71,7 @@ ONBOARD_LINKS = {
 
 
 def on_fat(entry: Entry) -> bool:
-    """Whether an entry of a bundle goes to the FAT boot partition."""
+    """Return whether an entry of a bundle goes to the FAT boot partition."""
     return entry.path.startswith("boot/")
 
 
@@ -166,7 +166,7 @@ def lay_out(
 
 @dataclass(frozen=True)
 class GenerationFile:
-    """A file of a generation's folder: where it comes from and where it goes (below the root)."""
+    """A file of a generation's folder: its source, and its path below the root."""
 
     source: Path
     target: str
@@ -175,7 +175,7 @@ class GenerationFile:
 
 
 def generation_files(bundle: Bundle) -> Iterator[GenerationFile]:
-    """What a generation consists of outside the FAT partition, by path."""
+    """Return the files of a generation outside the FAT partition, by path."""
     folder = f"{STORE}/{bundle.generation}"
     yield GenerationFile(bundle.path / "manifest.json", f"{folder}/manifest.json", 0o644)
     for entry in bundle.manifest.files:
@@ -200,5 +200,5 @@ def install_onboard(rootfs_root: Path) -> None:
 
 
 def boot_entries(manifest: Manifest) -> Iterator[Entry]:
-    """The entries that go to the FAT partition."""
+    """Return the entries that go to the FAT partition."""
     return (entry for entry in manifest.files if on_fat(entry))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Takes a board over that boots by extlinux or by a boot script of its own, and gives it back.
+"""Adopts a board that boots by extlinux or by a boot script of its own, and undoes that.
 
 What booted it stays on the partition under another name, where boot.cmd falls back on it. The order of the
 steps is such that a power cut after any of them leaves a board that boots one way or the other.
@@ -41,7 +41,7 @@ RENAMED = dict(
 
 
 def survey(board: Board) -> Record:
-    """Which files the running kernel and its RAM disk are, and what kind of partition they would go to."""
+    """Return the files of the running kernel and RAM disk, and the kind of partition they would go to."""
     mounts = mounted(board.at("proc/mounts"))
     fat_mounts = sorted(where for where, kind in mounts.items() if kind == "vfat")
     boot = Boot(board, fat_mounts)
@@ -83,7 +83,7 @@ def take_in(board: Board, request: Record) -> Record:
 
 
 def take_over(board: Board, request: Record) -> Record:
-    """Make our script the one that boots; until it has a good generation it falls back on the old way."""
+    """Install our boot script; until there is a good generation it boots what the board booted before."""
     our_script = base64.b64decode(request["script"])
     write_whole(
         os.path.join(board.own, TAKEN_OVER), b"npu-bsp boots this board since it was adopted\n"
@@ -108,7 +108,7 @@ def take_over(board: Board, request: Record) -> Record:
 
 
 def give_back(board: Board, request: Record | None = None) -> Record:
-    """Undo ``take_over``: what booted the board before does so again."""
+    """Undo ``take_over``: the board boots as it did before."""
     mark = os.path.join(board.own, TAKEN_OVER)
     if not os.path.exists(mark):
         raise RefusedError("this board was not adopted: there is nothing to undo")
@@ -142,7 +142,7 @@ def give_back(board: Board, request: Record | None = None) -> Record:
 
 
 def give_up(board: Board, request: Record) -> Record:
-    """Remove what an adoption has made that ended before our script was installed; nothing else.
+    """Remove the files of an adoption that ended before our script was installed.
 
     A board that has a good generation, or that was taken over, is left alone.
     """
@@ -163,7 +163,7 @@ def _running(board: Board) -> str | None:
 
 
 def _remove_own(board: Board, mark: str) -> None:
-    """Remove our folder from the boot partition, the mark of the take-over as its last file."""
+    """Remove our folder from the boot partition; the marker of the adoption goes last."""
     import shutil
 
     for name in names_in(board.own):
@@ -177,7 +177,7 @@ def _remove_own(board: Board, mark: str) -> None:
 
 
 def _remove_rest(board: Board, onboard: list[str]) -> None:
-    """Remove generations, kept modules and services of ours from the root; none of them runs."""
+    """Remove our generations, kept modules and services from the root file system; none of them runs."""
     import shutil
 
     for path in (board.store, board.at(KEPT)):

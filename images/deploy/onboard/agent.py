@@ -86,7 +86,7 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
 
 
 class _Session:
-    """What one connection has said so far."""
+    """The state of one connection."""
 
     def __init__(self, frames: Frames) -> None:
         self._frames = frames
@@ -120,7 +120,7 @@ class _Session:
         return _answer(self._board, request, self._frames)
 
     def _use(self) -> Record:
-        """Who else has the board, and what was done to it last."""
+        """Return who holds the board, and what was done to it last."""
         held = lease.current(self._board)
         others = held is not None and not held["over"] and held["token"] != self._token
         return {
@@ -129,7 +129,7 @@ class _Session:
         }
 
     def end(self) -> None:
-        """The host is gone, or done."""
+        """End the session: the host is gone, or done."""
         if self._token:
             with contextlib.suppress(OSError):
                 lease.release(self._board, self._token)
@@ -142,7 +142,7 @@ class _Session:
 
 
 def _check_names(request: Record) -> None:
-    """Names of generations become names of folders: nothing else may come in their place."""
+    """Check names of generations: they become names of folders."""
     one = [request.get(key) for key in ("generation", "base", "resume")]
     many = [name for key in ("keep", "bases", "generations") for name in request.get(key, ())]
     for name in [*one, *many]:
@@ -194,7 +194,7 @@ def _answer(board: Board, request: Record, frames: Frames) -> Record:
 
 
 def _arm(board: Board, request: Record) -> Record:
-    """Have a generation tried at the next boot, and reboot."""
+    """Mark a generation to be tried at the next boot, and reboot."""
     entries = [entry for entry in board.manifest(request["generation"])[1] if on_fat(entry)]
     wrong = [
         entry["path"] for entry in entries if sha256_of(board.fat_file(entry)) != entry["sha256"]
@@ -218,7 +218,7 @@ def _arm(board: Board, request: Record) -> Record:
 
 
 def _reboot(request: Record) -> Record:
-    """Reboot in a moment, from a process of its own, so that this one can still answer."""
+    """Reboot after a moment, in another process, so that this one can still answer."""
     import shutil
     import subprocess
 
@@ -237,7 +237,7 @@ def _reboot(request: Record) -> Record:
 
 
 def _commit(board: Board, request: Record) -> Record:
-    """Make a generation the good one: the copy first, so that one of the two is whole at any moment."""
+    """Make a generation the good one; the copy is written first, so that one of the two is always whole."""
     sector = base64.b64decode(request["sectors"][board.form])
     for name in ("good-copy.env", "good.env"):
         write_sector(os.path.join(board.own, name), sector)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""This board: where its things lie, what runs on it, what was left on it. Only asks; changes nothing."""
+"""This board: the paths on it, what runs, what earlier deployments left. Reads only."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _FILE = re.compile(r"/npu-bsp/files/([0-9a-f]{32})")
 
 
 def _is_whole(arguments: bytes) -> bool:
-    """Whether U-Boot would take a generation's arguments: a script by its checksum, a text by its end."""
+    """Return whether U-Boot accepts a generation's arguments: a script by checksum, a text by its end."""
     if arguments[:4] != b"\x27\x05\x19\x56":
         return b"npu_args_end=1" in arguments.split(b"\n")
     size, checksum = (int.from_bytes(arguments[at : at + 4], "big") for at in (12, 24))
@@ -65,13 +65,13 @@ def _is_whole(arguments: bytes) -> bool:
 
 
 def mounted(mounts: str) -> dict[str, str]:
-    """What is mounted: kind of file system by place."""
+    """Return the mounted file systems: mount point to kind."""
     lines = (line.split() for line in read_text(mounts).split("\n"))
     return {words[1]: words[2] for words in lines if len(words) > 2}
 
 
 def _boot_place(mounts: dict[str, str], profile_mount: str, *, adopted: bool) -> str:
-    """Where boot files lie: as the profile says, else the one usual place with a FAT.
+    """Return the mount point of the boot files: the profile's, else the one usual place with a FAT.
 
     Args:
         adopted: whether npu-bsp's folder is in /boot.
@@ -86,7 +86,7 @@ def _boot_place(mounts: dict[str, str], profile_mount: str, *, adopted: bool) ->
 
 
 class Board:
-    """Everything lies below ``root``: empty on a board, a folder in the tests."""
+    """The paths and state of a board; all lie below ``root``: empty on a board, a folder in the tests."""
 
     def __init__(self, root: str, fat_mount: str, *, exact: bool = False) -> None:
         self.root = root.rstrip("/")
@@ -109,19 +109,19 @@ class Board:
         """Generations that this session has looked at, with the paths of their damaged files."""
 
     def at(self, path: str) -> str:
-        """A path of the board."""
+        """Return a path of the board."""
         return f"{self.root}/{path.lstrip('/')}"
 
     def fat_file(self, entry: Entry) -> str:
-        """Where a boot file lies: by content, so that generations share it."""
+        """Return the path of a boot file: named by content, so that generations share it."""
         return os.path.join(self.files, str(entry["sha256"])[:32])
 
     def place(self, folder: str, entry: Entry) -> str:
-        """Where an entry of the generation in ``folder`` lies."""
+        """Return the path of an entry of the generation in ``folder``."""
         return self.fat_file(entry) if on_fat(entry) else f"{folder}/{entry['path']}"
 
     def generations(self) -> list[str]:
-        """The generations that are whole, by name."""
+        """Return the names of the generations that are complete."""
         return [
             name
             for name in names_in(self.store)
@@ -129,7 +129,7 @@ class Board:
         ]
 
     def manifest(self, generation: str) -> tuple[bytes, list[Entry]]:
-        """The manifest of a generation here: as it is, and its files."""
+        """Return the manifest of a generation: its bytes, and its files."""
         if generation in self._manifests:
             return self._manifests[generation]
         content = read(f"{self.store}/{generation}/manifest.json")
@@ -144,11 +144,11 @@ class Board:
             ) from None
 
     def forget(self, generation: str) -> None:
-        """Read a generation's manifest anew the next time."""
+        """Drop a generation's manifest from the cache."""
         self._manifests.pop(generation, None)
 
     def release(self) -> str:
-        """As ``uname -r``."""
+        """The running kernel's release, as ``uname -r`` prints it."""
         return read_text(self.at("proc/sys/kernel/osrelease"))
 
     @property
@@ -163,19 +163,19 @@ class Board:
         return "" if self._file_system == place else place[len(self._file_system.rstrip("/")) :]
 
     def settle(self) -> None:
-        """Have all that was written to the boot partition where U-Boot reads it."""
+        """Flush the boot partition, so that U-Boot reads what was written."""
         flush_filesystem(self.fat)
         if self.on_ext and not self.root:
             checkpoint(self.fat)
 
     @property
     def form(self) -> str:
-        """How its boot script reads its state: script 2 as "script", the one before as "text"."""
+        """The form of state that its boot script reads: "script", or "text" before script 2."""
         script = read(f"{self.fat}/boot.scr")
         return "text" if b"npu-bsp" in script and SCRIPT_2 not in script else "script"
 
     def facts(self, request: Record) -> Record:
-        """What runs here and what lies here; the host plans from it."""
+        """Return what runs and what is stored on this board; the host plans from it."""
         self.thorough = bool(request.get("thorough"))
         cmdline = read_text(self.at("proc/cmdline"))
         options = dict(word.partition("=")[::2] for word in cmdline.split())
@@ -228,7 +228,7 @@ class Board:
         }
 
     def _trees(self, generation: str) -> Record:
-        """The device tree that runs, and the one that was sent for this generation."""
+        """Return the running device tree, and the one that was sent for this generation."""
         sent = None
         with contextlib.suppress(RefusedError):
             for entry in self.manifest(generation)[1]:
@@ -237,7 +237,7 @@ class Board:
         return {"fdt": _packed(read(self.at("sys/firmware/fdt"))), "dtb": sent}
 
     def _root_uuid(self) -> str:
-        """Of the root file system, as udev names it; empty: it does not."""
+        """The UUID of the root file system, as udev names it; "" if it does not."""
         folder = self.at("dev/disk/by-uuid")
         with contextlib.suppress(OSError):
             device = os.stat(self.at("/")).st_dev
@@ -260,7 +260,7 @@ class Board:
         return {"bytes": room.f_bavail * room.f_frsize, "files": min(files, _NO_LIMIT)}
 
     def _fat_files(self) -> dict[str, int]:
-        """Sizes of the boot files, by name; a thorough look leaves out those that are not what it says."""
+        """Return the sizes of the boot files, by name; a thorough check leaves out changed ones."""
         sizes = {}
         for name in names_in(self.files):
             path = f"{self.files}/{name}"
@@ -271,7 +271,7 @@ class Board:
         return sizes
 
     def _made(self, generation: str) -> float:
-        """When a generation was made here, by this board's clock."""
+        """Return when a generation was made, by this board's clock."""
         return os.stat(f"{self.store}/{generation}/manifest.json").st_mtime
 
     def _manifest_hashes(self) -> dict[str, str]:
@@ -280,7 +280,7 @@ class Board:
         }
 
     def sha256(self, path: str) -> str:
-        """As ``sha256_of``; files that generations share are read once."""
+        """Return ``sha256_of`` a file; files that generations share are read once."""
         try:
             status = os.stat(path)
         except OSError:
@@ -291,14 +291,14 @@ class Board:
         return self._hashes[key]
 
     def _leftovers(self, generation: str | None) -> list[str]:
-        """Names of what an interrupted deployment of something else left."""
+        """Return the names of what an interrupted deployment of another generation left."""
         folders = [name for name in names_in(self.store) if name.endswith(PARTIAL)]
         used = self.used_files(self.generations(), generation)
         unused = [name for name in names_in(self.files) if name not in used]
         return [name for name in folders if name != f"{generation}{PARTIAL}"] + unused
 
     def used_files(self, generations: list[str], resumed: str | None) -> set[str]:
-        """Names of the boot files that generations, or an interrupted transfer, need."""
+        """Return the names of the boot files that generations, or an interrupted transfer, need."""
         used: set[str] = set()
         for name in generations:  # what the boot script would load, whatever the manifest says
             used.update(_FILE.findall(read(f"{self.own}/{name}/args.env").decode(errors="replace")))
@@ -308,7 +308,7 @@ class Board:
         return used
 
     def _checked_generations(self, generation: str | None) -> dict[str, list[str]]:
-        """Generations, with what is damaged; the others are not looked at where the wanted one is whole."""
+        """Return generations with their damaged files; only this one is checked where it is complete."""
         names = self.generations()
         whole = generation in names and generation is not None and not self._damaged(generation)
         if whole and not self.thorough:
@@ -316,7 +316,7 @@ class Board:
         return {name: self._damaged(name) for name in names}
 
     def _damaged(self, generation: str) -> list[str]:
-        """Paths of a generation's files that are not as they were made."""
+        """Return the paths of a generation's files that are not as they were made."""
         try:
             files = self.manifest(generation)[1]
         except RefusedError:
@@ -340,7 +340,7 @@ class Board:
         return result
 
     def _changed(self, folder: str, files: list[Entry]) -> list[str]:
-        """Of files that look as they were made, those that have another content or mode."""
+        """Return those of the files that look unchanged whose content or mode is another."""
         own = [entry for entry in files if not on_fat(entry)]
         places = {entry["path"]: f"{folder}/{entry['path']}" for entry in own}
         changed = set(_wrong(own, places, self.sha256))
@@ -353,7 +353,7 @@ class Board:
         return sorted(changed)
 
     def _has_arguments(self, generation: str, files: list[Entry]) -> bool:
-        """Whether the boot script finds what a generation boots; a thorough look reads it."""
+        """Return whether the boot script finds what a generation boots; a thorough check reads it."""
         path = f"{self.own}/{generation}/args.env"
         if not self.thorough:
             return os.path.exists(path)
@@ -367,7 +367,7 @@ class Board:
         )
 
     def _resumable(self, generation: str) -> list[list[int]]:
-        """Which files of an interrupted transfer are whole (indexes): read and hashed, not believed."""
+        """Return the indexes of the complete files of an interrupted transfer: all are hashed."""
         folder = f"{self.store}/{generation}{PARTIAL}"
         try:
             files = self.manifest(generation + PARTIAL)[1]
@@ -384,7 +384,7 @@ class Board:
         return ranges(whole)
 
     def verify(self, request: Record) -> Record:
-        """What runs; each file of the generation, and each module where it is loaded from, is read."""
+        """Return what runs; hashes each file of the generation, and each module where it is loaded from."""
         generation = request["generation"]
         release = self.release()
         modules = f"modules/{release}/"
@@ -407,7 +407,7 @@ class Board:
 
 
 def _codecs(*, far: bool) -> list[str]:
-    """The codecs here, best first; a near host is told what is there without having it loaded."""
+    """Return the codecs, best first; for a near host without loading their libraries."""
     zstd = codec(Zstd.kind) is not None if far else any(map(os.path.exists, _zstd_places()))
     kinds = [Zstd.kind] if zstd else []
     return [kind.decode() for kind in (*kinds, Zlib.kind)]
@@ -422,7 +422,7 @@ def _zstd_places() -> list[str]:
 
 
 def _hash_rate() -> float:
-    """How fast this board is, in bytes hashed per second: a look of some milliseconds."""
+    """Measure, in some milliseconds, how many bytes this board hashes per second."""
     import hashlib
     import time
 
@@ -433,7 +433,7 @@ def _hash_rate() -> float:
 
 
 def _wrong(files: list[Entry], places: dict[str, str], hashed: Callable[[str], str]) -> list[str]:
-    """Paths of the entries whose files do not have the content that they should have."""
+    """Return the paths of the entries whose files have another content than the manifest says."""
     import threading
 
     wrong: list[str] = []
@@ -461,5 +461,5 @@ def _wrong(files: list[Entry], places: dict[str, str], hashed: Callable[[str], s
 
 
 def _packed(blob: bytes) -> str | None:
-    """A device tree, compressed, in base64."""
+    """Return a device tree, compressed, in base64."""
     return base64.b64encode(zlib.compress(blob, 6)).decode() if blob else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which files here are the kernel and the RAM disk that run; their names differ from system to system.
+"""Finds the files of the running kernel and RAM disk, whose names differ from system to system.
 
 A kernel is known by its banner, which has to be ``/proc/version`` to the last letter: release, builder,
 compiler, number and time of the build. A RAM disk says little of itself: it is known by the release in its
@@ -48,7 +48,7 @@ EMPTY_RAM_DISK = (
 
 
 class Boot:
-    """What ``/boot``, our partition and the other FAT partitions hold."""
+    """The files of ``/boot``, of our partition and of the other FAT partitions."""
 
     def __init__(self, board: Board, fat_mounts: list[str]) -> None:
         self._board = board
@@ -59,7 +59,7 @@ class Boot:
         self._files = list(self._walk())
 
     def shown(self, path: str) -> str:
-        """A path as the board has it."""
+        """Return a path as the board has it."""
         return path[len(os.path.realpath(self._board.root or "/").rstrip("/")) :]
 
     def kernel(self) -> tuple[str, bytes]:
@@ -137,7 +137,7 @@ class Boot:
         return self._board.at("sys/firmware/efi")
 
     def _walk(self) -> Iterator[str]:
-        """The files, each once: not those behind several names, not our own copies."""
+        """Yield each file once: a file with several names by one, and none of our own copies."""
         visited = {os.path.realpath(self._board.own)}
         waiting = [(folder, 0) for folder in self.folders]
         while waiting:
@@ -156,7 +156,7 @@ class Boot:
                     waiting.append((path, depth + 1))
 
     def _is_named(self, path: str) -> bool:
-        """Whether the release is in the name of a file or of its folder, and nothing after it."""
+        """Return whether the name of a file or of its folder ends with the release."""
         release = rf"(?:^|[-_.]){re.escape(self.release)}"
         folder, name = os.path.split(path)
         if os.path.basename(folder) == self.release:
@@ -164,12 +164,12 @@ class Boot:
         return bool(re.search(f"{release}{_SUFFIXES}$", name))
 
     def _is_of_another(self, path: str) -> bool:
-        """Whether a file or its folder has some other release in its name."""
+        """Return whether a file or its folder has another release in its name."""
         last_two = "/".join(path.split("/")[-2:])
         return bool(re.search(r"\d+\.\d+", last_two)) and not self._is_named(path)
 
     def _booted_bytes(self) -> int | None:
-        """The size of the RAM disk that the boot loader handed over (``/chosen``); None: it did not say."""
+        """Return the size of the RAM disk that was handed over (``/chosen``); None if unknown."""
         chosen = self._board.at("proc/device-tree/chosen")
         start, end = (read(f"{chosen}/linux,initrd-{which}") for which in ("start", "end"))
         if not start or not end:
@@ -177,7 +177,7 @@ class Boot:
         return int.from_bytes(end, "big") - int.from_bytes(start, "big")
 
     def _by_modules(self, pool: dict[str, bytes], booted_bytes: int | None) -> dict[str, bytes]:
-        """Those with modules of this release; else those with none, where the boot loader told no size."""
+        """Return those with modules of this release; else those with none, where the size is unknown."""
         releases = {path: modules_in(data) for path, data in pool.items()}
         of_release = {path: data for path, data in pool.items() if self.release in releases[path]}
         if of_release or booted_bytes is not None:
@@ -218,7 +218,7 @@ def _is_maybe_kernel(path: str) -> bool:
 
 
 def plain_image(data: bytes) -> bytes:
-    """A kernel as booti takes it: not packed, no U-Boot header, no EFI zboot image (zboot-header.S).
+    """Return a kernel as booti takes it: uncompressed, no U-Boot header, no EFI zboot (zboot-header.S).
 
     Raises:
         RefusedError: it is not an arm64 kernel, or packed in a way that nothing here can undo.
@@ -236,7 +236,7 @@ def plain_image(data: bytes) -> bytes:
 
 
 def without_header(data: bytes) -> bytes:
-    """A file without the header of U-Boot's old images (uImage, uInitrd)."""
+    """Return a file without the header of U-Boot's old images (uImage, uInitrd)."""
     return data[_UIMAGE_BYTES:] if data.startswith(_UIMAGE) else data
 
 
@@ -245,7 +245,7 @@ def _format_of(data: bytes) -> str:
 
 
 def unpack(data: bytes, kind: str) -> bytes:
-    """Undo a compression; what follows the packed data is left out.
+    """Decompress; what follows the compressed data is left out.
 
     Raises:
         RefusedError: it is broken, or neither Python nor a program here can.
@@ -280,7 +280,7 @@ def unpack(data: bytes, kind: str) -> bytes:
 
 
 def modules_in(data: bytes) -> set[str]:
-    """Return the releases whose modules a RAM disk holds; none also where it cannot be looked into."""
+    """Return the releases whose modules a RAM disk holds; none also where it cannot be read."""
     names = set()
     while data:
         if data.startswith(b"070701"):  # an archive that is not packed; another may follow it

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Boot files that U-Boot may read at any moment: given other content, or other names."""
+"""Replaces and renames boot files, which U-Boot may read at any moment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def replace(board: Board, path: str, content: bytes | str) -> None:
-    """Give a boot file other content, or the file ``content``: U-Boot finds the old or the new at any time.
+    """Replace a boot file's content, or put the file ``content`` there: U-Boot finds the old or the new.
 
     On ext4 it reads what lies in place, without the journal: each block of the tables there may be older or
     newer by itself. So a step changes names only, of files that are there before and after it.
@@ -42,7 +42,7 @@ def replace(board: Board, path: str, content: bytes | str) -> None:
 
 
 def move(board: Board, old: str, new: str) -> None:
-    """Give a boot file another name; on ext4 it has both in between, see ``replace``."""
+    """Rename a boot file; on ext4 it has both names in between, see ``replace``."""
     if not board.on_ext:
         os.rename(old, new)
         return
@@ -55,6 +55,6 @@ def move(board: Board, old: str, new: str) -> None:
 
 
 def settle(board: Board) -> None:
-    """Have all that was written to the boot partition where U-Boot reads it."""
+    """Flush the boot partition, so that U-Boot reads what was written."""
     flush(board.fat)
     board.settle()

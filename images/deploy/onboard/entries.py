@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the files of a manifest may be: nothing that leads out of the folder that they are put into.
+"""Checks the files of a manifest: none may lead out of the folder that they are put into.
 
 The board asks this of each manifest before it writes anything, the host of each bundle that it reads. A
 manifest cannot express devices, sockets or owners at all; what it can express is limited here.
@@ -56,7 +56,7 @@ def problem_of(entries: Iterable[tuple[Any, Any, Any, Any, Any]]) -> str:
 
 
 def _stays_inside(path: str, link: object) -> bool:
-    """Whether a relative link leads to somewhere below the bundle, by its text alone."""
+    """Return whether a relative link stays below the bundle, by its text alone."""
     if not isinstance(link, str) or not link or link.startswith("/") or "\0" in link:
         return False
     depth = path.count("/")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Files on a board: what is whole, what is flushed, what is replaced in one step."""
+"""Files on a board: read, hashed, flushed, replaced atomically."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def flush_filesystem(path: str) -> None:
 
 
 def checkpoint(path: str) -> None:
-    """Have ext4 write all that is in its journal to its place: what U-Boot then reads is what Linux does.
+    """Have ext4 write back its journal: U-Boot does not replay it, and then reads what Linux reads.
 
     Raises:
         RefusedError: the kernel cannot do that (it is older than 5.14), or the disk is broken.
@@ -99,7 +99,7 @@ def checkpoint(path: str) -> None:
 
 
 def write_whole(path: str, content: bytes, mode: int = 0o644) -> None:
-    """Write a file beside its name, flush it, rename it: there is the old or the new, never half.
+    """Write a file beside its name, flush it, rename it: there is the old or the new file, never a part.
 
     What was begun and cannot be ended (a full disk) does not stay.
     """
@@ -147,7 +147,7 @@ def write_sector(path: str, sector: bytes) -> None:
 
 
 def sha256_of(path: str) -> str:
-    """SHA-256 of a file, in hex; empty if it cannot be read."""
+    """Return the SHA-256 of a file, in hex; "" if it cannot be read."""
     digest = hashlib.sha256()
     try:
         with open(path, "rb", buffering=0) as file:
@@ -159,7 +159,7 @@ def sha256_of(path: str) -> str:
 
 
 def link_of(path: str) -> str | None:
-    """What a symbolic link points to; None if it is none."""
+    """Return what a symbolic link points to; None if it is not a link."""
     try:
         return os.readlink(path)
     except OSError:
@@ -167,7 +167,7 @@ def link_of(path: str) -> str | None:
 
 
 def intact(path: str, entry: Entry) -> bool:
-    """Whether a file of a generation is as it was made: one lstat, no reading."""
+    """Return whether a file of a generation is as it was made, by lstat alone."""
     link = entry.get("link")
     if link is not None:
         return bool(link_of(path) == link)
@@ -183,10 +183,10 @@ def intact(path: str, entry: Entry) -> bool:
 
 
 def on_fat(entry: Entry) -> bool:
-    """Whether an entry lies on the FAT boot partition."""
+    """Return whether an entry belongs on the FAT boot partition."""
     return str(entry["path"]).startswith("boot/")
 
 
 def is_generation(name: str) -> bool:
-    """Whether a name is a generation's."""
+    """Return whether a name is a generation's."""
     return len(name) == 12 and not set(name) - set("0123456789abcdef")

@@ -90,7 +90,7 @@ class Zlib:
 
 
 def codec(kind: bytes) -> Zstd | Zlib | None:
-    """The codec of that kind; None if this machine has not got it."""
+    """Return the codec of that kind; None if this machine does not have it."""
     if kind == Zlib.kind:
         return Zlib()
     try:
@@ -147,7 +147,7 @@ def _nothing() -> None:
 
 
 def ranges(numbers: list[int]) -> list[list[int]]:
-    """Sorted numbers as [[first, last], ...]."""
+    """Return sorted numbers as [[first, last], ...]."""
     result: list[list[int]] = []
     for number in numbers:
         if result and result[-1][1] == number - 1:
@@ -158,5 +158,5 @@ def ranges(numbers: list[int]) -> list[list[int]]:
 
 
 def from_ranges(pairs: list[list[int]]) -> list[int]:
-    """The numbers in [[first, last], ...]."""
+    """Return the numbers in [[first, last], ...]."""
     return [number for first, last in pairs for number in range(first, last + 1)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Whether what was deployed works here: units of systemd, and the device node of the NPU's driver."""
+"""Checks that what was deployed works: systemd units, and the device node of the NPU's driver."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _unit(name: str) -> Record:
 
 
 def _node(board: Board, driver: str) -> Record:
-    """A device node of a driver: in sysfs, and where udev has put it; and who owns the other nodes."""
+    """Check for a device node of a driver, in sysfs and below /dev; name the drivers of the other nodes."""
     mine, others = "", []
     for kind, prefix, folder in _CLASSES:
         for name in names_in(board.at(f"sys/class/{kind}")):
@@ -63,7 +63,7 @@ def _node(board: Board, driver: str) -> Record:
 
 
 def _driver_of(device: str) -> str:
-    """The driver of a device. Rocket's cores share one that no driver is bound to (Linux rocket_drv.c)."""
+    """Return a device's driver. Rocket's cores share one without a bound driver (Linux rocket_drv.c)."""
     if os.path.exists(f"{device}/driver"):
         return os.path.basename(os.path.realpath(f"{device}/driver"))
     name = os.path.basename(os.path.realpath(device))
@@ -71,7 +71,7 @@ def _driver_of(device: str) -> str:
 
 
 def _by_path(board: Board, folder: str, name: str) -> str:
-    """The name that udev gave a node by where its device is, in brackets; ``""`` without one."""
+    """Return udev's by-path name of a node, in brackets; ``""`` without one."""
     place = board.at(f"dev/{folder}/by-path")
     for link in names_in(place):
         if os.path.basename(os.path.realpath(os.path.join(place, link))) == name:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The modules of an adopted kernel, kept where an update of the distribution does not remove them.
+"""Keeps the modules of an adopted kernel where an update of the distribution does not remove them.
 
 Hard links, so that they take no room as long as the distribution has the same files. They are found again
 by the kernel's banner; ``activate`` mounts a second set of links where the system's are gone or others.
@@ -58,7 +58,7 @@ def keep_modules(board: Board, kernel_sha256: str) -> None:
 
 
 def _link(source: str, target: str) -> None:
-    """Link a file; copy it where that is another file system."""
+    """Link a file, or copy it to another file system."""
     import shutil
 
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Has the running kernel start another one: everything is held in memory, nothing on a disk changes."""
+"""Loads a kernel for kexec: everything is held in memory, nothing on a disk changes."""
 
 from __future__ import annotations
 

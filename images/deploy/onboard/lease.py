@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Who deploys to this board now: one at a time, with a name, an end, and a log of who took it from whom.
+"""The lease of a board: one deployment at a time, with an owner, an expiry, and a log of steals.
 
 A lease is held by the session that took it, for as long as that lives and something comes over it; over
 the reboot of a trial it is held for the time that the trial may take. It counts in seconds since boot,
@@ -37,7 +37,7 @@ _WAIT_S = 2  # a session that is just ending gives it back in no time
 
 
 class HeldError(RefusedError):
-    """Another deployment has this board; ``lease`` says who."""
+    """Another deployment holds this board; ``lease`` says who."""
 
     def __init__(self, lease: Record) -> None:
         super().__init__(
@@ -48,7 +48,7 @@ class HeldError(RefusedError):
 
 
 def take(board: Board, request: Record) -> None:
-    """Take the lease, or say who has it.
+    """Take the lease, or raise who holds it.
 
     Args:
         request: ``token`` (the same in all sessions of one deployment), ``owner``, ``purpose``, ``client``,
@@ -88,7 +88,7 @@ def _take(board: Board, request: Record, *, wait: bool) -> bool:
 
 
 def renew(board: Board, token: str) -> None:
-    """Go on holding the lease: something came.
+    """Extend the lease: a request came.
 
     Raises:
         RefusedError: it was taken away.
@@ -102,7 +102,7 @@ def renew(board: Board, token: str) -> None:
 
 
 def keep_over_reboot(board: Board, token: str, for_s: float) -> None:
-    """A trial follows: the lease lasts so long from now on, whether a session lives or not."""
+    """Keep the lease for the time of a trial, with or without a session."""
     with _alone(board):
         renew(board, token)
         held = {**(_read(board) or {}), "armed_s": for_s}
@@ -111,7 +111,7 @@ def keep_over_reboot(board: Board, token: str, for_s: float) -> None:
 
 
 def release(board: Board, token: str) -> None:
-    """Give the lease back, if it is still ours."""
+    """Release the lease, if this session still holds it."""
     with _alone(board):
         held = _read(board)
         if held is not None and held["token"] == token:
@@ -128,7 +128,7 @@ def note(board: Board, token: str, what: str, detail: str) -> None:
 
 
 def current(board: Board) -> Record | None:
-    """The lease, with ``age_s``, ``left_s`` and whether it is ``over``; None if there is none."""
+    """Return the lease with ``age_s``, ``left_s`` and whether it is ``over``; None if there is none."""
     held = _read(board)
     if held is None:
         return None
@@ -146,7 +146,7 @@ def current(board: Board) -> Record | None:
 
 
 def last_lines(board: Board, count: int) -> list[str]:
-    """The end of the board's log."""
+    """Return the end of the board's log."""
     return read(board.at(LOG)).decode(errors="replace").splitlines()[-count:]
 
 
@@ -162,7 +162,7 @@ def _read(board: Board) -> Record | None:
 
 
 def _write(board: Board, lease: Record) -> None:
-    """In memory, so without a flush: a power cut ends a session anyway."""
+    """Write the lease, to memory and so without a flush: a power cut ends a session anyway."""
     path = board.at(HERE)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     held = {
@@ -190,7 +190,7 @@ def _alone(board: Board) -> Iterator[None]:
 
 
 def _end(lease: Record) -> None:
-    """End the session that had a lease: two that build at once would be in each other's way."""
+    """End the session that had the lease: two sessions that build at once would collide."""
     pid, started = lease["pid"], lease["pid_started"]
     deadline = time.monotonic() + _ENDS_S
     while started and pid != os.getpid() and _started(pid) == started:
@@ -200,7 +200,7 @@ def _end(lease: Record) -> None:
 
 
 def _started(pid: int) -> str:
-    """When a process began (proc(5), field 22); empty if there is none, or it has ended."""
+    """Return when a process began (proc(5), field 22); "" if there is none, or it has ended."""
     fields = read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     return fields[19].decode() if len(fields) > 19 and fields[0] != b"Z" else ""
 
@@ -215,7 +215,7 @@ def _uptime_s(board: Board) -> float:
 
 
 def _log(board: Board, owner: str, what: str, detail: str) -> None:
-    """One line; the older half goes when there are too many. A log that cannot be written stops nothing."""
+    """Add a line to the log; its older half is dropped when it is too long. Errors are ignored."""
     path = board.at(LOG)
     text = " ".join(f"{owner} {what}: {detail}".split())
     line = f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}\n"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Differences between two files, both ends: as ``zstd --patch-from`` makes them, through the C library."""
+"""Makes and applies patches between two files, as ``zstd --patch-from`` does, through the C library."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def owners(
     *,
     one_job: bool,
 ) -> Owners | None:
-    """Return whose each submit of an inference is; None where that cannot be told.
+    """Return the operation that each submit of an inference belongs to; None where that is unknown.
 
     Args:
         taken: indices of the operations that the delegate took.
@@ -101,7 +101,7 @@ def _by_order(
 def _moves(
     count: int, between: Sequence[int], kinds: Sequence[str], owner: int, *, first: bool
 ) -> list[tuple[int, ...]]:
-    """Return whose TP submits are: operations' of their own, and ``owner``'s, which come first or last."""
+    """Attribute TP submits: to operations of their own, and to ``owner``, whose come first or last."""
     own = [(index,) for index in between if kinds[index] in _ON_TP]
     more = count - len(own)
     if more < 0:

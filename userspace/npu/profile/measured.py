@@ -99,7 +99,7 @@ def measured(
 
 
 def check_calibration(npu: str, *, emulated: bool) -> None:
-    """Refuse what no calibration can come of, before anything runs.
+    """Refuse, before anything runs, what cannot give a calibration.
 
     Raises:
         UserError: which NPU it is is not known, or it is an emulator's.

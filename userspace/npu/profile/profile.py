@@ -24,7 +24,7 @@ _FEW = 0.5
 
 @dataclass
 class _Inference:
-    """One inference, in milliseconds: all of it, each submit, and what lies around them."""
+    """One inference, in milliseconds: the whole, each submit, and the time around them."""
 
     total: float
     submits: list[Submit] = field(default_factory=list)
@@ -114,7 +114,7 @@ def _middle(inferences: Sequence[_Inference]) -> list[_Inference]:
 
 
 def _numbered(submits: Sequence[Submit]) -> list[Submit]:
-    """Name what is written by when it was first written: handles may be others in each inference."""
+    """Number buffers by when they were first written: handles differ from inference to inference."""
     names: dict[int, int] = {}
     return [
         Submit(each.nn, each.tp, names.setdefault(each.group, len(names) + 1) if each.group else 0)

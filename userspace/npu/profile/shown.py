@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A profile for people: a table in 80 columns, or bars of a page."""
+"""A profile as text: a table in 80 columns; or as bars of a page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EMULATED = "emulated: they say nothing about a board"
 
 
 def text(title: str, profile: ProfileRecord, *, emulated: bool) -> str:
-    """Return a title, the operations that take most, and what is nobody's job."""
+    """Return a title, the operations that take most, and the time outside of jobs."""
     if "error" in profile:
         return filled(f"{title}: no time by operation: {profile['error']}", _WIDTH)
     kept, left = _heaviest(profile, _MOST_ROWS)
@@ -57,7 +57,7 @@ def summary(profile: ProfileRecord, *, emulated: bool) -> str:
 
 
 def rest(profile: ProfileRecord) -> str:
-    """Return what of an inference is nobody's job."""
+    """Return the time of an inference outside of jobs."""
     on_cpu = profile["on_cpu"]
     named = ", ".join(map(str, on_cpu[:_MOST_NAMED]))
     more = f" and {len(on_cpu) - _MOST_NAMED} more" if len(on_cpu) > _MOST_NAMED else ""

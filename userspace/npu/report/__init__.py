@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""What was measured, told: history, regressions, HTML, SVG and JUnit."""
+"""Reports of measurements: history, regressions, HTML, SVG and JUnit."""

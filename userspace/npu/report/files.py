@@ -130,14 +130,14 @@ def write(
 
 @dataclass(frozen=True)
 class ReportTargets:
-    """Files that a smoke test is to leave: an HTML report, JUnit XML."""
+    """Files that a smoke test writes: an HTML report, JUnit XML."""
 
     report: Path | None
     junit: Path | None
 
     @staticmethod
     def of(report: str, junit: str) -> ReportTargets:
-        """Return them from the command line's words; empty: not wanted.
+        """Return the targets from the command line's words; "": not asked for.
 
         Raises:
             UserError: a folder is not there (said before the test runs, not after).
@@ -150,7 +150,7 @@ class ReportTargets:
 
 
 def after_run(document: SmokeDocument, host: Host | None, targets: ReportTargets) -> None:
-    """Write what is wanted of a smoke test that ran."""
+    """Write the files that were asked for after a smoke test."""
     if targets.report:
         emulated = "npu" in document
         findings, note = (None, "An emulated NPU.") if emulated else _findings(host, False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What was measured on a host before: one JSON line a run, and whether the newest is slower.
+"""The history of a host: one JSON line for each run.
 
 The file only grows. A line that a power cut tore is skipped when reading, and ended before the next one is
 written, so that it costs itself and nothing else.
@@ -38,12 +38,12 @@ class History:
 
 
 def folder() -> Path:
-    """Where the files lie: one a host."""
+    """Return the folder of the histories: one file for each host."""
     return state_dir() / "history"
 
 
 def file_of(host: str) -> Path:
-    """The file of a host; names that differ have files that differ."""
+    """Return the file of a host; different names have different files."""
     safe = re.sub(r"[^\w.@-]", lambda match: f"%{ord(match[0]):02x}", host)
     return folder() / f"{safe.lstrip('.') or '%'}.jsonl"
 

@@ -256,7 +256,7 @@ def _profiles(smoke: SmokeDocument) -> str:
 
 
 def _boxes(row: RowResult) -> str:
-    """What a detector found, drawn over the picture: shares of its sides are units."""
+    """Draw the detected objects over the picture, in shares of its sides."""
     detections = row.get("detections") or []
     if not detections:
         return ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Has it become slower, or is it noise? Pure: a series of latencies in, a verdict out.
+"""Tells regressions from noise. Pure: a series of latencies in, a verdict out.
 
 The newest two or three runs are compared with the ten before them, in logarithms. What counts is the
 change divided by its own uncertainty, and most of the runs have to agree: one interrupted run is not a
@@ -35,7 +35,7 @@ _LEAST_SPREAD = 0.005
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the newest runs of a series say.
+    """The verdict on the newest runs of a series.
 
     Attributes:
         word: ``slower``, ``faster``, ``steady`` or ``too few``.
