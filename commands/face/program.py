@@ -68,6 +68,8 @@ class Program(InvokeProgram):
         with self._errors_in_words():
             examples = {name: help_text.split(self._doc(name))[1] for name in contexts}
             usage.check(words, contexts, self.initial_context, examples)
+            if not self.args.complete.value:  # which gets the line to complete there
+                usage.check_remainder(self.core.remainder, words, contexts)
             super().parse_tasks()
 
     def parse_cleanup(self) -> None:

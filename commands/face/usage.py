@@ -68,6 +68,24 @@ def check(words: list[str], contexts: Contexts, core: Any, examples: Mapping[str
     reader.end_of_call()
 
 
+def check_remainder(remainder: str, words: list[str], contexts: Contexts) -> None:
+    """Refuse what follows ``--``: Invoke would drop it without a word.
+
+    Raises:
+        UserError: there is something.
+    """
+    if not remainder:
+        return
+    task = next((word for word in reversed(words) if word in contexts), "")
+    takes_command = bool(task) and "--command" in contexts[task].flags
+    raise UserError(
+        f"{task or './inv'} takes nothing after --, found {remainder!r}",
+        hint=f"--command '{remainder}'"
+        if takes_command
+        else f"./inv {task} --help explains it".replace("  ", " "),
+    )
+
+
 def no_task(word: str, contexts: Contexts) -> UserError:
     """The error for what is not a task's name."""
     guess = nearest(word.lower().replace("_", "-"), list(contexts), cutoff=0.6)

@@ -191,6 +191,9 @@ def test_list_names_each_task(inv: Runner) -> None:
         ),
         ("smoke-test label_image --runs 1 --runs 2", "smoke-test: --runs is given twice"),
         ("smoke-test label_image --test detect", "smoke-test: --test is given twice"),
+        ("board vim3 -- --whatever", "board takes nothing after --, found '--whatever'"),
+        ("virtual.ssh -- uname -a", "virtual.ssh takes nothing after --, found 'uname -a'"),
+        ("-- boards", "./inv takes nothing after --, found 'boards'"),
         ("--list-depth x", "not a whole number"),
         ("--config", "--config needs a value"),
     ],
@@ -219,7 +222,7 @@ def test_wrong_usage_ends_with_2_and_words(inv: Runner, words: str, error: str) 
         "--echo board vim3",
         "board vim3 --echo",
         "board vim3 --hide both --json",
-        "board vim3 -- --whatever",
+        "board vim3 --",
     ],
 )
 def test_what_is_right_is_left_alone(words: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: MIT
 """All tests of this folder boot QEMU: they are slow, whether they say so or not.
 
-Its boards are started once, and stopped behind the last of these tests: one that only waits takes a third
-of a core, too.
+Its boards are started once, and stopped behind the last of these tests.
 """
 
 from __future__ import annotations
