@@ -26,7 +26,7 @@ from bsp.scan.drivers import compatible_strings, database_entries, drivers_of
 from bsp.scan.scan import known_socs, look_at, scan, telling_sources
 from bsp.scan.sources import Closures, all_sources
 
-from ..support.kernel_tree import make_kernel
+from ...support.kernel_tree import make_kernel
 
 BOARDS = [name for name in board_names() if load_board(name).expect]
 

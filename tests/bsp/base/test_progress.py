@@ -16,7 +16,7 @@ import pytest
 from bsp.base import screen
 from bsp.base.project import PROJECT
 
-from ..support.tmux import Terminal, needs_tmux
+from ...support.tmux import Terminal, needs_tmux
 
 # The counter at the end of a drawn line: it was drawn several times when it has come this far.
 AFTER_A_WHILE = r"\.\.\..* [1-9] s$"
