@@ -12,10 +12,9 @@ import base64
 import contextlib
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from bsp.base import progress
 from bsp.base.errors import BspError, UserError
@@ -38,7 +37,7 @@ from .deploy import prepare
 from .deployment import Deployment
 from .in_place import DTB
 from .onboard.board import BOOT
-from .plan import Confirm, Facts, Plan, Send, TakeOver, Try
+from .plan import Confirm, Facts, Plan, RunningSystem, Send, TakeOver, Try
 from .session import Target, session
 from .transfer.agent import Agent, each_known
 
@@ -63,23 +62,23 @@ def adopt(target: Target, *, board: Board | None, dry_run: bool = False) -> Depl
             result.outcome, result.to = "unchanged", facts.good.good
             return result
         with result.step("Looking for the kernel and RAM disk that run"):
-            answer = agent.ask({"do": "survey"}, timeout_s=_ANSWER_S)
+            system = agent.running_system()
         with result.step("Surveying how it boots"):
-            how = survey(agent, board, answer, target.root)
+            how = survey(agent, board, system, target.root)
         if how.way == "raw":
             fat_mount = BOOT
             facts = agent.open(None, fat_mount=BOOT, lock=False, exact=True)
-            answer = agent.ask({"do": "survey"}, timeout_s=_ANSWER_S)
-        kept = (*answer["rivals"], *(["boot.scr"] if answer["script"] else []))
+            system = agent.running_system()
+        kept = (*system.rivals, *(["boot.scr"] if system.script else []))
         if dry_run:
-            return _planned(result, facts, answer, how, fat_mount, kept)
+            return _planned(result, facts, system, how, fat_mount, kept)
         _refuse_system(how, host.name)
-        _refuse_unknown_script(how, answer["rivals"], host.name)
-        _refuse(facts, answer, host.name, fat_mount, how)
-        progress.say(f"what runs: kernel {answer['kernel']}, RAM disk {answer['initrd']}")
+        _refuse_unknown_script(how, system.rivals, host.name)
+        _refuse(facts, system, host.name, fat_mount, how)
+        progress.say(f"what runs: kernel {system.kernel}, RAM disk {system.initrd}")
         with _given_up_on_failure(target, facts, fat_mount):
             facts, plan = _take_in(
-                target, agent, board, facts, answer, how, kept, fat_mount, Path(folder), result
+                target, agent, board, facts, system, how, kept, fat_mount, Path(folder), result
             )
         arm(agent, plan, target)
     decide(target, result, facts, fat_mount)
@@ -96,7 +95,7 @@ def _take_in(
     agent: Agent,
     board: Board,
     facts: Facts,
-    answer: dict[str, Any],
+    system: RunningSystem,
     how: Survey,
     kept: tuple[str, ...],
     fat_mount: str,
@@ -106,7 +105,7 @@ def _take_in(
     """Make a generation of what runs, on the board, and install our boot script."""
     host = target.host
     with result.step("Copying kernel and RAM disk to the boot partition, on the board"):
-        question = {"do": "take-in", "fat_mounts": answer["fat_mounts"]}
+        question = {"do": "take-in", "fat_mounts": system.fat_mounts}
         entries = agent.ask(question, timeout_s=_ANSWER_S)["entries"]
     blob = without_boot(read_fdt(agent.connection, root=target.root), host.name)
     bundle = _bundle(board, facts, [Entry(**each) for each in entries], blob, folder)
@@ -140,19 +139,19 @@ def _onboard_names() -> list[str]:
     return [*slots.ONBOARD_LINKS, *(file.target for file in slots.ONBOARD_FILES)]
 
 
-def survey(agent: Agent, board: Board, answer: dict[str, Any], root: str) -> Survey:
+def survey(agent: Agent, board: Board, system: RunningSystem, root: str) -> Survey:
     """Return how the board boots today, and how a deployment would be tried there; nothing is written.
 
     Args:
-        answer: the kernel and RAM disk that run, as the agent found them.
+        system: what the agent found.
     """
-    problems = [each.partition("\n")[0] for each in map(str, answer["problems"])]
+    problems = [each.partition("\n")[0] for each in system.problems]
     return survey_of(
         ask(agent.connection, root=root),
         uboot_of(board),
-        kernel=answer["kernel"] or f"not found: {'; '.join(problems)}",
-        initrd=answer["initrd"] or "not found",
-        need_bytes=_needed_bytes(answer),
+        kernel=system.kernel or f"not found: {'; '.join(problems)}",
+        initrd=system.initrd or "not found",
+        need_bytes=_needed_bytes(system),
         trial=trial_of(board),
     )
 
@@ -160,7 +159,7 @@ def survey(agent: Agent, board: Board, answer: dict[str, Any], root: str) -> Sur
 def _planned(
     result: Deployment,
     facts: Facts,
-    answer: dict[str, Any],
+    system: RunningSystem,
     how: Survey,
     fat_mount: str,
     kept: tuple[str, ...],
@@ -169,12 +168,12 @@ def _planned(
     result.to, result.survey = "what runs", how
     try:
         _refuse_system(how, result.host)
-        _refuse_unknown_script(how, answer["rivals"], result.host)
-        _refuse(facts, answer, result.host, fat_mount, how)
+        _refuse_unknown_script(how, system.rivals, result.host)
+        _refuse(facts, system, result.host, fat_mount, how)
     except UserError as error:
         result.outcome, result.problem, result.hint = "refused", error.message, error.hint
         return result
-    take_in = Send("", (0, 1, 2), answer["size_bytes"], None, ())
+    take_in = Send("", (0, 1, 2), system.size_bytes, None, ())
     steps = (take_in, TakeOver(kept), Try("of it"), Confirm("of it", None))
     result.plan = Plan("what runs", facts.running, steps)
     return result
@@ -224,7 +223,7 @@ def _refuse_system(how: Survey, host: str) -> None:
         )
 
 
-def _refuse_unknown_script(how: Survey, rivals: list[str], host: str) -> None:
+def _refuse_unknown_script(how: Survey, rivals: Sequence[str], host: str) -> None:
     """Refuse to rename what boots a board, as long as it is not known that its U-Boot runs scripts at all.
 
     Raises:
@@ -239,23 +238,20 @@ def _refuse_unknown_script(how: Survey, rivals: list[str], host: str) -> None:
         )
 
 
-def _needed_bytes(answer: dict[str, Any]) -> int:
+def _needed_bytes(system: RunningSystem) -> int:
     """Return the room that a generation of what runs takes on the boot partition: unpacked files, a DTB."""
-    return int(answer["size_bytes"]) + planning.FAT_RESERVE_BYTES + bundles.DTB_MAX_BYTES
+    return system.size_bytes + planning.FAT_RESERVE_BYTES + bundles.DTB_MAX_BYTES
 
 
-def _refuse(facts: Facts, answer: dict[str, Any], host: str, fat_mount: str, how: Survey) -> None:
+def _refuse(facts: Facts, system: RunningSystem, host: str, fat_mount: str, how: Survey) -> None:
     """Refuse boards that cannot be adopted with a way back.
 
     Raises:
         UserError: says what is missing, and what to do.
     """
-    mounts = answer["fat_mounts"]
-    others = ", ".join(map(str, mounts)) if isinstance(mounts, list) else ""
-    if how.way != "raw" and (not facts.fat_mounted or answer["kind"] != "vfat"):
-        state_of = (
-            "nothing is mounted there" if not facts.fat_mounted else f"it is {answer['kind']}"
-        )
+    others = ", ".join(system.fat_mounts)
+    if how.way != "raw" and (not facts.fat_mounted or system.kind != "vfat"):
+        state_of = "nothing is mounted there" if not facts.fat_mounted else f"it is {system.kind}"
         raw = next(each.why for each in how.ways if each.name == "raw")
         raise UserError(
             f"{host} has no FAT partition at {fat_mount} ({state_of}), and no ext4 that serves ({raw}). A "
@@ -270,15 +266,14 @@ def _refuse(facts: Facts, answer: dict[str, Any], host: str, fat_mount: str, how
             ),
         )
     planning.check_writable(facts, host=host, fat_mount=fat_mount)
-    problems = answer["problems"]
-    if problems and isinstance(problems, list):
+    if system.problems:
         raise UserError(
-            f"what {host} runs (Linux {answer['release']}) cannot be made a generation: "
-            + ";\n".join(map(str, problems)),
+            f"what {host} runs (Linux {system.release}) cannot be made a generation: "
+            + ";\n".join(system.problems),
             hint=f"mount the partition that it was booted from, or leave one of the files there. {host} is "
             "as it was; a whole bundle needs none of this: ./inv bundle, docs/deploy.md",
         )
-    need = _needed_bytes(answer)
+    need = _needed_bytes(system)
     if facts.space["fat"].bytes < need:
         raise UserError(
             f"the boot partition {fat_mount} of {host} has room for "

@@ -144,12 +144,12 @@ def _confirm_once(
         manifest = agent.manifest(confirm.generation)
         refuse_exchanged(before, facts, host, manifest.compatible, profile_named(manifest.board))
         release = manifest.kernel_release
-        verified = agent.ask({"do": "verify", "generation": confirm.generation}, timeout_s=300)
+        verified = agent.verify(confirm.generation)
         problems = trial.problems(facts, verified, release=release, generation=confirm.generation)
-        result.running_dtb_matches = not trial.tree_problems(verified["dtb"], verified["fdt"])
+        result.running_dtb_matches = not trial.tree_problems(verified.dtb, verified.fdt)
         if not problems and target.check_health:
             checks = health.checks_for(
-                host, profile_named(manifest.board), manifest, decompress_fdt(verified["dtb"])
+                host, profile_named(manifest.board), manifest, decompress_fdt(verified.dtb)
             )
             result.health = health.examine(agent, host, checks)
             problems = [f"not healthy: {each}" for each in result.health if not each.ok]

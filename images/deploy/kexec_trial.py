@@ -12,7 +12,6 @@ import secrets
 import tempfile
 import zlib
 from pathlib import Path
-from typing import Any
 
 from bsp.base import progress
 from bsp.base.errors import UserError
@@ -33,7 +32,7 @@ from .checks.recognise import check_serial, recognised
 from .checks.switched_off import refuse_forced_on
 from .deployment import Deployment
 from .in_place import changes_of
-from .plan import Facts
+from .plan import Facts, RunningSystem
 from .session import Target, session
 from .transfer.agent import Agent, ConnectionLostError
 
@@ -67,9 +66,9 @@ def try_dtb(
         check_serial(host, facts)
         result = Deployment(host.name, board.name, facts.running, "a trial by kexec")
         with result.step("Surveying how it boots"):
-            found = agent.ask({"do": "survey"}, timeout_s=_ANSWER_S)
-            how = result.survey = survey(agent, board, found, target.root)
-        _refuse(how, found, host.name)
+            system = agent.running_system()
+            how = result.survey = survey(agent, board, system, target.root)
+        _refuse(how, system, host.name)
         if persist:
             kept_tree.refuse_without_keeper(how, host.name, overlay=dtb is None)
         overlay = None
@@ -92,7 +91,7 @@ def try_dtb(
             question = {
                 "do": "kexec-load",
                 "token": token,
-                "fat_mounts": found["fat_mounts"],
+                "fat_mounts": system.fat_mounts,
                 "dtb": base64.b64encode(zlib.compress(blob)).decode(),
                 "cmdline": command_line(facts.cmdline, token),
             }
@@ -135,16 +134,16 @@ def command_line(running: str, token: str) -> str:
     return f"{with_required_options(' '.join(words))} {MARK}={token} oops=panic"
 
 
-def _refuse(how: Survey, found: dict[str, Any], host: str) -> None:
+def _refuse(how: Survey, system: RunningSystem, host: str) -> None:
     kexec = next(each for each in how.ways if each.name == "kexec")
     if not kexec.works:
         raise UserError(
             f"{host} cannot try a device tree by kexec: {kexec.why}",
             hint="./inv deploy --adopt --dry-run shows the other ways; nothing was changed",
         )
-    if found["problems"]:
+    if system.problems:
         raise UserError(
-            f"what {host} runs cannot be started again: " + ";\n".join(map(str, found["problems"])),
+            f"what {host} runs cannot be started again: " + ";\n".join(system.problems),
             hint="mount the partition that it was booted from; nothing was changed",
         )
 

@@ -43,6 +43,46 @@ class Lease(msgspec.Struct, frozen=True):
     left_s: float
 
 
+class RunningSystem(msgspec.Struct, frozen=True, kw_only=True):
+    """What the board runs, and from which files; see ``survey`` in onboard/adopt.py.
+
+    Attributes:
+        kernel, initrd: the files; None where they were not found, ``none`` without a RAM disk.
+        size_bytes: of both, unpacked.
+        problems: why a file was not found.
+        kind: of the file system that boot files would go to.
+        rivals: what U-Boot takes before a boot script.
+        script: whether a boot script of the distribution is there.
+    """
+
+    kernel: str | None
+    initrd: str | None
+    size_bytes: int
+    problems: tuple[str, ...]
+    release: str
+    kind: str
+    fat_mounts: tuple[str, ...]
+    rivals: tuple[str, ...]
+    script: bool
+
+
+class Verified(msgspec.Struct, frozen=True, kw_only=True):
+    """What runs, with all files of a generation hashed; see ``Board.verify`` in onboard/board.py.
+
+    Attributes:
+        wrong: the first paths that are not as the manifest says; ``wrong_count``: of all.
+        current: generation that ``/run/npu-bsp/current`` names.
+        fdt, dtb: as in ``Facts``.
+    """
+
+    release: str
+    wrong: tuple[str, ...]
+    wrong_count: int
+    current: str | None
+    fdt: str | None
+    dtb: str | None
+
+
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What the board says of itself; see ``Board.facts`` in onboard/board.py.
 

@@ -115,8 +115,8 @@ def _loaded_changes(agent: Agent, facts: Facts, earlier: list[drift.Change]) -> 
     if facts.running is None or facts.running not in facts.generations:
         return []
     try:
-        verified = agent.ask({"do": "verify", "generation": facts.running}, timeout_s=300)
+        verified = agent.verify(facts.running)
     except BoardRefusedError:  # a broken manifest: known
         return []
     named = {each.path for each in earlier if each.generation == facts.running}
-    return [drift.Change(facts.running, path) for path in verified["wrong"] if path not in named]
+    return [drift.Change(facts.running, path) for path in verified.wrong if path not in named]

@@ -18,7 +18,7 @@ from bsp.remote.inventory import Host
 from bsp.remote.ssh import AuthenticationError, ConnectionLostError, UnreachableError, connect
 
 from .checks import running_tree
-from .plan import Facts
+from .plan import Facts, Verified
 from .transfer.agent import decompress_fdt
 
 _POLL_S = 0.5
@@ -81,38 +81,33 @@ def reset_by_power(host: Host) -> bool:
     return True
 
 
-def problems(
-    facts: Facts, verified: dict[str, object], *, release: str, generation: str
-) -> list[str]:
+def problems(facts: Facts, verified: Verified, *, release: str, generation: str) -> list[str]:
     """Compare what runs with what was sent; return the differences."""
     problems_found: list[str] = []
     if facts.running != generation:
         problems_found.append(f"generation {facts.running} runs, expected {generation}")
-    if verified["release"] != release:
-        problems_found.append(f"kernel {verified['release']} runs, expected {release}")
-    if verified["current"] != generation:
+    if verified.release != release:
+        problems_found.append(f"kernel {verified.release} runs, expected {release}")
+    if verified.current != generation:
         problems_found.append(
-            f"/run/npu-bsp/current is generation {verified['current']}, expected {generation}: "
+            f"/run/npu-bsp/current is generation {verified.current}, expected {generation}: "
             "npu-bsp-activate.service did not run"
         )
-    wrong = verified["wrong"]
-    if isinstance(wrong, list) and wrong:
-        shown = ", ".join(str(path) for path in wrong[:5])
-        problems_found.append(
-            f"{verified['wrong_count']} files are not as the manifest says: {shown}"
-        )
-    problems_found += tree_problems(verified.get("dtb"), verified.get("fdt"))
+    if verified.wrong:
+        shown = ", ".join(verified.wrong[:5])
+        problems_found.append(f"{verified.wrong_count} files are not as the manifest says: {shown}")
+    problems_found += tree_problems(verified.dtb, verified.fdt)
     return problems_found
 
 
-def tree_problems(sent: object, running: object) -> list[str]:
+def tree_problems(sent: str | None, running: str | None) -> list[str]:
     """Return how the running device tree differs from the one sent; both as the agent packs them."""
-    return differences_from(decompress_fdt(sent if isinstance(sent, str) else None), running)
+    return differences_from(decompress_fdt(sent), running)
 
 
-def differences_from(expected: bytes | None, running: object) -> list[str]:
+def differences_from(expected: bytes | None, running: str | None) -> list[str]:
     """Return how the running device tree, as the agent packs it, differs from the expected one."""
-    running_tree_blob = decompress_fdt(running if isinstance(running, str) else None)
+    running_tree_blob = decompress_fdt(running)
     if expected is None or running_tree_blob is None:
         what = "the DTB on the boot partition" if expected is None else "/sys/firmware/fdt"
         return [f"{what} cannot be read: the running device tree cannot be compared"]

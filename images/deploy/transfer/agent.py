@@ -38,7 +38,7 @@ from images.bundle.manifest import Bundle, Manifest
 from ..boot import slots
 from ..claim import Claim, is_gone
 from ..onboard import frames
-from ..plan import Facts, Send
+from ..plan import Facts, RunningSystem, Send, Verified
 from . import contents, delta
 from .shared import Shared, Sink
 from .stream import SLOW_BYTES_PER_S, Progress, Stream, send_files
@@ -85,6 +85,8 @@ m.main(i)
 
 _SLOW_ROUND_TRIP_S = 0.002
 _READ_ALL_S = 900.0  # for all generations on a slow card
+_SURVEY_S = 600.0  # unpacking kernels and RAM disks
+_VERIFY_S = 300.0
 
 
 class BoardRefusedError(InfrastructureError):
@@ -203,6 +205,16 @@ class Agent:
         facts = msgspec.convert(answer, Facts)
         self.codecs = facts.codecs
         return facts
+
+    def running_system(self) -> RunningSystem:
+        """Return what the board runs, and from which files."""
+        answer = self.ask({"do": "survey"}, timeout_s=_SURVEY_S)
+        return msgspec.convert(answer, RunningSystem)
+
+    def verify(self, generation: str) -> Verified:
+        """Hash all files of a generation, and the modules where they are loaded from."""
+        answer = self.ask({"do": "verify", "generation": generation}, timeout_s=_VERIFY_S)
+        return msgspec.convert(answer, Verified)
 
     def ask(self, request: dict[str, Any], *, timeout_s: float | None = None) -> dict[str, Any]:
         """Send one request and return its answer.
