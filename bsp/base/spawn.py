@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from .at_once import ended_by
 from .errors import InfrastructureError
 
 
@@ -91,11 +92,12 @@ def spawn(
     with process:
         try:
             let_go()
-            if meanwhile is not None:
-                meanwhile()
-            out, err = process.communicate(
-                stdin if isinstance(stdin, bytes) else None, timeout=timeout_s
-            )
+            with ended_by(lambda: _end_group(process)):
+                if meanwhile is not None:
+                    meanwhile()
+                out, err = process.communicate(
+                    stdin if isinstance(stdin, bytes) else None, timeout=timeout_s
+                )
         except subprocess.TimeoutExpired:
             _end_group(process)
             raise InfrastructureError(

@@ -13,11 +13,11 @@ import json
 import os
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..base.at_once import at_once
 from ..base.cache import cache_dir, write_atomically
 from ..base.errors import UserError
 from ..base.progress import Step, step
@@ -135,12 +135,8 @@ def look_at(tree: KernelTree, sources: tuple[list[Source], list[Source]], progre
             progress.note(f"{number + 1} of {len(telling)} boards")
             return classify(source.name, compiled, drivers, socs)
 
-        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-            try:
-                rows = [row for row in pool.map(one, enumerate(telling)) if row is not None]
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        with at_once(os.cpu_count() or 1) as pool:
+            rows = [row for row in pool.map(one, enumerate(telling)) if row is not None]
     return Scan(
         kernel=tree.name,
         release=tree.release,

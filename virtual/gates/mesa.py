@@ -7,7 +7,6 @@ import functools
 import hashlib
 import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bsp.base.at_once import at_once
 from bsp.base.cache import cache_dir, write_atomically
 from bsp.base.errors import InfrastructureError
 from bsp.base.output import table
@@ -238,7 +238,7 @@ def _swept(delegate: Delegate, npus: Sequence[str], request: GateRequest) -> lis
     if missing:
         say(f"Mesa {delegate.version}: {', '.join(missing)}")
         with (
-            ThreadPoolExecutor(len(missing)) as pool,
+            at_once(len(missing)) as pool,
             step(f"Sweeping Mesa {delegate.version}") as now,
         ):
             progress = _Progress(now, len(missing))

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import tempfile
 import threading
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bsp.base.at_once import ended_by
 from bsp.base.errors import InfrastructureError, UserError
 from userspace.npu.validate.onboard.environment import RUNTIMES, load_runtime
 from userspace.npu.validate.onboard.stage_error import StageError
@@ -103,10 +105,17 @@ def model_runner(
     ):
         client = ModelRunner(process, Path(folder), timeout_s)
         try:
-            client.start(warm=warm)
-            yield client
+            with ended_by(lambda: _end(process)):
+                client.start(warm=warm)
+                yield client
         finally:
-            process.kill()
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the client, and the fork in which it may be running a model."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 class ModelRunner:

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bsp.base.at_once import at_once
 from bsp.base.download import sha256_of
 from bsp.base.errors import BspError, UserError
 from bsp.base.progress import step
@@ -108,7 +108,7 @@ def _with_runs(facts: Facts, request: TrialRequest, place: RunPlace) -> Facts:
         RunRequest(content, values, mesa, tuple(npus), _TIMEOUT_S[request.when], sets)
         for mesa, npus in by_mesa.items()
     ]
-    with step("Running it on virtual NPUs"), ThreadPoolExecutor(_AT_ONCE) as pool:
+    with step("Running it on virtual NPUs"), at_once(_AT_ONCE) as pool:
         runs_of_mesa = list(pool.map(lambda each: _tried(place, each, request.when), requests))
     runs = sorted(
         (run for some in runs_of_mesa for run in some),
