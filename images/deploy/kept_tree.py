@@ -64,11 +64,10 @@ def persist(
         blob: the tree that runs.
         overlay: what it changes, where that is known.
     """
-    host = target.host
     content = overlay if how.keeper in OF_OVERLAYS else blob
     if content is None:
         raise RuntimeError("there is nothing to keep")
-    with result.step(f"Telling {how.keeper} to keep it"), session(target) as agent:
+    with result.step(f"Handing the tree to {how.keeper}"), session(target) as agent:
         before = agent.open(None, fat_mount=BOOT, lock=True, exact=True)
         request = {
             "do": "persist",
@@ -79,7 +78,7 @@ def persist(
         agent.ask({"do": "reboot", "reboot": target.reboot})
     with result.step(f"Booting as {how.keeper} does") as now:
         boot = trial.wait_for_boot(
-            host, other_than=before.boot_id, timeout_s=target.timeout_s, root=target.root
+            target.host, other_than=before.boot_id, timeout_s=target.timeout_s, root=target.root
         )
         now.note("it answers" if boot else "no answer")
     if boot is None:
@@ -92,30 +91,36 @@ def persist(
             f"{_NAMED_IN[how.keeper]}"
         )
         return
+    if problems := _problems_or_undo(target, result, blob, checks):
+        result.outcome = "rolled-back"
+        why = "; ".join(problems)
+        result.problem = f"it passed its trial, and not as {how.keeper} boots it: {why}"
+        result.hint = f"{how.keeper} no longer keeps it; the board is rebooting into what it had"
+        if how.keeper in OF_OVERLAYS:
+            result.hint += ". Overlays need a U-Boot that has `fdt apply`"
+        return
+    result.outcome = "persisted"
+    result.hint = (
+        f"{how.keeper} keeps it, for each kernel that it installs. To go back: ./inv deploy --host "
+        f"{target.host.name} --undo"
+    )
+
+
+def _problems_or_undo(
+    target: Target, result: Deployment, blob: bytes, checks: health.Checks
+) -> list[str]:
+    """Check what the distribution booted; where something is wrong, undo it, reboot, and return that."""
     with session(target) as agent:
         facts = agent.open(None, fat_mount=BOOT, lock=True, exact=True, tree=True)
         problems = trial.differences_from(blob, facts.fdt)
         if not problems and target.check_health:
-            result.health = health.examine(agent, host, checks)
+            result.health = health.examine(agent, target.host, checks)
             problems = [f"not healthy: {each}" for each in result.health if not each.ok]
         result.running_dtb_matches = not problems
         if problems:
             agent.ask({"do": "unpersist"}, timeout_s=_ANSWER_S)
             agent.ask({"do": "reboot", "reboot": target.reboot})
-            result.outcome = "rolled-back"
-            found = "; ".join(problems)
-            result.problem = f"it passed its trial, and not as {how.keeper} boots it: {found}"
-            result.hint = (
-                f"{how.keeper} no longer keeps it; the board is rebooting into what it had"
-            )
-            if how.keeper in OF_OVERLAYS:
-                result.hint += ". Overlays need a U-Boot that has `fdt apply`"
-            return
-    result.outcome = "persisted"
-    result.hint = (
-        f"{how.keeper} keeps it, for each kernel that it installs. To go back: ./inv deploy --host "
-        f"{host.name} --undo"
-    )
+    return problems
 
 
 def take_back(target: Target, *, dry_run: bool) -> list[str] | None:

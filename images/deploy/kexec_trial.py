@@ -73,34 +73,34 @@ def try_dtb(
             kept_tree.refuse_without_keeper(how, host.name, overlay=dtb is None)
         overlay = None
         if dtb:
-            blob: bytes | None = dtb_of_board(dtb, board)
+            blob = dtb_of_board(dtb, board)
             _check_memory(agent, dtb, target)
             if not target.force_enable:
                 refuse_forced_on(agent, board, dtb, fat_mount=fat_mount, host=host.name)
         else:
-            made = changes_of(agent, board, Path(folder), target)
-            blob = made.dtb.read_bytes() if made.changes else None
-            overlay = made.overlay.read_bytes() if made.overlay else None
-        if blob is None:
-            result.outcome = "unchanged"
-            return result
+            changed_tree = changes_of(agent, board, Path(folder), target)
+            if not changed_tree.changes:
+                result.outcome = "unchanged"
+                return result
+            blob = changed_tree.dtb.read_bytes()
+            overlay = changed_tree.overlay.read_bytes() if changed_tree.overlay else None
         blob = without_boot(blob, "the device tree")
         if dry_run:
             return result
         with result.step("Loading kernel, RAM disk and device tree into memory"):
-            question = {
+            request = {
                 "do": "kexec-load",
                 "token": token,
                 "fat_mounts": system.fat_mounts,
                 "dtb": base64.b64encode(zlib.compress(blob)).decode(),
                 "cmdline": command_line(facts.cmdline, token),
             }
-            agent.ask(question, timeout_s=_ANSWER_S)
+            agent.ask(request, timeout_s=_ANSWER_S)
         try:
             agent.ask({"do": "reboot", "reboot": target.kexec})
         except ConnectionLostError as error:
-            progress.say(f"{error.message}, just when it was to start: looking what it does")
-    checks = _checks(target, board, ours=dtb is None)
+            progress.say(f"{error.message}, just when kexec was requested: watching what it does")
+    checks = _checks(target, board, npu_enabled=dtb is None)
     _judge(target, result, facts, blob, token, how, checks)
     if persist and result.outcome == "tried":
         kept_tree.persist(target, result, how, blob=blob, overlay=overlay, checks=checks)
@@ -148,13 +148,13 @@ def _refuse(how: Survey, system: RunningSystem, host: str) -> None:
         )
 
 
-def _checks(target: Target, board: Board, *, ours: bool) -> health.Checks:
+def _checks(target: Target, board: Board, *, npu_enabled: bool) -> health.Checks:
     """What a trial has to show: services, and the NPU's device node where the tree was made for that."""
-    wanted, npu = board.health, npu_of(board)
-    needs_node = wanted.render_node if wanted.render_node is not None else ours
-    services = tuple(dict.fromkeys((*wanted.services, *target.host.services)))
+    asked, npu = board.health, npu_of(board)
+    needs_node = asked.render_node if asked.render_node is not None else npu_enabled
+    services = tuple(dict.fromkeys((*asked.services, *target.host.services)))
     return health.Checks(
-        services, npu.driver if npu and needs_node else "", False, wanted.deadline_s
+        services, npu.driver if npu and needs_node else "", False, asked.deadline_s
     )
 
 

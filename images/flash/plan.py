@@ -83,17 +83,16 @@ def check(request: WriteRequest, facts: dict[str, Any]) -> None:
 
 
 def _check_board(request: WriteRequest, board: dict[str, Any]) -> None:
-    expected = request.description.compatible[0] if request.description else None
+    description = request.description
+    expected = description.compatible[0] if description else None
     if request.board is not None:
-        if expected and expected != request.board.compatible[0]:
-            if not request.description:
-                raise RuntimeError("the image has no description")
+        if description and description.compatible[0] != request.board.compatible[0]:
             raise UserError(
-                f"the image is for {request.description.board} ({expected}), --board says "
+                f"the image is for {description.board} ({expected}), --board says "
                 f"{request.board.name} ({request.board.compatible[0]})"
             )
         expected = request.board.compatible[0]
-    image_board = request.description.board if request.description else None
+    image_board = description.board if description else None
     profile = request.board or (load_board(image_board) if image_board in board_names() else None)
     machine = Machine(tuple(board["compatible"]), board["model"])
     if profile is not None and runs_as(profile, machine.compatible, machine.model):

@@ -34,6 +34,7 @@ from .stage import discard, mend, restore_manifest, stage
 
 TYPE_CHECKING = False  # see frames.py
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import BinaryIO
 
     from .board import Record
@@ -152,45 +153,21 @@ def _check_names(request: Record) -> None:
 
 def _answer(board: Board, request: Record, frames: Frames) -> Record:
     what = request["do"]
-    if what == "manifest":
-        content = board.manifest(request["generation"])[0]
-        return {"manifest": base64.b64encode(zlib.compress(content, 6)).decode()}
-    if what == "stage":
+    if what == "stage":  # a stream of files follows
         return stage(board, request, frames)
-    if what == "mend":
-        return mend(board, request)
-    if what == "restore-manifest":
-        return restore_manifest(board, request)
-    if what == "discard":
-        return discard(board, request)
-    if what == "survey":
-        return survey(board)
-    if what == "take-in":
-        return take_in(board, request)
-    if what == "take-over":
-        return take_over(board, request)
-    if what == "give-back":
-        return give_back(board, request)
-    if what == "give-up":
-        return give_up(board, request)
-    if what == "persist":
-        return persist(board, request)
-    if what == "unpersist":
-        return unpersist(board)
-    if what == "kexec-load":
-        return kexec_load(board, request)
-    if what == "disarm":
-        write_sector(os.path.join(board.own, "trial.env"), bytes(SECTOR_BYTES))
-        return {}
-    if what == "reboot":
-        return _reboot(request)
-    if what == "verify":
-        return board.verify(request)
-    if what == "health":
-        return health(board, request)
-    if what == "commit":
-        return _commit(board, request)
-    raise RefusedError(f"unknown request {what!r}")
+    if what not in _REQUESTS:
+        raise RefusedError(f"unknown request {what!r}")
+    return _REQUESTS[what](board, request)
+
+
+def _manifest(board: Board, request: Record) -> Record:
+    content = board.manifest(request["generation"])[0]
+    return {"manifest": base64.b64encode(zlib.compress(content, 6)).decode()}
+
+
+def _disarm(board: Board, _: Record) -> Record:
+    write_sector(os.path.join(board.own, "trial.env"), bytes(SECTOR_BYTES))
+    return {}
 
 
 def _arm(board: Board, request: Record) -> Record:
@@ -252,6 +229,27 @@ def _commit(board: Board, request: Record) -> Record:
         with open(switch, "w") as file:
             file.write("0")
     return {"good": request["generation"]}
+
+
+_REQUESTS: dict[str, Callable[[Board, Record], Record]] = {
+    "manifest": _manifest,
+    "mend": mend,
+    "restore-manifest": restore_manifest,
+    "discard": discard,
+    "survey": lambda board, _: survey(board),
+    "take-in": take_in,
+    "take-over": take_over,
+    "give-back": give_back,
+    "give-up": give_up,
+    "persist": persist,
+    "unpersist": lambda board, _: unpersist(board),
+    "kexec-load": kexec_load,
+    "disarm": _disarm,
+    "reboot": lambda _, request: _reboot(request),
+    "verify": lambda board, request: board.verify(request),
+    "health": health,
+    "commit": _commit,
+}
 
 
 def main(source: BinaryIO) -> None:
