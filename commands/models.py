@@ -13,6 +13,11 @@ from .face.command import command
 from .face.flags import ACCEPT_NEW_KEY, ANY_MESA, HOST
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bsp.remote.inventory import Host
+    from userspace.npu.model.trial.trial import TrialRequest
+    from userspace.npu.profile.measured import Measured
     from userspace.npu.validate.label_image import SmokeTestRequest
     from userspace.npu.validate.records import SmokeDocument
 
@@ -89,13 +94,7 @@ def model_report(
         measured.check_calibration(board_npu or npu, emulated=smoke.is_emulated(board_host))
     facts = report.report(Path(model), npu=npu or board_npu, mesa=place.named(mesa))
     if board_host:
-
-        def run_there(smoke_request: SmokeTestRequest) -> SmokeDocument:
-            return smoke.smoke_test(
-                "label_image", smoke_request, host=board_host, accept_new_key=accept_new_key
-            )
-
-        on_board = measured.measured(Path(model), request.picture, request.size, run_there)
+        on_board = _measured_on(board_host, facts.path, request, accept_new_key=accept_new_key)
         facts = replace(facts, measured=on_board)
     if facts.measured and calibration:
         content = measured.calibration(facts.measured, facts.model, board_npu or npu)
@@ -106,3 +105,18 @@ def model_report(
         answer["html"] = str(files.write(facts, target))
     failed = facts.measured is not None and facts.measured.row["status"] == "fail"
     return Answer(answer, text.text(facts), FAILED_VALIDATION if failed else 0)
+
+
+def _measured_on(
+    host: Host, model: Path, request: TrialRequest, *, accept_new_key: bool
+) -> Measured:
+    """Run the model on a board with a profile."""
+    from userspace.npu.profile import measured
+    from userspace.npu.validate import smoke
+
+    def run_there(smoke_request: SmokeTestRequest) -> SmokeDocument:
+        return smoke.smoke_test(
+            "label_image", smoke_request, host=host, accept_new_key=accept_new_key
+        )
+
+    return measured.measured(model, request.picture, request.size, run_there)
