@@ -40,13 +40,13 @@ class Machine:
 
     Attributes:
         compatible: the root's strings, most specific first.
-        model: the root's ``model``; empty: not known.
+        model: the root's ``model``; empty: it has none; None: not known.
         memory_mib: as its tree describes it; None: not known.
         vendor: which node shows that its tree is for a vendor's NPU driver, in words; empty: none does.
     """
 
     compatible: tuple[str, ...]
-    model: str = ""
+    model: str | None = None
     memory_mib: int | None = None
     vendor: str = ""
 
@@ -168,7 +168,7 @@ def _claims(board: Board, word: str, place: int, machine: Machine) -> bool:
     """Whether a profile is for machines with this string at this place."""
     if board.compatible[0] == word:
         return not names_no_board(word)
-    return place == 0 and runs_as(board, machine.compatible, machine.model)
+    return place == 0 and runs_as(board, machine.compatible, machine.model or "")
 
 
 def _doubts(board: Board, machine: Machine) -> tuple[str, ...]:
@@ -177,9 +177,10 @@ def _doubts(board: Board, machine: Machine) -> tuple[str, ...]:
     if identity == BoardIdentity() or identity.runs_as == machine.compatible[0]:
         return ()
     found = []
-    if machine.model and _plain(machine.model) not in map(_plain, identity.models):
+    if machine.model is not None and _plain(machine.model) not in map(_plain, identity.models):
         expected = " or ".join(repr(model) for model in identity.models)
-        found.append(f"its model is {machine.model!r}, not {expected}")
+        said = f"its model is {machine.model!r}" if machine.model else "it has no model"
+        found.append(f"{said}, not {expected}")
     if machine.memory_mib and not _fits(machine.memory_mib, identity.memory_mib):
         expected = " or ".join(str(size) for size in identity.memory_mib)
         found.append(f"it has {machine.memory_mib} MiB of memory, not {expected}")

@@ -205,6 +205,12 @@ def read(path: Path) -> Map:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the block map {path}: {error}") from error
     again = f"remove {path} (the whole image is written then), or get it again from the maker of the image"
+    version = re.search(r"<bmap version=\"([\d.]+)\"", text)
+    if version and not version[1].startswith("2."):
+        raise UserError(
+            f"{path} is a block map of version {version[1]}; this version reads 2.0, with sha256",
+            hint=again,
+        )
     # Five numbers and a list: an XML parser would only add attack surface.
     size, block, own = (
         _field(text, path, name) for name in ("ImageSize", "BlockSize", "BmapFileChecksum")

@@ -117,7 +117,9 @@ def flash(request: FlashRequest, *, dry_run: bool = False, yes: bool = False) ->
 
 
 def _flash(request: FlashRequest, source: Source, *, dry_run: bool, yes: bool) -> FlashResult:
-    write_request = _write_request(request, source.map, source.description)
+    write_request = _write_request(
+        request, source.map, source.description, sector_bytes=source.sector_bytes
+    )
     work = _Work(request, source, write_request)
     with ExitStack() as stack:
         _, facts = work.begin(stack, lock=False)
@@ -138,11 +140,20 @@ def _flash(request: FlashRequest, source: Source, *, dry_run: bool, yes: bool) -
 
 
 def _write_request(
-    request: FlashRequest, block_map: Map, description: Description | None
+    request: FlashRequest,
+    block_map: Map,
+    description: Description | None,
+    *,
+    sector_bytes: int = 0,
 ) -> WriteRequest:
-    host = request.host.name if request.host else None
     return WriteRequest(
-        request.device, host, block_map, description, request.board, request.any_device
+        request.device,
+        request.host.name if request.host else None,
+        block_map,
+        description,
+        request.board,
+        request.any_device,
+        sector_bytes,
     )
 
 

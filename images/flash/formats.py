@@ -60,7 +60,11 @@ _EXT = _file_system("ext2/ext3/ext4")
 _SQUASHFS = _file_system("squashfs")
 _LZMA = _compressed("lzma", "unlzma -k {image}")
 _DMG = Format("an Apple disk image (DMG)", "dmg2img {image} disk.img (package dmg2img)")
-_VHD = _virtual_disk("VHD")
+# With -f: one of fixed size begins as the disk itself does, for which qemu-img takes it unless told.
+_VHD = Format(
+    "a virtual machine's disk (VHD)",
+    "qemu-img convert -f vpc -O raw {image} disk.img (package qemu-utils)",
+)
 _CPIO = _archive("cpio", "cpio -idm < {image}")
 _TAR = _archive("tar", "tar -xf {image}")
 _SWU = Format("an update for SWUpdate", _UPDATE.format(tool="with swupdate -i {image}"))

@@ -25,6 +25,7 @@ class WriteRequest:
         description: the description beside the image; None if there is none.
         board: the profile that the user gave for the board; None if not given.
         any_device: accept devices that are not removable, and plain files.
+        sector_bytes: in which the image's partition table counts; 0: it does not tell.
     """
 
     device: str
@@ -33,6 +34,7 @@ class WriteRequest:
     description: Description | None
     board: Board | None
     any_device: bool
+    sector_bytes: int = 0
 
 
 def check(request: WriteRequest, facts: dict[str, Any]) -> None:
@@ -58,7 +60,8 @@ def check(request: WriteRequest, facts: dict[str, Any]) -> None:
     if device["swap"]:
         raise UserError(f"{name} is used as swap space", hint="swapoff -a")
     if device["holders"]:
-        raise UserError(f"{name} is used by {', '.join(device['holders'])} (RAID, LVM or dm-crypt)")
+        who = "RAID, LVM or dm-crypt" if device["is_block"] else "a loop device, a virtual machine"
+        raise UserError(f"{name} is used by {', '.join(device['holders'])} ({who})")
     if device["read_only"]:
         raise UserError(f"{name} is read-only", hint="look for a write-protect switch")
     if device["is_partition"]:
@@ -81,6 +84,15 @@ def check(request: WriteRequest, facts: dict[str, Any]) -> None:
             hint="use a larger device, or ./inv build-image --size",
         )
 
+    sectors = device["sector_bytes"]
+    if request.sector_bytes and sectors and request.sector_bytes != sectors:
+        raise UserError(
+            f"the image's partition table counts in sectors of {request.sector_bytes} bytes, {name} has "
+            f"sectors of {sectors}: its partitions would not be found",
+            hint="take the image for such a device (UFS and some NVMe have 4096); --raw writes this one "
+            "all the same",
+        )
+
 
 def _check_board(request: WriteRequest, board: dict[str, Any]) -> None:
     description = request.description
@@ -95,7 +107,7 @@ def _check_board(request: WriteRequest, board: dict[str, Any]) -> None:
     image_board = description.board if description else None
     profile = request.board or (load_board(image_board) if image_board in board_names() else None)
     machine = Machine(tuple(board["compatible"]), board["model"])
-    if profile is not None and runs_as(profile, machine.compatible, machine.model):
+    if profile is not None and runs_as(profile, machine.compatible, board["model"]):
         return  # this board has no compatible string of its own yet
     if profile is not None and request.board is None:  # without --board, identify it
         doubts = find(machine, boards=[profile]).doubts

@@ -40,6 +40,7 @@ class Source:
         table: kind of its partition table; None where ``--raw`` or the description replaces one.
         map_path: the block map; None if there is none, and the image is written whole.
         ignored_maps: path of a block map beside the image that is not used -> the reason.
+        sector_bytes: in which its partition table counts; 0: it does not tell.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class Source:
     table: str | None = None
     map_path: Path | None = None
     ignored_maps: dict[str, str] = field(default_factory=dict)
+    sector_bytes: int = 0
 
     @property
     def identity(self) -> str:
@@ -121,8 +123,8 @@ def read_source(
     except BaseException:
         content.close()
         raise
-    kind = table.kind if table else None
-    return Source(image, content, block_map, description, packed, kind, path, ignored)
+    kind, sectors = (table.kind, table.sector_bytes) if table else (None, 0)
+    return Source(image, content, block_map, description, packed, kind, path, ignored, sectors)
 
 
 def refuse_no_disk(image: Path) -> None:

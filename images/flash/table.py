@@ -24,11 +24,13 @@ class Table:
     Attributes:
         end_bytes: where its last partition ends, or the GPT's second copy.
         problem: why a kernel would reject it; empty if it would not.
+        sector_bytes: in which it counts; 0: it does not tell (MBR).
     """
 
     kind: Literal["gpt", "dos"]
     end_bytes: int
     problem: str = ""
+    sector_bytes: int = 0
 
 
 def read_table(head: bytes) -> Table | None:
@@ -69,7 +71,7 @@ def _gpt(head: bytes, sector_bytes: int) -> Table:
     ]
     if not ends:
         return Table("gpt", end, "its GPT has no partitions")
-    return Table("gpt", max(end, *ends))
+    return Table("gpt", max(end, *ends), sector_bytes=sector_bytes)
 
 
 def _mbr(head: bytes) -> Table | None:

@@ -145,8 +145,9 @@ def test_no_shipped_profile_has_the_name_of_a_chip() -> None:
 
 def source(compatible: tuple[str, ...], body: str = "", model: str = "Acme One") -> str:
     said = ", ".join(f'"{each}"' for each in compatible)
+    given = f'model = "{model}"; ' if model else ""
     return (
-        f'/dts-v1/;\n/ {{ compatible = {said}; model = "{model}"; #address-cells = <2>; '
+        f"/dts-v1/;\n/ {{ compatible = {said}; {given}#address-cells = <2>; "
         f"#size-cells = <2>;\n{body}\n}};"
     )
 
@@ -173,6 +174,7 @@ def memory(mib: int) -> str:
         (memory(6112), EVK_MODEL, ()),  # without what the secure world keeps
         ("", "nxp  i.MX8MPlus EVK  Board", ()),
         ("", "Example carrier", ("'Example carrier'",)),
+        ("", "", ("it has no model, not 'NXP i.MX8MPlus EVK board'",)),
         (memory(2048), EVK_MODEL, ("2048 MiB",)),
         (memory(8192), EVK_MODEL, ("8192 MiB",)),
         (VENDORS_NODE, EVK_MODEL, ("/vipsi@38500000",)),

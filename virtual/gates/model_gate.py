@@ -26,6 +26,7 @@ from userspace.npu.validate import models
 
 from ..npu.identity import vivante_names
 from ..npu.shim.host import PREFIX, npu_name
+from ..npu.taken import not_in_the_main_graph
 from .mesa import source_digest
 from .model_runner import reference
 from .packages import SUITES, Delegate, find_delegate
@@ -250,6 +251,8 @@ def renumbered(text: str, operations: Sequence[int]) -> str:
 
 
 def _right(subject: _Subject, model: bytes) -> list[NDArray[Any]]:
+    if why := not_in_the_main_graph(read_model(model)):
+        raise UserError(f"{subject.name}: {why}", hint="smoke-test --host runs it on a board")
     try:
         return reference(model, list(subject.inputs))
     except ValueError as error:

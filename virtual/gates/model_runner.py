@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from bsp.base.at_once import ended_by
 from bsp.base.errors import InfrastructureError, UserError
 from userspace.npu.validate.onboard.environment import RUNTIMES, load_runtime
+from userspace.npu.validate.onboard.loading import portable_kernels
 from userspace.npu.validate.onboard.stage_error import StageError
 from userspace.payload import payload
 
@@ -274,9 +275,12 @@ def reference(
         ValueError: TFLite does not take the model.
     """
     module = tflite_runtime()
+    kernels = getattr(module.OpResolverType, resolver)
+    if resolver == _SAME_EVERYWHERE:
+        kernels = portable_kernels(module, model)
     interpreter = module.Interpreter(
         model_content=model,
-        experimental_op_resolver_type=getattr(module.OpResolverType, resolver),
+        experimental_op_resolver_type=kernels,
         num_threads=1,
     )
     try:

@@ -41,6 +41,7 @@ from ..npu.decoded_cache import DecodedCache
 from ..npu.engines import maker_for
 from ..npu.identity import driver_of, identity_names, load_identity, load_npu
 from ..npu.shim.explain import explain
+from ..npu.taken import not_in_the_main_graph
 from ..npu.vivante.maker import Maker
 from .ledger import Ledger, LedgerAudit, LedgerExact
 from .outcome import (
@@ -100,7 +101,7 @@ class VirtualNpus:
             InfrastructureError: packages cannot be had, or the arm64 client does not start.
         """
         model = read_model(request.model)
-        right = self._references(request, model)
+        right = not_in_the_main_graph(model) or self._references(request, model)
         if isinstance(right, str):
             return [Run(npu, request.mesa, NOT_RUN, right) for npu in request.npus]
         found = []

@@ -24,6 +24,7 @@ from bsp.base.errors import InfrastructureError
 from bsp.base.process import run
 from bsp.base.project import PROJECT
 from userspace.npu.model.graph import Model, output_numbers, with_outputs
+from userspace.npu.validate.onboard.loading import portable_kernels
 
 from ..gates.model_runner import tflite_runtime
 from ..npu.operands import unsigned
@@ -126,7 +127,7 @@ def _computed(content: bytes, inputs: Sequence[NDArray[Any]]) -> list[NDArray[An
     module = tflite_runtime()
     interpreter = module.Interpreter(
         model_content=content,
-        experimental_op_resolver_type=module.OpResolverType.BUILTIN_REF,
+        experimental_op_resolver_type=portable_kernels(module, content),
         num_threads=1,
     )
     interpreter.allocate_tensors()

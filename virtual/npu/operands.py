@@ -16,6 +16,7 @@ from userspace.npu.validate import model_check
 from userspace.npu.validate.onboard import model_inputs, preprocess
 from userspace.npu.validate.onboard.bmp import ImageError, open_bmp
 from userspace.npu.validate.onboard.environment import load_runtime
+from userspace.npu.validate.onboard.loading import portable_kernels
 from userspace.npu.validate.onboard.stage_error import StageError
 
 from .tflite.operations import Inputs
@@ -37,7 +38,7 @@ def operands_of(model: bytes, inputs: Sequence[NDArray[Any]]) -> dict[int, Input
         # As outputs they are kept: an ADD may write its result over one of its inputs.
         interpreter = module.Interpreter(
             model_content=with_outputs(model, tensor_numbers),
-            experimental_op_resolver_type=module.OpResolverType.BUILTIN_REF,
+            experimental_op_resolver_type=portable_kernels(module, model),
         )
         interpreter.allocate_tensors()
         for details, given in zip(interpreter.get_input_details(), inputs, strict=True):

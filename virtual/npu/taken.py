@@ -15,8 +15,31 @@ from userspace.npu.model.graph import Model, Operation
 from .finding import Blame, Finding
 
 _COMPUTING = ("ADD", "SUB", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+_BYTES = ("uint8", "int8")
 _LEFT_OUT = ("ADD", "SUB", "FULLY_CONNECTED")
 _NONE = "none: no job that was submitted is for it"
+
+
+def not_in_the_main_graph(model: Model) -> str:
+    """Say what of a model a delegate may take that the virtual NPU cannot know; "" if there is nothing.
+
+    Its audit compares each job with an operation of the main graph. A delegate takes operations of the
+    graphs that IF, WHILE and CALL run as well: their jobs would be taken for wrong ones.
+    """
+    inner = next(
+        (each for each in model.inner if each.kind in _COMPUTING and _in_bytes(each)), None
+    )
+    if not model.calls or inner is None:
+        return ""
+    callers = ", ".join(each.name for each in model.calls[:2])
+    return (
+        f"{callers} runs another graph of the model, with {inner.kind}: on a virtual NPU, jobs of such a "
+        "graph cannot be told from wrong ones"
+    )
+
+
+def _in_bytes(operation: Operation) -> bool:
+    return any(each is not None and each.is_bytes for each in operation.outputs)
 
 
 def wrongly_taken(model: Model, taken: Collection[int]) -> list[Finding]:
@@ -32,16 +55,21 @@ def wrongly_taken(model: Model, taken: Collection[int]) -> list[Finding]:
 
 def _floats(model: Model, taken: Collection[int]) -> Iterator[Finding]:
     for each in model.operations:
-        if each.index in taken and each.kind in _COMPUTING and _is_float(each):
+        if each.index not in taken or each.kind not in _COMPUTING:
+            continue
+        other = next((dtype for dtype in _types(each) if dtype not in _BYTES), "")
+        if other:
             yield Finding(
-                "tensors", "bytes", "float32", operation=each.name, blame=Blame.SUBMISSION,
-                evidence="Mesa took an operation of float32, whose bytes the NPU takes for pixels",
+                "tensors", "bytes", other, operation=each.name, blame=Blame.SUBMISSION,
+                evidence=f"Mesa took an operation of {other}, whose bytes the NPU takes for pixels",
             )  # fmt: skip
 
 
-def _is_float(operation: Operation) -> bool:
-    tensors = (*operation.inputs[:1], *operation.outputs)
-    return any(tensor is not None and tensor.dtype.startswith("float") for tensor in tensors)
+def _types(operation: Operation) -> list[str]:
+    """The types of an operation's first input, outputs and weights."""
+    weighted = operation.kind not in ("ADD", "SUB")
+    tensors = (*operation.inputs[: 1 + weighted], *operation.outputs)
+    return [tensor.dtype for tensor in tensors if tensor is not None]
 
 
 def _activations(model: Model, taken: Collection[int]) -> Iterator[Finding]:

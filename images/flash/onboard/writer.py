@@ -44,6 +44,8 @@ _SILENCE_S = 120
 _GIVE_WAY_S = 20
 """How long an earlier session of the same flash may check what it has before it is killed."""
 _BLKRRPART = 0x125F  # linux/fs.h
+_OFD_GETLK = 36  # linux/fcntl.h
+_FLOCK = struct.Struct("@hhqqi")
 _ZEROS = bytes(CHUNK_BYTES)
 _LOST = (5, 6, 19, 28, 121)  # EIO, ENXIO, ENODEV, ENOSPC (of a size that is now 0), EREMOTEIO
 
@@ -71,6 +73,7 @@ class Device:
             "is_block": self.is_block,
             "is_partition": os.path.exists(f"{self.sys}/partition"),
             "size_bytes": self.size_bytes(),
+            "sector_bytes": int(_read(f"{self.sys}/queue/logical_block_size") or 0),
             "read_only": _read(f"{self.sys}/ro") == "1",
             "removable": self.is_block and self._removable(),
             "model": _read(f"{self.sys}/device/model") or _read(f"{self.sys}/device/name"),
@@ -106,7 +109,7 @@ class Device:
 
     def _uses(self) -> Record:
         if not self.is_block:
-            return {"mounted": [], "holds_root": False, "swap": False, "holders": []}
+            return self._uses_of_file()
         names = self._names()
         numbers = {_read(f"/sys/class/block/{name}/dev") for name in names}
         mounted = []
@@ -128,6 +131,38 @@ class Device:
             "swap": any(os.path.basename(os.path.realpath(path)) in names for path in swaps),
             "holders": sorted(holders),
         }
+
+    def _uses_of_file(self) -> Record:
+        """Return who has a plain file for a disk: a loop device, or whoever has locked it, as QEMU does."""
+        holders = []
+        for name in sorted(os.listdir("/sys/class/block")):
+            backing = _read(f"/sys/class/block/{name}/loop/backing_file")
+            if backing and os.path.realpath(backing) == self.path:
+                holders.append(f"/dev/{name}")
+        if self._is_locked():
+            holders.append("a program that has locked it")
+        swaps = [line.split()[0] for line in _read("/proc/swaps").split("\n")[1:] if line]
+        return {
+            "mounted": [],
+            "holds_root": False,
+            "swap": self.path in map(os.path.realpath, swaps),
+            "holders": holders,
+        }
+
+    def _is_locked(self) -> bool:
+        free = fcntl.F_UNLCK
+        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        try:
+            handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False  # who opens it to write says why not
+        try:
+            found: int = _FLOCK.unpack(fcntl.fcntl(handle, _OFD_GETLK, asked))[0]
+            return found != free
+        except OSError:
+            return False  # a file system without locks
+        finally:
+            os.close(handle)
 
 
 class Writer:

@@ -317,7 +317,7 @@ def _facts(**device: Any) -> dict[str, Any]:
     usual = {
         "path": "/dev/sdx", "is_block": True, "is_partition": False, "size_bytes": 1 << 40,
         "read_only": False, "removable": True, "model": "Card", "partitions": [], "mounted": [],
-        "holds_root": False, "swap": False, "holders": [],
+        "holds_root": False, "swap": False, "holders": [], "sector_bytes": 512,
     }  # fmt: skip
     return {
         "device": {**usual, **device},
@@ -342,6 +342,7 @@ def _wish(image: Path, **changes: Any) -> plan.WriteRequest:
         ({"is_partition": True}, "partition"),
         ({"removable": False}, "cannot be removed"),
         ({"size_bytes": MIB}, "too small"),
+        ({"is_block": False, "holders": ["/dev/loop3"]}, "used by /dev/loop3 .a loop device"),
     ],
 )
 def test_a_device_that_must_not_be_written_to_is_refused(
@@ -354,6 +355,70 @@ def test_a_device_that_must_not_be_written_to_is_refused(
     if "removable" not in device:
         with pytest.raises(UserError, match=problem):
             plan.check(_wish(image, any_device=True), _facts(**device))
+
+
+@pytest.mark.parametrize(("image_has", "device_has"), [(4096, 512), (512, 4096)])
+def test_a_table_that_the_device_would_not_find(
+    image: Path, image_has: int, device_has: int
+) -> None:
+    """A GPT lies in the second sector, and counts in sectors; of a plain file nobody knows them."""
+    wish = _wish(image, sector_bytes=image_has, any_device=True)
+    for fitting in (image_has, 0):
+        plan.check(wish, _facts(sector_bytes=fitting))
+    with pytest.raises(UserError, match=f"sectors of {image_has} bytes, .* of {device_has}"):
+        plan.check(wish, _facts(sector_bytes=device_has))
+
+
+# As QEMU locks its disks: OFD locks of single bytes (block/file-posix.c).
+_LOCKING = """
+import fcntl, os, struct, sys, time
+handle = os.open(sys.argv[1], os.O_RDWR)
+fcntl.fcntl(handle, 37, struct.pack("@hhqqi", fcntl.F_RDLCK, 0, 100, 1, 0))
+print("locked", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_file_that_is_a_running_machines_disk_is_left_alone(
+    image: Path, device: Path, tmp_path: Path
+) -> None:
+    before = device.read_bytes()
+    locking = subprocess.Popen(
+        [sys.executable, "-c", _LOCKING, device], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert locking.stdout
+        assert locking.stdout.readline() == "locked\n"
+        with pytest.raises(UserError, match="used by a program that has locked it"):
+            flash(_request(image, device, tmp_path), yes=True)
+    finally:
+        locking.kill()
+        locking.wait()
+    assert device.read_bytes() == before
+    assert flash(_request(image, device, tmp_path), yes=True).outcome == "written"
+
+
+def test_a_file_behind_a_loop_device_is_left_alone(
+    image: Path, device: Path, tmp_path: Path
+) -> None:
+    made = run(["losetup", "--find", "--show", device], check=False)
+    if made.exit_code:
+        pytest.skip("not permitted: losetup")
+    try:
+        with pytest.raises(UserError, match=f"used by {made.text.strip()} "):
+            flash(_request(image, device, tmp_path), yes=True)
+    finally:
+        run(["losetup", "--detach", made.text.strip()])
+
+
+def test_a_block_map_of_an_older_version_is_named(
+    image: Path, device: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "own.img"
+    shutil.copyfile(image, own)
+    bmap.map_file(own).write_text('<?xml version="1.0" ?>\n<bmap version="1.3">\n</bmap>\n')
+    with pytest.raises(UserError, match=r"a block map of version 1\.3; this version reads 2\.0"):
+        flash(_request(own, device, tmp_path), yes=True)
 
 
 def test_the_wrong_board_is_refused(image: Path) -> None:

@@ -12,6 +12,7 @@ import os
 import random
 import re
 import resource
+import shlex
 import shutil
 import signal
 import struct
@@ -520,6 +521,21 @@ def test_what_is_no_disk_is_refused_by_name(name: str, tmp_path: Path) -> None:
     packed = tmp_path / "disk.img.gz"
     packed.write_bytes(gzip.compress(image.read_bytes(), 1))
     _refused(packed, f"compressed with gzip, and what is inside .*{match.removeprefix('is ')}")
+
+
+@pytest.mark.skipif(not shutil.which("qemu-img"), reason="not installed: qemu-utils")
+@pytest.mark.parametrize("options", ["subformat=fixed,force_size", "subformat=dynamic,force_size"])
+def test_the_hint_makes_a_disk_of_a_vhd(tmp_path: Path, options: str) -> None:
+    """A VHD of fixed size begins as the disk does: left to guess, qemu-img copies the footer as well."""
+    disk, vhd = tmp_path / "disk.raw", tmp_path / "disk.vhd"
+    with disk.open("wb") as file:
+        file.write(random.Random(3).randbytes(4 * MIB))
+    run(["sfdisk", "--quiet", disk], stdin=b"label: dos\nstart=2048, type=83\n")
+    run(["qemu-img", "convert", "-O", "vpc", "-o", options, disk, vhd])
+    words = shlex.split(_refused(vhd, r"\(VHD\)").hint.partition(" (package")[0])
+    assert words[-1] == "disk.img"
+    run([*words[:-1], tmp_path / words[-1]])
+    assert (tmp_path / "disk.img").read_bytes() == disk.read_bytes()
 
 
 @pytest.mark.skipif(

@@ -15,6 +15,7 @@ import base64
 import os
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import msgspec
 import pytest
 
 from bsp.base.errors import InfrastructureError
+from bsp.boot_survey.facts import facts_of
 from bsp.catalog import load_board, load_soc, npu_of
 from bsp.profile import Board
 from tests.bsp.dts.trees import IMX8MP, IMX8MP_DOMAIN, IMX8MP_NPU, compiled, switched_off
@@ -35,6 +37,7 @@ from userspace.npu.doctor.facts import (
 )
 
 CAPTURED = Path(__file__).parent / "captured"
+SURVEYED = Path(__file__).parents[2] / "bsp" / "boot_survey" / "captured"
 FDT = (CAPTURED / "fdt.txt").read_text()
 ORDER = [
     "compatible", "stack", "boot-script", "kernel", "node", "status", "owners", "power-domain", "supplies",
@@ -98,6 +101,34 @@ def test_faults_that_were_put_into_a_virtual_board(
     assert found in check(document, first)["found"]
     assert command in document["next"]
     assert document["next"] == check(document, first)["next"]
+
+
+@pytest.mark.parametrize(
+    ("layout", "next_command"),
+    [
+        ("npu-bsp", "./inv deploy --host desk"),
+        ("armbian-vim3", "./inv deploy --host desk --adopt  # once; then without --adopt"),
+        ("toradex", "./inv deploy --host desk --adopt  # once; then without --adopt"),
+        ("", "./inv deploy --host desk --adopt  # once; then without --adopt"),
+        ("haos", "./inv deploy --host desk --adopt --dry-run  # says how"),
+        ("torizon", "./inv deploy --host desk --adopt --dry-run  # says how"),
+    ],
+)
+def test_a_board_that_boots_in_another_way_is_adopted_first(layout: str, next_command: str) -> None:
+    ours = re.search(r"@@section cmdline\n(.*)", captured("disabled", fdt=None))
+    assert ours
+    cmdline = ours[1] if layout == "npu-bsp" else re.sub(r"npu_bsp\.\S+", "", ours[1])
+    facts = parse_facts(captured("disabled", fdt=None, cmdline=cmdline))
+    boot = None
+    if layout:
+        boot = facts_of(tomllib.loads((SURVEYED / f"{layout}.toml").read_text())["facts"])
+    document = doctor.judge(facts, host="desk", boot=boot)
+    assert document["first_broken"] == "status"
+    assert document["next"].startswith(next_command)
+    # The same for a kernel that is too old: flags of a deployment come after the adoption.
+    facts = parse_facts(captured("healthy", kernel="6.1.0-35-arm64", cmdline=cmdline))
+    found = check(doctor.judge(facts, host="desk", boot=boot), "kernel")["next"]
+    assert found == (f"{next_command} --kernel 6.12" if layout == "npu-bsp" else document["next"])
 
 
 STAND_INS = [

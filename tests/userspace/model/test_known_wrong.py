@@ -10,9 +10,10 @@ import pytest
 from userspace.npu.model.faults import graph_conditions, known_wrong
 from userspace.npu.model.faults.known_faults import Surroundings, faults_of
 from userspace.npu.model.faults.known_wrong import Verdict, npu_of_soc, verdicts, wrong_models
-from userspace.npu.model.graph import Operation, Tensor
+from userspace.npu.model.graph import Model, Operation, Tensor
 from virtual.gates.build import build
 from virtual.gates.cases import Case
+from virtual.npu.taken import wrongly_taken
 
 RELU_SUM = Case("sum-relu", 8, 8, 8, 8, zero_points=(120, 128, 60))
 
@@ -58,7 +59,12 @@ def test_before_a_run_the_way_out_is_said_or_what_was_mended() -> None:
     mended = "26.1.6 + 9 patches of npu-bsp 0.2.0"
     said = known_wrong.before_a_run(model, "imx8mp", mended, use="go on")
     old = "known to come out wrong on this NPU with this Mesa"
-    assert said == [each.replace(old, "mended in this Mesa") for each in known]
+    assert len(said) == len(known)
+    for was, now in zip(
+        known, said, strict=True
+    ):  # without the way out, which nobody needs any more
+        assert was.endswith(")")
+        assert was.startswith(now.replace("mended in this Mesa", old) + " (")
     assert known_wrong.before_a_run(model, "imx8mp", "25.0.7-2", use="go on") == []
 
 
@@ -73,6 +79,10 @@ def test_a_verdict_wins_over_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     assert known_wrong.known_wrong(model, "imx8mp", "26.1.6-1") == []
     (said,) = known_wrong.known_wrong(model, "imx8mp", "25.0.7-2")
     assert said == "a head goes wrong at operation 0 (CONV_2D); right with Mesa 26.1.6"
+    (said,) = known_wrong.before_a_run(
+        model, "imx8mp", "25.0.7 + 25 patches of npu-bsp 0.2.0", use=""
+    )
+    assert said == "mended in this Mesa: a head goes wrong at operation 0 (CONV_2D)"
 
 
 def test_the_kept_verdicts_are_whole() -> None:
@@ -138,6 +148,17 @@ def test_an_operation_on_indices_is_known() -> None:
     axis, parts = sized(1, dtype="int32"), (sized(1, 8, 8, 8), sized(1, 8, 8, 8))
     split = Operation(0, "SPLIT", 1, (axis, sized(1, 8, 8, 16)), parts)
     assert "not bytes" not in said_of(split, "26.2.6")
+
+
+def test_weights_of_four_bits_are_taken_for_bytes() -> None:
+    def conv(dtype: str) -> Operation:
+        weights = Tensor("w", (8, 3, 3, 3), dtype, (0.1,), (0,))
+        return Operation(0, "CONV_2D", 7, (sized(1, 8, 8, 3), weights, None), (sized(1, 8, 8, 8),))
+
+    assert "not bytes" in said_of(conv("int4"), "26.2.6")
+    assert "not bytes" not in said_of(conv("int8"), "26.2.6")
+    model = Model(3, (conv("int4"),), (), (), 1)
+    assert "expected bytes, found int4" in str(wrongly_taken(model, {0})[0])
 
 
 @pytest.mark.parametrize(

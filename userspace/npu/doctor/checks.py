@@ -112,7 +112,9 @@ def _kernel(subject: Subject) -> tuple[str, str, str, str]:
     expected = f"Linux {since} or later"
     if series_key(match[0])[:2] < series_key(since):
         return broken(
-            f"{found} lacks {subject.npu.kernel_lacks}", expected, f"{subject.deploy} --kernel 6.12"
+            f"{found} lacks {subject.npu.kernel_lacks}",
+            expected,
+            subject.deploy_with("--kernel 6.12"),
         )
     return ok(found, expected)
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from dataclasses import replace
 
 from bsp.base.errors import InfrastructureError
 from bsp.base.output import table
@@ -13,7 +13,7 @@ from bsp.base.progress import step
 from bsp.base.words import filled
 from bsp.boot_survey import facts as boot_facts
 from bsp.boot_survey.facts import BootFacts
-from bsp.boot_survey.survey import survey_of
+from bsp.boot_survey.survey import Survey, survey_of
 from bsp.catalog import load_board
 from bsp.profile import Board
 from bsp.remote.inventory import Host
@@ -66,12 +66,8 @@ def doctor(
                 completed = ask(connection, userspace)
                 boot = _boot_facts(connection)
     facts = parse_facts(text_of(completed, where))
-    document = judge(facts, wanted=wanted, host=host.name if host else None)
-    return {
-        **document,
-        "boot": _boot(boot, document["board"]),
-        "seconds": round(time.monotonic() - began, 2),
-    }
+    document = judge(facts, wanted=wanted, host=host.name if host else None, boot=boot)
+    return {**document, "seconds": round(time.monotonic() - began, 2)}
 
 
 def _boot_facts(connection: Connection) -> BootFacts | None:
@@ -82,14 +78,11 @@ def _boot_facts(connection: Connection) -> BootFacts | None:
         return None
 
 
-def _boot(facts: BootFacts | None, board: str | None) -> dict[str, Any] | None:
-    """Return how a board boots today, as a document; None where that is unknown."""
-    if facts is None:
-        return None
-    profile = load_board(board) if board else None
-    if profile is None:
-        return survey_of(facts, None).document()
-    return survey_of(facts, uboot_of(profile), trial=trial_of(profile)).document()
+def _survey(facts: BootFacts, board: Board | None) -> Survey:
+    """How a board boots today."""
+    if board is None:
+        return survey_of(facts, None)
+    return survey_of(facts, uboot_of(board), trial=trial_of(board))
 
 
 def ask(connection: Connection, userspace: str = DEPLOYED_USERSPACE) -> Completed:
@@ -113,9 +106,21 @@ def text_of(completed: Completed, where: str) -> str:
     return completed.text
 
 
-def judge(facts: Facts, *, wanted: Board | None = None, host: str | None = None) -> DoctorDocument:
-    """Return the document, without the time that it took. Pure."""
+def judge(
+    facts: Facts,
+    *,
+    wanted: Board | None = None,
+    host: str | None = None,
+    boot: BootFacts | None = None,
+) -> DoctorDocument:
+    """Return the document, without the time that it took. Pure.
+
+    Args:
+        boot: how the board boots; None: that was not seen.
+    """
     subject = subject_of(facts, wanted=wanted, host=host)
+    survey = _survey(boot, subject.board) if boot else None
+    subject = replace(subject, way=survey.way if survey else None)
     checks = examine(subject)
     first = next((check for check in checks if check.status == "broken"), None)
     return {
@@ -128,6 +133,7 @@ def judge(facts: Facts, *, wanted: Board | None = None, host: str | None = None)
         "first_broken": first.name if first else None,
         "next": first.next if first else "",
         "verdict": "broken" if first else "healthy",
+        "boot": survey.document() if survey else None,
     }
 
 

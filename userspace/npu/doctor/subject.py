@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass
 
 from bsp.profile import Board, Npu
 
 from .facts import Facts, RenderNode
+
+# Ways of trial with which a board is adopted; kexec leaves its disk alone (bsp/boot_survey/ways.py).
+_ADOPTED_BY = ("fat", "raw")
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,7 @@ class Subject:
         wanted: profile that the inventory names.
         host: name of the host for commands; None: this machine.
         doubts: what contradicts its ``compatible`` string, in words; ``board`` is then None.
+        way: how a trial is booted there, as ``boot_survey`` found it; empty: in no way; None: not known.
     """
 
     facts: Facts
@@ -29,6 +34,7 @@ class Subject:
     wanted: Board | None = None
     host: str | None = None
     doubts: str = ""
+    way: str | None = None
 
     @property
     def driver(self) -> str:
@@ -45,9 +51,23 @@ class Subject:
         return next((node for node in nodes if node.driver == self.driver), None)
 
     @property
+    def is_ours(self) -> bool:
+        """Whether npu-bsp's boot script has booted it."""
+        return bool(re.search(r"\bnpu_bsp\.generation=", self.facts.cmdline))
+
+    @property
     def deploy(self) -> str:
         """The command that puts our kernel, device tree and userspace there."""
-        return f"./inv deploy --host {self.host or 'NAME'}"
+        return self.deploy_with("")
+
+    def deploy_with(self, flags: str) -> str:
+        """As ``deploy``; on a board that boots in another way, what comes before that, without flags."""
+        command = f"./inv deploy --host {self.host or 'NAME'}"
+        if self.is_ours or self.host is None:
+            return f"{command} {flags}".rstrip()
+        if self.way in (None, *_ADOPTED_BY):
+            return f"{command} --adopt  # once; then without --adopt"
+        return f"{command} --adopt --dry-run  # says how a device tree can be tried there"
 
     def there(self, command: str) -> str:
         """A command that runs on the board."""

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import re
-
 from .check import Outcome, broken, ok, unknown
 from .subject import Subject
 from .system import BootFile
@@ -92,7 +90,7 @@ def boot_script(subject: Subject) -> Outcome:
     expected = "one file says what boots"
     if not files:
         return ok("no boot script and no extlinux.conf is visible", expected)
-    if re.search(r"\bnpu_bsp\.generation=", facts.cmdline):
+    if subject.is_ours:
         return ok("npu-bsp's boot script has booted it", expected)
     configurations = [file for file in files if not file.is_script]
     extlinux_booted = any(_appended(line, facts.cmdline) for line in facts.system.extlinux)
@@ -105,7 +103,7 @@ def boot_script(subject: Subject) -> Outcome:
                 expected,
                 subject.there(f"mv {script.path} {script.path}.old")
                 if not script.ours
-                else f"{subject.deploy} --adopt",
+                else subject.deploy,
             )
         newer = [file for file in files if _takes_the_place(file, script)]
         if newer:

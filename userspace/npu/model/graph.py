@@ -32,6 +32,8 @@ _LEAST_INPUTS = {
     "CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "ADD": 2, "RELU": 1, "ABS": 1,
     "LOGISTIC": 1, "CONCATENATION": 1, "SPLIT": 2, "PAD": 2,
 }  # fmt: skip
+# That run other graphs of the file.
+_CALLS = ("IF", "WHILE", "CALL", "CALL_ONCE", "STABLEHLO_WHILE", "STABLEHLO_COMPOSITE")
 _MOST_DIMENSIONS = 16  # runtimes take 8 at most
 # Of a tensor.
 _SHAPE_SLOT, _SIGNATURE_SLOT = 0, 7
@@ -135,7 +137,10 @@ class Model:
         schema: version of the file's schema; runtimes take 3 alone.
         operations: of the main graph, in their order.
         inputs, outputs: of the main graph, in their order.
-        graphs: how many the file has; those behind the first belong to IF, WHILE and CALL_ONCE.
+        graphs: how many the file has; those behind the first belong to IF, WHILE and CALL_ONCE, or to other
+            signatures.
+        signatures: names of those that are of another graph than the first, which alone is run.
+        inner: the operations of the other graphs, one graph after the other.
     """
 
     schema: int
@@ -143,6 +148,13 @@ class Model:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     graphs: int
+    signatures: tuple[str, ...] = ()
+    inner: tuple[Operation, ...] = ()
+
+    @property
+    def calls(self) -> tuple[Operation, ...]:
+        """The operations of the main graph that run other graphs."""
+        return tuple(each for each in self.operations if each.kind in _CALLS) if self.inner else ()
 
 
 def read_model(model: bytes, *, what: str = "the model") -> Model:
@@ -153,13 +165,22 @@ def read_model(model: bytes, *, what: str = "the model") -> Model:
     """
 
     def whole(table: Table) -> Model:
-        graph, tensors = _graph_and_tensors(table)
+        buffers = [buffer.raw(0) for buffer in table.tables(4)]
+        graph = table.tables(2)[0]
+        tensors = _tensors(graph, buffers)
         inputs, outputs = (
             tuple(tensors[number] for number in graph.vector(slot, "Int32")) for slot in (1, 2)
         )
         operations = tuple(_operations(table, graph, tensors))
         graphs = len(table.tables(2))
-        return Model(table.number(0, "Uint32"), operations, inputs, outputs, graphs)
+        others = tuple(each.text(2) for each in table.tables(7) if each.number(4, "Uint32"))
+        inner = tuple(
+            operation
+            for graph in table.tables(2)[1:]
+            for operation in _operations(table, graph, _tensors(graph, buffers))
+        )
+        version = table.number(0, "Uint32")
+        return Model(version, operations, inputs, outputs, graphs, others, inner)
 
     return _read(model, what, whole)
 
@@ -325,7 +346,11 @@ def _read(model: bytes, what: str, reader: Callable[[Table], _Found]) -> _Found:
 def _graph_and_tensors(model: Table) -> tuple[Table, list[Tensor]]:
     buffers = [buffer.raw(0) for buffer in model.tables(4)]
     graph = model.tables(2)[0]
-    return graph, [_tensor(table, buffers) for table in graph.tables(0)]
+    return graph, _tensors(graph, buffers)
+
+
+def _tensors(graph: Table, buffers: list[bytes]) -> list[Tensor]:
+    return [_tensor(table, buffers) for table in graph.tables(0)]
 
 
 def _operations(model: Table, graph: Table, tensors: list[Tensor]) -> Iterator[Operation]:

@@ -20,7 +20,10 @@ _new_builder: Any = Builder  # the package has no types
 
 _SCHEMA_VERSION = 3
 _IDENTIFIER = b"TFL3"
-_TENSOR_TYPES = {"float32": 0, "int32": 2, "uint8": 3, "int8": 9}
+_TENSOR_TYPES = {
+    "float32": 0, "int32": 2, "uint8": 3, "int64": 4, "string": 5, "bool": 6, "int16": 7, "complex64": 8,
+    "int8": 9,
+}  # fmt: skip
 SAME, VALID = 0, 1
 NO_ACTIVATION, RELU = 0, 1
 
@@ -30,7 +33,7 @@ class Tensor:
     """A tensor: ``data`` is None where the runtime computes it.
 
     ``scale`` and ``zero_point``: real value = scale * (stored - zero_point); scale 0 is unquantised.
-    ``signature``: the shape with -1 where any size will do.
+    ``signature``: the shape with -1 where any size will do. ``is_variable``: it is kept from run to run.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Tensor:
     zero_point: int = 0
     data: NDArray[Any] | None = None
     signature: tuple[int, ...] = ()
+    is_variable: bool = False
 
 
 @dataclass(frozen=True)
@@ -189,7 +193,10 @@ def write_model(
     buffer_of: dict[int, int] = {}
     for index, tensor in enumerate(tensors):
         if tensor.data is not None:
-            content = np.ascontiguousarray(tensor.data, dtype=tensor.dtype).tobytes()
+            stored = (
+                "uint8" if tensor.dtype == "string" else tensor.dtype
+            )  # as bytes, with their places
+            content = np.ascontiguousarray(tensor.data, dtype=stored).tobytes()
             buffer_of[index] = len(buffers)
             buffers.append(writer.table([("offset", 0, writer.data(content))]))
 
@@ -236,6 +243,8 @@ def _tensor_table(writer: _Writer, tensor: Tensor, buffer: int) -> int:
         zero_point = writer.numbers([tensor.zero_point], "int64")
         quantization = writer.table([("offset", 2, scale), ("offset", 3, zero_point)])
         fields.append(("offset", 4, quantization))
+    if tensor.is_variable:
+        fields.append(("bool", 5, True))
     if tensor.signature:
         fields.append(("offset", 7, writer.numbers(tensor.signature, "int32")))
     return writer.table(fields)

@@ -16,14 +16,23 @@ from ..model import operations, tiny_detector, tiny_model
 from ..model.faults.known_faults import OURS
 from ..model.graph import read_graph, read_model
 from ..model.prediction import Prediction, predict, rules_for
-from ..model.sinks import read_sinks
+from ..model.sinks import Sink, read_sinks
 from ..profile.profile import profile
 from . import model_check, models
 from .delegates import ALL, TEFLON, implied, rows
 from .judge import accuracy, detect
 from .judge.compare import MAX_ABS_DIFF
 from .judge.delegation import parse_log
-from .judge.verdict import Expected, Figure, find_reference, judge, verdict
+from .judge.outputs import proves_nothing, reference_of
+from .judge.verdict import (
+    REFERENCE,
+    Expected,
+    Figure,
+    find_reference,
+    judge,
+    settle_state,
+    verdict,
+)
 from .machine import Machine
 from .onboard.model_inputs import PLAIN, Filling
 from .records import RowResult, RunnerDocument, SmokeDocument
@@ -184,9 +193,11 @@ def smoke_test(
         )
     given = model_check.given(inputs.model.path)
     _refuse_older_userspace(facts, given, host)
+    note = settle_state(facts)
     found = detect.read(facts, inputs.labels) if request.test == detect.NAME else None
     answer = models.answers().get((inputs.model.sha256, inputs.image.sha256))
     sinks = read_sinks(inputs.model.path.read_bytes())
+    _refuse_useless(facts, sinks, inputs)
     expected = Expected(answer.top, answer.tolerance) if answer else None
     results = judge(
         facts,
@@ -211,7 +222,7 @@ def smoke_test(
         "test": request.test,
         "board": board,
         "host": host or "this machine",
-        **_inputs_described(inputs, given),
+        **_inputs_described(inputs, given, note),
         "expected": answer.source if answer else None,
         **_run_described(facts),
         "operations": operations.described(inputs.model.path),
@@ -273,12 +284,33 @@ def _refuse_older_userspace(
         )
 
 
-def _inputs_described(inputs: models.Inputs, given: Sequence[Filling]) -> SmokeDocument:
+def _refuse_useless(facts: RunnerDocument, sinks: Sequence[Sink], inputs: models.Inputs) -> None:
+    """Raise a UserError where what came out tells nothing of the machine, in whatever row.
+
+    It is the model's own, or the picture's: no row has anything that could be compared.
+    """
+    rows = facts["results"]
+    reference = next(
+        (row for row in rows if row["delegate"] == REFERENCE and "output" in row), None
+    )
+    if reference is None:
+        return
+    others = [row for row in rows if row is not reference]
+    why = proves_nothing(reference_of(reference, sinks, inputs.labels), others)
+    if why:
+        raise UserError(
+            f"{inputs.model.name} proves nothing with {inputs.image.name}: {why}, on TFLite's portable "
+            "kernels, too. That is the model's own, and no fault of this machine's",
+            hint="give another picture (--image), or a model whose outputs are numbers",
+        )
+
+
+def _inputs_described(inputs: models.Inputs, given: Sequence[Filling], note: str) -> SmokeDocument:
     return {
         "model": _described(inputs.original or inputs.model),
         "inputs": [filling.record() for filling in given],
         "image": {**_described(inputs.image), "path": str(inputs.image.path)},
-        "note": inputs.note,
+        "note": "; ".join(filter(None, [inputs.note, note])),
     }
 
 

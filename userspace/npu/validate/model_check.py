@@ -7,6 +7,7 @@ TFLite runtime knows, ``loading.py`` says.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from . import fixed_size, models
 from .onboard import bmp
 from .onboard.model_inputs import HINT, Filling, Input, InputError, fillings
 
+# tensorflow/lite/kernels/random_ops.cc, multinomial.cc
+_DRAWS = ("RANDOM_UNIFORM", "RANDOM_STANDARD_NORMAL", "MULTINOMIAL")
 _PLAIN_PIXELS = 1 << 16  # that are looked at in one go
 _OTHER_MODEL = "give another model, or convert it again"
 
@@ -47,7 +50,20 @@ def checked(inputs: models.Inputs, size: tuple[int, int] | None) -> models.Input
             f"no output of {inputs.model.name} depends on its inputs: whatever comes out proves nothing",
             hint=_OTHER_MODEL,
         )
+    if draws := next((each for each in model.operations if each.kind in _DRAWS), None):
+        raise UserError(
+            f"{inputs.model.name} draws random numbers ({draws.name}): no two of its runs can be compared",
+            hint=_OTHER_MODEL,
+        )
     check_picture(inputs.image.path)
+    if model.signatures:
+        names = ", ".join(model.signatures)
+        inputs = replace(
+            inputs,
+            note="; ".join(
+                filter(None, [inputs.note, f"only the model's main graph is run, not its {names}"])
+            ),
+        )
     fixed = fixed_size.fixed(inputs, found, size)
     if fixed is not inputs:
         inputs, found = fixed, inputs_in(fixed.model.path.read_bytes())
@@ -59,11 +75,14 @@ def checked(inputs: models.Inputs, size: tuple[int, int] | None) -> models.Input
 
 
 def _hangs_on_inputs(output: Tensor, model: Model) -> bool:
-    """Whether an output is computed from an input, or from what is kept elsewhere (a variable)."""
+    """Whether an output is computed from an input, or from what is kept elsewhere (a variable).
+
+    An input that is handed out as it is does not count: nothing was computed.
+    """
     makers = {id(tensor): each for each in model.operations for tensor in each.outputs if tensor}
     inputs = {id(tensor) for tensor in model.inputs}
     seen: set[int] = set()
-    waiting = [output]
+    waiting = [] if id(output) in inputs else [output]
     while waiting:
         tensor = waiting.pop()
         maker = makers.get(id(tensor))

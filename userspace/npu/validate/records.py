@@ -80,6 +80,8 @@ class RunnerRow(TypedDict, total=False):
     ``error`` is there in place of times and outputs where it did not run to its end. ``views`` are the
     outputs for crops and flips of the picture, as ``OutputRecord.data``; ``answer`` and ``detections`` are
     added here, to rows of a detector. ``scored_views`` has what ``OutputRecord`` adds, for each view.
+    ``first_outputs``: of the first run, where those of the last one are others. ``lacks_portable``: an
+    operator for which other kernels than the portable ones had to run.
     """
 
     delegate: str
@@ -101,6 +103,8 @@ class RunnerRow(TypedDict, total=False):
     other_inputs: list[dict[str, Any]]
     output: OutputRecord
     other_outputs: list[OutputRecord]
+    first_outputs: list[OutputRecord] | None
+    lacks_portable: str
     answer: OutputRecord
     views: list[str]
     scored_views: list[OutputRecord]

@@ -9,11 +9,13 @@ from pathlib import Path
 from bsp.base.errors import UserError
 from bsp.base.progress import say
 from userspace.npu.model.faults.known_wrong import before_a_run
+from userspace.npu.model.graph import read_model
 from userspace.npu.validate import label_image
 from userspace.npu.validate.records import SmokeDocument
 
 from ...gates.packages import SUITE_OF_DRIVER, find_delegate
 from ..identity import driver_of
+from ..taken import not_in_the_main_graph
 from . import host
 
 _RUNS = 3
@@ -49,6 +51,11 @@ class VirtualNpu:
         """
         name = host.npu_name(self.npu)
         inputs = label_image.choose(request)
+        if why := not_in_the_main_graph(read_model(inputs.model.path.read_bytes())):
+            raise UserError(
+                f"{inputs.model.name}: {why}",
+                hint="smoke-test --host runs it on a board; or convert it without IF and WHILE",
+            )
         suite = SUITE_OF_DRIVER[driver_of(name)]
         chosen = self.mesa or (suite if suite != host.DISTRIBUTION else "")
         delegate = find_delegate(chosen) if chosen else None

@@ -103,9 +103,10 @@ def _is_stride_2(operation: Operation, *kinds: str) -> bool:
 
 
 def _other_types(operation: Operation, _: Surroundings) -> bool:
-    """Its values are not bytes: float, or the int32 of indices."""
+    """Its values are not bytes: float, the int32 of indices, or weights of 4 bits."""
     source = operation.inputs[1] if operation.kind == "SPLIT" else data_of(operation)
-    return any(tensor and not tensor.is_bytes for tensor in (source, output_of(operation)))
+    tensors = (source, weights_of(operation), output_of(operation))
+    return any(tensor and not tensor.is_bytes for tensor in tensors)
 
 
 def _add_bias(operation: Operation, _: Surroundings) -> bool:

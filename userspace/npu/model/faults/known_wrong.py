@@ -63,17 +63,22 @@ def known_wrong(content: bytes, npu: str, mesa: str) -> list[str]:
     Args:
         npu: ``a311d``; mesa: version, ``26.1.6-1``.
     """
+    if OURS in mesa:
+        return []
+    return [f"{what}{way_out}" for what, way_out in _known_wrong(content, npu, mesa)]
+
+
+def _known_wrong(content: bytes, npu: str, mesa: str) -> list[tuple[str, str]]:
+    """What is known to be wrong with an upstream Mesa, and the ways out, each in words."""
     upstream = mesa.partition("-")[0]
-    if npu not in NPUS or not upstream or OURS in mesa:
+    if npu not in NPUS or not upstream:
         return []
     digest = hashlib.sha256(content).hexdigest()
     for each in verdicts():
         if (each.sha256, each.npu) == (digest, npu) and upstream in each.mesa:
-            return (
-                [f"{each.name} goes wrong at {each.first_wrong}{_right_with(each)}"]
-                if each.first_wrong
-                else []
-            )
+            if not each.first_wrong:
+                return []
+            return [(f"{each.name} goes wrong at {each.first_wrong}", _right_with(each))]
     return _faults(read_model(content), npu, upstream)
 
 
@@ -85,7 +90,8 @@ def before_a_run(content: bytes, npu: str, mesa: str, *, use: str) -> list[str]:
     """
     if OURS in mesa:
         upstream = re.split(r"[ +]", mesa)[0]
-        return [f"mended in this Mesa: {line}" for line in known_wrong(content, npu, upstream)]
+        mended = _known_wrong(content, npu, upstream)
+        return [f"mended in this Mesa: {what}" for what, _ in mended]
     faults = known_wrong(content, npu, mesa)
     lines = [f"known to come out wrong on this NPU with this Mesa: {line}" for line in faults]
     if lines:
@@ -117,11 +123,11 @@ def _right_with(verdict: Verdict) -> str:
     return f"; right with Mesa {', '.join(right)}" if right else ""
 
 
-def _faults(model: Model, npu: str, mesa: str) -> list[str]:
+def _faults(model: Model, npu: str, mesa: str) -> list[tuple[str, str]]:
     rules = rules_for(_DRIVER, mesa)
     if rules is None:
         return []
-    by_symptom: dict[str, str] = {}
+    by_symptom: dict[str, tuple[str, str]] = {}
     for partition in partitions(model, predict(model.operations, rules).taken):
         operations = [model.operations[index] for index in partition.operations]
         where = Surroundings(
@@ -131,5 +137,6 @@ def _faults(model: Model, npu: str, mesa: str) -> list[str]:
         )
         for each in operations:
             for fault in faults_of(each, where, npu, mesa):
-                by_symptom.setdefault(fault.what, f"{each.name} {fault.what} ({fault.way_out})")
+                way_out = f" ({fault.way_out})"
+                by_symptom.setdefault(fault.what, (f"{each.name} {fault.what}", way_out))
     return list(by_symptom.values())

@@ -135,9 +135,13 @@ def whole_model(model: Model, numbers: Numbers) -> list[Advice]:
                 "fix the sizes before conversion; smoke-test --size HEIGHTxWIDTH tries one",
             )
         )
-    if model.graphs > 1:
+    if model.calls:
         what = f"it has {model.graphs} graphs; only the main one is looked into"
         advice.append(Advice(what, "convert it without IF, WHILE and variables"))
+    if model.signatures:
+        names = ", ".join(model.signatures)
+        what = f"only the main graph is looked into, not its {names}"
+        advice.append(Advice(what, "convert it alone"))
     return advice
 
 

@@ -47,7 +47,13 @@ def verdict(facts: Facts) -> Verdict:
     version, npu = best(facts)
     taken, total = len(version.taken), len(facts.macs)
     if not taken:
-        return Verdict(CHANGE, "no Mesa that is looked at takes any of its operations")
+        takes = any(each.taken for each in facts.versions)
+        return Verdict(
+            CHANGE,
+            "what a Mesa takes of it comes out wrong"
+            if takes
+            else "no Mesa that is looked at takes any of its operations",
+        )
     why = f"{taken} of {counted(total, 'operation')}"
     if sum(facts.macs):
         why += f" and {percent(facts.share(version))} of the multiplications"

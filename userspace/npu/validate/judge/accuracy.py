@@ -18,7 +18,7 @@ from .compare import top_differs
 from .delegation import is_npus
 from .kinds import Kind
 from .outputs import Reference, compare_view
-from .values import Values, values_of
+from .values import Values, comparable, values_of
 
 # Of the views, at most one in four may have a clearly different answer.
 LEAST_SHARE = 0.75
@@ -48,6 +48,7 @@ def agreement(
     same = clear = 0
     for ours, theirs in pairs:
         if by_class:
+            ours, theirs, _ = comparable(ours, theirs)
             one, two = ours.real.ravel(), theirs.real.ravel()
             same += bool(np.any((one == one.max()) & (two == two.max())))
             clear += top_differs(one, two, step=theirs.step)

@@ -51,6 +51,13 @@ def read(facts: RunnerDocument, labels: Sequence[str]) -> list[tuple[list[Detect
     # What is which is the same in all rows; the reference's values can be relied on.
     rows = sorted(facts["results"], key=lambda row: row["delegate"] != _REFERENCE)
     known = next((arrangement(records_of(row)) for row in rows if "output" in row), None)
+    # What is not finite in the reference, rows need not have either.
+    lacking = [
+        number
+        for row in rows[:1]
+        for number, output in enumerate(records_of(row))
+        if row["delegate"] == _REFERENCE and _not_finite(output)
+    ]
     for row in facts["results"]:
         if "output" not in row:
             found.append(([], ""))
@@ -62,7 +69,9 @@ def read(facts: RunnerDocument, labels: Sequence[str]) -> list[tuple[list[Detect
         # All may be of one class, of which there may be one.
         judged = outputs if known is None else [outputs[known.boxes], outputs[known.scores]]
         dead = [lifeless(output) for output in judged if max(output["shape"], default=0) > 1]
-        dead += [_not_finite(output) for output in outputs]
+        dead += [
+            _not_finite(output) for number, output in enumerate(outputs) if number not in lacking
+        ]
         objects = [each for each in objects if each.score >= THRESHOLD]
         found.append((objects, next(filter(None, dead), "")))
         scores = class_scores(objects, max(len(labels), 2) if labels else _CLASSES)

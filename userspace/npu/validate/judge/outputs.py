@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bsp.base.words import counted
 
@@ -19,7 +20,7 @@ from ..records import OutputRecord, RunnerRow
 from .compare import MAX_ABS_DIFF, compare, relative_error
 from .detections import THRESHOLD, arrangement, detections, differences
 from .kinds import Kind, detection_group, is_list, kinds_of
-from .values import Values, lifeless_values, values_of
+from .values import Values, are_numbers, comparable, lifeless_values, values_of
 
 # Of a picture on which the reference is sure of nothing, its best objects are looked at: from these shares
 # of the best score on, and to within these.
@@ -89,15 +90,11 @@ def look_at(reference: Reference) -> Compared:
     found = Compared()
     dead = []
     for number, values in enumerate(reference.outputs):
-        words = lifeless_values(values.raw, _named(number, reference))
-        if values.short is not None:
-            words = (
-                ""  # all pixels of one class, and it is known how much better that is than others
-            )
-        if words and not np.all(np.isfinite(values.real)):
-            found.problems.append(words)
-        elif words:
+        words = _useless(values, _named(number, reference))
+        if words:
             dead.append(words)
+        else:
+            found.notes += _not_numbers(number, reference)
         found.records.append(_record(number, reference, values, None, "") | {"compared": False})
     if len(dead) == len(reference.outputs):
         found.problems += dead[:1]
@@ -105,6 +102,42 @@ def look_at(reference: Reference) -> Compared:
         found.notes += [f"{words}, which proves nothing" for words in dead]
     found.notes += _unseen(reference)
     return found
+
+
+def _useless(values: Values, what: str) -> str:
+    """Say why nothing can be compared with an output of the reference; "" if something can."""
+    if not values.raw.size:
+        return f"{what} is empty"
+    if not np.any(are_numbers(values)):
+        return f"{what} holds no number that is finite"
+    if values.short is not None:
+        return ""  # all pixels of one class, and it is known how much better that is than others
+    return lifeless_values(values.raw, what) if np.all(are_numbers(values)) else ""
+
+
+def _not_numbers(number: int, reference: Reference) -> list[str]:
+    """Say how many of an output's numbers are not compared, as they are none in the reference."""
+    values = reference.outputs[number]
+    strange = int(np.count_nonzero(~are_numbers(values)))
+    if strange in (0, values.real.size):
+        return []
+    return [
+        f"{strange} of {values.real.size} numbers of {_named(number, reference)} not compared: they are "
+        f"not finite in {reference.name}"
+    ]
+
+
+def proves_nothing(reference: Reference, others: Sequence[RunnerRow]) -> str:
+    """Say why a model with this picture tells nothing of a machine, "" if it does.
+
+    Every output of the reference is of no use, and so it is for all others that ran to their end.
+    """
+    if any("error" in row for row in others):
+        return ""
+    alike = [reference, *(reference_of(row, reference.sinks, reference.labels) for row in others)]
+    if any(not _useless(values, "it") for each in alike for values in each.outputs):
+        return ""
+    return _useless(reference.outputs[0], _named(0, reference)) if reference.outputs else ""
 
 
 def compare_row(row: RunnerRow, reference: Reference, *, exact: bool = False) -> Compared:
@@ -127,7 +160,7 @@ def compare_row(row: RunnerRow, reference: Reference, *, exact: bool = False) ->
         problem, error = "", None
         if ours.raw.dtype != theirs.raw.dtype or ours.raw.shape != theirs.raw.shape:
             problem = f"{what} is {_form(ours)}, {reference.name}'s is {_form(theirs)}"
-        elif not np.all(np.isfinite(theirs.real)):
+        elif theirs.raw.size and not np.any(are_numbers(theirs)):
             found.notes.append(f"{what} was not compared: {reference.name}'s is not finite")
         elif ours.raw.tobytes() != theirs.raw.tobytes():
             problem, error = _problem(what, number, ours, reference, exact=exact)
@@ -139,6 +172,7 @@ def compare_row(row: RunnerRow, reference: Reference, *, exact: bool = False) ->
             problem += f"; its values are {reference.name}'s, {BY_CHANNEL}"
         found.records.append(made)
         found.problems += [problem] if problem else []
+        found.notes += _not_numbers(number, reference)
     if not exact and not found.problems:
         _compare_objects(records, reference, found)
     found.notes += _unseen(reference)
@@ -149,15 +183,17 @@ def compare_view(ours: Values, theirs: Values, reference: Reference, *, exact: b
     """Return what is wrong with the first output for another picture, "" if nothing is."""
     if ours.raw.tobytes() == theirs.raw.tobytes():
         return ""
-    if exact:
+    if exact and _differ(ours, theirs):
         return "not exactly the reference's"
-    if reference.kinds[0] is Kind.DETECTIONS:
+    if exact or reference.kinds[0] is Kind.DETECTIONS:
         return (
             ""  # objects need all four outputs, and of other pictures only the first one is known
         )
+    ours, theirs, strange = comparable(ours, theirs)
     alive = lifeless_values(ours.raw)
     return (
-        alive
+        strange
+        or alive
         or compare(reference.kinds[0], ours, theirs, reference.labels, name=reference.name).problem
     )
 
@@ -175,15 +211,20 @@ def _problem(
 ) -> tuple[str, float | None]:
     """Say what is wrong with an output that is not bit for bit the reference's."""
     theirs, kind = reference.outputs[number], reference.kinds[number]
+    differ = _differ(ours, theirs)
+    if exact and not differ:  # but for the bits of what is no number
+        return "", 0.0
+    finite = bool(np.all(are_numbers(theirs)))
     dead = lifeless_values(ours.raw, what)
-    if not np.all(np.isfinite(ours.real)):
-        return dead, None
+    if finite and not np.all(are_numbers(ours)):
+        return dead or f"{what} holds numbers that are not finite", None
+    ours, theirs, strange = comparable(ours, theirs)
     error = relative_error(ours, theirs)
     # Classes of pixels, and classes and scores of objects, may well be all the same.
-    if dead and not lifeless_values(theirs.raw) and kind not in (Kind.INDICES, Kind.DETECTIONS):
+    may_be = kind in (Kind.INDICES, Kind.DETECTIONS)
+    if dead and finite and not lifeless_values(theirs.raw) and not may_be:
         return dead, error
     if exact:
-        differ = int(np.count_nonzero(ours.raw != theirs.raw))
         largest = float(np.max(np.abs(ours.real - theirs.real)))
         by = f"{largest / theirs.step:.0f} steps" if theirs.step else f"{largest:.4g}"
         return (
@@ -191,6 +232,8 @@ def _problem(
             f"to {by}",
             error,
         )
+    if strange:
+        return f"{what}: {strange}, {reference.name}'s are", error
     if kind is Kind.DETECTIONS:
         return "", error
     words = compare(kind, ours, theirs, reference.labels, name=reference.name).problem
@@ -235,10 +278,10 @@ def _record(
 ) -> dict[str, Any]:
     theirs = reference.outputs[number]
     same_form = values.raw.shape == theirs.raw.shape
-    with np.errstate(invalid="ignore"):  # infinity less infinity
-        largest = (
-            float(np.max(np.abs(values.real - theirs.real), initial=0.0)) if same_form else None
-        )
+    largest = None
+    if same_form:
+        ours, finite, _ = comparable(values, theirs)
+        largest = float(np.max(np.abs(ours.real - finite.real), initial=0.0))
     name = reference.sinks[number].name if number < len(reference.sinks) else ""
     return {
         "index": number,
@@ -246,14 +289,24 @@ def _record(
         "shape": list(values.raw.shape),
         "dtype": values.raw.dtype.name,
         "kind": str(reference.kinds[number]),
-        "compared": bool(same_form and np.all(np.isfinite(theirs.real))),
+        "compared": bool(same_form and np.any(are_numbers(theirs))),
         "values": int(values.raw.size),
-        "different": int(np.count_nonzero(values.raw != theirs.raw)) if same_form else None,
+        "different": _differ(values, theirs) if same_form else None,
         "max_abs_diff": _number(largest),
         "error": _number(error),
         "order": "",
         "problem": problem,
     }
+
+
+def _differ(ours: Values, theirs: Values) -> int:
+    """How many values differ; what is no number (NaN) in both does not."""
+    return int(np.count_nonzero(~_same(ours.raw, theirs.raw)))
+
+
+def _same(ours: NDArray[Any], theirs: NDArray[Any]) -> NDArray[np.bool_]:
+    same: NDArray[np.bool_] = ours == theirs
+    return same | (np.isnan(ours) & np.isnan(theirs)) if ours.dtype.kind == "f" else same
 
 
 def _by_channel(number: int, ours: Values, reference: Reference, *, exact: bool) -> bool:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from ..records import OutputRecord
 
 Reals = NDArray[np.float64]
+# Of the numbers that are not finite in the reference, as many more may be in another row: one in so many.
+_FEW = 20
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,11 @@ class Values:
 
 
 def raw_values(record: OutputRecord) -> NDArray[Any]:
-    """Return a record's values as they are, in its shape."""
+    """Return a record's values as they are, in its shape; complex ones as pairs on one more axis."""
     content = zlib.decompress(base64.b64decode(record["data"]))
     values = np.frombuffer(content, np.dtype(record["dtype"]))
-    return values.reshape(record["shape"]) if "shape" in record else values
+    values = values.reshape(record["shape"]) if "shape" in record else values
+    return np.stack([values.real, values.imag], axis=-1) if values.dtype.kind == "c" else values
 
 
 def values_of(record: OutputRecord, *, step: float = 0.0) -> Values:
@@ -66,6 +69,41 @@ def _short(record: OutputRecord, places: int) -> NDArray[np.float32] | None:
     if units.size != places * sent["classes"]:
         return None
     return units.reshape(places, sent["classes"]) * np.float32(sent["unit"])
+
+
+def comparable(ours: Values, theirs: Values) -> tuple[Values, Values, str]:
+    """Return two outputs of one form with 0 in both where either is no finite number.
+
+    A model may have such numbers by its own computation (the logarithm of 0, masks of attention). Where the
+    reference has one, ours may be anything: it hangs on rounding.
+
+    Returns:
+        Ours, theirs, and what is wrong with ours: numbers that are not finite where theirs are ("" if few).
+    """
+    broken, given = ~are_numbers(ours), ~are_numbers(theirs)
+    if not np.any(broken | given):
+        return ours, theirs, ""
+    count, most = int(np.count_nonzero(broken & ~given)), int(np.count_nonzero(given)) // _FEW
+    problem = f"{count} of {ours.real.size} values are not finite" if count > most else ""
+    keep = ~(broken | given)
+    return _only(ours, keep), _only(theirs, keep), problem
+
+
+def are_numbers(values: Values) -> NDArray[np.bool_]:
+    """Where an output holds numbers: neither NaN, nor infinite, nor the largest there is.
+
+    TFLite's portable kernels end at that one where its others overflow (``ActivationFunctionWithMinMax``).
+    """
+    found: NDArray[np.bool_] = np.isfinite(values.real)
+    if values.raw.dtype.kind == "f":
+        found &= np.abs(values.raw) < np.finfo(values.raw.dtype).max
+    return found
+
+
+def _only(values: Values, keep: NDArray[np.bool_]) -> Values:
+    zero = values.raw.dtype.type(0)
+    raw, real = np.where(keep, values.raw, zero), np.where(keep, values.real, 0.0)
+    return Values(raw, real, values.step, values.short)
 
 
 def scores(record: OutputRecord) -> Reals:

@@ -53,8 +53,8 @@ NO_OPENCL = "no OpenCL device"
 _OPENCL_BROKEN = "libOpenCL.so does not load: "  # the runner's words: it is there
 # How many operations are named where too few were taken.
 _NAMED_OPERATIONS = 4
-_REFERENCE = "cpu-reference"
-_CPU = ("cpu", _REFERENCE)
+REFERENCE = "cpu-reference"
+_CPU = ("cpu", REFERENCE)
 # Delegates that a board need not have, and how to come by them.
 _OTHERS = {
     OPENCL: " (./inv build-delegate opencl makes it)",
@@ -170,7 +170,7 @@ def find_reference(
 ) -> Reference | None:
     """Return the row that the others are compared with; None if it has not run, or says nothing."""
     for row in facts["results"]:
-        if row["delegate"] == _REFERENCE and records_of(row):
+        if row["delegate"] == REFERENCE and records_of(row):
             found = reference_of(row, sinks, labels)
             return None if look_at(found).problems else found
     return None
@@ -204,6 +204,29 @@ def verdict(results: Sequence[RowResult]) -> str:
     if any(row["status"] == "fail" for row in results):
         return "fail"
     return "pass" if any(row["status"] == "pass" for row in asked) else "skip"
+
+
+def settle_state(facts: RunnerDocument) -> str:
+    """Have the first run's outputs compared where a model keeps something from run to run.
+
+    The reference tells: its outputs are not the same after its last run, with the same input. Rows make
+    different numbers of runs; crops of the picture would meet what earlier ones have left.
+
+    Returns:
+        A note; "" where the model keeps nothing.
+    """
+    rows = facts["results"]
+    if not any(row["delegate"] == REFERENCE and row.get("first_outputs") for row in rows):
+        return ""
+    for row in rows:
+        if first := row.get("first_outputs"):
+            row["output"], *row["other_outputs"] = first
+        if "output" in row:
+            row["views"] = []
+    return (
+        "the model's outputs change from run to run (it keeps a state): those of the first are compared, "
+        "and no crops of the picture"
+    )
 
 
 def _judge_row(
@@ -241,7 +264,7 @@ def _judge_row(
         "prepare_ms": round(row["prepare_ms"], 3),
         "max_abs_diff": difference,
         "outputs": compared.records,
-        "reason": "; ".join(filter(None, [*problems, *compared.notes])),
+        "reason": "; ".join(filter(None, [*problems, *compared.notes, _other_kernels(row)])),
         "status": "fail" if any(problems) else "pass",
     }
     return result | answered
@@ -297,6 +320,11 @@ def _without_answer(row: RunnerRow, facts: RunnerDocument, result: RowResult) ->
     return changed
 
 
+def _other_kernels(row: RunnerRow) -> str:
+    lacks = row.get("lacks_portable")
+    return f"TFLite's portable kernels have no {lacks}: its optimised ones ran" if lacks else ""
+
+
 def _class_scores(row: RunnerRow, own: Reference, reference: Reference | None) -> Reals | None:
     """The scores of the classes; None where no output has them."""
     shown = shown_output(reference or own)
@@ -310,12 +338,12 @@ def _compared(
     row: RunnerRow, own: Reference, reference: Reference | None, *, exact: bool
 ) -> Compared:
     """The row's outputs, compared with the reference's where the row is another's."""
-    if row["delegate"] == _REFERENCE:
+    if row["delegate"] == REFERENCE:
         return look_at(own)
     if reference:
         return compare_row(row, reference, exact=exact)
     compared = look_at(own)
-    compared.problems.append(f"there is no result of {_REFERENCE} to compare with")
+    compared.problems.append(f"there is no result of {REFERENCE} to compare with")
     return compared
 
 

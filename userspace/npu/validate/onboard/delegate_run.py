@@ -12,16 +12,17 @@ import base64
 import hashlib
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING or __package__:
-    from . import delegate_library, model_inputs, picked, preprocess, profiling
+    from . import delegate_library, loading, model_inputs, picked, preprocess, profiling
     from .delegate_paths import OPENCL_LIBRARY, parse_delegate
     from .delegation import count_operations, delegated
     from .stage_error import StageError
 else:
     import delegate_library
+    import loading
     import model_inputs
     import picked
     import preprocess
@@ -41,6 +42,7 @@ class PreparedModel:
         prepare_ms: time for loading the delegate and the model.
         delegated: what the delegate took; see ``delegation.delegated``.
         score_sources: for the reference, by output: the scores that an index was picked from.
+        lacks_portable: an operator that the portable kernels lack where they were to run; else empty.
 
     Raises:
         StageError: the delegate, or the model with it, cannot be loaded.
@@ -49,7 +51,12 @@ class PreparedModel:
     def __init__(self, module: Any, job: argparse.Namespace, model: bytes, delegate: str) -> None:
         kind, library, options = parse_delegate(delegate, job.opencl)
         arguments = {"model_content": model, "num_threads": job.threads}
-        arguments |= _resolver(module, kind, portable=job.portable)
+        self.lacks_portable = ""
+        if kind == "cpu-reference" or (kind == "external" and job.portable):
+            self.lacks_portable = loading.lacks_portable(module, model)
+        arguments |= _resolver(
+            module, kind, portable=job.portable, lacking=bool(self.lacks_portable)
+        )
         start = time.perf_counter()
         if kind == "external":
             loaded = _load_delegate(module, delegate, library, options)
@@ -84,16 +91,21 @@ class PreparedModel:
         self.interpreter.invoke()
         return _milliseconds_since(start)
 
-    def output_records(self) -> list[dict[str, Any]]:
-        """Return all outputs with their values, and what they mean."""
+    def output_values(self) -> list[Any]:
+        """Return all outputs, as numbers."""
+        details = self.interpreter.get_output_details()
+        return [_output_value(self.interpreter, detail) for detail in details]
+
+    def output_records(self, outputs: Sequence[Any]) -> list[dict[str, Any]]:
+        """Return outputs with their values, and what they mean."""
+        details = self.interpreter.get_output_details()
         return [
-            _output_record(self.interpreter, detail) | self._score_record(detail["index"])
-            for detail in self.interpreter.get_output_details()
+            _output_record(values, detail) | self._score_record(detail["index"])
+            for values, detail in zip(outputs, details)  # noqa: B905 # one each
         ]
 
     def view_records(self, picture: Any, most: int, budget_s: float) -> dict[str, Any]:
         """Run crops and flips of the picture; return the first output of each."""
-        tensor = self.interpreter.get_output_details()[0]["index"]
         outputs, scores = [], []
         deadline = time.perf_counter() + budget_s
         for view in preprocess.views(picture)[:most]:
@@ -101,8 +113,9 @@ class PreparedModel:
                 break
             self.feed(view)
             self.interpreter.invoke()
-            outputs.append(packed(self.interpreter.get_tensor(tensor)))
-            scores.append(self._score_record(tensor))
+            detail = self.interpreter.get_output_details()[0]
+            outputs.append(packed(_output_value(self.interpreter, detail)))
+            scores.append(self._score_record(detail["index"]))
         return {"views": outputs, "scored_views": scores if self.score_sources else []}
 
     def _score_record(self, tensor: int) -> dict[str, Any]:
@@ -122,9 +135,13 @@ def run_delegate(
     prepared = PreparedModel(module, job, model, delegate)
     inputs = prepared.feed(picture)
     first_ms = prepared.invoke_ms()
+    # Of a model that keeps a state from run to run, only these can be compared.
+    first_values = prepared.output_values()
     most = min(job.runs, REFERENCE_RUNS) if delegate == "cpu-reference" else job.runs
     runs_ms = timed_runs(prepared.interpreter.invoke, most, job.budget)
-    output, *other_outputs = prepared.output_records()
+    last_values = prepared.output_values()
+    output, *other_outputs = prepared.output_records(last_values)
+    changes = [each.tobytes() for each in first_values] != [each.tobytes() for each in last_values]
     return {
         **prepared.delegated,
         "prepare_ms": prepared.prepare_ms,
@@ -134,6 +151,8 @@ def run_delegate(
         "other_inputs": [_input_record(values) for values in inputs[1:]],
         "output": output,
         "other_outputs": other_outputs,
+        "first_outputs": prepared.output_records(first_values) if changes else None,
+        "lacks_portable": prepared.lacks_portable,
         **prepared.view_records(picture, job.views, job.budget),
     }
 
@@ -170,13 +189,18 @@ def packed(values: Any) -> str:
     return base64.b64encode(zlib.compress(values.tobytes())).decode()
 
 
-def _resolver(module: Any, kind: str, *, portable: bool) -> dict[str, Any]:
-    """Return the interpreter's argument for the kernels that run what no delegate takes."""
+def _resolver(module: Any, kind: str, *, portable: bool, lacking: bool) -> dict[str, Any]:
+    """Return the interpreter's argument for the kernels that run what no delegate takes.
+
+    Args:
+        lacking: the portable kernels lack an operator of the model.
+    """
     resolvers = module.OpResolverType
-    if kind == "cpu-reference" or (kind == "external" and portable):
+    is_reference = kind == "cpu-reference"
+    if (is_reference or (kind == "external" and portable)) and not lacking:
         # The portable kernels: the same numbers on every machine, bit for bit, and slow.
         return {"experimental_op_resolver_type": resolvers.BUILTIN_REF}
-    if kind == "external":
+    if kind == "external" or is_reference:
         # Without this, XNNPACK takes what the delegate leaves.
         return {"experimental_op_resolver_type": resolvers.BUILTIN_WITHOUT_DEFAULT_DELEGATES}
     return {}
@@ -211,9 +235,22 @@ def _input_record(values: Any) -> dict[str, Any]:
     }
 
 
-def _output_record(interpreter: Any, detail: dict[str, Any]) -> dict[str, Any]:
-    """Return an output with its values, and what they mean."""
+def _output_value(interpreter: Any, detail: dict[str, Any]) -> Any:
+    """Return an output's values as numbers; the runtime itself refuses to give those of an empty one."""
+    import numpy
+
+    if 0 in detail["shape"]:
+        return numpy.zeros(detail["shape"], detail["dtype"])
     values = interpreter.get_tensor(detail["index"])
+    if values.dtype.kind not in "OSU":
+        return values
+    # Strings: whole numbers that stand for them, so that they are compared as names of something are.
+    hashes = [hashlib.sha256(bytes(each)).digest()[:8] for each in values.ravel()]
+    return numpy.frombuffer(b"".join(hashes), "<i8").reshape(values.shape)
+
+
+def _output_record(values: Any, detail: dict[str, Any]) -> dict[str, Any]:
+    """Return an output with its values, and what they mean."""
     scale, zero_point = detail["quantization"]
     return {
         "name": str(detail["name"]),

@@ -69,6 +69,28 @@ def load(
     return interpreter
 
 
+def lacks_portable(module: Any, model: bytes) -> str:
+    """Return an operator of a model that the portable kernels lack, as the runtime names it; "" if none.
+
+    The two sets of kernels are not equal (tensorflow/lite/kernels/register_ref.cc has no RFFT2D, say).
+    """
+    try:
+        module.Interpreter(
+            model_content=model, experimental_op_resolver_type=module.OpResolverType.BUILTIN_REF
+        )
+    except (ValueError, RuntimeError) as error:
+        found = re.search(r"builtin opcode '(\w+)' version '(\d+)'", str(error))
+        return f"{found[1]} of version {found[2]}" if found else ""
+    return ""
+
+
+def portable_kernels(module: Any, model: bytes) -> Any:
+    """Return the resolver of the portable kernels; of the optimised ones where they lack an operator."""
+    types = module.OpResolverType
+    lacks = lacks_portable(module, model)
+    return types.BUILTIN_WITHOUT_DEFAULT_DELEGATES if lacks else types.BUILTIN_REF
+
+
 def _why_not(runtime: str, error: Exception) -> LoadError:
     import numpy
 
