@@ -289,7 +289,8 @@ def test_a_board_that_cannot_be_reached_is_one_row(
 
 
 CHILD = """\
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where the tests run in the background
 from pathlib import Path
 from pathlib import PosixPath
 from dataclasses import replace
