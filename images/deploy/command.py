@@ -16,6 +16,7 @@ from bsp.profile import Board
 from bsp.remote.inventory import Host, resolve
 from images.bundle import manifest as bundles
 from images.bundle import sign
+from images.bundle.command import BundleFlags
 from images.bundle.manifest import Bundle
 from userspace.npu.mesa.manifest import named_mesa
 
@@ -117,15 +118,8 @@ class Content:
 
     def made_for(self, board: Board, *, force_enable: bool) -> Bundle:
         """Make the bundle of a board, with the kernel, DTB and Mesa that were given."""
-        from images.bundle.assemble import bundle_for  # late: a given bundle needs none of this
-
-        return bundle_for(
-            board,
-            kernel=self.kernel or None,
-            dtb=Path(self.dtb) if self.dtb else None,
-            mesa=named_mesa(self.mesa),
-            force_enable=force_enable,
-        )
+        flags = BundleFlags(self.kernel, self.dtb, self.mesa, force_enable=force_enable)
+        return flags.make(board)
 
 
 NOTHING_GIVEN = Content()
