@@ -21,6 +21,7 @@ from types import TracebackType
 
 import paramiko
 
+from bsp.base.at_once import ended_by
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.process import Completed, ToolFailedError
 
@@ -179,6 +180,8 @@ class Connection:
         self.host = host
         self._transport = transport
         self._under = under
+        self._registered = contextlib.ExitStack()
+        self._registered.enter_context(ended_by(transport.close))
 
     def __enter__(self) -> Connection:
         return self
@@ -193,6 +196,7 @@ class Connection:
 
     def close(self) -> None:
         """Close the connection, and the one it goes through."""
+        self._registered.close()
         self._transport.close()
         if self._under:
             self._under.close()
@@ -300,15 +304,19 @@ def _connect(
         options.digests = [mac for mac in _MACS if mac in options.digests]
         options.key_types = known_hosts.preferred(options.key_types)
         try:
-            transport.start_client(timeout=max(deadline - time.monotonic(), 0.1))
-            key = transport.get_remote_server_key()
-            if not known_hosts.certified(key):
-                known_hosts.verify(key, accept_new_key=accept_new_key)
-            _log_in(transport, host)
+            with ended_by(transport.close):
+                transport.start_client(timeout=max(deadline - time.monotonic(), 0.1))
+                key = transport.get_remote_server_key()
+                if not known_hosts.certified(key):
+                    known_hosts.verify(key, accept_new_key=accept_new_key)
+                _log_in(transport, host)
         except (paramiko.SSHException, OSError, EOFError) as error:
+            reason = str(error) or type(error).__name__
+            if not transport.remote_version and time.monotonic() >= deadline:
+                reason = f"it sent nothing for {timeout_s:g} s"
             raise UnreachableError(
                 f"{host.name} ({host.address}:{host.port}) answers, but does not let an SSH session "
-                f"begin: {error or type(error).__name__}",
+                f"begin: {reason}",
                 hint="check the port, and that an SSH server runs there",
             ) from error
     except BaseException:

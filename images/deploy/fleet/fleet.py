@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import msgspec
 
 from bsp.base import progress
+from bsp.base.at_once import at_once
 from bsp.base.cache import state_dir, write_atomically
 from bsp.base.errors import BspError, InfrastructureError, UserError
 from bsp.base.live_table import LiveTable
@@ -322,7 +323,6 @@ def over_all(
     names: Sequence[str], ask: Callable[[str], Mapping[str, Any]], *, jobs: int
 ) -> dict[str, dict[str, Any]]:
     """Ask all boards in parallel; ``error`` and ``hint`` replace the answer of a board that failed."""
-    from concurrent.futures import ThreadPoolExecutor
 
     def one(name: str) -> dict[str, Any]:
         try:
@@ -336,7 +336,7 @@ def over_all(
                 "exit_code": error.exit_code,
             }
 
-    with ThreadPoolExecutor(max(min(jobs, len(names)), 1)) as pool:
+    with at_once(max(min(jobs, len(names)), 1)) as pool:
         return dict(zip(names, pool.map(one, names), strict=True))
 
 

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -236,6 +237,40 @@ def test_something_else_answers(tmp_path: Path) -> None:
         host = Host("web", "127.0.0.1", listener.getsockname()[1], known_hosts=tmp_path / "known")
         with pytest.raises(InfrastructureError, match="does not let an SSH session begin"):
             ssh.connect(host, timeout_s=5)
+
+
+def test_a_server_that_says_nothing_is_named_as_such(tmp_path: Path) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        host = Host("mute", "127.0.0.1", listener.getsockname()[1], known_hosts=tmp_path / "known")
+        with pytest.raises(InfrastructureError, match=r"begin: it sent nothing for 0\.5 s"):
+            ssh.connect(host, timeout_s=0.5)
+
+
+def test_a_log_in_that_waits_is_given_up_with_the_others(tmp_path: Path) -> None:
+    """Ctrl-C while a fleet is asked: the boards that say nothing are not waited for."""
+    import socket
+
+    from bsp.base.at_once import at_once
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        host = Host("mute", "127.0.0.1", listener.getsockname()[1], known_hosts=tmp_path / "known")
+
+        log_ins: list[Future[ssh.Connection]] = []
+
+        def give_up() -> None:
+            with at_once(1) as pool:
+                log_ins.append(pool.submit(ssh.connect, host, timeout_s=120))
+                peer, _ = listener.accept()
+                with peer:
+                    peer.recv(1)  # it has begun: the client's banner
+                    raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            give_up()
+    # Not because its time was over.
+    assert "sent nothing" not in str(log_ins[0].exception())
 
 
 @needs_sshd
