@@ -49,7 +49,15 @@ def test_boards_find_theirs(board: str, name: str, lacks: set[str]) -> None:
     found = uboot.uboot_of(load_board(board))
     assert found is not None
     assert found.name == name
-    assert set(found.lacks) - {"cat"} == lacks
+    assert set(found.lacks) - {"cat", "fdt apply"} == lacks
+
+
+def test_which_apply_overlays() -> None:
+    """Armbian's and Toradex' scripts need it (CONFIG_OF_LIBFDT_OVERLAY)."""
+    for board, applies in (("vim3", True), ("imx8mp-evk", False), ("rk3588-rock-5b", True)):
+        found = uboot.uboot_of(load_board(board))
+        assert found is not None
+        assert ("fdt apply" not in found.lacks) == applies
 
 
 def test_a_board_that_upstream_does_not_have() -> None:

@@ -118,6 +118,14 @@ def test_tried_by_kexec(tmp_path: Path) -> None:
         try_by_kexec(host)
 
 
+@pytest.mark.full
+@pytest.mark.timeout(3600)
+def test_kept_by_armbian(tmp_path: Path) -> None:
+    with running("armbian", tmp_path, UBOOTS["armbian"]) as host:
+        install(host, "kexec-tools")
+        persist(host, "armbian")
+
+
 def switch_on(host: Host, folder: Path) -> str:
     """Adopt a board, and put a tree with the NPU on trial; return the generation that has it."""
     words = ("--host", host.name, "--timeout", str(BOOT_S))
@@ -175,6 +183,24 @@ def try_by_kexec(host: Host) -> None:
     assert tried["running_dtb_matches"] is True
     assert "npu_bsp.try=" in said(host, "cat", "/proc/cmdline")
     assert "model: GC8000, revision: 7120" in said(host, "dmesg")
+    assert boot_files(host) == before
+    reboot(host)
+    assert said(host, "cat", NPU_STATUS) == "disabled\0"
+
+
+def persist(host: Host, keeper: str) -> None:
+    """The NPU kept on by the distribution, through a reset; and off again, with every file as it was."""
+    words = ("--host", host.name)
+    before = boot_files(host)
+    kept = invoke("deploy", *words, "--timeout", str(BOOT_S), "--try", "--persist")
+    assert kept["outcome"] == "persisted", kept
+    assert kept["running_dtb_matches"] is True
+    assert "npu_bsp" not in said(host, "cat", "/proc/cmdline")
+    assert "model: GC8000, revision: 7120" in said(host, "dmesg")
+    assert invoke("status", *words)["kept_by"] == keeper
+    reboot(host)
+    assert "model: GC8000, revision: 7120" in said(host, "dmesg")
+    invoke("deploy", *words, "--undo")
     assert boot_files(host) == before
     reboot(host)
     assert said(host, "cat", NPU_STATUS) == "disabled\0"

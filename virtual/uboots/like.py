@@ -22,6 +22,7 @@ SYMBOLS = {
     "ext4write": "CMD_EXT4_WRITE",
     "sysboot": "CMD_SYSBOOT",
     "cat": "CMD_CAT",
+    "fdt apply": "OF_LIBFDT_OVERLAY",
 }
 FDTFILE = "virtual.dtb"
 """The name of the board's device tree, as these U-Boots know it (``${fdtfile}``)."""

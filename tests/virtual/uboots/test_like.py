@@ -87,7 +87,7 @@ def test_they_build_and_are_what_they_say(name: str) -> None:
     content = firmware.read_bytes()
     # Each command's help begins with its name; env's sub-command has only its usage.
     for command, said in (("sysboot", b"sysboot"), ("setexpr", b"setexpr"), ("ext4write", b"ext4write"),
-                          ("env import", b"env import")):  # fmt: skip
+                          ("env import", b"env import"), ("fdt apply", b"Apply overlay to")):  # fmt: skip
         assert (said in content) == (command not in uboot.lacks), command
     assert f"kernel_addr_r={like.addresses(uboot)['kernel_addr_r']:#010x}".encode() in content
     assert built(uboot) == firmware  # from the cache
