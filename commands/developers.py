@@ -15,8 +15,9 @@ from .face.flags import JSON
     help={
         "points": "how many states of the disk to judge",
         "boot": "how many of them to really boot (half a minute each, on an idle machine)",
-        "broken": "broken on purpose: no-fsync, switch-first (deployments), rename-first (adoption)",
-        "layout": "record a board whose disk is laid out as others do: extlinux-fat, toradex, yocto",
+        "broken": "broken on purpose: no-fsync, switch-first; with --layout rename-first, no-comparison",
+        "layout": "record a board whose disk is laid out as others do: armbian, extlinux-fat...",
+        "uboot": "like:BOARD: a U-Boot that can do what that board's can",
         "seed": "another seed samples other states",
         "recording": "folder: keep the recording there, or judge the one that is there again",
     }
@@ -27,6 +28,7 @@ def crash_test(
     boot: int = 4,
     broken: str = "",
     layout: str = "",
+    uboot: str = "",
     seed: int = 1,
     recording: str = "",
 ) -> Result:
@@ -36,7 +38,7 @@ def crash_test(
     from virtual.crash import harness
 
     return harness.crash_test(
-        points=points, boot=boot, broken=broken, layout=layout, seed=seed,
+        points=points, boot=boot, broken=broken, layout=layout, uboot=uboot, seed=seed,
         keep=Path(recording) if recording else None,
     )  # fmt: skip
 

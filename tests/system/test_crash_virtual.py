@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from virtual.crash.harness import crash_test
-from virtual.crash.variants import VARIANTS
 
 pytestmark = [pytest.mark.full, pytest.mark.network]
 
@@ -18,13 +17,31 @@ def _own_state(own_state: Path) -> None:
     pass
 
 
-def test_no_state_is_unbootable() -> None:
-    report = crash_test(points=3000, boot=3)
+LIKE = {"armbian": "like:khadas-vim3", "extlinux-fat": "like:khadas-vim3"}
+"""Layouts that are recorded: U-Boot reads ext4, where a trial is a raw sector, or FAT."""
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("layout", "points"), [("", 3000), *((name, 2000) for name in LIKE)])
+def test_no_state_is_unbootable(layout: str, points: int) -> None:
+    report = crash_test(points=points, boot=3, layout=layout, uboot=LIKE.get(layout, ""))
     assert (report.unbootable, report.booted, report.tally.outside) == (0, 3, 0), report.text()
-    assert {"trial", "good"} <= set(report.tally.slots)
+    assert {"trial", "good", *(["old"] if layout else [])} <= set(report.tally.slots)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_broken_deployment_is_caught(variant: str) -> None:
-    report = crash_test(points=2000, boot=0, broken=variant)
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    ("variant", "layout"),
+    [
+        ("no-fsync", ""),
+        ("switch-first", ""),
+        ("rename-first", "armbian"),
+        ("rename-first", "extlinux-fat"),
+        ("no-comparison", "armbian"),
+    ],
+)
+def test_a_broken_deployment_is_caught(variant: str, layout: str) -> None:
+    report = crash_test(
+        points=2000, boot=0, broken=variant, layout=layout, uboot=LIKE.get(layout, "")
+    )
     assert report.unbootable > 0, report.text()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,13 +34,16 @@ class Choice:
         slot: ``trial``, ``good``, ``previous``, or ``old``: the way in which the board booted before it
             was ours; ``""`` if nothing can be booted.
         problem: what is wrong on this partition; ``""`` if nothing is.
-        after_trial: what boots when the trial falls.
+        after_trial: the generation that boots when the trial falls; ``""`` for the old way.
+        overwrites: a block of the partition that U-Boot writes zeros into and that does not hold what is to
+            be spent; None: there is none.
     """
 
     slot: str
     generation: str
     problem: str
     after_trial: str = ""
+    overwrites: int | None = None
 
 
 class BootPartition:
@@ -72,25 +75,32 @@ class BootPartition:
         first = self._old.first(lambda path: self._cat(f"/{path}"))
         if first == "nothing":
             return Choice("", "", "U-Boot finds neither extlinux.conf nor a whole boot.scr")
-        ours = self._ours() if first == "ours" else Choice("", "", "")
-        if ours.slot:
-            return ours
-        # The boot script falls back on the old way as long as no generation can be booted.
-        return Choice("old", "", self._old.problem(lambda path: self._sha256(f"/{path}")))
+        return self._ours() if first == "ours" else self._old_way(self._old)
+
+    def _old_way(self, old: OldWay) -> Choice:
+        """The way in which it booted before; the boot script falls back on it."""
+        return Choice("old", "", old.problem(lambda path: self._sha256(f"/{path}")))
 
     def _ours(self) -> Choice:
-        """Decide as the boot script does."""
+        """Decide as the boot script does: a trial, also where nothing is good yet; then what is."""
         good = state.choose_good(self._read("good.env"), self._read("good-copy.env"))
-        if good is None:
-            return Choice("", "", "neither good.env nor good-copy.env is whole")
-        trial = state.parse_trial(self._read("trial.env"))
-        fallback = self._first([("good", good.good), ("previous", good.previous)])
+        fallback = Choice("", "", "neither good.env nor good-copy.env is whole")
+        if good is not None:
+            fallback = self._first([("good", good.good), ("previous", good.previous)])
+        if not fallback.slot and self._old is not None:
+            fallback = self._old_way(self._old)
+        trial, overwrites = self._trial()
+        fallback = replace(fallback, overwrites=overwrites)
         if not fallback.slot or fallback.problem or trial is None:
             return fallback
         tried = self._first([("trial", trial)])
         if not tried.slot:
             return fallback  # the script goes on with the good one
-        return Choice("trial", trial, tried.problem, fallback.generation)
+        return Choice("trial", trial, tried.problem, fallback.generation, overwrites)
+
+    def _trial(self) -> tuple[str | None, int | None]:
+        """The generation that is tried, and a block that is overwritten for that and is no trial's."""
+        return state.parse_trial(self._read("trial.env")), None
 
     def _first(self, candidates: list[tuple[str, str | None]]) -> Choice:
         for slot, generation in candidates:

@@ -8,21 +8,29 @@ Checksums of the tables are left aside (``-n``), as U-Boot leaves them.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
 from bsp.base.process import run
+from images.deploy.boot import state
+from images.deploy.boot.slots import FAT_FOLDER
+from images.deploy.boot.state import SECTOR_BYTES
 from images.deploy.onboard.board import BOOT
+from images.deploy.onboard.script_image import script_text
 
-from .boot import BootPartition
-from .disk_state import Partition
-from .old_way import OldWay, old_way_of
+from .boot import BootPartition, Choice
+from .disk_state import BLOCK_BYTES, Blocks, Partition
+from .old_way import SCRIPT, OldWay, old_way_of
+from .root import file_blocks
 
 _SIZE = re.compile(r"\bSize: (\d+)")
 _REGULAR = "Type: regular"
+_TRIAL = "trial.env"
+_NAMED = re.compile(r"^setenv npu_sector ([0-9a-f]+)$", re.MULTILINE)
+_COMPARISON = "if cmp.b "
+"""What the boot script asks before it overwrites a sector; one that is broken on purpose does not."""
 
 
 class Ext4Boot(BootPartition):
@@ -32,29 +40,62 @@ class Ext4Boot(BootPartition):
         self._partition = partition
         self._old = old
         self._hashed: dict[tuple[str, ...], tuple[int, str]] = {}
+        self._inodes: dict[str, tuple[tuple[str, ...], Blocks]] = {}
+        """As far as they were asked for since the last choice."""
+
+    def choice(self) -> Choice:
+        """As on FAT; nothing of an earlier choice is believed."""
+        self._inodes.clear()
+        return super().choice()
+
+    def _trial(self) -> tuple[str | None, int | None]:
+        """As the boot script spends it: zeros into the sector that it names, if that holds trial.env."""
+        content = self._read(_TRIAL)[:SECTOR_BYTES]
+        named = _NAMED.search(script_text(content) or "")
+        if named is None:
+            return None, None
+        at = int(named[1], 16) * SECTOR_BYTES - self._partition.start_bytes
+        same = os.pread(self._partition.handle, SECTOR_BYTES, at) == content
+        script = script_text(self._cat(f"/{SCRIPT}")) or ""
+        if not same and _COMPARISON in script:
+            return None, None
+        first = self._inode(f"/{FAT_FOLDER}/{_TRIAL}")[1][:1]
+        if same and first.tolist() == [at // BLOCK_BYTES]:
+            return state.parse_trial(content), None
+        # Read again by its name it still has its content: no trial. A copy of it may be zeroed.
+        return None, None if same else at // BLOCK_BYTES
 
     def _cat(self, path: str) -> bytes:
         return _debugfs(self._partition.path, f'cat "{BOOT}{path}"')
 
     def _sha256(self, path: str) -> str:
         """Hash of a file; ``""`` if it cannot be read. Read again only if it moved or was written to."""
-        where = _debugfs(self._partition.path, f'blocks "{BOOT}{path}"').decode()
-        blocks = np.array([int(word) for word in where.split() if word.isdigit()], dtype=np.int64)
-        blocks = blocks[blocks < len(self._partition.changed)]
+        said, blocks = self._inode(path)
+        if not said:
+            return ""
+        if said[1] == "0":  # Armbian's .next
+            return hashlib.sha256(b"").hexdigest()
         if not len(blocks):
             return ""
-        said = _debugfs(self._partition.path, f'stat "{BOOT}{path}"').decode(errors="replace")
-        size = _SIZE.search(said)
-        if size is None or _REGULAR not in said:
-            return ""
         newest = self._partition.newest(blocks)
-        known = self._hashed.get((where, size[1]))
+        known = self._hashed.get(said)
         if known is not None and known[0] >= newest:
             return known[1]
         content = self._cat(path)
         found = hashlib.sha256(content).hexdigest() if content else ""
-        self._hashed[where, size[1]] = (newest, found)
+        self._hashed[said] = (newest, found)
         return found
+
+    def _inode(self, path: str) -> tuple[tuple[str, ...], Blocks]:
+        """Of a regular file: what tells it from others (extents and size), and its blocks; or nothing."""
+        if path not in self._inodes:
+            said = _debugfs(self._partition.path, f'stat "{BOOT}{path}"').decode(errors="replace")
+            size = _SIZE.search(said)
+            blocks = file_blocks(said)
+            blocks = blocks[blocks < len(self._partition.changed)]
+            what = (said.partition("EXTENTS:")[2], size[1]) if size and _REGULAR in said else ()
+            self._inodes[path] = what, blocks
+        return self._inodes[path]
 
 
 def old_way_on_ext4(image: Path, start_bytes: int) -> OldWay:
@@ -72,4 +113,4 @@ def old_way_on_ext4(image: Path, start_bytes: int) -> OldWay:
 
 
 def _debugfs(image: Path, command: str) -> bytes:
-    return run(["debugfs", "-n", "-R", command, image], check=False).stdout
+    return run(["debugfs", "-n", "-c", "-R", command, image], check=False).stdout

@@ -22,11 +22,11 @@ from bsp.base.result import FAILED_VALIDATION, Result
 from bsp.base.words import counted
 
 from .booted import boot_problem
-from .points import Point, Tally, judge_points, plan
+from .points import Point, Tally, judge_points, plan, trial_sectors
 from .record import Recording, recording
 from .resume_cache import Known
 from .subject import Recorded, recorded
-from .variants import additions
+from .variants import variant_named
 from .writelog import WriteLog
 
 _MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
@@ -120,6 +120,7 @@ def crash_test(
     boot: int,
     broken: str = "",
     layout: str = "",
+    uboot: str = "",
     seed: int = 1,
     keep: Path | None = None,
 ) -> CrashReport:
@@ -127,6 +128,7 @@ def crash_test(
 
     Args:
         layout: whose images its disk is laid out like (virtual/layouts); default: ours.
+        uboot: what boots it: ``like:BOARD``; default: the layout's.
         points: how many states to judge; all prefixes of the record come first.
         boot: how many of them to boot really.
         broken: a variant of virtual/crash/variants.py.
@@ -137,16 +139,16 @@ def crash_test(
         UserError: no such variant, or a tool is missing.
         InfrastructureError: the recording could not be made.
     """
-    added = additions(broken, layout)
+    variant = variant_named(broken, layout)
     started = time.monotonic()
-    subject = recorded(layout)
+    subject = recorded(layout, uboot)
     with tempfile.TemporaryDirectory(prefix="npu-bsp-crash-", dir=_fast_folder()) as name:
         work = Path(name)
         known = Known(keep, points, seed) if keep else None
-        made = recording(subject, keep or work / "recording", variant=broken, additions=added)
+        made = recording(subject, keep or work / "recording", variant)
         with WriteLog(made.log) as log:
             count = len(log.writes)
-            chosen = plan(log.writes, points, seed, subject.places)
+            chosen = plan(log.writes, points, seed, subject.places, trial_sectors(log))
         judged = known.judged() if known else None
         if judged is None:
             begun = time.monotonic()

@@ -6,13 +6,15 @@ anything: so the states are every prefix of the record of writes, and for the wr
 samples of the subsets of these (*reordered*), and prefixes whose last write stopped on the way (*torn*):
 on the FAT partition at any sector, on the root at any block of 4096 bytes. ext4 relies on the latter: the
 checksum of a superblock written by half is wrong, and the kernel does not mount it (fs/ext4/super.c).
+A sector that is itself a trial (images/deploy/onboard/raw_sector.py) is torn at any byte, too.
 """
 
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +28,8 @@ from .writelog import Write, WriteLog
 _SECTOR_BYTES = 512
 _THOROUGH_EVERY = 10
 _SHOWN = 20
+_TEARS = 8
+_NAMED = re.compile(rb"setenv npu_sector ([0-9a-f]+)\n")
 
 
 @dataclass(frozen=True)
@@ -90,20 +94,40 @@ class Tally:
         self.failures = (self.failures + other.failures)[:_SHOWN]
 
 
+def trial_sectors(log: WriteLog) -> set[int]:
+    """Where on the disk a trial lies that names its own sector: offsets in bytes."""
+    found = set()
+    for write in log.writes:
+        data = log.data(write)
+        for match in _NAMED.finditer(data):
+            at = int(match[1], 16) * _SECTOR_BYTES
+            if at == write.offset_bytes + match.start() // _SECTOR_BYTES * _SECTOR_BYTES:
+                found.add(at)
+    return found
+
+
 def plan(
-    writes: tuple[Write, ...], points: int, seed: int, places: Places = OUR_PLACES
+    writes: tuple[Write, ...],
+    points: int,
+    seed: int,
+    places: Places = OUR_PLACES,
+    sectors: Collection[int] = (),
 ) -> list[Point]:
     """All prefixes, and as many samples as make ``points`` of it; fewer prefixes if there are too many.
 
     The samples are spread over the record in proportion to the writes between two flushes.
+
+    Args:
+        sectors: where each write is torn at bytes, ``_TEARS`` times.
     """
     chance = random.Random(seed)  # noqa: S311 - reproducible, not secret
     prefixes: list[Point] = [Point(number) for number in range(len(writes) + 1)]
-    if points <= len(prefixes):
-        return sorted(chance.sample(prefixes, points), key=_order)
+    tears = list(_tears(writes, sectors, chance))[: points // 10]
+    if points <= len(prefixes) + len(tears):
+        return sorted([*chance.sample(prefixes, points - len(tears)), *tears], key=_order)
     groups = [group for group in _groups(writes) if len(group) > 1]
     wanted = points - len(prefixes)
-    found: dict[Point, None] = {}
+    found: dict[Point, None] = dict.fromkeys(tears)
     weights = [len(group) for group in groups]
     for _ in range(20 * wanted):
         if len(found) == wanted or not groups:
@@ -128,6 +152,18 @@ def _groups(writes: tuple[Write, ...]) -> Iterator[range]:
             first = number
     if first < len(writes):
         yield range(first, len(writes))
+
+
+def _tears(
+    writes: tuple[Write, ...], sectors: Collection[int], chance: random.Random
+) -> Iterator[Point]:
+    """Each write to one of the sectors, stopped within it."""
+    for number, write in enumerate(writes):
+        for at in sorted(sectors):
+            begin = at - write.offset_bytes
+            if 0 <= begin <= write.size_bytes - _SECTOR_BYTES:
+                for size_bytes in chance.sample(range(1, _SECTOR_BYTES), _TEARS):
+                    yield Point(number, torn=(number, begin + size_bytes))
 
 
 def _sample(
@@ -186,12 +222,17 @@ class Judge:
         choice = self._choice
         if choice.problem:
             return choice.slot, choice.problem
-        wanted = tuple(name for name in (choice.generation, choice.after_trial) if name)
+        names = [name for name in (choice.generation, choice.after_trial) if name]
+        wanted = (*names, str(choice.overwrites))
         if self._root_stale or wanted != self._wanted:
             self._tally.evaluated += 1
             thorough = self._tally.evaluated % _THOROUGH_EVERY == 1
             with self._root.recovered(thorough=thorough) as problem:
-                found = [problem, *(self._root.problem(name) for name in wanted if not problem)]
+                found = [problem, *(self._root.problem(name) for name in names if not problem)]
+                if choice.overwrites is not None and self._root.uses(choice.overwrites):
+                    found.append(
+                        f"U-Boot overwrites block {choice.overwrites}, which is another file's"
+                    )
             self._problem = next((each for each in found if each), "")
             self._root_stale, self._wanted = False, wanted
         return choice.slot, self._problem

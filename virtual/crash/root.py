@@ -109,6 +109,11 @@ class Root:
             # e2undo leaves the time of its own last write, and the like, in the superblock.
             os.pwrite(self._partition.handle, superblock, 0)
 
+    def uses(self, block: int) -> bool:
+        """Whether the (recovered) file system has something in a block."""
+        said = run(["debugfs", "-R", f"testb {block}", self._partition.path]).text
+        return "marked in use" in said
+
     def problem(self, generation: str) -> str:
         """What a generation lacks in the recovered file system; ``""`` if it is whole, each file hashed."""
         folder = f"/{STORE}/{generation}"
@@ -205,8 +210,9 @@ class Root:
                 extents,
                 _numbers(extents),
             )
-        contents = [file.blocks for file in files.values()]
-        return _Map(manifest, files, np.concatenate(contents), np.array(sorted(metadata), int))
+        none = np.array([], dtype=np.int64)  # of an adopted board's: nothing but boot files
+        contents = np.concatenate([none, *(file.blocks for file in files.values())])
+        return _Map(manifest, files, contents, np.array(sorted(metadata), int))
 
     def _block_of(self, inode: int) -> int:
         group, number = divmod(inode - 1, self._inodes_per_group)
@@ -246,6 +252,11 @@ class Root:
         extents, tree = _extents(journal)
         self.relevant[_numbers(extents)] = True
         self.relevant[tree] = True
+
+
+def file_blocks(said: str) -> Blocks:
+    """The blocks of a file's content, from what ``debugfs stat`` said of it."""
+    return _numbers(_extents(said)[0])
 
 
 def _extents(said: str) -> tuple[tuple[tuple[int, int, int], ...], list[int]]:

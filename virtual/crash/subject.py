@@ -51,14 +51,17 @@ class Recorded:
         return self.way.layout_name
 
 
-def recorded(layout: str) -> Recorded:
+def recorded(layout: str, uboot: str = "") -> Recorded:
     """Return the board that a layout is recorded on, with its disk; made on first use.
+
+    Args:
+        uboot: ``like:BOARD``; default: the layout's.
 
     Raises:
         UserError: there is no such layout, or its states cannot be judged.
     """
     board = load_board(OURS if layout in ("", "npu-bsp") else THEIRS)
-    way = way_named(board, layout, "")
+    way = way_named(board, layout, uboot)
     board = way.fitted(board)
     if way.layout is None:
         disk = build_disk(board, kernel_named(board.kernel), base_dtb(board))

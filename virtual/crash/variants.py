@@ -7,8 +7,11 @@ Each is code that is added to modules of the board's agent (images/deploy/onboar
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 from bsp.base.errors import UserError
+from virtual.layouts.layout import layout_named
 
 # No file and no file system is flushed any more, before or after anything.
 _NO_FSYNC = """
@@ -44,17 +47,51 @@ def take_over(board, request):
     return _whole_take_over(board, request)
 """
 
-VARIANTS: Mapping[str, Mapping[str, str]] = {
-    "no-fsync": {"files": _NO_FSYNC},
-    "switch-first": {"agent": _SWITCH_FIRST},
-    "rename-first": {"adopt": _RENAME_FIRST},
+# U-Boot overwrites the sector that trial.env names, whatever is in it.
+_NO_COMPARISON = """
+from .script_image import script_image, script_text
+_whole_take_over = take_over
+def take_over(board, request):
+    text = script_text(base64.b64decode(request["script"]))
+    asked = "if cmp.b ${npu_buffer} ${npu_at_dtb} 200; then"
+    if asked not in text:
+        raise RefusedError("the boot script asks in other words than expected")
+    script = base64.b64encode(script_image(text.replace(asked, "if true; then"))).decode()
+    return _whole_take_over(board, {**request, "script": script})
+"""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Something that is broken on purpose.
+
+    Attributes:
+        name: ``""``: nothing is.
+        additions: code that is added to modules of the agent, by their names.
+        steps: how many steps of a recording it takes to show.
+        on: what the board has to be for that: any, one of another layout, one whose U-Boot reads ext4.
+    """
+
+    name: str
+    additions: Mapping[str, str]
+    steps: int = 1
+    on: Literal["any", "layout", "ext4"] = "any"
+
+
+VARIANTS: Mapping[str, Variant] = {
+    each.name: each
+    for each in (
+        Variant("no-fsync", {"files": _NO_FSYNC}),
+        Variant("switch-first", {"agent": _SWITCH_FIRST}),
+        Variant("rename-first", {"adopt": _RENAME_FIRST}, on="layout"),
+        Variant("no-comparison", {"adopt": _NO_COMPARISON}, steps=2, on="ext4"),
+    )
 }
+WHOLE = Variant("", {}, steps=99)
 
-_OF_ADOPTION = ("rename-first",)
 
-
-def additions(variant: str, layout: str = "") -> Mapping[str, str]:
-    """The code of a variant; none for ``""``.
+def variant_named(name: str, layout: str = "") -> Variant:
+    """Return a variant; ``WHOLE`` for ``""``.
 
     Args:
         layout: of the board that is recorded; nothing for ours, which is never adopted.
@@ -62,16 +99,22 @@ def additions(variant: str, layout: str = "") -> Mapping[str, str]:
     Raises:
         UserError: there is no such variant, or nothing that it breaks is recorded.
     """
-    if not variant:
-        return {}
-    if variant in _OF_ADOPTION and layout in ("", "npu-bsp"):
+    if not name:
+        return WHOLE
+    found = VARIANTS.get(name)
+    if found is None:
         raise UserError(
-            f"{variant} breaks the adoption of a board, and a board of ours needs none",
-            hint=f"--broken {variant} --layout extlinux-fat",
+            f"there is no broken variant {name!r}", hint=f"--broken {' | '.join(VARIANTS)}"
         )
-    try:
-        return VARIANTS[variant]
-    except KeyError:
+    theirs = layout_named(layout)
+    if found.on != "any" and theirs is None:
         raise UserError(
-            f"there is no broken variant {variant!r}", hint=f"--broken {' | '.join(VARIANTS)}"
-        ) from None
+            f"{name} breaks the adoption of a board, and a board of ours needs none",
+            hint=f"--broken {name} --layout armbian",
+        )
+    if found.on == "ext4" and theirs and theirs.fat:
+        raise UserError(
+            f"{name} breaks how U-Boot spends a trial on ext4; with {layout} it does so on FAT",
+            hint=f"--broken {name} --layout armbian",
+        )
+    return found

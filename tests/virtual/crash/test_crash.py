@@ -25,9 +25,9 @@ from images.bundle.manifest import Bundle
 from images.deploy.boot import slots, state
 from images.disk import FAT_SIZE_BYTES, FAT_START_BYTES, ROOT_START_BYTES
 from tests.support.fake_board import make_bundle
-from virtual.crash.disk_state import Medium
+from virtual.crash.disk_state import OUR_PLACES, Medium
 from virtual.crash.harness import crash_test
-from virtual.crash.points import Point, Tally, judge_points, plan
+from virtual.crash.points import Point, Tally, judge_points, plan, trial_sectors
 from virtual.crash.resume_cache import Known
 from virtual.crash.root import Root
 from virtual.crash.writelog import Write, WriteLog
@@ -273,6 +273,23 @@ def test_points_are_states_that_a_disk_may_be_left_in(
             number, size_bytes = point.torn
             assert number == point.prefix
             assert 0 < size_bytes < writes[number].size_bytes
+
+
+def test_a_trial_that_names_its_own_sector_is_torn_within_it(disk: Disk) -> None:
+    def trial(sector: int) -> bytes:
+        return (b"setenv npu_trial x\nsetenv npu_sector %x\n" % sector).ljust(512, b"\0")
+
+    at = ROOT_START_BYTES + 7 * 4096
+    disk.write(at - 4096, bytes(4096) + trial(at // 512) + bytes(3584))  # armed
+    disk.write(at + 4096, trial(at // 512))  # a copy elsewhere
+    disk.write(at, bytes(512))  # spent
+    with WriteLog(disk.log()) as log:
+        sectors = trial_sectors(log)
+        assert sectors == {at}
+        points = plan(log.writes, 200, 1, OUR_PLACES, sectors)
+    tears = [point.torn for point in points if point.torn and point.torn[1] % 512]
+    assert {number for number, _ in tears} == {0, 2}
+    assert all(4096 < size < 4608 if number == 0 else size < 512 for number, size in tears)
 
 
 def test_a_record_that_is_none_or_cut_off_is_refused(disk: Disk, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,14 @@ import pytest
 from bsp.base.errors import UserError
 from bsp.base.process import run
 from images.deploy.boot import slots, state
-from images.deploy.onboard.script_image import script_image
+from images.deploy.onboard.script_image import script_image, script_text
 from virtual.crash.boot import BootPartition, Choice
 from virtual.crash.disk_state import Partition
 from virtual.crash.ext4_boot import Ext4Boot
 from virtual.crash.old_way import EXTLINUX, KEPT, SCRIPT, old_way_of
+from virtual.crash.root import Root
 from virtual.crash.subject import recorded
-from virtual.crash.variants import additions
+from virtual.crash.variants import variant_named
 
 pytestmark = pytest.mark.skipif(
     shutil.which("mformat") is None, reason="mformat is not installed (mtools)"
@@ -131,9 +133,93 @@ def test_without_a_script_image_is_loaded_by_name(tmp_path: Path, choice: Choose
     assert choice(tmp_path, NAMED, {**NAMED, SCRIPT: torn}) == Choice("old", "", "")
 
 
+def test_an_empty_file_of_the_old_way_is_one(tmp_path: Path) -> None:
+    factory = {**SCRIPTED, ".next": b""}
+    assert on_ext4(tmp_path, factory, factory) == Choice("old", "", "")
+
+
 def test_a_file_of_the_old_way_that_changed_is_named(tmp_path: Path, choice: Chooser) -> None:
     found = choice(tmp_path, CONF, {**CONF, "vmlinuz": b"other" * 2000})
     assert found.problem == "/vmlinuz is not what it was"
+
+
+def test_the_trial_of_an_adoption_has_the_old_way_behind_it(
+    tmp_path: Path, choice: Chooser
+) -> None:
+    files = ours()
+    for name in ("good.env", "good-copy.env"):
+        del files[f"npu-bsp/{name}"]
+    files["npu-bsp/trial.env"] = state.render_trial(GENERATION)
+    if choice is on_fat:
+        found = choice(tmp_path, SCRIPTED, {**renamed(SCRIPTED), **files})
+        assert (found.slot, found.generation, found.after_trial) == ("trial", GENERATION, "")
+    lost = {**renamed(SCRIPTED), **files, "Image.gz": b"other" * 2000}
+    found = choice(tmp_path, SCRIPTED, lost)
+    assert (found.slot, found.problem) == ("old", "/Image.gz is not what it was")
+
+
+START_BYTES = 1 << 20
+
+
+@dataclass
+class OnExt4:
+    """A board that is ours, whose U-Boot reads ext4: a trial in the sector that it names."""
+
+    image: Path
+    blocks: tuple[int, ...]
+
+    @classmethod
+    def made(cls, folder: Path, script: bytes) -> OnExt4:
+        # Of nothing but zeros mke2fs would make a hole.
+        files = {"npu-bsp/trial.env": b"t" * 512, "of-somebody-else": b"x" * 512}
+        written(folder / "tree/boot", {**ours(), SCRIPT: script, **files})
+        image = folder / "root.img"
+        size = f"{SIZE_BYTES >> 10}k"
+        run(["mke2fs", "-q", "-t", "ext4", "-b", "4096", "-d", folder / "tree", image, size])
+        paths = ("/boot/npu-bsp/trial.env", "/boot/of-somebody-else")
+        found = [run(["debugfs", "-R", f"blocks {path}", image]).text for path in paths]
+        return cls(image, tuple(int(each) for each in found))
+
+    def put(self, block: int, content: bytes) -> None:
+        with self.image.open("r+b") as file:
+            file.seek(block * 4096)
+            file.write(content)
+
+    def choice(self) -> Choice:
+        return Ext4Boot(Partition(self.image, START_BYTES, SIZE_BYTES), old_way_of(CONF)).choice()
+
+
+def trial_at(block: int) -> bytes:
+    text = script_text(state.render_trial(GENERATION))
+    sector = (START_BYTES + block * 4096) // 512
+    return script_image(f"{text}setenv npu_sector {sector:x}\n").ljust(512, b"\0")
+
+
+def test_a_trial_on_ext4_is_one_only_in_the_sector_that_it_names(tmp_path: Path) -> None:
+    board = OnExt4.made(tmp_path, slots.boot_script("virtual-a311d"))
+    trial, other = board.blocks
+    board.put(trial, trial_at(trial))
+    assert board.choice() == Choice("trial", GENERATION, "", GENERATION)
+    board.put(trial, trial_at(trial)[:70].ljust(512, b"\0"))  # torn
+    assert board.choice() == Choice("good", GENERATION, "")
+    board.put(trial, trial_at(other))  # moved: the sector is somebody else's
+    assert board.choice() == Choice("good", GENERATION, "")
+    board.put(other, trial_at(other))  # and has the very same content: a copy
+    assert board.choice() == Choice("good", GENERATION, "")
+
+
+def test_without_the_comparison_somebody_elses_sector_is_overwritten(tmp_path: Path) -> None:
+    script = script_text(slots.boot_script("virtual-a311d")) or ""
+    asked = "if cmp.b ${npu_buffer} ${npu_at_dtb} 200; then"
+    board = OnExt4.made(tmp_path, script_image(script.replace(asked, "if true; then")))
+    trial, other = board.blocks
+    board.put(trial, trial_at(trial))
+    assert board.choice() == Choice("trial", GENERATION, "", GENERATION)
+    board.put(trial, trial_at(other))
+    assert board.choice() == Choice("good", GENERATION, "", overwrites=other)
+    root = Root(Partition(board.image, START_BYTES, SIZE_BYTES))
+    assert root.uses(other)
+    assert not root.uses(SIZE_BYTES // 4096 - 1)
 
 
 def test_what_cannot_be_recorded_is_refused() -> None:
@@ -143,5 +229,8 @@ def test_what_cannot_be_recorded_is_refused() -> None:
     with pytest.raises(UserError, match="no layout 'armbien'"):
         recorded("armbien")
     with pytest.raises(UserError, match="a board of ours needs none"):
-        additions("rename-first")
-    assert additions("rename-first", "toradex")
+        variant_named("rename-first")
+    assert variant_named("rename-first", "toradex").additions
+    with pytest.raises(UserError, match="it does so on FAT"):
+        variant_named("no-comparison", "toradex")
+    assert variant_named("no-comparison", "armbian").additions
