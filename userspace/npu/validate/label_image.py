@@ -194,7 +194,7 @@ def smoke_test(
     given = model_check.given(inputs.model.path)
     _refuse_older_userspace(facts, given, host)
     note = settle_state(facts)
-    found = detect.read(facts, inputs.labels) if request.test == detect.NAME else None
+    objects_of_rows = detect.read(facts, inputs.labels) if request.test == detect.NAME else None
     answer = models.answers().get((inputs.model.sha256, inputs.image.sha256))
     sinks = read_sinks(inputs.model.path.read_bytes())
     _refuse_useless(facts, sinks, inputs)
@@ -210,8 +210,8 @@ def smoke_test(
         sinks=sinks,
         exact=exact,
     )
-    if found is not None:
-        detect.add(found, results, inputs.labels, tolerance=MAX_ABS_DIFF)
+    if objects_of_rows is not None:
+        detect.add(objects_of_rows, results, inputs.labels, tolerance=MAX_ABS_DIFF)
     else:
         reference = find_reference(facts, sinks, inputs.labels)
         accuracy.add(facts, results, reference, exact=exact)
@@ -325,14 +325,14 @@ def _run_described(facts: RunnerDocument) -> SmokeDocument:
 
 def _predictions(facts: RunnerDocument, model: bytes) -> dict[str, Prediction]:
     """Return what Teflon was to take, where driver and Mesa version are known; our patches take less."""
-    found = {}
+    predictions = {}
     for row in facts["results"]:
         driver = parse_log(row.get("log", "")).driver
         mesa = row.get("mesa")
         rules = rules_for(driver, mesa) if driver and mesa and OURS not in mesa else None
         if rules:
-            found[row["delegate"]] = predict(read_graph(model), rules)
-    return found
+            predictions[row["delegate"]] = predict(read_graph(model), rules)
+    return predictions
 
 
 def _described(file: models.File) -> dict[str, str]:

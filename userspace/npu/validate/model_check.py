@@ -38,7 +38,7 @@ def checked(inputs: models.Inputs, size: tuple[int, int] | None) -> models.Input
     content = foreign.read(inputs.model.path)
     try:
         model = read_model(content, what=inputs.model.name)
-        found = inputs_in(content)
+        model_inputs = inputs_in(content)
     except UserError as error:
         raise UserError(error.message, hint=_OTHER_MODEL) from error
     if not model.operations:
@@ -64,11 +64,11 @@ def checked(inputs: models.Inputs, size: tuple[int, int] | None) -> models.Input
                 filter(None, [inputs.note, f"only the model's main graph is run, not its {names}"])
             ),
         )
-    fixed = fixed_size.fixed(inputs, found, size)
+    fixed = fixed_size.fixed(inputs, model_inputs, size)
     if fixed is not inputs:
-        inputs, found = fixed, inputs_in(fixed.model.path.read_bytes())
+        inputs, model_inputs = fixed, inputs_in(fixed.model.path.read_bytes())
     try:
-        fillings(found)
+        fillings(model_inputs)
     except InputError as error:
         raise UserError(str(error), hint=HINT) from error
     return inputs
@@ -81,15 +81,15 @@ def _hangs_on_inputs(output: Tensor, model: Model) -> bool:
     """
     makers = {id(tensor): each for each in model.operations for tensor in each.outputs if tensor}
     inputs = {id(tensor) for tensor in model.inputs}
-    seen: set[int] = set()
+    visited: set[int] = set()
     waiting = [] if id(output) in inputs else [output]
     while waiting:
         tensor = waiting.pop()
         maker = makers.get(id(tensor))
         if id(tensor) in inputs or (maker is not None and not maker.inputs):
             return True
-        if maker is not None and maker.index not in seen:
-            seen.add(maker.index)
+        if maker is not None and maker.index not in visited:
+            visited.add(maker.index)
             waiting += [source for source in maker.inputs if source]
     return False
 

@@ -25,7 +25,7 @@ LEAST_SHARE = 0.75
 
 
 def agreement(
-    found: list[Values], wanted: list[Values], reference: Reference, *, exact: bool = False
+    views: list[Values], reference_views: list[Values], reference: Reference, *, exact: bool = False
 ) -> dict[str, Any] | None:
     """Return how far two rows agree on the views that both have seen; None if there are none.
 
@@ -39,21 +39,21 @@ def agreement(
     """
     pairs = [
         (one, two)
-        for one, two in zip(found, wanted, strict=False)
+        for one, two in zip(views, reference_views, strict=False)
         if one.raw.shape == two.raw.shape and one.raw.dtype == two.raw.dtype
     ]
     if not pairs:
         return None
     by_class = reference.kinds[0] is Kind.SCORES and not exact
     same = clear = 0
-    for ours, theirs in pairs:
+    for output, expected in pairs:
         if by_class:
-            ours, theirs, _ = comparable(ours, theirs)
-            one, two = ours.real.ravel(), theirs.real.ravel()
+            output, expected, _ = comparable(output, expected)
+            one, two = output.real.ravel(), expected.real.ravel()
             same += bool(np.any((one == one.max()) & (two == two.max())))
-            clear += top_differs(one, two, step=theirs.step)
+            clear += top_differs(one, two, step=expected.step)
         else:
-            differs = bool(compare_view(ours, theirs, reference, exact=exact))
+            differs = bool(compare_view(output, expected, reference, exact=exact))
             same, clear = same + (not differs), clear + differs
     count = len(pairs)
     return {"inputs": count, "same": same, "top1": round(same / count, 4), "clear": clear}
@@ -83,14 +83,14 @@ def add(
         facts: the runner's document, whose rows are in the order of ``results``.
         exact: nothing may differ in rows of the NPU.
     """
-    seen = [_views(row) for row in facts["results"]]
+    views_of_rows = [_views(row) for row in facts["results"]]
     names = [row["delegate"] for row in facts["results"]]
-    wanted = seen[names.index(reference.name)] if reference else []
-    for row, result, views in zip(facts["results"], results, seen, strict=True):
+    reference_views = views_of_rows[names.index(reference.name)] if reference else []
+    for row, result, views in zip(facts["results"], results, views_of_rows, strict=True):
         if reference and result["delegate"] == reference.name:
             continue
         exactly = exact and is_npus(row)
-        figures = agreement(views, wanted, reference, exact=exactly) if reference else None
+        figures = agreement(views, reference_views, reference, exact=exactly) if reference else None
         result["agreement"] = figures
         by_class = reference is not None and reference.kinds[0] is Kind.SCORES
         if wrong := problem(figures, by_class=by_class, exact=exactly):
@@ -101,11 +101,11 @@ def add(
 def _views(row: RunnerRow) -> list[Values]:
     # Runners of older payloads make none.
     views = row.get("views") or []
-    found = []
+    values = []
     for number, data in enumerate(views):
         record: OutputRecord = {**row["output"], "data": data}
         record.pop("short", None)  # the picture's own
         if row.get("scored_views"):
             record |= row["scored_views"][number]
-        found.append(values_of(record))
-    return found
+        values.append(values_of(record))
+    return values

@@ -47,10 +47,10 @@ def read(facts: RunnerDocument, labels: Sequence[str]) -> list[tuple[list[Detect
     Raises:
         UserError: the model is not a detector that is known.
     """
-    found: list[tuple[list[Detection], str]] = []
+    objects_of_rows: list[tuple[list[Detection], str]] = []
     # What is which is the same in all rows; the reference's values can be relied on.
     rows = sorted(facts["results"], key=lambda row: row["delegate"] != _REFERENCE)
-    known = next((arrangement(records_of(row)) for row in rows if "output" in row), None)
+    order = next((arrangement(records_of(row)) for row in rows if "output" in row), None)
     # What is not finite in the reference, rows need not have either.
     lacking = [
         number
@@ -60,20 +60,20 @@ def read(facts: RunnerDocument, labels: Sequence[str]) -> list[tuple[list[Detect
     ]
     for row in facts["results"]:
         if "output" not in row:
-            found.append(([], ""))
+            objects_of_rows.append(([], ""))
             continue
         outputs = records_of(row)
-        objects = detections(outputs, known)
+        objects = detections(outputs, order)
         if objects is None:
             raise not_known([tuple(output["shape"]) for output in outputs])
         # All may be of one class, of which there may be one.
-        judged = outputs if known is None else [outputs[known.boxes], outputs[known.scores]]
+        judged = outputs if order is None else [outputs[order.boxes], outputs[order.scores]]
         dead = [lifeless(output) for output in judged if max(output["shape"], default=0) > 1]
         dead += [
             _not_finite(output) for number, output in enumerate(outputs) if number not in lacking
         ]
         objects = [each for each in objects if each.score >= THRESHOLD]
-        found.append((objects, next(filter(None, dead), "")))
+        objects_of_rows.append((objects, next(filter(None, dead), "")))
         scores = class_scores(objects, max(len(labels), 2) if labels else _CLASSES)
         row["answer"] = {
             "shape": [len(scores)],
@@ -82,7 +82,7 @@ def read(facts: RunnerDocument, labels: Sequence[str]) -> list[tuple[list[Detect
             "zero_point": 0,
             "data": base64.b64encode(zlib.compress(scores.tobytes())).decode(),
         }
-    return found
+    return objects_of_rows
 
 
 def _not_finite(output: OutputRecord) -> str:
@@ -107,7 +107,7 @@ def not_known(shapes: Sequence[tuple[int, ...]]) -> UserError:
 
 
 def add(
-    found: Sequence[tuple[list[Detection], str]],
+    objects_of_rows: Sequence[tuple[list[Detection], str]],
     results: list[RowResult],
     labels: Sequence[str],
     *,
@@ -117,12 +117,12 @@ def add(
     reference = next(
         (
             objects
-            for (objects, _), result in zip(found, results, strict=True)
+            for (objects, _), result in zip(objects_of_rows, results, strict=True)
             if result["delegate"] == _REFERENCE
         ),
         [],
     )
-    for (objects, dead), result in zip(found, results, strict=True):
+    for (objects, dead), result in zip(objects_of_rows, results, strict=True):
         if result["latency_ms"] is None:
             continue
         result["detections"] = [

@@ -87,21 +87,21 @@ def reference_of(row: RunnerRow, sinks: Sequence[Sink], labels: Sequence[str]) -
 
 def look_at(reference: Reference) -> Compared:
     """Look at the reference's own outputs: they have to be of use for a comparison."""
-    found = Compared()
+    compared = Compared()
     dead = []
     for number, values in enumerate(reference.outputs):
         words = _useless(values, _named(number, reference))
         if words:
             dead.append(words)
         else:
-            found.notes += _not_numbers(number, reference)
-        found.records.append(_record(number, reference, values, None, "") | {"compared": False})
+            compared.notes += _not_numbers(number, reference)
+        compared.records.append(_record(number, reference, values, None, "") | {"compared": False})
     if len(dead) == len(reference.outputs):
-        found.problems += dead[:1]
+        compared.problems += dead[:1]
     else:
-        found.notes += [f"{words}, which proves nothing" for words in dead]
-    found.notes += _unseen(reference)
-    return found
+        compared.notes += [f"{words}, which proves nothing" for words in dead]
+    compared.notes += _unseen(reference)
+    return compared
 
 
 def _useless(values: Values, what: str) -> str:
@@ -146,55 +146,61 @@ def compare_row(row: RunnerRow, reference: Reference, *, exact: bool = False) ->
     Args:
         exact: nothing may differ.
     """
-    found = Compared()
+    compared = Compared()
     records = records_of(row)
     if len(records) != len(reference.records):
-        found.problems.append(
+        compared.problems.append(
             f"the model has {counted(len(records), 'output')} here, "
             f"{reference.name} has {len(reference.records)}"
         )
-    for number, (record, theirs) in enumerate(zip(records, reference.outputs, strict=False)):
+    for number, (record, expected) in enumerate(zip(records, reference.outputs, strict=False)):
         what = _named(number, reference)
-        step = theirs.step if theirs.raw.dtype.kind == "f" else 0.0
-        ours = values_of(record, step=step)
+        step = expected.step if expected.raw.dtype.kind == "f" else 0.0
+        output = values_of(record, step=step)
         problem, error = "", None
-        if ours.raw.dtype != theirs.raw.dtype or ours.raw.shape != theirs.raw.shape:
-            problem = f"{what} is {_form(ours)}, {reference.name}'s is {_form(theirs)}"
-        elif theirs.raw.size and not np.any(are_numbers(theirs)):
-            found.notes.append(f"{what} was not compared: {reference.name}'s is not finite")
-        elif ours.raw.tobytes() != theirs.raw.tobytes():
-            problem, error = _problem(what, number, ours, reference, exact=exact)
+        if output.raw.dtype != expected.raw.dtype or output.raw.shape != expected.raw.shape:
+            problem = f"{what} is {_form(output)}, {reference.name}'s is {_form(expected)}"
+        elif expected.raw.size and not np.any(are_numbers(expected)):
+            compared.notes.append(f"{what} was not compared: {reference.name}'s is not finite")
+        elif output.raw.tobytes() != expected.raw.tobytes():
+            problem, error = _problem(what, number, output, reference, exact=exact)
         else:
             error = 0.0
-        made = _record(number, reference, ours, error, problem)
-        if problem and made["compared"] and _by_channel(number, ours, reference, exact=exact):
-            made["order"] = BY_CHANNEL
+        record_of_output = _record(number, reference, output, error, problem)
+        if (
+            problem
+            and record_of_output["compared"]
+            and _by_channel(number, output, reference, exact=exact)
+        ):
+            record_of_output["order"] = BY_CHANNEL
             problem += f"; its values are {reference.name}'s, {BY_CHANNEL}"
-        found.records.append(made)
-        found.problems += [problem] if problem else []
-        found.notes += _not_numbers(number, reference)
-    if not exact and not found.problems:
-        _compare_objects(records, reference, found)
-    found.notes += _unseen(reference)
-    return found
+        compared.records.append(record_of_output)
+        compared.problems += [problem] if problem else []
+        compared.notes += _not_numbers(number, reference)
+    if not exact and not compared.problems:
+        _compare_objects(records, reference, compared)
+    compared.notes += _unseen(reference)
+    return compared
 
 
-def compare_view(ours: Values, theirs: Values, reference: Reference, *, exact: bool) -> str:
+def compare_view(output: Values, expected: Values, reference: Reference, *, exact: bool) -> str:
     """Return what is wrong with the first output for another picture, "" if nothing is."""
-    if ours.raw.tobytes() == theirs.raw.tobytes():
+    if output.raw.tobytes() == expected.raw.tobytes():
         return ""
-    if exact and _differ(ours, theirs):
+    if exact and _differ(output, expected):
         return "not exactly the reference's"
     if exact or reference.kinds[0] is Kind.DETECTIONS:
         return (
             ""  # objects need all four outputs, and of other pictures only the first one is known
         )
-    ours, theirs, strange = comparable(ours, theirs)
-    alive = lifeless_values(ours.raw)
+    output, expected, strange = comparable(output, expected)
+    alive = lifeless_values(output.raw)
     return (
         strange
         or alive
-        or compare(reference.kinds[0], ours, theirs, reference.labels, name=reference.name).problem
+        or compare(
+            reference.kinds[0], output, expected, reference.labels, name=reference.name
+        ).problem
     )
 
 
@@ -207,28 +213,28 @@ def shown_output(reference: Reference) -> int | None:
 
 
 def _problem(
-    what: str, number: int, ours: Values, reference: Reference, *, exact: bool
+    what: str, number: int, output: Values, reference: Reference, *, exact: bool
 ) -> tuple[str, float | None]:
     """Say what is wrong with an output that is not bit for bit the reference's."""
-    theirs, kind = reference.outputs[number], reference.kinds[number]
-    differ = _differ(ours, theirs)
-    if exact and not differ:  # but for the bits of what is no number
+    expected, kind = reference.outputs[number], reference.kinds[number]
+    differ = _differ(output, expected)
+    if exact and not differ:  # but for the bits of NaNs
         return "", 0.0
-    finite = bool(np.all(are_numbers(theirs)))
-    dead = lifeless_values(ours.raw, what)
-    if finite and not np.all(are_numbers(ours)):
+    finite = bool(np.all(are_numbers(expected)))
+    dead = lifeless_values(output.raw, what)
+    if finite and not np.all(are_numbers(output)):
         return dead or f"{what} holds numbers that are not finite", None
-    ours, theirs, strange = comparable(ours, theirs)
-    error = relative_error(ours, theirs)
+    output, expected, strange = comparable(output, expected)
+    error = relative_error(output, expected)
     # Classes of pixels, and classes and scores of objects, may well be all the same.
     may_be = kind in (Kind.INDICES, Kind.DETECTIONS)
-    if dead and finite and not lifeless_values(theirs.raw) and not may_be:
+    if dead and finite and not lifeless_values(expected.raw) and not may_be:
         return dead, error
     if exact:
-        largest = float(np.max(np.abs(ours.real - theirs.real)))
-        by = f"{largest / theirs.step:.0f} steps" if theirs.step else f"{largest:.4g}"
+        largest = float(np.max(np.abs(output.real - expected.real)))
+        by = f"{largest / expected.step:.0f} steps" if expected.step else f"{largest:.4g}"
         return (
-            f"{what} is not exactly {reference.name}'s: {differ} of {ours.raw.size} values differ, by up "
+            f"{what} is not exactly {reference.name}'s: {differ} of {output.raw.size} values differ, by up "
             f"to {by}",
             error,
         )
@@ -236,52 +242,52 @@ def _problem(
         return f"{what}: {strange}, {reference.name}'s are", error
     if kind is Kind.DETECTIONS:
         return "", error
-    words = compare(kind, ours, theirs, reference.labels, name=reference.name).problem
+    words = compare(kind, output, expected, reference.labels, name=reference.name).problem
     alone = len(reference.outputs) == 1
     return (words if alone or not words else f"{what}: {words}"), error
 
 
 def _compare_objects(
-    records: Sequence[OutputRecord], reference: Reference, found: Compared
+    records: Sequence[OutputRecord], reference: Reference, compared: Compared
 ) -> None:
     """Compare the objects of a detector's four outputs, in whatever order it names them."""
     group = detection_group([each.raw.shape for each in reference.outputs])
     if not group:
         return
     four = [reference.records[number] for number in group]
-    known = arrangement(four)
-    theirs = detections(four, known)
-    ours = detections([records[number] for number in group], known)
-    if theirs is None or ours is None:
-        found.notes.append(
+    order = arrangement(four)
+    expected = detections(four, order)
+    output = detections([records[number] for number in group], order)
+    if expected is None or output is None:
+        compared.notes.append(
             f"outputs {group.start} to {group.stop - 1} not compared: a detector's, in no known order"
         )
         return
-    best = max((each.score for each in theirs), default=0.0)
+    best = max((each.score for each in expected), default=0.0)
     threshold = min(THRESHOLD, _WEAK_THRESHOLD * best) if best > 0 else THRESHOLD
     tolerance = min(MAX_ABS_DIFF, _WEAK_TOLERANCE * best) if best > 0 else MAX_ABS_DIFF
-    found.problems += differences(ours, theirs, tolerance=tolerance, threshold=threshold)[
+    compared.problems += differences(output, expected, tolerance=tolerance, threshold=threshold)[
         :_OBJECTS_NAMED
     ]
 
 
 def _unseen(reference: Reference) -> list[str]:
-    known, given = len(reference.sinks), len(reference.records)
-    if known <= given:
+    in_model, given = len(reference.sinks), len(reference.records)
+    if in_model <= given:
         return []
-    some = f"output {given}" if known == given + 1 else f"outputs {given} to {known - 1}"
+    some = f"output {given}" if in_model == given + 1 else f"outputs {given} to {in_model - 1}"
     return [f"{some} not compared: the runner did not give them"]
 
 
 def _record(
     number: int, reference: Reference, values: Values, error: float | None, problem: str
 ) -> dict[str, Any]:
-    theirs = reference.outputs[number]
-    same_form = values.raw.shape == theirs.raw.shape
+    expected = reference.outputs[number]
+    same_form = values.raw.shape == expected.raw.shape
     largest = None
     if same_form:
-        ours, finite, _ = comparable(values, theirs)
-        largest = float(np.max(np.abs(ours.real - finite.real), initial=0.0))
+        output, finite, _ = comparable(values, expected)
+        largest = float(np.max(np.abs(output.real - finite.real), initial=0.0))
     name = reference.sinks[number].name if number < len(reference.sinks) else ""
     return {
         "index": number,
@@ -289,9 +295,9 @@ def _record(
         "shape": list(values.raw.shape),
         "dtype": values.raw.dtype.name,
         "kind": str(reference.kinds[number]),
-        "compared": bool(same_form and np.any(are_numbers(theirs))),
+        "compared": bool(same_form and np.any(are_numbers(expected))),
         "values": int(values.raw.size),
-        "different": _differ(values, theirs) if same_form else None,
+        "different": _differ(values, expected) if same_form else None,
         "max_abs_diff": _number(largest),
         "error": _number(error),
         "order": "",
@@ -299,30 +305,33 @@ def _record(
     }
 
 
-def _differ(ours: Values, theirs: Values) -> int:
-    """How many values differ; what is no number (NaN) in both does not."""
-    return int(np.count_nonzero(~_same(ours.raw, theirs.raw)))
+def _differ(output: Values, expected: Values) -> int:
+    """How many values differ; NaN in both does not count."""
+    return int(np.count_nonzero(~_same(output.raw, expected.raw)))
 
 
-def _same(ours: NDArray[Any], theirs: NDArray[Any]) -> NDArray[np.bool_]:
-    same: NDArray[np.bool_] = ours == theirs
-    return same | (np.isnan(ours) & np.isnan(theirs)) if ours.dtype.kind == "f" else same
+def _same(output: NDArray[Any], expected: NDArray[Any]) -> NDArray[np.bool_]:
+    same: NDArray[np.bool_] = output == expected
+    return same | (np.isnan(output) & np.isnan(expected)) if output.dtype.kind == "f" else same
 
 
-def _by_channel(number: int, ours: Values, reference: Reference, *, exact: bool) -> bool:
+def _by_channel(number: int, output: Values, reference: Reference, *, exact: bool) -> bool:
     """Whether an output is the reference's if its bytes stand channel by channel."""
-    if ours.raw.ndim != 4 or 1 in (ours.raw.shape[3], ours.raw.shape[1] * ours.raw.shape[2]):
+    if output.raw.ndim != 4 or 1 in (
+        output.raw.shape[3],
+        output.raw.shape[1] * output.raw.shape[2],
+    ):
         return False
-    theirs = reference.outputs[number]
-    batch, height, width, channels = ours.raw.shape
+    expected = reference.outputs[number]
+    batch, height, width, channels = output.raw.shape
     raw, real = (
         np.moveaxis(each.reshape(batch, channels, height, width), 1, -1)
-        for each in (ours.raw, ours.real)
+        for each in (output.raw, output.real)
     )
-    if exact or np.array_equal(raw, theirs.raw):
-        return np.array_equal(raw, theirs.raw)
-    other = Values(raw, real, ours.step)
-    return not compare(Kind.VALUES, other, theirs, (), name=reference.name).problem
+    if exact or np.array_equal(raw, expected.raw):
+        return np.array_equal(raw, expected.raw)
+    other = Values(raw, real, output.step)
+    return not compare(Kind.VALUES, other, expected, (), name=reference.name).problem
 
 
 def _number(value: float | None) -> float | None:

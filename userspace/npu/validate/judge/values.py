@@ -72,7 +72,7 @@ def _short(record: OutputRecord, places: int) -> NDArray[np.float32] | None:
 
 
 def comparable(ours: Values, theirs: Values) -> tuple[Values, Values, str]:
-    """Return two outputs of one form with 0 in both where either is no finite number.
+    """Return two outputs of one form with 0 in both where either is not finite.
 
     A model may have such numbers by its own computation (the logarithm of 0, masks of attention). Where the
     reference has one, ours may be anything: it hangs on rounding.

@@ -171,8 +171,8 @@ def find_reference(
     """Return the row that the others are compared with; None if it has not run, or says nothing."""
     for row in facts["results"]:
         if row["delegate"] == REFERENCE and records_of(row):
-            found = reference_of(row, sinks, labels)
-            return None if look_at(found).problems else found
+            candidate = reference_of(row, sinks, labels)
+            return None if look_at(candidate).problems else candidate
     return None
 
 
@@ -349,12 +349,12 @@ def _compared(
 
 def _score_difference(record: OutputRecord, reference: OutputRecord) -> float | None:
     """Largest difference of the first outputs, as label_image's scores; None where there is none."""
-    ours, theirs = scores(record), scores(reference)
-    if ours.shape != theirs.shape or not (
-        np.all(np.isfinite(ours)) and np.all(np.isfinite(theirs))
+    values, expected = scores(record), scores(reference)
+    if values.shape != expected.shape or not (
+        np.all(np.isfinite(values)) and np.all(np.isfinite(expected))
     ):
         return None
-    return round(float(np.max(np.abs(ours - theirs), initial=0.0)), 6)
+    return round(float(np.max(np.abs(values - expected), initial=0.0)), 6)
 
 
 def _why_not(row: RunnerRow, facts: RunnerDocument) -> tuple[str, str]:
@@ -394,17 +394,17 @@ def _not_loaded(
     """Status and reason of a row whose library is there and gave no delegate."""
     opencl = parse_opencl(row.get("log", ""))
     if opencl and opencl.problem:
-        said = str(row["error"]["message"])
-        if said.startswith(_OPENCL_BROKEN):
-            return "fail", said
+        message = str(row["error"]["message"])
+        if message.startswith(_OPENCL_BROKEN):
+            return "fail", message
         return "skip", f"{NO_OPENCL}: {opencl.problem}"
     if parse_log(row.get("log", "")).no_device:
         if not usable:
             return _without_npu(devices)
         nodes = ", ".join(device.get("by_path") or device["node"] for device in usable)
         return "fail", f"the delegate finds no device, although {nodes} is there"
-    said = _why_it_did_not(row["error"]["message"], row.get("log", ""))
-    return "fail", f"the delegate does not load: {said}"
+    message = _why_it_did_not(row["error"]["message"], row.get("log", ""))
+    return "fail", f"the delegate does not load: {message}"
 
 
 def _without_npu(devices: Sequence[DeviceRecord]) -> tuple[str, str]:
@@ -426,8 +426,8 @@ def _without_npu(devices: Sequence[DeviceRecord]) -> tuple[str, str]:
         )
     models = sorted({f"GC{core['model']:x}" for device in devices for core in device["cores"]})
     # Linux drivers/gpu/drm/etnaviv/etnaviv_gpu.c gives up a core that reads model 0.
-    found = "no core that is an NPU, only " + ", ".join(models) if models else "no core"
-    return "skip", f"{NO_DEVICE}: the kernel's driver found {found} behind {nodes}"
+    cores = "no core that is an NPU, only " + ", ".join(models) if models else "no core"
+    return "skip", f"{NO_DEVICE}: the kernel's driver found {cores} behind {nodes}"
 
 
 def _operations(row: RunnerRow) -> int | None:
@@ -442,9 +442,9 @@ def _operations(row: RunnerRow) -> int | None:
 
 def _partitions(row: RunnerRow) -> int | None:
     """Graphs that the delegate made of what it took: from the runtime, or its own log."""
-    made = row.get("partitions")
-    if made is not None:
-        return made
+    count = row.get("partitions")
+    if count is not None:
+        return count
     log = parse_log(row.get("log", ""))
     return len(log.compiled_ms) if log.driver else None
 
@@ -521,12 +521,14 @@ def _unlike_expected(
 ) -> str:
     if expected is None:
         return ""
-    wanted, _ = expected.top[0]
-    if values is None or wanted >= values.size:
+    expected_class, _ = expected.top[0]
+    if values is None or expected_class >= values.size:
         size = 0 if values is None else values.size
-        return f"the answer on file is class {wanted}, the model has {size} classes"
-    if values[wanted] != values.max():
-        return f"top class is {named(best(values), labels)}, expected {named(wanted, labels)}"
+        return f"the answer on file is class {expected_class}, the model has {size} classes"
+    if values[expected_class] != values.max():
+        return (
+            f"top class is {named(best(values), labels)}, expected {named(expected_class, labels)}"
+        )
     for index, score in expected.top:
         if abs(values[index] - score) > expected.tolerance:
             return (
@@ -548,7 +550,7 @@ def _why_it_did_not(message: str, log: str) -> str:
     it printed counts; Python's complaints about the half-made delegate come behind that.
     """
     first, _, rest = message.partition("\n")
-    said = rest if first.startswith("Failed to load delegate from") else message
+    words = rest if first.startswith("Failed to load delegate from") else message
     printed = log.partition("Exception ignored in")[0].splitlines()
-    lines = [line.strip() for line in said.splitlines() or printed[-1:]]
+    lines = [line.strip() for line in words.splitlines() or printed[-1:]]
     return " ".join(filter(None, lines)) or "it refused, and did not say why"
