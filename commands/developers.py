@@ -5,10 +5,13 @@ from __future__ import annotations
 
 from invoke.context import Context
 
-from bsp.base.result import Result
+from bsp.base.result import FAILED_VALIDATION, Result
 
 from .face.command import command, session
 from .face.flags import JSON
+
+_NO_TEST = 5
+"""Of pytest (pytest.ExitCode)."""
 
 
 @command(
@@ -69,11 +72,11 @@ def test(
     if durations:
         flags.append(f"--durations={durations}")
     if not python:
-        return _tool("pytest", *flags)
+        return _pytest(*flags)
     from bsp.base.packages.optional_env import extra_python, find_python
 
     interpreter = extra_python("dev", module="pytest", python=find_python(python))
-    return _tool("pytest", *flags, python=str(interpreter))
+    return _pytest(*flags, python=str(interpreter))
 
 
 @session(help={})
@@ -84,13 +87,14 @@ def faults(_: Context) -> int:
     from bsp.base.project import PROJECT
 
     os.environ["NPU_BSP_FAULT_TABLE"] = str(PROJECT / "docs/faults.md")
-    return _tool("pytest", "tests/images/deploy/test_faults.py")
+    return _pytest("tests/images/deploy/test_faults.py")
 
 
 @session(help={})
 def lint(_: Context) -> int:
     """Check style and types with ruff and mypy. Example: ./inv lint."""
-    return _tool("ruff", "check", ".") or _tool("ruff", "format", "--check", ".") or _tool("mypy")
+    failed = _tool("ruff", "check", ".") or _tool("ruff", "format", "--check", ".") or _tool("mypy")
+    return FAILED_VALIDATION if failed else 0
 
 
 @session(
@@ -125,6 +129,20 @@ def docs(_: Context, check: bool = False, json: bool = False) -> int:
     """Regenerate the pages of commands and formats; check all links. Example: ./inv docs."""
     flags = [*(["--check"] if check else []), *(["--json"] if json else [])]
     return _tool("commands.face.module", "docs.make", *flags)
+
+
+def _pytest(*arguments: str, python: str = "") -> int:
+    """Run pytest; its exit codes mean something else than ours, and are translated.
+
+    Raises:
+        UserError: no test matches.
+    """
+    from bsp.base.errors import UserError
+
+    code = _tool("pytest", *arguments, python=python)
+    if code == _NO_TEST:
+        raise UserError("no test matches", hint="./inv test --select PART_OF_ITS_NAME")
+    return {1: FAILED_VALIDATION, 2: 130, 4: UserError.exit_code}.get(code, code)
 
 
 def _tool(module: str, *arguments: str, python: str = "") -> int:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from bsp.base.errors import UserError
 from bsp.base.project import PROJECT
-from commands import collection
+from commands import collection, developers
 from commands.face import help_text
 from commands.face.program import program
 
@@ -376,3 +377,10 @@ def test_when_nobody_reads_the_progress_it_ends_and_cleans_up(tmp_path: Path) ->
         process.stderr.close()
         assert process.wait(timeout=60) == 128 + 13
     assert (tmp_path / "clean").read_text() == "clean"
+
+
+@pytest.mark.slow
+def test_no_test_of_that_name_is_no_roll_back() -> None:
+    with pytest.raises(UserError, match="no test matches"):
+        developers._pytest("tests/bsp/base/test_at_once.py", "-k", "no_such_test_is_here")
+    assert developers._pytest("--no-such-flag") == UserError.exit_code
