@@ -12,7 +12,7 @@ import pytest
 
 from bsp.base.errors import UserError
 from bsp.base.process import run
-from images.deploy.adopt import adopt
+from images.deploy.adopt import adopt, undo
 from images.deploy.deploy import deploy
 from tests.images.deploy.test_adopt import files_of, stock
 from tests.support.fake_board import BOARD_MARKS, FakeBoard, make_bundle
@@ -82,6 +82,35 @@ def test_a_fat_partition_that_will_not_do(stock: FakeBoard, lines: list[str], sa
         block(stock.root, f"{name}1", disk=name)
     mounts(stock.root, *lines)
     refused(stock, says)
+
+
+def test_two_disks_that_both_could_have_booted_it(stock: FakeBoard) -> None:
+    """An SD card and an eMMC, each with an MBR that marks its first partition."""
+    (stock.root / "dev").mkdir()
+    for name in ("sda", "sdb"):
+        block(stock.root, f"{name}1", disk=name)
+        table = bytearray(512)
+        table[446], table[510:] = 0x80, b"\x55\xaa"
+        (stock.root / "dev" / name).write_bytes(table)
+    refused(stock, "the disks sda and sdb both have a partition that is marked as bootable")
+
+
+def test_armbian_with_its_device_tree_elsewhere(stock: FakeBoard) -> None:
+    shutil.rmtree(stock.fat / "extlinux")
+    (stock.fat / "boot.scr").write_bytes(b"a boot script of Armbian's")
+    (stock.fat / "armbianEnv.txt").write_text("verbosity=1\nfdtfile=amlogic/none-such.dtb\n")
+    refused(stock, r"fdtfile=amlogic/none-such\.dtb of /boot/firmware/armbianEnv\.txt is not below")
+
+
+def test_an_extlinux_conf_of_windows_with_several_labels_is_taken_over(stock: FakeBoard) -> None:
+    """What runs becomes the generation, whichever label it was; the file comes back as it was."""
+    conf = stock.fat / "extlinux/extlinux.conf"
+    conf.write_bytes(b"default two\r\ninclude more.conf\r\nlabel one\r\nlabel two\r\n")
+    before = conf.read_bytes()
+    assert adopt(stock.target(), board=None).outcome == "confirmed"
+    assert not conf.exists()
+    undo(stock.target())
+    assert conf.read_bytes() == before
 
 
 def _on_btrfs(root: Path) -> None:
