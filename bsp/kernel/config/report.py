@@ -11,7 +11,7 @@ from ...base.errors import UserError
 from ...base.progress import say
 from ...base.words import counted
 from .compare import Difference
-from .fragments import Asked
+from .fragments import Asked, parse
 from .judge import GaveWay
 from .whole_config import Kind, kind_of, note, read_text
 
@@ -100,8 +100,11 @@ def describe_files(given: Iterable[Path]) -> list[dict[str, str]]:
     """Say which of the user's files are whole configurations; return what each of them is, for JSON."""
     described = []
     for path in given:
-        kind, why = kind_of(path.name, read_text(path))
+        text = read_text(path)
+        kind, why = kind_of(path.name, text)
         if kind is not Kind.FRAGMENT:
             say(note(path.name, kind, why))
+        elif not parse(text, path.name):
+            say(f"{path.name} asks for nothing: it has no line CONFIG_X=y")
         described.append({"file": str(path), "kind": str(kind)})
     return described

@@ -19,7 +19,7 @@ from bsp.kernel import command
 from bsp.kernel import compile as build
 from bsp.kernel.config import fragments
 from bsp.kernel.config.compare import read_config
-from bsp.kernel.config.report import MOST_PARAGRAPHS
+from bsp.kernel.config.report import MOST_PARAGRAPHS, describe_files
 from bsp.kernel.config.vendor_symbols import vendor_lines
 from bsp.kernel.config.whole_config import BY_ITSELF, Kind, kind_of
 
@@ -400,3 +400,33 @@ def test_fragments_may_be_repeated_and_errors_keep_to_their_exit_codes(tree: Pat
     for bad in (binary, broken, tree, tree / "none"):
         code, document = invoke("--dry-run", "--fragment", str(bad))
         assert code == document["exit_code"] == 2, bad
+
+
+@pytest.mark.parametrize(
+    ("content", "symbols"),
+    [
+        ("CONFIG_HID=y\r\n# CONFIG_USB is not set\r\n".encode("utf-16"), {"HID": "y", "USB": "n"}),
+        ("CONFIG_HID=y\n".encode("utf-16-be"), None),  # without a mark nothing tells what it is
+        (b"\xef\xbb\xbfCONFIG_HID=y\n", {"HID": "y"}),
+        (b'# \xe9t\xe9\nCONFIG_LOCALVERSION="-\xe9"\n', {"LOCALVERSION": '"-\u00e9"'}),
+        (b"# nothing\n\n", {}),
+        (b"", {}),
+        (b"\x7fELF\2\1\1\0", None),
+    ],
+)
+def test_what_other_editors_write_is_read(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    content: bytes,
+    symbols: dict[str, str] | None,
+) -> None:
+    file = tmp_path / "user.config"
+    file.write_bytes(content)
+    if symbols is None:
+        with pytest.raises(UserError, match=r"user\.config is not a text"):
+            fragments.merge([file])
+        return
+    asked = fragments.merge([file])
+    assert {each.symbol: each.value for each in asked.values()} == symbols
+    describe_files([file])
+    assert ("asks for nothing" in capsys.readouterr().err) == (not symbols)
