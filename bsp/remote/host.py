@@ -21,6 +21,7 @@ class Host:
         power: command (argument list) that resets the board, run on this machine; empty: there is none.
         board: name of the board's profile.
         console_log: file that the board's serial console is written to.
+        revoked_host_keys: list of keys that are refused (``RevokedHostKeys``); None: there is none.
         host_key_alias: name that the host key stands under in ``known_hosts`` (``HostKeyAlias``).
         services: systemd units that have to be active there before a deployment is confirmed.
         keep: generations that deployments leave there; None: two.
@@ -48,6 +49,7 @@ class Host:
     verify_every: int | None = None
     tags: tuple[str, ...] = ()
     more_identity_files: tuple[Path, ...] = ()
+    revoked_host_keys: Path | None = None
 
     @property
     def key_name(self) -> str:

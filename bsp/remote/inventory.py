@@ -26,7 +26,9 @@ from .host import Host as Host
 from .inventory_file import read_inventory
 from .ssh_config import ask_ssh, named_in_ssh_config, names_in_ssh_config
 
-_PATHS = ("identity_file", "certificate_file", "known_hosts", "console_log")
+_PATHS = (
+    "identity_file", "certificate_file", "known_hosts", "console_log", "revoked_host_keys",
+)  # fmt: skip
 _LISTS = ("power", "services", "tags")
 _ADDRESS = re.compile(
     r"(?:(?P<user>[^@\s]+)@)?(?:\[(?P<six>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^@:\s\[\]]+))"
@@ -220,6 +222,7 @@ def _with_ssh_config(host: Host, *, already: frozenset[str]) -> Host:
         changes["certificate_file"] = certificates[0]
     if host.known_hosts is None:
         changes["known_hosts"] = answer.known_hosts
+    changes["revoked_host_keys"] = host.revoked_host_keys or answer.revoked_host_keys
     if host.host_key_alias is None:
         changes["host_key_alias"] = answer.host_key_alias
     if host.proxy_jump is None:

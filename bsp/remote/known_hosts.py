@@ -7,6 +7,7 @@ import base64
 import contextlib
 import fnmatch
 import os
+import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,11 +17,13 @@ import paramiko
 from bsp.base.ask import can_ask, confirm
 from bsp.base.cache import lock
 from bsp.base.errors import UserError
+from bsp.base.process import run
 from bsp.base.progress import say
 
 from .host import Host
 
 _CERTIFICATE = "-cert-v01@openssh.com"
+_REVOCATION_LIST = b"SSHKRL\n\0"  # of OpenSSH, PROTOCOL.krl
 _SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
 
 
@@ -33,10 +36,12 @@ class KnownHosts:
         self._keys: dict[str, paramiko.PKey] = {}
         self._revoked: set[str] = set()
         self._authorities: set[str] = set()
-        files = [self._file] if host.known_hosts else [_SYSTEM_KNOWN_HOSTS, self._file]
-        for file in files:
-            for line in _lines(file):
+        for line in _lines(_SYSTEM_KNOWN_HOSTS):
+            # Whatever file a user has for a host: what is revoked for all stays so.
+            if host.known_hosts is None or line.startswith("@revoked"):
                 self._read(line)
+        for line in _lines(self._file):
+            self._read(line)
 
     def _read(self, line: str) -> None:
         """Parse one line of a known_hosts file (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT)."""
@@ -82,7 +87,27 @@ class KnownHosts:
                 f"the certificate that {self._host.name} shows for its host key is not good: {problem}",
                 hint="have its host key signed anew: ssh-keygen -s CA -h -n NAME ...",
             )
-        return not problem and key.get_base64() not in self._revoked
+        return not problem and not self._is_revoked(key)
+
+    def _is_revoked(self, key: paramiko.PKey) -> bool:
+        """Whether a key is marked in known_hosts, or stands in the list of ``RevokedHostKeys``.
+
+        As with ``ssh``, a list that cannot be read revokes every key.
+        """
+        listed = self._host.revoked_host_keys
+        if key.get_base64() in self._revoked or listed is None:
+            return key.get_base64() in self._revoked
+        try:
+            content = listed.read_bytes()
+        except OSError:
+            return True
+        if not content.startswith(_REVOCATION_LIST):  # a plain list of keys
+            return key.get_base64().encode() in content.split()
+        with tempfile.NamedTemporaryFile("w", suffix=".pub") as file:
+            file.write(f"{key.get_name()} {key.get_base64()}\n")
+            file.flush()
+            asked = run(["ssh-keygen", "-Q", "-f", listed, file.name], check=False)
+        return asked.exit_code != 0
 
     def _certificate_problem(self, kind: str, blob: bytes) -> str:
         """Return why a certificate is not valid; empty if it is.
@@ -124,9 +149,10 @@ class KnownHosts:
         """Compare the server's key with the remembered one; ask whether to trust the key of a new host."""
         host = self._host
         shown = f"{key.get_name()} {key.fingerprint}"
-        if key.get_base64() in self._revoked:
+        if self._is_revoked(key):
+            lists = " or ".join(map(str, filter(None, [self._file, host.revoked_host_keys])))
             raise UserError(
-                f"the host key of {host.name} ({shown}) is marked as revoked in {self._file}"
+                f"the host key of {host.name} ({shown}) is marked as revoked in {lists}"
             )
         remembered = self._keys.get(key.get_name())
         if remembered is not None and remembered.asbytes() == key.asbytes():

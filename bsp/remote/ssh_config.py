@@ -43,6 +43,7 @@ class SshAnswer:
         certificate_files: ``CertificateFile``, likewise.
         known_hosts: the first ``UserKnownHostsFile``.
         proxy_command: ``ProxyCommand``; never beside ``proxy_jump``.
+        revoked_host_keys: ``RevokedHostKeys``.
     """
 
     address: str
@@ -54,6 +55,7 @@ class SshAnswer:
     host_key_alias: str | None = None
     proxy_jump: str | None = None
     proxy_command: str | None = None
+    revoked_host_keys: Path | None = None
 
 
 def ssh_config_file() -> Path:
@@ -323,6 +325,7 @@ def _parsed(name: str, text: str, given_user: str) -> SshAnswer:
         )
         return tuple(dict.fromkeys(every))
 
+    revoked = one("revokedhostkeys")
     known_hosts = one("userknownhostsfile")
     if known_hosts == _NOT_SET:
         known_hosts = None
@@ -340,6 +343,7 @@ def _parsed(name: str, text: str, given_user: str) -> SshAnswer:
         one("hostkeyalias"),
         one("proxyjump"),
         one("proxycommand"),
+        Path(_expand(revoked, tokens)).expanduser() if revoked else None,
     )
 
 

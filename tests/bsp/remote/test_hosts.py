@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import pytest
 
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.process import ToolFailedError
-from bsp.remote import inventory, ssh
+from bsp.remote import inventory, known_hosts, ssh
 from bsp.remote.inventory import Host, resolve
 from tests.support import local_sshd
 from tests.support.local_sshd import LocalSshd
@@ -213,6 +214,34 @@ def test_a_revoked_key_is_refused(server: LocalSshd, tmp_path: Path) -> None:
     known.write_text(f"{line}@revoked * {' '.join(line.split()[1:])}\n")
     with pytest.raises(UserError, match="marked as revoked"):
         ssh.connect(server.with_(known_hosts=known))
+
+
+@needs_sshd
+def test_revocations_of_the_system_and_of_a_list_count(
+    server: LocalSshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever file the user has for this host: he cannot unsay what is revoked for all."""
+    assert server.host.known_hosts
+    key = " ".join(server.host.known_hosts.read_text().split()[1:3])
+    for_all, listed, krl = tmp_path / "ssh_known_hosts", tmp_path / "list", tmp_path / "krl"
+    monkeypatch.setattr(known_hosts, "_SYSTEM_KNOWN_HOSTS", for_all)
+    for_all.write_text(f"@revoked * {key}\n")
+    with pytest.raises(UserError, match="marked as revoked"):
+        ssh.connect(server.host)
+    for_all.write_text(f"127.0.0.1 {key}\n@revoked * ssh-ed25519 AAAA\n")
+    ssh.connect(server.host).close()
+    listed.write_text(f"{key}\n")
+    subprocess.run(["ssh-keygen", "-q", "-k", "-f", krl, listed], check=True)
+    for revoked in (
+        listed,
+        krl,
+        tmp_path / "none",
+    ):  # ssh, too, takes a list that is gone for all keys
+        with pytest.raises(UserError, match=f"marked as revoked in .* or {revoked}"):
+            ssh.connect(server.with_(revoked_host_keys=revoked))
+    other = tmp_path / "other"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", other], check=True)
+    ssh.connect(server.with_(revoked_host_keys=other.with_suffix(".pub"))).close()
 
 
 @needs_sshd

@@ -179,7 +179,8 @@ def test_keys_and_certificates(tmp_path: Path) -> None:
         tmp_path,
         ssh_config="Host vim3\n HostName %h.example\n IdentityFile HERE/missing\n"
         " IdentityFile HERE/%h_%p_key\n IdentityFile ${KEYS}/second\n CertificateFile HERE/none\n"
-        ' CertificateFile HERE/cert\n UserKnownHostsFile "HERE/known hosts"\n',
+        ' CertificateFile HERE/cert\n UserKnownHostsFile "HERE/known hosts"\n'
+        " RevokedHostKeys HERE/revoked\n",
     )
     os.environ["KEYS"] = str(tmp_path)
     try:
@@ -190,6 +191,7 @@ def test_keys_and_certificates(tmp_path: Path) -> None:
     assert host.more_identity_files == (tmp_path / "second",)
     assert host.certificate_file == tmp_path / "cert"
     assert host.known_hosts == tmp_path / "known hosts"
+    assert host.revoked_host_keys == tmp_path / "revoked"
     inventory.register(host)
     assert resolve("vim3") == host
 
