@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .errors import InfrastructureError
+from .errors import InfrastructureError, UserError
 from .progress import say
 
 
@@ -87,8 +87,19 @@ def make_once(target: Path, make: Callable[[Path], None]) -> Path:
 
 
 def write_atomically(target: Path, content: bytes, *, mode: int = 0o644) -> None:
-    """Write a file so that a reader sees the old or the new content, also after a power cut."""
+    """Write a file so that a reader sees the old or the new content, also after a power cut.
+
+    What is not a file (``/dev/stdout``, ``/dev/null``, a FIFO) is written to, not replaced.
+
+    Raises:
+        UserError: it is a disk.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
+    refuse_disk(target)
+    if target.exists() and not target.is_file() and not target.is_dir():
+        with target.open("wb") as stream:
+            stream.write(content)
+        return
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -101,6 +112,19 @@ def write_atomically(target: Path, content: bytes, *, mode: int = 0o644) -> None
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def refuse_disk(target: Path) -> None:
+    """Refuse a disk where a file is to be made: its device node would be replaced by the file.
+
+    Raises:
+        UserError: it is one.
+    """
+    if target.is_block_device():
+        raise UserError(
+            f"{target} is a disk, and no place for a file",
+            hint=f"give a file; ./inv flash --device {target} --image FILE writes an image to a disk",
+        )
 
 
 def remove(path: Path) -> None:

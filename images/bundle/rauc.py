@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bsp.base.cache import lock, write_atomically
+from bsp.base.cache import lock, refuse_disk, write_atomically
 from bsp.base.errors import InfrastructureError, UserError, ValidationError
 from bsp.base.packages.host_packages import install_packages
 from bsp.base.process import ToolFailedError, run
@@ -168,6 +168,7 @@ def pack(
     manifest = bundle.manifest
     version = f"{manifest.kernel_release}-{bundle.generation}"
     output = request.output
+    refuse_disk(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as name:
         workspace = Path(name)

@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from bsp.base.cache import write_atomically
+from bsp.base.cache import refuse_disk, write_atomically
 from bsp.base.errors import UserError
 from bsp.base.progress import step
 from bsp.base.room import require_room
@@ -246,6 +246,9 @@ def _planned(request: ImageRequest) -> _Plan:
         raise UserError(
             f"{plan.output} is a folder", hint=f"--output {plan.output / board.name}.img"
         )
+    refuse_disk(plan.output)
+    if plan.output.exists() and not plan.output.is_file():
+        raise UserError(f"{plan.output} is not a file", hint=f"--output {board.name}.img")
     return plan
 
 

@@ -353,3 +353,32 @@ def test_tables_break_lines_between_words() -> None:
 )
 def test_numbers_and_their_nouns(number: int, words: tuple[str, ...], expected: str) -> None:
     assert counted(number, *words) == expected
+
+
+def test_what_is_not_a_file_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    """As root, a report to /dev/null made a file of it for the whole machine."""
+    fifo, link = tmp_path / "fifo", tmp_path / "stdout"
+    os.mkfifo(fifo)
+    link.symlink_to(fifo)  # as /dev/stdout is one
+    for target in (fifo, link):
+        reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            cache.write_atomically(target, b"content")
+            assert os.read(reader, 100) == b"content"
+        finally:
+            os.close(reader)
+    assert fifo.is_fifo()
+    assert link.is_symlink()
+    cache.write_atomically(Path(os.devnull), b"content")
+    assert Path(os.devnull).is_char_device()
+
+
+def test_a_disk_is_no_place_for_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    disk = next((each for each in Path("/dev").iterdir() if each.is_block_device()), None)
+    if disk is None:
+        pytest.skip("no block device in /dev")
+    for write in (cache.refuse_disk, lambda path: cache.write_atomically(path, b"")):
+        with pytest.raises(UserError, match=f"{disk} is a disk, and no place for a file") as caught:
+            write(disk)
+        assert f"flash --device {disk}" in caught.value.hint
+    assert disk.is_block_device()
