@@ -113,8 +113,8 @@ class BootPartition:
             hashes = [self._sha256(path) for path in paths]
             if not all(hashes):
                 continue  # `load` fails
-            for path, found in zip(paths, hashes, strict=True):
-                if not found.startswith(path.rpartition("/")[2]):
+            for path, digest in zip(paths, hashes, strict=True):
+                if not digest.startswith(path.rpartition("/")[2]):
                     return Choice(slot, generation, f"{path} has other content than sent")
             return Choice(slot, generation, "")
         return Choice("", "", "the boot script finds nothing that it can load")
@@ -139,13 +139,13 @@ class BootPartition:
         if not len(blocks):
             return ""
         newest = self._partition.newest(blocks)
-        known = self._hashed.get((where, size))
-        if known is not None and known[0] >= newest:
-            return known[1]
+        cached = self._hashed.get((where, size))
+        if cached is not None and cached[0] >= newest:
+            return cached[1]
         content = self._cat(path)
-        found = hashlib.sha256(content).hexdigest() if content else ""
-        self._hashed[where, size] = (newest, found)
-        return found
+        digest = hashlib.sha256(content).hexdigest() if content else ""
+        self._hashed[where, size] = (newest, digest)
+        return digest
 
     def _blocks(self, shown: str) -> Blocks:
         """The blocks under a file's clusters, as ``mshowfat`` lists them."""

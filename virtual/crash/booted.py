@@ -47,9 +47,11 @@ def boot_problem(
         deadline = time.monotonic() + timeout_s
         wait_until_up(instance, host, deadline=deadline, timeout_s=timeout_s)
         with ssh.connect(host, timeout_s=60) as connection:
-            said = connection.run(["sh", "-c", _WHOLE], check=False, timeout_s=60)
-        if said.exit_code != 0:
-            return f"it answers, but not from a whole generation: {said.stderr.decode().strip()}"
+            completed = connection.run(["sh", "-c", _WHOLE], check=False, timeout_s=60)
+        if completed.exit_code != 0:
+            return (
+                f"it answers, but not from a whole generation: {completed.stderr.decode().strip()}"
+            )
         return ""
     except InfrastructureError as error:
         return error.message

@@ -70,30 +70,30 @@ class Ext4Boot(BootPartition):
 
     def _sha256(self, path: str) -> str:
         """Hash of a file; ``""`` if it cannot be read. Read again only if it moved or was written to."""
-        said, blocks = self._inode(path)
-        if not said:
+        identity, blocks = self._inode(path)
+        if not identity:
             return ""
-        if said[1] == "0":  # Armbian's .next
+        if identity[1] == "0":  # Armbian's .next
             return hashlib.sha256(b"").hexdigest()
         if not len(blocks):
             return ""
         newest = self._partition.newest(blocks)
-        known = self._hashed.get(said)
-        if known is not None and known[0] >= newest:
-            return known[1]
+        cached = self._hashed.get(identity)
+        if cached is not None and cached[0] >= newest:
+            return cached[1]
         content = self._cat(path)
-        found = hashlib.sha256(content).hexdigest() if content else ""
-        self._hashed[said] = (newest, found)
-        return found
+        digest = hashlib.sha256(content).hexdigest() if content else ""
+        self._hashed[identity] = (newest, digest)
+        return digest
 
     def _inode(self, path: str) -> tuple[tuple[str, ...], Blocks]:
         """Of a regular file: what tells it from others (extents and size), and its blocks; or nothing."""
         if path not in self._inodes:
-            said = _debugfs(self._partition.path, f'stat "{BOOT}{path}"').decode(errors="replace")
-            size = _SIZE.search(said)
-            blocks = file_blocks(said)
+            output = _debugfs(self._partition.path, f'stat "{BOOT}{path}"').decode(errors="replace")
+            size = _SIZE.search(output)
+            blocks = file_blocks(output)
             blocks = blocks[blocks < len(self._partition.changed)]
-            what = (said.partition("EXTENTS:")[2], size[1]) if size and _REGULAR in said else ()
+            what = (output.partition("EXTENTS:")[2], size[1]) if size and _REGULAR in output else ()
             self._inodes[path] = what, blocks
         return self._inodes[path]
 

@@ -144,24 +144,24 @@ def crash_test(
     subject = recorded(layout, uboot)
     with tempfile.TemporaryDirectory(prefix="npu-bsp-crash-", dir=_fast_folder()) as name:
         work = Path(name)
-        known = Known(keep, points, seed) if keep else None
-        made = recording(subject, keep or work / "recording", variant)
-        with WriteLog(made.log) as log:
+        earlier = Known(keep, points, seed) if keep else None
+        recorded_run = recording(subject, keep or work / "recording", variant)
+        with WriteLog(recorded_run.log) as log:
             count = len(log.writes)
             chosen = plan(log.writes, points, seed, subject.places, trial_sectors(log))
-        judged = known.judged() if known else None
+        judged = earlier.judged() if earlier else None
         if judged is None:
             begun = time.monotonic()
-            judged = _judged(subject, made, chosen, work), time.monotonic() - begun
-            if known:
-                known.judge(*judged)
+            judged = _judged(subject, recorded_run, chosen, work), time.monotonic() - begun
+            if earlier:
+                earlier.judge(*judged)
         tally, judged_seconds = judged
         phases = [
             {"name": each.name, "requests": each.requests, "outcome": each.outcome}
-            for each in made.facts.phases
+            for each in recorded_run.facts.phases
         ]
         report = CrashReport(subject.name, broken, tally, count, phases, judged_seconds, seed=seed)
-        _boot(subject, made, chosen, work, report, boot, known)
+        _boot(subject, recorded_run, chosen, work, report, boot, earlier)
     report.seconds = time.monotonic() - started
     return report
 
@@ -174,7 +174,7 @@ def _fast_folder() -> Path | None:
         return None
 
 
-def _judged(subject: Recorded, made: Recording, points: list[Point], work: Path) -> Tally:
+def _judged(subject: Recorded, recorded_run: Recording, points: list[Point], work: Path) -> Tally:
     """Judge the points, on all cores: each takes a stretch of the record."""
     jobs = max(1, min(os.cpu_count() or 1, len(points) // 200 + 1))
     size = -(-len(points) // jobs)
@@ -186,7 +186,7 @@ def _judged(subject: Recorded, made: Recording, points: list[Point], work: Path)
         ProcessPoolExecutor(jobs, initializer=_share, initargs=(done,)) as pool,
     ):
         parts = [
-            pool.submit(_part, subject, made, work / f"part-{number}", stretch)
+            pool.submit(_part, subject, recorded_run, work / f"part-{number}", stretch)
             for number, stretch in enumerate(stretches)
         ]
         while wait(parts, timeout=0.5).not_done:
@@ -211,11 +211,18 @@ def _count() -> None:
         _done.value += 1
 
 
-def _part(subject: Recorded, made: Recording, folder: Path, points: list[Point]) -> Tally:
+def _part(subject: Recorded, recorded_run: Recording, folder: Path, points: list[Point]) -> Tally:
     folder.mkdir()
     tally = Tally()
     judge_points(
-        made.log, made.disk.image, folder, points, tally, _count, subject.places, subject.old
+        recorded_run.log,
+        recorded_run.disk.image,
+        folder,
+        points,
+        tally,
+        _count,
+        subject.places,
+        subject.old,
     )
     shutil.rmtree(folder)
     return tally
@@ -223,42 +230,42 @@ def _part(subject: Recorded, made: Recording, folder: Path, points: list[Point])
 
 def _boot(
     subject: Recorded,
-    made: Recording,
+    recorded_run: Recording,
     points: list[Point],
     work: Path,
     report: CrashReport,
     count: int,
-    known: Known | None,
+    earlier: Known | None,
 ) -> None:
     chance = random.Random(report.seed)  # noqa: S311 - reproducible, not secret
     # The same first ones whatever the count: a later run may ask for more of them.
     chosen = chance.sample(points, len(points))[:count]
-    before = known.booted() if known else {}
-    found = {point: before[point] for point in chosen if point in before}
+    before = earlier.booted() if earlier else {}
+    problems = {point: before[point] for point in chosen if point in before}
 
     def boot(number: int, point: Point) -> str:
         name = f"crash-boot-{os.getpid()}-{number}"
-        return boot_problem(subject, made.log, point, work, name=name, timeout_s=_BOOT_S)
+        return boot_problem(subject, recorded_run.log, point, work, name=name, timeout_s=_BOOT_S)
 
     # As many at a time as there are cores: a boot waits more than it computes on more than one.
     with (
         step(f"Booting {counted(len(chosen), 'state')}") as now,
         ThreadPoolExecutor(os.cpu_count() or 1) as pool,
     ):
-        left = [point for point in chosen if point not in found]
+        left = [point for point in chosen if point not in problems]
         boots = {pool.submit(boot, number, point): point for number, point in enumerate(left)}
         try:
             for done in as_completed(boots):
                 point = boots[done]
-                found[point] = problem = done.result()
-                if known:
-                    known.boot(point, problem)
-                say(f"{len(found)} of {len(chosen)}: {point}: {problem or 'answers over SSH'}")
-                now.note(f"{len(found)} of {len(chosen)}")
+                problems[point] = problem = done.result()
+                if earlier:
+                    earlier.boot(point, problem)
+                say(f"{len(problems)} of {len(chosen)}: {point}: {problem or 'answers over SSH'}")
+                now.note(f"{len(problems)} of {len(chosen)}")
         except BaseException:
             pool.shutdown(cancel_futures=True)  # those that run are let end, and taken down
             raise
-    for point, problem in found.items():
+    for point, problem in problems.items():
         report.booted += not problem
         if problem:
             report.boot_failures.append((point, problem))

@@ -96,14 +96,14 @@ class Tally:
 
 def trial_sectors(log: WriteLog) -> set[int]:
     """Where on the disk a trial lies that names its own sector: offsets in bytes."""
-    found = set()
+    offsets = set()
     for write in log.writes:
         data = log.data(write)
         for match in _NAMED.finditer(data):
             at = int(match[1], 16) * _SECTOR_BYTES
             if at == write.offset_bytes + match.start() // _SECTOR_BYTES * _SECTOR_BYTES:
-                found.add(at)
-    return found
+                offsets.add(at)
+    return offsets
 
 
 def plan(
@@ -126,17 +126,17 @@ def plan(
     if points <= len(prefixes) + len(tears):
         return sorted([*chance.sample(prefixes, points - len(tears)), *tears], key=_order)
     groups = [group for group in _groups(writes) if len(group) > 1]
-    wanted = points - len(prefixes)
-    found: dict[Point, None] = dict.fromkeys(tears)
+    samples = points - len(prefixes)
+    chosen: dict[Point, None] = dict.fromkeys(tears)
     weights = [len(group) for group in groups]
-    for _ in range(20 * wanted):
-        if len(found) == wanted or not groups:
+    for _ in range(20 * samples):
+        if len(chosen) == samples or not groups:
             break
         group = chance.choices(groups, weights)[0]
         sample = _sample(writes, group, chance, places)
         if sample.kind != "prefix":
-            found[sample] = None
-    return sorted([*prefixes, *found], key=_order)
+            chosen[sample] = None
+    return sorted([*prefixes, *chosen], key=_order)
 
 
 def _order(point: Point) -> int:
@@ -223,18 +223,18 @@ class Judge:
         if choice.problem:
             return choice.slot, choice.problem
         names = [name for name in (choice.generation, choice.after_trial) if name]
-        wanted = (*names, str(choice.overwrites))
-        if self._root_stale or wanted != self._wanted:
+        key = (*names, str(choice.overwrites))
+        if self._root_stale or key != self._wanted:
             self._tally.evaluated += 1
             thorough = self._tally.evaluated % _THOROUGH_EVERY == 1
             with self._root.recovered(thorough=thorough) as problem:
-                found = [problem, *(self._root.problem(name) for name in names if not problem)]
+                problems = [problem, *(self._root.problem(name) for name in names if not problem)]
                 if choice.overwrites is not None and self._root.uses(choice.overwrites):
-                    found.append(
+                    problems.append(
                         f"U-Boot overwrites block {choice.overwrites}, which is another file's"
                     )
-            self._problem = next((each for each in found if each), "")
-            self._root_stale, self._wanted = False, wanted
+            self._problem = next((each for each in problems if each), "")
+            self._root_stale, self._wanted = False, key
         return choice.slot, self._problem
 
 

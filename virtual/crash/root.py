@@ -68,21 +68,21 @@ class Root:
     def __init__(self, partition: Partition) -> None:
         self._partition = partition
         self._undo = partition.path.with_suffix(".undo")
-        said = run(["dumpe2fs", partition.path]).text
-        if (size := _number(r"Block size:\s+(\d+)", said)) != BLOCK_BYTES:
+        output = run(["dumpe2fs", partition.path]).text
+        if (size := _number(r"Block size:\s+(\d+)", output)) != BLOCK_BYTES:
             raise InfrastructureError(
                 f"a root file system with blocks of {size} bytes, expected 4096"
             )
-        self._inodes_per_group = _number(r"Inodes per group:\s+(\d+)", said)
-        self._inode_bytes = _number(r"Inode size:\s+(\d+)", said)
-        tables = re.findall(r"Inode table at (\d+)-(\d+)", said)
+        self._inodes_per_group = _number(r"Inodes per group:\s+(\d+)", output)
+        self._inode_bytes = _number(r"Inode size:\s+(\d+)", output)
+        tables = re.findall(r"Inode table at (\d+)-(\d+)", output)
         self._tables = [int(first) for first, _ in tables]
         self._maps: dict[str, dict[bytes, _Map]] = {}
         self._whole: dict[int, tuple[_Map, int]] = {}
         self._hashed: dict[tuple[int, ...], tuple[int, str]] = {}
         self.relevant = np.zeros(len(partition.changed), dtype=bool)
         """Blocks on which a verdict may depend: writes to others change none."""
-        self._mark_fixed(said)
+        self._mark_fixed(output)
 
     @contextmanager
     def recovered(self, *, thorough: bool) -> Iterator[str]:
@@ -111,30 +111,30 @@ class Root:
 
     def uses(self, block: int) -> bool:
         """Whether the (recovered) file system has something in a block."""
-        said = run(["debugfs", "-R", f"testb {block}", self._partition.path]).text
-        return "marked in use" in said
+        output = run(["debugfs", "-R", f"testb {block}", self._partition.path]).text
+        return "marked in use" in output
 
     def problem(self, generation: str) -> str:
         """What a generation lacks in the recovered file system; ``""`` if it is whole, each file hashed."""
         folder = f"/{STORE}/{generation}"
-        found = self._map(generation, folder)
-        if isinstance(found, str):
-            return found
-        newest = self._partition.newest(found.contents)
-        known = self._whole.get(id(found))
-        if known is not None and known[1] >= newest:
+        located = self._map(generation, folder)
+        if isinstance(located, str):
+            return located
+        newest = self._partition.newest(located.contents)
+        cached = self._whole.get(id(located))
+        if cached is not None and cached[1] >= newest:
             return ""  # hashed before, and no block of it was written to since
-        problem = self._compare(generation, found)
+        problem = self._compare(generation, located)
         if not problem:
-            self._whole[id(found)] = (found, newest)
+            self._whole[id(located)] = (located, newest)
         return problem
 
-    def _compare(self, generation: str, found: _Map) -> str:
+    def _compare(self, generation: str, located: _Map) -> str:
         """Each file with the manifest."""
-        for entry in found.manifest.files:
+        for entry in located.manifest.files:
             if on_fat(entry):
                 continue
-            file = found.files.get(entry.path)
+            file = located.files.get(entry.path)
             if file is None:
                 return f"generation {generation} lacks {entry.path}"
             if entry.link is not None:
@@ -154,17 +154,17 @@ class Root:
     def _map(self, generation: str, folder: str) -> _Map | str:
         """Where a generation lies: as it was found last, if nothing that says so was changed."""
         maps = self._maps.setdefault(generation, {})
-        for digest, known in maps.items():
-            if self._digest(known.metadata) == digest:
-                return known
-        found = self._look(generation, folder)
-        if isinstance(found, _Map):
+        for digest, earlier in maps.items():
+            if self._digest(earlier.metadata) == digest:
+                return earlier
+        located = self._look(generation, folder)
+        if isinstance(located, _Map):
             while len(maps) >= _MAPS:
                 self._whole.pop(id(maps.pop(next(iter(maps)))), None)
-            maps[self._digest(found.metadata)] = found
-            self.relevant[found.metadata] = True
-            self.relevant[found.contents] = True
-        return found
+            maps[self._digest(located.metadata)] = located
+            self.relevant[located.metadata] = True
+            self.relevant[located.contents] = True
+        return located
 
     def _look(self, generation: str, folder: str) -> _Map | str:
         content = run(
@@ -184,12 +184,12 @@ class Root:
         above = [str(path) for path in (Path(folder), *Path(folder).parents)]
         names = [*above, *(f"{folder}/{path}" for path in sorted(inside | paths))]
         script = "".join(f'stat "{name}"\n' for name in names)
-        said = run(
+        output = run(
             ["debugfs", "-f", "/dev/stdin", self._partition.path], stdin=script.encode()
         ).text
         files: dict[str, _File] = {}
         metadata: set[int] = set()
-        for match in _STAT.finditer(said):
+        for match in _STAT.finditer(output):
             head = _HEAD.search(match["said"])
             if head is None:
                 continue  # not there: missed by whoever asks for it
@@ -235,17 +235,17 @@ class Root:
     def _sha256(self, file: _File) -> str:
         key = (file.size_bytes, *(number for extent in file.extents for number in extent))
         newest = self._partition.newest(file.blocks)
-        known = self._hashed.get(key)
-        if known is not None and known[0] >= newest:
-            return known[1]
-        found = hashlib.sha256(self._content(file)).hexdigest()
-        self._hashed[key] = (newest, found)
-        return found
+        cached = self._hashed.get(key)
+        if cached is not None and cached[0] >= newest:
+            return cached[1]
+        digest = hashlib.sha256(self._content(file)).hexdigest()
+        self._hashed[key] = (newest, digest)
+        return digest
 
-    def _mark_fixed(self, said: str) -> None:
+    def _mark_fixed(self, output: str) -> None:
         """The metadata whose place never changes, and the journal."""
         for first, last in re.findall(
-            r"(?:superblock|descriptors|bitmap|table) at (\d+)(?:-(\d+))?", said
+            r"(?:superblock|descriptors|bitmap|table) at (\d+)(?:-(\d+))?", output
         ):
             self.relevant[int(first) : int(last or first) + 1] = True
         journal = run(["debugfs", "-R", "stat <8>", self._partition.path]).text
@@ -254,16 +254,16 @@ class Root:
         self.relevant[tree] = True
 
 
-def file_blocks(said: str) -> Blocks:
+def file_blocks(output: str) -> Blocks:
     """The blocks of a file's content, from what ``debugfs stat`` said of it."""
-    return _numbers(_extents(said)[0])
+    return _numbers(_extents(output)[0])
 
 
-def _extents(said: str) -> tuple[tuple[tuple[int, int, int], ...], list[int]]:
+def _extents(output: str) -> tuple[tuple[tuple[int, int, int], ...], list[int]]:
     """The extents of a file, and the blocks of its extent tree, from what ``debugfs stat`` said."""
     extents: list[tuple[int, int, int]] = []
     tree: list[int] = []
-    _, _, listed = said.partition("EXTENTS:")
+    _, _, listed = output.partition("EXTENTS:")
     for logical, unwritten, first, last in _EXTENT.findall(listed):
         count = int(last or first) - int(first) + 1
         if logical.startswith("ETB"):
@@ -298,6 +298,6 @@ def _number(pattern: str, text: str) -> int:
     return int(match[1])
 
 
-def _last_line(said: bytes) -> str:
-    lines = [line.strip() for line in said.decode(errors="replace").splitlines() if line.strip()]
+def _last_line(output: bytes) -> str:
+    lines = [line.strip() for line in output.decode(errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else "it said nothing"

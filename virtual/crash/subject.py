@@ -76,11 +76,11 @@ def recorded(layout: str, uboot: str = "") -> Recorded:
     kernel = kernel_named(way.kernel(board, board.kernel))
     disk = build_layout(way.layout, board, kernel, base_dtb(board))
     where = places(way.layout, uuid.UUID(int=0))
-    found = Places(where.fat_start_bytes, where.fat_size_bytes, where.root_start_bytes)
-    if not found.fat_size_bytes:
-        old = old_way_on_ext4(disk.image, found.root_start_bytes)
-        return Recorded(board, way, disk, found, old)
-    return Recorded(board, way, disk, found, _old_way(disk.image, found.fat_start_bytes))
+    partitions = Places(where.fat_start_bytes, where.fat_size_bytes, where.root_start_bytes)
+    if not partitions.fat_size_bytes:
+        old = old_way_on_ext4(disk.image, partitions.root_start_bytes)
+        return Recorded(board, way, disk, partitions, old)
+    return Recorded(board, way, disk, partitions, _old_way(disk.image, partitions.fat_start_bytes))
 
 
 @functools.cache

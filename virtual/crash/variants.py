@@ -101,20 +101,20 @@ def variant_named(name: str, layout: str = "") -> Variant:
     """
     if not name:
         return WHOLE
-    found = VARIANTS.get(name)
-    if found is None:
+    variant = VARIANTS.get(name)
+    if variant is None:
         raise UserError(
             f"there is no broken variant {name!r}", hint=f"--broken {' | '.join(VARIANTS)}"
         )
-    theirs = layout_named(layout)
-    if found.on != "any" and theirs is None:
+    other_layout = layout_named(layout)
+    if variant.on != "any" and other_layout is None:
         raise UserError(
             f"{name} breaks the adoption of a board, and a board of ours needs none",
             hint=f"--broken {name} --layout armbian",
         )
-    if found.on == "ext4" and theirs and theirs.fat:
+    if variant.on == "ext4" and other_layout and other_layout.fat:
         raise UserError(
             f"{name} breaks how U-Boot spends a trial on ext4; with {layout} it does so on FAT",
             hint=f"--broken {name} --layout armbian",
         )
-    return found
+    return variant

@@ -70,21 +70,25 @@ class WriteLog:
                 f"{path} is not a record of writes: expected the magic number {_MAGIC:#x} and version 1, "
                 f"found {magic:#x} and {version}"
             )
-        found: list[Write] = []
+        writes: list[Write] = []
         at = sector_bytes
         for _ in range(count):
             if at + sector_bytes > len(self._map):
-                raise InfrastructureError(f"{path} is cut off after {len(found)} of {count} writes")
+                raise InfrastructureError(
+                    f"{path} is cut off after {len(writes)} of {count} writes"
+                )
             sector, sectors, flags, _ = _ENTRY.unpack_from(self._map, at)
             at += sector_bytes
             size_bytes = 0 if flags & (_DISCARD | _MARK) else sectors * sector_bytes
             if at + size_bytes > len(self._map):
-                raise InfrastructureError(f"{path} is cut off after {len(found)} of {count} writes")
+                raise InfrastructureError(
+                    f"{path} is cut off after {len(writes)} of {count} writes"
+                )
             if size_bytes or flags & (_FLUSH | _FUA):  # a discard promises nothing: left out
                 flush, fua = bool(flags & _FLUSH), bool(flags & _FUA)
-                found.append(Write(sector * sector_bytes, at, size_bytes, flush, fua))
+                writes.append(Write(sector * sector_bytes, at, size_bytes, flush, fua))
             at += size_bytes
-        return found
+        return writes
 
 
 def entries_so_far(path: Path) -> int:
