@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import fnmatch
+import hmac
 import os
 import tempfile
 import time
@@ -57,8 +58,9 @@ class KnownHosts:
             if _matches(names, self._host.key_name) or _matches(names, plain):
                 self._authorities.add(key)
         elif not marker and _matches(names, self._host.key_name):
-            # We offer no key type that paramiko lacks, so the server cannot present such a key.
-            with contextlib.suppress(paramiko.SSHException, ValueError):
+            # We offer no key type that paramiko lacks (ssh-dss), so the server cannot present such a key.
+            # What else paramiko and cryptography raise is of damaged lines, which ssh skips as well.
+            with contextlib.suppress(Exception):
                 self._keys[kind] = paramiko.PKey.from_type_string(kind, base64.b64decode(key))
 
     def preferred(self, offered: Iterable[str]) -> list[str]:
@@ -204,10 +206,19 @@ def _lines(file: Path) -> list[str]:
         return []
 
 
+def _is_hash_of(host: str, hashed: str) -> bool:
+    """Whether a hashed name (``|1|SALT|HASH``) is a host's; a damaged one is no host's."""
+    try:
+        salt, digest = (base64.b64decode(part, validate=True) for part in hashed.split("|")[2:])
+    except ValueError:
+        return False
+    return hmac.compare_digest(hmac.digest(salt, host.encode(), "sha1"), digest)
+
+
 def _matches(patterns: str, host: str) -> bool:
     """Whether the first field of a known_hosts line matches a host: names, wildcards, a hashed name."""
     if patterns.startswith("|1|"):
-        return paramiko.HostKeys.hash_host(host, patterns) == patterns
+        return _is_hash_of(host, patterns)
     matched = False
     for pattern in patterns.split(","):
         # known_hosts patterns have no [sets]; brackets enclose the host of [host]:port.

@@ -217,6 +217,32 @@ def test_a_revoked_key_is_refused(server: LocalSshd, tmp_path: Path) -> None:
 
 
 @needs_sshd
+def test_lines_that_are_damaged_or_of_old_keys_are_passed_over(
+    server: LocalSshd, tmp_path: Path
+) -> None:
+    """They were a fault of ours at every connection to that host: ssh skips them."""
+    assert server.host.known_hosts
+    line = server.host.known_hosts.read_text()
+    name, kind, key = line.split()[:3]
+    subprocess.run(["ssh-keygen", "-q", "-H", "-f", _copy(server, tmp_path / "hashed")], check=True)
+    odd = [
+        f"|1|garbage {kind} {key}", f"|1|AAAA|BBBB {kind} {key}", f"|1| {kind} {key}",
+        f"{name} ssh-dss AAAAB3NzaC1kc3MAAACB", f"{name} ssh-rsa {key}", f"{name} {kind} {key[:40]}",
+        f"{name} {kind}", f"{name} {kind} !!!", "@revoked", "\0\xff",
+    ]  # fmt: skip
+    for good in (line, (tmp_path / "hashed").read_text()):
+        known = tmp_path / "known"
+        known.write_text("\n".join([*odd, good]))
+        ssh.connect(server.with_(known_hosts=known)).close()
+
+
+def _copy(server: LocalSshd, path: Path) -> Path:
+    assert server.host.known_hosts
+    path.write_text(server.host.known_hosts.read_text())
+    return path
+
+
+@needs_sshd
 def test_revocations_of_the_system_and_of_a_list_count(
     server: LocalSshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
