@@ -75,7 +75,7 @@ def build_delegate(_: Context, name: str, jobs: int = 0, dry_run: bool = False) 
         "patches": "series of our patches by name, or none (default: the one for the source's version)",
         "drivers": "NPU drivers that are built in: etnaviv, rocket, ethosu; several with commas",
         "distribution": "Debian suite whose libraries it is built against",
-        "opencl": "refused: says why, and where rusticl comes from",
+        "opencl": "build rusticl, Mesa's OpenCL driver, too: takes some minutes and 2 GB more",
         "jobs": "compilers at once (default: one a core)",
         "output": "folder that gets a copy of the result",
         "dry-run": "check the arguments, and say what would be built; fetches nothing",

@@ -18,7 +18,7 @@ from .face.flags import ACCEPT_NEW_KEY, ANY_MESA, BOARD, HOST, HOSTS
         "npu": "virtual:a311d, virtual:imx8mp or virtual:rk3588: this machine, with an emulated NPU",
         "exact": "with --npu: use TFLite's arithmetic instead of the hardware's predicted rounding",
         "strict": "with --npu: poison new memory, and fail the row where a job contradicts the model",
-        "mesa": f"with --npu: {ANY_MESA}",
+        "mesa": f"with --npu: {ANY_MESA}; with --rusticl: folder of ./inv build-mesa --opencl",
         "record": "with --npu: write a trace of the NPU's jobs to this file (npu.show, npu.replay)",
         "delegate": "all, cpu, cpu-reference, teflon, opencl, tim-vx, or PATH[:key=value;key=value]; "
         "several: separated by commas, or the flag repeated",
@@ -34,7 +34,7 @@ from .face.flags import ACCEPT_NEW_KEY, ANY_MESA, BOARD, HOST, HOSTS
         "views": "compare at most this many crops and flips of the picture with the reference",
         "timeout": "seconds after which a delegate is considered hung",
         "userspace": "folder of a payload on the host (default: the deployed one)",
-        "rusticl": "send Mesa's OpenCL driver along, for a host that has none",
+        "rusticl": "send Mesa's OpenCL driver along: Debian's, or with --mesa one that was built here",
         "report": "write an HTML page there, with history and doctor; .json and .xml beside it",
         "junit": "write the results as JUnit XML there",
         "accept-new-key": ACCEPT_NEW_KEY,
@@ -104,12 +104,13 @@ def smoke_test(
         userspace=userspace or None,
         accept_new_key=accept_new_key,
         rusticl=rusticl,
+        mesa=mesa if rusticl and not npu else "",
         place=virtual_npu(
             npu,
             exact=exact,
             strict=strict,
             record=Path(record) if record else None,
-            mesa=mesa,
+            mesa=mesa if npu or not rusticl else "",
         ),
     )
     report_files.after_run(document, board_host, targets)

@@ -146,18 +146,35 @@ class Archive:
             except ToolFailedError as error:
                 raise chosen.gone(name) from error
 
-    def unpacked(self, packages: Sequence[str], *, with_dependencies: bool = False) -> Path:
-        """Return a cached folder that holds the files of ``packages``, unpacked, not configured."""
+    def unpacked(
+        self,
+        packages: Sequence[str],
+        *,
+        with_dependencies: bool = False,
+        alone: Sequence[str] = (),
+        without: Sequence[str] = (),
+    ) -> Path:
+        """Return a cached folder that holds the files of ``packages``, unpacked, not configured.
+
+        Args:
+            alone: more packages, without what they depend on.
+            without: patterns of paths of files that are left out.
+        """
         import hashlib
 
         debs = self.download(packages, with_dependencies=with_dependencies)
-        key = hashlib.sha256("\n".join(deb.name for deb in debs).encode()).hexdigest()[:16]
+        if alone:
+            debs = [*debs, *self.download(alone)]
+        described = "\n".join([*(deb.name for deb in debs), *without])
+        key = hashlib.sha256(described.encode()).hexdigest()[:16]
 
         def make(target: Path) -> None:
-            with step(f"Unpacking {_these(packages)}"):
+            with step(f"Unpacking {_these([*packages, *alone])}"):
                 target.mkdir()
                 for deb in debs:
                     run(["dpkg-deb", "--extract", deb, target])
+                    for file in (file for pattern in without for file in target.glob(pattern)):
+                        file.unlink()
 
         folder = cache_dir() / "packages"
         folder.mkdir(parents=True, exist_ok=True)

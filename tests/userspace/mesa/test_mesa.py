@@ -103,8 +103,6 @@ def test_other_arguments_are_looked_at_first_too() -> None:
         build.request_for(drivers="etnaviv,rokcet")
     with pytest.raises(UserError, match=r"no series of patches '24\.0'"):
         build.request_for(patches="24.0")
-    with pytest.raises(UserError, match="rusticl is not built here"):
-        build.request_for(opencl=True)
     with pytest.raises(UserError, match="--jobs -1"):
         build.request_for(jobs=-1)
 

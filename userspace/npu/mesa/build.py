@@ -2,7 +2,8 @@
 """Mesa's delegate, cross-built: what ``./inv build-mesa`` makes, and what ``--mesa`` takes.
 
     lib/libteflon.so
-    licences/mesa, licences/npu-bsp
+    lib/libRusticlOpenCL.so.1, rusticl.icd     with ``--opencl``
+    licences/
     manifest.json     versions, patches, options, and the build id that names all of them
 
 The build folder in the cache belongs to a source, its drivers and a compiler; ``ninja`` decides what is
@@ -11,12 +12,14 @@ stale in it. The result is copied into a folder that never changes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +36,18 @@ from bsp.base.project import version as npu_bsp_version
 from bsp.base.room import require_room
 from userspace.payload.elf import needed_libraries
 
+from . import opencl
 from .configure import Setup, configure, drivers_named, environment, prefix, setup_for
-from .manifest import FORMAT, LIBRARY, MANIFEST, BuiltMesa, mark, named, read_built
+from .manifest import (
+    FORMAT,
+    LIBRARY,
+    MANIFEST,
+    OPENCL_LIBRARY,
+    BuiltMesa,
+    mark,
+    named,
+    read_built,
+)
 from .patches import NONE, Patched, patched, patches_of, series_for, title_of
 from .source import DEFAULT, MesaTree, check_source_name, mesa_tree
 
@@ -52,6 +65,7 @@ class MesaRequest:
         series: of patches; empty: the one that is for the source's version; ``none``.
         suite: Debian suite of the libraries that it is built against.
         jobs: how many compilers at once.
+        opencl: rusticl, too.
     """
 
     source: str
@@ -59,6 +73,21 @@ class MesaRequest:
     drivers: tuple[str, ...] = ("etnaviv",)
     suite: str = "trixie"
     jobs: int = 0
+    opencl: bool = False
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One of the two libraries: what people call it, and its build folder."""
+
+    name: str
+    setup: Setup
+    folder: Path
+    target: str
+
+    @property
+    def library(self) -> Path:
+        return self.folder / self.target
 
 
 def request_for(
@@ -75,19 +104,13 @@ def request_for(
     Raises:
         UserError: an argument is wrong, or a program is missing.
     """
-    if opencl:
-        raise UserError(
-            "rusticl is not built here: it needs LLVM, Clang, libclc, the SPIR-V translator and Rust for "
-            "arm64, and no patch of ours is for it",
-            hint="leave --opencl out; ./inv smoke-test --rusticl sends the distribution's to a board",
-        )
     source = source or DEFAULT
     check_source_name(source)
     patches_of(patches)
     if jobs < 0:
         raise UserError(f"--jobs {jobs}: expected a number of compilers", hint="leave it out")
     check_source_name(f"distribution:{suite}")
-    return MesaRequest(source, patches, drivers_named(drivers), suite, jobs)
+    return MesaRequest(source, patches, drivers_named(drivers), suite, jobs, opencl)
 
 
 def plan(request: MesaRequest) -> dict[str, Any]:
@@ -101,6 +124,7 @@ def plan(request: MesaRequest) -> dict[str, Any]:
         "patches": [{"name": patch.name, "title": title_of(patch)} for patch in patches_of(series)],
         "drivers": list(request.drivers),
         "distribution": request.suite,
+        "opencl": opencl.COSTS if request.opencl else None,
     }
 
 
@@ -111,6 +135,8 @@ def plan_text(planned: dict[str, Any]) -> str:
         f"Mesa from {planned['source']}, drivers {', '.join(planned['drivers'])}, for "
         f"{planned['distribution']}; patches: {series}"
     ]
+    if planned["opencl"]:
+        lines.append(f"with rusticl, for OpenCL: {planned['opencl']}")
     return "\n".join([*lines, *(f"  {patch['title']}" for patch in planned["patches"])])
 
 
@@ -131,18 +157,33 @@ def build_mesa(request: MesaRequest, *, output: Path | None = None) -> BuiltMesa
     if not ready.series and request.series != NONE:
         say(f"there are no patches for Mesa {tree.version}: it is built as it is")
     setup = setup_for(ready.path, tree.version, request.drivers, request.suite)
-    folder = _folder(tree, ready, setup)
-    with lock(folder.with_name(folder.name + ".lock")):
-        if not (folder / _TARGET).exists():
-            require_room(folder.parent, _LEAST_FREE_BYTES, "a build of Mesa")
-        configure(setup, ready.path, folder)
-        _compile(folder, setup, request.jobs)
-        built = _product(tree, ready, setup, folder)
+    parts = {LIBRARY: _Part("delegate", setup, _folder(tree, ready, setup), _TARGET)}
+    if request.opencl:
+        driver = _with_opencl(setup, ready, tree.version)
+        folder = _folder(tree, ready, driver)
+        parts[OPENCL_LIBRARY] = _Part("OpenCL driver", driver, folder, opencl.TARGET)
+    with contextlib.ExitStack() as locks:
+        for part in parts.values():
+            locks.enter_context(lock(part.folder.with_name(part.folder.name + ".lock")))
+            if not part.library.exists():
+                require_room(part.folder.parent, _LEAST_FREE_BYTES, "a build of Mesa")
+            configure(part.setup, ready.path, part.folder)
+            _compile(part, request.jobs)
+        built = _product(tree, ready, parts)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(built.folder, output)
         return read_built(output)
     return built
+
+
+def _with_opencl(setup: Setup, ready: Patched, version: str) -> Setup:
+    """Return how rusticl is configured; says what it costs before anything is fetched for it."""
+    opencl.check(ready.path, version, setup.suite)
+    if not opencl.is_there(setup.suite):
+        say(f"rusticl needs LLVM, Clang and Rust of Debian {setup.suite}: {opencl.COSTS}")
+        require_room(cache_dir(), opencl.LEAST_FREE_BYTES, "what rusticl is built with")
+    return opencl.setup_for(setup, ready.path, version)
 
 
 def _folder(tree: MesaTree, ready: Patched, setup: Setup) -> Path:
@@ -157,14 +198,15 @@ def _folder(tree: MesaTree, ready: Patched, setup: Setup) -> Path:
 # --- compiling -----------------------------------------------------------------------------------
 
 
-def _compile(folder: Path, setup: Setup, jobs: int) -> None:
-    command = ["ninja", "-C", str(folder), f"-j{jobs or os.cpu_count() or 1}", _TARGET]
-    with step("Compiling Mesa's delegate") as now:
+def _compile(part: _Part, jobs: int) -> None:
+    jobs = jobs or os.cpu_count() or 1
+    command = ["ninja", "-C", str(part.folder), f"-j{jobs}", part.target]
+    with step(f"Compiling Mesa's {part.name}") as now:
         compile_in(
-            folder,
+            part.folder,
             command,
             what="Mesa",
-            env={**environment(setup), "NINJA_STATUS": "[%f/%t] "},
+            env={**environment(part.setup), "NINJA_STATUS": "[%f/%t] "},
             on_lines=lambda lines: _note(now, lines),
         )
 
@@ -179,18 +221,23 @@ def _note(now: Step, lines: list[bytes]) -> None:
 # --- the product ---------------------------------------------------------------------------------
 
 
-def _product(tree: MesaTree, ready: Patched, setup: Setup, folder: Path) -> BuiltMesa:
+def _product(tree: MesaTree, ready: Patched, parts: Mapping[str, _Part]) -> BuiltMesa:
     """Copy what was built into a folder of its own, named by its build id."""
     target = cache_dir() / "mesa" / "built"
     target.mkdir(parents=True, exist_ok=True)
     workspace = Path(tempfile.mkdtemp(prefix=".build-", dir=target))
     try:
         new = workspace / "new"
-        library = new / "lib" / LIBRARY
-        library.parent.mkdir(parents=True)
-        run([f"{prefix()}strip", "--strip-unneeded", "-o", library, folder / _TARGET])
+        (new / "lib").mkdir(parents=True)
+        for name, part in parts.items():
+            run([f"{prefix()}strip", "--strip-unneeded", "-o", new / "lib" / name, part.library])
         _take_licences(ready.path, new / "licences")
-        record = _record(tree, ready, setup, library)
+        record = _record(tree, ready, parts[LIBRARY].setup, new / "lib" / LIBRARY)
+        if OPENCL_LIBRARY in parts:
+            record["opencl"] = _take_opencl(parts[OPENCL_LIBRARY], new)
+            for name in (f"lib/{OPENCL_LIBRARY}", opencl.ICD):
+                record["files"][name] = sha256_of(new / name)
+        record["build_id"] = _build_id(record)
         text = json.dumps(record, indent=1) + "\n"
         (new / MANIFEST).write_text(text, encoding="utf-8")
         place = target / f"{tree.version}-{record['build_id']}"
@@ -212,10 +259,23 @@ def _take_licences(tree: Path, target: Path) -> None:
     shutil.copyfile(PROJECT / "LICENSE", target / "npu-bsp")
 
 
+def _take_opencl(part: _Part, new: Path) -> dict[str, Any]:
+    """Copy what goes with rusticl, and return what the manifest says of it."""
+    shutil.copyfile(part.library.with_name(opencl.ICD), new / opencl.ICD)
+    contains = {}
+    for name, (version, licence) in opencl.contained(part.setup.suite).items():
+        contains[name] = version
+        shutil.copyfile(licence, new / "licences" / licence.parent.name)
+    return {
+        "drivers": list(part.setup.drivers),
+        "options": list(part.setup.options),
+        "needed": sorted(needed_libraries([new / "lib" / OPENCL_LIBRARY])),
+        "contains": contains,
+    }
+
+
 def _record(tree: MesaTree, ready: Patched, setup: Setup, library: Path) -> dict[str, Any]:
-    applied = [_described(patch) for patch in ready.applied]
-    present = [_described(patch) for patch in ready.present]
-    record: dict[str, Any] = {
+    return {
         "format": FORMAT,
         "name": "mesa",
         "version": tree.version,
@@ -223,8 +283,8 @@ def _record(tree: MesaTree, ready: Patched, setup: Setup, library: Path) -> dict
         "source": tree.name,
         "origin": tree.origin,
         "series": ready.series,
-        "patches": applied,
-        "patches_present": present,
+        "patches": [_described(patch) for patch in ready.applied],
+        "patches_present": [_described(patch) for patch in ready.present],
         "drivers": list(setup.drivers),
         "built_for": setup.suite,
         "options": list(setup.options),
@@ -233,9 +293,11 @@ def _record(tree: MesaTree, ready: Patched, setup: Setup, library: Path) -> dict
         "licence": "MIT",
         "files": {f"lib/{LIBRARY}": sha256_of(library)},
     }
+
+
+def _build_id(record: dict[str, Any]) -> str:
     identity = json.dumps({**record, "title": ""}, sort_keys=True)
-    record["build_id"] = hashlib.sha256(identity.encode()).hexdigest()[:12]
-    return record
+    return hashlib.sha256(identity.encode()).hexdigest()[:12]
 
 
 def _title(version: str, ready: Patched) -> str:

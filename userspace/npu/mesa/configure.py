@@ -11,7 +11,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ TRIPLET = "aarch64-linux-gnu"
 _TOOLS = ("ninja", "pkg-config", "bison", "flex")
 _PACKAGES = ("libdrm-dev", "zlib1g-dev", "libc6-dev", "linux-libc-dev")
 _EXTRA = "mesa"
-_SOURCE = "@SOURCE@"
+SOURCE = "@SOURCE@"  # in meson's files: the source's folder, as compilers see it
 
 # What is set where this Mesa has such an option; the first two it must have.
 _OPTIONS = {
@@ -66,6 +66,7 @@ class Setup:
         cross: text of the cross file.
         compiler: first line of what the compiler says of itself.
         python: interpreter that has meson, and what Mesa's scripts need.
+        files: more files that meson reads: the option that names it, and its text.
     """
 
     suite: str
@@ -74,12 +75,13 @@ class Setup:
     cross: str
     compiler: str
     python: Path
-    sysroot: Path
+    files: tuple[tuple[str, str], ...] = ()
 
     @property
     def key(self) -> str:
         """Changes when another build folder has to be made."""
         described = "\n".join((*self.options, self.cross, self.compiler, str(self.python)))
+        described += "".join(text for _, text in self.files)
         return hashlib.sha256(described.encode()).hexdigest()[:16]
 
 
@@ -129,16 +131,21 @@ def setup_for(tree: Path, version: str, drivers: Sequence[str], suite: str) -> S
     sysroot = sysroot_of(suite)
     python = extra_python(_EXTRA, module="mesonbuild")
     banner = run([f"{prefix()}gcc", "--version"]).text.splitlines()[0]
-    return Setup(suite, tuple(drivers), options, _cross_file(sysroot), banner, python, sysroot)
+    return Setup(suite, tuple(drivers), options, cross_file(sysroot), banner, python)
 
 
-def options_for(tree: Path, version: str, drivers: Sequence[str]) -> tuple[str, ...]:
+def options_for(
+    tree: Path, version: str, drivers: Sequence[str], more: Mapping[str, str] | None = None
+) -> tuple[str, ...]:
     """Return meson's words for a source, from what its own list of options has.
+
+    Args:
+        more: options beside the usual ones, or in their place.
 
     Raises:
         UserError: it has no Teflon to switch on, or no such driver.
     """
-    known = _options_of(tree)
+    known = options_of(tree)
     if "teflon" not in known or "gallium-drivers" not in known:
         raise UserError(
             f"Mesa {version} has no meson option 'teflon'",
@@ -153,11 +160,11 @@ def options_for(tree: Path, version: str, drivers: Sequence[str]) -> tuple[str, 
                 f"Mesa {version} has no driver {driver!r}; of the NPUs' it has: {has}",
                 hint="take a newer Mesa (Rocket and Ethos-U came with 25.3), or leave it out of --drivers",
             )
-    chosen = {**_OPTIONS, "gallium-drivers": ",".join(drivers)}
+    chosen = {**_OPTIONS, "gallium-drivers": ",".join(drivers), **(more or {})}
     return tuple(f"-D{name}={value}" for name, value in chosen.items() if name in known)
 
 
-def _options_of(tree: Path) -> dict[str, str]:
+def options_of(tree: Path) -> dict[str, str]:
     """Return each option's definition from ``meson_options.txt``, or what newer meson calls it."""
     for name in ("meson.options", "meson_options.txt"):
         if (tree / name).is_file():
@@ -167,14 +174,23 @@ def _options_of(tree: Path) -> dict[str, str]:
     return {}
 
 
-def sysroot_of(suite: str) -> Path:
+def sysroot_of(
+    suite: str, more: Sequence[str] = (), *, alone: Sequence[str] = (), without: Sequence[str] = ()
+) -> Path:
     """Return headers and libraries of a Debian suite's arm64, as the cross compiler wants them.
+
+    Args:
+        more: packages that are in it beside those of the delegate.
+        alone: more of them, without what they depend on.
+        without: patterns of paths of files that are left out.
 
     Raises:
         UserError: the suite has no such packages.
         InfrastructureError: they cannot be had.
     """
-    unpacked = Archive(suite, "arm64").unpacked(_PACKAGES, with_dependencies=True)
+    unpacked = Archive(suite, "arm64").unpacked(
+        [*_PACKAGES, *more], with_dependencies=True, alone=alone, without=without
+    )
 
     def make(target: Path) -> None:
         target.mkdir()
@@ -186,7 +202,8 @@ def sysroot_of(suite: str) -> Path:
     return make_once(folder / f"{suite}-{unpacked.name}", make)
 
 
-def _cross_file(sysroot: Path) -> str:
+def cross_file(sysroot: Path) -> str:
+    """Return what meson is told of the cross compiler; ``SOURCE`` in it is still to be replaced."""
     ccache = f"'{shutil.which('ccache')}', " if shutil.which("ccache") else ""
     libraries = f"{sysroot}/usr/lib/{TRIPLET}/pkgconfig:{sysroot}/usr/share/pkgconfig"
     return f"""\
@@ -203,8 +220,8 @@ pkg_config_libdir = '{libraries}'
 needs_exe_wrapper = true
 
 [built-in options]
-c_args = ['--sysroot={sysroot}', '-ffile-prefix-map={_SOURCE}/=']
-cpp_args = ['--sysroot={sysroot}', '-ffile-prefix-map={_SOURCE}/=']
+c_args = ['--sysroot={sysroot}', '-ffile-prefix-map={SOURCE}/=']
+cpp_args = ['--sysroot={sysroot}', '-ffile-prefix-map={SOURCE}/=']
 c_link_args = ['--sysroot={sysroot}']
 cpp_link_args = ['--sysroot={sysroot}']
 
@@ -228,10 +245,14 @@ def configure(setup: Setup, tree: Path, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # half made, or for something else
     folder.mkdir(parents=True)
     # The path of the source, as compilers see it, is in no message of the library.
-    text = setup.cross.replace(_SOURCE, os.path.relpath(tree, folder))
-    (folder / "npu-bsp.cross").write_text(text)
+    relative = os.path.relpath(tree, folder)
+    (folder / "npu-bsp.cross").write_text(setup.cross.replace(SOURCE, relative))
+    files = [f"--cross-file={folder / 'npu-bsp.cross'}"]
+    for number, (option, content) in enumerate(setup.files):
+        (folder / f"npu-bsp.{number}").write_text(content.replace(SOURCE, relative))
+        files.append(f"{option}={folder / f'npu-bsp.{number}'}")
     words: list[str | Path] = [setup.python, "-m", "mesonbuild.mesonmain", "setup", folder, tree,
-             f"--cross-file={folder / 'npu-bsp.cross'}", "--auto-features=disabled",
+             *files, "--auto-features=disabled",
              "--wrap-mode=nodownload", "--buildtype=release", "-Db_ndebug=true", "--prefix=/usr",
              *setup.options]  # fmt: skip
     with step("Configuring Mesa"):
@@ -252,4 +273,6 @@ def environment(setup: Setup) -> dict[str, str]:
     """What meson and ninja are started with."""
     path = f"{setup.python.parent}:{os.environ.get('PATH', os.defpath)}"
     return {"PATH": path, "LC_ALL": "C.UTF-8", "SOURCE_DATE_EPOCH": "1", "PYTHONHASHSEED": "0",
-            "PYTHONDONTWRITEBYTECODE": "1", "CFLAGS": "", "CXXFLAGS": "", "LDFLAGS": ""}  # fmt: skip
+            "PYTHONDONTWRITEBYTECODE": "1", "CFLAGS": "", "CXXFLAGS": "", "LDFLAGS": "",
+            # A path that a package names is one of the board: the sysroot is not put before it.
+            "PKG_CONFIG_FDO_SYSROOT_RULES": "1"}  # fmt: skip

@@ -18,6 +18,7 @@ from bsp.base.words import counted, filled
 FORMAT = 1
 MANIFEST = "manifest.json"
 LIBRARY = "libteflon.so"
+OPENCL_LIBRARY = "libRusticlOpenCL.so.1"
 _ENTRY = b"tflite_plugin_create_delegate"
 _AARCH64 = 0xB7
 _BUILD = "./inv build-mesa makes one, and prints its path"
@@ -60,6 +61,11 @@ class BuiltMesa(Result):
         return self.folder / "lib" / LIBRARY
 
     @property
+    def opencl(self) -> Path | None:
+        """rusticl of the same source; None where it was not asked for."""
+        return self.folder / "lib" / OPENCL_LIBRARY if self.manifest.get("opencl") else None
+
+    @property
     def build_id(self) -> str:
         """Twelve digits that name source, patches, options and bytes."""
         return str(self.manifest["build_id"])
@@ -92,6 +98,8 @@ class BuiltMesa(Result):
             f"from {known['origin']}; drivers: {', '.join(known['drivers'])}; for {known['built_for']}",
             str(self.folder),
         ]
+        if self.opencl:
+            lines.insert(2, f"with rusticl, for OpenCL on {', '.join(known['opencl']['drivers'])}")
         rows = [
             (patch["name"].partition("/")[2][:4], patch["title"][:72]) for patch in known["patches"]
         ]

@@ -9,7 +9,8 @@
     licences/, manifest.json
 
 ``runner.py --rusticl FOLDER`` sets the variables. Nothing is installed on the board. It takes 260 MB there,
-nearly all of it LLVM. Where it comes from is in ``rusticl.toml``.
+nearly all of it LLVM. Where it comes from is in ``rusticl.toml``; rusticl itself may be that of
+``build-mesa --opencl``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -27,6 +29,7 @@ from bsp.base.errors import InfrastructureError
 from bsp.base.packages.apt import Archive
 from bsp.base.process import require_tool, run
 from bsp.base.progress import step
+from userspace.npu.mesa.manifest import BuiltMesa
 from userspace.payload.elf import needed_libraries
 
 FORMAT = 1
@@ -57,27 +60,34 @@ def recipe() -> Recipe:
     return msgspec.toml.decode((_HERE / "rusticl.toml").read_bytes(), type=Recipe)
 
 
-def build() -> Path:
+def build(mesa: BuiltMesa | None = None) -> Path:
     """Return the folder, made once and kept in the cache; its name changes with its content.
+
+    Args:
+        mesa: built with rusticl, which is taken in place of the package's; what it needs is the suite's.
 
     Raises:
         UserError: the cross compiler is missing.
         InfrastructureError: packages cannot be had, or lack a file.
     """
     known = recipe()
+    if mesa is not None:
+        known = msgspec.structs.replace(known, suite=mesa.manifest["built_for"])
     debs = Archive(known.suite, known.architecture).download(
         list(known.packages), with_dependencies=True
     )
     inputs = (_HERE / "rusticl.toml", _SOURCE, Path(__file__))
     described = [*(sha256_of(path) for path in inputs), *sorted(deb.name for deb in debs)]
+    described += [mesa.build_id] if mesa else []
     key = hashlib.sha256("\n".join(described).encode()).hexdigest()[:16]
     folder = cache_dir() / "delegates" / f"rusticl-{known.architecture}-{key}"
     folder.parent.mkdir(parents=True, exist_ok=True)
 
     def make(target: Path) -> None:
         require_tool(_COMPILER)
-        with step(f"Taking rusticl out of Debian {known.suite}'s packages"):
-            _build(known, debs, target)
+        what = "what rusticl needs" if mesa else "rusticl"
+        with step(f"Taking {what} out of Debian {known.suite}'s packages"):
+            _build(known, debs, target, mesa)
 
     return make_once(folder, make)
 
@@ -92,7 +102,7 @@ def environment(folder: Path | str) -> dict[str, str]:
     }
 
 
-def _build(known: Recipe, debs: list[Path], target: Path) -> None:
+def _build(known: Recipe, debs: list[Path], target: Path, mesa: BuiltMesa | None) -> None:
     work = target.with_name("work")
     homes: dict[str, tuple[str, Path]] = {}  # library's name -> its package and file
     versions: dict[str, str] = {}
@@ -124,7 +134,10 @@ def _build(known: Recipe, debs: list[Path], target: Path) -> None:
         if name not in homes:
             raise InfrastructureError(f"no package that rusticl depends on has the library {name}")
         package, file = homes[name]
-        used.add(package)
+        if mesa and mesa.opencl and name == known.library:
+            file = mesa.opencl
+        else:
+            used.add(package)
         shutil.copyfile(file, libraries / name)
         waiting += needed_libraries([file])
     (libraries / known.loader).rename(libraries / "libOpenCL.so")
@@ -137,17 +150,21 @@ def _build(known: Recipe, debs: list[Path], target: Path) -> None:
     (target / "clc").mkdir()
     for pattern in known.clc:
         shutil.copyfile(find(pattern), target / "clc" / Path(pattern).name)
-    shutil.copyfile(find(known.icd), target / "rusticl.icd")
+    icd = mesa.folder / "rusticl.icd" if mesa else find(known.icd)
+    shutil.copyfile(icd, target / "rusticl.icd")
     run([_COMPILER, *_FLAGS, "-o", libraries / PRELOADED, _SOURCE], timeout_s=120)
     (target / "licences").mkdir()
     for package in sorted(used):
         licence = work / package / "usr/share/doc" / package / "copyright"
         if licence.exists():
             shutil.copyfile(licence, target / "licences" / package)
-    manifest = {
+    manifest: dict[str, Any] = {
         "format": FORMAT,
         "architecture": known.architecture,
         "distribution": known.suite,
         "packages": {package: versions[package] for package in sorted(used)},
     }
+    if mesa:
+        shutil.copytree(mesa.folder / "licences", target / "licences" / "built-here")
+        manifest["mesa"] = mesa.manifest
     (target / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")

@@ -14,6 +14,7 @@ from bsp.profile import Board
 from bsp.remote.inventory import Host
 from bsp.remote.ssh import connect
 
+from ..mesa.manifest import BuiltMesa, named_mesa
 from ..model.faults.known_wrong import before_a_run, npu_of_soc
 from ..report import files as report_files
 from ..report import history
@@ -44,12 +45,14 @@ def smoke_test(
     userspace: str | None = None,
     accept_new_key: bool = False,
     rusticl: bool = False,
+    mesa: str = "",
     place: Place | None = None,
 ) -> SmokeDocument:
     """Run a smoke test and return its document.
 
     Args:
         rusticl: the OpenCL row runs on a driver that is sent to the host; emulated boards always get it.
+        mesa: folder of ``build-mesa --opencl`` whose driver is sent in place of the distribution's.
         host: None runs on this machine, with this Python.
         userspace: folder of a payload there; None takes what was deployed, or, on this machine, this
             Python's own packages.
@@ -68,6 +71,7 @@ def smoke_test(
                 "--npu is an NPU of this machine's own: it goes with neither --host nor --userspace"
             )
         return place.smoke_test(request) | {"emulated": True}
+    built = _with_opencl(mesa, host)
     if host is None:
         folder = Path(userspace) if userspace else None
         before = conditions(None)
@@ -83,7 +87,7 @@ def smoke_test(
         before = conditions(connection)
         emulated = profile is not None and _emulated(host, profile)
         document = _on_board(
-            machine, request, inputs, host, profile, emulated=emulated, rusticl=rusticl
+            machine, request, inputs, host, profile, emulated=emulated, rusticl=rusticl, mesa=built
         )
         return _remembered(document, after(before, connection), emulated=emulated)
 
@@ -97,6 +101,7 @@ def _on_board(
     *,
     emulated: bool,
     rusticl: bool,
+    mesa: BuiltMesa | None,
 ) -> SmokeDocument:
     """Run the test on a connected board, with what its profile expects of its NPU."""
     if npu := npu_of_soc(profile.soc) if profile else "":
@@ -104,7 +109,7 @@ def _on_board(
         content = inputs.model.path.read_bytes()
         for line in before_a_run(content, npu, machine.mesa(), use=use):
             say(line)
-    opencl, driver = _opencl_on(machine, request, rusticl=rusticl or emulated)
+    opencl, driver = _opencl_on(machine, request, rusticl=rusticl or emulated, mesa=mesa)
     if opencl and emulated:
         request = _with_llvmpipe(request)
     return label_image.smoke_test(
@@ -123,8 +128,31 @@ def _on_board(
     )
 
 
+def _with_opencl(folder: str, host: Host | None) -> BuiltMesa | None:
+    """Return the Mesa whose OpenCL driver is to be sent; None: the distribution's.
+
+    Raises:
+        UserError: it has none, or there is no host to send it to.
+    """
+    built = named_mesa(folder)
+    if built is None:
+        return None
+    if host is None:
+        raise UserError("--rusticl --mesa sends an OpenCL driver to a host", hint="add --host NAME")
+    if built.opencl is None:
+        raise UserError(
+            f"{built.folder} has no OpenCL driver: it was built without --opencl",
+            hint="./inv build-mesa --opencl; without --mesa, Debian's is sent",
+        )
+    return built
+
+
 def _opencl_on(
-    machine: BoardMachine, request: label_image.SmokeTestRequest, *, rusticl: bool
+    machine: BoardMachine,
+    request: label_image.SmokeTestRequest,
+    *,
+    rusticl: bool,
+    mesa: BuiltMesa | None,
 ) -> tuple[str | None, str | None]:
     """Return the folders of the OpenCL delegate and of its driver on a board.
 
@@ -139,7 +167,7 @@ def _opencl_on(
     if delegate is None:
         return None, None
     delegate_folder = machine.place_folder(delegate.folder)
-    return delegate_folder, machine.place_folder(driver.build()) if rusticl else None
+    return delegate_folder, machine.place_folder(driver.build(mesa)) if rusticl else None
 
 
 def _with_llvmpipe(request: label_image.SmokeTestRequest) -> label_image.SmokeTestRequest:

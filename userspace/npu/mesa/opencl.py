@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: MIT
+"""rusticl, Mesa's OpenCL, beside the delegate: how it is configured, and with whose LLVM, Clang and Rust.
+
+It is built in a folder of its own: the delegate is to need no LLVM on a board. Rust and bindgen are the
+suite's, unpacked in the cache and started through their own dynamic linker, whatever this machine has;
+LLVM and Clang for arm64 are the suite's, too, here and on the board (``npu/opencl/rusticl.py``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bsp.base.cache import cache_dir, make_once
+from bsp.base.errors import InfrastructureError, UserError
+from bsp.base.packages.apt import Archive, unpacked_program
+from bsp.base.packages.host_system import host_architecture
+
+from .configure import (
+    SOURCE,
+    TRIPLET,
+    Setup,
+    cross_file,
+    options_for,
+    options_of,
+    sysroot_of,
+)
+from .manifest import OPENCL_LIBRARY
+
+ICD = "rusticl.icd"
+TARGET = f"src/gallium/targets/rusticl/{OPENCL_LIBRARY}.0.0"
+COSTS = "about 310 MB to fetch, 1.6 GB in the cache, and 4 minutes more on two cores"
+LEAST_FREE_BYTES = 2200 << 20
+
+_RUST_TARGET = "aarch64-unknown-linux-gnu"
+# Beside the delegate's; llvmpipe is what computes where no GPU can, and on emulated boards.
+_SOFTWARE = "llvmpipe"
+_OPTIONS = {
+    "teflon": "false",
+    "gallium-rusticl": "true",
+    "llvm": "enabled",
+    "shared-llvm": "enabled",
+    "spirv-tools": "enabled",
+    "shader-cache": "enabled",
+}
+# What is linked into the library whole or in part, and the package with its licence.
+_PARTS = {"Rust's standard library": "libstd-rust-dev", "SPIRV-Tools": "spirv-tools"}
+
+
+def check(tree: Path, version: str, suite: str) -> None:
+    """Check that a source has rusticl, and that a suite has the Rust for it; fetches package lists only.
+
+    Raises:
+        UserError: it has none, or the suite's Rust or bindgen is older than it wants.
+    """
+    if "gallium-rusticl" not in options_of(tree):
+        raise UserError(
+            f"Mesa {version} has no meson option 'gallium-rusticl'",
+            hint="take another Mesa, or leave --opencl out: the delegate needs no OpenCL",
+        )
+    archive = Archive(suite, host_architecture())
+    for package, words, least in _asked(tree):
+        there = _number(archive.version(package))
+        if _key(there) < _key(least):
+            raise UserError(
+                f"Mesa {version} asks for {words} {least} or later for rusticl; Debian {suite} has {there}",
+                hint="--distribution trixie or a later one, or leave --opencl out",
+            )
+
+
+def is_there(suite: str) -> bool:
+    """Whether the compilers for a suite were fetched before."""
+    return any((cache_dir() / "mesa" / "tools").glob(f"{suite}-*/rustc"))
+
+
+def _asked(tree: Path) -> list[tuple[str, str, str]]:
+    """Return package, name and least version of what Mesa's own meson.build asks for."""
+    text = (tree / "meson.build").read_text(encoding="utf-8", errors="replace")
+    found = []
+    for package, words in (("rustc", "Rust"), ("bindgen", "bindgen")):
+        name = rf"{package}(?:\.version\(\)|_version)"
+        if least := re.search(rf"{name}\.version_compare\('< ?([\d.]+)'\)", text):
+            found.append((package, words, least[1]))
+    return found
+
+
+def _number(version: str) -> str:
+    """``1.85.1`` for ``1.85.1+dfsg1-1``, ``19.0`` for ``1:19.0-63``."""
+    found = re.match(r"(?:\d+:)?(\d+(?:\.\d+)*)", version)
+    return found[1] if found else version
+
+
+def _key(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
+def setup_for(plain: Setup, tree: Path, version: str) -> Setup:
+    """Return how a source is configured for rusticl; fetches LLVM, Clang and Rust where they lack.
+
+    Args:
+        plain: how it is for the delegate.
+
+    Raises:
+        UserError: ``check``'s; the suite has no such packages.
+        InfrastructureError: packages cannot be had.
+    """
+    check(tree, version, plain.suite)
+    drivers = (*plain.drivers, _SOFTWARE)
+    options = options_for(
+        tree, version, plain.drivers, {**_OPTIONS, "gallium-drivers": ",".join(drivers)}
+    )
+    llvm = _llvm_of(plain.suite)
+    sysroot = _sysroot(plain.suite, llvm)
+    tools = _tools(plain.suite, llvm, sysroot)
+    rust = [str(tools / "rustc"), f"--remap-path-prefix={SOURCE}/="]
+    return dataclasses.replace(
+        plain,
+        drivers=drivers,
+        options=options,
+        cross=cross_file(sysroot),
+        files=(
+            ("--cross-file", _cross(tools, rust, sysroot)),
+            ("--native-file", _file({"rust": rust})),
+        ),
+    )
+
+
+def _llvm_of(suite: str) -> str:
+    """Return the number of the LLVM that a suite builds with: ``19``."""
+    return _number(Archive(suite, "arm64").version("llvm-dev")).partition(".")[0]
+
+
+def _sysroot(suite: str, llvm: str) -> Path:
+    return sysroot_of(
+        suite,
+        [f"libllvmspirvlib-{llvm}-dev", f"libclang-cpp{llvm}-dev"],
+        alone=[f"llvm-{llvm}-dev", f"libclang-{llvm}-dev", f"libclc-{llvm}-dev", "libstd-rust-dev",
+               "spirv-tools"],
+        without=["usr/lib/llvm-*/lib/*.a"],  # the shared libraries are linked
+    )  # fmt: skip
+
+
+def contained(suite: str) -> dict[str, tuple[str, Path]]:
+    """Return what becomes part of the library: name to version and file with its licence."""
+    sysroot = _sysroot(suite, _llvm_of(suite))
+    archive = Archive(suite, "arm64")
+    return {
+        name: (archive.version(package), sysroot / "usr/share/doc" / package / "copyright")
+        for name, package in _PARTS.items()
+    }
+
+
+# --- tools of this machine -------------------------------------------------------------------------
+
+
+def _tools(suite: str, llvm: str, sysroot: Path) -> Path:
+    """Return a folder with ``rustc``, ``bindgen`` and ``llvm-config``: scripts that start the suite's.
+
+    The last answers for arm64's LLVM, whose own program this machine may not run. ``clang`` there has the
+    headers that bindgen's Clang brings itself.
+    """
+    host = host_architecture()
+    root = Archive(suite, host).unpacked(
+        ["libstd-rust-dev", f"libclang1-{llvm}"],
+        with_dependencies=True,
+        alone=["rustc", "bindgen", f"libclang-common-{llvm}-dev"],
+    )
+    folder = cache_dir() / "mesa" / "tools"
+    folder.mkdir(parents=True, exist_ok=True)
+    described = f"{root.name} {sysroot.name} {Path(__file__).read_text(encoding='utf-8')}"
+    place = folder / f"{suite}-{hashlib.sha256(described.encode()).hexdigest()[:16]}"
+
+    def make(target: Path) -> None:
+        (target / "rust/lib/rustlib").mkdir(parents=True)
+        for each in (sysroot, root):
+            for library in (each / "usr/lib/rustlib").glob("*-unknown-linux-gnu*"):
+                link = target / "rust/lib/rustlib" / library.name
+                link.unlink(missing_ok=True)
+                link.symlink_to(library)
+        (target / "clang").symlink_to(root / f"usr/lib/llvm-{llvm}/lib/clang" / llvm)
+        rustc = [*unpacked_program(root, "usr/bin/rustc"), "--sysroot", str(place / "rust")]
+        # A rustfmt that this machine happens to have is not asked.
+        bindgen = [*unpacked_program(root, "usr/bin/bindgen"), "--formatter", "none"]
+        _script(target / "rustc", f'exec {shlex.join(rustc)} "$@"')
+        libclang = f"LIBCLANG_PATH={shlex.quote(str(root / f'usr/lib/llvm-{llvm}/lib'))}"
+        _script(target / "bindgen", f'export {libclang}\nexec {shlex.join(bindgen)} "$@"')
+        _script(target / "llvm-config", _llvm_config(sysroot / f"usr/lib/llvm-{llvm}"))
+
+    return make_once(place, make)
+
+
+def _script(path: Path, text: str) -> None:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def _llvm_config(llvm: Path) -> str:
+    """Return a script that answers meson as ``llvm-config`` does, by what LLVM tells CMake."""
+    known = (llvm / "cmake/LLVMConfig.cmake").read_text(encoding="utf-8")
+
+    def said(name: str) -> str:
+        found = re.search(rf"^set\({name} \"?(.*?)\"?\)$", known, re.MULTILINE)
+        if not found:
+            raise InfrastructureError(f"{llvm} does not say its {name}")
+        return found[1]
+
+    names = [name.removeprefix("LLVM").lower() for name in said("LLVM_AVAILABLE_LIBS").split(";")]
+    rtti = "YES" if said("LLVM_ENABLE_RTTI") in ("ON", "1", "YES", "TRUE") else "NO"
+    version = said("LLVM_PACKAGE_VERSION")
+    answers = {
+        "--version": version,
+        "--components": " ".join([*names, "engine", "native", "all-targets"]),
+        "--cppflags": f"-I{llvm}/include -D_GNU_SOURCE -D__STDC_CONSTANT_MACROS -D__STDC_FORMAT_MACROS "
+        "-D__STDC_LIMIT_MACROS",
+        "--shared-mode": "shared",
+        "--has-rtti": rtti,
+        "--libdir": f"{llvm}/lib",
+        "--libs": f"-L{llvm}/lib -lLLVM-{version.partition('.')[0]}",
+    }
+    cases = "\n".join(f"{option}) echo {shlex.quote(said)} ;;" for option, said in answers.items())
+    return f'case "$1" in\n{cases}\n*) echo "no answer to $1" >&2; exit 1 ;;\nesac'
+
+
+# --- meson's files -----------------------------------------------------------------------------------
+
+
+def _cross(tools: Path, rust: Sequence[str], sysroot: Path) -> str:
+    clang = [f"--target={TRIPLET}", f"--sysroot={sysroot}", f"-resource-dir={tools / 'clang'}"]
+    binaries = {
+        "rust": [*rust, f"--target={_RUST_TARGET}"],
+        "bindgen": [str(tools / "bindgen")],
+        "llvm-config": [str(tools / "llvm-config")],
+    }
+    folders = (
+        f"usr/lib/{TRIPLET}",
+        "usr/lib",
+        "usr/share",
+    )  # libclc is for no machine in particular
+    libraries = ":".join(f"{sysroot}/{folder}/pkgconfig" for folder in folders)
+    return (
+        _file(binaries)
+        + f"\n[properties]\nbindgen_clang_arguments = {clang}\npkg_config_libdir = '{libraries}'\n"
+        + f"\n[built-in options]\nrust_args = ['-Clink-arg=--sysroot={sysroot}']\n"
+    )
+
+
+def _file(binaries: Mapping[str, Sequence[str]]) -> str:
+    return "[binaries]\n" + "".join(f"{name} = {list(words)}\n" for name, words in binaries.items())
