@@ -70,12 +70,13 @@ def test_a_suite_whose_rust_is_too_old_is_refused(tmp_path: Path) -> None:
 
 
 def test_llvms_answers_are_those_of_the_suites_llvm(tmp_path: Path) -> None:
-    (tmp_path / "cmake").mkdir()
-    (tmp_path / "cmake/LLVMConfig.cmake").write_text(
+    told = tmp_path / "usr/lib/llvm-19/cmake/LLVMConfig.cmake"
+    told.parent.mkdir(parents=True)
+    told.write_text(
         "set(LLVM_PACKAGE_VERSION 19.1.7)\nset(LLVM_ENABLE_RTTI ON)\n"
         'set(LLVM_AVAILABLE_LIBS "LLVMCore;LLVMMCJIT")\n'
     )
-    opencl._script(tmp_path / "llvm-config", opencl._llvm_config(tmp_path))
+    opencl._script(tmp_path / "llvm-config", opencl._llvm_config(tmp_path, "usr/lib/llvm-19"))
 
     def said(*words: str) -> str:
         return run([tmp_path / "llvm-config", *words]).text.strip()
@@ -84,11 +85,13 @@ def test_llvms_answers_are_those_of_the_suites_llvm(tmp_path: Path) -> None:
         "19.1.7", "YES", "shared",
     )  # fmt: skip
     assert {"core", "mcjit", "native"} <= set(said("--components").split())
-    assert said("--libs", "--ldflags", "--link-shared", "core") == f"-L{tmp_path}/lib -lLLVM-19"
+    linked = said("--libs", "--ldflags", "--link-shared", "core")
+    assert linked == f"-L{tmp_path}/usr/lib/aarch64-linux-gnu -lLLVM-19"
+    assert said("--libdir") == "/usr/lib/llvm-19/lib"
     assert run([tmp_path / "llvm-config", "--prefix"], check=False).exit_code == 1
-    (tmp_path / "cmake/LLVMConfig.cmake").write_text("")
+    told.write_text("")
     with pytest.raises(InfrastructureError, match="does not say its LLVM_AVAILABLE_LIBS"):
-        opencl._llvm_config(tmp_path)
+        opencl._llvm_config(tmp_path, "usr/lib/llvm-19")
 
 
 def test_a_folder_without_it_is_not_sent_to_a_host(tmp_path: Path) -> None:
@@ -208,6 +211,7 @@ def test_from_nothing_and_interrupted_it_is_the_same_bytes(
     assert "Traceback" not in "".join(said)
     again = build_mesa(request)
     assert again.folder.is_relative_to(tmp_path)
+    assert again.library.read_bytes() == built.library.read_bytes()
     assert again.opencl
     assert built.opencl
     assert again.opencl.read_bytes() == built.opencl.read_bytes()

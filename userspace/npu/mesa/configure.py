@@ -25,7 +25,7 @@ from bsp.base.progress import step
 DRIVERS = ("etnaviv", "rocket", "ethosu")
 TRIPLET = "aarch64-linux-gnu"
 _TOOLS = ("ninja", "pkg-config", "bison", "flex")
-_PACKAGES = ("libdrm-dev", "zlib1g-dev", "libc6-dev", "linux-libc-dev")
+PACKAGES = ("libdrm-dev", "zlib1g-dev", "libc6-dev", "linux-libc-dev")
 _EXTRA = "mesa"
 SOURCE = "@SOURCE@"  # in meson's files: the source's folder, as compilers see it
 
@@ -174,23 +174,14 @@ def options_of(tree: Path) -> dict[str, str]:
     return {}
 
 
-def sysroot_of(
-    suite: str, more: Sequence[str] = (), *, alone: Sequence[str] = (), without: Sequence[str] = ()
-) -> Path:
+def sysroot_of(suite: str) -> Path:
     """Return headers and libraries of a Debian suite's arm64, as the cross compiler wants them.
-
-    Args:
-        more: packages that are in it beside those of the delegate.
-        alone: more of them, without what they depend on.
-        without: patterns of paths of files that are left out.
 
     Raises:
         UserError: the suite has no such packages.
         InfrastructureError: they cannot be had.
     """
-    unpacked = Archive(suite, "arm64").unpacked(
-        [*_PACKAGES, *more], with_dependencies=True, alone=alone, without=without
-    )
+    unpacked = Archive(suite, "arm64").unpacked(PACKAGES, with_dependencies=True)
 
     def make(target: Path) -> None:
         target.mkdir()

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import re
 import shlex
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,13 +23,13 @@ from bsp.base.packages.apt import Archive, unpacked_program
 from bsp.base.packages.host_system import host_architecture
 
 from .configure import (
+    PACKAGES,
     SOURCE,
     TRIPLET,
     Setup,
     cross_file,
     options_for,
     options_of,
-    sysroot_of,
 )
 from .manifest import OPENCL_LIBRARY
 
@@ -74,7 +76,8 @@ def check(tree: Path, version: str, suite: str) -> None:
 
 def is_there(suite: str) -> bool:
     """Whether the compilers for a suite were fetched before."""
-    return any((cache_dir() / "mesa" / "tools").glob(f"{suite}-*/rustc"))
+    name = f"{suite}-{'[0-9a-f]' * 16}"
+    return any((cache_dir() / "mesa" / "tools").glob(f"{name}/rustc"))
 
 
 def _asked(tree: Path) -> list[tuple[str, str, str]]:
@@ -135,13 +138,26 @@ def _llvm_of(suite: str) -> str:
 
 
 def _sysroot(suite: str, llvm: str) -> Path:
-    return sysroot_of(
-        suite,
-        [f"libllvmspirvlib-{llvm}-dev", f"libclang-cpp{llvm}-dev"],
+    """Return headers and libraries of the suite's arm64, with LLVM, Clang and Rust's library."""
+    unpacked = Archive(suite, "arm64").unpacked(
+        [*PACKAGES, f"libllvmspirvlib-{llvm}-dev", f"libclang-cpp{llvm}-dev"],
+        with_dependencies=True,
         alone=[f"llvm-{llvm}-dev", f"libclang-{llvm}-dev", f"libclc-{llvm}-dev", "libstd-rust-dev",
                "spirv-tools"],
         without=["usr/lib/llvm-*/lib/*.a"],  # the shared libraries are linked
     )  # fmt: skip
+
+    def make(target: Path) -> None:
+        # Hard links: what libc.so names is looked for in the sysroot only if the file itself lies there.
+        shutil.copytree(unpacked / "usr", target / "usr", symlinks=True, copy_function=os.link)
+        (target / "lib").symlink_to("usr/lib")
+        # Among a system's libraries, of which meson notes no path in what it links.
+        link = target / f"usr/lib/{TRIPLET}/libclang-cpp.so"
+        link.symlink_to(f"../llvm-{llvm}/lib/{link.name}")
+
+    folder = cache_dir() / "mesa" / "sysroots"
+    folder.mkdir(parents=True, exist_ok=True)
+    return make_once(folder / f"opencl-{suite}-{unpacked.name}", make)
 
 
 def contained(suite: str) -> dict[str, tuple[str, Path]]:
@@ -169,10 +185,15 @@ def _tools(suite: str, llvm: str, sysroot: Path) -> Path:
         with_dependencies=True,
         alone=["rustc", "bindgen", f"libclang-common-{llvm}-dev"],
     )
-    folder = cache_dir() / "mesa" / "tools"
-    folder.mkdir(parents=True, exist_ok=True)
-    described = f"{root.name} {sysroot.name} {Path(__file__).read_text(encoding='utf-8')}"
-    place = folder / f"{suite}-{hashlib.sha256(described.encode()).hexdigest()[:16]}"
+    rustc = shlex.join(unpacked_program(root, "usr/bin/rustc"))
+    # A rustfmt that this machine happens to have is not asked.
+    bindgen = shlex.join([*unpacked_program(root, "usr/bin/bindgen"), "--formatter", "none"])
+    libclang = shlex.quote(str(root / f"usr/lib/llvm-{llvm}/lib"))
+    scripts = {
+        "rustc": f'exec {rustc} --sysroot "${{0%/*}}/rust" "$@"',
+        "bindgen": f'export LIBCLANG_PATH={libclang}\nexec {bindgen} "$@"',
+        "llvm-config": _llvm_config(sysroot, f"usr/lib/llvm-{llvm}"),
+    }
 
     def make(target: Path) -> None:
         (target / "rust/lib/rustlib").mkdir(parents=True)
@@ -182,15 +203,13 @@ def _tools(suite: str, llvm: str, sysroot: Path) -> Path:
                 link.unlink(missing_ok=True)
                 link.symlink_to(library)
         (target / "clang").symlink_to(root / f"usr/lib/llvm-{llvm}/lib/clang" / llvm)
-        rustc = [*unpacked_program(root, "usr/bin/rustc"), "--sysroot", str(place / "rust")]
-        # A rustfmt that this machine happens to have is not asked.
-        bindgen = [*unpacked_program(root, "usr/bin/bindgen"), "--formatter", "none"]
-        _script(target / "rustc", f'exec {shlex.join(rustc)} "$@"')
-        libclang = f"LIBCLANG_PATH={shlex.quote(str(root / f'usr/lib/llvm-{llvm}/lib'))}"
-        _script(target / "bindgen", f'export {libclang}\nexec {shlex.join(bindgen)} "$@"')
-        _script(target / "llvm-config", _llvm_config(sysroot / f"usr/lib/llvm-{llvm}"))
+        for name, text in scripts.items():
+            _script(target / name, text)
 
-    return make_once(place, make)
+    folder = cache_dir() / "mesa" / "tools"
+    folder.mkdir(parents=True, exist_ok=True)
+    key = hashlib.sha256("\n".join(scripts.values()).encode()).hexdigest()[:16]
+    return make_once(folder / f"{suite}-{key}", make)
 
 
 def _script(path: Path, text: str) -> None:
@@ -198,14 +217,14 @@ def _script(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
-def _llvm_config(llvm: Path) -> str:
+def _llvm_config(sysroot: Path, llvm: str) -> str:
     """Return a script that answers meson as ``llvm-config`` does, by what LLVM tells CMake."""
-    known = (llvm / "cmake/LLVMConfig.cmake").read_text(encoding="utf-8")
+    known = (sysroot / llvm / "cmake/LLVMConfig.cmake").read_text(encoding="utf-8")
 
     def said(name: str) -> str:
         found = re.search(rf"^set\({name} \"?(.*?)\"?\)$", known, re.MULTILINE)
         if not found:
-            raise InfrastructureError(f"{llvm} does not say its {name}")
+            raise InfrastructureError(f"{sysroot / llvm} does not say its {name}")
         return found[1]
 
     names = [name.removeprefix("LLVM").lower() for name in said("LLVM_AVAILABLE_LIBS").split(";")]
@@ -214,12 +233,13 @@ def _llvm_config(llvm: Path) -> str:
     answers = {
         "--version": version,
         "--components": " ".join([*names, "engine", "native", "all-targets"]),
-        "--cppflags": f"-I{llvm}/include -D_GNU_SOURCE -D__STDC_CONSTANT_MACROS -D__STDC_FORMAT_MACROS "
-        "-D__STDC_LIMIT_MACROS",
+        "--cppflags": f"-I{sysroot / llvm}/include -D_GNU_SOURCE -D__STDC_CONSTANT_MACROS "
+        "-D__STDC_FORMAT_MACROS -D__STDC_LIMIT_MACROS",
         "--shared-mode": "shared",
         "--has-rtti": rtti,
-        "--libdir": f"{llvm}/lib",
-        "--libs": f"-L{llvm}/lib -lLLVM-{version.partition('.')[0]}",
+        # Mesa compiles it in: on the board, Clang's headers are looked for there, too.
+        "--libdir": f"/{llvm}/lib",
+        "--libs": f"-L{sysroot}/usr/lib/{TRIPLET} -lLLVM-{version.partition('.')[0]}",
     }
     cases = "\n".join(f"{option}) echo {shlex.quote(said)} ;;" for option, said in answers.items())
     return f'case "$1" in\n{cases}\n*) echo "no answer to $1" >&2; exit 1 ;;\nesac'
@@ -235,6 +255,8 @@ def _cross(tools: Path, rust: Sequence[str], sysroot: Path) -> str:
         "bindgen": [str(tools / "bindgen")],
         "llvm-config": [str(tools / "llvm-config")],
     }
+    # This suite's C library, before that of the cross compiler: SPIRV-Tools wants it.
+    link = [f"--sysroot={sysroot}", f"-L{sysroot}/usr/lib/{TRIPLET}"]
     folders = (
         f"usr/lib/{TRIPLET}",
         "usr/lib",
@@ -244,7 +266,8 @@ def _cross(tools: Path, rust: Sequence[str], sysroot: Path) -> str:
     return (
         _file(binaries)
         + f"\n[properties]\nbindgen_clang_arguments = {clang}\npkg_config_libdir = '{libraries}'\n"
-        + f"\n[built-in options]\nrust_args = ['-Clink-arg=--sysroot={sysroot}']\n"
+        + f"\n[built-in options]\nc_link_args = {link}\ncpp_link_args = {link}\n"
+        + f"rust_args = {[f'-Clink-arg={word}' for word in link]}\n"
     )
 
 
