@@ -156,6 +156,8 @@ def build_mesa(request: MesaRequest, *, output: Path | None = None) -> BuiltMesa
     ready = patched(tree, request.series or series_for(tree.version), mark(npu_bsp_version()))
     if not ready.series and request.series != NONE:
         say(f"there are no patches for Mesa {tree.version}: it is built as it is")
+    if request.opencl:
+        opencl.check(ready.path, tree.version, request.suite)
     setup = setup_for(ready.path, tree.version, request.drivers, request.suite)
     parts = {LIBRARY: _Part("delegate", setup, _folder(tree, ready, setup), _TARGET)}
     if request.opencl:
@@ -179,7 +181,6 @@ def build_mesa(request: MesaRequest, *, output: Path | None = None) -> BuiltMesa
 
 def _with_opencl(setup: Setup, ready: Patched, version: str) -> Setup:
     """Return how rusticl is configured; says what it costs before anything is fetched for it."""
-    opencl.check(ready.path, version, setup.suite)
     if not opencl.is_there(setup.suite):
         say(f"rusticl needs LLVM, Clang and Rust of Debian {setup.suite}: {opencl.COSTS}")
         require_room(cache_dir(), opencl.LEAST_FREE_BYTES, "what rusticl is built with")
