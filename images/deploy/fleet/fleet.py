@@ -32,6 +32,7 @@ from .waves import Rules, Wave, decide_next, plan_waves
 FORMAT = 1
 GOOD = ("confirmed", "unchanged", "planned")
 _INTERRUPTED = 130
+_ALIVE_S = 1.0
 
 
 class HostRecord(msgspec.Struct, omit_defaults=True):
@@ -216,7 +217,7 @@ class _Runner:
         self._rules = rules
         self._keep = keep
         self._ended: dict[str, bool] = {}
-        self._running: set[str] = set()
+        self._running: dict[str, threading.Thread] = {}
         self._news: queue.SimpleQueue[tuple[str, HostRecord]] = queue.SimpleQueue()
         self._table = LiveTable(self._summary)
         for wave in waves:
@@ -261,13 +262,22 @@ class _Runner:
             )
         with contextlib.suppress(KeyboardInterrupt):
             while self._running:
-                self._take(self._news.get())
+                try:
+                    self._take(self._news.get(timeout=_ALIVE_S))
+                except (
+                    queue.Empty
+                ):  # Ctrl-C may have come before a thread was started, or after its news
+                    for name, thread in list(self._running.items()):
+                        if not thread.is_alive():
+                            del self._running[name]
+                            self._run.hosts[name].outcome = "interrupted"
 
     def _start(self, name: str) -> None:
-        self._running.add(name)
+        thread = threading.Thread(target=self._work, args=(name,), daemon=True)
+        self._running[name] = thread
         self._run.hosts[name].outcome = "running"
         self._table.show(name, "connecting")
-        threading.Thread(target=self._work, args=(name,), daemon=True).start()
+        thread.start()
 
     def _work(self, name: str) -> None:
         record = self._run.hosts[name]
@@ -299,7 +309,7 @@ class _Runner:
         name, record = news
         self._run.hosts[name] = record
         self._ended[name] = record.well
-        self._running.discard(name)
+        self._running.pop(name, None)
         self._save()
         reason = f": {record.problem.splitlines()[0]}" if record.problem else ""
         count = f"[{len(self._ended)}/{len(self._run.hosts)}]"

@@ -19,11 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bsp.base.errors import UserError
+from bsp.base.live_table import LiveTable
 from bsp.base.project import PROJECT
 from bsp.remote.groups import is_multi_host, resolve_all
 from images.bundle import manifest as bundles
 from images.deploy.fleet.command import deploy_bundles, plans_text, report_text, status_text
-from images.deploy.fleet.fleet import GOOD, over_all, run_id
+from images.deploy.fleet.fleet import GOOD, Outcome, deploy_fleet, over_all, run_id
 from images.deploy.fleet.waves import Rules, Wave, decide_next, plan_waves
 from images.deploy.status import status
 from images.deploy.transfer.shared import Shared
@@ -286,6 +287,26 @@ def test_a_board_that_cannot_be_reached_is_one_row(
     assert report.counts() == {"confirmed": 2, "failed": 1}
     assert report.exit_code == 3
     assert "cannot reach b00" in report.run.hosts["b00"].problem
+
+
+def test_ctrl_c_while_a_board_is_started_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread never ran, so that there is nothing to wait for."""
+
+    def interrupted(_: LiveTable, name: str, __: str) -> None:
+        if name == "b":
+            raise KeyboardInterrupt
+
+    def never(name: str) -> Outcome:
+        raise UserError(f"{name} is not to be reached")
+
+    monkeypatch.setenv("NPU_BSP_STATE", str(tmp_path))
+    monkeypatch.setattr(LiveTable, "show", interrupted)
+    rules = Rules(canary=0, wave_size=2, max_failures=2)
+    report = deploy_fleet({"a": "0" * 12, "b": "0" * 12}, never, rules)
+    assert (report.interrupted, report.exit_code) == (True, 130)
+    assert report.counts() == {"failed": 1, "interrupted": 1}
 
 
 CHILD = """\
