@@ -22,7 +22,9 @@ LIKE = {"armbian": "like:khadas-vim3", "extlinux-fat": "like:khadas-vim3"}
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(("layout", "points", "boot"), [("", 3000, 3), ("armbian", 2000, 0)])
+@pytest.mark.parametrize(
+    ("layout", "points", "boot"), [("", 3000, 3), ("armbian", 2000, 0), ("extlinux-fat", 2000, 0)]
+)
 def test_no_state_is_unbootable(layout: str, points: int, boot: int) -> None:
     report = crash_test(points=points, boot=boot, layout=layout, uboot=LIKE.get(layout, ""))
     assert (report.unbootable, report.booted, report.tally.outside) == (0, boot, 0), report.text()

@@ -43,7 +43,7 @@ def take_over(board, request):
     before = f"{board.fat}/{SCRIPT}"
     if os.path.exists(before):
         os.rename(before, f"{board.fat}/{OLD_SCRIPT}")
-    settle(board)
+    board.settle()
     return _whole_take_over(board, request)
 """
 

@@ -14,7 +14,7 @@ import re
 
 from .board import RIVALS, TAKEN_OVER, Board, mounted
 from .boot_files import Boot
-from .boot_partition import move, replace, settle
+from .boot_partition import move, replace
 from .files import SECTOR_BYTES, make_way, names_in, read, read_text, write_sector, write_whole
 from .frames import RefusedError
 from .kept_modules import KEPT, keep_modules
@@ -103,7 +103,7 @@ def take_over(board: Board, request: Record) -> Record:
         if os.path.exists(f"{board.fat}/{name}"):
             move(board, f"{board.fat}/{name}", f"{board.fat}/{other}")
             renamed.append(name)
-    settle(board)
+    board.settle()
     return {"renamed": renamed}
 
 
@@ -123,7 +123,7 @@ def give_back(board: Board, request: Record | None = None) -> Record:
             else:
                 move(board, f"{board.fat}/{other}", f"{board.fat}/{name}")
             returned.append(name)
-    settle(board)
+    board.settle()
     script, kept = f"{board.fat}/{SCRIPT}", f"{board.fat}/{OLD_SCRIPT}"
     if b"npu-bsp" in read(script):
         if old := read(kept):
@@ -131,9 +131,9 @@ def give_back(board: Board, request: Record | None = None) -> Record:
             returned.append(SCRIPT)
         else:
             make_way(script)
-    settle(board)
+    board.settle()
     make_way(kept)
-    settle(board)
+    board.settle()
     # What booted the board before is first again: nothing of ours is looked at any more.
     _remove_own(board, mark)
     if _running(board) is None:
@@ -170,10 +170,10 @@ def _remove_own(board: Board, mark: str) -> None:
         path = f"{board.own}/{name}"
         if path != mark:
             shutil.rmtree(path) if os.path.isdir(path) else make_way(path)
-    settle(board)
+    board.settle()
     make_way(mark)
     os.rmdir(board.own)
-    settle(board)
+    board.settle()
 
 
 def _remove_rest(board: Board, onboard: list[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from .files import PARTIAL, flush, make_way, write_beside, write_whole
+from .files import PARTIAL, make_way, write_beside, write_whole
 from .frames import RefusedError
 
 TYPE_CHECKING = False  # see frames.py
@@ -34,11 +34,11 @@ def replace(board: Board, path: str, content: bytes | str) -> None:
         write_beside(beside, content)
     if os.path.exists(path):
         os.link(path, spare)
-    settle(board)
+    board.settle()
     os.rename(beside, path)
-    settle(board)
+    board.settle()
     make_way(spare)
-    settle(board)
+    board.settle()
 
 
 def move(board: Board, old: str, new: str) -> None:
@@ -49,12 +49,6 @@ def move(board: Board, old: str, new: str) -> None:
     if not (os.path.exists(new) and os.path.samefile(old, new)):
         make_way(new)
         os.link(old, new)
-    settle(board)
+    board.settle()
     os.unlink(old)
-    settle(board)
-
-
-def settle(board: Board) -> None:
-    """Flush the boot partition, so that U-Boot reads what was written."""
-    flush(board.fat)
     board.settle()

@@ -62,15 +62,21 @@ def flush(path: str) -> None:
 
 
 def flush_filesystem(path: str) -> None:
-    """Flush the file system that ``path`` is on, and no other."""
+    """Flush the file system that ``path`` is on, and no other.
+
+    Linux hands all of FAT to the disk (fs/fat has no ``sync_fs``), which may keep it in its cache and
+    write it in any order; a file's or folder's own ``fsync`` asks the disk to write what it has.
+    """
     import ctypes
 
     handle = os.open(path, os.O_RDONLY)
     try:
-        if ctypes.CDLL(None).syncfs(handle) != 0:
+        try:
+            if ctypes.CDLL(None).syncfs(handle) != 0:
+                os.sync()
+        except AttributeError:
             os.sync()
-    except AttributeError:
-        os.sync()
+        os.fsync(handle)
     finally:
         os.close(handle)
 

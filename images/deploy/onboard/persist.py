@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 import os
 
-from .boot_partition import replace, settle
+from .boot_partition import replace
 from .files import flush, make_way, read, read_text, write_whole
 from .frames import RefusedError
 
@@ -85,7 +85,7 @@ def unpersist(board: Board) -> Record:
         _update(board)
         changed.append(f"{board.fat}/extlinux/extlinux.conf")
         make_way(board.at(_MENU_TREE))
-    settle(board)
+    board.settle()
     make_way(board.at(MARK))
     return {"changed": changed}
 
@@ -153,7 +153,7 @@ def _named_in_text(board: Board, way: str, content: bytes) -> list[str]:
         write_whole(board.at(_BEFORE), before)
     os.makedirs(os.path.dirname(place), exist_ok=True)
     write_whole(place, content)
-    settle(board)
+    board.settle()
     replace(board, text, _with(way, before))
     return [place, text]
 
@@ -169,7 +169,7 @@ def _u_boot_menu(board: Board, tree: bytes) -> list[str]:
     about = "# A device tree that npu-bsp tried; ./inv deploy --undo takes it back."
     write_whole(board.at(_MENU_CONF), f'{about}\nU_BOOT_FDT="/{_MENU_TREE}"\n'.encode())
     _update(board)
-    settle(board)
+    board.settle()
     return [board.at(_MENU_TREE), board.at(_MENU_CONF), f"{board.fat}/extlinux/extlinux.conf"]
 
 
