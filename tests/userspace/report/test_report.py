@@ -268,6 +268,14 @@ def test_folders_are_looked_for_before_the_test_runs(tmp_path: Path) -> None:
             report_files.ReportTargets.of(*flags)
 
 
+@pytest.mark.parametrize("name", ["report.json", "junit.xml", "/dev/null"])
+def test_a_page_has_a_name_of_its_own(tmp_path: Path, name: str) -> None:
+    """JSON and JUnit go beside it: report.json would be written over, /dev get files."""
+    with pytest.raises(UserError, match="expected the name of an HTML file"):
+        report_files.ReportTargets.of(str(tmp_path / name), "")
+    report_files.ReportTargets.of(str(tmp_path / "report"), str(tmp_path / name))
+
+
 def test_plots_of_odd_numbers() -> None:
     assert report_svg.distributions([("x", [], None)]) == ""
     assert report_svg.distributions([("x", [0.0], None)]) == ""

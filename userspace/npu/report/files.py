@@ -25,6 +25,7 @@ from . import html as report_html
 from .junit import junit
 
 FORMAT = 1
+_JSON, _JUNIT = ".json", ".xml"
 
 
 def remember(document: SmokeDocument) -> None:
@@ -99,7 +100,7 @@ def write(
     note: str = "",
 ) -> dict[str, Any]:
     """Write the three files; as ``report``."""
-    _check_folder(target, "--output")
+    _check_page(target, "--output")
     past = history.read(name)
     judged = regression.document(past) if past.entries else None
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -115,8 +116,8 @@ def write(
     whole = {"format": FORMAT, "smoke_test": smoke, "history": judged, "doctor": findings}
     files = {
         "html": (target, page),
-        "json": (target.with_suffix(".json"), json_text(whole) + "\n"),
-        "junit": (target.with_suffix(".xml"), junit(smoke, judged, findings)),
+        "json": (target.with_suffix(_JSON), json_text(whole) + "\n"),
+        "junit": (target.with_suffix(_JUNIT), junit(smoke, judged, findings)),
     }
     for path, content in files.values():
         write_atomically(path, content.encode())
@@ -143,9 +144,10 @@ class ReportTargets:
             UserError: a folder is not there (said before the test runs, not after).
         """
         targets = ReportTargets(Path(report) if report else None, Path(junit) if junit else None)
-        for flag, path in (("--report", targets.report), ("--junit", targets.junit)):
-            if path is not None:
-                _check_folder(path, flag)
+        if targets.report:
+            _check_page(targets.report, "--report")
+        if targets.junit:
+            _check_folder(targets.junit, "--junit")
         return targets
 
 
@@ -160,6 +162,16 @@ def after_run(document: SmokeDocument, host: Host | None, targets: ReportTargets
         say(f"report: {written['html']}, {written['json']}, {written['junit']}")
     if targets.junit:
         write_atomically(targets.junit, junit(document, None, None).encode())
+
+
+def _check_page(path: Path, flag: str) -> None:
+    """Refuse a page beside which the report's JSON and JUnit files have no place."""
+    _check_folder(path, flag)
+    if path.suffix in (_JSON, _JUNIT) or (path.exists() and not path.is_file()):
+        raise UserError(
+            f"{flag} {path}: expected the name of an HTML file; {_JSON} and {_JUNIT} go beside it",
+            hint=f"{flag} report.html",
+        )
 
 
 def _check_folder(path: Path, flag: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from images.deploy.boot.slots import ONBOARD_DIR
+from images.deploy.onboard import files
 from images.deploy.onboard.board import Board
 from images.deploy.onboard.kept_modules import KEPT, discard_modules, keep_modules
 
@@ -175,3 +176,13 @@ def test_kept_modules_go_with_the_last_generation_of_their_kernel(root: Path) ->
     assert kept(root).is_dir()
     discard_modules(board, [])
     assert not list((root / KEPT).iterdir())
+
+
+def test_a_flush_of_a_file_system_ends_with_the_folders_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On FAT only that asks the disk to write its cache; crash-test --layout extlinux-fat shows it."""
+    flushed: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(os.fstat(handle).st_ino))
+    files.flush_filesystem(str(tmp_path))
+    assert flushed == [tmp_path.stat().st_ino]
