@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from .files import PARTIAL, make_way, write_beside, write_whole
+from .files import PARTIAL, held, make_way, write_beside, write_whole
 from .frames import RefusedError
 
 TYPE_CHECKING = False  # see frames.py
@@ -42,9 +42,17 @@ def replace(board: Board, path: str, content: bytes | str) -> None:
 
 
 def move(board: Board, old: str, new: str) -> None:
-    """Rename a boot file; on ext4 it has both names in between, see ``replace``."""
+    """Rename a boot file; it has both names in between, see ``replace``.
+
+    On FAT, Linux writes the new name first without its content's place (fs/fat/namei_vfat.c, vfat_rename):
+    it gets a copy there.
+    """
     if not board.on_ext:
-        os.rename(old, new)
+        with open(old, "rb") as file:
+            write_whole(new, file.read())
+        with held(old):
+            os.unlink(old)
+            board.settle()
         return
     if not (os.path.exists(new) and os.path.samefile(old, new)):
         make_way(new)

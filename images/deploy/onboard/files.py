@@ -19,6 +19,7 @@ MTIME_S = 946684800
 
 TYPE_CHECKING = False  # see frames.py
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     Entry = dict[str, Any]  # one file of a manifest: Entry in images/bundle/manifest.py
@@ -113,11 +114,32 @@ def write_whole(path: str, content: bytes, mode: int = 0o644) -> None:
     beside = path + PARTIAL
     try:
         write_beside(beside, content, mode)
-        os.rename(beside, path)
+        with held(path):
+            os.rename(beside, path)
+            flush(
+                path
+            )  # on FAT, where its content lies is written with the file, not with the folder
+            flush(os.path.dirname(path))
     except BaseException:
         make_way(beside)
         raise
-    flush(os.path.dirname(path))
+
+
+@contextlib.contextmanager
+def held(path: str) -> Iterator[None]:
+    """Keep a file open, if it is there, so that what is in its place is not given to others meanwhile.
+
+    FAT frees it in a table of its own: a cut could leave the old name with nothing behind it.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_beside(path: str, content: bytes, mode: int = 0o644) -> None:
