@@ -53,6 +53,7 @@ def test_each_job_is_given_to_the_operation_that_it_computes(
     with host.virtual_host(npu, audit_for=model, mesa=system) as there:
         document: Any = smoke_test(there.machine, request, host=f"virtual:{npu}", inputs=inputs)
     row = document["results"][-1]
+    assert row["versions"]["mesa"].startswith(mesa or "25.0.7")
     profile = row["profile"]
     assert "error" not in profile, profile
     assert profile["one_job_a_submit"]

@@ -166,10 +166,12 @@ def _without_libraries(userspace: Path) -> Path:
 
     def make(target: Path) -> None:
         target.mkdir()
-        for name in ("bin", "site", "manifest.json"):
+        # Copied: Python follows links to a script, and the runner would find the delegate beside it.
+        shutil.copytree(userspace / "bin", target / "bin")
+        for name in ("site", "manifest.json"):
             (target / name).symlink_to(userspace / name)
 
-    return make_once(userspace.with_name(f"{userspace.name}-without-libraries"), make)
+    return make_once(userspace.with_name(f"{userspace.name}-without-delegate"), make)
 
 
 def mesa_version(mesa: System | None) -> str:
