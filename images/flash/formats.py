@@ -351,6 +351,8 @@ def _text(head: bytes) -> Format | None:
     if not start.strip(b"\xef\xbb\xbf \t\r\n\f\v") or re.search(rb"[\0-\x08\x0e-\x1a\x7f]", start):
         return None
     text = start.decode("utf-8-sig", errors="replace").strip()
+    if not text:  # of control characters that are white space to Python
+        return None
     if text.startswith("version https://git-lfs.github.com/spec/"):
         return _LFS
     if "<bmap " in text:

@@ -24,7 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bsp.base.errors import InfrastructureError, UserError
@@ -643,6 +643,7 @@ def test_an_iso_image_that_boots_from_usb_sticks_is_a_disk(tmp_path: Path) -> No
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=700), st.sampled_from([0, 446, 510, 512, 1024, 4096]))
+@example(b"\x1c", 0)
 def test_any_bytes_are_read_without_a_fault(data: bytes, at: int) -> None:
     head = bytes(at) + data
     read_table(head)
