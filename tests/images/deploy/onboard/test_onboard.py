@@ -186,3 +186,29 @@ def test_a_flush_of_a_file_system_ends_with_the_folders_own(
     monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(os.fstat(handle).st_ino))
     files.flush_filesystem(str(tmp_path))
     assert flushed == [tmp_path.stat().st_ino]
+
+
+def test_what_is_replaced_is_held_until_the_new_file_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAT would free its space before; crash-test --layout toradex shows it."""
+    path = tmp_path / "boot.scr"
+    path.write_bytes(b"old")
+    old = path.stat().st_ino
+    is_held: list[bool] = []
+
+    def fsync(_: int) -> None:
+        if path.read_bytes() == b"new":
+            is_held.append(old in {_inode(link) for link in Path("/proc/self/fd").iterdir()})
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    files.write_whole(str(path), b"new")
+    assert is_held == [True, True]
+
+
+def _inode(link: Path) -> int:
+    """The inode of an open file, also of one that has no name any more."""
+    try:
+        return link.stat().st_ino
+    except FileNotFoundError:  # that of the listing itself
+        return 0
