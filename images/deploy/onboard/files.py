@@ -116,9 +116,8 @@ def write_whole(path: str, content: bytes, mode: int = 0o644) -> None:
         write_beside(beside, content, mode)
         with held(path):
             os.rename(beside, path)
-            flush(
-                path
-            )  # on FAT, where its content lies is written with the file, not with the folder
+            # On FAT, where the content lies is written with the file, not with its folder.
+            flush(path)
             flush(os.path.dirname(path))
     except BaseException:
         make_way(beside)
