@@ -96,9 +96,11 @@ class KnownHosts:
 
         As with ``ssh``, a list that cannot be read revokes every key.
         """
+        if key.get_base64() in self._revoked:
+            return True
         listed = self._host.revoked_host_keys
-        if key.get_base64() in self._revoked or listed is None:
-            return key.get_base64() in self._revoked
+        if listed is None:
+            return False
         try:
             content = listed.read_bytes()
         except OSError:

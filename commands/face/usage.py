@@ -80,9 +80,7 @@ def check_remainder(remainder: str, words: list[str], contexts: Contexts) -> Non
     takes_command = bool(task) and "--command" in contexts[task].flags
     raise UserError(
         f"{task or './inv'} takes nothing after --, found {remainder!r}",
-        hint=f"--command '{remainder}'"
-        if takes_command
-        else f"./inv {task} --help explains it".replace("  ", " "),
+        hint=f"--command '{remainder}'" if takes_command else _help_hint(task),
     )
 
 
@@ -132,7 +130,7 @@ class _Reader:
         else:
             raise UserError(
                 f"{call.task} takes no {word!r} without a flag, and no task has that name",
-                hint=self._help_hint(call.task),
+                hint=_help_hint(call.task),
             )
 
     def end_of_call(self) -> None:
@@ -203,17 +201,17 @@ class _Reader:
         flags = [flag[2:] for flag in context.flags if flag.startswith("--")]
         guess = nearest(name.lstrip("-").replace("_", "-").lower(), flags, cutoff=0.6)
         guess = guess.replace("mean '", "mean '--")
-        return UserError(
-            f"{call.task} has no flag {name!r}{guess}", hint=self._help_hint(call.task)
-        )
+        return UserError(f"{call.task} has no flag {name!r}{guess}", hint=_help_hint(call.task))
 
     def _missing(self, call: Call, text: str) -> UserError:
         example = self._examples.get(call.task)
         shown = f". Example: {example}" if example else ""
-        return UserError(f"{text}{shown}", hint=self._help_hint(call.task))
+        return UserError(f"{text}{shown}", hint=_help_hint(call.task))
 
     def _wrong(self, call: Call, text: str, hint: str = "") -> UserError:
-        return UserError(f"{call.task}: {text}", hint=hint or self._help_hint(call.task))
+        return UserError(f"{call.task}: {text}", hint=hint or _help_hint(call.task))
 
-    def _help_hint(self, task: str) -> str:
-        return f"./inv {task} --help explains it"
+
+def _help_hint(task: str) -> str:
+    """Where what is typed is explained; of no task (""), by ./inv's own help."""
+    return f"./inv {task} --help explains it" if task else "./inv --help explains it"
