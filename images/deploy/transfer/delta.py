@@ -105,7 +105,6 @@ class Maker:
         }
         self._patches = Patches()
         self.costs = costs
-        self.made_bytes = 0
 
     def has_base(self, index: int) -> bool:
         """Return whether a patch can be made for this file."""
@@ -143,7 +142,6 @@ class Maker:
         return base_entry.sha256, patch_bytes
 
     def _learn(self, size_bytes: int, seconds: float) -> None:
-        self.made_bytes += size_bytes
         rate = size_bytes / max(seconds, 1e-6)
         # The average with the earlier rate: one small file, or one busy moment, does not decide.
         self.costs = replace(self.costs, host=(self.costs.host + rate) / 2)

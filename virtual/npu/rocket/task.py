@@ -83,7 +83,7 @@ class Task:
         kernels: how many the weights hold; 1 for a depthwise convolution.
         weight_offset: is added to each weight.
         truncate: bits that accumulators lose before the bias comes.
-        out_channels: that are written; ``aligned_out_channels`` as the units count them.
+        out_channels: that are written.
     """
 
     depthwise: bool
@@ -111,7 +111,6 @@ class Task:
     out_width: int
     out_height: int
     out_channels: int
-    aligned_out_channels: int
     output_address: int
     out_surface_bytes: int
     output: Conversion
@@ -198,7 +197,7 @@ def parse(fields: Mapping[str, int]) -> Task:
         check.fail("DATAIN_CHANNEL", f"{channels} channels in atoms of {ATOM}")
     out_width = check.same("DATAOUT_WIDTH", "CORE_WIDTH", "CUBE_WIDTH", "WIDTH_WDMA", "RDMA_WIDTH")
     out_height = check.same("CORE_HEIGHT", "CUBE_HEIGHT", "HEIGHT_WDMA", "RDMA_HEIGHT")
-    aligned_out = check.same("CORE_CHANNEL", "CUBE_CHANNEL", "CHANNEL_WDMA", "RDMA_CHANNEL")
+    check.same("CORE_CHANNEL", "CUBE_CHANNEL", "CHANNEL_WDMA", "RDMA_CHANNEL")
     check.equals("DATAOUT_ATOMICS", out_width * out_height)
     check.equals("DMA_HEIGHT", height)
     check.equals("DMA_CHANNEL", aligned)
@@ -229,7 +228,7 @@ def parse(fields: Mapping[str, int]) -> Task:
         weights_address=check.value("DCOMP_ADDR0"), weight_offset=_signed(check.value("OW_OP"), 16),
         bias_address=check.value("BS_BASE_ADDR"), truncate=check.value("CLIP_TRUNCATE"),
         out_width=out_width, out_height=out_height, out_channels=check.value("ORIG_CHANNEL") + 1,
-        aligned_out_channels=aligned_out, output_address=check.value("DST_BASE_ADDR"),
+        output_address=check.value("DST_BASE_ADDR"),
         out_surface_bytes=check.value("DST_SURF_STRIDE") * ATOM,
         output=Conversion(
             _signed(check.value("OUT_CVT_OFFSET"), 32), check.value("OUT_CVT_SCALE"),

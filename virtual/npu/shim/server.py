@@ -89,7 +89,6 @@ class ClientReport:
     submits: int = 0
     nn_jobs: int = 0
     tp_jobs: int = 0
-    busy_s: float = 0.0
     macs: int = 0
     faults: list[str] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
@@ -100,7 +99,6 @@ class ClientReport:
 
     def add(self, job: JobRecord) -> None:
         """Count a job."""
-        self.busy_s += job.seconds
         self.macs += job.macs
         if job.unit == "TP":
             self.tp_jobs += 1
