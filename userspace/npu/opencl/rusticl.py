@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     base_libraries: tuple[str, ...]
 
 
-def recipe() -> Recipe:
+def read_recipe() -> Recipe:
     """Return what the folder is made of."""
     return msgspec.toml.decode((_HERE / "rusticl.toml").read_bytes(), type=Recipe)
 
@@ -70,24 +71,24 @@ def build(mesa: BuiltMesa | None = None) -> Path:
         UserError: the cross compiler is missing.
         InfrastructureError: packages cannot be had, or lack a file.
     """
-    known = recipe()
+    recipe = read_recipe()
     if mesa is not None:
-        known = msgspec.structs.replace(known, suite=mesa.manifest["built_for"])
-    debs = Archive(known.suite, known.architecture).download(
-        list(known.packages), with_dependencies=True
+        recipe = msgspec.structs.replace(recipe, suite=mesa.manifest["built_for"])
+    debs = Archive(recipe.suite, recipe.architecture).download(
+        list(recipe.packages), with_dependencies=True
     )
     inputs = (_HERE / "rusticl.toml", _SOURCE, Path(__file__))
     described = [*(sha256_of(path) for path in inputs), *sorted(deb.name for deb in debs)]
     described += [mesa.build_id] if mesa else []
     key = hashlib.sha256("\n".join(described).encode()).hexdigest()[:16]
-    folder = cache_dir() / "delegates" / f"rusticl-{known.architecture}-{key}"
+    folder = cache_dir() / "delegates" / f"rusticl-{recipe.architecture}-{key}"
     folder.parent.mkdir(parents=True, exist_ok=True)
 
     def make(target: Path) -> None:
         require_tool(_COMPILER)
         what = "what rusticl needs" if mesa else "rusticl"
-        with step(f"Taking {what} out of Debian {known.suite}'s packages"):
-            _build(known, debs, target, mesa)
+        with step(f"Taking {what} out of Debian {recipe.suite}'s packages"):
+            _build(recipe, debs, target, mesa)
 
     return make_once(folder, make)
 
@@ -102,69 +103,90 @@ def environment(folder: Path | str) -> dict[str, str]:
     }
 
 
-def _build(known: Recipe, debs: list[Path], target: Path, mesa: BuiltMesa | None) -> None:
-    work = target.with_name("work")
-    homes: dict[str, tuple[str, Path]] = {}  # library's name -> its package and file
-    versions: dict[str, str] = {}
-    work.mkdir()
-    for deb in debs:
-        package, version, _ = deb.stem.split("_")
-        versions[package] = version.replace("%3a", ":")
-        run(["dpkg-deb", "--extract", deb, work / package])
-        for file in (work / package / "usr/lib").rglob("*.so*"):
-            if file.exists():
-                homes.setdefault(file.name, (package, file.resolve()))
+class _Packages:
+    """Packages, extracted into a folder; ``used`` has the names of those that something was taken of."""
 
-    used: set[str] = set()
+    def __init__(self, debs: Sequence[Path], folder: Path, named: Sequence[str]) -> None:
+        self._folder, self._named = folder, named
+        self._libraries: dict[str, tuple[str, Path]] = {}  # name -> its package and file
+        self.versions: dict[str, str] = {}
+        self.used: set[str] = set()
+        folder.mkdir()
+        for deb in debs:
+            package, version, _ = deb.stem.split("_")
+            self.versions[package] = version.replace("%3a", ":")
+            run(["dpkg-deb", "--extract", deb, folder / package])
+            for file in (folder / package / "usr/lib").rglob("*.so*"):
+                if file.exists():
+                    self._libraries.setdefault(file.name, (package, file.resolve()))
 
-    def find(pattern: str) -> Path:
-        found = sorted(work.glob(f"*/{pattern}"))
-        if not found:
-            raise InfrastructureError(f"no package of {', '.join(known.packages)} has {pattern}")
-        used.add(found[0].relative_to(work).parts[0])
-        return found[0]
-
-    libraries = target / "lib"
-    libraries.mkdir(parents=True)
-    waiting = [known.library, known.loader]
-    while waiting:
-        name = waiting.pop()
-        if name in known.base_libraries or (libraries / name).exists():
-            continue
-        if name not in homes:
+    def library(self, name: str) -> Path:
+        """Return the file of a shared library."""
+        if name not in self._libraries:
             raise InfrastructureError(f"no package that rusticl depends on has the library {name}")
-        package, file = homes[name]
-        if mesa and mesa.opencl and name == known.library:
-            file = mesa.opencl
-        else:
-            used.add(package)
-        shutil.copyfile(file, libraries / name)
-        waiting += needed_libraries([file])
-    (libraries / known.loader).rename(libraries / "libOpenCL.so")
-    (libraries / known.loader).symlink_to("libOpenCL.so")
+        package, file = self._libraries[name]
+        self.used.add(package)
+        return file
+
+    def file(self, pattern: str) -> Path:
+        """Return the first file that a pattern matches."""
+        files = sorted(self._folder.glob(f"*/{pattern}"))
+        if not files:
+            raise InfrastructureError(f"no package of {', '.join(self._named)} has {pattern}")
+        self.used.add(files[0].relative_to(self._folder).parts[0])
+        return files[0]
+
+    def licences(self) -> dict[str, Path]:
+        """Return the licence of each package that was used, where it has one."""
+        files = {
+            package: self._folder / package / "usr/share/doc" / package / "copyright"
+            for package in sorted(self.used)
+        }
+        return {package: file for package, file in files.items() if file.exists()}
+
+
+def _build(recipe: Recipe, debs: list[Path], target: Path, mesa: BuiltMesa | None) -> None:
+    packages = _Packages(debs, target.with_name("work"), recipe.packages)
+    _copy_libraries(recipe, packages, target / "lib", mesa)
     # clang::driver::Driver::GetResourcesPath: ../lib/clang/VERSION, from where libclang-cpp lies.
-    header = find(known.headers)
+    header = packages.file(recipe.headers)
     place = target / "lib" / Path(*header.parts[header.parts.index("clang") :])
     place.parent.mkdir(parents=True)
     shutil.copyfile(header, place)
     (target / "clc").mkdir()
-    for pattern in known.clc:
-        shutil.copyfile(find(pattern), target / "clc" / Path(pattern).name)
-    icd = mesa.folder / "rusticl.icd" if mesa else find(known.icd)
+    for pattern in recipe.clc:
+        shutil.copyfile(packages.file(pattern), target / "clc" / Path(pattern).name)
+    icd = mesa.folder / "rusticl.icd" if mesa else packages.file(recipe.icd)
     shutil.copyfile(icd, target / "rusticl.icd")
-    run([_COMPILER, *_FLAGS, "-o", libraries / PRELOADED, _SOURCE], timeout_s=120)
+    run([_COMPILER, *_FLAGS, "-o", target / "lib" / PRELOADED, _SOURCE], timeout_s=120)
     (target / "licences").mkdir()
-    for package in sorted(used):
-        licence = work / package / "usr/share/doc" / package / "copyright"
-        if licence.exists():
-            shutil.copyfile(licence, target / "licences" / package)
+    for package, licence in packages.licences().items():
+        shutil.copyfile(licence, target / "licences" / package)
     manifest: dict[str, Any] = {
         "format": FORMAT,
-        "architecture": known.architecture,
-        "distribution": known.suite,
-        "packages": {package: versions[package] for package in sorted(used)},
+        "architecture": recipe.architecture,
+        "distribution": recipe.suite,
+        "packages": {package: packages.versions[package] for package in sorted(packages.used)},
     }
     if mesa:
         shutil.copytree(mesa.folder / "licences", target / "licences" / "built-here")
         manifest["mesa"] = mesa.manifest
     (target / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def _copy_libraries(
+    recipe: Recipe, packages: _Packages, target: Path, mesa: BuiltMesa | None
+) -> None:
+    """Copy rusticl, the loader and all that they link to, but for what each board has."""
+    target.mkdir(parents=True)
+    waiting = [recipe.library, recipe.loader]
+    while waiting:
+        name = waiting.pop()
+        if name in recipe.base_libraries or (target / name).exists():
+            continue
+        built = mesa.opencl if mesa and name == recipe.library else None
+        file = built or packages.library(name)
+        shutil.copyfile(file, target / name)
+        waiting += needed_libraries([file])
+    (target / recipe.loader).rename(target / "libOpenCL.so")
+    (target / recipe.loader).symlink_to("libOpenCL.so")
