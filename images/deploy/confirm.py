@@ -7,6 +7,7 @@ Every way out ends in an outcome of the deployment.
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 
 from bsp.base import progress
 from bsp.base.errors import BspError, UserError
@@ -48,6 +49,31 @@ def arm(agent: Agent, plan: Plan, target: Target) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Trial:
+    """A trial boot that was asked for, and may have begun.
+
+    Attributes:
+        result: of the deployment that the trial belongs to; it is written to.
+        confirm: the generation to be confirmed, and what is kept behind it.
+        before: the facts of the board before its reboot.
+        fat_mount: where the board mounts its boot partition; empty: it has none.
+    """
+
+    target: Target
+    result: Deployment
+    confirm: Confirm
+    before: Facts
+    fat_mount: str
+
+    def wait(self, timeout_s: float, *, other_than: str) -> trial.Boot | None:
+        """Return the next boot with another ID; None if the board does not answer in time."""
+        target = self.target
+        return trial.wait_for_boot(
+            target.host, other_than=other_than, timeout_s=timeout_s, root=target.root
+        )
+
+
 def decide(target: Target, result: Deployment, facts: Facts, fat_mount: str) -> Deployment:
     """From the reboot on: every way out ends in an outcome."""
     if not result.plan:
@@ -57,17 +83,16 @@ def decide(target: Target, result: Deployment, facts: Facts, fat_mount: str) -> 
     if confirm is None:  # it ran already; there were only leftovers to remove
         result.outcome = "unchanged"
         return result
+    attempt = _Trial(target, result, confirm, facts, fat_mount)
     console_from = trial.console_size(host)
     boot_id = facts.boot_id
     try:
         if any(isinstance(step, Try) for step in result.plan.steps):
             with result.step(f"Trial boot of generation {confirm.generation}") as now:
-                boot = trial.wait_for_boot(
-                    host, other_than=boot_id, timeout_s=target.timeout_s, root=target.root
-                )
+                boot = attempt.wait(target.timeout_s, other_than=boot_id)
                 now.note(f"generation {boot.generation} answers" if boot else "no answer")
             if boot is None:
-                boot = _rescue(target, result, boot_id, fat_mount)
+                boot = _rescue(attempt)
                 if boot is None:
                     return result
             if boot.generation != confirm.generation:
@@ -76,7 +101,7 @@ def decide(target: Target, result: Deployment, facts: Facts, fat_mount: str) -> 
                 why = result.problem or "it crashed during the trial boot and was reset"
                 return _rolled_back(result, boot.generation, why)
             boot_id = boot.boot_id
-        return _confirm(target, result, confirm, boot_id, fat_mount, facts)
+        return _confirm(attempt, boot_id)
     except UserError as error:  # something answers, and it is not the board
         result.outcome = "unknown"
         result.problem = f"after the reboot: {error.message}"
@@ -92,18 +117,12 @@ def decide(target: Target, result: Deployment, facts: Facts, fat_mount: str) -> 
         raise
 
 
-def _confirm(
-    target: Target,
-    result: Deployment,
-    confirm: Confirm,
-    boot_id: str,
-    fat_mount: str,
-    before: Facts,
-) -> Deployment:
-    host = target.host
+def _confirm(attempt: _Trial, boot_id: str) -> Deployment:
+    """Confirm the boot with ``boot_id``; where that fails, wait for the old generation."""
+    target, result = attempt.target, attempt.result
     for _ in range(_CONFIRM_ATTEMPTS):
         try:
-            problems = _confirm_once(target, result, confirm, boot_id, fat_mount, before)
+            problems = _confirm_once(attempt, boot_id)
             break
         except (ConnectionLostError, UnreachableError, BoardRefusedError) as error:
             problems = [f"the session to confirm it broke: {error.message}"]
@@ -113,44 +132,33 @@ def _confirm(
         return result
     result.problem = "; ".join(problems)
     with result.step("Going back to the old generation"):
-        boot = trial.wait_for_boot(
-            host, other_than=boot_id, timeout_s=target.recovery_s, root=target.root
-        )
-        if boot is None and trial.reset_by_power(host):
-            boot = trial.wait_for_boot(
-                host, other_than=boot_id, timeout_s=target.recovery_s, root=target.root
-            )
+        boot = attempt.wait(target.recovery_s, other_than=boot_id)
+        if boot is None and trial.reset_by_power(target.host):
+            boot = attempt.wait(target.recovery_s, other_than=boot_id)
     if boot is None:
-        return _unknown(result, host)
-    _release_lease(target, fat_mount)
+        return _unknown(result, target.host)
+    _release_lease(target, attempt.fat_mount)
     return _rolled_back(result, boot.generation, result.problem)
 
 
-def _confirm_once(
-    target: Target,
-    result: Deployment,
-    confirm: Confirm,
-    boot_id: str,
-    fat_mount: str,
-    before: Facts,
-) -> list[str]:
+def _confirm_once(attempt: _Trial, boot_id: str) -> list[str]:
     """Confirm, or have the board reboot; return why. Doing it again after a broken link does no harm."""
+    target, result, confirm = attempt.target, attempt.result, attempt.confirm
     host = target.host
     with (
         result.step("Confirming over a new session"),
         session(target, accept_new_key=False) as agent,
     ):
-        facts = agent.open(confirm.generation, fat_mount=fat_mount, lock=True)
+        facts = agent.open(confirm.generation, fat_mount=attempt.fat_mount, lock=True)
         manifest = agent.manifest(confirm.generation)
-        refuse_exchanged(before, facts, host, manifest.compatible, profile_named(manifest.board))
+        profile = profile_named(manifest.board)
+        refuse_exchanged(attempt.before, facts, host, manifest.compatible, profile)
         release = manifest.kernel_release
         verified = agent.verify(confirm.generation)
         problems = trial.problems(facts, verified, release=release, generation=confirm.generation)
         result.running_dtb_matches = not trial.tree_problems(verified.dtb, verified.fdt)
         if not problems and target.check_health:
-            checks = health.checks_for(
-                host, profile_named(manifest.board), manifest, decompress_fdt(verified.dtb)
-            )
+            checks = health.checks_for(host, profile, manifest, decompress_fdt(verified.dtb))
             result.health = health.examine(agent, host, checks)
             problems = [f"not healthy: {each}" for each in result.health if not each.ok]
         if not problems:
@@ -172,13 +180,14 @@ def _release_lease(target: Target, fat_mount: str) -> None:
         agent.open(None, fat_mount=fat_mount, lock=True)
 
 
-def _rescue(target: Target, result: Deployment, boot_id: str, fat_mount: str) -> trial.Boot | None:
+def _rescue(attempt: _Trial) -> trial.Boot | None:
     """The deadline has passed. Return the boot that then came; None: the result says what is known."""
-    host = target.host
+    target, result = attempt.target, attempt.result
+    host, boot_id = target.host, attempt.before.boot_id
     now = trial.probe(host, timeout_s=5, root=target.root)
     if now is not None and now.boot_id == boot_id:
         with session(target, accept_new_key=False) as agent:
-            agent.open(None, fat_mount=fat_mount, lock=True)
+            agent.open(None, fat_mount=attempt.fat_mount, lock=True)
             agent.ask({"do": "disarm"})
         _rolled_back(result, now.generation, f"it did not reboot within {target.timeout_s:g} s")
         return None
@@ -188,9 +197,7 @@ def _rescue(target: Target, result: Deployment, boot_id: str, fat_mount: str) ->
             f"{host.name} has no power command that works; waiting for its own watchdog to reset it"
         )
     with result.step("Waiting for the board to come back") as now_step:
-        boot = trial.wait_for_boot(
-            host, other_than=boot_id, timeout_s=target.recovery_s, root=target.root
-        )
+        boot = attempt.wait(target.recovery_s, other_than=boot_id)
         now_step.note(f"generation {boot.generation} answers" if boot else "no answer")
     if boot is None:
         _unknown(result, host)
