@@ -27,7 +27,7 @@ from .face.flags import BOARD, FORCE_ENABLE, HOST, HOSTS, MESA
         "try": "try a device tree (--dtb, or the running one plus what its NPU lacks) once by kexec: "
         "nothing on the board's disk changes, the next reset ends in what it ran",
         "persist": "with --try: if it works, have the distribution keep it through kernel updates "
-        "(Armbian, Toradex, u-boot-menu, GRUB), and reboot into that",
+        "(Armbian, Toradex, u-boot-menu, GRUB, flash-kernel), and reboot into that",
         "adopt": "adopt a board that boots in another way: what it runs becomes its first generation",
         "undo": "undo --adopt or --persist: the board boots as it did before",
         "timeout": "seconds that the board may take to come back from a reboot",

@@ -11,7 +11,7 @@ from typing import Literal
 from .facts import BootFacts
 from .layout import Layout
 
-Keeper = Literal["", "armbian", "toradex", "u-boot-menu", "grub"]
+Keeper = Literal["", "armbian", "toradex", "u-boot-menu", "grub", "flash-kernel"]
 """What can be told to keep a device tree by ``deploy --try --persist``; "": nothing."""
 OF_OVERLAYS = ("armbian", "toradex")
 """Those that keep an overlay of what was changed; the others keep a whole tree."""
@@ -29,6 +29,8 @@ def keeper_of(facts: BootFacts, layout: Layout) -> Keeper:
     whole = facts.mount_of("/boot") == facts.mount_of("/")
     if layout.name == "extlinux-ext4" and whole and "u-boot-update" in facts.programs:
         return "u-boot-menu"
+    if layout.name == "script-ext4" and "flash-kernel" in facts.programs:
+        return "flash-kernel"
     return ""
 
 

@@ -25,6 +25,7 @@ _NAMED_IN = {
     "toradex": "overlays.txt of the boot partition",
     "u-boot-menu": "boot/extlinux/extlinux.conf",
     "grub": "boot/grub/custom.cfg",
+    "flash-kernel": "etc/flash-kernel/dtbs",
 }
 
 

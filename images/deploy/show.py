@@ -107,13 +107,12 @@ def status_text(status: StatusDocument) -> str:
     rows = [
         ("board", f"{status['model'] or '?'} ({', '.join(status['compatible'])})"),
         ("running", _running(status)),
-        *([("NPU kept by", _kept(status))] if status["kept_by"] else []),
-        *([("taken back by", _rivals(status))] if status["rivals"] else []),
+        *_npu(status),
         ("kernel", f"{status['kernel']}{_verdict(status['kernel_matches'])}"),
         ("device tree", _verdict(status["running_dtb_matches"]).strip(" ,") or "not compared"),
         *(("", difference) for difference in status["dtb_differences"]),
         ("userspace", "present" if status["userspace"] else "none in this generation"),
-        ("next boot", status["trial"] or status["good"] or "?"),
+        ("next boot", _next_boot(status)),
         ("previous", status["previous"] or "none"),
         *_integrity(status),
         *_lease(status["lease"]),
@@ -123,13 +122,30 @@ def status_text(status: StatusDocument) -> str:
     return "\n".join([status["host"], *(f"  {name.ljust(width)}  {text}" for name, text in rows)])
 
 
-def _rivals(status: StatusDocument) -> str:
-    names = " and ".join(status["rivals"])
-    return f"{names} (of a kernel update?), which U-Boot reads first: ./inv deploy --adopt again"
+def _npu(status: StatusDocument) -> list[tuple[str, str]]:
+    rows = []
+    if status["npu_on"] is not None:
+        rows.append(("NPU", "on" if status["npu_on"] else "off, by the running device tree"))
+    if status["kept_by"]:
+        keeper = status["kept_by"]
+        rows.append(
+            (
+                "NPU kept by",
+                f"{keeper}, for each kernel that it installs (deploy --undo takes it back)",
+            )
+        )
+    return rows
 
 
-def _kept(status: StatusDocument) -> str:
-    return f"{status['kept_by']}, for each kernel that it installs (deploy --undo takes it back)"
+def _next_boot(status: StatusDocument) -> str:
+    generation = status["trial"] or status["good"] or "?"
+    if not status["rivals"]:
+        return generation
+    return (
+        f"what {' and '.join(status['rivals'])} names (of a kernel update?), which U-Boot reads before "
+        f"npu-bsp's script: not generation {generation}, and with the distribution's device tree. "
+        "./inv deploy --adopt makes that the generation"
+    )
 
 
 def _running(status: StatusDocument) -> str:

@@ -15,6 +15,7 @@ from images.bundle.manifest import Manifest
 from . import trial
 from .checks import drift
 from .checks.recognise import opened, problem_of
+from .checks.switched_off import is_on
 from .plan import Facts
 from .session import Target, session
 from .transfer.agent import Agent, BoardRefusedError
@@ -51,6 +52,7 @@ class StatusDocument(TypedDict):
     log: list[str]
     kept_by: str | None
     rivals: list[str]
+    npu_on: bool | None
     boots_through_npu_bsp: bool
 
 
@@ -97,6 +99,7 @@ def status(target: Target) -> StatusDocument:
         "log": list(facts.log),
         "kept_by": facts.kept_by or None,
         "rivals": list(facts.rivals) if facts.boot_script else [],
+        "npu_on": is_on(facts.fdt, match.board),
         "boots_through_npu_bsp": facts.boot_script and good is not None,
     }
 

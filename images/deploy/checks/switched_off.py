@@ -43,6 +43,15 @@ def refuse_forced_on(
     switched_off.refuse_forced_on(running, sent, board, npu, host=host)
 
 
+def is_on(fdt: str | None, board: Board | None) -> bool | None:
+    """Whether a board's NPU and all that it needs are switched on in its running tree; None: not known."""
+    npu = npu_of(board) if board else None
+    tree = _tree(fdt)
+    if npu is None or tree is None or npu.node not in tree.nodes:
+        return None
+    return not unavailable(tree, npu)
+
+
 def _tree(packed: str | None) -> Tree | None:
     blob = decompress_fdt(packed)
     try:

@@ -5,6 +5,7 @@
 ``grub``: a whole tree beside grub.cfg, which a line of custom.cfg has GRUB hand to each kernel.
 ``u-boot-menu``: a whole tree below /boot, named by ``U_BOOT_FDT`` in a file of its own; extlinux.conf is
 written from that (u-boot-update), now and at each update of a kernel.
+``flash-kernel``: a whole tree below /etc/flash-kernel/dtbs, which it takes before the one of a kernel.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import base64
 import os
 
 from .boot_partition import replace
-from .files import flush, make_way, read, read_text, write_whole
+from .files import flush, make_way, names_in, read, read_text, write_whole
 from .frames import RefusedError
 
 TYPE_CHECKING = False  # see frames.py
@@ -37,6 +38,9 @@ _GRUB_LINE = (
 )
 _MENU_CONF = "etc/u-boot-menu/conf.d/zz-npu-bsp.conf"
 _MENU_TREE = "boot/npu-bsp.dtb"
+_MENU_PROGRAM = "usr/sbin/u-boot-update"
+_FLASH_TREES = "etc/flash-kernel/dtbs"
+_FLASH_PROGRAM = "usr/sbin/flash-kernel"
 _UPDATE_S = 120
 
 
@@ -61,6 +65,8 @@ def persist(board: Board, request: Record) -> Record:
             return {"changed": _named_in_text(board, way, content)}
         if way == "u-boot-menu":
             return {"changed": _u_boot_menu(board, content)}
+        if way == "flash-kernel":
+            return {"changed": _flash_kernel(board, content)}
         raise RefusedError(f"unknown way {way!r} to keep a device tree")
     except BaseException:
         unpersist(board)
@@ -82,9 +88,15 @@ def unpersist(board: Board) -> Record:
         make_way(board.at(_BEFORE))
     elif way == "u-boot-menu" and os.path.exists(board.at(_MENU_CONF)):
         make_way(board.at(_MENU_CONF))
-        _update(board)
+        _update(board, _MENU_PROGRAM)
         changed.append(f"{board.fat}/extlinux/extlinux.conf")
         make_way(board.at(_MENU_TREE))
+    elif way == "flash-kernel" and os.path.isdir(ours := board.at(f"{_FLASH_TREES}/{_NAME}")):
+        for name in names_in(ours):
+            make_way(f"{ours}/{name}")
+        os.rmdir(ours)
+        _update(board, _FLASH_PROGRAM)
+        changed.append(f"{board.fat}/dtb")
     board.settle()
     make_way(board.at(MARK))
     return {"changed": changed}
@@ -168,18 +180,32 @@ def _u_boot_menu(board: Board, tree: bytes) -> list[str]:
     flush(board.at("boot"))
     about = "# A device tree that npu-bsp tried; ./inv deploy --undo takes it back."
     write_whole(board.at(_MENU_CONF), f'{about}\nU_BOOT_FDT="/{_MENU_TREE}"\n'.encode())
-    _update(board)
+    _update(board, _MENU_PROGRAM)
     board.settle()
     return [board.at(_MENU_TREE), board.at(_MENU_CONF), f"{board.fat}/extlinux/extlinux.conf"]
 
 
-def _update(board: Board) -> None:
-    """Have u-boot-menu write extlinux.conf."""
+def _flash_kernel(board: Board, tree: bytes) -> list[str]:
+    link, trees = board.at("boot/dtb"), board.at(_FLASH_TREES)
+    where = os.readlink(link) if os.path.islink(link) else ""
+    if not where.startswith("dtbs/"):
+        raise RefusedError("flash-kernel has put no device tree at /boot/dtb")
+    name = os.path.basename(where)
+    others = [folder for folder, _, names in os.walk(trees) if name in names]
+    if set(others) - {f"{trees}/{_NAME}"}:
+        raise RefusedError(f"/{_FLASH_TREES} has a {name} already, which flash-kernel takes")
+    os.makedirs(f"{trees}/{_NAME}", exist_ok=True)
+    write_whole(f"{trees}/{_NAME}/{name}", tree)
+    _update(board, _FLASH_PROGRAM)
+    board.settle()
+    return [f"{trees}/{_NAME}/{name}", link]
+
+
+def _update(board: Board, program: str) -> None:
+    """Have the distribution write what U-Boot reads."""
     import subprocess
 
-    done = subprocess.run(
-        [board.at("usr/sbin/u-boot-update")], capture_output=True, timeout=_UPDATE_S, check=False
-    )
+    done = subprocess.run([board.at(program)], capture_output=True, timeout=_UPDATE_S, check=False)
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip()[-300:]
-        raise RefusedError(f"u-boot-update ended with {done.returncode}: {said}")
+        raise RefusedError(f"{os.path.basename(program)} ended with {done.returncode}: {said}")

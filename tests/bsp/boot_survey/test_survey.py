@@ -344,5 +344,7 @@ def test_who_keeps_a_tree() -> None:
     sourced = {"/boot/grub/grub.cfg": "source ${config_directory}/custom.cfg"}
     assert surveyed("grub-efi", files=sourced).keeper == "grub"
     assert surveyed("grub-efi", files={}).keeper == ""
+    assert surveyed("debian-flash-kernel").keeper == "flash-kernel"
+    assert surveyed("debian-flash-kernel-fat").keeper == ""
     assert surveyed("toradex").keeper == "toradex"
     assert surveyed("yocto-evk").keeper == ""

@@ -32,7 +32,7 @@ from images.deploy.onboard import adopt as onboard
 from images.deploy.onboard.board import Board as OnBoard
 from images.deploy.onboard.boot_files import EMPTY_RAM_DISK
 from images.deploy.onboard.files import write_whole
-from images.deploy.show import Shown
+from images.deploy.show import Shown, status_text
 from images.deploy.status import status
 from tests.support.fake_board import BOARD_MARKS, RELEASE, FakeBoard
 from tests.support.fake_boot import boot_old_way, compile_dtb, tree_source
@@ -161,7 +161,12 @@ def test_a_kernel_update_that_takes_the_boot_back_is_noticed(stock: FakeBoard) -
     (folder / "extlinux.conf").write_text("default new\n")
     with pytest.raises(UserError, match=r"extlinux\.conf .*which U-Boot takes before"):
         in_place.deploy_dtb(stock.target(), board=None, dtb=stock.root / "boot/old.dtb")
+    shown = status_text(status(stock.target()))
+    assert re.search(
+        r"next boot +what extlinux/extlinux\.conf names .*: not generation \w+,", shown
+    )
     assert adopt(stock.target(), board=None).outcome == "confirmed"
+    assert "extlinux" not in status_text(status(stock.target()))
 
 
 def test_what_cannot_be_taken_over_is_refused(stock: FakeBoard) -> None:

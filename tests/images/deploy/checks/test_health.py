@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import base64
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from bsp.remote.inventory import Host
 from images.bundle.manifest import Bundle
 from images.deploy.boot import state
 from images.deploy.checks.health import Checks, checks_for, examine
+from images.deploy.checks.switched_off import is_on
 from images.deploy.deploy import deploy
 from images.deploy.session import session
 from tests.support.fake_board import BOARD_MARKS, FakeBoard, make_bundle
@@ -149,3 +152,15 @@ def test_quick_is_the_small_model_and_a_few_runs() -> None:
     asked = quick(SmokeTestRequest(model="m", delegate="cpu", runs=1, test="detect"))
     assert (asked.model, asked.runs, asked.delegate, asked.test) == ("m", 1, "cpu", "detect")
     assert quick(SmokeTestRequest(test="detect")).model != made.model
+
+
+def test_whether_the_npu_is_on_is_read_from_the_running_tree(tmp_path: Path) -> None:
+    def packed(status: str) -> str:
+        return base64.b64encode(zlib.compress(tree(tmp_path, status))).decode()
+
+    assert is_on(packed("okay"), npu_board()) is True
+    assert is_on(packed("disabled"), npu_board()) is False
+    assert is_on(None, npu_board()) is None
+    assert is_on(packed("okay"), None) is None
+    # The node of another NPU: this one's says nothing.
+    assert is_on(packed("okay"), load_board("imx8mp-evk")) is None

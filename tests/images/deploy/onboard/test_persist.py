@@ -173,29 +173,42 @@ def test_a_board_without_such_files_is_left_as_it_is(board: Board, way: str, say
     assert persist.kept_by(board) == ""
 
 
+def install(board: Board, package: str, program: str) -> Path:
+    """Have a package of Debian's in the board's folder, whose program runs with that as its root."""
+    root = Path(board.root)
+    scripts = Archive("trixie", "arm64").unpacked([package])
+    shutil.copytree(scripts, root, dirs_exist_ok=True, symlinks=True)
+    suite = Archive("trixie", run(["dpkg", "--print-architecture"]).text.strip())
+    (root / "bin").mkdir(exist_ok=True)
+    shutil.copy(suite.unpacked(["busybox-static"]) / "usr/bin/busybox", root / "bin/busybox")
+    for name in run([root / "bin/busybox", "--list"]).text.split():
+        if name != "busybox":
+            (root / "bin" / name).symlink_to("busybox")
+    # linux-base's, which lists what is in /boot.
+    versions = root / "bin/linux-version"
+    versions.write_text(
+        '#!/bin/sh\nfolder=; [ "$2" = --paths ] && folder=/boot/vmlinuz-\n'
+        "[ $1 = list ] && echo ${folder}6.12.1-arm64 || cat\n"
+    )
+    versions.chmod(0o755)
+    (root / "boot/vmlinuz-6.12.1-arm64").touch()
+    (root / "usr/lib/linux-image-6.12.1-arm64").mkdir(parents=True)
+    (root / "etc/fstab").write_text("/dev/mmcblk1p1 / ext4 defaults 0 1\n")
+    for name in ("dev", "tmp"):
+        (root / name).mkdir(exist_ok=True)
+    (root / "dev/null").touch()
+    at = root / program
+    at.rename(root / "usr/sbin/real")
+    at.write_text(f'#!/bin/sh\nexec unshare -r chroot {root} /usr/sbin/real "$@"\n')
+    at.chmod(0o755)
+    return at
+
+
 @pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="unshare is not installed")
 def test_debians_u_boot_menu_names_the_tree_for_each_kernel(board: Board) -> None:
-    root = Path(board.root)
-    suite = Archive("trixie", run(["dpkg", "--print-architecture"]).text.strip())
-    shutil.copytree(suite.unpacked(["u-boot-menu"]), root, dirs_exist_ok=True, symlinks=True)
-    (root / "bin").mkdir(exist_ok=True)
-    shutil.copy(suite.unpacked(["busybox-static"]) / "usr/bin/busybox", root / "bin/busybox")
-    for name in ("sh", "id", "cat", "sed", "head", "grep", "cmp", "rm", "mv", "mkdir", "stat"):
-        (root / "bin" / name).symlink_to("busybox")
-    # linux-base's, which lists what is in /boot.
-    versions = root / "bin/linux-version"
-    versions.write_text("#!/bin/sh\n[ $1 = list ] && echo /boot/vmlinuz-6.12.1-arm64 || cat\n")
-    versions.chmod(0o755)
-    (root / "boot/vmlinuz-6.12.1-arm64").touch()
-    trees = root / "usr/lib/linux-image-6.12.1-arm64"
-    trees.mkdir(parents=True)
-    (root / "etc/fstab").write_text("/dev/mmcblk1p1 / ext4 defaults 0 1\n")
-    program = root / "usr/sbin/u-boot-update"
-    program.rename(root / "usr/sbin/real")
-    program.write_text(f"#!/bin/sh\nexec unshare -r chroot {root} /usr/sbin/real\n")
-    program.chmod(0o755)
+    program = install(board, "u-boot-menu", "usr/sbin/u-boot-update")
     run([program])
     before = boot_files(board)
     assert b"fdtdir /usr/lib/linux-image-6.12.1-arm64/" in before["extlinux/extlinux.conf"]
@@ -208,3 +221,42 @@ def test_debians_u_boot_menu_names_the_tree_for_each_kernel(board: Board) -> Non
     assert boot_files(board) == changed
     persist.unpersist(board)
     assert boot_files(board) == before
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="unshare is not installed")
+def test_debians_flash_kernel_takes_the_tree_for_each_kernel(board: Board) -> None:
+    program = install(board, "flash-kernel", "usr/sbin/flash-kernel")
+    root = Path(board.root)
+    (root / "etc/flash-kernel/machine").write_text("A test board\n")
+    (root / "etc/flash-kernel/db").write_text(
+        "Machine: A test board\nKernel-Flavors: any\nMethod: generic\nDTB-Id: maker/board.dtb\n"
+    )
+    packaged = root / "usr/lib/linux-image-6.12.1-arm64/maker/board.dtb"
+    packaged.parent.mkdir()
+    packaged.write_bytes(b"the kernel's own")
+    with pytest.raises(RefusedError, match="no device tree at /boot/dtb"):
+        persist.persist(board, {"way": "flash-kernel", "content": CONTENT})
+    run([program])
+    tree = root / "boot/dtb"  # what its boot script loads
+    assert tree.read_bytes() == b"the kernel's own"
+
+    for _ in range(2):
+        persist.persist(board, {"way": "flash-kernel", "content": CONTENT})
+        assert tree.read_bytes() == b"what is kept"
+    (root / "boot/vmlinuz-6.13.0-arm64").touch()
+    versions = root / "bin/linux-version"
+    versions.write_text(versions.read_text().replace("6.12.1", "6.13.0"))
+    run([program, "6.13.0-arm64"])  # as an update of the kernel does
+    assert tree.resolve() == root / "boot/dtbs/6.13.0-arm64/maker/board.dtb"
+    assert tree.read_bytes() == b"what is kept"
+    shutil.copytree(packaged.parents[1], root / "usr/lib/linux-image-6.13.0-arm64")
+    persist.unpersist(board)
+    assert tree.read_bytes() == b"the kernel's own"
+    assert not (root / "etc/flash-kernel/dtbs/npu-bsp").exists()
+
+    (root / "etc/flash-kernel/dtbs/board.dtb").write_bytes(b"the administrator's")
+    with pytest.raises(RefusedError, match=r"has a board\.dtb already"):
+        persist.persist(board, {"way": "flash-kernel", "content": CONTENT})
+    assert persist.kept_by(board) == ""
