@@ -17,7 +17,7 @@ class Host:
         identity_file: private key to try first; None leaves it to the agent and the usual files.
         certificate_file: certificate of the user's key (``CertificateFile``); None is the one beside it.
         sudo: the user is an ordinary one, which may start a deployment's half on the board with sudo.
-        known_hosts: file of host keys; None is ``~/.ssh/known_hosts``.
+        known_hosts: file of host keys, which new ones go into; None: the user's own, as ``ssh`` has them.
         power: command (argument list) that resets the board, run on this machine; empty: there is none.
         board: name of the board's profile.
         console_log: file that the board's serial console is written to.
@@ -29,6 +29,8 @@ class Host:
         proxy_jump: host to go through (``ProxyJump``): a name, or ``user@address[:port]``.
         tags: words that ``--host tag:WORD`` finds it by; see groups.py.
         more_identity_files: private keys to try after ``identity_file``; ~/.ssh/config may name several.
+        more_known_hosts: files of host keys that are read after ``known_hosts``.
+        system_known_hosts: those of all users (``GlobalKnownHostsFile``); None: as ``ssh`` has them.
     """
 
     name: str
@@ -50,6 +52,8 @@ class Host:
     tags: tuple[str, ...] = ()
     more_identity_files: tuple[Path, ...] = ()
     revoked_host_keys: Path | None = None
+    more_known_hosts: tuple[Path, ...] = ()
+    system_known_hosts: tuple[Path, ...] | None = None
 
     @property
     def key_name(self) -> str:

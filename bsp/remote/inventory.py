@@ -176,7 +176,10 @@ def _from_record(path: Path) -> Host:
             record[key] = Path(record[key]) if record.get(key) else None
         for key in _LISTS:
             record[key] = tuple(record.get(key, ()))
-        record["more_identity_files"] = tuple(map(Path, record.get("more_identity_files", ())))
+        for key in ("more_identity_files", "more_known_hosts"):
+            record[key] = tuple(map(Path, record.get(key, ())))
+        system = record.get("system_known_hosts")
+        record["system_known_hosts"] = None if system is None else tuple(map(Path, system))
         return Host(**record)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} is broken: {error}", hint=f"rm {path}") from error
@@ -220,8 +223,10 @@ def _with_ssh_config(host: Host, *, already: frozenset[str]) -> Host:
         changes["more_identity_files"] = tuple(others)
     if host.certificate_file is None and certificates:
         changes["certificate_file"] = certificates[0]
-    if host.known_hosts is None:
-        changes["known_hosts"] = answer.known_hosts
+    if host.known_hosts is None and answer.known_hosts:
+        changes["known_hosts"], *others = answer.known_hosts
+        changes["more_known_hosts"] = tuple(others)
+    changes["system_known_hosts"] = answer.system_known_hosts
     changes["revoked_host_keys"] = host.revoked_host_keys or answer.revoked_host_keys
     if host.host_key_alias is None:
         changes["host_key_alias"] = answer.host_key_alias

@@ -25,26 +25,36 @@ from .host import Host
 
 _CERTIFICATE = "-cert-v01@openssh.com"
 _REVOCATION_LIST = b"SSHKRL\n\0"  # of OpenSSH, PROTOCOL.krl
-_SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
+# What OpenSSH reads where nobody names other files: ssh_config(5), UserKnownHostsFile, GlobalKnownHostsFile.
+_USER_FILES = ("known_hosts", "known_hosts2")
+_SYSTEM_FILES = (Path("/etc/ssh/ssh_known_hosts"), Path("/etc/ssh/ssh_known_hosts2"))
 
 
 class KnownHosts:
-    """The host keys that the user has accepted."""
+    """The host keys that are known of a host, from the files that ``ssh`` reads; any of them will do."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._file = host.known_hosts or Path.home() / ".ssh" / "known_hosts"
-        self._keys: dict[str, paramiko.PKey] = {}
+        files = [Path.home() / ".ssh" / name for name in _USER_FILES]
+        if host.known_hosts:
+            files = [host.known_hosts, *host.more_known_hosts]
+        self._file = files[0]  # new keys go there
+        self._keys: list[tuple[paramiko.PKey, Path]] = []
+        # Of the host's name without its port: good for a key that is there, no reason to refuse another.
+        self._keys_of_name: list[paramiko.PKey] = []
         self._revoked: set[str] = set()
         self._authorities: set[str] = set()
-        for line in _lines(_SYSTEM_KNOWN_HOSTS):
-            # Whatever file a user has for a host: what is revoked for all stays so.
-            if host.known_hosts is None or line.startswith("@revoked"):
-                self._read(line)
-        for line in _lines(self._file):
-            self._read(line)
+        system = _SYSTEM_FILES if host.system_known_hosts is None else host.system_known_hosts
+        for file in dict.fromkeys([*system, *files]):
+            for line in _lines(file):
+                self._read(line, file)
+        for file in set(_SYSTEM_FILES) - set(system):
+            # Whatever files a user has for a host: what is revoked for all stays so.
+            for line in _lines(file):
+                if line.startswith("@revoked"):
+                    self._read(line, file)
 
-    def _read(self, line: str) -> None:
+    def _read(self, line: str, file: Path) -> None:
         """Parse one line of a known_hosts file (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT)."""
         fields = line.split()
         marker = fields.pop(0) if fields and fields[0].startswith("@") else ""
@@ -57,18 +67,28 @@ class KnownHosts:
             plain = self._host.host_key_alias or self._host.address
             if _matches(names, self._host.key_name) or _matches(names, plain):
                 self._authorities.add(key)
-        elif not marker and _matches(names, self._host.key_name):
+        elif not marker:
+            of_host = _matches(names, self._host.key_name)
+            if not of_host and (
+                self._host.host_key_alias or not _matches(names, self._host.address)
+            ):
+                return
             # We offer no key type that paramiko lacks (ssh-dss), so the server cannot present such a key.
             # What else paramiko and cryptography raise is of damaged lines, which ssh skips as well.
             with contextlib.suppress(Exception):
-                self._keys[kind] = paramiko.PKey.from_type_string(kind, base64.b64decode(key))
+                found = paramiko.PKey.from_type_string(kind, base64.b64decode(key))
+                if of_host:
+                    self._keys.append((found, file))
+                else:
+                    self._keys_of_name.append(found)
 
     def preferred(self, offered: Iterable[str]) -> list[str]:
         """Order key types for the key exchange: types of which we have a key of this host come first."""
+        known = {key.get_name() for key, _ in self._keys}
 
         def rank(kind: str) -> int:
             base = "ssh-rsa" if kind.startswith("rsa-sha2") else kind
-            return 0 if base in self._keys else 1
+            return 0 if base in known else 1
 
         plain = sorted(offered, key=rank)
         return [f"{kind}{_CERTIFICATE}" for kind in plain if self._authorities] + plain
@@ -84,7 +104,7 @@ class KnownHosts:
         if blob is None or not blob.key_type.endswith(_CERTIFICATE) or not self._authorities:
             return False
         problem = self._certificate_problem(blob.key_type, blob.key_blob)
-        if problem and key.get_name() not in self._keys:
+        if problem and not any(each.get_name() == key.get_name() for each, _ in self._keys):
             raise UserError(
                 f"the certificate that {self._host.name} shows for its host key is not good: {problem}",
                 hint="have its host key signed anew: ssh-keygen -s CA -h -n NAME ...",
@@ -158,18 +178,20 @@ class KnownHosts:
             raise UserError(
                 f"the host key of {host.name} ({shown}) is marked as revoked in {lists}"
             )
-        remembered = self._keys.get(key.get_name())
-        if remembered is not None and remembered.asbytes() == key.asbytes():
+        remembered = [each for each, _ in self._keys] or self._keys_of_name
+        if any(each.asbytes() == key.asbytes() for each in remembered):
             return
         if self._keys:
             expected = ", ".join(
-                f"{name} {kept.fingerprint}" for name, kept in sorted(self._keys.items())
+                sorted({f"{each.get_name()} {each.fingerprint}" for each in remembered})
             )
+            files = dict.fromkeys(file for _, file in self._keys)
             raise UserError(
                 f"the host key of {host.name} ({host.address}:{host.port}) is not the remembered one: "
                 f"expected {expected}, found {shown}. This may be another machine, a reinstalled board, "
                 "or somebody in between",
-                hint=f"if the change is legitimate: ssh-keygen -f {self._file} -R '{host.key_name}'",
+                hint="if the change is legitimate: "
+                + "; ".join(f"ssh-keygen -f {file} -R '{host.key_name}'" for file in files),
             )
         if not accept_new_key:
             self._ask(shown)

@@ -41,7 +41,8 @@ class SshAnswer:
         user: ``User``, or the default that was asked with.
         identity_files: ``IdentityFile``, in order, tokens expanded; whether they exist was not looked at.
         certificate_files: ``CertificateFile``, likewise.
-        known_hosts: the first ``UserKnownHostsFile``.
+        known_hosts: the files of ``UserKnownHostsFile``; of which there is one at least.
+        system_known_hosts: those of ``GlobalKnownHostsFile``, which may be none.
         proxy_command: ``ProxyCommand``; never beside ``proxy_jump``.
         revoked_host_keys: ``RevokedHostKeys``.
     """
@@ -51,7 +52,8 @@ class SshAnswer:
     port: int
     identity_files: tuple[Path, ...] = ()
     certificate_files: tuple[Path, ...] = ()
-    known_hosts: Path | None = None
+    known_hosts: tuple[Path, ...] | None = None
+    system_known_hosts: tuple[Path, ...] | None = None
     host_key_alias: str | None = None
     proxy_jump: str | None = None
     proxy_command: str | None = None
@@ -237,7 +239,7 @@ def ask_ssh(name: str, *, user: str = "", port: int = 0, default_user: str) -> S
         # ssh takes the first value that it meets, so these are what it has where nobody says otherwise.
         # By them its built-in defaults are told from what was configured.
         lines += [f'User "{default_user}"', f"IdentityFile {_NOT_SET}"]
-        lines += [f"UserKnownHostsFile {_NOT_SET}"]
+        lines += [f"UserKnownHostsFile {_NOT_SET}", f"GlobalKnownHostsFile {_NOT_SET}"]
         asked = Path(folder) / "asked"
         asked.write_text("\n".join(lines) + "\n", encoding="utf-8")
         words = ["ssh", "-F", str(asked), "-G", "-T"]
@@ -326,20 +328,31 @@ def _parsed(name: str, text: str, given_user: str) -> SshAnswer:
         return tuple(dict.fromkeys(every))
 
     revoked = one("revokedhostkeys")
-    known_hosts = one("userknownhostsfile")
-    if known_hosts == _NOT_SET:
-        known_hosts = None
-    elif known_hosts and not Path(known_hosts).exists():
-        known_hosts = known_hosts.split()[0]  # several; one may have a blank in its name
-    elif known_hosts is None:
-        known_hosts = "/dev/null"  # "none": nothing is remembered
+
+    def files(keyword: str) -> tuple[Path, ...] | None:
+        """Several in one line, of which each may have blanks in its name; None where nobody names any."""
+        words = (one(keyword) or "").split()
+        if words == [_NOT_SET]:
+            return None
+        every: list[Path] = []
+        while words:
+            for count in range(len(words), 0, -1):
+                file = Path(_expand(" ".join(words[:count]), tokens)).expanduser()
+                if count == 1 or file.exists():
+                    break
+            every.append(file)
+            del words[:count]
+        return tuple(every)
+
+    known_hosts = files("userknownhostsfile")
     return SshAnswer(
         address,
         user,
         port,
         paths("identityfile"),
         paths("certificatefile"),
-        Path(_expand(known_hosts, tokens)).expanduser() if known_hosts else None,
+        known_hosts if known_hosts != () else (Path(os.devnull),),  # "none": nothing is remembered
+        files("globalknownhostsfile"),
         one("hostkeyalias"),
         one("proxyjump"),
         one("proxycommand"),

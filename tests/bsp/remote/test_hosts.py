@@ -250,7 +250,7 @@ def test_revocations_of_the_system_and_of_a_list_count(
     assert server.host.known_hosts
     key = " ".join(server.host.known_hosts.read_text().split()[1:3])
     for_all, listed, krl = tmp_path / "ssh_known_hosts", tmp_path / "list", tmp_path / "krl"
-    monkeypatch.setattr(known_hosts, "_SYSTEM_KNOWN_HOSTS", for_all)
+    monkeypatch.setattr(known_hosts, "_SYSTEM_FILES", (for_all,))
     for_all.write_text(f"@revoked * {key}\n")
     with pytest.raises(UserError, match="marked as revoked"):
         ssh.connect(server.host)

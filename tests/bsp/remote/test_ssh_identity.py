@@ -86,6 +86,65 @@ def test_a_name_of_ssh_config_is_enough(tmp_path: Path, server: LocalSshd) -> No
             says_hello(resolve("desk"))
 
 
+def test_files_of_host_keys_are_those_of_ssh(tmp_path: Path, server: LocalSshd) -> None:
+    """Several files, the system's, several keys of one type, the name without a port: as ssh takes them."""
+    right, wrong = public(tmp_path / "sshd/host_key"), public(make_key(tmp_path / "other"))
+    name, plain = f"[127.0.0.1]:{server.port}", "127.0.0.1"
+    cases = [
+        # first file, second file, the system's, whether it is good
+        ("", f"{name} {right}", "", True),
+        ("", "", f"{name} {right}", True),
+        (f"{name} {wrong}", f"{name} {right}", "", True),
+        (f"{name} {right}\n{name} {wrong}", "", "", True),
+        (f"{name} {wrong}", "", f"{name} {right}", True),
+        ("", "", f"{name} {wrong}", False),
+        ("", "", "", False),
+        (f"{name} {right}", f"@revoked * {right}", "", False),
+        (f"{plain} {right}", "", "", True),
+        (f"{plain} {wrong}", "", "", False),
+        (f"{plain} {right}", f"{name} {wrong}", "", False),
+    ]
+    for first, second, system, good in cases:
+        files = {"one file": first, "two": second, "global": system}
+        for file, content in files.items():
+            (tmp_path / file).write_text(content + "\n")
+        write_config(
+            tmp_path,
+            server,
+            UserKnownHostsFile=f'"{tmp_path}/one file" {tmp_path}/two',
+            GlobalKnownHostsFile=f"{tmp_path}/none {tmp_path}/global",
+            BatchMode="yes",
+        )
+        config = str(tmp_path / "ssh_config")
+        asked = subprocess.run(
+            ["ssh", "-F", config, "desk", "true"], capture_output=True, check=False
+        )
+        assert (asked.returncode == 0) == good, (first, second, system, asked.stderr)
+        if good:
+            assert says_hello(resolve("desk"))
+        else:
+            with pytest.raises(UserError, match="not known yet|not the remembered one|revoked"):
+                says_hello(resolve("desk"))
+
+
+def test_the_users_second_file_is_read(
+    tmp_path: Path, server: LocalSshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenSSH's default: ~/.ssh/known_hosts and known_hosts2; new keys go into the first."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ssh").mkdir()
+    line = f"[127.0.0.1]:{server.port} {public(tmp_path / 'sshd/host_key')}\n"
+    host = replace(server.host, known_hosts=None)
+    (tmp_path / ".ssh/known_hosts2").write_text(line)
+    assert says_hello(host)
+    (tmp_path / ".ssh/known_hosts2").write_text(f"@revoked * {line.split(' ', 1)[1]}{line}")
+    with pytest.raises(UserError, match="revoked"):
+        says_hello(host)
+    (tmp_path / ".ssh/known_hosts2").unlink()
+    ssh.connect(host, accept_new_key=True).close()
+    assert (tmp_path / ".ssh/known_hosts").read_text() == line
+
+
 def test_host_key_alias(tmp_path: Path, server: LocalSshd) -> None:
     known = tmp_path / "aliased"
     known.write_text(f"board-7 {public(tmp_path / 'sshd/host_key')}\n")
