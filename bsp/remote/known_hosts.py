@@ -25,7 +25,7 @@ from .host import Host
 
 _CERTIFICATE = "-cert-v01@openssh.com"
 _REVOCATION_LIST = b"SSHKRL\n\0"  # of OpenSSH, PROTOCOL.krl
-# What OpenSSH reads where nobody names other files: ssh_config(5), UserKnownHostsFile, GlobalKnownHostsFile.
+# What OpenSSH reads where nobody names other files (ssh_config(5)).
 _USER_FILES = ("known_hosts", "known_hosts2")
 _SYSTEM_FILES = (Path("/etc/ssh/ssh_known_hosts"), Path("/etc/ssh/ssh_known_hosts2"))
 

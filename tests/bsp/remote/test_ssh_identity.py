@@ -123,7 +123,7 @@ def test_files_of_host_keys_are_those_of_ssh(tmp_path: Path, server: LocalSshd) 
         if good:
             assert says_hello(resolve("desk"))
         else:
-            with pytest.raises(UserError, match="not known yet|not the remembered one|revoked"):
+            with pytest.raises(UserError, match=r"not known yet|not the remembered one|revoked"):
                 says_hello(resolve("desk"))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from tests.support.models.inputs import Model
 from userspace.npu.model import tflite_file as t
 
-WHILE, LESS, ADD = 119, 58, 0
+WHILE, LESS, ADD, RANDOM_UNIFORM = 119, 58, 0, 148
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,13 @@ def written(graphs: Sequence[Graph], signatures: Sequence[tuple[str, int]] = ())
     return t._aligned(builder)
 
 
-def loop(times: int = 2, *, dtype: str = "uint8") -> bytes:
-    """A convolution, and a second one that a loop runs some times over what came out of the first."""
+def loop(times: int = 2, *, dtype: str = "uint8", step: int = 1, draws: bool = False) -> bytes:
+    """A convolution, and a second one that a loop runs some times over what came out of the first.
+
+    Args:
+        step: what is added to the count of times; with 0 the loop never ends.
+        draws: the loop draws random numbers, too.
+    """
     main, condition, body = Model(1), Model(2), Model(3)
 
     def number(model: Model, name: str, value: int | None = None) -> int:
@@ -91,8 +96,11 @@ def loop(times: int = 2, *, dtype: str = "uint8") -> bytes:
     most, less = number(condition, "most", times), condition.tensor("less", (1,), "bool")
     condition.operators.append(t.Operator(LESS, (count, most), (less,), 0))
     now, given = number(body, "now"), features(body)
-    one, after = number(body, "one", 1), number(body, "after")
+    one, after = number(body, "one", step), number(body, "after")
     body.operators.append(t.Operator(ADD, (now, one), (after,), 11))
+    if draws:
+        size, drawn = number(body, "size", 1), body.tensor("drawn", (1,), "float32")
+        body.operators.append(t.Operator(RANDOM_UNIFORM, (size,), (drawn,), 0))
     return written(
         [
             Graph(main, [picture], [sink]),

@@ -6,6 +6,7 @@ A healthy machine does not fail because of them; damage beside them is still see
 
 from __future__ import annotations
 
+import platform
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,19 @@ import numpy as np
 import pytest
 
 from bsp.base.errors import UserError
+from tests.support.models import graphs
 from tests.support.models import inputs as m
 from tests.userspace.validate.test_compare import judged, record
 from tests.userspace.validate.test_model_inputs import picture as picture  # the fixture
 from tests.userspace.validate.test_model_inputs import run_model
+from userspace.npu.model.graph import read_model
 from userspace.npu.model.tflite_file import Operator
 from userspace.npu.validate.judge.verdict import settle_state
 
 pytestmark = pytest.mark.usefixtures("own_state")
 
 LOG, SUB, DIV, WHERE, GREATER, RNN, RANDOM_UNIFORM, RFFT2D = 73, 41, 42, 109, 61, 24, 148, 131
-ARG_MAX, GATHER = 56, 36
+ARG_MAX, GATHER, MUL = 56, 36, 18
 NAN = float("nan")
 
 
@@ -123,6 +126,7 @@ def test_a_model_with_a_state_is_compared_by_its_first_run(picture: Path) -> Non
     sink = net.tensor("y", (1, 8), "float32")
     options = (("int8", 0, 4),)  # TANH
     net.operators.append(Operator(RNN, (flat, weights, again, bias, state), (sink,), 7, options))
+    assert read_model(net.model(sink)).keeps_state
     document = run_model(net.model(sink), picture, runs=7, views=3)
     assert "keeps a state" in document["note"]
     assert document["verdict"] == "pass"
@@ -156,6 +160,27 @@ def test_random_numbers_cannot_be_compared(picture: Path) -> None:
     added = net.made(m.ADD, (net.features, drawn), options=11)
     with pytest.raises(UserError, match="draws random numbers"):
         run_model(net.model(added), picture)
+
+
+def test_random_numbers_in_a_loop_cannot_be_compared_either(picture: Path) -> None:
+    with pytest.raises(UserError, match="draws random numbers"):
+        run_model(graphs.loop(draws=True), picture)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere this division does not trap")
+def test_a_model_that_crashes_tflites_own_kernels_is_the_models_matter(picture: Path) -> None:
+    """The smallest number by -1: no row can be compared with anything, and a healthy machine failed."""
+    net = Maker()
+
+    def number(value: int) -> int:
+        return net.tensor("number", (1,), "int32", data=np.array([value]))
+
+    whole = net.made(m.CAST, (net.features,), options=37, dtype="int32")
+    zero = net.made(MUL, (whole, number(0)), options=21, dtype="int32")
+    least = net.made(m.ADD, (zero, number(-(2**31))), options=11, dtype="int32")
+    crash = net.made(DIV, (least, number(-1)), options=29, dtype="int32")
+    with pytest.raises(UserError, match="crashed with SIGFPE on TFLite's own portable kernels"):
+        run_model(net.model(crash), picture, delegate="cpu,teflon")
 
 
 # --- the comparison --------------------------------------------------------------------------
@@ -218,9 +243,15 @@ def test_the_first_run_counts_only_where_the_reference_changes() -> None:
         }
 
     steady = facts(None)
-    assert settle_state(steady) == ""
+    assert settle_state(steady, keeps_state=False) == ""
     assert steady["results"][0]["output"] is last  # a delegate whose outputs change has no state
-    changing = facts([first])
-    assert "keeps a state" in settle_state(changing)
-    assert [row["output"] for row in changing["results"]] == [first, first]
-    assert [row["views"] for row in changing["results"]] == [[], []]
+    # Variables may show late, as a counter's do: the reference makes few runs.
+    for changing, keeps_state in ((facts([first]), False), (facts(None), True)):
+        changing["results"][0]["unlike_first"] = 1
+        assert "keeps a state" in settle_state(changing, keeps_state=keeps_state)
+        assert changing["results"][0]["output"] == first
+        assert "unlike_first" not in changing["results"][0]
+        assert [row["views"] for row in changing["results"]] == [[], []]
+    alike = facts(None)
+    alike["results"][0]["first_outputs"] = None
+    assert settle_state(alike, keeps_state=True) == ""

@@ -36,6 +36,15 @@ def test_a_loop_runs_on_the_cpu(picture: Path) -> None:
     assert (document["verdict"], document["note"]) == ("pass", "")
 
 
+def test_a_loop_that_never_ends_is_the_models_matter(picture: Path) -> None:
+    """Before, each row was waited for, and a healthy machine failed."""
+    with pytest.raises(
+        UserError, match=r"did not end within 2 s on TFLite's own portable"
+    ) as caught:
+        run_model(graphs.loop(step=0), picture, timeout_s=2)
+    assert "a loop in it may never end" in caught.value.hint
+
+
 @pytest.mark.slow
 def test_of_several_signatures_it_is_said_which_is_not_run(picture: Path) -> None:
     document = run_model(graphs.two_signatures(), picture)

@@ -35,8 +35,10 @@ _LEAST_INPUTS = {
 # That run other graphs of the file.
 _CALLS = ("IF", "WHILE", "CALL", "CALL_ONCE", "STABLEHLO_WHILE", "STABLEHLO_COMPOSITE")
 _MOST_DIMENSIONS = 16  # runtimes take 8 at most
+# Operations on what is kept beside the tensors.
+_VARIABLES = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE")
 # Of a tensor.
-_SHAPE_SLOT, _SIGNATURE_SLOT = 0, 7
+_SHAPE_SLOT, _IS_VARIABLE_SLOT, _SIGNATURE_SLOT = 0, 5, 7
 
 _Found = TypeVar("_Found")
 
@@ -141,6 +143,7 @@ class Model:
             signatures.
         signatures: names of those that are of another graph than the first, which alone is run.
         inner: the operations of the other graphs, one graph after the other.
+        keeps_state: whether a graph has something that it keeps from run to run.
     """
 
     schema: int
@@ -150,6 +153,7 @@ class Model:
     graphs: int
     signatures: tuple[str, ...] = ()
     inner: tuple[Operation, ...] = ()
+    keeps_state: bool = False
 
     @property
     def calls(self) -> tuple[Operation, ...]:
@@ -179,8 +183,13 @@ def read_model(model: bytes, *, what: str = "the model") -> Model:
             for graph in table.tables(2)[1:]
             for operation in _operations(table, graph, _tensors(graph, buffers))
         )
+        kept = any(
+            tensor.number(_IS_VARIABLE_SLOT, "Bool")
+            for graph in table.tables(2)
+            for tensor in graph.tables(0)
+        ) or any(each.kind in _VARIABLES for each in (*operations, *inner))
         version = table.number(0, "Uint32")
-        return Model(version, operations, inputs, outputs, graphs, others, inner)
+        return Model(version, operations, inputs, outputs, graphs, others, inner, kept)
 
     return _read(model, what, whole)
 

@@ -193,10 +193,11 @@ def smoke_test(
         )
     given = model_check.given(inputs.model.path)
     _refuse_older_userspace(facts, given, host)
-    note = settle_state(facts)
+    content = inputs.model.path.read_bytes()
+    note = settle_state(facts, keeps_state=read_model(content).keeps_state)
     objects_of_rows = detect.read(facts, inputs.labels) if request.test == detect.NAME else None
     answer = models.answers().get((inputs.model.sha256, inputs.image.sha256))
-    sinks = read_sinks(inputs.model.path.read_bytes())
+    sinks = read_sinks(content)
     _refuse_useless(facts, sinks, inputs)
     expected = Expected(answer.top, answer.tolerance) if answer else None
     results = judge(
@@ -204,7 +205,7 @@ def smoke_test(
         inputs.labels,
         expected,
         min_delegated_share=min_delegated_share,
-        predictions=_predictions(facts, inputs.model.path.read_bytes()),
+        predictions=_predictions(facts, content),
         published=[figure for model, figure in published if model == inputs.model.name],
         npu_expected=npu_expected,
         sinks=sinks,

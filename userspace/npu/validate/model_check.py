@@ -50,7 +50,8 @@ def checked(inputs: models.Inputs, size: tuple[int, int] | None) -> models.Input
             f"no output of {inputs.model.name} depends on its inputs: whatever comes out proves nothing",
             hint=_OTHER_MODEL,
         )
-    if draws := next((each for each in model.operations if each.kind in _DRAWS), None):
+    run = (*model.operations, *(model.inner if model.calls else ()))
+    if draws := next((each for each in run if each.kind in _DRAWS), None):
         raise UserError(
             f"{inputs.model.name} draws random numbers ({draws.name}): no two of its runs can be compared",
             hint=_OTHER_MODEL,

@@ -80,8 +80,9 @@ class RunnerRow(TypedDict, total=False):
     ``error`` is there in place of times and outputs where it did not run to its end. ``views`` are the
     outputs for crops and flips of the picture, as ``OutputRecord.data``; ``answer`` and ``detections`` are
     added here, to rows of a detector. ``scored_views`` has what ``OutputRecord`` adds, for each view.
-    ``first_outputs``: of the first run, where those of the last one are others. ``lacks_portable``: an
-    operator for which other kernels than the portable ones had to run.
+    ``first_outputs``: of the first run, where those of the last one are others; ``unlike_first``: how many
+    of the later runs gave others. ``lacks_portable``: an operator for which other kernels than the portable
+    ones had to run.
     """
 
     delegate: str
@@ -104,6 +105,7 @@ class RunnerRow(TypedDict, total=False):
     output: OutputRecord
     other_outputs: list[OutputRecord]
     first_outputs: list[OutputRecord] | None
+    unlike_first: int
     lacks_portable: str
     answer: OutputRecord
     views: list[str]

@@ -206,19 +206,25 @@ def verdict(results: Sequence[RowResult]) -> str:
     return "pass" if any(row["status"] == "pass" for row in asked) else "skip"
 
 
-def settle_state(facts: RunnerDocument) -> str:
+def settle_state(facts: RunnerDocument, *, keeps_state: bool) -> str:
     """Have the first run's outputs compared where a model keeps something from run to run.
 
     The reference tells: its outputs are not the same after its last run, with the same input. Rows make
     different numbers of runs; crops of the picture would meet what earlier ones have left.
 
+    Args:
+        keeps_state: the model's file has variables: that the reference's few runs were alike says nothing
+            of the others' many.
+
     Returns:
         A note; "" where the model keeps nothing.
     """
     rows = facts["results"]
-    if not any(row["delegate"] == REFERENCE and row.get("first_outputs") for row in rows):
+    changing = [row for row in rows if row.get("unlike_first") or row.get("first_outputs")]
+    if not changing or not (keeps_state or any(row["delegate"] == REFERENCE for row in changing)):
         return ""
     for row in rows:
+        row.pop("unlike_first", None)
         if first := row.get("first_outputs"):
             row["output"], *row["other_outputs"] = first
         if "output" in row:
@@ -251,6 +257,7 @@ def _judge_row(
     problems = [
         _kernel_said(result["kernel_log"]) if result["kernel_log"] else "",
         "" if on_cpu else _not_delegated(row, facts["total_ops"], min_delegated_share, prediction),
+        _changes(row),
         *compared.problems,
         _unlike_expected(values, labels, expected),
     ]
@@ -318,6 +325,18 @@ def _without_answer(row: RunnerRow, facts: RunnerDocument, result: RowResult) ->
     if not parse_log(row.get("log", "")).graphs:
         changed |= {"delegated_ops": None, "partitions": None}  # it came to nothing
     return changed
+
+
+def _changes(row: RunnerRow) -> str:
+    """Say that a row's outputs are not those of its first run; "" where they are, or it has a state."""
+    unlike, runs = row.get("unlike_first"), len(row["runs_ms"])
+    if not unlike:
+        return ""
+    of_runs = "all later runs" if unlike == runs else f"{unlike} of {counted(runs, 'later run')}"
+    return (
+        f"the same input does not give the same outputs: those of {of_runs} are not the first one's, "
+        "and the model keeps no state"
+    )
 
 
 def _other_kernels(row: RunnerRow) -> str:

@@ -31,7 +31,7 @@ else:
     from delegation import count_operations, delegated
     from stage_error import StageError
 
-# The runs of the reference: nobody asks for its latency.
+# The runs of the reference, at least two in all: nobody asks for its latency.
 REFERENCE_RUNS = 3
 
 
@@ -136,12 +136,22 @@ def run_delegate(
     inputs = prepared.feed(picture)
     first_ms = prepared.invoke_ms()
     # Of a model that keeps a state from run to run, only these can be compared.
-    first_values = prepared.output_values()
+    first_values = last_values = prepared.output_values()
+    unlike_first = 0
+    changes = False
+
+    def look() -> None:
+        nonlocal last_values, unlike_first, changes
+        last_values = prepared.output_values()
+        changes = any(
+            one.shape != two.shape or one.tobytes() != two.tobytes()
+            for one, two in zip(first_values, last_values)  # noqa: B905 # one each
+        )
+        unlike_first += changes
+
     most = min(job.runs, REFERENCE_RUNS) if delegate == "cpu-reference" else job.runs
-    runs_ms = timed_runs(prepared.interpreter.invoke, most, job.budget)
-    last_values = prepared.output_values()
+    runs_ms = timed_runs(prepared.interpreter.invoke, most, job.budget, after=look)
     output, *other_outputs = prepared.output_records(last_values)
-    changes = [each.tobytes() for each in first_values] != [each.tobytes() for each in last_values]
     return {
         **prepared.delegated,
         "prepare_ms": prepared.prepare_ms,
@@ -152,6 +162,7 @@ def run_delegate(
         "output": output,
         "other_outputs": other_outputs,
         "first_outputs": prepared.output_records(first_values) if changes else None,
+        "unlike_first": unlike_first,
         "lacks_portable": prepared.lacks_portable,
         **prepared.view_records(picture, job.views, job.budget),
     }
@@ -173,14 +184,25 @@ def profile_delegate(
     return {**record, "one_job_a_submit": one_job}
 
 
-def timed_runs(invoke: Callable[[], Any], most: int, budget_s: float) -> list[float]:
-    """Return the milliseconds of each of up to ``most`` calls within a budget; one is always made."""
+def timed_runs(
+    invoke: Callable[[], Any],
+    most: int,
+    budget_s: float,
+    *,
+    after: Callable[[], Any] = lambda: None,
+) -> list[float]:
+    """Return the milliseconds of each of up to ``most`` calls within a budget; one is always made.
+
+    Args:
+        after: called after each of them, outside of what is timed.
+    """
     runs_ms: list[float] = []
     deadline = time.perf_counter() + budget_s
     while len(runs_ms) < most and (not runs_ms or time.perf_counter() < deadline):
         start = time.perf_counter()
         invoke()
         runs_ms.append(_milliseconds_since(start))
+        after()
     return runs_ms
 
 

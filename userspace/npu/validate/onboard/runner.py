@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import platform
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -49,6 +50,7 @@ else:
     from stage_error import StageError
 
 FORMAT = 1
+REFERENCE = "cpu-reference"
 STARTED_S = time.monotonic()
 
 # Loading the model without a delegate, on the slowest machine that is meant: the rows' own deadline is for
@@ -83,6 +85,26 @@ def check_model(module: Any, runtime: str, model: bytes) -> list[dict[str, Any]]
         message = f"{runtime} {error['message']} while it loaded this model, without any delegate"
         raise StageError("model", message, "the model is broken or too large: give another one")
     raise StageError(error["stage"], error["message"], error.get("hint", ""))
+
+
+def refuse_unjudged(row: dict[str, Any], runtime: str) -> None:
+    """Raise a StageError where a model ends, or never ends, TFLite's own portable kernels.
+
+    Then there is nothing to compare with, and what other rows do may be the model's fault as well. A kernel
+    that the processor lacks instructions for, and one that took too much memory, are the machine's.
+    """
+    error = row.get("error")
+    if error is None or row.get("signal") in (signal.SIGILL, signal.SIGKILL):
+        return
+    which = f"TFLite's own portable kernels ({runtime}, no delegate)"
+    nothing = "there is nothing that a row could be compared with"
+    if error["stage"] == "crash":
+        message = f"this model {error['message']} on {which}: {nothing}"
+        raise StageError("model", message, loading.OTHER_HINT)
+    if error["stage"] == "time":
+        message = f"this model {error['message']} on {which}: {nothing}"
+        hint = "give more time (--timeout SECONDS), or another model: a loop in it may never end"
+        raise StageError("model", message, hint)
 
 
 def run_row(
@@ -139,10 +161,13 @@ def run(job: argparse.Namespace) -> dict[str, Any]:
     inputs = check_model(module, runtime, model)
     devices = npu_devices()
     unsafe = next((f"{each['node']} {each['unsafe']}" for each in devices if "unsafe" in each), "")
-    results = []
-    for delegate in job.delegate:
+    rows = {}
+    # The reference first: without it, the others need not be waited for.
+    for delegate in sorted(job.delegate, key=lambda each: each != REFERENCE):
         sys.stderr.write(f"running {delegate}\n")
-        results.append(run_row(module, job, model, picture, delegate, unsafe))
+        rows[delegate] = run_row(module, job, model, picture, delegate, unsafe)
+        if delegate == REFERENCE:
+            refuse_unjudged(rows[delegate], runtime)
     return {
         "format": FORMAT,
         "runtime": runtime,
@@ -156,7 +181,7 @@ def run(job: argparse.Namespace) -> dict[str, Any]:
         "total_ops": operations,
         "inputs": inputs,
         "npu_devices": devices,
-        "results": results,
+        "results": [rows[delegate] for delegate in job.delegate],
         # From this program's start; what the rows took is in them.
         "seconds": time.monotonic() - STARTED_S,
     }
