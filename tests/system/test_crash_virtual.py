@@ -17,13 +17,13 @@ def _own_state(own_state: Path) -> None:
     pass
 
 
-LIKE = {"armbian": "like:khadas-vim3", "extlinux-fat": "like:khadas-vim3"}
+LIKE = dict.fromkeys(("armbian", "extlinux-ext4", "extlinux-fat", "grub-efi"), "like:khadas-vim3")
 """Layouts that are recorded: U-Boot reads ext4, where a trial is a raw sector, or FAT."""
 
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
-    ("layout", "points", "boot"), [("", 3000, 3), ("armbian", 2000, 0), ("extlinux-fat", 2000, 0)]
+    ("layout", "points", "boot"), [("", 3000, 3), *((name, 2000, 0) for name in LIKE)]
 )
 def test_no_state_is_unbootable(layout: str, points: int, boot: int) -> None:
     report = crash_test(points=points, boot=boot, layout=layout, uboot=LIKE.get(layout, ""))

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """How a board boots before it is ours, and after it was given back: judged on its FAT boot partition.
 
-U-Boot looks for ``extlinux/extlinux.conf``, then for ``boot.scr``; a board whose ``bootcmd`` goes on after
-that loads ``Image`` by name. The old way boots if all that the factory disk had there is as it was; only
-what says how to boot may lie under the name that adoption gives it (images/deploy/onboard/adopt.py).
+U-Boot looks for ``extlinux/extlinux.conf``, then for ``boot.scr``; then it starts an EFI program, or, where
+its ``bootcmd`` goes on like that, loads ``Image`` by name. The old way boots if all that the factory disk
+had there is as it was; only what says how to boot may lie under the name that adoption gives it
+(images/deploy/onboard/adopt.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from images.deploy.onboard.script_image import script_text
 
 EXTLINUX = "extlinux/extlinux.conf"
 SCRIPT = "boot.scr"
+EFI_PROGRAM = "EFI/BOOT/BOOTAA64.EFI"
 KEPT = {EXTLINUX: "extlinux/before-npu-bsp.conf", SCRIPT: "boot-before-npu-bsp.scr"}
 
 Reader = Callable[[str], bytes]
@@ -33,8 +35,10 @@ class OldWay:
 
     @property
     def by_name(self) -> bool:
-        """Whether U-Boot loads ``Image`` by its name where it finds neither configuration nor script."""
-        return "Image" in self.files and SCRIPT not in self.files and EXTLINUX not in self.files
+        """Whether U-Boot starts something by its name where it finds neither configuration nor script."""
+        if SCRIPT in self.files or EXTLINUX in self.files:
+            return False
+        return "Image" in self.files or EFI_PROGRAM in self.files
 
     def first(self, read: Reader) -> First:
         """Return whose way U-Boot finds first."""

@@ -18,7 +18,6 @@ from bsp.qemu.base_dtb import base_dtb
 from images.disk import Disk, build_disk
 from virtual.boards.way import Way, way_named
 from virtual.layouts.disk import build_layout, places
-from virtual.layouts.layout import LAYOUTS
 
 from .disk_state import OUR_PLACES, Places
 from .ext4_boot import old_way_on_ext4
@@ -66,12 +65,15 @@ def recorded(layout: str, uboot: str = "") -> Recorded:
     if way.layout is None:
         disk = build_disk(board, kernel_named(board.kernel), base_dtb(board))
         return Recorded(board, way, disk)
-    if way.layout.fat and way.layout.fat.esp:
-        judged = [each.name for each in LAYOUTS.values() if not each.fat or not each.fat.esp]
+    if (
+        way.layout.fat
+        and way.layout.fat.esp
+        and (not way.like or way.like.boots_by != "distro_bootcmd")
+    ):
         raise UserError(
-            f"states of --layout {layout} cannot be judged: only those where U-Boot itself looks for "
-            "configurations and scripts",
-            hint="--layout " + " | ".join(judged),
+            f"--layout {layout} cannot be adopted with this U-Boot, which starts EFI programs before it "
+            "looks for scripts: there is nothing to record",
+            hint=f"--layout {layout} --uboot like:khadas-vim3",
         )
     kernel = kernel_named(way.kernel(board, board.kernel))
     disk = build_layout(way.layout, board, kernel, base_dtb(board))

@@ -36,6 +36,7 @@ CONF = {
 }
 SCRIPTED = {SCRIPT: script_image("booti ${kernel_addr_r}\n"), "Image.gz": b"kernel" * 2000}
 NAMED = {"Image": b"kernel" * 2000, "virtual.dtb": b"tree" * 100}
+BY_EFI = {"EFI/BOOT/BOOTAA64.EFI": b"GRUB" * 2000, "EFI/debian/grub.cfg": b"configfile\n"}
 
 
 Chooser = Callable[[Path, dict[str, bytes], dict[str, bytes]], Choice]
@@ -128,9 +129,12 @@ def test_renamed_before_our_script_is_there(
         assert "neither" in choice(tmp_path / str(number), factory, files).problem
 
 
-def test_without_a_script_image_is_loaded_by_name(tmp_path: Path, choice: Chooser) -> None:
+@pytest.mark.parametrize("factory", [NAMED, BY_EFI], ids=["image", "efi"])
+def test_without_a_script_what_has_a_name_of_its_own_is_started(
+    factory: dict[str, bytes], tmp_path: Path, choice: Chooser
+) -> None:
     torn = slots.boot_script("virtual-a311d")[:700]
-    assert choice(tmp_path, NAMED, {**NAMED, SCRIPT: torn}) == Choice("old", "", "")
+    assert choice(tmp_path, factory, {**factory, SCRIPT: torn}) == Choice("old", "", "")
 
 
 def test_an_empty_file_of_the_old_way_is_one(tmp_path: Path) -> None:
@@ -223,9 +227,9 @@ def test_without_the_comparison_somebody_elses_sector_is_overwritten(tmp_path: P
 
 
 def test_what_cannot_be_recorded_is_refused() -> None:
-    with pytest.raises(UserError, match="cannot be judged") as raised:
+    with pytest.raises(UserError, match="starts EFI programs before") as raised:
         recorded("grub-efi")
-    assert "extlinux-fat" in raised.value.hint
+    assert "--uboot like:khadas-vim3" in raised.value.hint
     with pytest.raises(UserError, match="no layout 'armbien'"):
         recorded("armbien")
     with pytest.raises(UserError, match="a board of ours needs none"):
