@@ -25,7 +25,8 @@ class Target:
 
     Attributes:
         timeout_s: how long the board may take to come up with the trial.
-        recovery_s: how long it may then take to come back with the old generation.
+        recovery_s: how long it may then take to come back with the old generation, which may have a file
+            system to check first.
         check_health: whether what the profile and the inventory ask for is checked before confirming.
         keep: how many generations stay on the board; None: what the inventory says, else two.
         verify: re-hash every deployed file instead of trusting the board's manifest.
@@ -42,7 +43,7 @@ class Target:
 
     host: Host
     timeout_s: float = 180.0
-    recovery_s: float = 180.0
+    recovery_s: float = 300.0
     accept_new_key: bool = False
     check_health: bool = True
     keep: int | None = None
