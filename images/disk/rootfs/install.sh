@@ -4,7 +4,7 @@
 # Runs on the host, inside mmdebstrap, which has mounted /proc and /sys in $1.
 #
 # What can run natively does: unpacking is the host's dpkg-deb, tar and dpkg. Only the packages' own
-# scripts run under qemu-user, chrooted into $1. They are what takes the time, so three of the things
+# scripts run under qemu-user, chrooted into $1. They are what takes the time, so four of the things
 # they do that a board has no use for are kept short: see "short cuts".
 set -eu
 
@@ -67,12 +67,19 @@ for file in "$root"/usr/lib/python3.*/py_compile.py; do
         cat "$file.kept"
     } >"$file"
 done
-# (The third: /usr/lib/udev/hwdb.d is left out, so that udev has no hardware database to compile.)
+# A RAM disk: the kernel's script makes it (-c), and initramfs-tools would make the same again at the end (-u).
+for file in "$root"/usr/sbin/update-initramfs; do
+    [ -e "$file" ] || continue
+    cp -p "$file" "$file.kept"
+    sed '1a [ "$*" = -u ] && exit' "$file.kept" >"$file"
+done
+# (The fourth: /usr/lib/udev/hwdb.d is left out, so that udev has no hardware database to compile.)
 
 DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true LC_ALL=C \
     chroot "$root" dpkg --force-unsafe-io --configure --pending
 
-for file in "$root"/usr/lib/python3.*/py_compile.py.kept; do
+for file in "$root"/usr/lib/python3.*/py_compile.py.kept "$root"/usr/sbin/update-initramfs.kept; do
+    [ -e "$file" ] || continue
     mv "$file" "${file%.kept}"
 done
 rm -f "$root"/etc/ssh/ssh_host_* "$root/etc/hostname" "$root/etc/resolv.conf"
