@@ -135,7 +135,7 @@ class _Subject:
 
     @classmethod
     def read(cls, name: str) -> _Subject:
-        content = models.find(name, "model").path.read_bytes()
+        content = models.model_named(name).path.read_bytes()
         read_model(content, what=name)
         try:
             values, words = given(content, (), models.find(_PICTURE, "image").path)

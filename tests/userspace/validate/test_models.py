@@ -189,6 +189,14 @@ def test_unknown_names(name: str, kind: str, said: str) -> None:
     assert "known: " in caught.value.hint
 
 
+@pytest.mark.parametrize("name", ["npu-bsp-digits", "npu-bsp-squares"])
+def test_the_projects_own_models_have_names(name: str) -> None:
+    with pytest.raises(UserError) as caught:
+        models.model_named(f"{name}s")
+    assert name in caught.value.hint  # which can be followed
+    assert models.model_named(name).name == name
+
+
 def test_every_listed_file_can_be_known() -> None:
     catalogue = models.catalogue()
     assert catalogue.default_model in catalogue.names("model")

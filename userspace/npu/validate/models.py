@@ -158,6 +158,15 @@ def choose(model: str | None, image: str | None, *, detector: bool = False) -> I
     return Inputs(chosen, picture, labels, note)
 
 
+def model_named(name: str) -> File:
+    """Return a model by its name in the catalogue, the name of one of the project's own, or its path.
+
+    Raises:
+        UserError, InfrastructureError: as ``find``.
+    """
+    return _named(name, _OWN_DETECTOR)  # which accepts all of the project's own
+
+
 def _named(model: str, own: _Own) -> File:
     return _made(model) if model in own.accepted else find(model, "model")
 
