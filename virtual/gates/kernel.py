@@ -15,7 +15,6 @@ import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from bsp.base.errors import BspError, UserError
 from bsp.base.output import table
@@ -32,6 +31,7 @@ from userspace.npu.validate.label_image import SmokeTestRequest as SmokeRequest
 from userspace.npu.validate.smoke import smoke_test
 
 from ..boards import boards
+from .records import KernelGateDocument, KernelRow, KernelRun
 
 FORMAT = 1
 LARGE_MODEL = "mobilenet_v1_0.25_128_quant"
@@ -84,7 +84,7 @@ def plan(kernel: str, board: str, invokes: int) -> Plan:
     return Plan(tuple(names) if board == "all" else (board,), kernel or None, invokes)
 
 
-def gate(planned: Plan) -> dict[str, Any]:
+def gate(planned: Plan) -> KernelGateDocument:
     """Run the gate and return its document; ``verdict`` is ``good`` or ``not good``.
 
     Raises:
@@ -113,12 +113,12 @@ def gate(planned: Plan) -> dict[str, Any]:
     }
 
 
-def examine(name: str, host: Host, invokes: int) -> dict[str, Any]:
+def examine(name: str, host: Host, invokes: int) -> KernelRow:
     """Run models on a board that is up, and return its row: results, and the kernel's complaints."""
     release = _said(host, "uname", "-r").strip()
     before = _log(host)
     problems: list[str] = []
-    runs: list[dict[str, Any]] = []
+    runs: list[KernelRun] = []
     if "etnaviv has been instantiated on a NPU" not in before:
         problems.append("etnaviv has not bound to the NPU")
     else:
@@ -142,7 +142,7 @@ def complaints(log: str) -> list[str]:
     ]
 
 
-def text_of(document: dict[str, Any]) -> str:
+def text_of(document: KernelGateDocument) -> str:
     """Return the document for people."""
     rows = [
         (
@@ -164,10 +164,10 @@ def text_of(document: dict[str, Any]) -> str:
 def _row(
     name: str,
     release: str,
-    runs: Sequence[dict[str, Any]],
+    runs: Sequence[KernelRun],
     problems: Sequence[str],
     complained: Sequence[str],
-) -> dict[str, Any]:
+) -> KernelRow:
     return {
         "board": name,
         "kernel": release,
@@ -179,7 +179,7 @@ def _row(
     }
 
 
-def _runs(host: Host, model: str, count: int, problems: list[str]) -> dict[str, Any]:
+def _runs(host: Host, model: str, count: int, problems: list[str]) -> KernelRun:
     """Run a model so often; add what is wrong with the results to ``problems``."""
     request = SmokeRequest(
         delegate="teflon",

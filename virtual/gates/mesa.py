@@ -32,6 +32,7 @@ from .build import BuiltModel, build
 from .cases import sweep as chosen_cases
 from .model_runner import reference, tflite_runtime
 from .packages import Delegate, find_delegate, named_delegate
+from .records import ChangeRecord, KindRecord, MesaGateDocument, OutcomeRecord, PackageRecord
 from .sweep import CRASHES, GOOD, HANGS, REFUSED, WRONG, Outcome
 
 FORMAT = 1
@@ -62,7 +63,7 @@ class GateRequest:
     mesa: str = ""
 
 
-def gate(request: GateRequest) -> dict[str, Any]:
+def gate(request: GateRequest) -> MesaGateDocument:
     """Run the gate and return its document; ``verdict`` is ``good``, ``not good`` or ``worse``.
 
     Raises:
@@ -74,16 +75,16 @@ def gate(request: GateRequest) -> dict[str, Any]:
     delegate = find_delegate(named)
     other = find_delegate(request.against) if request.against else None
     outcomes = _swept(delegate, npus, request)
-    document: dict[str, Any] = {
+    kinds = kinds_of(outcomes)
+    document: MesaGateDocument = {
         "format": FORMAT,
         "package": _described(delegate),
         "npus": [PREFIX + npu for npu in npus],
         "quick": request.quick,
-        "kinds": kinds_of(outcomes),
+        "kinds": kinds,
         "cases": outcomes,
+        "verdict": "not good" if any(kind["verdict"] in _WORST for kind in kinds) else "good",
     }
-    bad = [kind for kind in document["kinds"] if kind["verdict"] in _WORST]
-    document["verdict"] = "not good" if bad else "good"
     if other:
         before = _swept(other, npus, request)
         changes = changes_of(before, outcomes)
@@ -99,12 +100,12 @@ def gate(request: GateRequest) -> dict[str, Any]:
     return document
 
 
-def kinds_of(outcomes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def kinds_of(outcomes: Sequence[OutcomeRecord]) -> list[KindRecord]:
     """Return a verdict for each NPU and kind of operation: the worst of its cases."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, str], list[OutcomeRecord]] = {}
     for outcome in outcomes:
         groups.setdefault((outcome["npu"], outcome["kind"]), []).append(outcome)
-    verdicts = []
+    verdicts: list[KindRecord] = []
     for (npu, kind), members in sorted(groups.items()):
         counts = {
             status: sum(member["status"] == status for member in members)
@@ -120,7 +121,11 @@ def kinds_of(outcomes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "npu": PREFIX + npu,
                 "kind": kind,
                 "verdict": verdict,
-                **counts,
+                "good": counts[GOOD],
+                "wrong": counts[WRONG],
+                "refused": counts[REFUSED],
+                "crashes": counts[CRASHES],
+                "hangs": counts[HANGS],
                 "blame": sorted({member["blame"] for member in bad if member["blame"]}),
                 "evidence": list(dict.fromkeys(member["evidence"] for member in bad))[:3],
                 "examples": [member["name"] for member in bad[:3]],
@@ -132,12 +137,12 @@ def kinds_of(outcomes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def changes_of(
-    before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]
-) -> list[dict[str, Any]]:
+    before: Sequence[OutcomeRecord], after: Sequence[OutcomeRecord]
+) -> list[ChangeRecord]:
     """Return what became better, worse or other between two sweeps of the same cases."""
     rank = {GOOD: 0, REFUSED: 1, WRONG: 2, HANGS: 3, CRASHES: 3}
     old = {(each["npu"], each["name"]): each for each in before}
-    changes = []
+    changes: list[ChangeRecord] = []
     for outcome in after:
         was = old.get((outcome["npu"], outcome["name"]))
         if was is None or was["status"] == outcome["status"]:
@@ -162,14 +167,14 @@ def changes_of(
     return changes
 
 
-def text_of(document: dict[str, Any]) -> str:
+def text_of(document: MesaGateDocument) -> str:
     """Return the document for people."""
     package = document["package"]
     lines = [f"Mesa {package['version']} ({package['origin']}): {document['verdict']}", ""]
     rows = []
     for kind in document["kinds"]:
-        total = sum(kind[status] for status in (GOOD, WRONG, REFUSED, CRASHES, HANGS))
-        count = f"{kind[GOOD]}/{total}"
+        others = kind["wrong"] + kind["refused"] + kind["crashes"] + kind["hangs"]
+        count = f"{kind['good']}/{kind['good'] + others}"
         rows.append(
             (
                 kind["npu"].removeprefix(PREFIX),
@@ -197,7 +202,8 @@ def text_of(document: dict[str, Any]) -> str:
             lines.append("  nothing changed")
         counted: dict[tuple[str, ...], int] = {}
         for change in against["changes"]:
-            key = tuple(change[name] for name in ("npu", "kind", "before", "after", "change"))
+            verdicts = (change["before"], change["after"], change["change"])
+            key = (change["npu"], change["kind"], *verdicts)
             counted[key] = counted.get(key, 0) + 1
         rows = [
             (npu.removeprefix(PREFIX), kind, f"{before} -> {after}", change, str(count))
@@ -217,7 +223,7 @@ def _wrapped(text: str) -> list[str]:
     return filled(text, first="  ", rest="    ").splitlines()
 
 
-def _described(delegate: Delegate) -> dict[str, str]:
+def _described(delegate: Delegate) -> PackageRecord:
     return {
         "version": delegate.version,
         "upstream": delegate.upstream,
@@ -225,9 +231,9 @@ def _described(delegate: Delegate) -> dict[str, str]:
     }
 
 
-def _swept(delegate: Delegate, npus: Sequence[str], request: GateRequest) -> list[dict[str, Any]]:
+def _swept(delegate: Delegate, npus: Sequence[str], request: GateRequest) -> list[OutcomeRecord]:
     """Return the outcomes of a sweep, from the cache if nothing that they hang on has changed."""
-    documents: list[dict[str, Any]] = []
+    documents: list[OutcomeRecord] = []
     missing = []
     for npu in npus:
         place = _cached(delegate, npu, request.quick)
@@ -281,7 +287,7 @@ def source_digest() -> str:
 
 def _sweep_one(
     delegate: Delegate, npu: str, request: GateRequest, progress: _Progress
-) -> list[dict[str, Any]]:
+) -> list[OutcomeRecord]:
     cases = chosen_cases(quick=request.quick)
     names = _QUICK_MODELS if request.quick else _MODELS
     total = len(cases) + len(names)

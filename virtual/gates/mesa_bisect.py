@@ -37,6 +37,7 @@ from .mesa import changes_of
 from .model_runner import model_runner, reference, tflite_runtime
 from .noted_jobs import first_change, jobs_of
 from .packages import from_built
+from .records import BisectDocument, ChangeRecord, CommitRecord, OutcomeRecord
 from .sweep import Outcome, Runner
 
 FORMAT = 1
@@ -67,9 +68,9 @@ class BisectRequest:
 class Bisected(Result):
     """The first bad commit, or the commits among which it is."""
 
-    contents: dict[str, Any]
+    contents: BisectDocument
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> BisectDocument:
         """What ``--json`` prints."""
         return self.contents
 
@@ -124,10 +125,10 @@ class _Bench:
     npus: list[str]
     subjects: list[_Subject]
     builds: dict[str, BuiltMesa] = field(default_factory=dict)
-    outcomes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    outcomes: dict[str, list[OutcomeRecord]] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
 
-    def test(self, commit: str) -> list[dict[str, Any]] | None:
+    def test(self, commit: str) -> list[OutcomeRecord] | None:
         """Build a commit and run the models; None where it does not build."""
         if commit in self.outcomes:
             return self.outcomes[commit]
@@ -144,7 +145,7 @@ class _Bench:
             self.outcomes[commit] = self._run(built)
         return self.outcomes[commit]
 
-    def _run(self, built: BuiltMesa) -> list[dict[str, Any]]:
+    def _run(self, built: BuiltMesa) -> list[OutcomeRecord]:
         outcomes: list[Outcome] = []
         with model_runner(from_built(built), timeout_s=self.request.timeout_s) as models:
             runner = Runner(models)
@@ -157,10 +158,10 @@ class _Bench:
                 ]  # fmt: skip
         return [outcome.document() for outcome in outcomes]
 
-    def first_job(self, good: str, bad: str, change: dict[str, Any]) -> str:
+    def first_job(self, good: str, bad: str, change: ChangeRecord) -> str:
         """Return what the first job is that two commits make otherwise of a model."""
         subject = next(each for each in self.subjects if each.name == change["name"])
-        npu = str(change["npu"]).removeprefix(PREFIX)
+        npu = change["npu"].removeprefix(PREFIX)
         jobs = []
         for commit in (good, bad):
             with model_runner(from_built(self.builds[commit]), warm=False) as models:
@@ -214,18 +215,18 @@ def _search(bench: _Bench, good: str, bad: str) -> str:
     return first_bad[1]
 
 
-def _is_worse(bench: _Bench, good: str, outcomes: list[dict[str, Any]]) -> bool:
+def _is_worse(bench: _Bench, good: str, outcomes: list[OutcomeRecord]) -> bool:
     return any(each["change"] == "worse" for each in changes_of(bench.outcomes[good], outcomes))
 
 
-def _found(bench: _Bench, good: str, bad: str, commit: str) -> dict[str, Any]:
+def _found(bench: _Bench, good: str, bad: str, commit: str) -> BisectDocument:
     """Return the document: the commit, what it changed, and in which job."""
     last = commit or bad
     parent = _git(bench.clone, "rev-parse", f"{last}^").text.strip()
     before = parent if parent in bench.builds else good
     changes = changes_of(bench.outcomes[good], bench.outcomes[last])
     change = next(each for each in changes if each["change"] == "worse")
-    candidates = []
+    candidates: list[CommitRecord] = []
     if not commit:
         listed = _git(bench.clone, "rev-list", "--reverse", f"{good}..{bad}").text.split()
         hashes = [each for each in listed if each in bench.skipped] + [bad]
@@ -288,7 +289,7 @@ def _ends(source: Path, commits: str) -> tuple[str, str]:
     return resolved[0], resolved[1]
 
 
-def _end(bench: _Bench, commit: str, word: str) -> list[dict[str, Any]]:
+def _end(bench: _Bench, commit: str, word: str) -> list[OutcomeRecord]:
     outcomes = bench.test(commit)
     if outcomes is None:
         raise UserError(

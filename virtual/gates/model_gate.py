@@ -30,6 +30,7 @@ from ..npu.taken import not_in_the_main_graph
 from .mesa import source_digest
 from .model_runner import reference
 from .packages import SUITES, Delegate, find_delegate
+from .records import ModelGateDocument, ModelRecord, ModelRun, ModelVerdict
 from .sweep import GOOD, REFUSED, Outcome, Runner, runner
 
 DEFAULT_SUITE = "trixie"
@@ -64,9 +65,9 @@ class ModelGateRequest:
 class ModelGateResult(Result):
     """Verdicts of models."""
 
-    contents: dict[str, Any]
+    contents: ModelGateDocument
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> ModelGateDocument:
         """Return the document."""
         return self.contents
 
@@ -97,7 +98,7 @@ def gate_models(request: ModelGateRequest) -> ModelGateResult:
             runs[0][1][0]["evidence"], hint="./inv model-report says what is odd about a model"
         )
     others = [] if request.quick else _others(delegate)
-    documents = [
+    documents: list[ModelRecord] = [
         {
             "name": subject.name,
             "sha256": subject.sha256,
@@ -146,8 +147,8 @@ class _Subject:
 
 
 def _with_right_versions(
-    subject: _Subject, runs: list[dict[str, Any]], others: Sequence[Delegate], timeout_s: float
-) -> list[dict[str, Any]]:
+    subject: _Subject, runs: list[ModelVerdict], others: Sequence[Delegate], timeout_s: float
+) -> list[ModelRun]:
     """Return the runs of a model, each with the versions of Mesa that are right where it is wrong."""
     wrong = [run["npu"] for run in runs if run["verdict"] not in _NOT_WRONG]
     right: dict[str, list[str]] = {}
@@ -180,7 +181,7 @@ def _runs(
     timeout_s: float,
     *,
     bisect: bool = True,
-) -> list[dict[str, Any]]:
+) -> list[ModelVerdict]:
     """Return a model's verdict on each NPU; from the cache, if nothing that it hangs on has changed."""
     places = {npu: _cached(subject, npu, delegate, bisect=bisect) for npu in npus}
     missing = [npu for npu in npus if not places[npu].exists()]
@@ -204,7 +205,7 @@ def _cached(subject: _Subject, npu: str, delegate: Delegate, *, bisect: bool) ->
 
 def _judged(
     client: Runner, subject: _Subject, npu: str, *, bisect: bool, note: Callable[[str], None]
-) -> dict[str, Any]:
+) -> ModelVerdict:
     def run(model: bytes) -> Outcome:
         right = _right(subject, model)
         return client.run_model(model, list(subject.inputs), npu, right, subject.name, "model")
@@ -214,7 +215,7 @@ def _judged(
         outcome = run(subject.content)
     except UserError as error:
         outcome = Outcome(npu, subject.name, "model", _NOT_RUN, evidence=error.message)
-    document = {
+    document: ModelVerdict = {
         "npu": npu,
         "verdict": outcome.status,
         "different": outcome.different,
@@ -236,7 +237,8 @@ def _judged(
             document["first_wrong"] = {"index": first, "operation": operation.kind, "runs": runs}
             own = run(prefix(subject.content, first))
             evidence = renumbered(own.evidence, needs[first]) or outcome.evidence
-            document |= {"blame": own.blame or outcome.blame, "evidence": evidence}
+            document["blame"] = own.blame or outcome.blame
+            document["evidence"] = evidence
     return document
 
 
@@ -303,7 +305,7 @@ def first_wrong(
     return wrong, count
 
 
-def _text(document: dict[str, Any]) -> str:
+def _text(document: ModelGateDocument) -> str:
     package = document["package"]
     lines = [f"Mesa {package['version']} ({package['origin']}): {document['verdict']}", ""]
     rows = []

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,7 @@ from .build import BuiltModel
 from .model_runner import Attempt, ModelRunner, model_runner
 from .order import wrong_order
 from .packages import Delegate
+from .records import OutcomeRecord
 from .witness import Witness
 
 GOOD, WRONG, REFUSED, CRASHES, HANGS = "good", "wrong", "refused", "crashes", "hangs"
@@ -76,9 +77,9 @@ class Outcome:
     faults: list[str] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> OutcomeRecord:
         """The same as plain data."""
-        return asdict(self)
+        return cast(OutcomeRecord, asdict(self))
 
 
 @dataclass

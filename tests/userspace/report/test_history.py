@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from bsp.base.errors import UserError
 from userspace.npu.report import history, regression
 from userspace.npu.validate import smoke
 from userspace.npu.validate.conditions import parse_conditions
+from userspace.npu.validate.records import Conditions
 
 pytestmark = pytest.mark.usefixtures("own_state")
 
@@ -28,7 +29,7 @@ def entry(median_ms: float, **conditions: Any) -> Any:
             {"delegate": "cpu", "status": "skip", "latency_ms": None},
         ],
     }  # fmt: skip
-    return history.entry_of(document, conditions)
+    return history.entry_of(document, cast(Conditions, conditions))
 
 
 def test_what_is_appended_is_read_back() -> None:

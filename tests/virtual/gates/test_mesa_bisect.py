@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,6 +12,8 @@ from bsp.base.errors import UserError
 from userspace.npu.mesa.source import mesa_tree
 from virtual.gates import mesa_bisect, noted_jobs
 from virtual.gates.mesa_bisect import BisectRequest, _Bench
+from virtual.gates.records import OutcomeRecord
+from virtual.gates.sweep import Outcome
 
 
 def git(folder: Path, *words: str) -> str:
@@ -49,10 +50,8 @@ def history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list
     return folder, [commit(folder, f"etnaviv: change {number}") for number in range(20)]
 
 
-def outcome(status: str) -> list[dict[str, Any]]:
-    return [
-        {"npu": "a311d", "name": "case", "kind": "k", "status": status, "blame": "", "evidence": ""}
-    ]
+def outcome(status: str) -> list[OutcomeRecord]:
+    return [Outcome("a311d", "case", "k", status).document()]
 
 
 def bench(

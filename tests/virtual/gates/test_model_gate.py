@@ -90,6 +90,7 @@ def test_a_models_verdict_with_a_real_delegate(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="TFLite itself does not run"):
         gate_models(ModelGateRequest((str(odd),), "trixie", "virtual:imx8mp", quick=True))
     assert (bad["verdict"], bad["blame"]) == ("wrong", "submission")
+    assert bad["first_wrong"]
     assert (bad["first_wrong"]["index"], bad["first_wrong"]["operation"]) == (2, "ADD")
     assert "expected RELU" in bad["evidence"]
     assert (shared["verdict"], shared["first_wrong"]) == ("wrong", None)

@@ -24,6 +24,7 @@ from virtual.gates.cases import sweep as cases
 from virtual.gates.graphs import GRAPHS
 from virtual.gates.model_runner import model_runner, reference
 from virtual.gates.order import wrong_order
+from virtual.gates.records import OutcomeRecord
 from virtual.gates.witness import Witness, model_coefficients, unsigned
 from virtual.npu.taken import wrongly_taken
 from virtual.npu.tflite import arithmetic
@@ -201,7 +202,7 @@ def test_the_operands_of_an_add(both: str) -> None:
 # --- verdicts
 
 
-def outcome(name: str, status: str, *, npu: str = "a311d", kind: str = "add") -> dict[str, Any]:
+def outcome(name: str, status: str, *, npu: str = "a311d", kind: str = "add") -> OutcomeRecord:
     blame = "" if status in ("good", "refused") else "submission"
     return sweep.Outcome(npu, name, kind, status, blame=blame, evidence=blame).document()
 

@@ -20,7 +20,7 @@ from bsp.base.cache import state_dir
 from bsp.base.errors import InfrastructureError, UserError, nearest
 from bsp.base.output import finite
 
-from ..validate.records import SmokeDocument
+from ..validate.records import Conditions, SmokeDocument
 
 FORMAT = 1
 THIS_MACHINE = "this machine"
@@ -48,7 +48,7 @@ def file_of(host: str) -> Path:
     return folder() / f"{safe.lstrip('.') or '%'}.jsonl"
 
 
-def entry_of(document: SmokeDocument, conditions: dict[str, Any]) -> dict[str, Any]:
+def entry_of(document: SmokeDocument, conditions: Conditions) -> dict[str, Any]:
     """Return what is kept of a smoke test's document."""
     return {
         "format": FORMAT,

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import re
-from typing import Any
 
 from bsp.base.errors import BspError
 from bsp.base.process import Completed, run
 from bsp.remote.ssh import Connection
+
+from .records import Conditions
 
 _TIMEOUT_S = 30
 
@@ -40,7 +41,7 @@ sed -n -e '/"name": "mesa-teflon-delegate"/{n;s/.*"version": "\(.*\)".*/mesa=\1/
 """
 
 
-def conditions(connection: Connection | None) -> dict[str, Any]:
+def conditions(connection: Connection | None) -> Conditions:
     """Ask a board (or, with None, this machine); empty where it does not answer."""
     with contextlib.suppress(BspError):
         return parse_conditions(_ask(connection).text)
@@ -54,22 +55,18 @@ def _ask(connection: Connection | None) -> Completed:
     return connection.run(command, timeout_s=_TIMEOUT_S, check=False)
 
 
-def parse_conditions(text: str) -> dict[str, Any]:
-    """Read what the script prints.
-
-    Returns:
-        ``kernel``, ``load`` (one minute), ``generation``, ``governor``, ``cpu_mhz`` (highest),
-        ``temperature_c`` (highest), ``npu_clocks_hz``, ``mesa``: each where it is known.
-    """
+def parse_conditions(text: str) -> Conditions:
+    """Read what the script prints."""
     values: dict[str, list[str]] = {}
     for line in text.splitlines():
         name, equals, value = line.partition("=")
         if equals:
             values.setdefault(name, []).append(value.strip())
-    measured: dict[str, Any] = {}
-    for name in ("kernel", "mesa"):
-        if values.get(name):
-            measured[name] = values[name][0]
+    measured: Conditions = {}
+    if values.get("kernel"):
+        measured["kernel"] = values["kernel"][0]
+    if values.get("mesa"):
+        measured["mesa"] = values["mesa"][0]
     if values.get("load"):
         measured["load"] = float(values["load"][0])
     build = re.search(r"\bnpu_bsp\.generation=(\w+)", " ".join(values.get("cmdline", [])))
@@ -99,13 +96,15 @@ def _npu_clocks(rows: list[str], devices: list[str]) -> dict[str, int]:
     return rates_hz
 
 
-def after(before: dict[str, Any], connection: Connection | None) -> dict[str, Any]:
+def after(before: Conditions, connection: Connection | None) -> Conditions:
     """Return ``before`` with what the machine says now: the higher temperature, and the load before.
 
     The load afterwards is the measurement's own.
     """
     now = conditions(connection)
-    merged = {**now, **{name: before[name] for name in ("load",) if name in before}}
+    merged = now.copy()
+    if "load" in before:
+        merged["load"] = before["load"]
     hottest = [each["temperature_c"] for each in (before, now) if "temperature_c" in each]
     if hottest:
         merged["temperature_c"] = max(hottest)

@@ -243,6 +243,28 @@ class RowResult(TypedDict, total=False):
     profile: ProfileRecord
 
 
+class Conditions(TypedDict, total=False):
+    """Under which conditions a measurement was made: what is known of them.
+
+    Attributes:
+        load: of one minute, before the measurement.
+        governor: of all CPUs, where they differ with commas between.
+        cpu_mhz: of the fastest CPU.
+        temperature_c: of the hottest zone.
+        npu_clocks_hz: by the name that the NPU's node gives a clock.
+        mesa: version of the deployed delegate.
+    """
+
+    kernel: str
+    load: float
+    generation: str
+    governor: str
+    cpu_mhz: int
+    temperature_c: float
+    npu_clocks_hz: dict[str, int]
+    mesa: str
+
+
 class SmokeDocument(TypedDict, total=False):
     """A smoke test's document; ``emulated``, ``npu`` and ``conditions`` where they are known."""
 
@@ -263,4 +285,4 @@ class SmokeDocument(TypedDict, total=False):
     verdict: str
     emulated: bool
     npu: dict[str, Any]
-    conditions: dict[str, Any]
+    conditions: Conditions

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from bsp.base.errors import BspError, UserError
 from bsp.base.progress import say
@@ -23,7 +23,7 @@ from .conditions import after, conditions
 from .delegates import OPENCL, rows
 from .judge.verdict import Figure
 from .machine import DEPLOYED_USERSPACE, BoardMachine, ThisMachine
-from .records import SmokeDocument
+from .records import Conditions, SmokeDocument
 
 _CONNECT_TIMEOUT_S = 30
 _NPU_OF_BOARD = "this board has an NPU (./inv doctor says what is wrong)"
@@ -214,7 +214,7 @@ def _published(profile: Board) -> list[tuple[str, Figure]]:
 
 
 def _remembered(
-    document: SmokeDocument, run_conditions: dict[str, Any], *, emulated: bool = False
+    document: SmokeDocument, run_conditions: Conditions, *, emulated: bool = False
 ) -> SmokeDocument:
     """Add a run and its conditions to the host's history; where that fails, the result still counts."""
     document["emulated"] = emulated
