@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -119,9 +120,8 @@ class FakeBoard:
         return self._command("power")
 
     def _command(self, what: str) -> tuple[str, ...]:
-        program = (
-            f"cd {PROJECT} && exec {sys.executable} -m tests.support.fake_boot {what} {self.root}"
-        )
+        boot = [sys.executable, "-m", "tests.support.fake_boot", what, str(self.root)]
+        program = f"cd {shlex.quote(str(PROJECT))} && exec {shlex.join(boot)}"
         return ("/bin/sh", "-c", program)
 
     def behave(self, how: str) -> None:
