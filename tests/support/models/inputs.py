@@ -140,8 +140,14 @@ def with_operator(
     return model.written([image], [sink])
 
 
-def detector(order: Sequence[str], names: Sequence[str] = (), objects: int = 10) -> bytes:
-    """A model with a detector's four outputs in some order; boxes and scores hang on the picture."""
+def detector(
+    order: Sequence[str], names: Sequence[str] = (), objects: int = 10, *, finds: bool = True
+) -> bytes:
+    """A model with a detector's four outputs in some order; boxes and scores hang on the picture.
+
+    Args:
+        finds: False: all scores are 0.5, whatever the picture.
+    """
     model = Model()
     image = model.image(1, 16, 16, 3, dtype="float32")
 
@@ -155,11 +161,13 @@ def detector(order: Sequence[str], names: Sequence[str] = (), objects: int = 10)
         model.operators.append(operator)
         return sink
 
+    sure = np.linspace(0.95, 0.2, objects) if finds else np.full(objects, 0.5)
     corners = [[0.1 * number, 0.1, 0.1 * number + 0.2, 0.5] for number in range(objects)]
     made = {
         "boxes": (dense(4 * objects, weight=1e-4, bias=np.ravel(corners)), (1, objects, 4)),
         "scores": (
-            dense(objects, weight=1e-4, bias=np.linspace(0.95, 0.2, objects)), (1, objects)
+            dense(objects, weight=1e-4 * finds, bias=sure),
+            (1, objects),
         ),
         "classes": (dense(objects, weight=0.0, bias=np.arange(objects) % 3), (1, objects)),
         "count": (dense(1, weight=0.0, bias=np.array([objects])), (1,)),

@@ -232,6 +232,33 @@ def test_the_same_objects_pass() -> None:
     assert [each["index"] for each in row["detections"]] == [1, 32]
 
 
+def test_what_is_all_the_same_in_the_reference_blames_no_row() -> None:
+    """Nothing was found, as on most pictures: seen of a healthy CPU with a detector of fish."""
+    assert judged(ssd([]), ssd([]))["status"] == "pass"
+    assert "class 1 (0.88) only here" in judged(ssd([PERSON]), ssd([]))["reason"]
+    facts: Any = {
+        "results": [
+            {"delegate": "cpu-reference", "output": ssd([])[0], "other_outputs": ssd([])[1:]}
+        ]
+    }
+    assert detect.proves_nothing(facts) == "the list of scores is all zeros"
+
+
+@pytest.mark.slow
+def test_a_detector_that_finds_nothing_proves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "detector.tflite"
+    path.write_bytes(input_models.detector(["scores", "boxes", "count", "classes"], finds=False))
+    request = SmokeTestRequest(
+        test="detect",
+        delegate="cpu,teflon",
+        model=str(path),
+        image=str(squares(tmp_path)),
+        runs=1,
+    )
+    with pytest.raises(UserError, match=r"proves nothing .* the list of scores is all 0\.5"):
+        smoke_test(ThisMachine(), request)
+
+
 @pytest.mark.parametrize(
     ("found", "reason"),
     [

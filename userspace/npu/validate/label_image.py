@@ -198,7 +198,6 @@ def smoke_test(
     objects_of_rows = detect.read(facts, inputs.labels) if request.test == detect.NAME else None
     answer = models.answers().get((inputs.model.sha256, inputs.image.sha256))
     sinks = read_sinks(content)
-    _refuse_useless(facts, sinks, inputs)
     expected = Expected(answer.top, answer.tolerance) if answer else None
     results = judge(
         facts,
@@ -216,6 +215,7 @@ def smoke_test(
     else:
         reference = find_reference(facts, sinks, inputs.labels)
         accuracy.add(facts, results, reference, exact=exact)
+    _refuse_useless(facts, results, sinks, inputs, detector=objects_of_rows is not None)
     for result in results:
         result["implied"] = result["delegate"] in implied(request.delegate)
     _add_profiles(facts, results, inputs.model.path)
@@ -285,19 +285,30 @@ def _refuse_older_userspace(
         )
 
 
-def _refuse_useless(facts: RunnerDocument, sinks: Sequence[Sink], inputs: models.Inputs) -> None:
+def _refuse_useless(
+    facts: RunnerDocument,
+    results: Sequence[RowResult],
+    sinks: Sequence[Sink],
+    inputs: models.Inputs,
+    *,
+    detector: bool,
+) -> None:
     """Raise a UserError where what came out tells nothing of the machine, in whatever row.
 
-    It is the model's own, or the picture's: no row has anything that could be compared.
+    It is the model's own, or the picture's: no row has anything that could be compared. A row that could
+    not run is a failure all the same, and one that did not is none.
     """
     rows = facts["results"]
     reference = next(
         (row for row in rows if row["delegate"] == REFERENCE and "output" in row), None
     )
-    if reference is None:
+    failed = [row for row, each in zip(rows, results, strict=True) if each["status"] == "fail"]
+    if reference is None or any("error" in row for row in failed):
         return
-    others = [row for row in rows if row is not reference]
+    others = [row for row in rows if row is not reference and "error" not in row]
     why = proves_nothing(reference_of(reference, sinks, inputs.labels), others)
+    if detector and not failed:
+        why = why or detect.proves_nothing(facts)
     if why:
         raise UserError(
             f"{inputs.model.name} proves nothing with {inputs.image.name}: {why}, on TFLite's portable "

@@ -51,13 +51,10 @@ def read(facts: RunnerDocument, labels: Sequence[str]) -> list[tuple[list[Detect
     # What is which is the same in all rows; the reference's values can be relied on.
     rows = sorted(facts["results"], key=lambda row: row["delegate"] != _REFERENCE)
     order = next((arrangement(records_of(row)) for row in rows if "output" in row), None)
-    # What is not finite in the reference, rows need not have either.
-    lacking = [
-        number
-        for row in rows[:1]
-        for number, output in enumerate(records_of(row))
-        if row["delegate"] == _REFERENCE and _not_finite(output)
-    ]
+    # What is not finite or all the same in the reference, rows need not have otherwise.
+    own = records_of(rows[0]) if rows and rows[0]["delegate"] == _REFERENCE else []
+    lacking = [number for number, output in enumerate(own) if _not_finite(output)]
+    same = [number for number, output in enumerate(own) if lifeless(output)]
     for row in facts["results"]:
         if "output" not in row:
             objects_of_rows.append(([], ""))
@@ -67,8 +64,12 @@ def read(facts: RunnerDocument, labels: Sequence[str]) -> list[tuple[list[Detect
         if objects is None:
             raise not_known([tuple(output["shape"]) for output in outputs])
         # All may be of one class, of which there may be one.
-        judged = outputs if order is None else [outputs[order.boxes], outputs[order.scores]]
-        dead = [lifeless(output) for output in judged if max(output["shape"], default=0) > 1]
+        judged = range(len(outputs)) if order is None else (order.boxes, order.scores)
+        dead = [
+            lifeless(outputs[number])
+            for number in judged
+            if max(outputs[number]["shape"], default=0) > 1 and number not in same
+        ]
         dead += [
             _not_finite(output) for number, output in enumerate(outputs) if number not in lacking
         ]
@@ -83,6 +84,17 @@ def read(facts: RunnerDocument, labels: Sequence[str]) -> list[tuple[list[Detect
             "data": base64.b64encode(zlib.compress(scores.tobytes())).decode(),
         }
     return objects_of_rows
+
+
+def proves_nothing(facts: RunnerDocument) -> str:
+    """Say why this picture tells nothing of a machine, "" if it does: the reference's scores are all alike.
+
+    As where nothing is found at all: a delegate that gives zeros cannot be told from one that is right.
+    """
+    row = next((row for row in facts["results"] if row["delegate"] == _REFERENCE), None)
+    order = arrangement(records_of(row)) if row and "output" in row else None
+    dead = lifeless(records_of(row)[order.scores]) if row and order else ""
+    return dead.replace("the output", "the list of scores")
 
 
 def _not_finite(output: OutputRecord) -> str:

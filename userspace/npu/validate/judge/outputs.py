@@ -130,10 +130,8 @@ def _not_numbers(number: int, reference: Reference) -> list[str]:
 def proves_nothing(reference: Reference, others: Sequence[RunnerRow]) -> str:
     """Say why a model with this picture tells nothing of a machine, "" if it does.
 
-    Every output of the reference is of no use, and so it is for all others that ran to their end.
+    Every output of the reference is of no use, and so it is for the others, which all ran to their end.
     """
-    if any("error" in row for row in others):
-        return ""
     alike = [reference, *(reference_of(row, reference.sinks, reference.labels) for row in others)]
     if any(not _useless(values, "it") for each in alike for values in each.outputs):
         return ""
