@@ -220,7 +220,9 @@ def test_the_scores_of_classes_that_no_object_has_may_be_anything_but_gone() -> 
 
 
 def test_the_edges_of_a_segmentation_may_move() -> None:
-    changed = np.roll(CLASSES, 1, axis=2)
+    changed = CLASSES.copy()
+    for row, by in enumerate(fresh().integers(-1, 2, 64)):  # here and there, not all together
+        changed[0, row] = np.roll(CLASSES[0, row], by)
     assert 0.9 < (changed == CLASSES).mean() < 1
     assert problem("classes of pixels", changed) == ""
 
@@ -409,6 +411,63 @@ def test_damage_to_an_index_map_is_seen_by_its_scores() -> None:
             Kind.INDICES, values_of(record((right + 1) % 6)), values_of(record(right)), [], name="r"
         ).problem
     )
+
+
+def _enlarged(scores: Array, side: int, *, middles: bool = False) -> Array:
+    """Scores between their places as RESIZE_BILINEAR gives them: with corners, or with pixels' middles."""
+    for axis in (0, 1):
+        count = scores.shape[axis]
+        places = np.arange(side) * (count - 1) / (side - 1)
+        if middles:
+            places = np.clip((np.arange(side) + 0.5) * count / side - 0.5, 0, count - 1)
+        before = np.minimum(places.astype(int), count - 2)
+        part = (places - before).reshape([-1 if each == axis else 1 for each in range(3)])
+        scores = scores.take(before, axis) * (1 - part) + scores.take(before + 1, axis) * part
+    return scores
+
+
+@pytest.mark.parametrize("scored", [True, False])
+def test_a_map_that_is_moved_by_some_pixels_fails(scored: bool) -> None:
+    """It is right nearly everywhere, its scores are nearly as good; rounding moves no map as a whole."""
+    rng = fresh()
+    small = np.moveaxis(smooth((1, 4, 16, 16))[0], 0, -1)
+    small /= small.std()
+    scores = _enlarged(small, 160)
+    reference, said = _scored(scores)
+    if not scored:
+        reference = values_of(record(reference.raw))
+
+        def said(changed: Array) -> str:
+            return compare(
+                Kind.INDICES, values_of(record(changed)), reference, [], name="r"
+            ).problem
+
+    for noise in (0.02, 0.05, 0.1) if scored else (0.02, 0.05):
+        for _ in range(3):
+            rounded = small + rng.normal(0, noise, small.shape)
+            assert said(_enlarged(rounded, 160).argmax(-1)[None]) == ""
+    rounded = _enlarged(small + rng.normal(0, 0.02, small.shape), 160).argmax(-1)[None]
+    around = np.pad(rounded, ((0, 0), (4, 4), (4, 4)), mode="edge")
+    for down, right in ((0, 1), (2, 0), (-1, 1), (1, -2)):
+        moved = around[:, 4 - down : 164 - down, 4 - right : 164 - right]
+        words = said(moved)
+        few = not scored and "at least 90% have to be" in words
+        assert few or f"moved by {down} rows and {right} columns" in words
+    if scored:
+        assert "quarters are r's" in said(_enlarged(small, 160, middles=True).argmax(-1)[None])
+
+
+def test_a_small_thing_may_move_by_rounding() -> None:
+    rng = fresh()
+    rows, columns = np.mgrid[0:16, 0:16]
+    for _ in range(6):
+        thing = 2.2 * np.exp(-((rows - rng.uniform(5, 10)) ** 2 + (columns - 8) ** 2) / 2)
+        small = np.stack([np.ones((16, 16)), thing], axis=-1)
+        reference, said = _scored(_enlarged(small, 128))
+        for noise in (0.02, 0.08):
+            moved = _enlarged(small + rng.normal(0, noise, small.shape), 128).argmax(-1)[None]
+            assert said(moved) == ""
+        assert "worse by" in said(np.zeros_like(reference.raw))
 
 
 def test_short_lists_are_compared_by_their_size() -> None:
