@@ -508,6 +508,66 @@ def judged(
     return judge(facts, [], None, min_delegated_share=0.5, sinks=sinks or [], exact=exact)[-1]
 
 
+def _places(*, limit: float = 1.0, noise: float = 0.0) -> Any:
+    """What WHERE gives of a map with values above a limit."""
+    values = np.random.default_rng(8).normal(0, 1, (24, 24))
+    values += np.random.default_rng(9).normal(0, noise, values.shape) if noise else 0.0
+    return record(np.argwhere(values > limit))
+
+
+WHERE = Sink("w", "WHERE", 0.0, picked=True, chosen=True)
+BEST = Sink("k", "TOPK_V2", 0.0, picked=True, chosen=True)
+
+
+def test_what_was_chosen_may_differ_where_it_is_near_the_limit() -> None:
+    right, other = _places(), _places(noise=0.02)
+    assert right["shape"] != other["shape"]
+    row = judged([other], [right], sinks=[WHERE])
+    assert (row["status"], "most of what was chosen" in row["reason"]) == ("pass", True)
+    assert (
+        judged([other], [right], sinks=[WHERE], exact=True, delegate="teflon")["status"] == "fail"
+    )
+    # Of an operation that chooses nothing, another shape is another shape.
+    assert judged([other], [right], sinks=[MAP])["status"] == "fail"
+    places = values_of(right).raw
+    for damaged in (
+        places[:0],
+        places[: len(places) // 2],
+        places + 1,
+        places[:, ::-1],
+        places * 0,
+    ):
+        row = judged([record(damaged)], [right], sinks=[WHERE])
+        assert (row["status"], "are the same" in row["reason"]) == ("fail", True), row["reason"]
+
+
+def test_too_little_that_was_chosen_is_not_compared() -> None:
+    one, none = record(np.array([[3, 4]])), record(np.zeros((0, 2), np.int64))
+    good = SOUND["map"][0]
+    row = judged([good, none], [good, one], sinks=[MAP, WHERE])
+    assert (row["status"], "not compared, as too little" in row["reason"]) == ("pass", True)
+    assert judged([none], [one], sinks=[WHERE])["status"] == "fail"  # nothing else proves anything
+
+
+def test_the_best_of_many_may_change_places() -> None:
+    def of(*numbers: int) -> Any:
+        return record(np.array([numbers], np.int32))
+
+    right = of(653, 458, 835, 440, 716)
+    assert judged([of(653, 835, 458, 440, 514)], [right], sinks=[BEST])["status"] == "pass"
+    assert judged([of(1, 2, 3, 4, 5)], [right], sinks=[BEST])["status"] == "fail"
+    assert judged([of(653, 0, 0, 0, 0)], [right], sinks=[BEST])["status"] == "fail"
+
+
+def test_chosen_boxes_are_compared_as_a_set() -> None:
+    boxes = np.random.default_rng(3).uniform(0, 1, (20, 4)).astype(np.float32)
+    sink = Sink("b", "GATHER_ND", 0.0, picked=True, chosen=True)
+    near = np.delete(boxes, 7, axis=0)[::-1] + np.float32(0.01)
+    assert judged([record(near)], [record(boxes)], sinks=[sink])["status"] == "pass"
+    for damaged in (boxes * 0, boxes[:, ::-1], boxes[:6]):
+        assert judged([record(damaged)], [record(boxes)], sinks=[sink])["status"] == "fail"
+
+
 def test_every_output_is_compared_and_named() -> None:
     good = [SOUND["sure scores"][0], SOUND["map"][0], SOUND["embedding"][0]]
     passed = judged(good, good)

@@ -15,9 +15,9 @@ from .graph import Operation, Tensor, read_outputs
 # What only gives values another shape, another type, or the same values as other numbers.
 _PASSES_ON = {"RESHAPE", "SQUEEZE", "EXPAND_DIMS", "DEQUANTIZE", "QUANTIZE", "CAST"}
 _KEEPS_STEPS = {"RESHAPE", "SQUEEZE", "EXPAND_DIMS", "DEQUANTIZE"}
-PICKS = {
-    "ARG_MAX", "ARG_MIN", "TOPK_V2", "WHERE", "NON_MAX_SUPPRESSION_V4", "NON_MAX_SUPPRESSION_V5",
-}  # fmt: skip
+CHOOSES = {"TOPK_V2", "WHERE", "NON_MAX_SUPPRESSION_V4", "NON_MAX_SUPPRESSION_V5"}
+"""Operations that choose some of many: which, and in what order, may hang on rounding."""
+PICKS = {"ARG_MAX", "ARG_MIN", *CHOOSES}
 """Operations behind which a value may jump: they compare values that may be nearly equal, and pick one."""
 
 
@@ -32,12 +32,14 @@ class Sink:
         step: by how much neighbouring values differ: the scale of a quantised tensor, or of the one that
             was dequantised last; 0 where values are not in steps, or nobody knows.
         picked: whether an operation of ``PICKS`` is among those that the output depends on.
+        chosen: whether one of ``CHOOSES`` is.
     """
 
     name: str
     maker: str
     step: float
     picked: bool
+    chosen: bool = False
 
 
 def read_sinks(model: bytes) -> list[Sink]:
@@ -60,7 +62,9 @@ def _sink(output: Tensor, makers: Mapping[int, Operation]) -> Sink:
         maker = makers.get(id(source)) if source else None
     kinds = {each.kind for each in _ancestors(output, makers)}
     kind = maker.kind if maker else ""
-    return Sink(output.name, kind, _step(output, makers), bool(kinds & PICKS))
+    return Sink(
+        output.name, kind, _step(output, makers), bool(kinds & PICKS), bool(kinds & CHOOSES)
+    )
 
 
 def _step(output: Tensor, makers: Mapping[int, Operation]) -> float:

@@ -78,8 +78,9 @@ class RunnerRow(TypedDict, total=False):
     """What the runner found of one delegate; times in milliseconds.
 
     ``error`` is there in place of times and outputs where it did not run to its end. ``views`` are the
-    outputs for crops and flips of the picture, as ``OutputRecord.data``; ``answer`` and ``detections`` are
-    added here, to rows of a detector. ``scored_views`` has what ``OutputRecord`` adds, for each view.
+    outputs for crops and flips of the picture, as ``OutputRecord.data``, of the shapes ``view_shapes``;
+    ``scored_views`` has what ``OutputRecord`` adds, for each view. ``answer`` and ``detections`` are added
+    here, to rows of a detector.
     ``first_outputs``: of the first run, where those of the last one are others; ``unlike_first``: how many
     of the later runs gave others. ``lacks_portable``: an operator for which other kernels than the portable
     ones had to run.
@@ -109,6 +110,7 @@ class RunnerRow(TypedDict, total=False):
     lacks_portable: str
     answer: OutputRecord
     views: list[str]
+    view_shapes: list[list[int]]
     scored_views: list[OutputRecord]
     profile: RunnerProfile
 

@@ -105,6 +105,8 @@ def _views(row: RunnerRow) -> list[Values]:
     for number, data in enumerate(views):
         record: OutputRecord = {**row["output"], "data": data}
         record.pop("short", None)  # the picture's own
+        if shapes := row.get("view_shapes"):
+            record["shape"] = shapes[number]
         if row.get("scored_views"):
             record |= row["scored_views"][number]
         values.append(values_of(record))

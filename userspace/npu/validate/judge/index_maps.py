@@ -9,10 +9,10 @@ pixels in ten change their class. Zeros, another class, a map that is turned or 
 
 A map that is moved by some pixels is right nearly everywhere, and its scores are nearly as good: it is told
 by this, that fewer pixels differ from a reference that is moved as well. Seen of DeepLab's scores with
-noise of 2 to 30 % of their spread, enlarged as it does: never fewer than 98 % of them; of maps that are moved by
-two pixels, with noise of 5 %, at most three quarters. Enlarged with another rule for the pixels' middles,
-three quarters of the map or more are each moved another way, and fewer than 55 % differ; noise gave that in
-one at most.
+noise of 2 to 30 % of their spread, enlarged as it does: never fewer than 98 % of them; of maps that are
+moved by two pixels, with noise of 5 %, at most three quarters. Enlarged with another rule for the pixels'
+middles, three quarters of the map or more are each moved another way, and fewer than 55 % differ; noise
+gave that in one at most.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from bsp.base.words import counted
 
 from ...model.sinks import Sink
 from ..records import OutputRecord, RunnerRow
+from .choices import compare_choices
 from .compare import MAX_ABS_DIFF, compare, relative_error
 from .detections import THRESHOLD, arrangement, detections, differences
 from .kinds import Kind, detection_group, is_list, kinds_of
@@ -158,10 +159,18 @@ def compare_row(row: RunnerRow, reference: Reference, *, exact: bool = False) ->
         problem, error = "", None
         if output.raw.dtype != expected.raw.dtype or output.raw.shape != expected.raw.shape:
             problem = f"{what} is {_form(output)}, {reference.name}'s is {_form(expected)}"
+            if (
+                not exact
+                and output.raw.dtype == expected.raw.dtype
+                and _is_chosen(number, reference)
+            ):
+                problem = _choice_problem(what, output, expected, reference, compared)
         elif expected.raw.size and not np.any(are_numbers(expected)):
             compared.notes.append(f"{what} was not compared: {reference.name}'s is not finite")
         elif output.raw.tobytes() != expected.raw.tobytes():
             problem, error = _problem(what, number, output, reference, exact=exact)
+            if problem and not exact and _is_chosen(number, reference):
+                problem = _choice_problem(what, output, expected, reference, compared)
         else:
             error = 0.0
         record_of_output = _record(number, reference, output, error, problem)
@@ -181,6 +190,29 @@ def compare_row(row: RunnerRow, reference: Reference, *, exact: bool = False) ->
     return compared
 
 
+def _is_chosen(number: int, reference: Reference) -> bool:
+    """Whether an output is a list of what the model chose, which rounding may change."""
+    detector = reference.kinds[number] is Kind.DETECTIONS
+    return not detector and number < len(reference.sinks) and reference.sinks[number].chosen
+
+
+def _choice_problem(
+    what: str, output: Values, expected: Values, reference: Reference, compared: Compared
+) -> str:
+    """Say what is wrong with a list that is not the reference's; what rounding explains becomes a note."""
+    problem = compare_choices(output, expected, reference.name)
+    if problem:
+        return f"{what}: {problem}"
+    if problem == "":
+        compared.notes.append(f"{what}: most of what was chosen is {reference.name}'s, not all")
+        return ""
+    few = f"{what} is {_form(output)}, {reference.name}'s is {_form(expected)}"
+    if len(reference.outputs) == 1:
+        return f"{few}: nothing is the same, and there is no other output"
+    compared.notes.append(f"{few}: not compared, as too little was chosen")
+    return ""
+
+
 def compare_view(output: Values, expected: Values, reference: Reference, *, exact: bool) -> str:
     """Return what is wrong with the first output for another picture, "" if nothing is."""
     if output.raw.tobytes() == expected.raw.tobytes():
@@ -191,6 +223,8 @@ def compare_view(output: Values, expected: Values, reference: Reference, *, exac
         return (
             ""  # objects need all four outputs, and of other pictures only the first one is known
         )
+    if _is_chosen(0, reference):
+        return compare_choices(output, expected, reference.name) or ""
     output, expected, strange = comparable(output, expected)
     alive = lifeless_values(output.raw)
     return (

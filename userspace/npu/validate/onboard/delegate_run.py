@@ -106,7 +106,8 @@ class PreparedModel:
 
     def view_records(self, picture: Any, most: int, budget_s: float) -> dict[str, Any]:
         """Run crops and flips of the picture; return the first output of each."""
-        outputs, scores = [], []
+        outputs: list[str] = []
+        shapes, scores = [], []
         deadline = time.perf_counter() + budget_s
         for view in preprocess.views(picture)[:most]:
             if time.perf_counter() > deadline:
@@ -114,9 +115,12 @@ class PreparedModel:
             self.feed(view)
             self.interpreter.invoke()
             detail = self.interpreter.get_output_details()[0]
-            outputs.append(packed(_output_value(self.interpreter, detail)))
+            values = _output_value(self.interpreter, detail)
+            outputs.append(packed(values))
+            shapes.append([int(size) for size in values.shape])
             scores.append(self._score_record(detail["index"]))
-        return {"views": outputs, "scored_views": scores if self.score_sources else []}
+        scored = scores if self.score_sources else []
+        return {"views": outputs, "view_shapes": shapes, "scored_views": scored}
 
     def _score_record(self, tensor: int) -> dict[str, Any]:
         """Return how good each class was, for an output that only names the best one; else nothing."""
