@@ -31,7 +31,7 @@ def compare_choices(found: Values, reference: Values, name: str) -> str | None:
     Returns:
         None where it cannot be told: the reference picked next to nothing, or too much to look at.
     """
-    ours, theirs = _things(found), _things(reference)
+    ours, theirs = _things(found, reference)
     if ours.shape[1] != theirs.shape[1]:
         return f"its things are of {ours.shape[1]} numbers each, {name}'s of {theirs.shape[1]}"
     if len(ours) * len(theirs) * ours.shape[1] > _MOST_PAIRS:
@@ -44,11 +44,13 @@ def compare_choices(found: Values, reference: Values, name: str) -> str | None:
     return f"it picked {len(ours)}, {name} {len(theirs)}, and only {in_both} are the same"
 
 
-def _things(values: Values) -> Reals:
-    """One thing a row: coordinates and boxes along the last axis; numbers of one list are each a thing."""
-    real = values.real
-    single = real.ndim < 2 or is_list(real.shape) or not real.shape[-1]
-    return real.reshape(-1, 1 if single else real.shape[-1])
+def _things(one: Values, two: Values) -> tuple[Reals, Reals]:
+    """One thing a row: coordinates and boxes along the last axis; numbers of a list are each a thing."""
+    reals = one.real, two.real
+    rows = all(real.ndim > 1 and real.shape[-1] for real in reals)
+    single = not rows or all(is_list(real.shape) or not real.size for real in reals)
+    ours, theirs = (real.reshape(-1, 1 if single else real.shape[-1]) for real in reals)
+    return ours, theirs
 
 
 def _same(ours: Reals, theirs: Reals, near: float) -> NDArray[np.bool_]:
