@@ -332,6 +332,55 @@ def test_boot_files_that_are_in_order(files: str, cmdline: str, extlinux: str) -
     assert booted(files, cmdline=cmdline, extlinux=extlinux)[0] == "ok"
 
 
+# --- modules that are kept out -----------------------------------------------------------------
+
+
+def test_only_what_modprobe_reads_keeps_a_module_out(tmp_path: Path) -> None:
+    """Not notes, copies of a package manager, or a driver's name in the path of another's line."""
+    given = {
+        "rocket.conf": "blacklist ethosu\n# blacklist etnaviv\nblacklist etnaviv_more\n",
+        "old.conf.dpkg-old": "blacklist etnaviv\n",
+        "notes.conf": "options etnaviv x=1\n",
+    }
+    for name, content in given.items():
+        (tmp_path / name).write_text(content)
+    text = script(str(tmp_path)).replace(b"/etc/modprobe.d", str(tmp_path).encode())
+
+    def rows() -> tuple[str, ...]:
+        done = subprocess.run(
+            ["sh", "-s"], input=text, capture_output=True, timeout=60, check=False
+        )
+        return parse_facts(done.stdout.decode()).blacklist
+
+    assert rows() == (f"{tmp_path}/rocket.conf:blacklist ethosu",)
+    gone = {
+        "modules": "",
+        "render_nodes": "",
+        "blacklist": "/etc/modprobe.d/rocket.conf:blacklist ethosu",
+    }
+    healthy = check(
+        judged(captured("healthy", **{**gone, "module_files": "x/rocket.ko"})), "module"
+    )
+    assert "blacklisted" not in healthy["found"]
+    barred = tmp_path / "distribution.conf"
+    barred.write_text("blacklist pcspkr\n  install etnaviv /usr/bin/false\nblacklist floppy\n")
+    (row,) = (each for each in rows() if "distribution" in each)
+    document = judged(captured("healthy", **{**gone, "blacklist": row}))
+    assert document["first_broken"] == "module"
+    command = shlex.split(document["next"])[2]
+    subprocess.run(["sh", "-c", command.partition(" && ")[0]], check=True)
+    assert (
+        barred.read_text()
+        == "blacklist pcspkr\n#   install etnaviv /usr/bin/false\nblacklist floppy\n"
+    )
+
+
+def test_several_words_of_the_command_line_keep_modules_out() -> None:
+    words = f"{OWN} modprobe.blacklist=etnaviv modprobe.blacklist=floppy"
+    document = judged(captured("healthy", modules="", render_nodes="", cmdline=words))
+    assert "on the kernel's command line" in check(document, "module")["found"]
+
+
 # --- the script itself -----------------------------------------------------------------------
 
 

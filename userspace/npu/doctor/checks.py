@@ -128,18 +128,23 @@ def _came_up(subject: Subject) -> bool:
 def _module(subject: Subject) -> tuple[str, str, str, str]:
     facts, driver = subject.facts, subject.driver
     expected = f"{driver} loaded"
-    words = dict(word.partition("=")[::2] for word in facts.cmdline.split())
-    barred = f"{words.get('module_blacklist', '')},{words.get('modprobe.blacklist', '')}".split(",")
+    barred = [
+        name
+        for word in facts.cmdline.split()
+        if word.partition("=")[0] in ("module_blacklist", "modprobe.blacklist")
+        for name in word.partition("=")[2].split(",")
+    ]
     if driver in facts.modules or subject.node:
         return ok("loaded", expected)
     if facts.system.container:
         return broken("not loaded", expected, f"modprobe {driver}  # outside the container")
-    if barring := [row for row in facts.blacklist if driver in row]:
+    if barring := [row for row in facts.blacklist if driver in row.partition(":")[2].split()]:
         where = barring[0]
         file = where.partition(":")[0]
-        return broken(
-            f"blacklisted: {where}", expected, subject.there(f"rm {file} && modprobe {driver}")
-        )
+        # The file may be the distribution's, with many others in it.
+        comment_out = rf"sed -i -E 's/^\s*(blacklist|install)\s+{driver}\b/# &/' {file}"
+        command = subject.there(f"{comment_out} && modprobe {driver}")
+        return broken(f"blacklisted: {where}", expected, command)
     if driver in barred:
         return broken("blacklisted on the kernel's command line", expected, subject.deploy)
     if not any(f"/{driver}.ko" in f"/{file}" for file in facts.module_files):

@@ -88,9 +88,11 @@ section module_files
 grep -h -o -E '^[^:]*/(etnaviv|rocket|ethosu)\.ko[.a-z]*' "/lib/modules/$kernel/modules.dep" 2>/dev/null
 grep -h -E '/(etnaviv|rocket|ethosu)\.ko' "/lib/modules/$kernel/modules.builtin" 2>/dev/null
 section blacklist
+# Files that do not end in .conf are not modprobe's.
 drivers='(etnaviv|rocket|ethosu)'
-grep -rs -E "^[[:space:]]*(blacklist[[:space:]]+$drivers|install[[:space:]]+$drivers[[:space:]]+/bin/(false|true))" \
-    /etc/modprobe.d /run/modprobe.d /usr/local/lib/modprobe.d /usr/lib/modprobe.d /lib/modprobe.d | head -n 3
+barring="blacklist[[:space:]]+$drivers[[:space:]]*$|install[[:space:]]+$drivers[[:space:]]+(/usr)?/bin/(false|true)"
+grep -s -H -E "^[[:space:]]*($barring)" /etc/modprobe.d/*.conf /run/modprobe.d/*.conf \
+    /usr/local/lib/modprobe.d/*.conf /usr/lib/modprobe.d/*.conf /lib/modprobe.d/*.conf | head -n 6
 section memory
 grep -E '^(Cma|MemAvail)' /proc/meminfo
 section log_readable
