@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from bsp.base.cache import cache_dir
 from bsp.base.errors import UserError
 from bsp.base.packages.optional_env import _move_scripts, find_python
 from virtual.npu.shim import host
@@ -64,6 +65,10 @@ def test_an_arm64_machine_runs_arm64_python_without_qemu(
     # The preloaded library is for Python, not for the programs of this machine that start it.
     assert words.index("env") < words.index("LD_PRELOAD=shim.so")
     assert f"PYTHONHOME={tmp_path}/usr" in words
+    # What it compiles is kept, whatever this process was told: not beside the sources, whose folders are
+    # named by their content.
+    assert "PYTHONDONTWRITEBYTECODE=" in words
+    assert f"PYTHONPYCACHEPREFIX={cache_dir()}/bytecode" in words
     assert words[-4:] == [
         f"{libraries}/ld-linux-aarch64.so.1", "--library-path", str(libraries),
         f"{tmp_path}/usr/bin/python3",

@@ -149,6 +149,7 @@ def arm64_python(
         environment: what only the arm64 program gets.
         as_root: paths are those of the system, as ``/usr/lib``; only QEMU looks there.
     """
+    environment = {**_kept_bytecode(), **environment}
     # A crash of the client is a result; its memory image is not wanted.
     start: list[str | Path] = ["prlimit", "--core=0"]
     if os.uname().machine == "aarch64" and not as_root:
@@ -159,6 +160,17 @@ def arm64_python(
     for key, value in environment.items():
         start += ["-E", f"{key}={value}"]
     return [*start, root / "usr/bin/python3"]
+
+
+def _kept_bytecode() -> dict[str, str]:
+    """Return the variables that have Python keep what it compiled: under QEMU that takes three seconds.
+
+    Nothing is written beside the sources: their folders are named by their content.
+    """
+    return {
+        "PYTHONDONTWRITEBYTECODE": "",  # which this process may have been given
+        "PYTHONPYCACHEPREFIX": str(cache_dir() / "bytecode"),
+    }
 
 
 def _without_libraries(userspace: Path) -> Path:
