@@ -65,7 +65,7 @@ def give_up_stdout(error: OSError) -> int:
 
     Python would try again at its end, and complain.
     """
-    from .screen import silence
+    from .terminal.screen import silence
 
     silence(1)
     if isinstance(error, BrokenPipeError):
@@ -75,7 +75,7 @@ def give_up_stdout(error: OSError) -> int:
 
 
 def _print(text: str) -> None:
-    drawing = sys.modules.get("bsp.base.screen")  # not imported for what draws nothing
+    drawing = sys.modules.get("bsp.base.terminal.screen")  # not imported for what draws nothing
     try:
         with drawing.screen.paused() if drawing else contextlib.nullcontext():
             sys.stdout.write(f"{text}\n")

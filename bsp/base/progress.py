@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from .screen import cells, cut, on_terminal, screen
+from .terminal.screen import cells, cut, on_terminal, screen
 
 _depth: contextvars.ContextVar[int] = contextvars.ContextVar("npu_bsp_step_depth", default=0)
 _listener: contextvars.ContextVar[Callable[[str], None] | None] = contextvars.ContextVar(

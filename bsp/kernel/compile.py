@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from ..base.cache import cache_dir, lock, make_once, remove, write_atomically
-from ..base.compiling import compile_in
+from ..base.compile.make import compile_in
+from ..base.compile.patching import Patch, apply_all, key_of, missing_from
 from ..base.errors import UserError
-from ..base.patching import Patch, apply_all, key_of, missing_from
 from ..base.process import run
 from ..base.progress import Step, say, step
 from ..base.room import require_room

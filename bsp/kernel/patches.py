@@ -17,8 +17,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from ..base.compile.patching import Patch
 from ..base.errors import UserError, nearest
-from ..base.patching import Patch
 from ..profile import Board
 
 FOLDER = Path(__file__).with_name("patches")

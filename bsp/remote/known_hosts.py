@@ -15,11 +15,11 @@ from pathlib import Path
 
 import paramiko
 
-from bsp.base.ask import can_ask, confirm
 from bsp.base.cache import lock
 from bsp.base.errors import UserError
 from bsp.base.process import run
 from bsp.base.progress import say
+from bsp.base.terminal.ask import can_ask, confirm
 
 from .host import Host
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import paramiko
 
-from bsp.base.ask import can_ask
 from bsp.base.errors import UserError
-from bsp.base.screen import screen
+from bsp.base.terminal.ask import can_ask
+from bsp.base.terminal.screen import screen
 
 from .host import Host
 

@@ -126,7 +126,7 @@ def errors_for_people(*, as_json: bool) -> Any:
             yield
     except KeyboardInterrupt as interrupt:
         from bsp.base.output import print_error
-        from bsp.base.screen import screen
+        from bsp.base.terminal.screen import screen
 
         number = interrupt.args[0] if interrupt.args else signal.SIGINT
         if screen.reader_gone:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bsp.base.ask import can_ask, confirm
 from bsp.base.errors import UserError
 from bsp.base.flags import refuse_flags
 from bsp.base.progress import step
+from bsp.base.terminal.ask import can_ask, confirm
 from bsp.catalog import load_board
 from bsp.profile import Board
 from bsp.remote.inventory import Host, resolve

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bsp.base.ask import can_ask, confirm
 from bsp.base.errors import InfrastructureError, UserError, ValidationError
 from bsp.base.progress import Step, say, step
-from bsp.base.screen import on_terminal
+from bsp.base.terminal.ask import can_ask, confirm
+from bsp.base.terminal.screen import on_terminal
 from bsp.base.words import counted
 from bsp.profile import Board
 from bsp.remote import ssh

@@ -8,11 +8,11 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 
-from ..ask import can_ask, confirm
 from ..errors import UserError
 from ..process import run
 from ..progress import step
-from ..screen import screen
+from ..terminal.ask import can_ask, confirm
+from ..terminal.screen import screen
 from .host_system import fedora_names, is_dnf_system
 
 

@@ -25,7 +25,7 @@ from bsp.base import progress
 from bsp.base.at_once import at_once
 from bsp.base.cache import state_dir, write_atomically
 from bsp.base.errors import BspError, InfrastructureError, UserError
-from bsp.base.live_table import LiveTable
+from bsp.base.terminal.live_table import LiveTable
 
 from .waves import Rules, Wave, decide_next, plan_waves
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from bsp.base import screen
 from bsp.base.project import PROJECT
+from bsp.base.terminal import screen
 
 from ...support.tmux import Terminal, needs_tmux
 
@@ -138,7 +138,7 @@ def test_steps_of_several_threads_take_turns(tmp_path: Path) -> None:
 
 TABLE = """
 import time
-from bsp.base.live_table import LiveTable
+from bsp.base.terminal.live_table import LiveTable
 from bsp.base.progress import step
 with LiveTable(lambda: "2 under way, 端末の幅より長い行" + " and so on" * 20) as table:
     for name in ("b00", "b01", "b02"):
@@ -165,7 +165,7 @@ def test_a_table_stays_in_its_place(tmp_path: Path) -> None:
 
 
 QUESTION = """
-from bsp.base.ask import confirm
+from bsp.base.terminal.ask import confirm
 from bsp.base.progress import step
 with step("A step in which somebody is asked"):
     import time; time.sleep(1)
@@ -211,7 +211,7 @@ def test_results_do_not_mix_with_what_is_drawn(tmp_path: Path) -> None:
 
 SHORT = """
 import time
-from bsp.base.live_table import LiveTable
+from bsp.base.terminal.live_table import LiveTable
 from bsp.base.progress import step
 with step("outer"), step("inner") as now:
     now.note("half of it")

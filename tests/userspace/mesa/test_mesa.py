@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from bsp.base.compile.patching import Patch
 from bsp.base.errors import UserError
-from bsp.base.patching import Patch
 from bsp.base.progress import Step
 from userspace.npu.mesa import build, configure, manifest, patches, source
 from userspace.payload import payload

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
+from bsp.base.compile.shared_library import SharedLibrary
 from bsp.base.project import PROJECT
-from bsp.base.shared_library import SharedLibrary
 from userspace.npu.profile import library
 from userspace.npu.validate.onboard import profiling
 

@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from bsp.base.cache import cache_dir, lock, make_once
-from bsp.base.compiling import compile_in
+from bsp.base.compile.make import compile_in
+from bsp.base.compile.patching import Patch
 from bsp.base.download import sha256_of
 from bsp.base.errors import UserError
-from bsp.base.patching import Patch
 from bsp.base.process import run
 from bsp.base.progress import Step, say, step
 from bsp.base.project import PROJECT

@@ -22,8 +22,8 @@ from pathlib import Path
 import msgspec
 
 from bsp.base.cache import cache_dir, lock, make_once, write_atomically
+from bsp.base.compile.patching import Patch, apply_all, key_of
 from bsp.base.errors import UserError, nearest
-from bsp.base.patching import Patch, apply_all, key_of
 from bsp.base.process import run
 from bsp.base.progress import step
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bsp.base.compile.shared_library import SharedLibrary
 from bsp.base.errors import UserError
 from bsp.base.progress import say
-from bsp.base.shared_library import SharedLibrary
 
 from ..validate.onboard.profiling import LIBRARY_NAME
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bsp.base.shared_library import SharedLibrary
+from bsp.base.compile.shared_library import SharedLibrary
 
 _FOLDER = Path(__file__).parent
 SOURCES = tuple(_FOLDER / name for name in ("shim.c", "etnaviv.c", "rocket.c"))

@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bsp.base.errors import UserError
-from bsp.base.live_table import LiveTable
 from bsp.base.project import PROJECT
+from bsp.base.terminal.live_table import LiveTable
 from bsp.remote.groups import is_multi_host, resolve_all
 from images.bundle import manifest as bundles
 from images.deploy.fleet.command import deploy_bundles, plans_text, report_text, status_text

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .cache import cache_dir, make_once
-from .process import run
-from .progress import step
+from ..cache import cache_dir, make_once
+from ..process import run
+from ..progress import step
 
 _FLAGS = ("-std=gnu11", "-Wall", "-Wextra", "-O2", "-fPIC", "-shared")
 # Machine as `uname -m` says -> the compiler's prefix in Debian.

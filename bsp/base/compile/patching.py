@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import UserError
-from .process import run
-from .progress import step
+from ..errors import UserError
+from ..process import run
+from ..progress import step
 
 
 @dataclass(frozen=True)

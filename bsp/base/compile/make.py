@@ -8,8 +8,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from .errors import InfrastructureError, UserError
-from .process import Completed, require_tool, run
+from ..errors import InfrastructureError, UserError
+from ..process import Completed, require_tool, run
 
 LOG = "npu-bsp.log"
 _WRONG = re.compile(r"\b(fatal )?error:|undefined refer|ninja: error|\*\*\* ")

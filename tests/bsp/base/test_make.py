@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bsp.base.compiling import LOG, compile_in
+from bsp.base.compile.make import LOG, compile_in
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.room import require_room
 
