@@ -56,7 +56,11 @@ def test_mobilenet_gives_the_documented_answer() -> None:
     document = smoke_test(
         "label_image",
         SmokeTestRequest(
-            model="mobilenet_v1_1.0_224_quant", image="grace_hopper.bmp", runs=3, budget_s=3
+            model="mobilenet_v1_1.0_224_quant",
+            image="grace_hopper.bmp",
+            runs=3,
+            budget_s=3,
+            views=2,
         ),
     )
     assert document["verdict"] == "pass"
@@ -72,7 +76,9 @@ def test_mobilenet_gives_the_documented_answer() -> None:
 @assets
 @pytest.mark.parametrize("model", ["mobilenet_v1_0.25_128_quant", "mobilenet_v2_1.0_224_quant"])
 def test_other_models_agree_with_the_reference(model: str) -> None:
-    request = SmokeTestRequest(model=model, image="grace_hopper.bmp", delegate="cpu", runs=1)
+    request = SmokeTestRequest(
+        model=model, image="grace_hopper.bmp", delegate="cpu", runs=1, views=2
+    )
     assert smoke_test("label_image", request)["verdict"] == "pass"
 
 

@@ -18,6 +18,7 @@ from tests.support.models.small_nets import Net
 from userspace.npu.model import tiny_model
 from userspace.npu.validate.label_image import SmokeTestRequest
 from userspace.npu.validate.smoke import smoke_test
+from virtual.npu.shim import session
 from virtual.npu.shim.place import VirtualNpu
 
 pytestmark = [
@@ -37,7 +38,7 @@ def run(model: bytes, folder: Path, npu: str, **changes: Any) -> Any:
     path = folder / "model.tflite"
     path.write_bytes(model)
     flags = {name: changes.pop(name) for name in ("exact", "strict") if name in changes}
-    given: Any = {"delegate": "teflon", "image": noise(folder), "views": 0}
+    given: Any = {"delegate": "teflon", "image": noise(folder), "views": 0, "runs": 2}
     request = SmokeTestRequest(**given | {"model": str(path)} | changes)
     return smoke_test("label_image", request, place=VirtualNpu(f"virtual:{npu}", **flags))
 
@@ -75,15 +76,31 @@ def test_a_crash_of_the_delegate_fails_in_every_form(tmp_path: Path) -> None:
     assert failed.get("name") == "teflon"
 
 
-def test_a_row_that_takes_too_long_names_the_deadline(tmp_path: Path) -> None:
-    net = Net(192)
-    source = net.conv(0, 64)
-    for _ in range(6):
-        source = net.conv(source, 64, kernel=5)
-    document = run(net.model([source]), tmp_path, "a311d", timeout_s=4)
+# The emulator, with an NPU that never ends what it was given.
+_STUCK = """
+import sys, time
+from virtual.npu.shim import server
+from virtual.npu.vivante.engine import Engine
+Engine.submit = lambda *_: time.sleep(600)
+sys.exit(server.main())
+"""
+
+
+def test_a_row_that_takes_too_long_names_the_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = session._server_command
+
+    def stuck(*arguments: Any) -> list[str]:
+        python, _, _, *words = command(*arguments)
+        return [python, "-c", _STUCK, *words]
+
+    monkeypatch.setattr(session, "_server_command", stuck)
+    net = Net(16)
+    document = run(net.model([net.conv(0, 8)]), tmp_path, "a311d", timeout_s=15)
     row = document["results"][-1]
     assert (row["delegate"], row["status"], document["verdict"]) == ("teflon", "fail", "fail")
-    assert row["reason"].startswith("did not end within 4 s")
+    assert row["reason"].startswith("did not end within 15 s")
 
 
 @pytest.mark.parametrize("wrong_first", [False, True])

@@ -32,7 +32,9 @@ pytestmark = [
 
 def run(model: Path, **flags: Any) -> Any:
     picture = noise_picture(model.with_name("noise.bmp"))
-    request = SmokeTestRequest(delegate="teflon", image=str(picture), views=0, model=str(model))
+    request = SmokeTestRequest(
+        delegate="teflon", image=str(picture), views=0, runs=2, model=str(model)
+    )
     return smoke_test("label_image", request, place=VirtualNpu("virtual:rk3588", **flags))
 
 
