@@ -117,11 +117,11 @@ class Identity(_Record, frozen=True, kw_only=True):
     """What the NPU's identity registers read, as in the kernel's ``etnaviv_hwdb.c``.
 
     Attributes:
-        model: of the core (`gcmodel` in the driver's list).
-        revision: of the core.
+        model: model of the core (`gcmodel` in the driver's list).
+        revision: revision of the core.
         product_id: tells products of one model apart.
         customer_id: whose chip it is.
-        eco_id: of engineering changes.
+        eco_id: number of the engineering change (ECO).
         nn_cores: cores for neural networks.
     """
 
@@ -345,7 +345,7 @@ class Soc(_Record, frozen=True, kw_only=True):
     """A system on chip: ``bsp/socs/NAME.toml``.
 
     Attributes:
-        format: of this file.
+        format: version of this file's format.
         name: as boards' files name it.
         title: what people call the chip.
         vendor: who makes it.
@@ -382,8 +382,8 @@ class Qemu(_Record, frozen=True, kw_only=True):
     Attributes:
         machine: as QEMU's `-machine` takes it.
         cpu: as `-cpu` takes it; none: the machine's own.
-        cores: of the machine.
-        memory_mib: in MiB.
+        cores: number of its CPU cores.
+        memory_mib: its memory, in MiB.
         bootloader: whether the machine boots through U-Boot (else kernel and DTB are handed to QEMU).
         disk: where the disk sits: options of QEMU's ``-drive``.
         nic: QEMU's network device; ``{hostfwd}`` is replaced.
@@ -461,7 +461,7 @@ class Board(_Record, frozen=True, kw_only=True):
     """A board: ``bsp/boards/NAME.toml``.
 
     Attributes:
-        format: of this file.
+        format: version of this file's format.
         name: as `--board` takes it: small letters, digits, hyphens.
         title: what people call the board.
         soc: name of the SoC's file.

@@ -21,13 +21,16 @@ of boards and SoCs (TOML; `format = {FORMAT}` stands at their top), and refuses 
 When a format changes, the changelog says what to change in a file. An unknown key, a wrong type or an
 impossible value is an error that names file, key and the nearest known key.
 
+Each table of a file has a section: `[npu.clocks]` are the `clocks` of `[npu]`. A key whose type is a list
+of tables is written as `[[npu.clocks]]` in TOML, once for each.
+
 The inventory has its own page: [hosts.md](hosts.md#the-inventory). [A calibration](#calibration) is a JSON
 file, in format 1; [time by operation](#profilerecord) a part of what `smoke-test` and `model-report` print
 with `--json`.
 """
 _PAGES = (
-    (Board, "The files: `bsp/boards/NAME.toml`."),
-    (Soc, "The files: `bsp/socs/NAME.toml`."),
+    (Board, ""),
+    (Soc, ""),
     (
         Calibration,
         "The files: `userspace/npu/model/calibration/NAME.json`; "
@@ -47,21 +50,22 @@ def formats_page() -> str:
     parts = [HEAD]
     for record, where in _PAGES:
         done: set[str] = set()
-        waiting = [(record.__name__, mi.type_info(record))]
+        waiting = [("", mi.type_info(record))]
         while waiting:
-            title, kind = waiting.pop(0)
+            path, kind = waiting.pop(0)
             if not isinstance(kind, _Table):
-                raise TypeError(f"{title} is no table")
+                raise TypeError(f"{record.__name__} {path} is not a table")
             if kind.cls.__name__ in done:
                 continue
             done.add(kind.cls.__name__)
-            parts.append(f"## {title}\n\n{_first_line(kind.cls)}\n" + _table(kind))
+            title = f"## {record.__name__} [{path}]" if path else f"## {record.__name__}"
+            about = _first_line(kind.cls) + (f" {where}" if where and not path else "")
+            parts.append(f"{title}\n\n{about}\n{_table(kind)}")
             waiting += [
-                (f"{record.__name__} [{field.encode_name}]", inner)
+                (f"{path}.{field.encode_name}" if path else field.encode_name, inner)
                 for field in kind.fields
                 for inner in _records(field.type)
             ]
-        parts[-1] += f"\n{where}\n"
     return "\n".join(parts)
 
 
@@ -109,7 +113,7 @@ def _records(kind: mi.Type) -> list[_Table]:
 
 def _type(kind: mi.Type) -> str:
     if isinstance(kind, _Table):
-        return f"table: {kind.cls.__name__}"
+        return "table"
     if isinstance(kind, mi.UnionType):
         return " or ".join(_type(each) for each in kind.types if not isinstance(each, mi.NoneType))
     if isinstance(kind, mi.VarTupleType | mi.ListType):

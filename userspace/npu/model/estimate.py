@@ -38,7 +38,7 @@ class OperationPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
     Attributes:
         operation: kind, as TFLite names it.
-        jobs: of an inference.
+        jobs: number of the NPU's jobs in an inference.
         macs: multiplications.
         ms: milliseconds on the NPU.
     """
@@ -53,8 +53,8 @@ class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """A model whose time on boards is known; jobs and bytes are one inference's.
 
     Attributes:
-        model: its name.
-        jobs: of the NPU.
+        model: the model's name.
+        jobs: number of the NPU's jobs.
         macs: multiplications of the operations that the NPU runs.
         bytes: read and written by jobs; 0 where nobody counted.
         ms: milliseconds that were published or measured; their median counts.
@@ -80,7 +80,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """What is known of an NPU's times: one JSON file.
 
     Attributes:
-        format: of this file.
+        format: version of this file's format.
         npu: name of the SoC.
         counted_with: how jobs were counted, or on which board and with what they were measured.
         points: models whose time is known.

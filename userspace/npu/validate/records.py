@@ -188,10 +188,10 @@ class ProfileRecord(TypedDict, total=False):
         after_ms: behind the last job.
         overhead: by which part an inference is longer than without a profile.
         runs: how many inferences had the same jobs.
-        driver: Mesa's.
+        driver: Mesa's driver of the NPU.
         one_job_a_submit: whether each job has a time of its own.
-        nn_jobs: of an inference.
-        tp_jobs: of an inference.
+        nn_jobs: NN jobs of an inference.
+        tp_jobs: TP jobs of an inference.
         operations: those that the NPU ran.
         on_cpu: indices of those that it left.
     """
