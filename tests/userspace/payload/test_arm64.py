@@ -64,7 +64,7 @@ def by_delegate(document: Any) -> dict[str, Any]:
 def test_the_payload_runs_and_finds_no_npu(tmp_path: Path, distribution: str) -> None:
     made = build_payload(distribution=distribution)
     machine = ThisMachine(userspace=made.folder, python=python_command(tmp_path, distribution))
-    request = SmokeTestRequest(model=tiny_model.NAME, runs=1, budget_s=2)
+    request = SmokeTestRequest("cpu,teflon", tiny_model.NAME, runs=1, budget_s=2, views=1)
     document = smoke_test(machine, request)
     rows = by_delegate(document)
     assert document["verdict"] == "pass"
@@ -116,6 +116,7 @@ def test_mobilenet_gives_the_documented_answer_on_arm64(tmp_path: Path) -> None:
         image="grace_hopper.bmp",
         delegate="cpu-reference",
         runs=1,
+        views=0,
     )
     top = by_delegate(smoke_test(machine, request))["cpu-reference"]["top"]
     assert [(entry["index"], entry["score"]) for entry in top] == [
@@ -134,7 +135,9 @@ def test_teflon_computes_on_the_virtual_npu(tmp_path: Path) -> None:
             tmp_path, "trixie", preload=shim.build("aarch64"), environment=emulator.environment
         )
         machine = ThisMachine(userspace=made.folder, python=python)
-        request = SmokeTestRequest(model=tiny_model.NAME, delegate="teflon", runs=2, threads=1)
+        request = SmokeTestRequest(
+            model=tiny_model.NAME, delegate="teflon", runs=2, threads=1, views=1
+        )
         document = smoke_test(machine, request)
     row = by_delegate(document)["teflon"]
     assert row["status"] == "pass", row
