@@ -495,7 +495,9 @@ def test_kernels_strides_and_paddings_exactly(npu: str, name: str, tmp_path: Pat
 @pytest.mark.parametrize("npu", ["a311d", "imx8mp"])
 def test_smoke_test_on_predicted_silicon(npu: str) -> None:
     model, image = asset("mobilenet_v1_0.25_128_quant.tflite"), asset("grace_hopper.bmp")
-    request = SmokeTestRequest(delegate="teflon", model=str(model), image=str(image))
+    request = SmokeTestRequest(
+        delegate="teflon", model=str(model), image=str(image), runs=2, views=2
+    )
     document = smoke_test("label_image", request, place=VirtualNpu(f"virtual:{npu}"))
     assert document["verdict"] == "pass", document
     rows = {row["delegate"]: row for row in document["results"]}
