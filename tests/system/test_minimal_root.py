@@ -189,7 +189,7 @@ def make_foreign(root: Root) -> None:
 
 
 _FOREIGN = """
-apt-get install --yes --no-install-recommends gpg >&2
+apt-get install --yes --no-install-recommends gpg gpg-agent >&2
 export GNUPGHOME=/srv/keys
 mkdir -m 700 keys
 gpg --batch --quiet --passphrase '' --quick-gen-key archive@example ed25519
