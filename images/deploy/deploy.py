@@ -30,7 +30,7 @@ from .checks.recognise import (
     refuse_doubtful,
     refuse_without_boot,
 )
-from .checks.switched_off import refuse_forced_on
+from .checks.switched_off import refuse_forced_on, refuse_shared
 from .confirm import arm, decide
 from .deployment import Deployment
 from .plan import Discard, Facts, Mend, Plan, Send
@@ -76,10 +76,11 @@ def deploy(
             result.verified, result.drift = True, changes + drift.changes_in(facts)
         if not result.plan:
             raise RuntimeError("nothing was planned")
-        if facts.running != bundle.generation and not target.force_enable:
-            refuse_forced_on(
-                agent, board, bundle.path / "boot/board.dtb", fat_mount=fat_mount, host=host.name
-            )
+        if facts.running != bundle.generation:
+            dtb = bundle.path / "boot/board.dtb"
+            refuse_shared(board, dtb)
+            if not target.force_enable:
+                refuse_forced_on(agent, board, dtb, fat_mount=fat_mount, host=host.name)
         if result.plan.send and target.shared is None:  # a fleet's was checked once
             bundles.check(bundle)
         if dry_run:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Before a tree with the NPU on is sent: whether the board's bootloader switched it off on purpose."""
+"""Before a tree with the NPU on is sent: did a bootloader switch it off on purpose? Is the NPU shared?"""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from bsp.base.errors import UserError
 from bsp.catalog import npu_of
 from bsp.dts.npu import switched_off
 from bsp.dts.npu.available import unavailable
+from bsp.dts.npu.owners import refuse_two_owners
 from bsp.dts.tree import Tree, read_tree
 from bsp.profile import Board
 
@@ -41,6 +42,17 @@ def refuse_forced_on(
         return  # or the generation that runs was sent with the NPU off
     sent = read_tree(dtb.read_bytes(), str(dtb))
     switched_off.refuse_forced_on(running, sent, board, npu, host=host)
+
+
+def refuse_shared(board: Board | None, dtb: Path) -> None:
+    """Refuse to send a tree that gives the NPU to a vendor's driver as well.
+
+    Raises:
+        UserError: as ``bsp.dts.npu.owners.refuse_two_owners``.
+    """
+    npu = npu_of(board) if board else None
+    if npu is not None and npu.enabled:
+        refuse_two_owners(read_tree(dtb.read_bytes(), str(dtb)), npu, "the bundle's device tree")
 
 
 def is_on(fdt: str | None, board: Board | None) -> bool | None:

@@ -332,6 +332,47 @@ def test_what_a_bootloader_switched_off_is_not_sent_switched_on(tmp_path: Path) 
         board.close()
 
 
+def test_a_tree_with_two_owners_of_the_npu_is_not_sent(tmp_path: Path) -> None:
+    """In a bundle of whatever origin, alone, or as the one that runs there: both nodes are named."""
+    profile = msgspec.structs.replace(
+        load_board("imx8mp-evk"),
+        compatible=("linux,dummy-virt",),
+        boot=Boot(fat_mount="/boot/firmware"),
+    )
+    vipsi = SOC.rpartition("};")[0] + (
+        '}; vipsi@38500000 { compatible = "fsl,imx8-vipsi"; reg = <0x38500000 0x20000>; };'
+    )
+    factory = make_bundle(tmp_path / "factory", dtb_extra=SOC % "", board=profile)
+    update = make_bundle(
+        tmp_path / "update", dtb_extra=vipsi % "", board=profile, kernel=b"another"
+    )
+    for bundle in (factory, update):
+        sign.sign(bundle)
+    both = compile_dtb(tree_source(extra=vipsi % ""), tmp_path / "both.dtb")
+    board = FakeBoard(tmp_path / "board", factory)
+    try:
+        target = replace(board.target(), host=replace(board.host, board=None), check_health=False)
+        before = board.snapshot()
+        forced = replace(target, force_enable=True)
+        ways: list[Callable[[], Deployment]] = [
+            lambda: deploy(target, bundle=update, board=profile),
+            lambda: deploy(forced, bundle=update, board=profile, dry_run=True),
+            lambda: in_place.deploy_dtb(target, board=profile, dtb=both),
+            lambda: in_place.deploy_dtb(forced, board=profile, dtb=both, dry_run=True),
+        ]
+        for send in ways:
+            with pytest.raises(UserError, match="two owners") as caught:
+                send()
+            assert (
+                "/soc@0/npu@38500000 (vivante,gc, for the free driver etnaviv)"
+                in caught.value.message
+            )
+            assert "/soc@0/vipsi@38500000 (fsl,imx8-vipsi, for galcore" in caught.value.message
+        assert board.snapshot() == before
+    finally:
+        board.close()
+
+
 def test_what_a_dtb_alone_cannot_do_is_refused(board: FakeBoard, tmp_path: Path) -> None:
     before = board.snapshot()
     with pytest.raises(UserError, match="has no NPU"):
