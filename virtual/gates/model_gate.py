@@ -24,6 +24,7 @@ from userspace.npu.model.prefix import prefix, sources
 from userspace.npu.model.trial.given import given
 from userspace.npu.validate import models
 
+from ..model_runs.references import references
 from ..npu.identity import vivante_names
 from ..npu.shim.host import PREFIX, npu_name
 from ..npu.taken import not_in_the_main_graph
@@ -191,7 +192,7 @@ def _runs(
             runner(delegate, timeout_s=timeout_s) as client,
         ):
             for npu in missing:
-                verdict = _judged(client, subject, npu, bisect=bisect, note=now.note)
+                verdict = _judged(client, subject, npu, timeout_s, bisect=bisect, note=now.note)
                 write_atomically(places[npu], json.dumps(verdict).encode())
     return [json.loads(places[npu].read_bytes()) for npu in npus]
 
@@ -204,10 +205,16 @@ def _cached(subject: _Subject, npu: str, delegate: Delegate, *, bisect: bool) ->
 
 
 def _judged(
-    client: Runner, subject: _Subject, npu: str, *, bisect: bool, note: Callable[[str], None]
+    client: Runner,
+    subject: _Subject,
+    npu: str,
+    timeout_s: float,
+    *,
+    bisect: bool,
+    note: Callable[[str], None],
 ) -> ModelVerdict:
     def run(model: bytes) -> Outcome:
-        right = _right(subject, model)
+        right = _right(subject, model, timeout_s)
         return client.run_model(model, list(subject.inputs), npu, right, subject.name, "model")
 
     note(npu)
@@ -252,10 +259,16 @@ def renumbered(text: str, operations: Sequence[int]) -> str:
     return re.sub(r"operation (\d+) \(", whole, text)
 
 
-def _right(subject: _Subject, model: bytes) -> list[NDArray[Any]]:
+def _right(subject: _Subject, model: bytes, timeout_s: float) -> list[NDArray[Any]]:
+    """Return what TFLite's portable kernels make of a subject's model, or of a part of it."""
     if why := not_in_the_main_graph(read_model(model)):
         raise UserError(f"{subject.name}: {why}", hint="smoke-test --host runs it on a board")
     try:
+        if model is subject.content:  # it may crash TFLite; of what does not, no part does
+            whole = references(
+                model, read_model(model), subject.inputs, timeout_s=timeout_s, outputs_only=True
+            )
+            return whole.outputs
         return reference(model, list(subject.inputs))
     except ValueError as error:
         raise UserError(

@@ -24,6 +24,7 @@ from bsp.base.errors import InfrastructureError
 from bsp.base.process import run
 from bsp.base.project import PROJECT
 from userspace.npu.model.graph import Model, output_numbers, with_outputs
+from userspace.npu.validate.onboard.child import signal_name
 from userspace.npu.validate.onboard.loading import portable_kernels
 
 from ..gates.model_runner import tflite_runtime
@@ -118,7 +119,10 @@ def _in_own_process(
             raise ValueError(error.message) from error
         if done.exit_code or not (folder / _OUTPUTS).exists():
             output = done.stdout.decode(errors="replace").strip()
-            raise ValueError(output or f"its runtime ends with {done.exit_code}")
+            ended = f"ends with {done.exit_code}"
+            if done.exit_code < 0:
+                ended = f"crashes with {signal_name(-done.exit_code)}"
+            raise ValueError(output or f"its own kernels' process {ended}")
         with np.load(folder / _OUTPUTS, allow_pickle=False) as file:
             return [file[f"arr_{number}"] for number in range(len(file.files))]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from userspace.npu.model import tflite_file as t
 
-RESHAPE, TRANSPOSE, ADD, CAST, FULLY_CONNECTED = 22, 39, 0, 53, 9
+RESHAPE, TRANSPOSE, ADD, CAST, FULLY_CONNECTED, MUL, DIV = 22, 39, 0, 53, 9, 18, 42
 
 
 class Model:
@@ -114,6 +114,26 @@ def two_inputs(dtype: str = "uint8", second: tuple[int, ...] = (1, 16, 16, 5)) -
     real = model.tensor("real", second, "float32")
     model.operators.append(t.Operator(CAST, (other,), (real,), 37))
     return model.written([image, other], [features, real])
+
+
+def crash() -> bytes:
+    """A convolution, then the smallest whole number by -1: on x86 TFLite's own kernels end with SIGFPE."""
+    model = Model()
+    image = model.image(1, 16, 16, 3)
+    last = model.conv(image)
+    for code, options, value in (
+        (CAST, 37, None),
+        (MUL, 21, 0),
+        (ADD, 11, -(2**31)),
+        (DIV, 29, -1),
+    ):
+        others = []
+        if value is not None:
+            others.append(model.tensor("number", (1,), "int32", data=np.array([value])))
+        sink = model.tensor(f"made_{code}", (1, 16, 16, 4), "int32")
+        model.operators.append(t.Operator(code, (last, *others), (sink,), options))
+        last = sink
+    return model.written([image], [last])
 
 
 def vector(*shape: int, dtype: str = "float32") -> bytes:

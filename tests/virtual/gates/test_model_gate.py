@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bsp.base.errors import UserError
-from tests.support.models.inputs import with_operator
+from tests.support.models.inputs import crash, with_operator
 from userspace.npu.model.graph import read_model
 from userspace.npu.model.prefix import prefix, sources
 from virtual.gates.build import build
@@ -79,11 +80,15 @@ def test_a_models_verdict_with_a_real_delegate(tmp_path: Path) -> None:
     wrong.write_bytes(build(case).model)
     branch.write_bytes(build(Case("branch", 6, 6, 8, 12)).model)
     odd.write_bytes(with_operator(250))
-    files = (str(odd), str(wrong), str(branch))
+    # One that ends TFLite's process ended the whole command.
+    ending = tmp_path / "ending.tflite"
+    ending.write_bytes(crash() if platform.machine() == "x86_64" else with_operator(250))
+    files = (str(odd), str(wrong), str(branch), str(ending))
     result = gate_models(ModelGateRequest(files, "trixie", "virtual:imx8mp", quick=True))
     document = result.document()
     assert (document["verdict"], result.exit_code) == ("not good", 4)
-    refused, bad, shared = (each["runs"][0] for each in document["models"])
+    refused, bad, shared, ended = (each["runs"][0] for each in document["models"])
+    assert "TFLite itself does not run ending.tflite" in ended["evidence"]
     # One model that TFLite refuses does not cost the others their verdicts; alone it is an error.
     assert refused["verdict"] == "not run"
     assert "TFLite itself does not run odd.tflite" in refused["evidence"]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from bsp.base.project import PROJECT
+from tests.support.models.inputs import crash
 from userspace.npu.model.estimate import calibration_of
 from userspace.npu.model.graph import read_model
 from userspace.npu.model.trial.given import given
@@ -46,6 +48,9 @@ def test_a_model_that_ends_the_runtime_ends_nothing_else() -> None:
         references(huge, read_model(huge), [np.zeros((1, 3, 3, 3), np.uint8)])
     with pytest.raises(ValueError, match=r"."):
         references(made.model, model, made.inputs, timeout_s=0.01)
+    if platform.machine() == "x86_64":
+        with pytest.raises(ValueError, match="crashes with SIGFPE"):
+            references(crash(), read_model(crash()), [np.ones((1, 16, 16, 3), np.uint8)])
 
 
 def test_agreement_over_a_set_of_inputs() -> None:
