@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from .base.errors import UserError, nearest
+from .base.text import decoded
 from .profile import (
     FORMAT,
     Board,
@@ -266,14 +267,15 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
         UserError: it cannot be read, is not TOML, or has another format.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = decoded(path.read_bytes())
+        if text is None:
+            raise UserError(f"{path} is not a text", hint="a profile is a TOML file, in UTF-8")
         data = tomllib.loads(text)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path}: not valid TOML: {error}", hint='text is quoted, versions too: kernel = "6.12"'
-        ) from error
+    except tomllib.TOMLDecodeError as error:
+        quote = "" if "twice" in str(error) else 'text is quoted, versions too: kernel = "6.12"'
+        raise UserError(f"{path}: not valid TOML: {error}", hint=quote) from error
     if data.get("format") != FORMAT:
         raise UserError(
             f"{path}: format is {data.get('format')!r}, this version reads format {FORMAT}",

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from bsp.base.errors import UserError, nearest
+from bsp.base.text import decoded
 
 from ..profile_errors import explain
 from .host import Host
@@ -122,12 +123,15 @@ def read_groups(path: Path) -> dict[str, tuple[str, ...]]:
 
 def _read(path: Path) -> Inventory:
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = decoded(path.read_bytes())
+        if text is None:
+            raise UserError(f"{path} is not a text", hint="the inventory is a TOML file, in UTF-8")
+        data = tomllib.loads(text)
     except FileNotFoundError:
         return Inventory()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: not valid TOML: {error}") from error
     for key, example in (
         ("hosts", '[hosts.NAME], address = "..."'),

@@ -24,6 +24,7 @@ from bsp.dts.tree import read_tree
 from bsp.kernel.distribution import all_series, series_key, series_named
 from bsp.kernel.source import kernel_tree
 from bsp.profile import NpuSettings
+from bsp.remote.inventory_file import read_inventory
 from bsp.scan.drivers import database_entries
 
 BOARDS = board_names()
@@ -252,9 +253,25 @@ def test_a_mistake_in_a_soc_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot read"):
         read_board(tmp_path / "none.toml")
-    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(UserError, match="not valid TOML"):
+    (tmp_path / "bytes.toml").write_bytes(b"a\0\xff\xfe")
+    with pytest.raises(UserError, match="is not a text"):
         read_board(tmp_path / "bytes.toml")
+    (tmp_path / "twice.toml").write_text("[boot]\n[boot]\n")
+    with pytest.raises(UserError, match="twice") as caught:
+        read_board(tmp_path / "twice.toml")
+    assert not caught.value.hint  # none about quotes
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
+def test_a_file_as_any_editor_writes_it(tmp_path: Path, encoding: str) -> None:
+    text = (PROJECT / "bsp/boards/vim3.toml").read_text()
+    changed = re.sub('title = ".*"', 'title = "Mülheim"', text, count=1)
+    (tmp_path / "vim3.toml").write_bytes(changed.replace("\n", "\r\n").encode(encoding))
+    assert read_board(tmp_path / "vim3.toml").title == "Mülheim"
+    inventory = tmp_path / "inventory.toml"
+    inventory.write_bytes('[hosts.desk]\nuser = "jürgen"\n'.encode(encoding))
+    host, _ = read_inventory(inventory)["desk"]
+    assert host.user == "jürgen"
 
 
 def test_an_unknown_board_names_the_nearest() -> None:

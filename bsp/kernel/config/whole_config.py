@@ -8,7 +8,6 @@ has Kconfig's default. They mean something else than a fragment with the same li
 
 from __future__ import annotations
 
-import codecs
 import gzip
 import re
 import zlib
@@ -16,6 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from ...base.errors import UserError
+from ...base.text import decoded
 
 _HEADER = re.compile(
     r"^# Automatically generated .*edit|^# \S+ \S+ Kernel Configuration$", re.I | re.M
@@ -56,23 +56,10 @@ def read_text(path: Path) -> str:
         raise UserError(
             f"cannot read {path}: {error}", hint="--fragment FILE, lines CONFIG_X=y"
         ) from error
-    return _decoded(data, path)
-
-
-def _decoded(data: bytes, path: Path) -> str:
-    """Return the text in UTF-8, or as other editors write it: UTF-16 (PowerShell's ``>``), Latin-1.
-
-    Raises:
-        UserError: it is not a text.
-    """
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return data.decode("utf-16", errors="replace")
-    if b"\0" in data:
+    text = decoded(data)
+    if text is None:
         raise UserError(f"{path} is not a text", hint="--fragment FILE, lines CONFIG_X=y")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("latin-1")
+    return text
 
 
 def kind_of(name: str, text: str) -> tuple[Kind, str]:
