@@ -64,6 +64,9 @@ def grub(parts: Parts, boot: Path, root: Path) -> None:
     )
     folder = root / "boot/grub"
     folder.mkdir(parents=True)
+    if parts.initrd:  # on a root where no package of the kernel's has put them there
+        shutil.copyfile(parts.kernel.image, root / f"boot/vmlinuz-{parts.release}")
+        shutil.copyfile(parts.initrd, root / f"boot/initrd.img-{parts.release}")
     (folder / "grub.cfg").write_text(
         "set timeout=1\n"
         "menuentry 'Debian GNU/Linux' {\n"
