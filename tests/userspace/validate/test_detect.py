@@ -138,6 +138,16 @@ def test_objects_of_one_class_are_alive() -> None:
     assert judged(ssd(people), ssd(people))["status"] == "pass"
 
 
+def test_other_outputs_may_stand_around_a_detectors() -> None:
+    state = output(np.ones((1, 2, 2, 3)))
+    for before, after in (([], [state, state]), ([state], []), ([state], [state])):
+        good = [*before, *ssd([PERSON, TIE]), *after]
+        row = judged(good, good)
+        assert row["status"] == "pass"
+        assert [each["index"] for each in row["detections"]] == [1, 32]
+        assert judged([*before, *ssd([PERSON]), *after], good)["status"] == "fail"
+
+
 def test_a_count_that_is_no_number_fails() -> None:
     wrong = [*ssd([PERSON, TIE])[:3], output([np.nan])]
     row = judged(wrong, ssd([PERSON, TIE]))
@@ -151,6 +161,9 @@ def test_a_count_that_is_no_number_fails() -> None:
         ([(1, 10), (1, 10, 4), (1,), (1, 10)], True),
         ([(1, 1, 4), (1, 1), (1, 1), (1,)], True),
         ([(), (), (), ()], True),  # the file does not tell
+        ([(), (), (), (), (1, 8, 8, 320), (1, 8, 8, 320)], True),  # seen: a state behind them
+        ([(1, 8, 8, 320), (1, 10, 4), (1, 10), (1, 10), (1,)], True),
+        ([(1, 10, 4), (1, 8, 8, 3), (1, 10), (1, 10), (1,)], False),
         ([(1, 1001)], False),
         ([(1, 10, 4), (1, 10), (1, 20), (1,)], False),
         ([(1, 10, 4), (1, 10), (1, 10)], False),

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ...model import tiny_detector
 from ..records import OutputRecord
+from .kinds import detection_group
 
 _POST_PROCESS = "tflite_detection_postprocess:"
 
@@ -57,9 +58,10 @@ class Outputs:
 def is_detector(shapes: Sequence[tuple[int, ...]]) -> bool:
     """Return whether outputs of these shapes may be a detector's that is known.
 
-    A shape without sizes is one that the model's file does not tell.
+    A shape without sizes is one that the model's file does not tell. Behind or before a detector's four
+    outputs there may be others, such as the state of a model for videos.
     """
-    unknown = len(shapes) == 4 and () in shapes
+    unknown = len(shapes) >= 4 and () in shapes
     return unknown or _is_tiny(shapes) or _by_shape(shapes) is not None
 
 
@@ -95,13 +97,12 @@ def _ordered(boxes: int, pair: tuple[int, int], count: int, *, first_is_score: b
 
 def _by_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, tuple[int, int], int] | None:
     """Return the positions of the boxes, of two lists as long as they, and of one number."""
-    if len(shapes) != 4:
-        return None
-    boxes = [place for place, shape in enumerate(shapes) if len(shape) == 3 and shape[2] == 4]
+    four = range(4) if len(shapes) == 4 else detection_group(shapes)
+    boxes = [place for place in four if len(shapes[place]) == 3 and shapes[place][2] == 4]
     if len(boxes) != 1:
         return None
     lists = (1, shapes[boxes[0]][1])
-    others = [place for place in range(4) if place != boxes[0]]
+    others = [place for place in four if place != boxes[0]]
     counts = [place for place in others if shapes[place] in ((1,), (), (1, 1))]
     # The shortest, where lists of one object look alike.
     count = min(counts, key=lambda place: len(shapes[place]), default=None)
