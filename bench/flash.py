@@ -157,7 +157,7 @@ def against_whole(host: Host, work: Path, image: Path, device: Path, rounds: int
 
 
 def building(work: Path, rounds: int) -> list[Timing]:
-    """Image assembly with a cached root against writing as many bytes and making the file systems."""
+    """Image assembly against writing as many bytes and making the file systems."""
     board = load_board("virtual")
     bundle = bundle_for(board)
     key = local_sshd.make_key(work / "user").with_name("user.pub")
@@ -183,7 +183,8 @@ def building(work: Path, rounds: int) -> list[Timing]:
     arms = [
         Arm("dd + mkfs", same_bytes),
         Arm("dd + mkfs again (A/A)", same_bytes),
-        Arm("build-image", lambda: build_image(request), target=1.5),
+        Arm("build-image, nothing changed", lambda: build_image(request), target=2.5),
+        Arm("build-image, no image there", lambda: build_image(request), output.unlink),
     ]
     return measure(arms, rounds=rounds, warm_up=0)
 

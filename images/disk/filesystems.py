@@ -131,11 +131,12 @@ def journal_blocks(image: Path, layout: Layout) -> list[tuple[int, int]]:
 
 
 def _e2fs(program: str) -> list[str]:
-    return unpacked_program(_e2fsprogs(), f"usr/sbin/{program}")
+    return unpacked_program(mke2fs_folder(), f"usr/sbin/{program}")
 
 
 @functools.cache
-def _e2fsprogs() -> Path:
+def mke2fs_folder() -> Path:
+    """Return where mke2fs is unpacked; its name is that of the packages' versions."""
     host = host_architecture()
     # mke2fs loads libarchive by itself and does not depend on it.
     packages = ["e2fsprogs", "libarchive13t64"]

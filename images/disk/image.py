@@ -10,7 +10,6 @@ same bytes.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import tempfile
@@ -21,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from bsp.base import progress
 from bsp.base.cache import refuse_disk, write_atomically
 from bsp.base.errors import UserError
 from bsp.base.progress import step
@@ -36,6 +36,7 @@ from . import bmap
 from .bootloader import FIRST_PARTITION_BYTES, LoaderFile, read_bootloader
 from .filesystems import fill_fat, fill_root, journal_blocks
 from .image_root import PACKAGES, Access, check_host_name, make_root, read_access
+from .kept_image import digest_of, inputs_of, intact_map
 from .layout import MIB, Layout, make_empty
 from .rootfs import Rootfs, root_tar
 from .tree import Tree
@@ -85,6 +86,8 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
         generation: the generation in the image; None before the bundle is made.
         host_key: the board's public key, if the image has one.
         identity_file: private key that logs in, if it is beside the public one on this machine.
+        inputs: hash of all that the image was made of.
+        sha256: hash of the image: that of the hashes of its block map, in order.
     """
 
     format: int = FORMAT
@@ -104,20 +107,23 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     partitions: tuple[dict[str, Any], ...]
     size_bytes: int
     mapped_bytes: int | None = None
+    inputs: str | None = None
     sha256: str | None = None
 
 
 @dataclass(frozen=True)
 class Image:
-    """An image on this machine; only planned if ``made`` is false."""
+    """An image on this machine; only planned if ``made`` is false; ``kept``: that of the last build."""
 
     path: Path
     description: Description
     made: bool
+    kept: bool = False
 
     def document(self) -> dict[str, Any]:
         """The document that ``--json`` prints."""
         document = {"image": str(self.path), "bmap": None, "dry_run": not self.made}
+        document["kept"] = self.kept
         if self.made:
             document["bmap"] = str(bmap.map_file(self.path))
         document.update(msgspec.to_builtins(self.description))
@@ -146,14 +152,17 @@ def build_image(request: ImageRequest, *, dry_run: bool = False) -> Image:
         from ..bundle.assemble import bundle_for  # late: a given bundle needs none of it
 
         bundle = bundle_for(board, kernel=request.kernel, force_enable=request.force_enable)
-    with step(f"Building the image of {board.name}") as progress:
-        description = _make(plan, bundle, rootfs)
-        if description.mapped_bytes is None:
+    with step(f"Building the image of {board.name}") as now:
+        image = _make(plan, bundle, rootfs)
+        if image.description.mapped_bytes is None:
             raise RuntimeError("the image was made without a block map")
-        progress.note(
-            f"{description.mapped_bytes / 1e6:.0f} MB of {plan.size_bytes / 1e6:.0f} MB hold data"
-        )
-    return Image(plan.output, description, made=True)
+        if image.kept:
+            now.note("nothing has changed since the last build; every block verified")
+        else:
+            now.note(
+                f"{image.description.mapped_bytes / 1e6:.0f} MB of {plan.size_bytes / 1e6:.0f} MB hold data"
+            )
+    return image
 
 
 @dataclass(frozen=True)
@@ -349,7 +358,7 @@ def _given_bundle(board: Board, folder: Path, *, force_enable: bool) -> Bundle:
     return bundle
 
 
-def _make(plan: _Plan, bundle: Bundle, rootfs: Rootfs) -> Description:
+def _make(plan: _Plan, bundle: Bundle, rootfs: Rootfs) -> Image:
     layout = plan.layout(plan.seed(rootfs, bundle))
     description = plan.describe(bundle, layout)
     output = plan.output
@@ -369,6 +378,13 @@ def _make(plan: _Plan, bundle: Bundle, rootfs: Rootfs) -> Description:
         )
         lay_out(bundle, fat, overlay, cmdline=description.cmdline, whole=False)
         tree = Tree(rootfs.tar, overlay, tuple(generation_files(bundle)))
+        inputs = inputs_of(
+            (fat, overlay),
+            layout, rootfs.key, tree.epoch_s, bundle.generation, plan.loader.record, plan.loader.sha256,
+        )  # fmt: skip
+        described = msgspec.structs.replace(description, inputs=inputs)
+        if kept := _kept(output, described):
+            return kept
         image = workspace / "disk.img"
         make_empty(image, layout)
         with image.open("r+b") as file:
@@ -386,18 +402,42 @@ def _make(plan: _Plan, bundle: Bundle, rootfs: Rootfs) -> Description:
             for first, last in journal_blocks(image, layout):
                 block_map = bmap.with_blocks(block_map, first, last)
             hashed_map = bmap.hashed(image, block_map)
-        digest = hashlib.sha256("".join(str(each.sha256) for each in hashed_map.ranges).encode())
         described = msgspec.structs.replace(
-            description, mapped_bytes=hashed_map.mapped_bytes, sha256=digest.hexdigest()
+            described, mapped_bytes=hashed_map.mapped_bytes, sha256=digest_of(hashed_map)
         )
         # The image comes last, so that the files beside an image always belong to it.
         for stale in (output, bmap.map_file(output), description_file(output)):
             with contextlib.suppress(FileNotFoundError):
                 stale.unlink()
         bmap.write(bmap.map_file(output), hashed_map)
-        text = msgspec.json.format(msgspec.json.encode(described), indent=2) + b"\n"
-        write_atomically(description_file(output), text)
+        _write_description(output, described)
         with image.open("rb") as file:
             os.fsync(file.fileno())
         image.rename(output)
-    return described
+    return Image(output, described, made=True)
+
+
+def _kept(output: Path, described: Description) -> Image | None:
+    """Return the image that lies there, if it has these inputs and nothing of it was changed."""
+    try:
+        last = read_description(output)
+    except UserError:  # damaged
+        return None
+    if last is None or last.inputs != described.inputs or not last.sha256 or not output.is_file():
+        return None
+    with step("Verifying the image of the last build"):
+        block_map = intact_map(output, last.sha256)
+    if block_map is None:
+        progress.say(f"{output} was changed since it was built; it is built again")
+        return None
+    described = msgspec.structs.replace(
+        described, mapped_bytes=block_map.mapped_bytes, sha256=last.sha256
+    )
+    if described != last:  # the same bytes, by another name of the key, say
+        _write_description(output, described)
+    return Image(output, described, made=True, kept=True)
+
+
+def _write_description(image: Path, described: Description) -> None:
+    text = msgspec.json.format(msgspec.json.encode(described), indent=2) + b"\n"
+    write_atomically(description_file(image), text)

@@ -132,6 +132,36 @@ def test_the_same_inputs_give_the_same_bytes(
     assert other.description.cmdline != image.description.cmdline
 
 
+def test_an_image_that_is_there_is_kept_only_if_every_block_is_as_it_was_made(
+    image: Image, request_: ImageRequest, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "k.img"
+    for source in (image.path, *image.path.parent.glob("a.img.*")):
+        run_tool("cp", "--sparse=always", source, tmp_path / source.name.replace("a.img", "k.img"))
+    request = replace(request_, output=output)
+    inode = output.stat().st_ino
+    kept = build_image(request)
+    assert kept.kept
+    assert kept.description == image.description
+    assert output.stat().st_ino == inode
+    root_bytes = image.description.partitions[1]["start_bytes"]
+    in_a_file = bmap.read(bmap.map_file(output)).ranges[-1].last * bmap.BLOCK_BYTES
+    in_a_hole = output.stat().st_size - 64 * bmap.BLOCK_BYTES
+    assert root_bytes < in_a_file
+    for offset in (in_a_file, in_a_hole):
+        with output.open("r+b") as file:
+            file.seek(offset)
+            file.write(b"damage")
+        again = build_image(request)
+        assert not again.kept
+        assert "was changed since it was built" in capfd.readouterr().err
+        assert again.description == image.description
+        run_tool("cmp", image.path, output)
+    bmap.map_file(output).unlink()
+    assert not build_image(request).kept
+    assert not build_image(replace(request, hostname="another")).kept
+
+
 def test_the_block_map_holds_all_that_is_not_zero_and_the_journal(image: Image) -> None:
     found = bmap.read(bmap.map_file(image.path))
     assert found.mapped_bytes == image.description.mapped_bytes
