@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bsp.base.errors import UserError
+from bsp.kernel.module_name import module_name
 from images.bundle.manifest import Bundle
-from images.disk.initrd import module_name
 
 from .plan import Facts
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import lzma
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from bsp.base.errors import UserError, nearest
 from bsp.base.packages.apt import Archive
 from bsp.base.process import run
+from bsp.kernel.module_name import module_name
 from bsp.kernel.packaged import PrebuiltKernel
 
 HERE = Path(__file__).parent
@@ -102,11 +102,6 @@ def load_order(folder: Path, modules: Iterable[str]) -> list[str]:
             if dependency not in order:
                 order.append(dependency)
     return order
-
-
-def module_name(path: str) -> str:
-    """Return the kernel's name of a module file (``nvmem_imx_ocotp``)."""
-    return re.sub(r"\.ko(\.(xz|zst|gz))?$", "", path.rsplit("/", 1)[-1]).replace("-", "_")
 
 
 def _module_bytes(path: Path) -> bytes:

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bsp.base.errors import UserError
+from bsp.kernel.module_name import module_name
 from bsp.kernel.packaged import PrebuiltKernel
-from images.disk.initrd import PROBE_INIT, ROOT_INIT, build_initrd, load_order, module_name
+from images.disk.initrd import PROBE_INIT, ROOT_INIT, build_initrd, load_order
 
 DEP = """\
 kernel/lib/crc16.ko.xz:
