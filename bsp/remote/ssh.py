@@ -37,6 +37,7 @@ _MACS = (
     "hmac-sha2-512",
 )
 _RETRY_EVERY_S = 0.5
+_READ_BYTES = 32 << 10
 
 # paramiko logs a traceback for each connection that breaks, as on every reboot of a board; the user gets an
 # error of ours instead.
@@ -48,10 +49,18 @@ class _PromptSocket(socket.socket):
 
     An SSH server answers a log-in with two small packets; its Nagle algorithm holds the second back until
     the first is acknowledged, which Linux delays by 40 ms. TCP_QUICKACK lasts until the next read only.
+
+    paramiko reads each packet in two: all that has come is read at once, and handed out from there.
     """
 
+    _ahead = b""
+
     def recv(self, size: int, flags: int = 0, /) -> bytes:
-        data = super().recv(size, flags)
+        if self._ahead:
+            data, self._ahead = self._ahead[:size], self._ahead[size:]
+            return data
+        data = super().recv(max(size, _READ_BYTES), flags)
+        data, self._ahead = data[:size], data[size:]
         if hasattr(socket, "TCP_QUICKACK"):
             with contextlib.suppress(OSError):
                 self.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import math
@@ -93,6 +94,18 @@ class BoardRefusedError(InfrastructureError):
     """The agent could not carry out a request; the board is unchanged."""
 
 
+@functools.cache
+def _agent_source(additions: tuple[tuple[str, str], ...]) -> bytes:
+    """Return the agent's modules as ``START`` reads them: the same for all boards of a fleet."""
+    appended = dict(additions)
+    modules = [
+        (name, (slots.ONBOARD_DIR / f"{name}.py").read_text() + appended.get(name, ""))
+        for name in ONBOARD_MODULES
+    ]
+    source = json.dumps(modules).encode()
+    return b"%d\n%s" % (len(source), source)
+
+
 def as_root(host: Host) -> tuple[str, ...]:
     """Return the start of a command that runs our Python code as root on a board (docs/operators.md)."""
     return ("sudo", "-n", "/usr/bin/python3", *PYTHON[1:]) if host.sudo else PYTHON
@@ -142,14 +155,7 @@ class Agent:
             shared is not None or self._far or (self._rate or math.inf) < SLOW_BYTES_PER_S
         )
         self._process: Process = connection.start([*as_root(connection.host), START])
-        folder = slots.ONBOARD_DIR
-        appended = additions or {}
-        modules = [
-            (name, (folder / f"{name}.py").read_text() + appended.get(name, ""))
-            for name in ONBOARD_MODULES
-        ]
-        source = json.dumps(modules).encode()
-        self._write(b"%d\n%s" % (len(source), source))
+        self._write(_agent_source(tuple((additions or {}).items())))
         self.codecs: tuple[str, ...] = ()
 
     def __enter__(self) -> Agent:
