@@ -2,10 +2,12 @@
 """Starts invoke as its own script does, in less time: each command of ``./inv`` waits for that.
 
 invoke imports ``unittest.mock``, and with it asyncio, for a class that only tests use; that alone is a
-tenth of a short command. Looking for cycles among all that imports make takes another part.
+tenth of a short command. Looking for cycles among all that imports make takes another part, and so does
+``importlib.metadata``, with email and zipfile, which invoke and paramiko ask for their own version.
 """
 
 import gc
+import importlib
 import os
 import signal
 import sys
@@ -24,6 +26,29 @@ if sys.stderr is None:
     sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 # Debian leaves sbin out of an ordinary user's PATH; mke2fs, depmod and their like are there.
 os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+
+
+class _Metadata(types.ModuleType):
+    """``importlib.metadata``, imported when more is wanted of it than a version."""
+
+    @staticmethod
+    def version(name: str) -> str:
+        """Return a package's version, from the name of its folder where that says it."""
+        for folder in filter(os.path.isdir, sys.path):
+            for entry in os.listdir(folder):  # noqa: PTH208
+                if entry.startswith(f"{name}-") and entry.endswith(".dist-info"):
+                    return entry[len(name) + 1 : -len(".dist-info")]
+        sys.modules.pop("importlib.metadata", None)
+        return str(importlib.import_module("importlib.metadata").version(name))
+
+    def __getattr__(self, name: str) -> object:
+        sys.modules.pop("importlib.metadata", None)
+        return getattr(importlib.import_module("importlib.metadata"), name)
+
+
+if "importlib.metadata" not in sys.modules:
+    _metadata = _Metadata("importlib.metadata")
+    sys.modules["importlib.metadata"] = importlib.metadata = _metadata
 
 gc.set_threshold(100_000, 20, 20)  # as tasks.py does, and before invoke is imported
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))  # noqa: PTH100, PTH120
