@@ -48,8 +48,9 @@ ROOT = Path(__file__).parents[1]
 # What `./inv deploy` does up to the reboot, or (for a bundle that runs already) to its end, with what ./inv
 # imports; the board's root is a folder, which the command line has no flag for.
 _OURS = """\
-import pathlib, sys
-import commands.face.start, tasks
+import pathlib, runpy, sys
+runpy.run_path("commands/face/start.py")
+import tasks
 from bsp.remote.inventory import Host
 from bsp.remote.ssh import connect
 from images.bundle import manifest as bundles

@@ -18,9 +18,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -44,8 +42,9 @@ from tests.support.fleet_boards import FleetBoards
 JOBS = 16
 
 _OURS = """\
-import pathlib, sys
-import commands.face.start, tasks
+import pathlib, runpy, sys
+runpy.run_path("commands/face/start.py")
+import tasks
 from dataclasses import replace
 from pathlib import PosixPath
 from bsp.remote.inventory import Host
@@ -89,7 +88,6 @@ class Bench:
         self.work = work
         self.bundle = _bundle(work)
         self.fleet = FleetBoards(work / "fleet", make_bundle(work / "tiny"), count)
-        self.cpu: dict[str, list[float]] = {}
 
     def peer(self, name: str) -> Path:
         return self.fleet.boards[name].folder / "peer"
@@ -103,16 +101,6 @@ class Bench:
             "-i", str(host.identity_file), "-o", "IdentitiesOnly=yes",
             "-o", f"UserKnownHostsFile={host.known_hosts}", "-o", "StrictHostKeyChecking=yes",
         ]  # fmt: skip
-
-    def timed(self, arm: str, do: Callable[[], None]) -> Callable[[], None]:
-        """``do``, with the processor time of what it starts kept by the arm's name."""
-
-        def timed() -> None:
-            before = _cpu_of_children()
-            do()
-            self.cpu.setdefault(arm, []).append(_cpu_of_children() - before)
-
-        return timed
 
     # --- arms
 
@@ -247,11 +235,6 @@ def run_in(argv: list[str], environment: dict[str, str]) -> None:
         sys.exit((done.stdout + done.stderr).decode()[-3000:])
 
 
-def _cpu_of_children() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
 def _bundle(work: Path) -> Bundle:
     """About 50 MB in a few hundred files."""
     kernel = prebuilt_kernel("6.12")
@@ -279,7 +262,7 @@ def arms(bench: Bench, peers: Path | None, *, more: bool) -> list[Arm]:
         target: float | None = None,
         check: Callable[[], None] = bench.peer_delivered,
     ) -> Arm:
-        return Arm(name, bench.timed(name, do), bench.forget, target, check)
+        return Arm(name, do, bench.forget, target, check)
 
     measured_arms = [
         arm("tar | ssh, 16 at a time", bench.tar),
@@ -323,11 +306,6 @@ def main() -> None:
         finally:
             bench.close()
     report({title: timings}, as_json=options.json)
-    if not options.json:
-        reference = statistics.median(bench.cpu["tar | ssh, 16 at a time"])
-        for arm, taken in bench.cpu.items():
-            seconds = statistics.median(taken)
-            print(f"processor time here: {arm}: {seconds:.2f} s, ratio {seconds / reference:.2f}")
 
 
 if __name__ == "__main__":

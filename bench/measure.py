@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import resource
 import statistics
 import sys
 import time
@@ -42,7 +43,13 @@ class Arm:
 
 @dataclass(frozen=True)
 class Timing:
-    """What one arm took, in milliseconds; ``ratio`` is the median over the rounds."""
+    """What one arm took, in milliseconds; ``ratio`` is the median over the rounds.
+
+    Attributes:
+        cpu_ms: median of the processor time of this process and of what it started and waited for: the
+            client's, where a server runs beside.
+        cpu_ratio: median of its ratios to the reference's.
+    """
 
     name: str
     median_ms: float
@@ -53,6 +60,8 @@ class Timing:
     ratio_high: float
     target: float | None
     rounds: int
+    cpu_ms: float
+    cpu_ratio: float
 
     @property
     def met(self) -> bool | None:
@@ -65,18 +74,20 @@ class Timing:
 def measure(arms: Sequence[Arm], *, rounds: int, warm_up: int = 1) -> list[Timing]:
     """Time the arms; ratios are to the first, round by round, with their quartiles."""
     taken_ms: dict[str, list[float]] = {arm.name: [] for arm in arms}
+    used_ms: dict[str, list[float]] = {arm.name: [] for arm in arms}
     for number in range(-warm_up, rounds):
         shift = number % len(arms)
         for arm in [*arms[shift:], *arms[:shift]]:
             if arm.prepare:
                 arm.prepare()
-            started = time.perf_counter()
+            started, used_before_s = time.perf_counter(), _cpu_s()
             arm.run()
             if number >= 0:
                 taken_ms[arm.name].append((time.perf_counter() - started) * 1e3)
+                used_ms[arm.name].append(max(_cpu_s() - used_before_s, 1e-6) * 1e3)
             if arm.check:
                 arm.check()
-    reference = taken_ms[arms[0].name]
+    reference, reference_used = taken_ms[arms[0].name], used_ms[arms[0].name]
     timings = []
     for arm in arms:
         mine = taken_ms[arm.name]
@@ -93,9 +104,19 @@ def measure(arms: Sequence[Arm], *, rounds: int, warm_up: int = 1) -> list[Timin
                 ratios[-1 - quarter],
                 arm.target,
                 rounds,
+                statistics.median(used_ms[arm.name]),
+                statistics.median(
+                    own / other
+                    for own, other in zip(used_ms[arm.name], reference_used, strict=True)
+                ),
             )
         )
     return timings
+
+
+def _cpu_s() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def shown(title: str, timings: Sequence[Timing]) -> str:
@@ -115,11 +136,13 @@ def shown(title: str, timings: Sequence[Timing]) -> str:
                 f"{timing.min_ms:.1f}-{timing.max_ms:.1f}",
                 f"{timing.ratio:.2f}",
                 f"{timing.ratio_low:.2f}-{timing.ratio_high:.2f}",
+                f"{timing.cpu_ms:.0f}",
+                f"{timing.cpu_ratio:.2f}",
                 goal,
             ]
         )
-    header = ["", "median ms", "min-max", "ratio", "quartiles", "target"]
-    return f"{title} ({timings[0].rounds} rounds)\n{table(header, rows, width=110)}"
+    header = ["", "median ms", "min-max", "ratio", "quartiles", "cpu ms", "ratio", "target"]
+    return f"{title} ({timings[0].rounds} rounds)\n{table(header, rows, width=130)}"
 
 
 def arguments(description: str, *, rounds: int) -> argparse.Namespace:
