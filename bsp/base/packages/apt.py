@@ -8,6 +8,7 @@ are those of ``debian.py``. apt verifies the archive's signature and each packag
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -99,7 +100,7 @@ class Archive:
                 nothing = f"Dir::Cache::Archives={self.folder / 'nothing'}/"
                 planned = self._apt(*command, "-o", nothing, "--print-uris", *packages).text
                 # Each line: 'address' file-name size hash
-                return [line.split()[1] for line in planned.splitlines() if line.startswith("'")]
+                return re.findall("^'.*' (\\S+)", planned, re.MULTILINE)
 
             names = self._answer(question, plan)
             archives = self.folder / "archives"
@@ -193,7 +194,7 @@ class Archive:
             # Each line: 'address' file-name size SHA256:hash
             lines = [line.split() for line in self._apt(*command).text.splitlines()]
             return [
-                f"{words[0].strip(quote)} {words[3].removeprefix('SHA256:')}"
+                f"{re.sub('^copy:', 'file:', words[0].strip(quote))} {words[3].removeprefix('SHA256:')}"
                 for words in lines
                 if len(words) == 4 and words[3].startswith("SHA256:") and ".tar." in words[1]
             ]
@@ -271,7 +272,8 @@ class Archive:
     def _sources(self) -> str:
         base_suite, _, extra = self.suite.partition("-")
         suites = [base_suite] if not extra else [base_suite, self.suite]
-        mirror = debian_mirror()
+        # Of a folder of this machine, too, apt is to put the files into its cache.
+        mirror = re.sub("^file:", "copy:", debian_mirror()).replace(" ", "%20")
         signed_by = f"signed-by={debian_keyring()}"
         kinds = ("deb", "deb-src") if self.sources else ("deb",)
         return "".join(

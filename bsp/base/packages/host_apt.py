@@ -7,6 +7,7 @@ by its hash. The system's packages, lists and caches stay as they are.
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -48,13 +49,16 @@ def packages(names: Sequence[str]) -> list[Path]:
         words = ["install", "--yes", "--no-install-recommends", "--reinstall", "--download-only"]
         with step(f"Fetching {' and '.join(names)}, to be used from the cache"):
             try:
+                listed = _apt(folder, "apt-get", *words, "--print-uris", *names).text
                 _apt(folder, "apt-get", *words, *names)
             except ToolFailedError as error:
                 raise InfrastructureError(
                     f"apt cannot fetch {' '.join(names)}: {error.message.splitlines()[-1]}",
                     hint="check the network, and what apt is set up with: apt-get update",
                 ) from error
-        return sorted(archives.glob("*.deb"))
+        # Of an archive that is a folder of this machine, apt verifies the files where they are.
+        in_place = map(Path, re.findall("^'file:([^']+)'", listed, re.MULTILINE))
+        return sorted([*archives.glob("*.deb"), *in_place])
 
 
 def unpack(names: Sequence[str], target: Path) -> None:

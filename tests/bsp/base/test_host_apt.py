@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import quote
 
 import pytest
 
@@ -33,7 +34,8 @@ class Distribution:
     """An archive of a distribution that is not Debian, and an apt that knows it and nothing else."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.archive, self.keys = root, root / "archive", root / "keys"
+        self.root, self.archive, self.keys = root, root / "an archive", root / "keys"
+        self.sources = root / "etc/sources.list"
         self.archive.mkdir()
         self.keys.mkdir(mode=0o700)
         self.gpg("--batch", "--passphrase", "", "--quick-gen-key", "archive@example", "ed25519")
@@ -103,8 +105,8 @@ def machine(
     (etc / "apt.conf.d/99careless").write_text(
         'Acquire::AllowInsecureRepositories "true";\nAPT::Get::AllowUnauthenticated "true";\n'
     )
-    (etc / "sources.list").write_text(
-        f"deb [signed-by={tmp_path}/key.gpg] copy:{made.archive} ./\n"
+    made.sources.write_text(
+        f"deb [signed-by={tmp_path}/key.gpg] copy:{quote(str(made.archive))} ./\n"
     )
     status = tmp_path / "status"
     status.touch()
@@ -174,8 +176,20 @@ def test_what_cannot_be_used_unpacked_is_to_be_installed(
     assert not (Path(os.environ["NPU_BSP_CACHE"]) / "programs" / distribution() / "bc").exists()
 
 
+def test_an_archive_may_be_a_folder(machine: Distribution) -> None:
+    """apt takes packages of a ``file:`` source where they are, and copies none."""
+    machine.sources.write_text(machine.sources.read_text().replace("copy:", "file:"))
+    machine.add("bc", {"usr/bin/bc": "#!/bin/sh\n"})
+    machine.publish()
+    assert host_apt.packages(["bc"]) == [machine.archive / "bc_1_all.deb"]
+    host_apt.unpack(["bc"], machine.root / "unpacked")
+    assert (machine.root / "unpacked/usr/bin/bc").is_file()
+
+
+@pytest.mark.parametrize("where", ["copy:", "file:"])
 @pytest.mark.parametrize("fault", ["unsigned", "other key", "changed"])
-def test_nothing_is_taken_unverified(machine: Distribution, fault: str) -> None:
+def test_nothing_is_taken_unverified(machine: Distribution, fault: str, where: str) -> None:
+    machine.sources.write_text(machine.sources.read_text().replace("copy:", where))
     machine.add("bc", {"usr/bin/bc": "#!/bin/sh\n"})
     machine.publish(signed=fault != "unsigned")
     if fault == "other key":
