@@ -203,7 +203,8 @@ def recognised(
 def opened(host: Host, agent: Agent, root: str, *, lock: bool) -> tuple[str, Facts, Match]:
     """Return where the boot partition is mounted, what the board says, and which profile fits it.
 
-    For what has to go on with a board that no profile fits.
+    With the running device tree, also where no generation runs. For what has to go on with a board that
+    no profile fits.
 
     Raises:
         UserError: the host record names no profile, or one whose board boots in another way.
@@ -212,12 +213,13 @@ def opened(host: Host, agent: Agent, root: str, *, lock: bool) -> tuple[str, Fac
         board = load_board(host.board)
         refuse_without_boot(host, board)
         fat_mount = fat_mount_of(board)
-        return fat_mount, agent.open(None, fat_mount=fat_mount, lock=lock), Match(board)
-    facts = agent.open(None, fat_mount=_FAT_MOUNT, lock=lock)
+        facts = agent.open(None, fat_mount=fat_mount, lock=lock, tree=True)
+        return fat_mount, facts, Match(board)
+    facts = agent.open(None, fat_mount=_FAT_MOUNT, lock=lock, tree=True)
     match = find(machine_at(agent, facts, root))
     fat_mount = fat_mount_of(match.board)
     if fat_mount != _FAT_MOUNT:
-        facts = agent.open(None, fat_mount=fat_mount, lock=False)
+        facts = agent.open(None, fat_mount=fat_mount, lock=False, tree=True)
     return fat_mount, facts, match
 
 

@@ -28,12 +28,15 @@ from images.bundle import manifest as bundles
 from images.deploy import in_place
 from images.deploy.adopt import adopt, undo
 from images.deploy.boot import slots
+from images.deploy.checks.recognise import opened
 from images.deploy.onboard import adopt as onboard
 from images.deploy.onboard.board import Board as OnBoard
 from images.deploy.onboard.boot_files import EMPTY_RAM_DISK
 from images.deploy.onboard.files import write_whole
+from images.deploy.session import session
 from images.deploy.show import Shown, status_text
 from images.deploy.status import status
+from images.deploy.transfer.agent import decompress_fdt
 from tests.support.fake_board import BOARD_MARKS, RELEASE, FakeBoard
 from tests.support.fake_boot import boot_old_way, compile_dtb, tree_source
 
@@ -151,6 +154,14 @@ def test_a_take_over_that_fails_leaves_the_board_as_it_was(
     assert not files_of(stock.root / "var/lib/npu-bsp/generations")
     assert not list((stock.root / "etc/systemd/system").rglob("npu-bsp*"))
     assert "npu_bsp" not in (stock.root / "proc/cmdline").read_text()
+
+
+@pytest.mark.slow
+def test_the_running_tree_is_read_also_where_no_generation_runs(stock: FakeBoard) -> None:
+    with session(stock.target()) as agent:
+        _, facts, _ = opened(stock.target().host, agent, stock.target().root, lock=False)
+    assert facts.running is None
+    assert decompress_fdt(facts.fdt) == (stock.root / "sys/firmware/fdt").read_bytes()
 
 
 @pytest.mark.slow
