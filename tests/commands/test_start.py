@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 from bsp.base.project import PROJECT
 
@@ -32,3 +34,23 @@ def test_versions_are_told_without_what_reads_packages_and_the_rest_of_it_is_the
         metadata.version("paramiko"),
         "invoke",
     ]
+
+
+def test_modules_are_compiled_once_into_the_cache_where_python_may_not_write_beside_them(
+    tmp_path: Path,
+) -> None:
+    environment = {
+        **os.environ,
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "NPU_BSP_CACHE": str(tmp_path / "cache"),
+    }
+    environment.pop("PYTHONPYCACHEPREFIX", None)
+    command = [sys.executable, "-v", "-P", "commands/face/start.py", "--version"]
+    for run in range(2):
+        done = subprocess.run(
+            command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=True
+        )
+        module = str(PROJECT / "commands/face/program.py")
+        assert (f"# code object from {module}" in done.stderr) == (run == 0)
+        compiled = list((tmp_path / "cache/bytecode").rglob("program.*.pyc"))
+        assert [path for path in compiled if str(PROJECT / "commands/face") in str(path)]
