@@ -316,7 +316,7 @@ def nothing(bench: Bench, rounds: int) -> list[Timing]:
     arms = [
         Arm("rsync -a", bench.rsync_nothing),
         Arm("rsync -a again (A/A)", bench.rsync_nothing),
-        Arm("deploy", lambda: bench.ours(bench.first, whole=True), target=1.0),
+        Arm("deploy", lambda: bench.ours(bench.first, whole=True), target=0.9),
     ]
     return measure(arms, rounds=rounds)
 
@@ -338,7 +338,7 @@ def small(bench: Bench, rounds: int) -> list[Timing]:
             "deploy",
             lambda: bench.ours(bench.second, files=5),
             lambda: bench.forget(bench.second),
-            0.5,
+            0.45,
             lambda: bench.delivered(bench.second),
         ),
     ]
