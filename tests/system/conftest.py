@@ -16,6 +16,7 @@ import pytest
 from bsp.catalog import load_board
 from bsp.remote import inventory, ssh
 from bsp.remote.inventory import Host
+from images.bundle.manifest import Bundle
 from images.deploy.deployment import Deployment
 
 _HERE = Path(__file__).parent
@@ -70,11 +71,18 @@ def virtual_board(started_board: StartedBoard) -> Host:
 
 @dataclass(frozen=True)
 class NpuBoard:
-    """A virtual board with an NPU that a deployment switched on; and what it was like before."""
+    """A virtual board with an NPU that a deployment switched on; and what it was like before.
+
+    Attributes:
+        factory: the generation that it was made with.
+        bundle: what was deployed.
+    """
 
     host: Host
+    factory: str
     status_at_birth: str
     dmesg_at_birth: str
+    bundle: Bundle
     result: Deployment
 
 
@@ -82,11 +90,12 @@ class NpuBoard:
 def npu_board(boards_state: Path) -> Iterator[NpuBoard]:
     """One virtual board with an emulated NPU for all slow tests of a session, our generation running.
 
-    Tests leave it answering, with its NPU on.
+    Tests leave it answering, with its NPU on; but for the last one of ``test_npu_board.py``.
     """
     from images.bundle.assemble import bundle_for
     from images.deploy.deploy import deploy
     from images.deploy.session import Target
+    from images.deploy.status import status
     from virtual.boards import boards
 
     name = "virtual-a311d"
@@ -97,7 +106,9 @@ def npu_board(boards_state: Path) -> Iterator[NpuBoard]:
             node = "/proc/device-tree/npu@10000000/status"
             born = connection.run(["cat", node], timeout_s=60).text
             dmesg = connection.run(["dmesg"], timeout_s=60).text
-        result = deploy(Target(host), bundle=bundle_for(load_board(name)), board=None)
-        yield NpuBoard(host, born, dmesg, result)
+        factory = str(status(Target(host))["running"])
+        bundle = bundle_for(load_board(name))
+        result = deploy(Target(host), bundle=bundle, board=None)
+        yield NpuBoard(host, factory, born, dmesg, bundle, result)
     finally:
         boards.down(name)

@@ -134,6 +134,7 @@ def test_the_soc_of_the_evk_runs_beside_it(virtual_board: Host) -> None:
         assert connection.run(["true"]).exit_code == 0
 
 
+@pytest.mark.full  # the EVK above binds it, too, and the board below runs through boot-dts
 @pytest.mark.network
 def test_the_tree_that_was_built_binds_the_npu() -> None:
     result = boot_dts(load_board(EVK))
