@@ -129,10 +129,12 @@ quietly() {
 
 if ! python_is_done; then
     [ "$kind" = dev ] && size=250 || size=140
+    if ! environment_works; then
+        [ -w "$root" ] || fail "$root cannot be written to by $(id -un 2>/dev/null)" \
+            'clone the repository into a folder of your own'
+    fi
     say "Installing Python packages into .venv (pinned, hashed; some $size MB)."
     if ! environment_works; then
-        [ -w "$root" ] || fail "$root cannot be written to by $(id -un)" \
-            'clone the repository into a folder of your own'
         rm -rf "$venv"
         half_made=yes
         if "$python" -c 'import ensurepip' 2>/dev/null; then
