@@ -177,7 +177,7 @@ def test_random_numbers_in_a_loop_cannot_be_compared_either(picture: Path) -> No
         run_model(graphs.loop(draws=True), picture)
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere this division does not trap")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere this does not trap")
 def test_a_model_that_crashes_tflites_own_kernels_is_the_models_matter(picture: Path) -> None:
     """The smallest number by -1: no row can be compared with anything, and a healthy machine failed."""
     with pytest.raises(UserError, match="crashed with SIGFPE on TFLite's own portable kernels"):
