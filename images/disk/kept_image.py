@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from bsp.base.download import sha256_of
 from bsp.base.errors import UserError
 
 from . import bmap
@@ -43,10 +44,7 @@ def inputs_of(folders: Iterable[Path], *values: object) -> str:
 def _content(path: Path) -> str:
     if path.is_symlink():
         return str(path.readlink())
-    if not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path) if path.is_file() else ""
 
 
 def digest_of(block_map: bmap.Map) -> str:

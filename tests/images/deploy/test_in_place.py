@@ -19,7 +19,7 @@ from bsp.catalog import load_board, npu_of
 from bsp.dts.running import encode, without_boot
 from bsp.dts.tree import Tree, read_tree
 from bsp.identify import identify, soc_of
-from bsp.profile import Boot, Npu
+from bsp.profile import Board, Boot, Npu
 from bsp.remote import facts as board_facts
 from bsp.remote.facts import KernelFacts
 from bsp.remote.in_place import build_in_place
@@ -284,14 +284,19 @@ SOC = """}; soc@0 { #address-cells = <1>; #size-cells = <1>;
     npu@38500000 { compatible = "vivante,gc"; power-domains = <0>; %s };"""
 
 
-@pytest.mark.slow
-def test_what_a_bootloader_switched_off_is_not_sent_switched_on(tmp_path: Path) -> None:
-    """An i.MX 8M Plus whose bootloader has switched the NPU off; a bundle, and a DTB alone, have it on."""
-    profile = msgspec.structs.replace(
+def imx8mp_profile() -> Board:
+    """The EVK's profile, for the board that is a folder."""
+    return msgspec.structs.replace(
         load_board("imx8mp-evk"),
         compatible=("linux,dummy-virt",),
         boot=Boot(fat_mount="/boot/firmware"),
     )
+
+
+@pytest.mark.slow
+def test_what_a_bootloader_switched_off_is_not_sent_switched_on(tmp_path: Path) -> None:
+    """An i.MX 8M Plus whose bootloader has switched the NPU off; a bundle, and a DTB alone, have it on."""
+    profile = imx8mp_profile()
     factory = make_bundle(tmp_path / "factory", dtb_extra=SOC % "", board=profile)
     update = make_bundle(
         tmp_path / "update", dtb_extra=SOC % "test,new;", board=profile, kernel=b"another"
@@ -334,11 +339,7 @@ def test_what_a_bootloader_switched_off_is_not_sent_switched_on(tmp_path: Path) 
 
 def test_a_tree_with_two_owners_of_the_npu_is_not_sent(tmp_path: Path) -> None:
     """In a bundle of whatever origin, alone, or as the one that runs there: both nodes are named."""
-    profile = msgspec.structs.replace(
-        load_board("imx8mp-evk"),
-        compatible=("linux,dummy-virt",),
-        boot=Boot(fat_mount="/boot/firmware"),
-    )
+    profile = imx8mp_profile()
     vipsi = SOC.rpartition("};")[0] + (
         '}; vipsi@38500000 { compatible = "fsl,imx8-vipsi"; reg = <0x38500000 0x20000>; };'
     )

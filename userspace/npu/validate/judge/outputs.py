@@ -159,20 +159,15 @@ def compare_row(row: RunnerRow, reference: Reference, *, exact: bool = False) ->
         problem, error = "", None
         if output.raw.dtype != expected.raw.dtype or output.raw.shape != expected.raw.shape:
             problem = f"{what} is {_form(output)}, {reference.name}'s is {_form(expected)}"
-            if (
-                not exact
-                and output.raw.dtype == expected.raw.dtype
-                and _is_chosen(number, reference)
-            ):
-                problem = _choice_problem(what, output, expected, reference, compared)
         elif expected.raw.size and not np.any(are_numbers(expected)):
             compared.notes.append(f"{what} was not compared: {reference.name}'s is not finite")
         elif output.raw.tobytes() != expected.raw.tobytes():
             problem, error = _problem(what, number, output, reference, exact=exact)
-            if problem and not exact and _is_chosen(number, reference):
-                problem = _choice_problem(what, output, expected, reference, compared)
         else:
             error = 0.0
+        same_type = output.raw.dtype == expected.raw.dtype
+        if problem and not exact and same_type and _is_chosen(number, reference):
+            problem = _choice_problem(what, output, expected, reference, compared)
         record_of_output = _record(number, reference, output, error, problem)
         if (
             problem
