@@ -75,6 +75,13 @@ def test_all_of_it_adds_up_to_the_inference() -> None:
     assert found["before_ms"] == 5 + 2  # the mean of the middle two
 
 
+def test_a_job_whose_end_was_stamped_late_ended_with_its_inference() -> None:
+    found = of(raw([(5, 60, 1, 0), (60, 103, 0, 1)]), taken=(0,))
+    assert [each["ms"] for each in found["operations"]] == [pytest.approx(95)]
+    assert (found["between_ms"], found["after_ms"]) == (0, 0)
+    assert found["npu_ms"] + found["before_ms"] == pytest.approx(found["inference_ms"])
+
+
 @pytest.mark.parametrize(
     "runs",
     [

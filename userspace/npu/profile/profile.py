@@ -88,13 +88,15 @@ def _inference(raw: RunnerProfile, place: int) -> _Inference | None:
             continue
         if ended is None:
             return None
+        # The inference waited for its jobs; the thread that stamps their ends may come after it.
+        ended = min(ended, end)
         first = began if first is None else first
         inference.submits.append(Submit(nn, tp, group))
         inference.busy.append(max(ended - max(began, last or 0), 0) / _MS)
         last = max(ended, last or 0)
     if first is not None and last is not None:
         inference.before = (first - begin) / _MS
-        inference.after = max(end - last, 0) / _MS
+        inference.after = (end - last) / _MS
     return inference
 
 
