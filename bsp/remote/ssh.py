@@ -17,6 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from types import TracebackType
 
 import paramiko
@@ -37,6 +38,8 @@ _MACS = (
     "hmac-sha2-512",
 )
 _RETRY_EVERY_S = 0.5
+_LEAST_ANSWER_S = 2.0
+_MOST_ANSWER_S = 30.0
 _READ_BYTES = 32 << 10
 
 # paramiko logs a traceback for each connection that breaks, as on every reboot of a board; the user gets an
@@ -282,10 +285,18 @@ class Connection:
         return completed
 
 
-def connect(host: Host, *, timeout_s: float = 15, accept_new_key: bool = False) -> Connection:
+def connect(
+    host: Host,
+    *,
+    timeout_s: float = 15,
+    answer_s: float | None = None,
+    accept_new_key: bool = False,
+) -> Connection:
     """Connect and log in.
 
     Args:
+        answer_s: how long the host may take to accept the connection, and to send its first line;
+            ``timeout_s`` if it is None.
         accept_new_key: trust and remember the key of a new host without asking. A key that *changed* is
             never accepted.
 
@@ -294,19 +305,39 @@ def connect(host: Host, *, timeout_s: float = 15, accept_new_key: bool = False) 
         AuthenticationError: the host accepts none of our keys.
         UserError: the host's key is unknown, or differs from the remembered one.
     """
-    return _connect(host, timeout_s, (), accept_new_key=accept_new_key)
+    limits = _Limits(timeout_s, timeout_s if answer_s is None else min(answer_s, timeout_s))
+    return _connect(host, limits, (), accept_new_key=accept_new_key)
+
+
+def answer_limit_s(waited_s: float) -> float:
+    """Return ``connect``'s ``answer_s`` for a board that may still be booting.
+
+    A connection that begins before the board's network is up is asked for again only after 3, 6 and 18 s
+    (TCP's retransmission, and that of QEMU's user network); a new one finds the board at once. So the limit
+    is small. It grows with the time waited, for boards that are slow to answer.
+    """
+    return min(max(waited_s / 10, _LEAST_ANSWER_S), _MOST_ANSWER_S)
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """Times, in seconds, for a whole log-in, and for the answer of the host."""
+
+    timeout_s: float
+    answer_s: float
 
 
 def _connect(
-    host: Host, timeout_s: float, through: tuple[tuple[str, int], ...], *, accept_new_key: bool
+    host: Host, limits: _Limits, through: tuple[tuple[str, int], ...], *, accept_new_key: bool
 ) -> Connection:
     """Connect; ``through`` lists the hosts that are reached through this one, to detect loops."""
-    deadline = time.monotonic() + timeout_s
-    under, sock = _reach(host, timeout_s, through, accept_new_key=accept_new_key)
+    deadline = time.monotonic() + limits.timeout_s
+    under, sock = _reach(host, limits, through, accept_new_key=accept_new_key)
     transport: paramiko.Transport | None = None
+    began = time.monotonic()
     try:
         transport = _Transport(sock, disabled_algorithms={"pubkeys": ["ssh-rsa"]})
-        transport.banner_timeout = timeout_s
+        transport.banner_timeout = limits.answer_s
         known_hosts = KnownHosts(host)
         options = transport.get_security_options()
         options.ciphers = [cipher for cipher in _CIPHERS if cipher in options.ciphers]
@@ -321,8 +352,8 @@ def _connect(
                 _log_in(transport, host)
         except (paramiko.SSHException, OSError, EOFError) as error:
             reason = str(error) or type(error).__name__
-            if not transport.remote_version and time.monotonic() >= deadline:
-                reason = f"it sent nothing for {timeout_s:g} s"
+            if not transport.remote_version and time.monotonic() >= began + limits.answer_s:
+                reason = f"it sent nothing for {limits.answer_s:g} s"
             raise UnreachableError(
                 f"{host.name} ({host.address}:{host.port}) answers, but does not let an SSH session "
                 f"begin: {reason}",
@@ -346,12 +377,17 @@ def wait_until_up(host: Host, *, timeout_s: float) -> Connection:
         UnreachableError: it did not within ``timeout_s``.
         UserError: as ``connect``.
     """
-    deadline = time.monotonic() + timeout_s
+    began = time.monotonic()
+    deadline = began + timeout_s
     while True:
         left_s = deadline - time.monotonic()
         try:
             # Under emulation the first key exchange takes seconds; a dead port answers at once.
-            return connect(host, timeout_s=max(min(left_s, 30.0), 0.1))
+            return connect(
+                host,
+                timeout_s=max(min(left_s, 30.0), 0.1),
+                answer_s=answer_limit_s(time.monotonic() - began),
+            )
         except (UnreachableError, ConnectionLostError) as error:
             if deadline - time.monotonic() < _RETRY_EVERY_S:
                 raise UnreachableError(
@@ -362,7 +398,7 @@ def wait_until_up(host: Host, *, timeout_s: float) -> Connection:
 
 
 def _reach(
-    host: Host, timeout_s: float, through: tuple[tuple[str, int], ...], *, accept_new_key: bool
+    host: Host, limits: _Limits, through: tuple[tuple[str, int], ...], *, accept_new_key: bool
 ) -> tuple[Connection | None, socket.socket | paramiko.Channel]:
     """Open the byte stream to the SSH server: a socket, or a channel through another host."""
     if host.proxy_jump:
@@ -377,10 +413,11 @@ def _reach(
                 hint="ProxyJump in ~/.ssh/config holds for the jump host too: write `Host * "
                 f"!{jump.name}` there, or `ProxyJump none` for it",
             )
-        under = _connect(jump, timeout_s, (*through, here), accept_new_key=accept_new_key)
+        whole = _Limits(limits.timeout_s, limits.timeout_s)
+        under = _connect(jump, whole, (*through, here), accept_new_key=accept_new_key)
         try:
             channel = under.transport.open_channel(
-                "direct-tcpip", (host.address, host.port), ("127.0.0.1", 0), timeout=timeout_s
+                "direct-tcpip", (host.address, host.port), ("127.0.0.1", 0), timeout=limits.answer_s
             )
         except (paramiko.SSHException, OSError) as error:
             under.close()
@@ -389,14 +426,14 @@ def _reach(
             ) from error
         return under, channel
     try:
-        sock = socket.create_connection((host.address, host.port), timeout=timeout_s)
+        sock = socket.create_connection((host.address, host.port), timeout=limits.answer_s)
     except OSError as error:
         raise UnreachableError(
             f"cannot reach {host.name} at {host.address}:{host.port}: {error.strerror or error}",
             hint="check that it is switched on and on the network, and the address and port",
         ) from error
     prompt = _PromptSocket(sock.family, sock.type, sock.proto, fileno=sock.detach())
-    prompt.settimeout(timeout_s)
+    prompt.settimeout(limits.timeout_s)
     prompt.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return None, prompt
 

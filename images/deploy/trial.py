@@ -15,7 +15,13 @@ from bsp.base.errors import BspError, UserError
 from bsp.base.process import run
 from bsp.base.progress import say, step
 from bsp.remote.inventory import Host
-from bsp.remote.ssh import AuthenticationError, ConnectionLostError, UnreachableError, connect
+from bsp.remote.ssh import (
+    AuthenticationError,
+    ConnectionLostError,
+    UnreachableError,
+    answer_limit_s,
+    connect,
+)
 
 from .checks import running_tree
 from .plan import Facts, Verified
@@ -37,23 +43,28 @@ class Boot:
 
 def wait_for_boot(host: Host, *, other_than: str, timeout_s: float, root: str) -> Boot | None:
     """Wait for a boot that is not ``other_than`` (a boot id); None if there is none in time."""
-    deadline = time.monotonic() + timeout_s
-    while (left_s := deadline - time.monotonic()) > 0:
-        boot = probe(host, timeout_s=min(left_s, _ATTEMPT_S), root=root)
+    began = time.monotonic()
+    while (waited_s := time.monotonic() - began) < timeout_s:
+        boot = probe(
+            host,
+            timeout_s=min(timeout_s - waited_s, _ATTEMPT_S),
+            answer_s=answer_limit_s(waited_s),
+            root=root,
+        )
         if boot is not None and boot.boot_id != other_than:
             return boot
         time.sleep(_POLL_S)
     return None
 
 
-def probe(host: Host, *, timeout_s: float, root: str) -> Boot | None:
+def probe(host: Host, *, timeout_s: float, root: str, answer_s: float | None = None) -> Boot | None:
     """Ask which boot and generation runs; None if the board does not answer (yet).
 
     Raises:
         UserError: something answers, and it is not the board: its host key is another.
     """
     try:
-        with connect(host, timeout_s=timeout_s) as connection:
+        with connect(host, timeout_s=timeout_s, answer_s=answer_s) as connection:
             files = [f"{root}/proc/sys/kernel/random/boot_id", f"{root}/proc/cmdline"]
             output = connection.run(["cat", *files], timeout_s=timeout_s).text
     except (UnreachableError, ConnectionLostError, AuthenticationError):

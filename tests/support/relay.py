@@ -25,16 +25,19 @@ class Relay:
         bytes_per_s: float | None = None,
         cut_back_after_bytes: int | None = None,
         stalls: random.Random | None = None,
+        deaf: int = 0,
     ) -> None:
         """Relay to ``target_port``.
 
         Args:
             cut_back_after_bytes: cut once, after so many bytes from the target.
             stalls: hold pieces back now and then, in both directions, as TCP does for lost packets.
+            deaf: so many connections are taken first, and not passed on.
         """
         self._target_port = target_port
         self._cut_back = cut_back_after_bytes
         self._stalls = stalls
+        self._deaf = deaf
         self.passed_back_bytes = 0
         # One: from then on nothing passes. Several: it is cut at each of these totals, and passes new
         # connections on in between and afterwards.
@@ -61,6 +64,10 @@ class Relay:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self._server.accept()
+                if self._deaf:
+                    self._deaf -= 1
+                    self._pairs.append(near)
+                    continue
                 try:
                     far = socket.create_connection(("127.0.0.1", self._target_port))
                 except OSError:  # nobody there, now

@@ -29,7 +29,6 @@ from .instance import Instance, Record, start_ticks
 from .way import Way
 
 _POLL_S = 0.5
-_GREETING_S = 5.0
 _PORT_ATTEMPTS = 5
 _FREE_MIB = 512
 _WRITE_LOG_BYTES = 1 << 36  # sparse: more than any test writes
@@ -185,7 +184,7 @@ def wait_until_up(instance: Instance, host: Host, *, deadline: float, timeout_s:
     Raises:
         InfrastructureError: it does not answer in time, its boot loader gave up, or its QEMU ended.
     """
-    while time.monotonic() < deadline:
+    while (left_s := deadline - time.monotonic()) > 0:
         if not instance.running():
             raise InfrastructureError(
                 f"QEMU of {instance.name} ended while the board booted; its console:\n"
@@ -198,7 +197,7 @@ def wait_until_up(instance: Instance, host: Host, *, deadline: float, timeout_s:
                 hint=f"the whole console: {instance.kept_log}",
             )
         # QEMU accepts connections from the start; the greeting is the board's.
-        if _greets(host.address, host.port) and _key_is_known(instance, host):
+        if _greets(host, timeout_s - left_s) and _key_is_known(instance, host):
             with ssh.wait_until_up(host, timeout_s=max(deadline - time.monotonic(), 1)):
                 return
         time.sleep(_POLL_S)
@@ -221,9 +220,10 @@ def _key_is_known(instance: Instance, host: Host) -> bool:
     return True
 
 
-def _greets(address: str, port: int) -> bool:
+def _greets(host: Host, waited_s: float) -> bool:
+    limit_s = ssh.answer_limit_s(waited_s)
     try:
-        with socket.create_connection((address, port), timeout=_GREETING_S) as sock:
+        with socket.create_connection((host.address, host.port), timeout=limit_s) as sock:
             return sock.recv(4) == b"SSH-"
     except OSError:
         return False

@@ -20,6 +20,7 @@ from bsp.remote import inventory, known_hosts, ssh
 from bsp.remote.inventory import Host, resolve
 from tests.support import local_sshd
 from tests.support.local_sshd import LocalSshd
+from tests.support.relay import Relay
 
 needs_sshd = pytest.mark.skipif(
     local_sshd.find_sshd() is None, reason="sshd is not installed (openssh-server)"
@@ -301,6 +302,15 @@ def test_a_server_that_says_nothing_is_named_as_such(tmp_path: Path) -> None:
         host = Host("mute", "127.0.0.1", listener.getsockname()[1], known_hosts=tmp_path / "known")
         with pytest.raises(InfrastructureError, match=r"begin: it sent nothing for 0\.5 s"):
             ssh.connect(host, timeout_s=0.5)
+
+
+def test_a_connection_from_before_the_boards_network_is_not_waited_for(server: LocalSshd) -> None:
+    """QEMU's user network takes a connection at once; the board may never hear of it."""
+    assert [ssh.answer_limit_s(each) for each in (0, 10, 60, 150, 1e4)] == [2, 2, 6, 15, 30]
+    with Relay(server.host.port, deaf=1) as relay:
+        host = server.with_(port=relay.port, host_key_alias=server.host.key_name)
+        with ssh.wait_until_up(host, timeout_s=60) as connection:
+            assert connection.run(["echo", "up"]).text == "up\n"
 
 
 def test_a_log_in_that_waits_is_given_up_with_the_others(tmp_path: Path) -> None:
