@@ -21,7 +21,7 @@ from bsp.base.errors import InfrastructureError, UserError
 from bsp.remote.ssh import Connection, ConnectionLostError, Process
 from images.deploy.boot import slots
 from images.deploy.onboard.frames import CHUNK_BYTES, Zstd
-from images.deploy.transfer.agent import START, as_root
+from images.deploy.transfer.agent import START, as_root, started_with
 from images.disk import bmap
 from images.disk.bmap import Map
 
@@ -69,8 +69,7 @@ class SshLink:
             ("frames", (slots.ONBOARD_DIR / "frames.py").read_text()),
             ("writer", (_ONBOARD / "writer.py").read_text()),
         ]
-        source = json.dumps(modules).encode()
-        self.write(b"%d\n%s" % (len(source), source))
+        self.write(started_with(modules))
 
     def write(self, data: bytes) -> None:
         """As ``Link``."""

@@ -191,13 +191,16 @@ def recognised(
         UserError: no profile is for it, it is another board, or it is started without a boot loader.
     """
     board = board or profile_named(host.board)
-    facts = agent.open(None, fat_mount=fat_mount_of(board), lock=lock)
+    assumed_mount = fat_mount_of(board)
+    facts = agent.open(None, fat_mount=assumed_mount, lock=lock)
     board = board or board_at(agent, facts, host, root)
     what = f"the profile {board.name}"
     check_identity(facts, board.compatible, host=host.name, what=what, board=board)
     refuse_without_boot(host, board)
     fat_mount = fat_mount_of(board)
-    return board, fat_mount, agent.open(None, fat_mount=fat_mount, lock=False)
+    if fat_mount != assumed_mount:
+        facts = agent.open(None, fat_mount=fat_mount, lock=False)
+    return board, fat_mount, facts
 
 
 def opened(host: Host, agent: Agent, root: str, *, lock: bool) -> tuple[str, Facts, Match]:

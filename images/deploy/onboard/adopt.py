@@ -40,7 +40,7 @@ RENAMED = dict(
 )
 
 
-def survey(board: Board) -> Record:
+def survey(board: Board, _: Record) -> Record:
     """Return the files of the running kernel and RAM disk, and the kind of partition they would go to."""
     mounts = mounted(board.at("proc/mounts"))
     fat_mounts = sorted(where for where, kind in mounts.items() if kind == "vfat")

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import importlib
 import json
 import os
 import time
 import zlib
 
 from . import lease
-from .adopt import give_back, give_up, survey, take_in, take_over
 from .board import Board
 from .files import (
     SECTOR_BYTES,
@@ -26,11 +26,6 @@ from .files import (
     write_sector,
 )
 from .frames import Frames, RefusedError
-from .health import health
-from .kexec import kexec_load
-from .persist import kept_by, persist, unpersist
-from .raw_sector import with_sector
-from .stage import discard, mend, restore_manifest, stage
 
 TYPE_CHECKING = False  # see frames.py
 if TYPE_CHECKING:
@@ -105,7 +100,7 @@ class _Session:
             if request["lock"]:
                 lease.take(self._board, request["lock"])
                 self._token = request["lock"]["token"]
-            return {**self._board.facts(request), **self._use(), "kept_by": kept_by(self._board)}
+            return {**self._board.facts(request), **self._use()}
         if self._token:
             lease.renew(self._board, self._token)
         elif what in _CHANGES:
@@ -154,10 +149,16 @@ def _check_names(request: Record) -> None:
 def _answer(board: Board, request: Record, frames: Frames) -> Record:
     what = request["do"]
     if what == "stage":  # a stream of files follows
+        from .stage import stage
+
         return stage(board, request, frames)
-    if what not in _REQUESTS:
+    if what in _REQUESTS:
+        return _REQUESTS[what](board, request)
+    if what not in _MODULES:
         raise RefusedError(f"unknown request {what!r}")
-    return _REQUESTS[what](board, request)
+    module = importlib.import_module(f".{_MODULES[what]}", __package__)
+    answer: Record = getattr(module, what.replace("-", "_"))(board, request)
+    return answer
 
 
 def _manifest(board: Board, request: Record) -> Record:
@@ -181,6 +182,8 @@ def _arm(board: Board, request: Record) -> Record:
     path = os.path.join(board.own, "trial.env")
     sector = base64.b64decode(request["sectors"][board.form])
     if board.on_ext:
+        from .raw_sector import with_sector
+
         # No trial yet, and found nowhere else on the disk.
         write_sector(path, os.urandom(SECTOR_BYTES))
         board.settle()
@@ -233,23 +236,26 @@ def _commit(board: Board, request: Record) -> Record:
 
 _REQUESTS: dict[str, Callable[[Board, Record], Record]] = {
     "manifest": _manifest,
-    "mend": mend,
-    "restore-manifest": restore_manifest,
-    "discard": discard,
-    "survey": lambda board, _: survey(board),
-    "take-in": take_in,
-    "take-over": take_over,
-    "give-back": give_back,
-    "give-up": give_up,
-    "persist": persist,
-    "unpersist": lambda board, _: unpersist(board),
-    "kexec-load": kexec_load,
     "disarm": _disarm,
     "reboot": lambda _, request: _reboot(request),
     "verify": lambda board, request: board.verify(request),
-    "health": health,
     "commit": _commit,
 }
+_MODULES = {
+    "mend": "stage",
+    "restore-manifest": "stage",
+    "discard": "stage",
+    "survey": "adopt",
+    "take-in": "adopt",
+    "take-over": "adopt",
+    "give-back": "adopt",
+    "give-up": "adopt",
+    "persist": "persist",
+    "unpersist": "persist",
+    "kexec-load": "kexec",
+    "health": "health",
+}
+"""Requests that few sessions make: the module, compiled only then, that has a function of that name."""
 
 
 def main(source: BinaryIO) -> None:

@@ -40,6 +40,8 @@ _STORE = "var/lib/npu-bsp/generations"
 _NO_LIMIT = 1 << 31
 TAKEN_OVER = "taken-over"
 """Marks a partition whose board booted in another way before; see adopt.py."""
+KEPT_BY = "var/lib/npu-bsp/kept-by"
+"""Holds which way of the distribution keeps a device tree here; see persist.py."""
 BOOT = "/boot"
 """Where boot files lie on a board whose U-Boot reads ext4."""
 EXT = ("ext2", "ext3", "ext4")
@@ -197,6 +199,7 @@ class Board:
             "boot_script": b"npu-bsp" in read(f"{self.fat}/boot.scr"),
             "rivals": [name for name in RIVALS if os.path.exists(f"{self.fat}/{name}")],
             "adopted": os.path.exists(f"{self.own}/{TAKEN_OVER}"),
+            "kept_by": read_text(self.at(KEPT_BY)),
             "root_uuid": self._root_uuid(),
             "root_modules": root_modules(self.root, mounted(self.at("proc/mounts")).get("/", "")),
             "boot_kind": self.kind,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import os
 
+from .board import KEPT_BY
 from .boot_partition import replace
 from .files import flush, make_way, names_in, read, read_text, write_whole
 from .frames import RefusedError
@@ -21,8 +22,6 @@ TYPE_CHECKING = False  # see frames.py
 if TYPE_CHECKING:
     from .board import Board, Record
 
-MARK = "var/lib/npu-bsp/kept-by"
-"""Which way keeps a tree on this board."""
 _NAME = "npu-bsp"
 _BEFORE = "var/lib/npu-bsp/kept-before"
 """The text that names it, as it was before."""
@@ -45,8 +44,8 @@ _UPDATE_S = 120
 
 
 def kept_by(board: Board) -> str:
-    """Which way keeps a tree here; empty: none does."""
-    return read_text(board.at(MARK))
+    """Return which way keeps a tree here; empty: none does."""
+    return read_text(board.at(KEPT_BY))
 
 
 def persist(board: Board, request: Record) -> Record:
@@ -59,7 +58,7 @@ def persist(board: Board, request: Record) -> Record:
     if kept_by(board) not in ("", way):
         raise RefusedError(f"a device tree is kept by {kept_by(board)} already")
     # First, so that what is begun can be taken back.
-    write_whole(board.at(MARK), f"{way}\n".encode())
+    write_whole(board.at(KEPT_BY), f"{way}\n".encode())
     try:
         if way in (*_OVERLAYS, "grub"):
             return {"changed": _named_in_text(board, way, content)}
@@ -69,11 +68,11 @@ def persist(board: Board, request: Record) -> Record:
             return {"changed": _flash_kernel(board, content)}
         raise RefusedError(f"unknown way {way!r} to keep a device tree")
     except BaseException:
-        unpersist(board)
+        unpersist(board, {})
         raise
 
 
-def unpersist(board: Board) -> Record:
+def unpersist(board: Board, _: Record) -> Record:
     """Undo ``persist``: from the next boot on the distribution's own tree counts again."""
     way = kept_by(board)
     changed = []
@@ -98,7 +97,7 @@ def unpersist(board: Board) -> Record:
         _update(board, _FLASH_PROGRAM)
         changed.append(f"{board.fat}/dtb")
     board.settle()
-    make_way(board.at(MARK))
+    make_way(board.at(KEPT_BY))
     return {"changed": changed}
 
 

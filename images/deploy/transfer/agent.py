@@ -44,7 +44,7 @@ from . import contents, delta
 from .shared import Shared, Sink
 from .stream import SLOW_BYTES_PER_S, Progress, Stream, send_files
 
-ONBOARD_MODULES = (
+ONBOARD_MODULES = (  # the last one is the agent itself
     "frames",
     "files",
     "script_image",
@@ -66,22 +66,27 @@ ONBOARD_MODULES = (
     "agent",
 )
 
-# Makes the modules of onboard/ a package in memory, then runs it. -I -S: Python ignores the board's
-# settings and installed packages, as a slow board takes longer to search them than for all the rest.
+# Imports the last of the modules sent, and calls its main. Each of the others is compiled where it is first
+# imported: compiling all of them takes a slow board as long as the requests do. -I -S: Python ignores the
+# board's settings and installed packages, as a slow board takes longer to search them than for the rest.
 PYTHON = ("python3", "-I", "-S", "-c")
 START = """\
-import json,sys,types
+import json,sys,zlib
 i=open(0,"rb",1<<18,closefd=False)
-p=types.ModuleType("onboard")
-p.__path__=[]
-sys.modules["onboard"]=p
-for n,t in json.loads(i.read(int(i.readline()))):
-    m=types.ModuleType("onboard."+n)
-    m.__package__="onboard"
-    sys.modules[m.__name__]=m
-    setattr(p,n,m)
-    exec(compile(t,"onboard/"+n+".py","exec"),m.__dict__)
-m.main(i)
+t={"onboard."+n:s for n,s in json.loads(zlib.decompress(i.read(int(i.readline()))))}
+n=[*t][-1]
+t["onboard"]=""
+class Sent:
+    def find_spec(self,name,path=None,target=None):
+        if name in t:
+            return type(json.__spec__)(name,self,is_package=name=="onboard")
+    def create_module(self,spec):
+        pass
+    def exec_module(self,m):
+        exec(compile(t[m.__name__],m.__name__.replace(".","/")+".py","exec"),m.__dict__)
+sys.meta_path.insert(0,Sent())
+__import__(n)
+sys.modules[n].main(i)
 """
 
 _SLOW_ROUND_TRIP_S = 0.002
@@ -102,8 +107,13 @@ def _agent_source(additions: tuple[tuple[str, str], ...]) -> bytes:
         (name, (slots.ONBOARD_DIR / f"{name}.py").read_text() + appended.get(name, ""))
         for name in ONBOARD_MODULES
     ]
-    source = json.dumps(modules).encode()
-    return b"%d\n%s" % (len(source), source)
+    return started_with(modules)
+
+
+def started_with(modules: list[tuple[str, str]]) -> bytes:
+    """Return what ``START`` reads first: the names and texts of modules, the one that has ``main`` last."""
+    packed = zlib.compress(json.dumps(modules).encode())
+    return b"%d\n%s" % (len(packed), packed)
 
 
 def as_root(host: Host) -> tuple[str, ...]:

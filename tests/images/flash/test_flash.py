@@ -27,7 +27,7 @@ from bsp.catalog import load_board
 from bsp.profile import Board, BoardIdentity
 from bsp.remote.inventory import Host
 from images.deploy.boot import slots
-from images.deploy.transfer.agent import START
+from images.deploy.transfer.agent import START, started_with
 from images.disk import bmap
 from images.disk.image import Description, description_file
 from images.flash import plan
@@ -491,12 +491,11 @@ def test_a_writer_that_gives_way_keeps_what_it_has(
         ("frames", (slots.ONBOARD_DIR / "frames.py").read_text()),
         ("writer", Path(writer.__file__).read_text()),
     ]
-    sent = json.dumps(modules).encode()
     with subprocess.Popen(
         [sys.executable, "-c", START], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         assert process.stdin
-        process.stdin.write(b"%d\n%s" % (len(sent), sent))
+        process.stdin.write(started_with(modules))
         for request in requests:
             process.stdin.write(json.dumps(request).encode() + b"\n")
         with image.open("rb") as file:

@@ -143,7 +143,7 @@ def test_it_is_named_and_every_file_comes_back(
     persist.persist(board, {"way": way, "content": CONTENT})  # once more
     assert boot_files(board) == changed
 
-    persist.unpersist(board)
+    persist.unpersist(board, {})
     assert boot_files(board) == before
     assert persist.kept_by(board) == ""
 
@@ -152,7 +152,7 @@ def test_what_was_changed_since_stays(board: Board) -> None:
     persist.persist(board, {"way": "armbian", "content": CONTENT})
     env = Path(board.fat, "armbianEnv.txt")
     env.write_bytes(env.read_bytes().replace(b"verbosity=1", b"verbosity=7"))
-    persist.unpersist(board)
+    persist.unpersist(board, {})
     assert env.read_bytes() == ENV.replace(b"verbosity=1", b"verbosity=7")
 
 
@@ -219,7 +219,7 @@ def test_debians_u_boot_menu_names_the_tree_for_each_kernel(board: Board) -> Non
     assert b"\tfdt /boot/npu-bsp.dtb\n" in changed["extlinux/extlinux.conf"]
     run([program])  # as an update of the kernel does
     assert boot_files(board) == changed
-    persist.unpersist(board)
+    persist.unpersist(board, {})
     assert boot_files(board) == before
 
 
@@ -252,7 +252,7 @@ def test_debians_flash_kernel_takes_the_tree_for_each_kernel(board: Board) -> No
     assert tree.resolve() == root / "boot/dtbs/6.13.0-arm64/maker/board.dtb"
     assert tree.read_bytes() == b"what is kept"
     shutil.copytree(packaged.parents[1], root / "usr/lib/linux-image-6.13.0-arm64")
-    persist.unpersist(board)
+    persist.unpersist(board, {})
     assert tree.read_bytes() == b"the kernel's own"
     assert not (root / "etc/flash-kernel/dtbs/npu-bsp").exists()
 
