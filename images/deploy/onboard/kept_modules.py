@@ -39,13 +39,7 @@ def keep_modules(board: Board, kernel_sha256: str) -> None:
     shutil.rmtree(beside, ignore_errors=True)
     try:
         os.makedirs(beside)
-        shutil.copytree(
-            source,
-            f"{beside}/{release}",
-            symlinks=True,
-            copy_function=_link,
-            ignore=lambda _, names: {"build", "source"} & set(names),
-        )
+        _link_tree(source, f"{beside}/{release}", without=("build", "source"))
         with open(f"{beside}/{_OF}", "w") as file:
             file.write(kernel_sha256)
         flush_filesystem(beside)
@@ -57,13 +51,25 @@ def keep_modules(board: Board, kernel_sha256: str) -> None:
         shutil.rmtree(beside, ignore_errors=True)
 
 
+def _link_tree(source: str, target: str, without: tuple[str, ...] = ()) -> None:
+    """Link all files of a folder in another; shutil.copytree takes twice as long on a slow board."""
+    os.mkdir(target)
+    for entry in os.scandir(source):
+        if entry.name in without:
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            _link_tree(entry.path, f"{target}/{entry.name}")
+        else:
+            _link(entry.path, f"{target}/{entry.name}")
+
+
 def _link(source: str, target: str) -> None:
     """Link a file, or copy it to another file system."""
-    import shutil
-
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError:
+        import shutil
+
         shutil.copy2(source, target, follow_symlinks=False)
 
 
