@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,38 +15,33 @@ from userspace.npu.model.graph import operation_tensors, with_outputs
 from userspace.npu.validate import model_check
 from userspace.npu.validate.onboard import model_inputs, preprocess
 from userspace.npu.validate.onboard.bmp import ImageError, open_bmp
-from userspace.npu.validate.onboard.environment import load_runtime
-from userspace.npu.validate.onboard.loading import portable_kernels
-from userspace.npu.validate.onboard.stage_error import StageError
 
+from .portable import outputs, outputs_apart
 from .tflite.operations import Inputs
 
 _BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
 
 
-def operands_of(model: bytes, inputs: Sequence[NDArray[Any]]) -> dict[int, Inputs]:
+def operands_of(
+    model: bytes,
+    inputs: Sequence[NDArray[Any]],
+    run: Callable[[bytes, Sequence[NDArray[Any]]], list[NDArray[Any]]] = outputs,
+) -> dict[int, Inputs]:
     """Return the two inputs of each ADD of bytes whose inputs are both computed, by its place.
 
     Empty where it has none, or this machine cannot run the model.
+
+    Args:
+        run: returns a model's outputs, or raises ValueError.
     """
     adds = operation_tensors(model, "ADD")
     if not adds:
         return {}
     tensor_numbers = sorted({number for pair in adds.values() for number in pair})
     try:
-        module, _ = load_runtime()
         # As outputs they are kept: an ADD may write its result over one of its inputs.
-        interpreter = module.Interpreter(
-            model_content=with_outputs(model, tensor_numbers),
-            experimental_op_resolver_type=portable_kernels(module, model),
-        )
-        interpreter.allocate_tensors()
-        for details, given in zip(interpreter.get_input_details(), inputs, strict=True):
-            interpreter.set_tensor(details["index"], given)
-        interpreter.invoke()
-        sinks = interpreter.get_output_details()
-        values = [interpreter.get_tensor(each["index"]) for each in sinks]
-    except (StageError, ValueError, RuntimeError):
+        values = run(with_outputs(model, tensor_numbers), inputs)
+    except ValueError:
         return {}
     tensors = dict(zip(tensor_numbers, values, strict=True))
     return {
@@ -57,7 +52,10 @@ def operands_of(model: bytes, inputs: Sequence[NDArray[Any]]) -> dict[int, Input
 
 
 def operands_for_picture(model: Path, picture: Path) -> dict[int, Inputs]:
-    """Return the same for a picture, as the runner gives it to the model on an Arm processor."""
+    """Return the same for a picture, as the runner gives it to the model on an Arm processor.
+
+    In a process of its own: a model of somebody's may crash TFLite.
+    """
     try:
         fillings, opened = model_check.given(model), open_bmp(picture)
     except (UserError, ImageError, OSError):
@@ -67,7 +65,7 @@ def operands_for_picture(model: Path, picture: Path) -> dict[int, Inputs]:
         return preprocess.resize_bilinear(opened, height, width, fused=True)
 
     inputs = [model_inputs.values(each, resized, preprocess.to_input) for each in fillings]
-    return operands_of(model.read_bytes(), inputs)
+    return operands_of(model.read_bytes(), inputs, outputs_apart)
 
 
 def save(path: Path, operands: Mapping[int, Inputs]) -> None:

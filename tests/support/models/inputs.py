@@ -117,10 +117,12 @@ def two_inputs(dtype: str = "uint8", second: tuple[int, ...] = (1, 16, 16, 5)) -
 
 
 def crash() -> bytes:
-    """A convolution, then the rest of the smallest whole number by -1: on x86 TFLite ends with SIGFPE."""
+    """An ADD of two convolutions, then the rest of the smallest whole number by -1: SIGFPE on x86."""
     model = Model()
     image = model.image(1, 16, 16, 3)
-    last = model.conv(image)
+    last = model.tensor("sum", (1, 16, 16, 4), scale=0.04, zero_point=128)
+    branches = (model.conv(image), model.conv(image))
+    model.operators.append(t.Operator(ADD, branches, (last,), 11))
     for code, options, value in (
         (CAST, 37, None),
         (MUL, 21, 0),

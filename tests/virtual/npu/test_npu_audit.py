@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.support.models.inputs import one_conv
+from tests.support.models.inputs import crash, one_conv
+from tests.support.models.noise import noise_picture
 from tests.support.models.small_nets import Net
 from tests.support.npu.jobs import NPUS, Convolution, bench_for
 from userspace.npu.model import graph
@@ -23,7 +25,7 @@ from virtual.npu.faults import FaultError
 from virtual.npu.finding import Blame, Finding
 from virtual.npu.identity import load_identity
 from virtual.npu.memory import Access, Buffer, Buffers, Bytes
-from virtual.npu.operands import load, operands_of, save
+from virtual.npu.operands import load, operands_for_picture, operands_of, save
 from virtual.npu.shim.explain import explain
 from virtual.npu.tflite.arithmetic import AddScales
 from virtual.npu.tflite.operations import operations
@@ -167,6 +169,16 @@ def test_what_a_models_adds_add(tmp_path: Path) -> None:
     save(tmp_path / "o.npz", found)
     again = load(tmp_path / "o.npz")
     assert [np.array_equal(*pair) for pair in zip(again[2], found[2], strict=True)] == [True, True]
+
+
+def test_a_model_that_crashes_tflite_ends_a_process_of_its_own(tmp_path: Path) -> None:
+    model, picture = tmp_path / "model.tflite", noise_picture(tmp_path / "noise.bmp")
+    model.write_bytes(crash())
+    known = operands_for_picture(model, picture)
+    assert list(known) == ([] if platform.machine() == "x86_64" else [2])
+    net = Net(8)
+    model.write_bytes(net.model([net.add(net.conv(0, 8), net.conv(0, 8))]))
+    assert list(operands_for_picture(model, picture)) == [2]
 
 
 def test_a_split_at_an_end_of_the_graph_is_named() -> None:
