@@ -8,14 +8,30 @@ from typing import Any
 
 import numpy as np
 
-from userspace.npu.model.tflite_file import Operator, Tensor, conv, softmax, write_model
+from userspace.npu.model.tflite_file import (
+    Operator,
+    Tensor,
+    conv,
+    depthwise_conv,
+    softmax,
+    write_model,
+)
 from virtual.gates.build import build
 from virtual.gates.cases import RELU, RELU6, Case
 
 SIDE, CHANNELS = 8, 8
 SHAPE = (1, SIDE, SIDE, CHANNELS)
 TANH = 4
-_ADD, _CONCATENATION, _MAX_POOL, _RESHAPE, _SUB, _TRANSPOSE, _SPLIT = 0, 2, 17, 22, 41, 39, 49
+_ADD, _CONCATENATION, _MAX_POOL, _RESHAPE, _SUB, _TRANSPOSE, _SPLIT, _PAD = (
+    0,
+    2,
+    17,
+    22,
+    41,
+    39,
+    49,
+    34,
+)
 
 
 @dataclass
@@ -100,6 +116,30 @@ def cases() -> dict[str, tuple[bytes, list[Any]]]:
         "transpose 0213": _transpose((0, 2, 1, 3)),
     }
     return found
+
+
+def crashing() -> dict[str, tuple[bytes, list[Any]]]:
+    """Return models that TFLite runs, and in which each libteflon.so reads what is not there."""
+    return {"pad computed": _pad_computed(), "depthwise without bias": _depthwise_without_bias()}
+
+
+def _pad_computed() -> tuple[bytes, list[Any]]:
+    graph = _Graph()
+    source = graph.image()
+    sizes = np.array([[0, 0], [1, 1], [1, 1], [0, 0]], np.int32)
+    graph.tensors.append(Tensor("sizes", sizes.shape, "int32"))
+    graph.inputs.append(1)
+    sink = graph.result((1, SIDE + 2, SIDE + 2, CHANNELS))
+    model, (picture, _) = graph.model(Operator(_PAD, (source, 1), (sink,), 22))
+    return model, [picture, sizes]
+
+
+def _depthwise_without_bias() -> tuple[bytes, list[Any]]:
+    graph = _Graph()
+    source = graph.image()
+    weights = graph.constant(np.full((1, 3, 3, CHANNELS), 140), "uint8", 0.004, 128)
+    sink = graph.result(SHAPE, 0.05)
+    return graph.model(depthwise_conv((source, weights), sink, stride=1))
 
 
 def _convolution(activation: int, scale: float) -> tuple[bytes, list[Any]]:

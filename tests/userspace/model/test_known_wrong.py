@@ -7,6 +7,7 @@ import hashlib
 
 import pytest
 
+from tests.support.models.rule_cases import crashing
 from userspace.npu.model.faults import graph_conditions, known_wrong
 from userspace.npu.model.faults.known_faults import Surroundings, faults_of
 from userspace.npu.model.faults.known_wrong import Verdict, npu_of_soc, verdicts, wrong_models
@@ -48,6 +49,17 @@ def test_faults_are_said_before_the_run(case: Case, npu: str, mesa: str, said: s
     found = known_wrong.known_wrong(build(case).model, npu, mesa)
     assert bool(found) == bool(said), found
     assert not said or any(said in each for each in found)
+
+
+@pytest.mark.parametrize("mesa", ["25.0.7", "26.1.6", "26.2.6"])
+@pytest.mark.parametrize(
+    ("name", "said"), [("pad computed", "computes"), ("depthwise without bias", "has no bias")]
+)
+def test_what_crashes_as_the_model_is_loaded_is_said(name: str, said: str, mesa: str) -> None:
+    model, _ = crashing()[name]
+    (found,) = known_wrong.known_wrong(model, "imx8mp", mesa)
+    assert said in found
+    assert "the delegate crashes" in found
 
 
 def test_before_a_run_the_way_out_is_said_or_what_was_mended() -> None:

@@ -22,6 +22,7 @@ from userspace.npu.model import tiny_model
 from userspace.npu.validate import label_image, models
 from userspace.npu.validate.label_image import SmokeTestRequest
 from userspace.npu.validate.machine import RUNNER, ThisMachine
+from userspace.npu.validate.onboard.child import in_child
 from userspace.npu.validate.smoke import smoke_test
 
 pytestmark = pytest.mark.usefixtures("own_state")
@@ -281,6 +282,12 @@ def test_the_task_and_its_exit_codes() -> None:
     unknown = inv("lable_image")
     assert unknown.returncode == 2
     assert b"did you mean 'label_image'" in unknown.stderr
+
+
+def test_a_delegate_that_ends_the_process_itself() -> None:
+    """Of a library that calls exit() the number is said that it gave, not the kernel's status word."""
+    found = in_child(lambda: os._exit(1), 10)
+    assert found["error"]["message"].startswith("ended its process (exit code 1)")
 
 
 def test_the_runner_ends_with_the_connection_that_started_it(tmp_path: Path) -> None:

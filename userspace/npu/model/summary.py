@@ -44,6 +44,12 @@ def weights_of(operation: Operation) -> Tensor | None:
     return operation.inputs[place] if place < len(operation.inputs) else None
 
 
+def paddings_are_computed(operation: Operation) -> bool:
+    """Whether a PAD's second input is no constant: Mesa's PrepareDelegate reads it before it exists."""
+    sizes = operation.inputs[1] if len(operation.inputs) > 1 else None
+    return operation.kind == "PAD" and sizes is not None and sizes.data is None
+
+
 def data_of(operation: Operation) -> Tensor | None:
     """Return what an operation works on: its first input, for most."""
     place = _DATA_INPUT.get(operation.kind, 0)

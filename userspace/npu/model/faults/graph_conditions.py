@@ -59,8 +59,8 @@ def activation_left_out(operation: Operation, _: Around) -> bool:
 
 
 def without_bias(operation: Operation, _: Around) -> bool:
-    """A fully connected layer that has no bias."""
-    return operation.kind == "FULLY_CONNECTED" and (
+    """A fully connected layer or a depthwise convolution that has no bias."""
+    return operation.kind in ("DEPTHWISE_CONV_2D", "FULLY_CONNECTED") and (
         len(operation.inputs) < 3 or operation.inputs[2] is None
     )
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from ..graph import Operation, Tensor
-from ..summary import data_of, output_of, weights_of
+from ..summary import data_of, output_of, paddings_are_computed, weights_of
 from . import graph_conditions as around
 
 A311D, IMX8MP = "a311d", "imx8mp"
@@ -235,6 +235,10 @@ def _multiplier(operation: Operation, _: Surroundings) -> bool:
     return operation.kind == "DEPTHWISE_CONV_2D" and outputs > _input(operation)[2] > 0
 
 
+def _pad_computed(operation: Operation, _: Surroundings) -> bool:
+    return paddings_are_computed(operation)
+
+
 def _pad_int8(operation: Operation, _: Surroundings) -> bool:
     data = data_of(operation)
     return operation.kind == "PAD" and data is not None and data.is_signed
@@ -340,6 +344,8 @@ _FAULTS = (
     Fault("of int8 fills the border with another value than zero",
           "taken-and-wrong.md", _BOTH, ("25.0",), _pad_int8,
           "pad inside the convolution, or take Mesa 26.1 or later"),
+    Fault("has borders that the model computes: the delegate crashes", "taken-and-wrong.md", _BOTH, _ALL,
+          _pad_computed, "give PAD constant sizes"),
     Fault("has an input of four dimensions, which is taken for another one",
           "taken-and-wrong.md", _BOTH, ("25.0",),
           _connected_4d, "put a RESHAPE to two dimensions before it"),

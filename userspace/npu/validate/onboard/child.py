@@ -74,7 +74,8 @@ def in_child(work: Any, timeout_s: float) -> dict[str, Any]:
         words = f"was killed with {name}" if number == signal.SIGKILL else f"crashed with {name}"
         facts = {"error": {"stage": "crash", "message": words}, "signal": number}
     else:
-        facts = {"error": {"stage": "crash", "message": f"ended with status {status}"}}
+        words = f"ended its process (exit code {os.WEXITSTATUS(status)}) before there was a result"
+        facts = {"error": {"stage": "crash", "message": words}}
     facts["log"] = text
     return facts
 
