@@ -6,7 +6,6 @@ Its boards are started once, and stopped behind the last of these tests.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,15 +27,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
-@dataclass(frozen=True)
-class StartedBoard:
-    """A virtual board that was started: how long that took, and how busy this machine was before."""
-
-    host: Host
-    seconds: float
-    load_before: float
-
-
 @pytest.fixture(scope="package")
 def boards_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The state folder (``NPU_BSP_STATE``) that the virtual boards of this session share."""
@@ -47,26 +37,19 @@ def boards_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="package")
-def started_board(boards_state: Path) -> Iterator[StartedBoard]:
-    """The virtual board of this session, with what is known about its start."""
-    from virtual.boards import boards
-
-    load_before = os.getloadavg()[0]
-    started = boards.up("virtual")
-    try:
-        yield StartedBoard(inventory.resolve("virtual"), started.seconds, load_before)
-    finally:
-        boards.down("virtual")
-
-
-@pytest.fixture(scope="package")
-def virtual_board(started_board: StartedBoard) -> Host:
+def virtual_board(boards_state: Path) -> Iterator[Host]:
     """One virtual board for all slow tests of a session: booted through U-Boot, answers over SSH.
 
     Its state folder is the session's, so that the user's virtual boards are left alone.
     Tests may deploy to it and reset it, and leave it answering.
     """
-    return started_board.host
+    from virtual.boards import boards
+
+    boards.up("virtual")
+    try:
+        yield inventory.resolve("virtual")
+    finally:
+        boards.down("virtual")
 
 
 @dataclass(frozen=True)

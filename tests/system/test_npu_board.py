@@ -138,7 +138,7 @@ def test_trouble_is_reported_by_the_driver_and_recovered_from(board: Host) -> No
     assert not trouble("nothing")["log"]
     hang = trouble("hang")
     assert "recover hung GPU!" in "\n".join(hang["log"])
-    assert hang["seconds"] < 10
+    assert hang["signalled"]  # by the recovery: the wait did not come to its end
     after = trouble("nothing")
     assert after["signalled"]
     assert not after["log"]
