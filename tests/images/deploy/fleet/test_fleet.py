@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -269,8 +270,11 @@ def boot_id(fleet: FleetBoards, name: str) -> str:
 def test_a_board_that_cannot_be_reached_is_one_row(
     tmp_path: Path, factory: bundles.Bundle, update: bundles.Bundle
 ) -> None:
-    with boards(tmp_path / "fleet", factory, 3) as fleet:
+    with boards(tmp_path / "fleet", factory, 3) as fleet, socket.socket() as held:
         fleet.boards["b00"].sshd.stop()
+        # So that no server of another test comes to listen there.
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", fleet.boards["b00"].host.port))
         rules = Rules(max_failures=1)
         looked = deploy_bundles(
             fleet.targets(), everywhere(fleet, update), rules=rules, dry_run=True
