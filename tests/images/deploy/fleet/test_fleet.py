@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -31,6 +32,7 @@ from images.deploy.status import status
 from images.deploy.transfer.shared import Shared
 from tests.support.fake_board import BOARD_MARKS, make_bundle
 from tests.support.fleet_boards import FleetBoards, boards
+from tests.support.npu.vfio_client import wait_until
 
 INVENTORY = """
 [hosts.one]
@@ -266,15 +268,21 @@ def boot_id(fleet: FleetBoards, name: str) -> str:
     return (fleet.boards[name].root / "proc/sys/kernel/random/boot_id").read_text()
 
 
+def bound(holder: socket.socket, port: int) -> bool:
+    with contextlib.suppress(OSError):
+        holder.bind(("127.0.0.1", port))
+    return bool(holder.getsockname()[1] == port)
+
+
 @with_marks
 def test_a_board_that_cannot_be_reached_is_one_row(
     tmp_path: Path, factory: bundles.Bundle, update: bundles.Bundle
 ) -> None:
     with boards(tmp_path / "fleet", factory, 3) as fleet, socket.socket() as held:
         fleet.boards["b00"].sshd.stop()
-        # So that no server of another test comes to listen there.
+        # Held, so that no server of another test comes to listen there; once all of sshd has ended.
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.bind(("127.0.0.1", fleet.boards["b00"].host.port))
+        wait_until(lambda: bound(held, fleet.boards["b00"].host.port), 10)
         rules = Rules(max_failures=1)
         looked = deploy_bundles(
             fleet.targets(), everywhere(fleet, update), rules=rules, dry_run=True
