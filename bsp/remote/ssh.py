@@ -39,7 +39,7 @@ _MACS = (
 )
 _RETRY_EVERY_S = 0.5
 _LEAST_ANSWER_S = 2.0
-_MOST_ANSWER_S = 30.0
+_ATTEMPT_S = 30.0  # under emulation the first key exchange takes seconds
 _READ_BYTES = 32 << 10
 
 # paramiko logs a traceback for each connection that breaks, as on every reboot of a board; the user gets an
@@ -316,7 +316,7 @@ def answer_limit_s(waited_s: float) -> float:
     (TCP's retransmission, and that of QEMU's user network); a new one finds the board at once. So the limit
     is small. It grows with the time waited, for boards that are slow to answer.
     """
-    return min(max(waited_s / 10, _LEAST_ANSWER_S), _MOST_ANSWER_S)
+    return min(max(waited_s / 10, _LEAST_ANSWER_S), _ATTEMPT_S)
 
 
 @dataclass(frozen=True)
@@ -382,10 +382,9 @@ def wait_until_up(host: Host, *, timeout_s: float) -> Connection:
     while True:
         left_s = deadline - time.monotonic()
         try:
-            # Under emulation the first key exchange takes seconds; a dead port answers at once.
             return connect(
                 host,
-                timeout_s=max(min(left_s, 30.0), 0.1),
+                timeout_s=max(min(left_s, _ATTEMPT_S), 0.1),
                 answer_s=answer_limit_s(time.monotonic() - began),
             )
         except (UnreachableError, ConnectionLostError) as error:
