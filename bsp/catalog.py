@@ -110,25 +110,27 @@ def is_own(board: Board) -> bool:
 
 
 @functools.cache
-def general_strings() -> frozenset[str]:
-    """Return the root ``compatible`` strings that are known to name no board.
-
-    They are those of the SoCs, and those that shipped boards have behind their own string: of modules and
-    families.
-    """
-    shipped = [read_board(file) for file in sorted(BOARDS_DIR.glob("*.toml"))]
-    socs = map(load_soc, soc_names())
-    of_socs = {string for soc in socs for string in (*soc.compatible, *soc.without_npu)}
-    behind = {string for board in shipped for string in board.compatible[1:]}
-    return frozenset(of_socs | behind) - {board.compatible[0] for board in shipped}
-
-
 def names_no_board(string: str) -> bool:
     """Whether a root ``compatible`` string is that of a chip, a module or a family of boards.
 
-    Vendors' trees write ``amlogic, g12b`` for ``amlogic,g12b``.
+    Such are the strings of the SoCs, and those that shipped boards have behind their own string. Vendors'
+    trees write ``amlogic, g12b`` for ``amlogic,g12b``. Only the files in which the string stands are read:
+    parsing all of them takes longer than the rest of a deployment that finds nothing to do.
     """
-    return string.replace(" ", "") in general_strings()
+    plain = string.replace(" ", "")
+    boards = [read_board(file) for file in _files_with(BOARDS_DIR, plain)]
+    if any(board.compatible[0] == plain for board in boards):
+        return False
+    socs = [load_soc(file.stem) for file in _files_with(SOCS_DIR, plain)]
+    return any(plain in board.compatible for board in boards) or any(
+        plain in (*soc.compatible, *soc.without_npu) for soc in socs
+    )
+
+
+def _files_with(folder: Path, string: str) -> list[Path]:
+    """Return the profiles in a folder in which a string stands in quotes."""
+    quoted = f'"{string}"'.encode()
+    return [file for file in sorted(folder.glob("*.toml")) if quoted in file.read_bytes()]
 
 
 def runs_as(board: Board, compatible: Sequence[str], model: str) -> bool:
@@ -252,7 +254,7 @@ _T = TypeVar("_T", Board, Soc)
 
 def _read(path: Path, kind: type[_T]) -> _T:
     data, text = read_toml(path)
-    for key, mistake in expectation_mistakes(data, kind) if kind is Board else ():
+    for key, mistake in expectation_mistakes(data) if kind is Board else ():
         raise ProfileError(path, key, mistake)
     try:
         return msgspec.convert(data, kind, strict=True)

@@ -93,7 +93,7 @@ def _readable(data: dict[str, Any], text: str, file: Path) -> tuple[Board | None
     """
     rest = copy.deepcopy(data)
     found = []
-    for key, mistake in list(expectation_mistakes(rest, Board)):
+    for key, mistake in list(expectation_mistakes(rest)):
         found.append(Missing(key, mistake.removeprefix("[expect]: "), "correct it"))
         rest.pop("expect", None)
     board, dropped = None, set[str]()

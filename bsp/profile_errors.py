@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
 from .base.errors import UserError, nearest
+from .profile import Expectation
 
 _SERIES = re.compile(r"\d+\.\d+")
 _NUMBER = re.compile(r"\d[\d.]*")
@@ -33,12 +34,11 @@ class ProfileError(UserError):
         self.bare = message
 
 
-def expectation_mistakes(data: Any, kind: type[Any]) -> Iterator[tuple[str, str]]:
+def expectation_mistakes(data: Any) -> Iterator[tuple[str, str]]:
     """Yield (key, what is wrong) for each entry of ``[expect]`` that cannot be read.
 
     Args:
         data: the profile as TOML has it.
-        kind: the record that it is to become.
     """
     table = data.get("expect", {})
     if not isinstance(table, dict):
@@ -47,7 +47,7 @@ def expectation_mistakes(data: Any, kind: type[Any]) -> Iterator[tuple[str, str]
             f'key \'expect\': expected a table ([expect] and "6.12" = "works"), found {table!r}',
         )
         return
-    words = _words_of(kind, "expect")
+    words = list(get_args(Expectation))
     for series, value in _flat(table):
         key = f"expect.{series}"
         if not _SERIES.fullmatch(series):
@@ -79,14 +79,6 @@ def _flat(table: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
 
 def _toml(value: Any) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value)
-
-
-def _words_of(kind: type[Any], field: str) -> list[str]:
-    """Return the words that the values of a table may be, from the record's declared type."""
-    info: Any = msgspec.inspect.type_info(kind)
-    declared = next((each.type for each in info.fields if each.encode_name == field), None)
-    values = getattr(getattr(declared, "value_type", None), "values", ())
-    return [str(value) for value in values]
 
 
 def explain(message: str, kind: type[Any], text: str) -> tuple[str, str]:
