@@ -2,8 +2,9 @@
 """Starts invoke as its own script does, in less time: each command of ``./inv`` waits for that.
 
 invoke imports ``unittest.mock``, and with it asyncio, for a class that only tests use; that alone is a
-tenth of a short command. Looking for cycles among all that imports make takes another part, and so does
-``importlib.metadata``, with email and zipfile, which invoke and paramiko ask for their own version.
+tenth of a short command. Looking for cycles among all that imports make takes another part, and so do
+``importlib.metadata``, with email and zipfile, which invoke and paramiko ask for their own version, and
+invoke's YAML, which it needs for a file of settings that hardly anybody has.
 Compiling our modules anew each time is a third of what a deployment takes here.
 """
 
@@ -34,7 +35,16 @@ if sys.dont_write_bytecode:  # as in many containers; it keeps our folders clean
 os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 
 
-class _Metadata(types.ModuleType):
+class _Later(types.ModuleType):
+    """A module that is imported when something of it is wanted."""
+
+    def __getattr__(self, name: str) -> object:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+class _Metadata(_Later):
     """``importlib.metadata``, imported when more is wanted of it than a version."""
 
     @staticmethod
@@ -47,15 +57,12 @@ class _Metadata(types.ModuleType):
         sys.modules.pop("importlib.metadata", None)
         return str(importlib.import_module("importlib.metadata").version(name))
 
-    def __getattr__(self, name: str) -> object:
-        sys.modules.pop("importlib.metadata", None)
-        return getattr(importlib.import_module("importlib.metadata"), name)
-
 
 if "importlib.metadata" not in sys.modules:
     _metadata = _Metadata("importlib.metadata")
     sys.modules["importlib.metadata"] = importlib.metadata = _metadata
 
+sys.modules.setdefault("invoke.vendor.yaml", _Later("invoke.vendor.yaml"))
 gc.set_threshold(100_000, 20, 20)  # as tasks.py does, and before invoke is imported
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))  # noqa: PTH100, PTH120
 _without = types.ModuleType("unittest.mock")

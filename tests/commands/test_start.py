@@ -36,6 +36,29 @@ def test_versions_are_told_without_what_reads_packages_and_the_rest_of_it_is_the
     ]
 
 
+def test_settings_in_a_yaml_file_are_read_and_its_parser_is_imported_for_them_only(
+    tmp_path: Path,
+) -> None:
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    program = """\
+import runpy, sys
+started = runpy.run_path("commands/face/start.py")
+from invoke.config import Config
+settings = Config()
+print(settings.run.get("echo"), settings.run.get("shell"), "invoke.vendor.yaml.parser" in sys.modules)
+"""
+    answers = []
+    for text in (None, "run:\n  echo: true\n  shell: /bin/other\n"):
+        if text:
+            (tmp_path / ".invoke.yaml").write_text(text)
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=PROJECT, env=environment, capture_output=True,
+            text=True, check=True,
+        )  # fmt: skip
+        answers.append(done.stdout.split())
+    assert answers == [["False", "bash", "False"], ["True", "/bin/other", "True"]]
+
+
 def test_modules_are_compiled_once_into_the_cache_where_python_may_not_write_beside_them(
     tmp_path: Path,
 ) -> None:
