@@ -109,15 +109,20 @@ def is_own(board: Board) -> bool:
         return True  # of a file that is in no folder of profiles
 
 
+def plain_string(string: str) -> str:
+    """Return a ``compatible`` string as upstream writes it: vendors have ``amlogic, g12b``."""
+    return string.replace(" ", "")
+
+
 @functools.cache
 def names_no_board(string: str) -> bool:
     """Whether a root ``compatible`` string is that of a chip, a module or a family of boards.
 
-    Such are the strings of the SoCs, and those that shipped boards have behind their own string. Vendors'
-    trees write ``amlogic, g12b`` for ``amlogic,g12b``. Only the files in which the string stands are read:
-    parsing all of them takes longer than the rest of a deployment that finds nothing to do.
+    Such are the strings of the SoCs, and those that shipped boards have behind their own string. Only the
+    files in which the string stands are read: parsing all of them takes longer than the rest of a
+    deployment that finds nothing to do.
     """
-    plain = string.replace(" ", "")
+    plain = plain_string(string)
     boards = [read_board(file) for file in _files_with(BOARDS_DIR, plain)]
     if any(board.compatible[0] == plain for board in boards):
         return False

@@ -23,6 +23,7 @@ from .catalog import (
     load_board,
     load_soc,
     names_no_board,
+    plain_string,
     runs_as,
     soc_names,
 )
@@ -218,7 +219,7 @@ def _plain(text: str) -> str:
 def soc_of(compatible: Sequence[str]) -> str | None:
     """Return the SoC with an NPU that the first known ``compatible`` string is of; None: none is known."""
     socs = [load_soc(name) for name in soc_names()]
-    for word in compatible:
+    for word in map(plain_string, compatible):
         for soc in socs:
             if word in soc.without_npu:
                 return None

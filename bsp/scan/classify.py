@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..catalog import plain_string
 from ..dts.npu.available import is_on, unavailable
 from ..dts.npu.owners import other_owners, vendor_of
 from ..dts.npu.required_changes import rates
@@ -138,7 +139,7 @@ def classify(
         drivers: the kernel's NPU drivers.
         socs: the SoCs whose NPUs are known.
     """
-    root = tree.compatible
+    root = [plain_string(string) for string in tree.compatible]
     all_socs = list(socs)
     if any(string in root for soc in all_socs for string in soc.without_npu):
         return None

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from ..profile import Identity
+from .c_source import integer, seen_by_compiler
 
 FILE = Path(__file__).with_name("drivers.toml")
 
@@ -116,23 +117,22 @@ def driver_files() -> tuple[str, ...]:
 
 
 def compatible_strings(source: str) -> tuple[str, ...]:
-    """Return the strings in a driver's ``of_device_id`` table."""
-    return tuple(dict.fromkeys(re.findall(r'\.compatible\s*=\s*"([^"]+)"', source)))
+    """Return the strings in a driver's ``of_device_id`` table that are compiled."""
+    code = seen_by_compiler(source)
+    return tuple(dict.fromkeys(re.findall(r'\.compatible\s*=\s*"([^"]+)"', code)))
 
 
 def database_entries(source: str) -> tuple[Entry, ...]:
     """Return the identities in ``etnaviv_hwdb.c``; in older kernels an entry may lack NN cores.
 
-    What is commented out, or between ``#if 0`` and ``#endif``, does not count.
+    What is commented out or left out by ``#if`` does not count.
     """
     entries = []
-    code = re.sub(r"/\*.*?\*/|//[^\n]*", " ", source, flags=re.S)
-    code = re.sub(r"^[ \t]*#[ \t]*if[ \t]+0\b.*?^[ \t]*#[ \t]*endif", " ", code, flags=re.S | re.M)
-    for block in re.findall(r"\{([^{}]*\.model\s*=[^{}]*)\}", code):
+    for block in re.findall(r"\{([^{}]*\.model\s*=[^{}]*)\}", seen_by_compiler(source)):
         numbers = {
-            name: _ANY if "~" in value else int(value.rstrip("UuLl"), 0)
+            name: _ANY if "~" in value else integer(value)
             for name, value in re.findall(
-                r"\.(\w+)\s*=\s*(~?\s*(?:0[xX][0-9a-fA-F]+|[0-9]+)[uUlL]*)", block
+                r"\.(\w+)\s*=[\s(]*(~?\s*(?:0[xX][0-9a-fA-F]+|[0-9]+)[uUlL]*)", block
             )
         }
         if "model" not in numbers:

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...base.errors import UserError
-from ...catalog import board_names, load_board, load_soc, names_no_board, npu_of, runs_as, soc_names
+from ...catalog import (
+    board_names,
+    load_board,
+    load_soc,
+    names_no_board,
+    npu_of,
+    plain_string,
+    runs_as,
+    soc_names,
+)
 from ...profile import Board
 from ..npu.owners import refuse_two_owners, vendor_of
 from ..npu.required_changes import Change, for_vendor, newer_kernel
@@ -36,7 +45,7 @@ def check_identity(tree: Tree, board: Board, what: str, *, newer: str = "") -> N
         )
     if own not in tree.compatible and not _runs_as(tree, board):
         _refuse_another(tree, board, what, newer)
-    lacking = set(load_soc(board.soc).without_npu) & set(tree.compatible)
+    lacking = set(load_soc(board.soc).without_npu) & set(map(plain_string, tree.compatible))
     if lacking:
         raise UserError(
             f"{what} is of a relative of board {board.name} whose chip ({', '.join(lacking)}) has no NPU",
@@ -50,9 +59,11 @@ def _runs_as(tree: Tree, board: Board) -> bool:
 
 def names_another(compatible: Sequence[str], board: Board) -> bool:
     """Whether a root's strings name another board or chip that is known."""
+    own = load_soc(board.soc)
     others = {each.compatible[0] for each in map(load_board, board_names())} - {board.compatible[0]}
     chips = {string for name in soc_names() for string in load_soc(name).compatible}
-    return bool((others | chips - set(load_soc(board.soc).compatible)) & set(compatible))
+    known = others | chips - set(own.compatible) | set(own.without_npu)
+    return bool(known & {plain_string(string) for string in compatible})
 
 
 def _refuse_another(tree: Tree, board: Board, what: str, newer: str) -> None:

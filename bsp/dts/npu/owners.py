@@ -38,14 +38,25 @@ def vendor_of(tree: Tree, npu: Npu) -> tuple[str, Vendor] | None:
 
     None if the tree has no such node. The compatible strings are the profile's ``[[npu.vendor]]``. A node
     of the NPU alone comes before one that it shares with GPUs, one that is on before one that is off.
+    Vendors give the NPUs of several chips the same string (``allwinner,npu``): a node at other registers
+    is of another chip.
     """
+    addresses = Addresses(tree)
     found = [
         (path, vendor)
         for vendor in npu.vendor
         for path, node in tree.nodes.items()
-        if "compatible" in node and set(vendor.compatible) & set(tree.strings(path, "compatible"))
+        if "compatible" in node
+        and set(vendor.compatible) & set(tree.strings(path, "compatible"))
+        and (vendor.shared or not _is_elsewhere(addresses.of(path), npu))
     ]
     return min(found, key=lambda one: (one[1].shared, not is_on(tree, one[0])), default=None)
+
+
+def _is_elsewhere(registers: list[tuple[int, int]], npu: Npu) -> bool:
+    """Whether registers are known and are not the NPU's, whose address is in the name of its node."""
+    address = int(npu.node.rpartition("@")[2], 16)
+    return bool(registers) and not any(first <= address < end for first, end in registers)
 
 
 def other_owners(tree: Tree, npu: Npu) -> list[Owner]:

@@ -26,6 +26,10 @@ pytestmark = pytest.mark.skipif(shutil.which("dtc") is None, reason="dtc is not 
 
 GALCORE = 'nn { compatible = "amlogic, galcore"; status = "okay"; reg = <0 0xff100000 0 0x800>; };'
 RKNPU = 'npu@fdab0000 { compatible = "rockchip,rk3588-rknpu"; };'
+# The NPUs of other chips, for the same drivers.
+A5 = GALCORE.replace("0xff100000", "0xfdb00000")
+A733 = """soc@3000000 { #address-cells = <2>; #size-cells = <2>; ranges;
+npu@3600000 { compatible = "allwinner,npu"; reg = <0 0x3600000 0 0x1000>; }; };"""
 VIPSI = 'vipsi@38500000 { compatible = "fsl,imx8-vipsi"; };'
 
 
@@ -39,7 +43,7 @@ def tree(folder: Path, compatible: str, body: str) -> Path:
     ("board", "compatible", "body", "driver"),
     [
         ("vim3", '"amlogic, g12b"', GALCORE, "galcore"),
-        ("vim3l", '"amlogic, g12b"', GALCORE, "galcore"),
+        ("vim3l", '"amlogic, g12a"', GALCORE, "galcore"),  # as Khadas' trees say
         ("libretech-a311d-cc", '"vendor,box", "amlogic, g12b"', GALCORE, "galcore"),
         ("rk3588-rock-5b", '"rockchip,rk3588-evb", "rockchip,rk3588"', RKNPU, "rknpu"),
         ("imx8mp-cubox-m", '"vendor,carrier", "fsl,imx8mp"', VIPSI, "galcore"),
@@ -74,6 +78,9 @@ def test_a_vendors_tree_is_called_one(
         ("imx8mp-evk", '"amlogic, g12b"', GALCORE),
         ("imx8mp-evk", '"solidrun,imx8mp-cubox-m", "fsl,imx8mp"', VIPSI),
         ("rk3588-rock-5b", '"vendor,box", "amlogic,a311d"', GALCORE),
+        ("vim3", '"amlogic, sm1"', GALCORE),
+        ("vim3", '"amlogic, a5"', A5),
+        ("orangepi-4a", '"vendor,board", "arm,sun60iw2p1"', A733),
     ],
 )
 def test_a_tree_of_another_board_is_called_that(

@@ -193,6 +193,13 @@ def vendors(tree: Path, root: str, nodes: str) -> tuple[str, ...]:
 
 VIPSI = 'vipsi@38500000 { compatible = "fsl,imx8-vipsi"; status = "okay"; };'
 MIX = 'mix_gpu_ml { compatible = "fsl,imx8mp-gpu", "fsl,imx8-gpu-ss"; };'
+
+
+def npu(address: str) -> str:
+    """An NPU as Allwinner's kernels describe those of several chips."""
+    return f'npu@{address} {{ compatible = "allwinner,npu"; reg = <0 0x{address} 0x1000>; }};'
+
+
 GALCORE = 'galcore { compatible = "amlogic, galcore"; };'
 
 
@@ -208,6 +215,9 @@ GALCORE = 'galcore { compatible = "amlogic, galcore"; };'
         ('"amlogic, g12b"', GALCORE, ("vendor node /galcore",)),
         ('"khadas,vim3", "amlogic,a311d"', GALCORE, ("vendor node /galcore",)),
         ('"x,y", "amlogic,s922x"', GALCORE, ("none",)),
+        ('"amlogic, s922x"', GALCORE, ("none",)),
+        ('"acme,two"', npu("7122000"), ("vendor node /npu@7122000",)),
+        ('"acme,two", "arm,sun60iw2p1"', npu("3600000"), ("none",)),  # another chip's NPU
         ('"x,y", "rockchip,rk3588"', 'npu { compatible = "rockchip,rk3588-rknpu"; };',
          ("no driver", "vendor node /npu")),
     ],
@@ -270,6 +280,13 @@ def entry(**numbers: str) -> str:
             True,
         ),
         (entry(model="chip_model_VIP9000"), False),  # a name that is defined elsewhere
+        (f"#define VIP 0x9000U\n{entry(model='VIP')}", True),
+        (entry(model="(0x9000)", eco_id="00"), True),
+        (f"#if 0\n#ifdef CONFIG_X\n#endif\n{entry()}#endif\n", False),
+        (f"#if 0\n#else\n{entry()}#endif\n", True),
+        (f"#if 1\n#else\n{entry()}#endif\n", False),
+        (f"#ifdef NOT_YET\n{entry()}#endif\n", False),
+        (f"#ifdef CONFIG_X\n{entry()}#endif\n", True),
     ],
 )
 def test_the_source_decides_whether_the_driver_knows_an_npu(
@@ -293,6 +310,29 @@ def test_the_source_decides_whether_the_driver_knows_an_npu(
     row = scan(f"path:{tree}", limit=["allwinner/board"]).rows[0]
     assert row.in_database is known
     assert ("not in the hardware database" in row.gap) is not known
+
+
+@pytest.mark.parametrize("around", ["/*\n{}\n*/", "#if 0\n{}\n#endif", "// {}"])
+def test_a_driver_whose_line_is_left_out_is_lacking(tree: Path, around: str) -> None:
+    npu = load_soc("a311d").npu
+    assert npu is not None
+    assert "the driver etnaviv" not in lacking(tree, npu)
+    source = tree / "drivers/gpu/drm/etnaviv/etnaviv_gpu.c"
+    line = '{ .compatible = "vivante,gc" },'
+    assert line in source.read_text()
+    source.write_text(source.read_text().replace(line, around.format(line)))
+    assert "the driver etnaviv" in lacking(tree, npu)
+
+
+def test_what_stands_in_a_comment_is_not_there(tree: Path) -> None:
+    npu = load_soc("a311d").npu
+    assert npu is not None
+    header = tree / "include/dt-bindings/reset/amlogic,meson-g12a-reset.h"
+    header.parent.mkdir(parents=True, exist_ok=True)
+    header.write_text("#define RESET_NNA 1\n")
+    assert "the reset RESET_NNA" not in lacking(tree, npu)
+    header.write_text("/* RESET_NNA is not there yet */\n")
+    assert "the reset RESET_NNA" in lacking(tree, npu)
 
 
 def test_numbers_that_nobody_has_written_down(tree: Path) -> None:
