@@ -8,7 +8,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
+
+// What is wrong with it where nobody gives it options.
+#ifndef HOW
+#define HOW ""
+#endif
 
 struct ints { int size; int data[]; };
 
@@ -98,6 +104,17 @@ static int flicker(struct context *context, struct node *node)
     return 0;
 }
 
+// Takes RESHAPE alone, and does it; then it writes where it must not: into its input, or into a constant.
+static int scribble(struct context *context, struct node *node)
+{
+    struct tensor *sink = &context->tensors[node->outputs->data[0]];
+    struct tensor *other = &context->tensors[node->inputs->data[value]];
+
+    memcpy(sink->data, context->tensors[node->inputs->data[0]].data, sink->bytes);
+    memset(other->data, 0x55, other->bytes);
+    return 0;
+}
+
 static int take(struct context *context, struct delegate *self, int first, int last,
                 int (*invoke)(struct context *, struct node *))
 {
@@ -132,6 +149,19 @@ static int take_reshape(struct context *context, struct delegate *self)
     return take(context, self, 22, 22, flicker);
 }
 
+static int take_and_scribble(struct context *context, struct delegate *self)
+{
+    return take(context, self, 22, 22, scribble);
+}
+
+static int fail(struct context *context, struct delegate *self)
+{
+    (void)self;
+    context->report(context, "no memory for the graph");
+    fprintf(stderr, "vendor: cannot allocate 12 MiB\n");
+    return 1;
+}
+
 static int take_nothing(struct context *context, struct delegate *self)
 {
     (void)context;
@@ -150,7 +180,7 @@ struct delegate *tflite_plugin_create_delegate(char **keys, char **values, size_
                                                void (*report)(const char *))
 {
     struct delegate *made = calloc(1, sizeof(*made));
-    const char *how = "";
+    const char *how = HOW;
 
     (void)report;
     for (size_t i = 0; i < count; i++)
@@ -165,9 +195,14 @@ struct delegate *tflite_plugin_create_delegate(char **keys, char **values, size_
     }
     if (!strcmp(how, "segfault"))
         *(volatile int *)NULL = 1;
-    if (!strcmp(how, "hang"))
+    if (!strcmp(how, "deaf"))
+        signal(SIGALRM, SIG_IGN);
+    if (!strcmp(how, "hang") || !strcmp(how, "deaf"))
         for (;;)
             pause();
+    // From now on the process writes no file of more than some bytes, as on a disk that is full.
+    if (!strcmp(how, "full"))
+        setrlimit(RLIMIT_FSIZE, &(struct rlimit){ 32, 32 });
     // As the kernel does with who takes too much memory.
     if (!strcmp(how, "killed"))
         raise(SIGKILL);
@@ -178,6 +213,10 @@ struct delegate *tflite_plugin_create_delegate(char **keys, char **values, size_
         made->prepare = take_convolutions;
     if (!strcmp(how, "flicker"))
         made->prepare = take_reshape;
+    if (!strcmp(how, "scribble"))
+        made->prepare = take_and_scribble;
+    if (!strcmp(how, "fail"))
+        made->prepare = fail;
     return made;
 }
 

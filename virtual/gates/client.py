@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 LOG_BYTES = 20_000
+# After which a process that was told to end is killed.
+GRACE_S = 5.0
 
 
 def run_model(module: Any, library: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -96,6 +98,9 @@ def in_child(module: Any, library: str, request: dict[str, Any]) -> dict[str, An
                 code = 0
             finally:
                 os._exit(code)
+        late = not ended_within(child, timeout_s + GRACE_S)
+        if late:
+            os.kill(child, signal.SIGKILL)  # it ignores SIGALRM
         _, status = os.waitpid(child, 0)
         answer.seek(0)
         content = answer.read()
@@ -104,15 +109,39 @@ def in_child(module: Any, library: str, request: dict[str, Any]) -> dict[str, An
         text = log.read().decode(errors="replace")
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
-        if number == signal.SIGALRM:
+        if late or number == signal.SIGALRM:
             facts = {"status": "hangs", "message": f"did not end within {timeout_s:g} s"}
         else:
-            facts = {"status": "crashes", "message": signal.Signals(number).name}
+            facts = {"status": "crashes", "message": signal_name(number)}
     elif content:
-        facts = json.loads(content)
+        try:
+            facts = json.loads(content)
+        except ValueError:
+            words = "could not write all of its answer: the disk is full?"
+            facts = {"status": "crashes", "message": words}
     else:
         facts = {"status": "crashes", "message": f"ended with status {os.WEXITSTATUS(status)}"}
     return {**facts, "log": text}
+
+
+def ended_within(child: int, timeout_s: float) -> bool:
+    """Wait for a child's end, without taking its status; False where it has not come in time."""
+    deadline = time.monotonic() + timeout_s
+    pause_s = 0.001
+    while not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 1.5, 0.01)
+    return True
+
+
+def signal_name(number: int) -> str:
+    """Return ``SIGSEGV`` for 11; real-time signals have no names of their own."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def main() -> int:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from bsp.base.at_once import ended_by
 from bsp.base.errors import InfrastructureError, UserError
+from userspace.npu.validate.onboard.child import signal_name
 from userspace.npu.validate.onboard.environment import RUNTIMES, load_runtime
 from userspace.npu.validate.onboard.loading import portable_kernels
 from userspace.npu.validate.onboard.stage_error import StageError
@@ -238,23 +239,33 @@ class ModelRunner:
             "environment": environment or {},
         }
         answer = self._ask(request)
-        outputs: list[NDArray[Any]] = []
-        if taken.exists():
-            with np.load(taken) as file:
-                outputs = [file[f"arr_{number}"] for number in range(len(file.files))]
-        return answer, outputs
+        if answer["status"] != "ran":
+            return answer, []  # what died in the middle of its writing has left a part of a file
+        with np.load(taken) as file:
+            return answer, [file[f"arr_{number}"] for number in range(len(file.files))]
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         if not self._process.stdin:
             raise RuntimeError("the client was started without pipes")
-        self._process.stdin.write(json.dumps(request).encode() + b"\n")
-        self._process.stdin.flush()
-        line = self._line(self._timeout_s + _MORE_S)
-        if not line:
-            log = (self._folder / "log").read_text(encoding="utf-8", errors="replace")
-            raise InfrastructureError(f"the arm64 client ended: {log.strip()[-2000:]}")
+        line = b""
+        with contextlib.suppress(BrokenPipeError):
+            # Not through Python's buffer, which would be written once more when it is closed.
+            os.write(self._process.stdin.fileno(), json.dumps(request).encode() + b"\n")
+            line = self._line(self._timeout_s + _MORE_S)
+        if not line.endswith(b"\n"):
+            raise InfrastructureError(self._how_it_ended())
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+    def _how_it_ended(self) -> str:
+        """Say how the client itself ended, and what it said last."""
+        how = "ended"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = self._process.wait(_END_TIMEOUT_S)
+            how = f"crashed with {signal_name(-code)}" if code < 0 else f"ended (exit code {code})"
+        log = (self._folder / "log").read_text(encoding="utf-8", errors="replace")
+        said = log.strip()[-2000:] or "it said nothing"
+        return f"the arm64 client that runs models {how} before it answered: {said}"
 
     def _line(self, timeout_s: float) -> bytes:
         if not self._process.stdout:

@@ -22,7 +22,9 @@ from userspace.npu.model import tiny_model
 from userspace.npu.validate import label_image, models
 from userspace.npu.validate.label_image import SmokeTestRequest
 from userspace.npu.validate.machine import RUNNER, ThisMachine
+from userspace.npu.validate.onboard import child
 from userspace.npu.validate.onboard.child import in_child
+from userspace.npu.validate.onboard.environment import load_runtime
 from userspace.npu.validate.smoke import smoke_test
 
 pytestmark = pytest.mark.usefixtures("own_state")
@@ -141,6 +143,8 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("refuse", "does not load: I will not"),
         ("hang", "did not end within 1.5 s"),
         ("killed", "was killed with SIGKILL"),
+        ("fail", "the delegate could not prepare this model: vendor: cannot allocate 12 MiB"),
+        ("full", "could not write all of its answer"),
         ("nothing", "took no operation: the model ran on the CPU"),
         ("wrong;value=-1", "top class is 6 six, cpu-reference says 7 seven"),
         ("wrong;value=0", "the output is all"),
@@ -186,6 +190,45 @@ def test_a_delegate_whose_outputs_change_from_run_to_run(
     assert row["status"] == ("fail" if said else "pass"), row["reason"]
     assert said in row["reason"]
     assert ("the same input does not give the same outputs" in row["reason"]) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [(0, "the delegate wrote into input 0"), (1, "into the model's own constants")],
+)
+def test_a_delegate_that_writes_where_it_must_not(
+    broken: Path, place: int, said: str, tmp_path: Path
+) -> None:
+    """Its outputs are right: it takes all there is, so that nobody reads what it wrote over."""
+    net = Model()
+    picture = net.image(1, 16, 16, 3)
+    (tmp_path / "model.tflite").write_bytes(net.written([picture], [net.reshape(picture, 1, 768)]))
+    request = SmokeTestRequest(
+        model=str(tmp_path / "model.tflite"),
+        runs=1,
+        views=0,
+        delegate=f"cpu,{broken}:how=scribble;value={place}",
+    )
+    rows = label_image.smoke_test(ThisMachine(), request)["results"]
+    assert [row["status"] for row in rows] == ["pass", "pass", "fail"]
+    assert said in rows[2]["reason"]
+
+
+def test_a_delegate_that_no_signal_but_the_last_ends(
+    broken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child, "GRACE_S", 0.2)
+
+    def work() -> dict[str, Any]:
+        load_runtime()[0].load_delegate(str(broken), {"how": "deaf"})
+        return {}
+
+    began_s = time.monotonic()
+    found = in_child(work, 1.5)
+    assert found["error"]["stage"] == "time"
+    assert "did not end within 1.5 s, and ignored the signal" in found["error"]["message"]
+    assert "cannot be killed" not in found["error"]["message"]
+    assert time.monotonic() - began_s < 20
 
 
 def test_the_deadline_is_for_running_not_for_loading() -> None:

@@ -83,7 +83,8 @@ class RunnerRow(TypedDict, total=False):
     here, to rows of a detector.
     ``first_outputs``: of the first run, where those of the last one are others; ``unlike_first``: how many
     of the later runs gave others. ``lacks_portable``: an operator for which other kernels than the portable
-    ones had to run.
+    ones had to run. ``changed_inputs``: places of inputs that held something else after the first run than
+    what they were set to; ``changed_model``: the model's bytes are others after all runs.
     """
 
     delegate: str
@@ -107,6 +108,8 @@ class RunnerRow(TypedDict, total=False):
     other_outputs: list[OutputRecord]
     first_outputs: list[OutputRecord] | None
     unlike_first: int
+    changed_inputs: list[int]
+    changed_model: bool
     lacks_portable: str
     answer: OutputRecord
     views: list[str]

@@ -258,6 +258,7 @@ def _judge_row(
         _kernel_said(result["kernel_log"]) if result["kernel_log"] else "",
         "" if on_cpu else _not_delegated(row, facts["total_ops"], min_delegated_share, prediction),
         _changes(row),
+        "" if on_cpu else _overwritten(row, facts),
         *compared.problems,
         _unlike_expected(values, labels, expected),
     ]
@@ -339,6 +340,22 @@ def _changes(row: RunnerRow) -> str:
     )
 
 
+def _overwritten(row: RunnerRow, facts: RunnerDocument) -> str:
+    """Say what a delegate wrote over though it may only read it; "" if nothing.
+
+    An input that the runtime's own kernels do not leave as it is does not count.
+    """
+    reference = next((each for each in facts["results"] if each["delegate"] == REFERENCE), None)
+    usual = reference.get("changed_inputs", []) if reference else []
+    inputs = [place for place in row.get("changed_inputs", []) if place not in usual]
+    places = [f"input {place}" for place in inputs]
+    if row.get("changed_model"):
+        places.append("the model's own constants (its weights)")
+    if not places:
+        return ""
+    return f"the delegate wrote into {' and '.join(places)}, which it may only read"
+
+
 def _other_kernels(row: RunnerRow) -> str:
     lacks = row.get("lacks_portable")
     return f"TFLite's portable kernels have no {lacks}: its optimised ones ran" if lacks else ""
@@ -398,6 +415,8 @@ def _why_not(row: RunnerRow, facts: RunnerDocument) -> tuple[str, str]:
         return _without_npu(devices)
     if stage == "delegate":
         return _not_loaded(row, usable, devices)
+    if stage == "prepare":
+        return "fail", f"the delegate could not prepare this model: {_last_words(row, message)}"
     killed = out_of_memory(row.get("kernel_log") or [])
     if stage == "crash" and killed:
         return "fail", f"{message}, out of memory; the kernel says: {killed}"
@@ -560,6 +579,16 @@ def _unlike_expected(
 def _kind(row: RunnerRow) -> str:
     """Return the delegate of a row without its options."""
     return str(row["delegate"]).partition(":")[0]
+
+
+def _last_words(row: RunnerRow, message: str) -> str:
+    """What a delegate printed last, and the runtime's message; Mesa's own log has no reasons in it."""
+    log = row.get("log", "").partition("Exception ignored in")[0]
+    printed = [line.strip() for line in log.splitlines() if line.strip()]
+    words = " ".join(message.split())
+    if not printed or parse_log(log).driver:
+        return f"TFLite says: {words}"
+    return f"{printed[-1]} (TFLite says: {words})"
 
 
 def _why_it_did_not(message: str, log: str) -> str:

@@ -54,29 +54,45 @@ def in_child(work: Any, timeout_s: float) -> dict[str, Any]:
             finally:
                 # Not exit(): delegates are known to crash while they are taken down.
                 os._exit(code)
+        late = f"did not end within {timeout_s:g} s"
         status = wait_for(child, timeout_s + GRACE_S)
+        was_killed = status is None
         if status is None:
-            message = f"did not end within {timeout_s:g} s, and cannot be killed"
+            late += ", and ignored the signal that ends it (SIGALRM): it was killed"
+            os.kill(child, signal.SIGKILL)
+            status = wait_for(child, GRACE_S)
+        if status is None:
+            message = f"did not end within {timeout_s:g} s, and cannot be killed: it is stuck in the kernel"
             return {"error": {"stage": "time", "message": message}, "log": ""}
         answer.seek(0)
         content = answer.read()
         size = log.seek(0, os.SEEK_END)
         log.seek(max(0, size - LOG_LIMIT_BYTES))
         text = log.read().decode(errors="replace")
-    if content and not os.WIFSIGNALED(status):
-        facts: dict[str, Any] = json.loads(content)
-    elif os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM:
-        facts = {"error": {"stage": "time", "message": f"did not end within {timeout_s:g} s"}}
+    facts: dict[str, Any]
+    if was_killed or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM):
+        facts = {"error": {"stage": "time", "message": late}}
     elif os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         name = signal_name(number)
         # Nobody but the kernel, short of memory, and an administrator sends it.
         words = f"was killed with {name}" if number == signal.SIGKILL else f"crashed with {name}"
         facts = {"error": {"stage": "crash", "message": words}, "signal": number}
+    elif content:
+        facts = _parsed(content)
     else:
         words = f"ended its process (exit code {os.WEXITSTATUS(status)}) before there was a result"
         facts = {"error": {"stage": "crash", "message": words}}
     facts["log"] = text
+    return facts
+
+
+def _parsed(content: bytes) -> dict[str, Any]:
+    try:
+        facts: dict[str, Any] = json.loads(content)
+    except ValueError:
+        words = f"could not write all of its answer ({len(content)} bytes): the disk is full?"
+        return {"error": {"stage": "crash", "message": words}}
     return facts
 
 
@@ -95,7 +111,7 @@ def signal_name(number: int) -> str:
 
 
 def wait_for(child: int, timeout_s: float) -> int | None:
-    """Return the status of a process that ends, or None if it is stuck in the kernel.
+    """Return the status of a process that ends, or None if it does not within that time.
 
     Ends both if the connection that asked is cut: sshd ends then, and nobody is left to read results.
     """
@@ -110,5 +126,4 @@ def wait_for(child: int, timeout_s: float) -> int | None:
             sys.exit("whoever started this is gone")
         time.sleep(pause_s)
         pause_s = min(pause_s * 2, 0.05)
-    os.kill(child, signal.SIGKILL)
     return None

@@ -61,7 +61,12 @@ class PreparedModel:
         if kind == "external":
             loaded = _load_delegate(module, delegate, library, options)
             arguments["experimental_delegates"] = [loaded]
-        self.interpreter = _interpreter(module, arguments)
+        try:
+            self.interpreter = _interpreter(module, arguments)
+        except StageError as error:
+            if kind == "external" and error.stage == "model":
+                raise StageError("prepare", str(error)) from error
+            raise
         self.prepare_ms = _milliseconds_since(start)
         self.delegated = delegated(self.interpreter, count_operations(model))
         self.score_sources = picked.sources(self.interpreter) if kind == "cpu-reference" else {}
@@ -84,6 +89,15 @@ class PreparedModel:
         for tensor, values in zip(self._input_tensors, inputs):  # noqa: B905 # one each
             self.interpreter.set_tensor(tensor, values)
         return inputs
+
+    def changed_inputs(self, inputs: Sequence[Any]) -> list[int]:
+        """Return the places of inputs that do not hold any more what they were set to."""
+        given = zip(self._input_tensors, inputs)  # noqa: B905 # one each
+        return [
+            place
+            for place, (tensor, values) in enumerate(given)
+            if values.size and self.interpreter.get_tensor(tensor).tobytes() != values.tobytes()
+        ]
 
     def invoke_ms(self) -> float:
         """Run once; return how long it took."""
@@ -136,9 +150,11 @@ def run_delegate(
     module: Any, job: argparse.Namespace, model: bytes, picture: Any, delegate: str
 ) -> dict[str, Any]:
     """Run the model once, then up to ``job.runs`` times within ``job.budget`` seconds, then the views."""
+    model_sha256 = hashlib.sha256(model).hexdigest()
     prepared = PreparedModel(module, job, model, delegate)
     inputs = prepared.feed(picture)
     first_ms = prepared.invoke_ms()
+    changed_inputs = prepared.changed_inputs(inputs)
     # Of a model that keeps a state from run to run, only these can be compared.
     first_values = last_values = prepared.output_values()
     unlike_first = 0
@@ -167,6 +183,9 @@ def run_delegate(
         "other_outputs": other_outputs,
         "first_outputs": prepared.output_records(first_values) if changes else None,
         "unlike_first": unlike_first,
+        "changed_inputs": changed_inputs,
+        # The runtime computes with these very bytes.
+        "changed_model": hashlib.sha256(model).hexdigest() != model_sha256,
         "lacks_portable": prepared.lacks_portable,
         **prepared.view_records(picture, job.views, job.budget),
     }
