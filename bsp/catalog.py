@@ -166,9 +166,9 @@ def by_compatible(names: Iterable[str] | None = None) -> dict[str, Board]:
     Raises:
         UserError: two boards claim the same string, or a file is broken.
     """
-    found: dict[str, Board] = {}
+    boards: dict[str, Board] = {}
     for board in map(load_board, board_names() if names is None else names):
-        other = found.setdefault(board.compatible[0], board)
+        other = boards.setdefault(board.compatible[0], board)
         if other is board:
             continue
         own = [each for each in (other, board) if board_file(each.name).parent != BOARDS_DIR]
@@ -178,8 +178,8 @@ def by_compatible(names: Iterable[str] | None = None) -> dict[str, Board]:
                 "is recognised by the first of its compatible strings",
                 hint=f"correct 'compatible' in {board_file(board.name)}, or remove that file",
             )
-        found[board.compatible[0]] = own[0]
-    return found
+        boards[board.compatible[0]] = own[0]
+    return boards
 
 
 @functools.cache

@@ -253,10 +253,14 @@ def _identity(npu: Npu) -> str:
 
 
 def _clocks(npu: Npu) -> str:
-    asked = [
+    profile_rates = [
         f"{clock.name} at {clock.rate_hz / 1e6:g} MHz" for clock in npu.clocks if clock.rate_hz
     ]
-    rates = " and ".join(asked) if asked else "whatever rates the kernel's tree asks for"
+    rates = (
+        " and ".join(profile_rates)
+        if profile_rates
+        else "whatever rates the kernel's tree asks for"
+    )
     text = f"It is to run with {rates}{'' if npu.enabled else ', but the profile switches it off'}."
     if any(clock.firmware_rates for clock in npu.clocks):
         text += " ./inv build-dts --npu-rate sets a higher one where the NPU's supply promises its voltage."
@@ -284,11 +288,11 @@ def _log_paragraphs(board: Board, npu: Npu) -> list[str]:
                 "the CPU. ./inv boards --scan --kernel K says whether a newer kernel knows it."
             )
         ]
-    said = "\n".join(filled(line, _WIDTH, first="    ", rest="      ") for line in npu.dmesg)
+    log_lines = "\n".join(filled(line, _WIDTH, first="    ", rest="      ") for line in npu.dmesg)
     devices = "/dev/dri/renderD128" if npu.driver == "etnaviv" else "/dev/accel/accel0"
     return [
         _wrap(f"WHAT YOU WILL SEE. When it works, `dmesg | grep {npu.driver}` on the board says:")
-        + f"\n{said}\n"
+        + f"\n{log_lines}\n"
         + _wrap(
             f"and there is {devices} (or a higher number). Then run ./inv smoke-test label_image --host "
             "NAME, which proves that the NPU computes, and computes right."

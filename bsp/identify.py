@@ -149,16 +149,17 @@ def doubt_error(board: Board, doubts: Sequence[str], what: str) -> UserError:
 
 def _unknown(machine: Machine, what: str) -> UserError:
     first, soc = machine.compatible[:1], soc_of(machine.compatible)
-    said = ", ".join(machine.compatible) or "nothing that says what it is"
+    strings = ", ".join(machine.compatible) or "nothing that says what it is"
     if first and names_no_board(first[0]):
         return UserError(
-            f"{what} is {said}: {first[0]!r} is the name of a chip or a module, which many boards have, "
+            f"{what} is {strings}: {first[0]!r} is the name of a chip or a module, which many boards have, "
             "and of no board",
             hint=f"./inv new-board NAME --like {relative_of(machine.compatible)} with --from-host HOST or "
             "--from-dtb FILE writes a profile with a string of its own; --board says which board it is",
         )
     return UserError(
-        f"{what} is {said}, which no profile is for" + (f"; its SoC {soc} is known" if soc else ""),
+        f"{what} is {strings}, which no profile is for"
+        + (f"; its SoC {soc} is known" if soc else ""),
         hint="./inv new-board NAME --from-host HOST (or --from-dtb FILE) writes one"
         if soc
         else "./inv boards lists the boards; --board says which one it is",
@@ -177,22 +178,22 @@ def _doubts(board: Board, machine: Machine) -> tuple[str, ...]:
     identity = _identity(board)
     if identity == BoardIdentity() or identity.runs_as == machine.compatible[0]:
         return ()
-    found = []
+    doubts = []
     if machine.model is not None and _plain(machine.model) not in map(_plain, identity.models):
         expected = " or ".join(repr(model) for model in identity.models)
-        said = f"its model is {machine.model!r}" if machine.model else "it has no model"
-        found.append(f"{said}, not {expected}")
+        its_model = f"its model is {machine.model!r}" if machine.model else "it has no model"
+        doubts.append(f"{its_model}, not {expected}")
     if machine.memory_mib and not _fits(machine.memory_mib, identity.memory_mib):
         expected = " or ".join(str(size) for size in identity.memory_mib)
-        found.append(f"it has {machine.memory_mib} MiB of memory, not {expected}")
+        doubts.append(f"it has {machine.memory_mib} MiB of memory, not {expected}")
     strange = [word for word in machine.compatible if word not in board.compatible]
     if strange:
-        found.append(f"its compatible has {', '.join(map(repr, strange))}, too")
+        doubts.append(f"its compatible has {', '.join(map(repr, strange))}, too")
     if machine.vendor and not (is_own(board) and board.identity.models):
-        found.append(
+        doubts.append(
             f"{machine.vendor}, and such trees keep the string of the board they came from"
         )
-    return tuple(found)
+    return tuple(doubts)
 
 
 def _identity(board: Board) -> BoardIdentity:
@@ -257,9 +258,9 @@ def vendor_words(tree: Tree) -> str:
     """Say which vendor's driver a tree is for, by the nodes that only such kernels have; else nothing."""
     for name in soc_names():
         npu = load_soc(name).npu
-        found = vendor_of(tree, npu) if npu else None
-        if found:
-            path, vendor = found
+        node_and_vendor = vendor_of(tree, npu) if npu else None
+        if node_and_vendor:
+            path, vendor = node_and_vendor
             return f"its node {path} is for the vendor's NPU driver {vendor.driver}"
     return ""
 

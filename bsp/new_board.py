@@ -240,8 +240,8 @@ def source_of_host(host: str, *, accept_new_key: bool = False, root: str = "") -
 def parse_fat_mounts(mounts: str) -> tuple[str, ...]:
     """Return where FAT file systems are mounted, from ``/proc/mounts``: likely boot partitions first."""
     words = [line.split() for line in mounts.splitlines()]
-    found = {each[1] for each in words if len(each) > 2 and each[2] == "vfat"}
-    return tuple(sorted(found, key=lambda path: (path not in _FAT_MOUNTS, path)))
+    places = {each[1] for each in words if len(each) > 2 and each[2] == "vfat"}
+    return tuple(sorted(places, key=lambda path: (path not in _FAT_MOUNTS, path)))
 
 
 # Drivers of storage have no common mark in /proc/modules; these are of the SoCs that have an NPU.
@@ -299,9 +299,9 @@ def _text(
         f"kernel = {_string(kernel)}",
         *identity,
     ]
-    said = _expected(soc, dts, kernel) if dts else None
-    if said:
-        lines += ["", "[expect]", f"{_string(kernel_tree(kernel).series)} = {_string(said)}"]
+    expected = _expected(soc, dts, kernel) if dts else None
+    if expected:
+        lines += ["", "[expect]", f"{_string(kernel_tree(kernel).series)} = {_string(expected)}"]
     return "\n".join([*lines, "", *_boot_lines(soc, source, like)]) + "\n", notes, beside
 
 
@@ -357,14 +357,14 @@ def _identity(name: str, tree: Tree, title: str, borrowed: str) -> tuple[list[st
 
 
 def _soc(tree: Tree, what: str, like: Board | None) -> str:
-    found = soc_of(tree.compatible)
-    if found and like and found != like.soc:
+    own = soc_of(tree.compatible)
+    if own and like and own != like.soc:
         raise UserError(
-            f"{what} has the SoC {found}, the board {like.name} has {like.soc}",
+            f"{what} has the SoC {own}, the board {like.name} has {like.soc}",
             hint="leave --like out, or name a board with the same SoC",
         )
-    if found:
-        return found
+    if own:
+        return own
     if like:
         return like.soc
     vendor = vendor_words(tree)
@@ -442,10 +442,10 @@ def _npu_notes(soc: str, tree: Tree, what: str) -> list[str]:
     notes = []
     vendor = vendor_of(tree, npu)
     if vendor:
-        path, known = vendor
+        path, maker = vendor
         notes.append(
-            f"its tree is for a vendor's kernel: {path} ({', '.join(known.compatible)}) is for the driver "
-            f"{known.driver}. {npu.driver} wants an upstream kernel's tree: --from-dtb one of those"
+            f"its tree is for a vendor's kernel: {path} ({', '.join(maker.compatible)}) is for the driver "
+            f"{maker.driver}. {npu.driver} wants an upstream kernel's tree: --from-dtb one of those"
         )
     if npu.compatible in tree.strings(npu.node, "compatible"):
         notes.append(f"the NPU is {npu.node}, {tree.status(npu.node) or 'with an empty status'}")

@@ -68,19 +68,19 @@ def check_profile(name: str) -> Checked:
     """
     file = board_file(name)
     data, text = read_toml(file)
-    board, found = _readable(data, text, file)
+    board, missing = _readable(data, text, file)
     unchecked: tuple[str, ...] = ()
     if board is not None:
-        found += mistakes(board, text)
-        keys = {each.key for each in found}
+        missing += mistakes(board, text)
+        keys = {each.key for each in missing}
         if board.soc in soc_names() and not {"dts", "dtb", "kernel"} & keys:
             more, unchecked = tree_mistakes(board, rates="npu.rates_hz" not in keys)
-            found += [each for each in more if each.key not in keys]
-    return Checked(file.stem, _each_once(found), unchecked)
+            missing += [each for each in more if each.key not in keys]
+    return Checked(file.stem, _each_once(missing), unchecked)
 
 
-def _each_once(found: Iterable[Missing]) -> tuple[Missing, ...]:
-    return tuple({(each.key, each.why): each for each in found}.values())
+def _each_once(missing: Iterable[Missing]) -> tuple[Missing, ...]:
+    return tuple({(each.key, each.why): each for each in missing}.values())
 
 
 # --- what cannot be read
@@ -92,9 +92,9 @@ def _readable(data: dict[str, Any], text: str, file: Path) -> tuple[Board | None
     None where too little is left for a board.
     """
     rest = copy.deepcopy(data)
-    found = []
+    missing = []
     for key, mistake in list(expectation_mistakes(rest)):
-        found.append(Missing(key, mistake.removeprefix("[expect]: "), "correct it"))
+        missing.append(Missing(key, mistake.removeprefix("[expect]: "), "correct it"))
         rest.pop("expect", None)
     board, dropped = None, set[str]()
     for _ in range(_MOST_MISTAKES):
@@ -105,19 +105,19 @@ def _readable(data: dict[str, Any], text: str, file: Path) -> tuple[Board | None
             key, words = explain(str(error), Board, text)
             if key in dropped:  # required, and its value was wrong: that is said already
                 break
-            found.append(Missing(key, words, "correct it"))
+            missing.append(Missing(key, words, "correct it"))
             dropped.add(key)
             if not _drop(rest, key):
                 break
     if board is None:
         soc = data.get("soc")
-        known = not isinstance(soc, str) or soc in soc_names()
-        return None, found if known else [*found, wrong_soc(str(soc))]
+        soc_is_right = not isinstance(soc, str) or soc in soc_names()
+        return None, missing if soc_is_right else [*missing, wrong_soc(str(soc))]
     if board.name != file.stem:
-        found.append(
+        missing.append(
             Missing("name", f"it is {board.name!r}, the file is {file.name!r}", "make them agree")
         )
-    return complete_board(board, file), found
+    return complete_board(board, file), missing
 
 
 def _drop(data: dict[str, Any], key: str) -> bool:

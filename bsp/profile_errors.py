@@ -88,34 +88,34 @@ def explain(message: str, kind: type[Any], text: str) -> tuple[str, str]:
         message: ``Expected `str`, got `float` - at `$.kernel```.
         text: the file, for how the value is written there.
     """
-    said, _, where = message.partition(" - at ")
+    complaint, _, where = message.partition(" - at ")
     where = where.strip("`").removeprefix("$").removeprefix(".").removesuffix("[...]")
-    unknown = re.search(r"unknown field `(.+)`", said)
+    unknown = re.search(r"unknown field `(.+)`", complaint)
     if unknown:
         key = unknown.group(1)
         place = f"[{where}]" if where else "the top level"
         full = f"{where}.{key}" if where else key
         return full, f"unknown key {key!r} in {place}{nearest(key, _fields_at(kind, where))}"
-    missing = re.search(r"missing required field `(.+)`", said)
+    missing = re.search(r"missing required field `(.+)`", complaint)
     if missing:
         full = f"{where}.{missing.group(1)}" if where else missing.group(1)
         place = f"[{where}]" if where else "the top level"
         return full, f"key {missing.group(1)!r} is missing in {place}"
-    pattern = re.search(r"matching regex '(.*)'", said)
+    pattern = re.search(r"matching regex '(.*)'", complaint)
     if pattern:
         meaning = _PATTERNS.get(
             pattern.group(1).replace("\\\\", "\\"), f"text like {pattern.group(1)}"
         )
         return where, f"key {where!r}: expected {meaning}{_as_written(where, text)}"
-    return where, f"key {where!r}: {said}{_rewritten(said, where, text)}"
+    return where, f"key {where!r}: {complaint}{_rewritten(complaint, where, text)}"
 
 
 def _line_of(where: str, text: str) -> str:
     """Return what a file has behind ``KEY =``; empty where it is not on one line."""
-    found = re.search(
+    line = re.search(
         rf"^[ \t]*{re.escape(where.rpartition('.')[2])}[ \t]*=[ \t]*([^#\n]*)", text, re.M
     )
-    return found.group(1).strip() if found else ""
+    return line.group(1).strip() if line else ""
 
 
 def _as_written(where: str, text: str) -> str:
@@ -123,16 +123,16 @@ def _as_written(where: str, text: str) -> str:
     return f", found {written}" if written else ""
 
 
-def _rewritten(said: str, where: str, text: str) -> str:
+def _rewritten(complaint: str, where: str, text: str) -> str:
     """Return how a value of the wrong kind is to be written."""
     written, name = _line_of(where, text), where.rpartition(".")[2]
-    if "Expected `str`" in said and _NUMBER.fullmatch(written):
+    if "Expected `str`" in complaint and _NUMBER.fullmatch(written):
         return f'; quote it: {name} = "{written}"'
-    if "Expected `array`, got `str`" in said and written:
+    if "Expected `array`, got `str`" in complaint and written:
         return f"; write it as a list: {name} = [{written}]"
-    if re.search(r"Expected `(int|float)`, got `str`", said):
+    if re.search(r"Expected `(int|float)`, got `str`", complaint):
         return "; write it as a number, without quotes and unit"
-    if "Expected `bool`" in said:
+    if "Expected `bool`" in complaint:
         return "; write true or false, without quotes"
     return ""
 

@@ -66,7 +66,7 @@ def mistakes(board: Board, text: str = "") -> list[Missing]:
         )
     ]
     known_soc = board.soc in soc_names()
-    found = [
+    missing = [
         *([] if known_soc else [wrong_soc(board.soc)]),
         *_tree_name(board),
         *_strings(board),
@@ -76,7 +76,7 @@ def mistakes(board: Board, text: str = "") -> list[Missing]:
         *_health(board),
     ]
     keys = {each.key for each in marked}
-    return marked + [each for each in found if each.key not in keys]
+    return marked + [each for each in missing if each.key not in keys]
 
 
 def _tree_name(board: Board) -> Iterator[Missing]:
@@ -184,12 +184,12 @@ def _npu(board: Board) -> Iterator[Missing]:
         reachable = clocks[name].reachable_hz()
         if reachable and all(abs(rate_hz - each) > 1 for each in reachable):
             near = sorted(reachable, key=lambda each: abs(each - rate_hz))[:3]
-            said = ", ".join(f"{each:_}" for each in sorted(near, reverse=True))
+            rates = ", ".join(f"{each:_}" for each in sorted(near, reverse=True))
             yield Missing(
                 "npu.rates_hz",
                 f"{name} = {rate_hz:_}: no parent clock reaches that rate, and the kernel would silently "
                 "take another one",
-                f"reachable near it: {said}",
+                f"reachable near it: {rates}",
             )
 
 

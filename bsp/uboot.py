@@ -79,14 +79,14 @@ def trial_of(board: Board) -> Trial:
     virtual = board.qemu is not None and board.dts is None
     if virtual:
         return Trial("fat", "U-Boot of the distribution runs /boot.scr on its FAT partition")
-    found = uboot_of(board)
-    if found is None:
+    uboot = uboot_of(board)
+    if uboot is None:
         return Trial("asked", "upstream U-Boot has no configuration for this board")
-    if not found.legacy_scripts:
-        return Trial("none", f"U-Boot's {found.name} runs no script images (boot.scr)")
-    if found.boots_by == "the maker's own":
-        return Trial("asked", f"U-Boot's {found.name} boots by a command of its maker's")
-    return Trial("fat", f"U-Boot's {found.name} runs /boot.scr ({found.boots_by})")
+    if not uboot.legacy_scripts:
+        return Trial("none", f"U-Boot's {uboot.name} runs no script images (boot.scr)")
+    if uboot.boots_by == "the maker's own":
+        return Trial("asked", f"U-Boot's {uboot.name} boots by a command of its maker's")
+    return Trial("fat", f"U-Boot's {uboot.name} runs /boot.scr ({uboot.boots_by})")
 
 
 @functools.cache
@@ -112,13 +112,13 @@ def uboot_named(name: str) -> UBoot | None:
 def _read(path: Path) -> UBoot:
     text = path.read_text(encoding="utf-8")
     try:
-        found = msgspec.convert(tomllib.loads(text), UBoot, strict=True)
+        uboot = msgspec.convert(tomllib.loads(text), UBoot, strict=True)
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: not valid TOML: {error}") from error
     except msgspec.ValidationError as error:
         raise UserError(f"{path}: {explain(str(error), UBoot, text)[1]}") from error
-    if found.format != FORMAT:
-        raise UserError(f"{path}: format is {found.format}, this version reads format {FORMAT}")
-    if path.stem != found.name:
-        raise UserError(f"{path}: name is {found.name!r}, expected that of the file")
-    return found
+    if uboot.format != FORMAT:
+        raise UserError(f"{path}: format is {uboot.format}, this version reads format {FORMAT}")
+    if path.stem != uboot.name:
+        raise UserError(f"{path}: name is {uboot.name!r}, expected that of the file")
+    return uboot

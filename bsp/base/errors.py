@@ -54,14 +54,14 @@ class BoardStateUnknownError(BspError):
     exit_code = 6
 
 
-def nearest(word: str, known: list[str], *, cutoff: float = 0.5) -> str:
-    """Return ``; did you mean X?`` for the nearest of ``known``, or an empty string; case does not count.
+def nearest(word: str, candidates: list[str], *, cutoff: float = 0.5) -> str:
+    """Return ``; did you mean X?`` for the nearest candidate, or an empty string; case does not count.
 
     Args:
         cutoff: how alike the two have to be, between 0 and 1, as ``difflib`` measures it.
     """
     import difflib
 
-    spellings = {candidate.lower(): candidate for candidate in reversed(known)}
+    spellings = {candidate.lower(): candidate for candidate in reversed(candidates)}
     matches = difflib.get_close_matches(word.lower(), list(spellings), n=1, cutoff=cutoff)
     return f"; did you mean {spellings[matches[0]]!r}?" if matches else ""

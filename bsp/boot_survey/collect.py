@@ -204,7 +204,7 @@ class Collector:
         places = [
             each["place"] for each in mounts if each["kind"] == "vfat" or "/boot" in each["place"]
         ]
-        found = {}
+        names_by_folder = {}
         for place in dict.fromkeys(["/", *_BOOT_FOLDERS, *places]):
             for below in _BELOW:
                 if place == "/" and below in ("", "boot"):
@@ -212,21 +212,21 @@ class Collector:
                 folder = os.path.join(place, below).rstrip("/")
                 names = self.names(folder)
                 if names:
-                    found[folder] = names
-        return found
+                    names_by_folder[folder] = names
+        return names_by_folder
 
     def _texts(self, folders: dict[str, list[str]]) -> dict[str, str]:
-        found = {}
+        texts = {}
         for folder, names in folders.items():
             for name in names:
                 path = f"{folder}/{name}"
                 if _TEXTS.fullmatch(name) and os.path.isfile(self.at(path)):
-                    found[path] = self.read(path).decode(errors="replace").replace("\0", "")
-        return found
+                    texts[path] = self.read(path).decode(errors="replace").replace("\0", "")
+        return texts
 
     def _named(self, files: dict[str, str]) -> list[str]:
         """Which of the paths that boot files name exist: below their folder, /, /boot or /boot/dtb."""
-        found = set()
+        existing = set()
         for path, text in files.items():
             if os.path.basename(path).startswith("boot.scr"):
                 continue
@@ -244,8 +244,8 @@ class Collector:
                 ):
                     full = os.path.normpath(f"{folder}/{name}")
                     if os.path.exists(self.at(full)):
-                        found.add(full)
-        return sorted(found)
+                        existing.add(full)
+        return sorted(existing)
 
     def _chosen(self) -> dict[str, Any]:
         folder = "/proc/device-tree/chosen"
@@ -323,7 +323,7 @@ class Collector:
 
     def _bootloader_words(self, mounts: list[dict[str, Any]]) -> list[str]:
         """Words of U-Boot's that say that it runs boot scripts, found where bootloaders lie on the disk."""
-        found: set[str] = set()
+        words: set[str] = set()
         folder = "/sys/class/block"
         for device in {each["device"] for each in mounts}:
             real = os.path.realpath(self.at(f"{folder}/{device}"))
@@ -337,8 +337,8 @@ class Collector:
             # Up to the first partition, whose files may have the same words in them.
             for name, most in ((disk, min([*starts, _BOOTLOADER_BYTES])), *_boot_areas(disk)):
                 data = self.read(f"/dev/{name}", most)
-                found.update(word.decode() for word in _SCRIPT_WORDS if word in data)
-        return sorted(found)
+                words.update(word.decode() for word in _SCRIPT_WORDS if word in data)
+        return sorted(words)
 
     def _program(self, name: str) -> bool:
         return any(
@@ -396,10 +396,10 @@ class Collector:
 
     def _space(self, place: str) -> int:
         try:
-            found = os.statvfs(self.at(place))
+            stats = os.statvfs(self.at(place))
         except OSError:
             return 0
-        return found.f_bavail * found.f_frsize
+        return stats.f_bavail * stats.f_frsize
 
 
 def _boot_areas(disk: str) -> list[tuple[str, int]]:

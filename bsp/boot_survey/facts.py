@@ -182,8 +182,8 @@ def ask(connection: Connection, *, root: str = "") -> BootFacts:
     try:
         return facts_of(msgspec.json.decode(done.stdout))
     except msgspec.DecodeError:
-        said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2][-300:]
+        last_line = done.stderr.decode(errors="replace").strip().rpartition("\n")[2][-300:]
         raise InfrastructureError(
-            f"{connection.host.name} does not say how it boots (exit code {done.exit_code}): {said}",
+            f"{connection.host.name} does not say how it boots (exit code {done.exit_code}): {last_line}",
             hint="it needs python3",
         ) from None

@@ -82,11 +82,11 @@ def layout_of(facts: BootFacts) -> Layout:
 def scanned(facts: BootFacts) -> list[tuple[Mount, Partition | None]]:
     """Return the mounted file systems that U-Boot may look at, in its order; the others after those."""
     marked = {each.disk for each in facts.partitions if each.bootable}
-    found: dict[str, tuple[tuple[int, int, int], Mount, Partition | None]] = {}
+    ranked: dict[str, tuple[tuple[int, int, int], Mount, Partition | None]] = {}
     root = facts.mount_of("/")
     root_disk = _disk(facts, root)
     for mount in facts.mounts:
-        if mount.kind not in ("vfat", *EXT, "btrfs", "f2fs", "xfs") or mount.device in found:
+        if mount.kind not in ("vfat", *EXT, "btrfs", "f2fs", "xfs") or mount.device in ranked:
             continue
         partition = facts.partition(mount.device)
         looked_at = partition is None or (
@@ -94,9 +94,10 @@ def scanned(facts: BootFacts) -> list[tuple[Mount, Partition | None]]:
         )
         elsewhere = bool(partition and root_disk and partition.disk != root_disk)
         order = (int(elsewhere), int(not looked_at), partition.number if partition else 0)
-        found[mount.device] = (order, mount, partition)
+        ranked[mount.device] = (order, mount, partition)
     return [
-        (mount, partition) for _, mount, partition in sorted(found.values(), key=lambda one: one[0])
+        (mount, partition)
+        for _, mount, partition in sorted(ranked.values(), key=lambda one: one[0])
     ]
 
 

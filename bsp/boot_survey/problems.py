@@ -63,11 +63,11 @@ def _disks(facts: BootFacts, layout: Layout) -> Iterator[str]:
 
 def _is_said(facts: BootFacts, layout: Layout) -> bool:
     """Whether the bootloader's own words say that it was this partition: Armbian's ``ubootpart=``."""
-    said = re.search(r"(?:^|\s)ubootpart=(\S+)", facts.cmdline)
+    ubootpart = re.search(r"(?:^|\s)ubootpart=(\S+)", facts.cmdline)
     return bool(
-        said
+        ubootpart
         and layout.partition
-        and layout.partition.partuuid.lower() == said[1].lower().strip('"')
+        and layout.partition.partuuid.lower() == ubootpart[1].lower().strip('"')
     )
 
 

@@ -144,10 +144,10 @@ def survey_of(
     layout = layout_of(facts)
     owner = owner_of(facts)
     against = tuple(problems(facts, layout))
-    found = tuple(ways(facts, layout, uboot, need_bytes))
-    chosen, why = _choose(found, owner, against)
+    candidates = tuple(ways(facts, layout, uboot, need_bytes))
+    chosen, why = _choose(candidates, owner, against)
     initrd_bytes = facts.chosen.initrd_bytes
-    told = (
+    ramdisk = (
         f"handed over by the bootloader, {initrd_bytes / 1e6:.1f} MB"
         if initrd_bytes
         else "none told of"
@@ -157,7 +157,7 @@ def survey_of(
         layout=layout,
         uboot=_uboot(facts, uboot),
         kernel=kernel or f"Linux {facts.release}",
-        initrd=initrd or told,
+        initrd=initrd or ramdisk,
         dtb=_dtb(facts, layout),
         overlays=tuple(_overlays(facts, layout)),
         cmdline=facts.cmdline,
@@ -165,7 +165,7 @@ def survey_of(
         owner=owner,
         way=chosen,
         why=why,
-        ways=found,
+        ways=candidates,
         problems=against,
         notes=tuple(notes(facts, layout)),
         room=dict(facts.space),
@@ -173,7 +173,7 @@ def survey_of(
         watchdogs=tuple(
             f"{each.identity or each.name} ({each.state or 'unknown'})" for each in facts.watchdogs
         ),
-        kexec=next(each.why for each in found if each.name == "kexec"),
+        kexec=next(each.why for each in candidates if each.name == "kexec"),
         need_bytes=need_bytes,
         runs_scripts=runs_scripts(facts, layout, trial or Trial("asked", "nothing is known of it")),
         keeper=keeper_of(facts, layout),
@@ -182,19 +182,19 @@ def survey_of(
 
 
 def _choose(
-    found: tuple[Way, ...], owner: Owner | None, against: tuple[str, ...]
+    candidates: tuple[Way, ...], owner: Owner | None, against: tuple[str, ...]
 ) -> tuple[str, str]:
     if owner is not None:
         return "", f"{owner.system} decides what boots there ({owner.mark}): {owner.instead}"
     if against:
-        kexec = next((each for each in found if each.name == "kexec" and each.works), None)
+        kexec = next((each for each in candidates if each.name == "kexec" and each.works), None)
         if kexec:
             return "kexec", f"{kexec.why}; the disk is to be left alone: {against[0]}"
         return "", against[0]
-    works = next((each for each in found if each.works), None)
+    works = next((each for each in candidates if each.works), None)
     if works:
         return works.name, works.why
-    return "", "; ".join(f"{each.name}: {each.why}" for each in found)
+    return "", "; ".join(f"{each.name}: {each.why}" for each in candidates)
 
 
 def _distribution(facts: BootFacts) -> str:
@@ -210,10 +210,10 @@ def _uboot(facts: BootFacts, uboot: UBoot | None) -> str:
     if facts.chosen.barebox:
         return f"barebox {facts.chosen.barebox}"
     version = facts.chosen.uboot or "its version is not told"
-    known = (
+    upstream = (
         f"; upstream's {uboot.name} lacks {', '.join(uboot.lacks) or 'nothing'}" if uboot else ""
     )
-    return f"{version}{known}"
+    return f"{version}{upstream}"
 
 
 def _dtb(facts: BootFacts, layout: Layout) -> str:
@@ -256,8 +256,8 @@ def _overlays(facts: BootFacts, layout: Layout) -> list[str]:
         return env_value(facts.files.get(f"{folder}/overlays.txt", ""), "fdt_overlays").split()
     if layout.name.startswith("extlinux"):
         text = facts.files.get(layout.first, "")
-        found = re.findall(r"(?im)^\s*(?:fdtoverlays|devicetree-overlay)\s+(.*)$", text)
-        return found[0].replace(",", " ").split() if found else []
+        lines = re.findall(r"(?im)^\s*(?:fdtoverlays|devicetree-overlay)\s+(.*)$", text)
+        return lines[0].replace(",", " ").split() if lines else []
     return []
 
 
@@ -278,14 +278,14 @@ def _interesting(variables: dict[str, str]) -> dict[str, str]:
 
 
 def _partitions(facts: BootFacts) -> list[str]:
-    found = []
+    lines = []
     for each in facts.partitions:
         places = [mount.place for mount in facts.mounts if mount.device == each.name]
         mark = ", marked as bootable" if each.bootable else ""
         stack = f", {each.stack or 'stacked'} on {' '.join(each.on)}" if each.on else ""
         where = f" at {', '.join(places)}" if places else ""
         kind = each.kind or "unknown content"
-        found.append(
+        lines.append(
             f"{each.name}: {kind}, {each.size_bytes / 1e6:.0f} MB ({each.table}){mark}{stack}{where}"
         )
-    return found
+    return lines

@@ -89,8 +89,8 @@ def _not_writable(facts: BootFacts, mount: Mount, need_bytes: int) -> str:
 
 def fat_candidates(facts: BootFacts) -> list[tuple[Mount, Partition | None]]:
     """Return the FAT partitions that are mounted, each once."""
-    found = {each.device: each for each in reversed(facts.mounts) if each.kind == "vfat"}
-    return [(mount, facts.partition(name)) for name, mount in found.items()]
+    mount_of = {each.device: each for each in reversed(facts.mounts) if each.kind == "vfat"}
+    return [(mount, facts.partition(name)) for name, mount in mount_of.items()]
 
 
 def _raw(facts: BootFacts, layout: Layout, uboot: UBoot | None, need_bytes: int) -> Way:

@@ -21,7 +21,7 @@ def references(
         UserError: a phandle leads nowhere.
     """
     words = tree.cells(path, name)
-    found: list[tuple[int, ...]] = []
+    entries: list[tuple[int, ...]] = []
     counts = {0: 0}  # of each provider's arguments; an empty place (phandle 0) has none
     at = 0
     while at < len(words):
@@ -33,16 +33,16 @@ def references(
                     f"{what}: {name} of {path} names phandle {phandle:#x}, which no node has"
                 )
             counts[phandle] = (tree.cells(provider or "", cells) or [0])[0]
-        found.append(tuple(words[at : at + 1 + counts[phandle]]))
+        entries.append(tuple(words[at : at + 1 + counts[phandle]]))
         at += 1 + counts[phandle]
-    return found
+    return entries
 
 
 def providers(tree: Tree, path: str, name: str, cells: str) -> list[str]:
     """Return the nodes that a list of references names, each once, without those that do not exist."""
     phandles = dict.fromkeys(entry[0] for entry in references(tree, path, name, cells=cells))
-    found = (tree.by_phandle(phandle) for phandle in phandles)
-    return [provider for provider in found if provider is not None]
+    nodes = (tree.by_phandle(phandle) for phandle in phandles)
+    return [provider for provider in nodes if provider is not None]
 
 
 def ancestors(path: str) -> list[str]:

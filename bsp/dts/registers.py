@@ -30,18 +30,18 @@ class Addresses:
         if path == "/":
             return []
         windows = self._windows_of(parent)
-        found = []
+        ranges = []
         for child, size in self._pairs(path, "reg", parent):
             if not size:
                 continue
             if windows is None:
-                found.append((child, child + size))
+                ranges.append((child, child + size))
                 continue
             for first, length, cpu in windows:
                 if first <= child and child + size <= first + length:
-                    found.append((child - first + cpu, child - first + cpu + size))
+                    ranges.append((child - first + cpu, child - first + cpu + size))
                     break
-        return found
+        return ranges
 
     def _windows_of(self, bus: str) -> tuple[tuple[int, int, int], ...] | None:
         if bus not in self._windows:
@@ -60,17 +60,17 @@ class Addresses:
         parent_cells = self._counts(parent)[0]
         words = self._tree.cells(bus, "ranges")
         step = child_cells + parent_cells + size_cells
-        found: list[tuple[int, int, int]] = []
+        windows: list[tuple[int, int, int]] = []
         for at in range(0, min(len(words), _MOST * step) - step + 1, step):
             child = _number(words[at : at + child_cells])
             address = _number(words[at + child_cells : at + child_cells + parent_cells])
             size = _number(words[at + child_cells + parent_cells : at + step])
             if above is None:
-                found.append((child, size, address))
+                windows.append((child, size, address))
             for first, length, cpu in above or ():
                 if first <= address and address + size <= first + length:
-                    found.append((child, size, address - first + cpu))
-        return tuple(found[:_MOST])
+                    windows.append((child, size, address - first + cpu))
+        return tuple(windows[:_MOST])
 
     def _pairs(self, path: str, name: str, parent: str) -> list[Range]:
         address_cells, size_cells = self._counts(parent)

@@ -40,11 +40,11 @@ def without_boot(blob: bytes, name: str) -> bytes:
 def _reserved(blob: bytes) -> list[tuple[int, int]]:
     """The memory reservations of a DTB: (address, size) in bytes."""
     (at,) = struct.unpack_from(">I", blob, 16)
-    found = []
+    ranges = []
     while at + 16 <= len(blob) and (entry := struct.unpack_from(">QQ", blob, at)) != (0, 0):
-        found.append(entry)
+        ranges.append(entry)
         at += 16
-    return found
+    return ranges
 
 
 def encode(tree: Tree, reserved: list[tuple[int, int]], *, boot_cpu: int = 0) -> bytes:

@@ -151,31 +151,31 @@ def _prebuilt(board: Board, kernel: str, options: Options) -> dict[str, Any]:
                 f"look for {counted(len(asked), 'symbol')} in its configuration",
             ],
         }
-    found = prebuilt_kernel(kernel)
+    packaged = prebuilt_kernel(kernel)
     described = describe_files(options.files())
-    missing = differences(asked, read_config(found.config), module_will_do=True)
+    missing = differences(asked, read_config(packaged.config), module_will_do=True)
     left_out = [each.asked for each in missing if is_nobodys(each.asked)]
     say_left_out(left_out)
-    told = [
+    explained = [
         dataclasses.replace(each, reasons=() if each.got else vendor_lines(each.asked.symbol))
         for each in missing
         if not is_nobodys(each.asked)
     ]
-    not_had = [each for each in told if each.asked.may_be_missing]
-    what, name = f"{found.package} {found.version}", f"{board.name}-{found.release}"
+    not_had = [each for each in explained if each.asked.may_be_missing]
+    what, name = f"{packaged.package} {packaged.version}", f"{board.name}-{packaged.release}"
     say_not_had(not_had, what, name=name)
-    refuse([each for each in told if not each.asked.may_be_missing], what, name=name)
+    refuse([each for each in explained if not each.asked.may_be_missing], what, name=name)
     return {
         "board": board.name,
         "kernel": kernel,
         "outcome": "prebuilt",
-        "version": found.version,
-        "package": found.package,
-        "release": found.release,
-        "image": str(found.image),
-        "modules": str(found.modules),
-        "config": str(found.config),
-        "dtbs": [str(found.dtbs)],
+        "version": packaged.version,
+        "package": packaged.package,
+        "release": packaged.release,
+        "image": str(packaged.image),
+        "modules": str(packaged.modules),
+        "config": str(packaged.config),
+        "dtbs": [str(packaged.dtbs)],
         "fragments": described,
         "symbols_asked": len(asked),
         "differences": [],

@@ -377,9 +377,9 @@ def _collect_dtbs(folder: Path, target: Path, board: Board) -> None:
     target.mkdir()
     if board.dts is None:
         return
-    for found in (folder / "arch/arm64/boot/dts").glob(f"*/{board.dts}.dtb"):
-        (target / found.parent.name).mkdir(exist_ok=True)
-        shutil.copyfile(found, target / found.parent.name / found.name)
+    for dtb in (folder / "arch/arm64/boot/dts").glob(f"*/{board.dts}.dtb"):
+        (target / dtb.parent.name).mkdir(exist_ok=True)
+        shutil.copyfile(dtb, target / dtb.parent.name / dtb.name)
 
 
 def _sha256(path: Path) -> str:

@@ -59,22 +59,22 @@ def series_named(name: str) -> Series:
     Raises:
         UserError: the distribution has no such series.
     """
-    known = all_series()
-    if name not in known:
-        suites = ", ".join(dict.fromkeys(where.suite for where in known.values()))
+    packaged = all_series()
+    if name not in packaged:
+        suites = ", ".join(dict.fromkeys(where.suite for where in packaged.values()))
         series = re.match(r"\d+\.\d+", name.removeprefix("v"))
-        packaged_one = series.group() if series and series.group() in known else ""
+        packaged_one = series.group() if series and series.group() in packaged else ""
         release = re.fullmatch(r"v?(\d+)\.(\d+)(\.\d+)?(-rc\d+)?", name)
-        similar = "" if release else nearest(name, list(known))
+        similar = "" if release else nearest(name, list(packaged))
         ways = [f"--kernel {packaged_one}"] if packaged_one else []
         ways += [_tarball_of(release)] if release and (not packaged_one or release[3]) else []
         raise UserError(
-            f"unknown kernel {name!r}: the distribution has {', '.join(known)} (in {suites}) and no other "
-            f"series{similar}",
+            f"unknown kernel {name!r}: the distribution has {', '.join(packaged)} (in {suites}) and no "
+            f"other series{similar}",
             hint=f"{'; or '.join(ways) or 'take one of these'}; or name another source: "
             "tarball:URL#sha256=..., git:URL@ref, path:DIR",
         )
-    return known[name]
+    return packaged[name]
 
 
 def _tarball_of(release: re.Match[str]) -> str:
@@ -118,31 +118,31 @@ def packaged(series: str, *, image: bool) -> tuple[str, str, str]:
 
 
 def _asked(series: str, *, image: bool) -> tuple[str, str, str]:
-    known = series_named(series)
+    entry = series_named(series)
     chosen = pins.current()
     fresh_since = max(time.time() - _ANSWER_FRESH_S, chosen.fresh_since if chosen else 0)
     memory = cache_dir() / "kernels" / f"{series}-{'image' if image else 'source'}.json"
     try:
         remembered = json.loads(memory.read_bytes())
         fresh = memory.stat().st_mtime > fresh_since
-        if fresh and remembered["suite"] == known.suite:
+        if fresh and remembered["suite"] == entry.suite:
             return remembered["suite"], remembered["package"], remembered["version"]
     except (OSError, ValueError, KeyError, TypeError):
         pass  # never asked, or written by another version: ask
     from ..base.packages.apt import Archive
 
     # The source is the same for every architecture; asking for arm64 makes one set of lists do.
-    archive = Archive(known.suite, "arm64")
+    archive = Archive(entry.suite, "arm64")
     try:
-        package = archive.newest(known.image) if image else known.source
+        package = archive.newest(entry.image) if image else entry.source
         version = archive.version(package)
     except UserError as error:
         others = [name for name in all_series() if name != series]
         raise UserError(
-            f"Linux {series} is not in the suite {known.suite} of this machine's mirror: {error.message}",
+            f"Linux {series} is not in the suite {entry.suite} of this machine's mirror: {error.message}",
             hint=f"--kernel {' or --kernel '.join(others)}; or name a source: tarball:URL#sha256=..., "
             "git:URL@ref, path:DIR",
         ) from error
-    answer = {"suite": known.suite, "package": package, "version": version}
+    answer = {"suite": entry.suite, "package": package, "version": version}
     write_atomically(memory, json.dumps(answer).encode())
-    return known.suite, package, version
+    return entry.suite, package, version

@@ -21,7 +21,7 @@ _TOP = ("init", "usr", "arch/arm64", "kernel", "certs", "mm", "fs", "ipc", "secu
 
 def count_objects(tree: Path, config: Mapping[str, str]) -> int:
     """Return about how many objects are compiled from C and assembly for a configuration."""
-    found: set[str] = set()
+    objects: set[str] = set()
     seen: set[str] = set()
     folders = list(_TOP)
     while folders:
@@ -41,8 +41,8 @@ def count_objects(tree: Path, config: Mapping[str, str]) -> int:
                 if parts and not Path(f"{source}.c").exists():
                     wanted.extend(parts)
                 elif Path(f"{source}.c").exists() or Path(f"{source}.S").exists():
-                    found.add(f"{folder}/{word}")
-    return len(found)
+                    objects.add(f"{folder}/{word}")
+    return len(objects)
 
 
 def _lists(folder: Path, config: Mapping[str, str]) -> dict[str, list[str]]:

@@ -81,16 +81,16 @@ def patches_for(board: Board, kernel_series: str, experiments: Sequence[str] = (
     Raises:
         UserError: an experiment that is asked for does not exist.
     """
-    known = all_series()
+    available = all_series()
     for name in experiments:
-        if name not in known:
+        if name not in available:
             raise UserError(
-                f"there is no patch series {name!r}{nearest(name, list(known))}",
-                hint=f"there are: {', '.join(known)}",
+                f"there is no patch series {name!r}{nearest(name, list(available))}",
+                hint=f"there are: {', '.join(available)}",
             )
     return [
         Patch(name, path)
-        for name, series in known.items()
+        for name, series in available.items()
         if name in experiments
         or (
             kernel_series in series.kernels
@@ -103,9 +103,9 @@ def patches_for(board: Board, kernel_series: str, experiments: Sequence[str] = (
 
 def needed_by(tree: Path, patches: Sequence[Patch]) -> list[Patch]:
     """Leave out the series whose change the tree has in words of its own."""
-    known = all_series()
+    available = all_series()
     return [
         patch
         for patch in patches
-        if not any(mark.is_in(tree) for mark in known[patch.series].already)
+        if not any(mark.is_in(tree) for mark in available[patch.series].already)
     ]

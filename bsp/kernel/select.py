@@ -37,13 +37,13 @@ def built_kernel(where: str) -> PrebuiltKernel:
     folder = Path(where).expanduser().absolute()
     if not folder.is_dir():
         every = (cache_dir() / "kernels/built").glob(f"*-{where}*") if where else []
-        found = sorted(path for path in every if path.is_dir())
-        if len(found) != 1 or "/" in where:
+        folders = sorted(path for path in every if path.is_dir())
+        if len(folders) != 1 or "/" in where:
             raise UserError(
                 f"build:{where} names no kernel that was built here",
                 hint="./inv build-kernel --board B prints the folder and the build id",
             )
-        folder = found[0]
+        folder = folders[0]
     try:
         record = json.loads((folder / "build.json").read_bytes())
         release = str(record["release"])

@@ -69,8 +69,8 @@ def find_toolchain(tree: Path, *, llvm: bool = False) -> Toolchain:
     for tool in ("ld.lld", "llvm-ar") if llvm else ():
         require_tool(tool)
     banner = run([name, "--version"]).text.splitlines()[0]
-    found = re.search(r"(\d+(?:\.\d+)+)(?!.*\d+\.\d+)", banner) or re.search(r"(\d+)", banner)
-    version = found.group(1) if found else "0"
+    match = re.search(r"(\d+(?:\.\d+)+)(?!.*\d+\.\d+)", banner) or re.search(r"(\d+)", banner)
+    version = match.group(1) if match else "0"
     _refuse_old(tree, "clang" if llvm else "gcc", name, version)
     compiler = name
     arguments = ["ARCH=arm64", *(["LLVM=1"] if llvm else [f"CROSS_COMPILE={prefix}"])]
@@ -89,10 +89,10 @@ def _refuse_old(tree: Path, kind: str, name: str, version: str) -> None:
     script = tree / "scripts/min-tool-version.sh"
     if not script.is_file():
         return
-    asked = run(
+    query = run(
         ["sh", script, "llvm" if kind == "clang" else kind], env={"SRCARCH": "arm64"}, check=False
     )
-    least = asked.text.strip()
+    least = query.text.strip()
     if re.fullmatch(r"\d+(\.\d+)*", least) and _key(version) < _key(least):
         raise UserError(
             f"this kernel wants {kind} {least} or newer; {name} is {version}",

@@ -76,19 +76,19 @@ class KnownHosts:
             # We offer no key type that paramiko lacks (ssh-dss), so the server cannot present such a key.
             # What else paramiko and cryptography raise is of damaged lines, which ssh skips as well.
             with contextlib.suppress(Exception):
-                found = paramiko.PKey.from_type_string(kind, base64.b64decode(key))
+                parsed = paramiko.PKey.from_type_string(kind, base64.b64decode(key))
                 if of_host:
-                    self._keys.append((found, file))
+                    self._keys.append((parsed, file))
                 else:
-                    self._keys_of_name.append(found)
+                    self._keys_of_name.append(parsed)
 
     def preferred(self, offered: Iterable[str]) -> list[str]:
         """Order key types for the key exchange: types of which we have a key of this host come first."""
-        known = {key.get_name() for key, _ in self._keys}
+        types = {key.get_name() for key, _ in self._keys}
 
         def rank(kind: str) -> int:
             base = "ssh-rsa" if kind.startswith("rsa-sha2") else kind
-            return 0 if base in known else 1
+            return 0 if base in types else 1
 
         plain = sorted(offered, key=rank)
         return [f"{kind}{_CERTIFICATE}" for kind in plain if self._authorities] + plain
@@ -130,8 +130,8 @@ class KnownHosts:
         with tempfile.NamedTemporaryFile("w", suffix=".pub") as file:
             file.write(f"{key.get_name()} {key.get_base64()}\n")
             file.flush()
-            asked = run(["ssh-keygen", "-Q", "-f", listed, file.name], check=False)
-        return asked.exit_code != 0
+            query = run(["ssh-keygen", "-Q", "-f", listed, file.name], check=False)
+        return query.exit_code != 0
 
     def _certificate_problem(self, kind: str, blob: bytes) -> str:
         """Return why a certificate is not valid; empty if it is.

@@ -95,9 +95,9 @@ def _has_exec(file: Path) -> bool:
 def _is_singled_out(name: str) -> bool:
     """Whether ``Match exec`` knows a name: ssh says of it what it does not say of any other."""
 
-    def answer(asked: str) -> str:
-        found = ask_ssh(asked, default_user="npu-bsp")
-        return str(found).replace(asked, "%n")
+    def answer(name: str) -> str:
+        settings = ask_ssh(name, default_user="npu-bsp")
+        return str(settings).replace(name, "%n")
 
     try:
         return answer(name) != answer(_NOBODY)
@@ -162,8 +162,8 @@ def _hosts_of_match(words: list[str]) -> list[list[str]]:
     for number, word in enumerate(words):
         criterion, equals, value = word.partition("=")
         if criterion.lower() in ("host", "originalhost"):
-            given = value if equals else words[number + 1] if number + 1 < len(words) else ""
-            lists.append([each.lower() for each in given.split(",") if each])
+            patterns = value if equals else words[number + 1] if number + 1 < len(words) else ""
+            lists.append([each.lower() for each in patterns.split(",") if each])
     return lists
 
 
@@ -240,9 +240,9 @@ def ask_ssh(name: str, *, user: str = "", port: int = 0, default_user: str) -> S
         # By them its built-in defaults are told from what was configured.
         lines += [f'User "{default_user}"', f"IdentityFile {_NOT_SET}"]
         lines += [f"UserKnownHostsFile {_NOT_SET}", f"GlobalKnownHostsFile {_NOT_SET}"]
-        asked = Path(folder) / "asked"
-        asked.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        words = ["ssh", "-F", str(asked), "-G", "-T"]
+        config = Path(folder) / "asked"
+        config.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        words = ["ssh", "-F", str(config), "-G", "-T"]
         words += ["-l", user] if user else []
         words += ["-p", str(port)] if port else []
         done = run([*words, name], timeout_s=_ANSWER_S, check=False, hint=_hint(name))

@@ -166,14 +166,14 @@ def check_dts(
             check_identity(board_tree(dtb, flag="--dtb")[1], board, str(dtb))
         schema, python = processed_bindings(kernel_tree(name, bindings=True))
         before, after = _problems(python, schema, base, changed)
-    known = {_key(problem) for problem in before}
-    new = {_key(problem): problem for problem in after if _key(problem) not in known}
+    of_base = {_key(problem) for problem in before}
+    new = {_key(problem): problem for problem in after if _key(problem) not in of_base}
     return CheckResult(
         board=board.name,
         kernel=name,
         checked=checked,
         problems=tuple(sorted(new.values(), key=_key)),
-        ignored=len(known),
+        ignored=len(of_base),
     )
 
 
@@ -230,8 +230,8 @@ def _problems(
         json.loads(done.stdout)
         target.write_bytes(done.stdout)
 
-    found = json.loads(make_once(folder / f"{'-'.join(sums)}.json", make).read_bytes())
-    return _read(found["base"]), _read(found["changed"])
+    diagnostics = json.loads(make_once(folder / f"{'-'.join(sums)}.json", make).read_bytes())
+    return _read(diagnostics["base"]), _read(diagnostics["changed"])
 
 
 # One complaint of dtschema may be about several properties, which are then named in the message.
@@ -242,7 +242,7 @@ _REQUIRED = re.compile(r"^('.*') is a (?:required|dependency) ")
 
 def _read(diagnostics: list[dict[str, Any]]) -> list[Problem]:
     """Turn what ``dt-validate --json-output`` writes into problems."""
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for each in diagnostics:
         schema = str(each.get("schema") or each["type"]).rstrip("#")
         schema = schema.removeprefix("http://devicetree.org/schemas/")
@@ -250,11 +250,11 @@ def _read(diagnostics: list[dict[str, Any]]) -> list[Problem]:
         rule = f"{schema}: {keywords[-1]}" if keywords else schema
         node = each.get("node") or "/"
         path = [str(word) for word in each.get("property_path", [])]
-        found += [
+        problems += [
             Problem(node, name, rule, _message(each))
             for name in (path[:1] or _named(str(each["message"])))
         ]
-    return found
+    return problems
 
 
 def _named(message: str) -> list[str]:

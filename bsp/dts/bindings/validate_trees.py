@@ -40,14 +40,14 @@ def _disabled(node: Any, above: bool) -> bool:
 
 
 def _index(
-    node: Any, path: str, disabled: bool, found: dict[str, tuple[Any, bool]]
+    node: Any, path: str, disabled: bool, nodes: dict[str, tuple[Any, bool]]
 ) -> dict[str, tuple[Any, bool]]:
     disabled = _disabled(node, disabled)
-    found[path] = (node, disabled)
+    nodes[path] = (node, disabled)
     for name, child in node.items():
         if isinstance(child, dict) and not name.startswith("__"):
-            _index(child, f"{path.rstrip('/')}/{name}", disabled, found)
-    return found
+            _index(child, f"{path.rstrip('/')}/{name}", disabled, nodes)
+    return nodes
 
 
 def _check(checker: _Checker, file: str, against: str | None) -> list[dict[str, Any]]:
@@ -56,15 +56,15 @@ def _check(checker: _Checker, file: str, against: str | None) -> list[dict[str, 
         with open(against, "rb") as blob:
             (base,) = checker.validator.decode_dtb(blob.read(), [])
         checker.known = _index(base, "/", False, {})
-    found: list[dict[str, Any]] = checker.check_dtb(file)
-    return found
+    diagnostics: list[dict[str, Any]] = checker.check_dtb(file)
+    return diagnostics
 
 
 def main(schema: str, base: str, changed: str | None = None) -> None:
     """Validate, and print ``{"base": [...], "changed": [...]}`` in dtschema's own form."""
     checker = _Checker(schema, collect_diagnostics=True)
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said):  # each problem once more, as text
+    as_text = io.StringIO()
+    with contextlib.redirect_stderr(as_text):  # each problem once more, as text
         document = {
             "version": dtschema.__version__,
             "base": _check(checker, base, None),

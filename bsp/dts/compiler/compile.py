@@ -41,9 +41,9 @@ def compile_dts(
     folder = Path(f"arch/{arch}/boot/dts") / directory
     source = folder / f"{stem}.dts"
     if not (tree.path / source).is_file():
-        known = board_sources(tree.path / folder) if (tree.path / folder).is_dir() else []
+        sources = board_sources(tree.path / folder) if (tree.path / folder).is_dir() else []
         raise UserError(
-            f"Linux {tree.release} ({tree.name}) has no {source}{_similar(stem, known)}",
+            f"Linux {tree.release} ({tree.name}) has no {source}{_similar(stem, sources)}",
             hint="take a kernel that has the board, or give its device tree with --base-dtb",
         )
     makefile = tree.path / folder / "Makefile"
@@ -76,9 +76,11 @@ def _why_not(
 
     Each may have failed for want of the other; the one that says something has the reason.
     """
-    said = ((first.stderr if first.exit_code else b"") or second.stderr).decode(errors="replace")
-    reason = "" if first.exit_code else undefined_macro(tree.path, said)
-    lines = [*([reason] if reason else []), *said.strip().splitlines()[:8]]
+    messages = ((first.stderr if first.exit_code else b"") or second.stderr).decode(
+        errors="replace"
+    )
+    reason = "" if first.exit_code else undefined_macro(tree.path, messages)
+    lines = [*([reason] if reason else []), *messages.strip().splitlines()[:8]]
     hint = "the first of these lines names the place"
     if reason:
         hint = (
@@ -96,10 +98,10 @@ def _why_not(
     )
 
 
-def _similar(stem: str, known: Sequence[str]) -> str:
+def _similar(stem: str, sources: Sequence[str]) -> str:
     """Return a suggestion for a misspelt source; a board of another chip is none, however it is spelt."""
     chip = re.split(r"[-_.]", stem, maxsplit=1)[0].lower()
-    return nearest(stem, [each for each in known if each.lower().startswith(chip)], cutoff=0.8)
+    return nearest(stem, [each for each in sources if each.lower().startswith(chip)], cutoff=0.8)
 
 
 def _piped(
@@ -139,8 +141,8 @@ def compiled(tree: KernelTree, directory: str, stem: str, *, symbols: bool = Fal
 
 def tool_key(*names: str) -> str:
     """Return what tells these installed programs from other versions of them."""
-    found = [Path(require_tool(name)).stat() for name in names]
-    return "-".join(f"{tool.st_size:x}.{tool.st_mtime_ns:x}" for tool in found)
+    stats = [Path(require_tool(name)).stat() for name in names]
+    return "-".join(f"{stat.st_size:x}.{stat.st_mtime_ns:x}" for stat in stats)
 
 
 def has_symbols(makefile: str, stem: str) -> bool:

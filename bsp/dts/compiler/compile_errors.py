@@ -20,14 +20,14 @@ _DEFINE = re.compile(r"^[ \t]*#[ \t]*define[ \t]+(\w+)", re.M)
 _HEADERS = ("include/dt-bindings",)
 
 
-def undefined_macro(tree: Path, said: str) -> str:
+def undefined_macro(tree: Path, message: str) -> str:
     """Return "FILE:LINE: the macro X is not defined..."; empty where a syntax error has another reason.
 
     Args:
         tree: folder that the file names in dtc's message are relative to.
-        said: dtc's message.
+        message: dtc's message.
     """
-    match = _ERROR.search(said)
+    match = _ERROR.search(message)
     if match is None:
         return ""
     file = tree / match[1]
@@ -41,14 +41,14 @@ def undefined_macro(tree: Path, said: str) -> str:
     words = [word for line in reversed(near) for word in _macros(line)]
     if not words:
         return ""
-    known = _defined(tree, file.parent)
-    unknown = next((word for word in words if word not in known), None)
+    defined = _defined(tree, file.parent)
+    unknown = next((word for word in words if word not in defined), None)
     if unknown is None:
         return ""
     at = next(
         (place for place in (number, number - 1) if unknown in _macros(lines[place - 1])), number
     )
-    similar = nearest(unknown, sorted(known))
+    similar = nearest(unknown, sorted(defined))
     return f"{match[1]}:{at}: the macro {unknown} is not defined{similar}"
 
 
@@ -63,10 +63,10 @@ def _defined(tree: Path, folder: Path) -> set[str]:
     """Names of the macros in the headers that a kernel tree's device trees include."""
     files = [file for top in _HEADERS for file in (tree / top).rglob("*.h")]
     files += [*folder.glob("*.h"), *folder.glob("*.dtsi"), *folder.glob("*.dts")]
-    found: set[str] = set()
+    macros: set[str] = set()
     for file in files:
         try:
-            found.update(_DEFINE.findall(file.read_text(encoding="utf-8", errors="replace")))
+            macros.update(_DEFINE.findall(file.read_text(encoding="utf-8", errors="replace")))
         except OSError:
             continue
-    return found
+    return macros

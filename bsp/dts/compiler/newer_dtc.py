@@ -22,14 +22,14 @@ _ERROR = re.compile(r"(\S+):(\d+)\.\d+\S* syntax error")
 _LABEL_AND_PATH = re.compile(r"&\{\w[^}]*/")
 
 
-def needs_newer_dtc(tree: Path, said: str) -> bool:
+def needs_newer_dtc(tree: Path, message: str) -> bool:
     """Whether a syntax error that dtc reports is at a reference which only dtc 1.7 knows.
 
     Args:
         tree: folder that the file names in the message are relative to.
-        said: dtc's message.
+        message: dtc's message.
     """
-    match = _ERROR.search(said)
+    match = _ERROR.search(message)
     if match is None:
         return False
     try:

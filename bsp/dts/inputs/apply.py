@@ -47,19 +47,19 @@ def _check_labels(base: Tree, overlay: Tree, path: Path, what: str) -> None:
     wanted = list(overlay.nodes.get("/__fixups__", {}))
     if not wanted:
         return  # it names nodes by their paths only
-    known = base.nodes.get("/__symbols__")
+    labels = base.nodes.get("/__symbols__")
     shown = ", ".join(wanted[:_SHOWN]) + (" ..." if len(wanted) > _SHOWN else "")
-    if known is None:
+    if labels is None:
         raise UserError(
             f"{what} was compiled without symbols (it has no /__symbols__), so {path} cannot be applied: "
             f"it refers to nodes by their labels: {shown}",
             hint="leave --base-dtb out, and the kernel's source is compiled with symbols; or take a DTB "
             "that was compiled with dtc -@ (make DTC_FLAGS=-@ dtbs)",
         )
-    lacking = [label for label in wanted if label not in known]
+    lacking = [label for label in wanted if label not in labels]
     if lacking:
         raise UserError(
             f"{path} cannot be applied to {what}, which has no label {', '.join(lacking[:_SHOWN])}"
-            f"{nearest(lacking[0], list(known))}",
+            f"{nearest(lacking[0], list(labels))}",
             hint="the overlay is for another board, or for another kernel's device tree",
         )

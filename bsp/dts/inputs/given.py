@@ -45,9 +45,9 @@ def overlay_tree(path: Path, *, flag: str) -> Tree:
     """
     _, tree = _blob_and_tree(path, flag=flag)
     if overlay_mark(tree) is None:
-        said = ", ".join(tree.compatible) or "nothing"
+        root = ", ".join(tree.compatible) or "nothing"
         raise UserError(
-            f"{path} is a whole device tree ({said}), not an overlay: it has no /fragment@0/__overlay__",
+            f"{path} is a whole device tree ({root}), not an overlay: it has no /fragment@0/__overlay__",
             hint=f"{flag} takes overlays (.dtbo); a board's tree is given with --base-dtb",
         )
     return tree
@@ -69,10 +69,10 @@ def _blob_and_tree(path: Path, *, flag: str) -> tuple[bytes, Tree]:
     if fit.is_fit(tree):
         raise fit.refusal(tree, path)
     if trees_inside(blob, start=total_bytes(blob)):
-        found = trees_inside(_searched(path))
+        trees = trees_inside(_searched(path))
         raise UserError(
-            f"{path} holds {len(found)} device trees, one behind the other:\n{inside_text(found)}",
-            hint=cut_out(found, str(path)),
+            f"{path} holds {len(trees)} device trees, one behind the other:\n{inside_text(trees)}",
+            hint=cut_out(trees, str(path)),
         )
     return blob, tree
 
@@ -109,11 +109,11 @@ def _wrong_kind(path: Path, what: str, hint: str, *, flag: str) -> UserError:
     message = f"{path} is not a device tree blob: it is {what}"
     if hint:
         return UserError(message, hint=hint.format(file=shlex.quote(str(path))))
-    found = trees_inside(_searched(path))
-    if found:
+    trees = trees_inside(_searched(path))
+    if trees:
         return UserError(
-            f"{message}. It holds device trees:\n{inside_text(found)}",
-            hint=cut_out(found, str(path)),
+            f"{message}. It holds device trees:\n{inside_text(trees)}",
+            hint=cut_out(trees, str(path)),
         )
     return UserError(
         message, hint=f"{flag} takes a DTB file; a running board has its own at /sys/firmware/fdt"

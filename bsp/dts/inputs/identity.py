@@ -72,12 +72,12 @@ def _refuse_another(tree: Tree, board: Board, what: str, newer: str) -> None:
     Raises:
         UserError: always.
     """
-    found = ", ".join(tree.compatible) or "nothing"
+    root = ", ".join(tree.compatible) or "nothing"
     npu = load_soc(board.soc).npu
     vendor = vendor_of(tree, npu) if npu and not names_another(tree.compatible, board) else None
     if npu is not None and vendor is not None:
         raise UserError(
-            f"{for_vendor(what, vendor, npu)} Its root says {found}; an upstream tree of board "
+            f"{for_vendor(what, vendor, npu)} Its root says {root}; an upstream tree of board "
             f"{board.name} says {board.compatible[0]!r}.",
             hint=newer or newer_kernel(npu),
         )

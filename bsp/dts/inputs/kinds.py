@@ -134,7 +134,7 @@ def trees_inside(data: bytes, *, start: int = 0) -> list[Inside]:
     Args:
         start: where to begin to look.
     """
-    found: list[Inside] = []
+    trees: list[Inside] = []
     at = data.find(_BLOB_MAGIC, start)
     for _ in range(_TRIED):
         if at < 0:
@@ -149,26 +149,26 @@ def trees_inside(data: bytes, *, start: int = 0) -> list[Inside]:
                 pass  # four bytes that look like one
             else:
                 words = ", ".join(tree.compatible) or "nothing"
-                found.append(Inside(at, len(blob), "an overlay" if overlay_mark(tree) else words))
+                trees.append(Inside(at, len(blob), "an overlay" if overlay_mark(tree) else words))
                 size = len(blob)
         at = data.find(_BLOB_MAGIC, at + size)
-    return found
+    return trees
 
 
-def inside_text(found: list[Inside]) -> str:
+def inside_text(trees: list[Inside]) -> str:
     """Return device trees within a file as lines for an error."""
     lines = [
         f"  at byte {each.offset_bytes}, {each.size_bytes} bytes: {each.says}"
-        for each in found[:_SHOWN]
+        for each in trees[:_SHOWN]
     ]
-    if len(found) > _SHOWN:
-        lines.append(f"  and {len(found) - _SHOWN} more")
+    if len(trees) > _SHOWN:
+        lines.append(f"  and {len(trees) - _SHOWN} more")
     return "\n".join(lines)
 
 
-def cut_out(found: list[Inside], file: str) -> str:
+def cut_out(trees: list[Inside], file: str) -> str:
     """Return the command that writes the first board's tree of a file to a file of its own."""
-    first = next((each for each in found if each.says != "an overlay"), found[0])
+    first = next((each for each in trees if each.says != "an overlay"), trees[0])
     quoted = shlex.quote(file)
     return (
         f"tail -c +{first.offset_bytes + 1} {quoted} | head -c {first.size_bytes} > board.dtb "

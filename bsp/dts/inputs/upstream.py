@@ -19,22 +19,24 @@ def kernels_with(board: Board) -> list[str]:
 
     Best are those with which the NPU works, of these the oldest.
     """
-    known = [name for name in all_series() if board.expect.get(name, "no board") != "no board"]
-    return sorted(known, key=lambda name: (board.expect[name] not in _WITH_NPU, series_key(name)))
+    with_board = [name for name in all_series() if board.expect.get(name, "no board") != "no board"]
+    return sorted(
+        with_board, key=lambda name: (board.expect[name] not in _WITH_NPU, series_key(name))
+    )
 
 
-def newer_tree(board: Board, npu: Npu, given: Path) -> str:
+def newer_tree(board: Board, npu: Npu, dtb: Path) -> str:
     """Return how to get a tree of an upstream kernel in place of a DTB, for the hint.
 
     Args:
-        given: the DTB: the profile's own, or one that the user named.
+        dtb: the DTB: the profile's own, or one that the user named.
     """
     since = npu.kernel_since
     if since is None:
         return newer_kernel(npu)
-    if board.dtb is not None and given == Path(board.dtb):
+    if board.dtb is not None and dtb == Path(board.dtb):
         return (
-            f"put this board's device tree of Linux {since} or later in place of {given}, or try one with "
+            f"put this board's device tree of Linux {since} or later in place of {dtb}, or try one with "
             "--base-dtb FILE; if the kernel's source has the board, name it in the profile: dts = "
             '"NAME" instead of dtb'
         )

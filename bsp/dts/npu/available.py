@@ -35,8 +35,8 @@ class Unavailable:
     role: str
 
     def __str__(self) -> str:
-        said = f'"{self.status}"' if self.status else "empty"
-        return f"{self.path} ({self.role}) has the status {said}"
+        status = f'"{self.status}"' if self.status else "empty"
+        return f"{self.path} ({self.role}) has the status {status}"
 
 
 def unavailable(tree: Tree, npu: Npu) -> list[Unavailable]:
@@ -45,11 +45,11 @@ def unavailable(tree: Tree, npu: Npu) -> list[Unavailable]:
     The NPU's own nodes come first. Nodes that the tree does not have are left out: what is not there is
     another error.
     """
-    found: dict[str, Unavailable] = {}
+    by_path: dict[str, Unavailable] = {}
     for path, role in _needed(tree, npu):
-        if path in tree.nodes and path not in found and not tree.is_available(path):
-            found[path] = Unavailable(path, tree.status(path), role)
-    return list(found.values())
+        if path in tree.nodes and path not in by_path and not tree.is_available(path):
+            by_path[path] = Unavailable(path, tree.status(path), role)
+    return list(by_path.values())
 
 
 def is_on(tree: Tree, path: str) -> bool:

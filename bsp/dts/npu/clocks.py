@@ -42,26 +42,26 @@ def parse_clk_summary(text: str, device: str | None) -> tuple[ClockRate, ...]:
     Since Linux 6.6 the last two columns are the consumer and its name for the clock; a clock with more
     than one consumer has one more line each (drivers/clk/clk.c, ``clk_summary_show_one``).
     """
-    found: list[ClockRate] = []
+    clock_rates: list[ClockRate] = []
     clock, rate_hz = "", 0
     for line in text.splitlines():
         words = line.split()
         if len(words) >= 9 and words[4].isdigit() and words[1].isdigit():
             clock, rate_hz = words[0], int(words[4])
         if device and len(words) >= 2 and words[-2] == device and rate_hz:
-            found.append(ClockRate(name=words[-1], clock=clock, rate_hz=rate_hz))
-    return tuple(found)
+            clock_rates.append(ClockRate(name=words[-1], clock=clock, rate_hz=rate_hz))
+    return tuple(clock_rates)
 
 
 def compare_clocks(
     tree: Tree, npu: Npu, measured: tuple[ClockRate, ...]
 ) -> tuple[ClockResult, ...]:
     """Put the rates that a device tree asks for beside the real ones."""
-    asked = dict(rates(tree, npu))
+    tree_rates = dict(rates(tree, npu))
     profile = {clock.name: clock for clock in npu.clocks}
     results = []
     for each in measured:
-        asked_hz = asked.get(each.name)
+        asked_hz = tree_rates.get(each.name)
         rounded = False
         if asked_hz is not None and not same_rate(asked_hz, each.rate_hz):
             reachable = profile[each.name].reachable_hz(None)

@@ -42,7 +42,7 @@ def vendor_of(tree: Tree, npu: Npu) -> tuple[str, Vendor] | None:
     is of another chip.
     """
     addresses = Addresses(tree)
-    found = [
+    nodes = [
         (path, vendor)
         for vendor in npu.vendor
         for path, node in tree.nodes.items()
@@ -50,7 +50,7 @@ def vendor_of(tree: Tree, npu: Npu) -> tuple[str, Vendor] | None:
         and set(vendor.compatible) & set(tree.strings(path, "compatible"))
         and (vendor.shared or not _is_elsewhere(addresses.of(path), npu))
     ]
-    return min(found, key=lambda one: (one[1].shared, not is_on(tree, one[0])), default=None)
+    return min(nodes, key=lambda one: (one[1].shared, not is_on(tree, one[0])), default=None)
 
 
 def _is_elsewhere(registers: list[tuple[int, int]], npu: Npu) -> bool:
@@ -67,7 +67,7 @@ def other_owners(tree: Tree, npu: Npu) -> list[Owner]:
     own = (npu.node, *npu.more_nodes)
     addresses = Addresses(tree)
     registers = [each for path in own if path in tree.nodes for each in addresses.of(path)]
-    found = []
+    owners = []
     for path, node in tree.nodes.items():
         if "compatible" not in node or path in own or _related(path, own):
             continue
@@ -75,8 +75,8 @@ def other_owners(tree: Tree, npu: Npu) -> list[Owner]:
         vendor = next((each for each in npu.vendor if set(each.compatible) & set(words)), None)
         same = "reg" in node and overlap(registers, addresses.of(path))
         if (vendor or same) and is_on(tree, path):
-            found.append(Owner(path, tuple(words), vendor.driver if vendor else None, same))
-    return found
+            owners.append(Owner(path, tuple(words), vendor.driver if vendor else None, same))
+    return owners
 
 
 def refuse_two_owners(tree: Tree, npu: Npu, what: str) -> None:

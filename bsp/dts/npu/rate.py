@@ -57,10 +57,10 @@ def at_rate(npu: Npu, tree: Tree, rate_hz: int, what: str) -> Npu:
             "the rate of this NPU cannot be set by a device tree: its profile has no facts on its clocks",
             hint="leave out --npu-rate",
         )
-    asked = dict(rates(tree, npu))
+    tree_rates = dict(rates(tree, npu))
     changed: dict[str, Clock] = {}
     for number, clock in enumerate(chosen):
-        limit_hz = asked.get(clock.name) or clock.rate_hz or max(clock.reachable_hz())
+        limit_hz = tree_rates.get(clock.name) or clock.rate_hz or max(clock.reachable_hz())
         if clock.firmware_rates:
             taken_hz = _of_firmware(npu, clock, tree, rate_hz, limit_hz)
             changed[clock.name] = msgspec.structs.replace(clock, rate_hz=taken_hz)
@@ -103,10 +103,10 @@ def _of_firmware(npu: Npu, clock: Clock, tree: Tree, rate_hz: int, limit_hz: int
         )
     if near.rate_hz <= limit_hz:
         return near.rate_hz
-    asked = f"the NPU's clock {clock.name!r} at {near.rate_hz / 1e6:g} MHz"
+    request = f"the NPU's clock {clock.name!r} at {near.rate_hz / 1e6:g} MHz"
     if near.least_microvolts is None:
         raise UserError(
-            f"{asked} is above the {limit_hz / 1e6:g} MHz of this tree, and what voltage it needs is not "
+            f"{request} is above the {limit_hz / 1e6:g} MHz of this tree, and what voltage it needs is not "
             "published",
             hint=f"the facts are those of {clock.source}",
         )
@@ -114,7 +114,7 @@ def _of_firmware(npu: Npu, clock: Clock, tree: Tree, rate_hz: int, limit_hz: int
     needed_v = near.least_microvolts / 1e6
     if regulator is None:
         raise UserError(
-            f"{asked} needs {needed_v:g} V, and this tree does not say which regulator feeds the NPU "
+            f"{request} needs {needed_v:g} V, and this tree does not say which regulator feeds the NPU "
             f"({npu.node} has no {clock.supply} that leads anywhere)",
             hint="which one it is, the board's maker or its schematic knows",
         )
@@ -125,7 +125,7 @@ def _of_firmware(npu: Npu, clock: Clock, tree: Tree, rate_hz: int, limit_hz: int
         return near.rate_hz
     name = (tree.strings(regulator, "regulator-name") or [regulator])[0]
     raise UserError(
-        f"{asked} needs {needed_v:g} V, and this tree promises less: its supply {name} may be anything "
+        f"{request} needs {needed_v:g} V, and this tree promises less: its supply {name} may be anything "
         f"from {low / 1e6:g} to {high / 1e6:g} V. Neither the driver {npu.driver} nor the clock sets a "
         "voltage, so that it stays what the power chip or the bootloader made it, which no public document "
         "says.",
@@ -140,14 +140,14 @@ def _choices(clock: Clock, present: int | None) -> list[tuple[int, int | None]]:
     A parent that the tree has chosen comes before the others; None as a parent leaves the choice to the
     kernel.
     """
-    found: dict[int, int | None] = {}
+    parent_of: dict[int, int | None] = {}
     parents = sorted(clock.parents, key=lambda parent: parent.cell != present)
     for parent in parents:
         if clock.pinned and parent.cell is None:
             continue  # the tree cannot name it, so the kernel would not switch to it
         for divider in range(1, clock.max_divider + 1):
-            found.setdefault(parent.rate_hz // divider, parent.cell if clock.pinned else None)
-    return sorted(found.items(), reverse=True)
+            parent_of.setdefault(parent.rate_hz // divider, parent.cell if clock.pinned else None)
+    return sorted(parent_of.items(), reverse=True)
 
 
 def _refusal(clock: Clock, rate_hz: int, limit_hz: int, reachable: list[int]) -> str:

@@ -108,10 +108,10 @@ def for_vendor(what: str, vendor: tuple[str, Vendor], npu: Npu) -> str:
     Args:
         vendor: what :func:`vendor_of` returned.
     """
-    path, known = vendor
+    path, maker = vendor
     return (
-        f"{what} is for a vendor's kernel: its NPU is {path} ({', '.join(known.compatible)}), "
-        f"for the vendor's driver {known.driver}. The free driver {npu.driver} wants a node "
+        f"{what} is for a vendor's kernel: its NPU is {path} ({', '.join(maker.compatible)}), "
+        f"for the vendor's driver {maker.driver}. The free driver {npu.driver} wants a node "
         f"{npu.node} with clocks and power domains of the upstream kernel."
     )
 
@@ -150,16 +150,16 @@ def newer_kernel(npu: Npu) -> str:
 def rates(tree: Tree, npu: Npu) -> list[tuple[str, int | None]]:
     """Return each clock's name and the rate in hertz that the tree asks for; None: it asks for none."""
     node = npu.rates_node or npu.node
-    asked = tree.cells(node, "assigned-clock-rates")
+    assigned_hz = tree.cells(node, "assigned-clock-rates")
     try:
         assigned = [entry[1:] for entry in references(tree, node, "assigned-clocks", npu.node)]
     except UserError:
         assigned = []
-    found: list[tuple[str, int | None]] = []
+    pairs: list[tuple[str, int | None]] = []
     for clock in npu.clocks:
-        at = assigned.index((clock.cell,)) if (clock.cell,) in assigned else len(asked)
-        found.append((clock.name, (asked[at] or None) if at < len(asked) else None))
-    return found
+        at = assigned.index((clock.cell,)) if (clock.cell,) in assigned else len(assigned_hz)
+        pairs.append((clock.name, (assigned_hz[at] or None) if at < len(assigned_hz) else None))
+    return pairs
 
 
 def assigned_parent(tree: Tree, npu: Npu, clock: Clock, what: str) -> int | None:
@@ -237,9 +237,9 @@ def _rates_of_other_nodes(tree: Tree, npu: Npu, what: str) -> list[Change]:
     """Return what further nodes ask for the same clocks: the last driver that is bound decides."""
     changes = []
     for node in npu.more_nodes:
-        asked = tree.cells(node, "assigned-clock-rates")
-        wanted = list(asked)
-        assigned = references(tree, node, "assigned-clocks", what)[: len(asked)]
+        present = tree.cells(node, "assigned-clock-rates")
+        wanted = list(present)
+        assigned = references(tree, node, "assigned-clocks", what)[: len(present)]
         for clock in npu.clocks:
             if clock.rate_hz is None:
                 continue
@@ -248,8 +248,8 @@ def _rates_of_other_nodes(tree: Tree, npu: Npu, what: str) -> list[Change]:
                 clock.rate_hz if entry == same else old
                 for entry, old in zip(assigned, wanted, strict=False)
             ] + wanted[len(assigned) :]
-        if wanted != asked:
-            changes.append(Change(node, "assigned-clock-rates", tuple(asked), tuple(wanted)))
+        if wanted != present:
+            changes.append(Change(node, "assigned-clock-rates", tuple(present), tuple(wanted)))
     return changes
 
 

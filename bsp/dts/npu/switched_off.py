@@ -36,8 +36,8 @@ def on_upstream(board: Board, npu: Npu, series: str | None) -> bool:
     stated = board.expect.get(series) if series else None
     if stated is not None and stated in _HAVE_NODE:
         return stated == _ON
-    known = {each for each in board.expect.values() if each in _HAVE_NODE}
-    return npu.on_by_default or known == {_ON}
+    outcomes = {each for each in board.expect.values() if each in _HAVE_NODE}
+    return npu.on_by_default or outcomes == {_ON}
 
 
 def refuse_switched_off(
@@ -124,14 +124,12 @@ def who_did(npu: Npu, *, on: bool) -> str:
     Args:
         on: the kernel's own tree has the NPU itself on, too.
     """
-    said = (
+    upstream = (
         "The kernel's own tree has all of it on"
         if on
         else "The kernel's own tree has what it needs on"
     )
     by = npu.switched_off
     if by is None:
-        return (
-            f"{said}, so somebody switched it off: a bootloader, an overlay, or who made this tree"
-        )
-    return f"{said}, so somebody switched it off. {by.by} probably did: {by.why}"
+        return f"{upstream}, so somebody switched it off: a bootloader, an overlay, or who made this tree"
+    return f"{upstream}, so somebody switched it off. {by.by} probably did: {by.why}"

@@ -50,14 +50,14 @@ class Difference:
 
 def read_config(path: Path) -> dict[str, str]:
     """Return the symbols of a ``.config`` and their values; those that are not set have ``n``."""
-    found = {}
+    values = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith("CONFIG_"):
             symbol, _, value = line.removeprefix("CONFIG_").partition("=")
-            found[symbol] = value
+            values[symbol] = value
         elif line.startswith("# CONFIG_") and line.endswith(" is not set"):
-            found[line.removeprefix("# CONFIG_").removesuffix(" is not set")] = "n"
-    return found
+            values[line.removeprefix("# CONFIG_").removesuffix(" is not set")] = "n"
+    return values
 
 
 def differences(
@@ -69,7 +69,7 @@ def differences(
         module_will_do: take ``m`` for ``y``, and leave mere preferences out: for kernels that others
             configured.
     """
-    found = []
+    mismatches = []
     for each in asked.values():
         value = got.get(each.symbol, "")
         if each.is_unset_in_passing or (
@@ -82,8 +82,8 @@ def differences(
             each.preferred_only or each.value == "n" or {each.value, value} <= {"y", "m"}
         ):
             continue
-        found.append(Difference(each, value))
-    return found
+        mismatches.append(Difference(each, value))
+    return mismatches
 
 
 def _same(asked: str, got: str) -> bool:
@@ -96,7 +96,7 @@ def _same(asked: str, got: str) -> bool:
 
 def known_symbols(tree: Path) -> set[str]:
     """Return the names of all symbols in the Kconfig files that arm64 can reach, and then some."""
-    found: set[str] = set()
+    symbols: set[str] = set()
     skip = {tree / "arch" / name.name for name in (tree / "arch").iterdir() if name.name != "arm64"}
     skip |= {tree / "Documentation", tree / "tools", tree / "scripts" / "kconfig" / "tests"}
     folders = [tree]
@@ -107,8 +107,8 @@ def known_symbols(tree: Path) -> set[str]:
                 if entry not in skip and entry.name != ".git":
                     folders.append(entry)
             elif entry.name.startswith("Kconfig"):
-                found.update(_SYMBOL.findall(entry.read_text(encoding="utf-8", errors="replace")))
-    return found
+                symbols.update(_SYMBOL.findall(entry.read_text(encoding="utf-8", errors="replace")))
+    return symbols
 
 
 def _entries(folder: Path) -> list[Path]:

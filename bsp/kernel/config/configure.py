@@ -105,9 +105,9 @@ def configure(work: Workspace, asked: dict[str, Asked]) -> Configured:
         _make_config(work, text, target)
         write_atomically(marker, key.encode())
     started = time.monotonic()
-    found = differences(asked, read_config(work.config))
+    mismatches = differences(asked, read_config(work.config))
     check_s = time.monotonic() - started
-    result = judged(work, asked, found) if found else Judged()
+    result = judged(work, asked, mismatches) if mismatches else Judged()
     return Configured(
         asked, result.wrong, check_s, fresh, result.gave_way, result.left_out, result.not_had
     )
@@ -151,13 +151,13 @@ def _kconfig_changed(work: Workspace) -> bool:
     return False
 
 
-def judged(work: Workspace, asked: Mapping[str, Asked], found: list[Difference]) -> Judged:
+def judged(work: Workspace, asked: Mapping[str, Asked], mismatches: list[Difference]) -> Judged:
     """Say what each difference means, from the tree's Kconfig files; takes some seconds."""
     # The names are looked for while kconfiglib waits for what it asks the compiler.
     with step("Looking for the reasons"), ThreadPoolExecutor(1) as pool:
-        known = pool.submit(lambda: known_symbols(work.tree))
+        names = pool.submit(lambda: known_symbols(work.tree))
         reasons = _reasons(work)
-        return judge(found, asked, reasons, release=work.release, known_names=known.result)
+        return judge(mismatches, asked, reasons, release=work.release, known_names=names.result)
 
 
 def _reasons(work: Workspace) -> Reasons | None:

@@ -85,10 +85,10 @@ def fragment_files(board: Board, extra: Iterable[Path] = ()) -> list[Path]:
     """
     files = [FOLDER / f"{name}.config" for name in ("base", board.soc, board.name)]
     files = [file for file in files if file.is_file()]
-    for given in extra:
-        if not given.is_file():
-            raise UserError(f"there is no file {given}", hint="--fragment FILE, lines CONFIG_X=y")
-        files.append(given)
+    for path in extra:
+        if not path.is_file():
+            raise UserError(f"there is no file {path}", hint="--fragment FILE, lines CONFIG_X=y")
+        files.append(path)
     return files
 
 
@@ -138,7 +138,7 @@ def parse(text: str, name: str) -> list[Asked]:
     Raises:
         UserError: a line is not one of a fragment.
     """
-    found: list[Asked] = []
+    symbols: list[Asked] = []
     comment: list[str] = []
     in_group = False
     for number, raw in enumerate(text.splitlines(), 1):
@@ -179,8 +179,8 @@ def parse(text: str, name: str) -> list[Asked]:
                 else 'values are y, m, n, numbers (hexadecimal: 0x...), and "text" in double quotes',
             )
         in_group = True
-        found.append(Asked(symbol, value or "n", " ".join(comment), f"{name}:{number}"))
-    return found
+        symbols.append(Asked(symbol, value or "n", " ".join(comment), f"{name}:{number}"))
+    return symbols
 
 
 def _pair(match: re.Match[str] | None) -> tuple[str, str]:

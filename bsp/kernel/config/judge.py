@@ -71,7 +71,7 @@ class Judged:
 
 
 def judge(
-    found: Sequence[Difference],
+    mismatches: Sequence[Difference],
     asked: Mapping[str, Asked],
     reasons: Reasons | None,
     *,
@@ -90,7 +90,7 @@ def judge(
     gave_way: list[GaveWay] = []
     left_out: list[Asked] = []
     unknown = 0
-    for each in found:
+    for each in mismatches:
         other = _later(each, asked, reasons)
         if other is not None:
             gave_way.append(GaveWay(each.asked, other))

@@ -91,18 +91,18 @@ class Reasons:
             self._kconfig = _Kconfig(str(tree / "Kconfig"), warn=False, suppress_traceback=False)
             self._kconfig.load_config(str(config))
 
-    def of(self, name: str, asked: str) -> tuple[str, ...]:
+    def of(self, name: str, value: str) -> tuple[str, ...]:
         """Return why a symbol does not have the value that was asked for."""
         symbol = self._kconfig.syms.get(name)
         if symbol is None or not symbol.nodes:
             return ()
         if not _has_prompt(symbol):
             return (_without_prompt(symbol), *_selected_by(symbol))
-        if asked == "n":
+        if value == "n":
             return tuple(_why_on(symbol))
-        if asked == "m" and symbol.str_value == "y" and self._has_no_modules():
+        if value == "m" and symbol.str_value == "y" and self._has_no_modules():
             return ("MODULES is n, so that what would be a module is built in",)
-        wanted = {"y": 2, "m": 1}.get(asked, 2)
+        wanted = {"y": 2, "m": 1}.get(value, 2)
         lines = _unmet(symbol.direct_dep, wanted, 0, {name})
         if lines:
             return tuple(dict.fromkeys(lines))
@@ -156,7 +156,7 @@ class Reasons:
             conditions = [each.direct_dep, *(node.prompt[1] for node in each.nodes if node.prompt)]
             if isinstance(each, kconfiglib.Symbol) and each.nodes and not _has_prompt(each):
                 conditions.append(each.rev_dep)
-            items = {found for part in conditions for found in kconfiglib.expr_items(part)}
+            items = {member for part in conditions for member in kconfiglib.expr_items(part)}
             for item in sorted(items - seen, key=lambda item: item.name or ""):
                 seen.add(item)
                 waiting.append(item)

@@ -20,7 +20,7 @@ _MOST_LINES = 10  # of one paragraph
 _NAMED = 6
 
 
-def refuse(found: Sequence[Difference], what: str, *, name: str = "kernel") -> None:
+def refuse(mismatches: Sequence[Difference], what: str, *, name: str = "kernel") -> None:
     """Stop where the configuration is not as asked for.
 
     Args:
@@ -30,37 +30,37 @@ def refuse(found: Sequence[Difference], what: str, *, name: str = "kernel") -> N
     Raises:
         UserError: it is not; names each symbol, and why. What is too much for a screen stands in a file.
     """
-    if not found:
+    if not mismatches:
         return
-    head = f"{_are(found)} not as asked for in {what}; nothing was compiled"
+    head = f"{_are(mismatches)} not as asked for in {what}; nothing was compiled"
     raise UserError(
-        _report(found, head, f"{name}-not-as-asked"),
+        _report(mismatches, head, f"{name}-not-as-asked"),
         hint="add to the fragment what they depend on, or take them out; --explain shows what each is for",
     )
 
 
-def say_not_had(found: Sequence[Difference], what: str, *, name: str) -> None:
+def say_not_had(mismatches: Sequence[Difference], what: str, *, name: str) -> None:
     """List what only a whole configuration asks for, and the kernel does not have; as ``refuse``."""
-    if found:
-        head = (
-            f"{_are(found)} in the whole configuration alone and not to be had in {what}; left out:"
-        )
-        say(_report(found, head, f"{name}-not-had"))
+    if mismatches:
+        head = f"{_are(mismatches)} in the whole configuration alone and not to be had in {what}; left out:"
+        say(_report(mismatches, head, f"{name}-not-had"))
 
 
-def _are(found: Sequence[Difference]) -> str:
-    return f"{counted(len(found), 'symbol')} {'are' if len(found) > 1 else 'is'}"
+def _are(mismatches: Sequence[Difference]) -> str:
+    return f"{counted(len(mismatches), 'symbol')} {'are' if len(mismatches) > 1 else 'is'}"
 
 
-def _report(found: Sequence[Difference], head: str, file_name: str) -> str:
+def _report(mismatches: Sequence[Difference], head: str, file_name: str) -> str:
     """Return what fits a screen; what is too much for it stands in a file that is named."""
-    lines = [_cut(each.text()) for each in found[:MOST_PARAGRAPHS]]
-    if len(found) > MOST_PARAGRAPHS or any(_cut(each.text()) != each.text() for each in found):
+    lines = [_cut(each.text()) for each in mismatches[:MOST_PARAGRAPHS]]
+    if len(mismatches) > MOST_PARAGRAPHS or any(
+        _cut(each.text()) != each.text() for each in mismatches
+    ):
         file = cache_dir() / "reports" / f"{file_name}.txt"
         file.parent.mkdir(parents=True, exist_ok=True)
-        whole = "\n".join(each.text() for each in found)
+        whole = "\n".join(each.text() for each in mismatches)
         write_atomically(file, f"{head}\n{whole}\n".encode())
-        more = len(found) - MOST_PARAGRAPHS
+        more = len(mismatches) - MOST_PARAGRAPHS
         lines.append(
             f"... and {more} more; all of them: {file}" if more > 0 else f"all of it: {file}"
         )
@@ -96,10 +96,10 @@ def _names(asked: Sequence[Asked]) -> str:
     return names + (f" and {len(asked) - _NAMED} more" if len(asked) > _NAMED else "")
 
 
-def describe_files(given: Iterable[Path]) -> list[dict[str, str]]:
+def describe_files(files: Iterable[Path]) -> list[dict[str, str]]:
     """Say which of the user's files are whole configurations; return what each of them is, for JSON."""
     described = []
-    for path in given:
+    for path in files:
         text = read_text(path)
         kind, why = kind_of(path.name, text)
         if kind is not Kind.FRAGMENT:
