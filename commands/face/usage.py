@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,8 @@ Contexts = Mapping[str, Any]
 """Invoke's ``ParserContext`` of each task, by name."""
 
 _HELP = ("--help", "-h")
+_LAUNCHERS = ("--yes",)
+"""Flags of the script ``inv``, which takes them only as its first word."""
 
 
 @dataclass
@@ -62,7 +65,7 @@ def check(words: list[str], contexts: Contexts, core: Any, examples: Mapping[str
     Raises:
         UserError: Invoke could not parse them, or would take them for something else.
     """
-    reader = _Reader(contexts, core, examples)
+    reader = _Reader(words, contexts, core, examples)
     for word in _until_dashes(words):
         reader.read(word)
     reader.end_of_call()
@@ -105,7 +108,10 @@ def _until_dashes(words: list[str]) -> Iterator[str]:
 
 
 class _Reader:
-    def __init__(self, contexts: Contexts, core: Any, examples: Mapping[str, str]) -> None:
+    def __init__(
+        self, words: list[str], contexts: Contexts, core: Any, examples: Mapping[str, str]
+    ) -> None:
+        self._words = words
         self._contexts = contexts
         self._core = core
         self._examples = examples
@@ -193,6 +199,12 @@ class _Reader:
             raise self._wrong(call, f"{flag} takes {expected}, found {word!r}")
 
     def _unknown(self, call: Call | None, name: str, context: Any) -> UserError:
+        if name in _LAUNCHERS:
+            rest = [word for word in self._words if word.partition("=")[0] != name]
+            return UserError(
+                f"{name} is a flag of ./inv itself: it stands before the task",
+                hint=shlex.join(["./inv", name, *rest]),
+            )
         if call is None:
             return UserError(
                 f"{name!r} stands before the task; a task's flags come after it",

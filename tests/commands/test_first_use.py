@@ -258,6 +258,21 @@ def test_no_question_where_it_is_answered_before(
     assert machine.told("installed") == ["alpha", "beta"]
 
 
+def test_yes_behind_the_task_is_refused_before_anything_is_installed(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    ended = machine.inv("bringup", "--yes")
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert ended.stderr == (
+        "error: --yes is a flag of ./inv itself: it stands before the task\n"
+        "hint: ./inv --yes bringup\n"
+    )
+    assert machine.told("installed") == machine.told("pip") == []
+    # A task's own flag is left to it, and so is everything once all is installed.
+    assert machine.inv("flash", "--yes").stdout == "started: flash --yes\n"
+    assert machine.inv("bringup", "--yes").stdout == "started: bringup --yes\n"
+
+
 def test_a_dumb_terminal_sees_no_control_characters(tmp_path: Path) -> None:
     for number, more in enumerate(({"TERM": "dumb"}, {"NO_COLOR": "1"})):
         (tmp_path / str(number)).mkdir()

@@ -175,6 +175,8 @@ def test_list_names_each_task(inv: Runner) -> None:
         ("deploy --hots x", "deploy has no flag '--hots'; did you mean '--host'?"),
         ("deploy --host x --DRY_RUN", "deploy has no flag '--DRY_RUN'; did you mean '--dry-run'?"),
         ("deploy --host x -j4", "deploy has no flag '-j4'"),
+        ("bringup --yes", "--yes is a flag of ./inv itself: it stands before the task"),
+        ("--yes bringup", "--yes is a flag of ./inv itself: it stands before the task"),
         ("boards --json=yes", "boards: --json takes no value, found 'yes'"),
         ("boards vim3", "boards takes no 'vim3' without a flag, and no task has that name"),
         ("--json boards", "'--json' stands before the task; a task's flags come after it"),
@@ -212,6 +214,22 @@ def test_wrong_usage_ends_with_2_and_words(inv: Runner, words: str, error: str) 
         assert document["error"].startswith(error)
     else:
         assert ended.out == ""
+
+
+def test_a_measurement_on_this_machine_takes_no_board(inv: Runner) -> None:
+    ended = inv("bench", "startup", "--host", "vim3")
+    assert ended.exit_code == 2
+    assert "the measurement startup runs on this machine, not on a board" in ended.error
+    assert "those on a board: adopt, doctor" in ended.error
+
+
+def test_a_flag_of_the_launcher_behind_the_task_is_answered_with_the_line_to_type(
+    inv: Runner,
+) -> None:
+    ended = inv("deploy", "--host", "my board", "--yes", "--dry-run")
+    assert "hint: ./inv --yes deploy --host 'my board' --dry-run\n" in ended.error
+    # The tasks that have such a flag themselves keep it.
+    assert "--device is missing" in inv("flash", "--yes", "--image", "x").error
 
 
 @pytest.mark.parametrize(
