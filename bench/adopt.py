@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Adopting a board and switching its NPU on, against the two boots that this takes.
 
-.venv/bin/python -m bench.adopt [--host H] [--rounds N] [--json]
+./inv bench adopt [--host H] [--rounds N] [--json]
 
 The board has to be up, and boot in its own way with the NPU off
 (./inv virtual.up --board virtual-a311d --layout armbian --name other); it is given back after each round.
@@ -13,11 +13,10 @@ import argparse
 import functools
 
 from bsp.remote.inventory import Host, resolve
-from bsp.remote.ssh import connect
-from images.deploy import trial
 from images.deploy.adopt import adopt, undo
 from images.deploy.in_place import deploy_dtb
 from images.deploy.session import Target
+from tests.support.live_board import reboot, said
 
 from .measure import Arm, measure, report
 
@@ -37,7 +36,7 @@ def main() -> None:
 
     def twice() -> None:
         for _ in range(2):
-            _reboot(host)
+            reboot(host, timeout_s=_TIMEOUT_S)
 
     arms = [
         Arm("two reboots, until SSH answers", twice),
@@ -53,14 +52,6 @@ def main() -> None:
     report({f"adopting {host.name}": timings}, as_json=options.json)
 
 
-def _reboot(host: Host) -> None:
-    with connect(host, timeout_s=_TIMEOUT_S) as connection:
-        boot_id = connection.run(["cat", "/proc/sys/kernel/random/boot_id"]).text.strip()
-        connection.run(["systemctl", "reboot"], check=False)
-    if not trial.wait_for_boot(host, other_than=boot_id, timeout_s=_TIMEOUT_S, root=""):
-        raise RuntimeError(f"{host.name} did not come back")
-
-
 def _switch_on(host: Host) -> None:
     target = Target(host, timeout_s=_TIMEOUT_S)
     for do in (adopt, functools.partial(deploy_dtb, dtb=None)):
@@ -72,9 +63,8 @@ def _switch_on(host: Host) -> None:
 def _back(host: Host) -> None:
     """Give the board back, without the copies that would make the next adoption shorter."""
     undo(Target(host, timeout_s=_TIMEOUT_S))
-    with connect(host, timeout_s=_TIMEOUT_S) as connection:
-        connection.run(["rm", "-r", "/var/lib/npu-bsp"])
-    _reboot(host)
+    said(host, "rm", "-r", "/var/lib/npu-bsp")
+    reboot(host, timeout_s=_TIMEOUT_S)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A doctor's visit over SSH, against the least that any visit to the same board takes.
 
-.venv/bin/python -m bench.doctor [--host H] [--rounds N] [--json]
+./inv bench doctor [--host H] [--rounds N] [--json]
 
 The board has to be up, deployed to, and healthy (./inv virtual.up --board virtual-a311d, ./inv deploy).
 Every arm makes a connection of its own, so an emulated board is compared with itself.

@@ -18,11 +18,12 @@ _NO_TEST = 5
     help={
         "points": "how many states of the disk to judge",
         "boot": "how many of them to really boot (half a minute each, on an idle machine)",
-        "broken": "broken on purpose: no-fsync, switch-first; with --layout rename-first, no-comparison",
-        "layout": "record a board whose disk is laid out as others do: armbian, extlinux-fat...",
+        "broken": "record a deployment that has this fault on purpose, to see it found: no-fsync, "
+        "switch-first; with --layout: rename-first, no-comparison",
+        "layout": "record a board with the disk layout of another distribution: armbian, extlinux-fat...",
         "uboot": "like:BOARD: a U-Boot that can do what that board's can",
-        "seed": "another seed samples other states",
-        "recording": "folder: keep the recording there, or judge the one that is there again",
+        "seed": "seed of the sample: another one judges other states",
+        "recording": "folder: keep the recording there; where one is there already, judge that one again",
     }
 )
 def crash_test(
@@ -100,19 +101,20 @@ def lint(_: Context) -> int:
 @session(
     help={
         "name": "measurement: a file of bench/; `list` prints their names",
+        "host": "measure on this board; adopt and doctor take one, which has to be up",
         "rounds": "how often to repeat (default: the measurement's own)",
         "json": JSON,
     },
     positional=["name"],
 )
-def bench(_: Context, name: str, rounds: int = 0, json: bool = False) -> int:
+def bench(_: Context, name: str, host: str = "", rounds: int = 0, json: bool = False) -> int:
     """Measure the speed of one part, beside other tools. Example: ./inv bench startup."""
     from bsp.base.errors import UserError
     from bsp.base.output import print_json, print_text
     from bsp.base.project import PROJECT
 
-    files = sorted((PROJECT / "bench").glob("[!_]*.py"))
-    names = [file.stem for file in files if "def main(" in file.read_text()]
+    texts = {file.stem: file.read_text() for file in (PROJECT / "bench").glob("[!_]*.py")}
+    names = sorted(name for name, text in texts.items() if "def main(" in text)
     if name == "list":
         print_json(names) if json else print_text("\n".join(names))
         return 0
@@ -120,7 +122,14 @@ def bench(_: Context, name: str, rounds: int = 0, json: bool = False) -> int:
         raise UserError(
             f"there is no measurement {name!r}", hint=f"one of: list, {', '.join(names)}"
         )
-    flags = [*(["--rounds", str(rounds)] if rounds else []), *(["--json"] if json else [])]
+    on_boards = [each for each in names if '"--host"' in texts[each]]
+    if host and name not in on_boards:
+        raise UserError(
+            f"the measurement {name} runs on this machine, not on a board",
+            hint=f"leave --host out; those on a board: {', '.join(on_boards)}",
+        )
+    flags = [*(["--host", host] if host else []), *(["--rounds", str(rounds)] if rounds else [])]
+    flags += ["--json"] if json else []
     return _tool("commands.face.module", f"bench.{name}", *flags)
 
 

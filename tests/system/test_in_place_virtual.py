@@ -17,9 +17,9 @@ import pytest
 
 from bsp.base.process import run
 from bsp.base.project import PROJECT
-from bsp.remote import inventory, ssh
+from bsp.remote import inventory
 from bsp.remote.inventory import Host
-from images.deploy import trial
+from tests.support.live_board import reboot, said
 
 pytestmark = [pytest.mark.full, pytest.mark.network, pytest.mark.timeout(3600)]
 
@@ -35,17 +35,6 @@ load ${devtype} ${devnum}:${distro_bootpart} ${fdt_addr_r} /board.dtb
 load ${devtype} ${devnum}:${distro_bootpart} ${ramdisk_addr_r} /initrd.img
 booti ${kernel_addr_r} ${ramdisk_addr_r}:${filesize} ${fdt_addr_r}
 """
-
-
-def said(host: Host, *command: str, stdin: bytes | None = None) -> str:
-    with ssh.connect(host, timeout_s=120) as connection:
-        return connection.run(list(command), stdin=stdin, timeout_s=300).text
-
-
-def reboot(host: Host) -> None:
-    boot_id = said(host, "cat", "/proc/sys/kernel/random/boot_id").strip()
-    said(host, "systemctl", "reboot")
-    assert trial.wait_for_boot(host, other_than=boot_id, timeout_s=BOOT_S, root="")
 
 
 def invoke(*words: str, code: int = 0) -> dict[str, Any]:
@@ -65,7 +54,7 @@ def make_stock(host: Host, folder: Path) -> None:
     said(host, "tee", "/root/boot.scr", stdin=script.read_bytes())
     said(host, "sh", "-s", "/root/boot.scr",
          stdin=(PROJECT / "tests/support/onboard/make_stock.sh").read_bytes())  # fmt: skip
-    reboot(host)
+    reboot(host, timeout_s=BOOT_S)
     assert "npu_bsp" not in said(host, "cat", "/proc/cmdline")
 
 
@@ -110,5 +99,5 @@ def test_from_stock_to_an_npu_and_back(stock: Host) -> None:
     assert "etnaviv" not in said(stock, "dmesg")
 
     assert "boot.scr" in invoke("deploy", *words, "--undo")["returned"]
-    reboot(stock)
+    reboot(stock, timeout_s=BOOT_S)
     assert "npu_bsp" not in said(stock, "cat", "/proc/cmdline")

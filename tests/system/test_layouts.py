@@ -25,7 +25,7 @@ from bsp.base.project import PROJECT
 from bsp.kernel.distribution import packaged
 from bsp.remote import inventory, ssh
 from bsp.remote.inventory import Host
-from images.deploy import trial
+from tests.support.live_board import reboot, said
 from virtual.layouts.layout import LAYOUTS, Layout
 from virtual.uboots.like import FDTFILE
 
@@ -41,11 +41,6 @@ UBOOTS = {
     "grub-efi": "like:khadas-vim3",
 }
 """What the long tests boot a layout with, where it is not its default."""
-
-
-def said(host: Host, *command: str) -> str:
-    with ssh.connect(host, timeout_s=120) as connection:
-        return connection.run(list(command), timeout_s=300).text
 
 
 def invoke(*words: str, code: int = 0) -> dict[str, Any]:
@@ -69,12 +64,6 @@ def running(layout: str, state: Path, uboot: str = "") -> Iterator[Host]:
             yield inventory.resolve(name)
         finally:
             boards.down(name)
-
-
-def reboot(host: Host) -> None:
-    boot_id = said(host, "cat", "/proc/sys/kernel/random/boot_id").strip()
-    said(host, "systemctl", "reboot")
-    assert trial.wait_for_boot(host, other_than=boot_id, timeout_s=BOOT_S, root="")
 
 
 def finds_npu(host: Host) -> bool:
@@ -176,7 +165,7 @@ def test_an_update_of_the_kernel_of_an_adopted_board(layout: str, tmp_path: Path
         said(host, "rm", "-r", f"/lib/modules/{old}")  # as removing the old package does
         rivals = invoke("status", "--host", host.name)["rivals"]
         assert rivals == (["extlinux/extlinux.conf"] if layout == "extlinux-ext4" else [])
-        reboot(host)
+        reboot(host, timeout_s=BOOT_S)
         state = invoke("status", "--host", host.name)
         assert state["kernel"] == (new if rivals else old)
         assert state["npu_on"] == (not rivals)
@@ -248,7 +237,7 @@ def deployed_and_rolled_back(host: Host, before: str) -> None:
 def give_back(host: Host) -> None:
     """Have the board boot as before it was adopted."""
     invoke("deploy", "--host", host.name, "--undo")
-    reboot(host)
+    reboot(host, timeout_s=BOOT_S)
     assert "npu_bsp" not in said(host, "cat", "/proc/cmdline")
     assert said(host, "cat", NPU_STATUS) == "disabled\0"
 
@@ -263,7 +252,7 @@ def try_by_kexec(host: Host) -> None:
     assert "npu_bsp.try=" in said(host, "cat", "/proc/cmdline")
     assert finds_npu(host)
     assert boot_files(host) == before
-    reboot(host)
+    reboot(host, timeout_s=BOOT_S)
     assert said(host, "cat", NPU_STATUS) == "disabled\0"
 
 
@@ -277,11 +266,11 @@ def persist(host: Host, keeper: str) -> None:
     assert "npu_bsp" not in said(host, "cat", "/proc/cmdline")
     assert finds_npu(host)
     assert invoke("status", *words)["kept_by"] == keeper
-    reboot(host)
+    reboot(host, timeout_s=BOOT_S)
     assert finds_npu(host)
     invoke("deploy", *words, "--undo")
     assert boot_files(host) == before
-    reboot(host)
+    reboot(host, timeout_s=BOOT_S)
     assert said(host, "cat", NPU_STATUS) == "disabled\0"
 
 
