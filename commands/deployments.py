@@ -28,12 +28,13 @@ from .face.flags import BOARD, FORCE_ENABLE, HOST, HOSTS, MESA
         "nothing on the board's disk changes, the next reset ends in what it ran",
         "persist": "with --try: if it works, have the distribution keep it through kernel updates "
         "(Armbian, Toradex, u-boot-menu, GRUB, flash-kernel), and reboot into that",
-        "adopt": "adopt a board that boots in another way: what it runs becomes its first generation",
+        "adopt": "take over a board that boots in another way: what it runs becomes its first generation",
         "undo": "undo --adopt or --persist: the board boots as it did before",
         "timeout": "seconds that the board may take to come back from a reboot",
         "keep": "generations to keep on the board (default: the inventory's, else 2)",
         "verify": "re-hash every deployed file instead of trusting the board's manifest; repair mismatches",
-        "verify-every": "do so on every Nth deployment; 0: never (default: the inventory's, else 10)",
+        "verify-every": "re-hash like this on every Nth deployment; 0: never (default: the "
+        "inventory's, else 10)",
         "skip-health": "confirm without health checks (docs/deploy.md)",
         "accept-new-key": "on first contact, trust the host's key without asking",
         "allow-downgrade": "allow deploying an older kernel than the running one",
@@ -113,8 +114,8 @@ def deploy(
         )
         return fleet_command.answer(report, rules, dry_run=dry_run)
     if undo:
-        given = give_back(host, accept_new_key=accept_new_key, dry_run=dry_run)
-        return Answer(given, show.given_back_text(given))
+        returned = give_back(host, accept_new_key=accept_new_key, dry_run=dry_run)
+        return Answer(returned, show.given_back_text(returned))
     result = deploy_to(
         host,
         content,

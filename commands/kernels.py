@@ -15,9 +15,11 @@ from .face.flags import BOARD, KERNEL
     help={
         "board": BOARD,
         "kernel": KERNEL,
-        "prebuilt": "take the distribution's kernel package, and check the same symbols in it",
+        "prebuilt": "build nothing: take the distribution's kernel package, and check its configuration "
+        "for the same symbols",
         "fragment": "your own configuration on top, may be repeated: a fragment, a defconfig or a .config",
-        "experiment": "patch series marked as experiments, by name",
+        "experiment": "apply these patch series, too, which are marked as experiments; several: "
+        "separated by commas",
         "config-only": "stop after checking that every requested symbol was kept",
         "llvm": "build with clang and its tools",
         "jobs": "number of compilers at once (default: one a core)",

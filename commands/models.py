@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         "host": f"{HOST}: run it there, too, and take the time of each operation on the NPU",
         "calibration": "with --host: write the times there as JSON, for estimates on other models",
         "accept-new-key": ACCEPT_NEW_KEY,
-        "inputs": "folder of pictures or arrays: how outputs agree over all of them",
+        "inputs": "folder of pictures or arrays: run it with each, and say how far the outputs agree",
         "size": "HEIGHTxWIDTH for a model that takes pictures of any size (default: 224x224)",
     },
     positional=["model"],

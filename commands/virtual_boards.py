@@ -27,8 +27,8 @@ _VIRTUAL = "name of the virtual board (default: the board's)"
         "disk": "boot from a copy of this image (of build-image, or a flashed one)",
         "identity": "private key that logs in to --disk (default: the image's)",
         "extra-disk": "attach this file as a second, writable disk; FILE:SIZE creates it",
-        "layout": "lay its disk out as others do: armbian, extlinux-ext4, extlinux-fat, grub-efi, yocto, "
-        "toradex (default: npu-bsp, as our images are)",
+        "layout": "give it the disk layout of another distribution: armbian, extlinux-ext4, extlinux-fat, "
+        "grub-efi, yocto, toradex (default: npu-bsp, as our images are)",
         "uboot": "like:BOARD: a U-Boot with the commands and addresses that BOARD's has (like:khadas-vim3, "
         "like:imx8mp_evk)",
         "record": "write a trace of its NPU's jobs to this file (npu.show, npu.replay)",
