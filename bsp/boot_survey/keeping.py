@@ -6,6 +6,8 @@ These are places that kernel updates of the distribution leave alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import Literal
 
 from .facts import BootFacts
@@ -13,8 +15,7 @@ from .layout import Layout
 
 Keeper = Literal["", "armbian", "toradex", "u-boot-menu", "grub", "flash-kernel"]
 """What can be told to keep a device tree by ``deploy --try --persist``; "": nothing."""
-OF_OVERLAYS = ("armbian", "toradex")
-"""Those that keep an overlay of what was changed; the others keep a whole tree."""
+_OF_OVERLAYS = ("armbian", "toradex")
 
 _FAT_WAY = "or let npu-bsp keep it: ./inv deploy --host {host} --adopt, then --dtb-only"
 
@@ -34,24 +35,39 @@ def keeper_of(facts: BootFacts, layout: Layout) -> Keeper:
     return ""
 
 
-def how_to_keep(layout: Layout, host: str, keeper: Keeper = "") -> str:
-    """Return what to type, so that a device tree that was tried stays; in words."""
+def keeps_overlay(keeper: Keeper, overlays: Sequence[str]) -> bool:
+    """Return whether an overlay of what was changed is kept; else a whole tree is.
+
+    u-boot-menu names overlays beside any tree: one that ran has them already, and would get them twice.
+
+    Args:
+        overlays: those that the boot files name.
+    """
+    return keeper in _OF_OVERLAYS or (keeper == "u-boot-menu" and bool(overlays))
+
+
+def how_to_keep(
+    layout: Layout, host: str, keeper: Keeper = "", overlays: Sequence[str] = ()
+) -> str:
+    """Return what to type, so that a device tree that was tried stays; in words.
+
+    Args:
+        overlays: those that the boot files name.
+    """
     if keeper:
         return (
             f"the next reset ends in the system as it was. To have {keeper} keep it: ./inv deploy --host "
             f"{host} --try --persist"
         )
     folder = layout.first.rpartition("/")[0] or "/boot"
+    extlinux = _in_extlinux(layout, overlays) if layout.name.startswith("extlinux") else ""
     ways = {
         "armbian": (
             f"an overlay of `build-dts --from-host --overlay`, as overlay-user/npu.dtbo in {folder}, and "
             f"user_overlays=npu in {folder}/armbianEnv.txt"
         ),
-        "extlinux-ext4": (
-            f"the tree at {folder}/../npu.dtb and `fdt /boot/npu.dtb` in {layout.first}; with u-boot-menu: "
-            "U_BOOT_FDT in /etc/default/u-boot, then `u-boot-update`"
-        ),
-        "extlinux-fat": f"the tree beside the kernel and an `fdt` line in {layout.first}",
+        "extlinux-ext4": extlinux,
+        "extlinux-fat": extlinux,
         "script-ext4": "with flash-kernel: the tree in /etc/flash-kernel/dtbs, then `flash-kernel`",
         "script-fat": "with flash-kernel: the tree in /etc/flash-kernel/dtbs, then `flash-kernel`",
         "grub-efi": "the tree in /boot and a `devicetree` line in /boot/grub/custom.cfg",
@@ -64,3 +80,21 @@ def how_to_keep(layout: Layout, host: str, keeper: Keeper = "") -> str:
     if layout.is_fat and layout.name != "npu-bsp":
         kept = f"{kept}; {_FAT_WAY.format(host=host)}"
     return f"the next reset ends in the system as it was. To keep it: {kept}"
+
+
+def _in_extlinux(layout: Layout, overlays: Sequence[str]) -> str:
+    """Return what extlinux.conf has to say: of a tree, or of one overlay more where it names some."""
+    folder = PurePosixPath(layout.first).parent.parent
+    if overlays:
+        return (
+            "an overlay of `build-dts --from-host --overlay`, beside the others and as the last name of "
+            f"`fdtoverlays` in {layout.first} (a whole tree would get {' '.join(overlays)} twice)"
+        )
+    mount = layout.mount.place.rstrip("/") if layout.mount else ""
+    tree = f"{folder}/npu.dtb"
+    menu = (
+        ""
+        if layout.is_fat
+        else "; with u-boot-menu: U_BOOT_FDT in /etc/default/u-boot, then `u-boot-update`"
+    )
+    return f"the tree at {tree} and `fdt {tree.removeprefix(mount)}` in {layout.first}{menu}"

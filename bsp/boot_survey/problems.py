@@ -86,6 +86,15 @@ def env_value(text: str, name: str) -> str:
     return values[-1] if values else ""
 
 
+def booted_entry(text: str) -> str:
+    """Return the lines of an extlinux.conf that count: of its default label, else of its first one."""
+    entries = re.split(r"(?im)^\s*label\s+", text)[1:]
+    default = re.findall(r"(?im)^\s*default\s+(\S+)", text)
+    names = [entry.split(None, 1)[0] for entry in entries if entry.split()]
+    chosen = names.index(default[-1]) if default and default[-1] in names else 0
+    return entries[chosen].partition("\n")[2] if entries else text
+
+
 def notes(facts: BootFacts, layout: Layout) -> list[str]:
     """Return what is worth knowing, and is no reason to stop."""
     return [*_extlinux(facts, layout), *_bootcmd(facts), *_watchdogs(facts), *_unmounted(facts)]

@@ -10,10 +10,10 @@ from typing import Any
 from ..base.output import table
 from ..uboot import Trial, UBoot
 from .facts import BootFacts
-from .keeping import Keeper, keeper_of
+from .keeping import Keeper, keeper_of, keeps_overlay
 from .layout import Layout, layout_of
 from .owners import Owner, owner_of
-from .problems import env_value, notes, problems
+from .problems import booted_entry, env_value, notes, problems
 from .scripts import runs_scripts
 from .ways import Way, ways
 
@@ -58,6 +58,11 @@ class Survey:
     runs_scripts: str = ""
     keeper: Keeper = ""
     variables: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def keeps_overlay(self) -> bool:
+        """Whether what keeps a device tree there keeps an overlay of what was changed, not a whole one."""
+        return keeps_overlay(self.keeper, self.overlays)
 
     def document(self) -> dict[str, Any]:
         """The survey as JSON."""
@@ -225,8 +230,9 @@ def _dtb(facts: BootFacts, layout: Layout) -> str:
         )
     text = facts.files.get(layout.first, "")
     if layout.name.startswith("extlinux"):
-        named = re.findall(r"(?im)^\s*(?:fdt|devicetree)\s+(\S+)", text)
-        folders = re.findall(r"(?im)^\s*(?:fdtdir|devicetreedir)\s+(\S+)", text)
+        entry = booted_entry(text)
+        named = re.findall(r"(?im)^\s*(?:fdt|devicetree)\s+(\S+)", entry)
+        folders = re.findall(r"(?im)^\s*(?:fdtdir|devicetreedir)\s+(\S+)", entry)
         if named:
             return f"{named[0]} (fdt of extlinux.conf)"
         return f"by U-Boot's fdtfile, in {folders[0]} (fdtdir)" if folders else "U-Boot's own"
@@ -256,7 +262,8 @@ def _overlays(facts: BootFacts, layout: Layout) -> list[str]:
         return env_value(facts.files.get(f"{folder}/overlays.txt", ""), "fdt_overlays").split()
     if layout.name.startswith("extlinux"):
         text = facts.files.get(layout.first, "")
-        lines = re.findall(r"(?im)^\s*(?:fdtoverlays|devicetree-overlay)\s+(.*)$", text)
+        pattern = r"(?im)^\s*(?:fdtoverlays|devicetree-overlay)\s+(.*)$"
+        lines = re.findall(pattern, booted_entry(text))
         return lines[0].replace(",", " ").split() if lines else []
     return []
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 
 from bsp.base.errors import UserError
-from bsp.boot_survey.keeping import OF_OVERLAYS, how_to_keep
+from bsp.boot_survey.keeping import how_to_keep
 from bsp.boot_survey.survey import Survey
 
 from . import trial
@@ -36,17 +36,20 @@ def refuse_without_keeper(how: Survey, host: str, *, overlay: bool) -> None:
         overlay: whether the tree is one of ours, so that there is an overlay of what it changes.
 
     Raises:
-        UserError: nothing there keeps a tree, or Armbian is to keep one that is not an overlay.
+        UserError: nothing there keeps a tree, or an overlay is to be kept, and there is none.
     """
     if not how.keeper:
         raise UserError(
             f"--persist: nothing on {host} ({how.layout.name}) is known to keep a tree through updates",
-            hint=how_to_keep(how.layout, host),
+            hint=how_to_keep(how.layout, host, overlays=how.overlays),
         )
-    if how.keeper in OF_OVERLAYS and not overlay:
+    if how.keeps_overlay and not overlay:
+        named = f" ({' '.join(how.overlays)} now)" if how.overlays else ""
+        own = how_to_keep(how.layout, host, overlays=how.overlays)
         raise UserError(
-            f"--persist: {how.keeper} keeps overlays, and --dtb is a whole tree",
-            hint=f"leave --dtb out; or an overlay of your own: {how_to_keep(how.layout, host)}",
+            f"--persist: {how.keeper} names overlays{named}, which U-Boot applies to any tree; --dtb is a "
+            "whole tree",
+            hint=f"leave --dtb out; or an overlay of your own: {own}",
         )
 
 
@@ -65,7 +68,7 @@ def persist(
         blob: the tree that runs.
         overlay: what it changes, where that is known.
     """
-    content = overlay if how.keeper in OF_OVERLAYS else blob
+    content = overlay if how.keeps_overlay else blob
     if content is None:
         raise RuntimeError("there is nothing to keep")
     with result.step(f"Handing the tree to {how.keeper}"), session(target) as agent:
@@ -73,6 +76,7 @@ def persist(
         request = {
             "do": "persist",
             "way": how.keeper,
+            "overlay": how.keeps_overlay,
             "content": base64.b64encode(content).decode(),
         }
         agent.ask(request, timeout_s=_ANSWER_S)
@@ -97,7 +101,7 @@ def persist(
         why = "; ".join(problems)
         result.problem = f"it passed its trial, and not as {how.keeper} boots it: {why}"
         result.hint = f"{how.keeper} no longer keeps it; the board is rebooting into what it had"
-        if how.keeper in OF_OVERLAYS:
+        if how.keeps_overlay:
             result.hint += ". Overlays need a U-Boot that has `fdt apply`"
         return
     result.outcome = "persisted"

@@ -4,7 +4,8 @@
 ``armbian``, ``toradex``: an overlay, named in a line of a text that their boot script imports.
 ``grub``: a whole tree beside grub.cfg, which a line of custom.cfg has GRUB hand to each kernel.
 ``u-boot-menu``: a whole tree below /boot, named by ``U_BOOT_FDT`` in a file of its own; extlinux.conf is
-written from that (u-boot-update), now and at each update of a kernel.
+written from that (u-boot-update), now and at each update of a kernel. Where that names overlays, U-Boot
+applies them to any tree: there an overlay beside them, for a tree that ran has them already.
 ``flash-kernel``: a whole tree below /etc/flash-kernel/dtbs, which it takes before the one of a kernel.
 """
 
@@ -12,10 +13,11 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 
 from .board import KEPT_BY
 from .boot_partition import replace
-from .files import flush, make_way, names_in, read, read_text, write_whole
+from .files import make_way, names_in, read, read_text, write_whole
 from .frames import RefusedError
 
 TYPE_CHECKING = False  # see frames.py
@@ -38,6 +40,11 @@ _GRUB_LINE = (
 _MENU_CONF = "etc/u-boot-menu/conf.d/zz-npu-bsp.conf"
 _MENU_TREE = "boot/npu-bsp.dtb"
 _MENU_PROGRAM = "usr/sbin/u-boot-update"
+# The last in its folder: without a list of names, u-boot-update takes all that are there, in their order.
+_MENU_OVERLAY = "zz-npu-bsp.dtbo"
+_MENU_PLACE = "var/lib/npu-bsp/kept-place"
+"""Holds where that overlay lies."""
+_OVERLAY_LINES = re.compile(rb"(?im)^[ \t]*(?:fdtoverlays|devicetree-overlay)[ \t]+(\S.*)$")
 _FLASH_TREES = "etc/flash-kernel/dtbs"
 _FLASH_PROGRAM = "usr/sbin/flash-kernel"
 _UPDATE_S = 120
@@ -63,7 +70,7 @@ def persist(board: Board, request: Record) -> Record:
         if way in (*_OVERLAYS, "grub"):
             return {"changed": _named_in_text(board, way, content)}
         if way == "u-boot-menu":
-            return {"changed": _u_boot_menu(board, content)}
+            return {"changed": _u_boot_menu(board, content, overlay=bool(request.get("overlay")))}
         if way == "flash-kernel":
             return {"changed": _flash_kernel(board, content)}
         raise RefusedError(f"unknown way {way!r} to keep a device tree")
@@ -85,11 +92,15 @@ def unpersist(board: Board, _: Record) -> Record:
             changed.append(text)
         make_way(place)
         make_way(board.at(_BEFORE))
-    elif way == "u-boot-menu" and os.path.exists(board.at(_MENU_CONF)):
+    elif way == "u-boot-menu":
         make_way(board.at(_MENU_CONF))
-        _update(board, _MENU_PROGRAM)
-        changed.append(f"{board.fat}/extlinux/extlinux.conf")
+        if place := read_text(board.at(_MENU_PLACE)):
+            make_way(board.at(place))
+        if b"npu-bsp.dtb" in read(conf := f"{board.fat}/extlinux/extlinux.conf"):
+            _update(board, _MENU_PROGRAM)
+            changed.append(conf)
         make_way(board.at(_MENU_TREE))
+        make_way(board.at(_MENU_PLACE))
     elif way == "flash-kernel" and os.path.isdir(ours := board.at(f"{_FLASH_TREES}/{_NAME}")):
         for name in names_in(ours):
             make_way(f"{ours}/{name}")
@@ -169,19 +180,63 @@ def _named_in_text(board: Board, way: str, content: bytes) -> list[str]:
     return [place, text]
 
 
-def _u_boot_menu(board: Board, tree: bytes) -> list[str]:
+def _u_boot_menu(board: Board, content: bytes, *, overlay: bool) -> list[str]:
     if os.path.ismount(board.at("boot")):
         # u-boot-update looks for U_BOOT_FDT by the name that U-Boot knows it by.
         raise RefusedError(
             "/boot is a partition of its own, where u-boot-menu finds no single tree"
         )
-    write_whole(board.at(_MENU_TREE), tree)
-    flush(board.at("boot"))
-    about = "# A device tree that npu-bsp tried; ./inv deploy --undo takes it back."
-    write_whole(board.at(_MENU_CONF), f'{about}\nU_BOOT_FDT="/{_MENU_TREE}"\n'.encode())
+    conf = f"{board.fat}/extlinux/extlinux.conf"
+    before = read(conf)
     _update(board, _MENU_PROGRAM)
+    if read(conf) != before:
+        replace(board, conf, before)
+        raise RefusedError(
+            f"u-boot-update would not write {conf} as it is: it was changed by hand, or its settings were "
+            "since. Run u-boot-update, reboot, and try again"
+        )
+    place = _beside_overlays(board, before) if overlay else f"/{_MENU_TREE}"
+    if not overlay and _OVERLAY_LINES.search(before):
+        raise RefusedError(f"{conf} names overlays, which a tree that ran would get a second time")
+    settings = ["# A device tree that npu-bsp tried; ./inv deploy --undo takes it back."]
+    if overlay:
+        write_whole(board.at(_MENU_PLACE), f"{place}\n".encode())
+        # Without a list, all in the folder are taken.
+        settings.append(
+            f'U_BOOT_FDT_OVERLAYS="${{U_BOOT_FDT_OVERLAYS:+$U_BOOT_FDT_OVERLAYS {_MENU_OVERLAY}}}"'
+        )
+    write_whole(board.at(place), content)
+    if os.path.exists(board.at(_MENU_TREE)):
+        settings.append(f'U_BOOT_FDT="/{_MENU_TREE}"')
+    write_whole(board.at(_MENU_CONF), "".join(f"{line}\n" for line in settings).encode())
+    _update(board, _MENU_PROGRAM)
+    if os.path.basename(place).encode() not in read(conf):
+        raise RefusedError(
+            f"u-boot-update does not name {place} in {conf}: is it switched off (U_BOOT_UPDATE), or do "
+            "other settings come after ours?"
+        )
     board.settle()
-    return [board.at(_MENU_TREE), board.at(_MENU_CONF), f"{board.fat}/extlinux/extlinux.conf"]
+    return [board.at(place), board.at(_MENU_CONF), conf]
+
+
+def _beside_overlays(board: Board, conf: bytes) -> str:
+    """Return where an overlay of ours goes: into the one folder that all others lie in.
+
+    Raises:
+        RefusedError: they lie in several, or in one that the next kernel does not have.
+    """
+    names = {name for line in _OVERLAY_LINES.findall(conf) for name in line.decode().split()}
+    folders = sorted({os.path.normpath(os.path.dirname(name)) for name in names})
+    if len(folders) != 1 or not os.path.isdir(board.at(folders[0])):
+        raise RefusedError(
+            f"u-boot-menu's overlays are not in one folder: {', '.join(folders) or 'there are none'}"
+        )
+    if (release := board.release()) and release in folders[0]:
+        raise RefusedError(
+            f"u-boot-menu's overlays lie in {folders[0]}, a folder of this kernel alone: the next kernel "
+            "would not have ours"
+        )
+    return f"{folders[0]}/{_MENU_OVERLAY}"
 
 
 def _flash_kernel(board: Board, tree: bytes) -> list[str]:
@@ -204,7 +259,12 @@ def _update(board: Board, program: str) -> None:
     """Have the distribution write what U-Boot reads."""
     import subprocess
 
-    done = subprocess.run([board.at(program)], capture_output=True, timeout=_UPDATE_S, check=False)
+    try:
+        done = subprocess.run(
+            [board.at(program)], capture_output=True, timeout=_UPDATE_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise RefusedError(f"/{program} cannot be run: {error}") from error
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip()[-300:]
         raise RefusedError(f"{os.path.basename(program)} ended with {done.returncode}: {said}")

@@ -336,6 +336,47 @@ def test_a_u_boot_that_would_not_come_to_our_script_or_back(name: str, way: str,
     assert says in refused.why
 
 
+def test_a_tree_is_put_where_extlinux_finds_it_and_overlays_are_not_applied_twice() -> None:
+    menu = surveyed("debian-u-boot-menu", programs=("u-boot-update",))
+    assert not menu.keeps_overlay
+    assert "the tree at /boot/npu.dtb and `fdt /boot/npu.dtb`" in how_to_keep(menu.layout, "desk")
+    fenix = surveyed("fenix").layout
+    assert "the tree at /boot/npu.dtb and `fdt /npu.dtb`" in how_to_keep(fenix, "desk")
+
+    conf = "/boot/extlinux/extlinux.conf"
+    text = board("debian-u-boot-menu").files[conf]
+    named = text.replace(
+        "label l0r", "    fdtoverlays  /boot/dtbo/can.dtbo /boot/dtbo/i2c.dtbo\nlabel l0r"
+    )
+    with_overlays = surveyed("debian-u-boot-menu", programs=("u-boot-update",), files={conf: named})
+    assert with_overlays.overlays == ("/boot/dtbo/can.dtbo", "/boot/dtbo/i2c.dtbo")
+    assert with_overlays.keeps_overlay
+    said = how_to_keep(with_overlays.layout, "desk", overlays=with_overlays.overlays)
+    assert f"the last name of `fdtoverlays` in {conf}" in said
+    assert "/boot/npu.dtb" not in said
+
+
+def test_of_several_labels_the_one_that_boots_counts() -> None:
+    conf = "/boot/extlinux/extlinux.conf"
+    text = """default second
+label first
+    linux /boot/vmlinuz-1
+    fdt /boot/first.dtb
+    fdtoverlays /boot/first.dtbo
+label second
+    linux /boot/vmlinuz-2
+    FDT /boot/second.dtb
+    DEVICETREE-OVERLAY /boot/second.dtbo
+"""
+    found = surveyed("debian-u-boot-menu", files={conf: text})
+    assert found.dtb == "/boot/second.dtb (fdt of extlinux.conf)"
+    assert found.overlays == ("/boot/second.dtbo",)
+    for default in ("", "default none\n"):  # U-Boot then takes the first
+        other = text.replace("default second\n", default)
+        found = surveyed("debian-u-boot-menu", files={conf: other})
+        assert found.overlays == ("/boot/first.dtbo",)
+
+
 def test_who_keeps_a_tree() -> None:
     assert surveyed("armbian-vim3").keeper == "armbian"
     menu = surveyed("debian-u-boot-menu", programs=("u-boot-update",))

@@ -14,9 +14,12 @@ import pytest
 
 from bsp.base.packages.apt import Archive
 from bsp.base.process import run
+from bsp.boot_survey.problems import booted_entry
+from bsp.dts.tree import read_tree
 from images.deploy.onboard import persist
 from images.deploy.onboard.board import Board
 from images.deploy.onboard.frames import RefusedError
+from tests.support.fake_boot import compile_dtb, tree_source
 
 KEY, NAME = b"user_overlays", b"npu-bsp"
 # As armbian/build writes it, with what armbian-add-overlay adds.
@@ -221,6 +224,105 @@ def test_debians_u_boot_menu_names_the_tree_for_each_kernel(board: Board) -> Non
     assert boot_files(board) == changed
     persist.unpersist(board, {})
     assert boot_files(board) == before
+
+
+# Beside the NPU: a node that is referred to, so that applied twice it is another tree.
+USERS = """/dts-v1/;
+/plugin/;
+/ {
+    fragment@0 { target-path = "/"; __overlay__ {
+        clock: clock { compatible = "fixed-clock"; #clock-cells = <0>; clock-frequency = <1>; };
+        can { compatible = "test,can"; clocks = <&clock>; };
+    }; };
+};
+"""
+OURS = '/dts-v1/; /plugin/; &{/npu@1000} { status = "okay"; };'
+
+
+def merged(base: Path, overlays: list[Path], target: Path) -> Path:
+    run(["fdtoverlay", "-i", base, "-o", target, *overlays])
+    return target
+
+
+def booted(board: Board, target: Path) -> Path:
+    """What U-Boot makes of the default label of extlinux.conf: its tree, then its overlays in order."""
+    text = Path(board.fat, "extlinux/extlinux.conf").read_text()
+    words = [line.split() for line in booted_entry(text).split("\n")]
+    named = {line[0]: [Path(board.at(name)) for name in line[1:]] for line in words if line}
+    assert len(named["fdt"]) == 1
+    return merged(named["fdt"][0], named["fdtoverlays"], target)
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="unshare is not installed")
+@pytest.mark.parametrize("named", ["", "can.dtbo", "can.dtbo absent.dtbo"])
+def test_with_overlays_of_the_users_the_kept_tree_is_the_one_that_was_tried(
+    board: Board, tmp_path: Path, named: str
+) -> None:
+    program, root = install(board, "u-boot-menu", "usr/sbin/u-boot-update"), Path(board.root)
+    settings = f'U_BOOT_FDT="board.dtb"\nU_BOOT_FDT_OVERLAYS="{named}"\n'
+    (root / "etc/default/u-boot").write_text(settings)
+    own = root / "usr/lib/linux-image-6.12.1-arm64/board.dtb"
+    compile_dtb(tree_source(extra='status = "disabled";'), own)
+    (root / "boot/dtbo").mkdir()
+    users = compile_dtb(USERS, root / "boot/dtbo/can.dtbo")
+    run([program])
+    before = boot_files(board)
+    runs = booted(board, tmp_path / "runs.dtb")
+    ours = compile_dtb(OURS, tmp_path / "ours.dtbo")
+    tried = merged(runs, [ours], tmp_path / "tried.dtb")
+    twice = merged(tried, [users], tmp_path / "twice.dtb")
+    assert read_tree(twice.read_bytes(), "twice") != read_tree(tried.read_bytes(), "tried")
+
+    whole = base64.b64encode(tried.read_bytes()).decode()
+    with pytest.raises(RefusedError, match="a second time"):
+        persist.persist(board, {"way": "u-boot-menu", "content": whole})
+    assert boot_files(board) == before
+
+    content = base64.b64encode(ours.read_bytes()).decode()
+    persist.persist(board, {"way": "u-boot-menu", "content": content, "overlay": True})
+    kept = booted(board, tmp_path / "kept.dtb")
+    assert read_tree(kept.read_bytes(), "kept") == read_tree(tried.read_bytes(), "tried")
+    changed = boot_files(board)
+    run([program])  # as an update of the kernel does
+    assert boot_files(board) == changed
+    persist.unpersist(board, {})
+    assert boot_files(board) == before
+    assert not (root / "etc/u-boot-menu/conf.d/zz-npu-bsp.conf").exists()
+    assert not list((root / "var/lib/npu-bsp").glob("kept-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="unshare is not installed")
+def test_what_u_boot_menu_would_not_keep_is_refused_and_nothing_stays(board: Board) -> None:
+    program, root = install(board, "u-boot-menu", "usr/sbin/u-boot-update"), Path(board.root)
+    run([program])
+    conf, as_written = Path(board.fat, "extlinux/extlinux.conf"), boot_files(board)
+    request = {"way": "u-boot-menu", "content": CONTENT}
+
+    conf.write_bytes(as_written["extlinux/extlinux.conf"] + b"# by hand\n")
+    by_hand = boot_files(board)
+    with pytest.raises(RefusedError, match="changed by hand"):
+        persist.persist(board, request)
+    assert boot_files(board) == by_hand
+    conf.write_bytes(as_written["extlinux/extlinux.conf"])
+
+    with pytest.raises(RefusedError, match="not in one folder"):
+        persist.persist(board, {**request, "overlay": True})
+    assert boot_files(board) == as_written
+
+    (root / "etc/default/u-boot").write_text('U_BOOT_UPDATE="false"\n')
+    with pytest.raises(RefusedError, match=r"U_BOOT_UPDATE"):
+        persist.persist(board, request)
+    assert boot_files(board) == as_written
+    assert persist.kept_by(board) == ""
+
+    program.unlink()
+    with pytest.raises(RefusedError, match="cannot be run"):
+        persist.persist(board, request)
+    assert boot_files(board) == as_written
 
 
 @pytest.mark.slow
