@@ -28,16 +28,16 @@ from images.bundle import manifest as bundles
 from images.bundle import sign
 from images.bundle.manifest import Bundle, Entry, Manifest
 
+from . import confirm, probe
 from . import plan as planning
 from .boot import slots, state
 from .boot.command_line import refuse_slot_words
 from .checks.recognise import check_serial, opened, recognised
-from .confirm import arm, decide
 from .deploy import prepare
 from .deployment import Deployment
 from .in_place import DTB
 from .onboard.board import BOOT
-from .plan import Confirm, Facts, Plan, RunningSystem, Send, TakeOver, Try
+from .plan import Confirm, Facts, Plan, Probe, RunningSystem, Send, TakeOver, Try
 from .session import Target, session
 from .transfer.agent import Agent, each_known
 
@@ -71,7 +71,7 @@ def adopt(target: Target, *, board: Board | None, dry_run: bool = False) -> Depl
             system = agent.running_system()
         kept = (*system.rivals, *(["boot.scr"] if system.script else []))
         if dry_run:
-            return _planned(result, facts, system, how, fat_mount, kept)
+            return _planned(result, board, facts, system, how, fat_mount, kept)
         _refuse_system(how, host.name)
         _refuse_unknown_script(how, system.rivals, host.name)
         _refuse(facts, system, host.name, fat_mount, how)
@@ -80,14 +80,28 @@ def adopt(target: Target, *, board: Board | None, dry_run: bool = False) -> Depl
             facts, plan = _take_in(
                 target, agent, board, facts, system, how, kept, fat_mount, Path(folder), result
             )
-        arm(agent, plan, target)
-    decide(target, result, facts, fat_mount)
+        asked = any(isinstance(step, Probe) for step in plan.steps)
+        (probe if asked else confirm).arm(agent, plan, target)
+    exact = how.way == "raw"
+    if not asked or probe.answered(target, result, facts, fat_mount, exact=exact):
+        if asked:
+            with session(target, accept_new_key=False) as agent:
+                facts = agent.open(plan.generation, fat_mount=fat_mount, lock=True, exact=exact)
+                confirm.arm(agent, plan, target)
+        confirm.decide(target, result, facts, fat_mount)
     if result.outcome == "rolled-back":
         undo(target, fat_mount=fat_mount)
         result.hint = (
             "what booted the board before boots it again, and all of npu-bsp is gone from it"
         )
+        if result.uboot_lacks:
+            result.hint += f"; ./inv deploy --host {host.name} --try needs nothing of U-Boot"
     return result
+
+
+def _probe_of(board: Board, facts: Facts) -> tuple[planning.Step, ...]:
+    """Return the probe boot of a board whose U-Boot has to be asked what it can do; of others none."""
+    return (Probe(),) if facts.good is None and trial_of(board).way == "asked" else ()
 
 
 def _take_in(
@@ -112,7 +126,7 @@ def _take_in(
     result.to = bundle.generation
     result.bytes_total = bundle.manifest.total_bytes
     facts = agent.open(bundle.generation, fat_mount=fat_mount, lock=False, exact=how.way == "raw")
-    plan = result.plan = _plan(agent, facts, bundle, kept, host.name)
+    plan = result.plan = _plan(agent, board, facts, bundle, kept, host.name)
     progress.say(str(plan))
     prepare(agent, plan, bundle, facts, result)
     script = slots.boot_script(board.name, root=facts.boot_root)
@@ -158,6 +172,7 @@ def survey(agent: Agent, board: Board, system: RunningSystem, root: str) -> Surv
 
 def _planned(
     result: Deployment,
+    board: Board,
     facts: Facts,
     system: RunningSystem,
     how: Survey,
@@ -174,7 +189,13 @@ def _planned(
         result.outcome, result.problem, result.hint = "refused", error.message, error.hint
         return result
     take_in = Send("", (0, 1, 2), system.size_bytes, None, ())
-    steps = (take_in, TakeOver(kept), Try("of it"), Confirm("of it", None))
+    steps = (
+        take_in,
+        TakeOver(kept),
+        *_probe_of(board, facts),
+        Try("of it"),
+        Confirm("of it", None),
+    )
     result.plan = Plan("what runs", facts.running, steps)
     return result
 
@@ -300,12 +321,15 @@ def _bundle(board: Board, facts: Facts, entries: list[Entry], blob: bytes, folde
     return bundle
 
 
-def _plan(agent: Agent, facts: Facts, bundle: Bundle, kept: tuple[str, ...], host: str) -> Plan:
+def _plan(
+    agent: Agent, board: Board, facts: Facts, bundle: Bundle, kept: tuple[str, ...], host: str
+) -> Plan:
     good = facts.good or state.Good(bundle.generation)
     kept_generations = {each.generation: each for each in each_known(agent, facts)}
     planned = planning.plan_deploy(bundle.manifest, facts, good, kept_generations, host=host)
     before = facts.good.good if facts.good and facts.good.good != bundle.generation else None
     # What was just copied would count as left over; nothing is removed before there is a generation.
     steps = [step for step in planned.steps if isinstance(step, Send)]
-    trial = (TakeOver(kept), Try(bundle.generation), Confirm(bundle.generation, before))
-    return Plan(bundle.generation, facts.running, (*steps, *trial))
+    trial = (Try(bundle.generation), Confirm(bundle.generation, before))
+    boots = (TakeOver(kept), *_probe_of(board, facts), *trial)
+    return Plan(bundle.generation, facts.running, (*steps, *boots))

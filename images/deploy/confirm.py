@@ -16,6 +16,7 @@ from bsp.remote.ssh import UnreachableError
 
 from . import trial
 from .boot import state
+from .boot.lacks import explained, lacks_in
 from .checks import health
 from .checks.recognise import profile_named, refuse_exchanged
 from .deployment import Deployment
@@ -31,11 +32,21 @@ def arm(agent: Agent, plan: Plan, target: Target) -> None:
     if not any(isinstance(step, Try) for step in plan.steps):
         return
     sectors = state.in_each_form(lambda form: state.render_trial(plan.generation, form))
+    reboot_with(agent, sectors, plan.generation, target)
+
+
+def reboot_with(agent: Agent, sectors: dict[str, str], generation: str, target: Target) -> None:
+    """Put a sector into ``trial.env``, and reboot; the lease is kept until all that follows is over.
+
+    Args:
+        sectors: in each form that a boot script may read (``state.in_each_form``).
+        generation: of which the boot files are looked at before.
+    """
     try:
         agent.ask(
             {
                 "do": "arm",
-                "generation": plan.generation,
+                "generation": generation,
                 "sectors": sectors,
                 "reboot": target.reboot,
                 "hold_s": target.timeout_s + 2 * target.recovery_s + ANSWER_S,
@@ -97,9 +108,7 @@ def decide(target: Target, result: Deployment, facts: Facts, fat_mount: str) -> 
                     return result
             if boot.generation != confirm.generation:
                 result.console = trial.console_tail(host, since_bytes=console_from)
-                _release_lease(target, fat_mount)
-                why = result.problem or "it crashed during the trial boot and was reset"
-                return _rolled_back(result, boot.generation, why)
+                return _rolled_back(result, boot.generation, _why_not(attempt, boot))
             boot_id = boot.boot_id
         return _confirm(attempt, boot_id)
     except UserError as error:  # something answers, and it is not the board
@@ -154,6 +163,7 @@ def _confirm_once(attempt: _Trial, boot_id: str) -> list[str]:
         profile = profile_named(manifest.board)
         refuse_exchanged(attempt.before, facts, host, manifest.compatible, profile)
         release = manifest.kernel_release
+        result.uboot_lacks = lacks_in(facts.cmdline)
         verified = agent.verify(confirm.generation)
         problems = trial.problems(facts, verified, release=release, generation=confirm.generation)
         result.running_dtb_matches = not trial.tree_problems(verified.dtb, verified.fdt)
@@ -172,6 +182,25 @@ def _confirm_once(attempt: _Trial, boot_id: str) -> list[str]:
         if facts.boot_id == boot_id:
             agent.ask({"do": "reboot", "reboot": target.reboot})
     return problems
+
+
+def _why_not(attempt: _Trial, boot: trial.Boot) -> str:
+    """Say why something else runs than the trial; disarm it where U-Boot did not take it.
+
+    The board's lease is given back.
+    """
+    result = attempt.result
+    result.uboot_lacks = boot.uboot_lacks
+    taken = True
+    with contextlib.suppress(BspError), session(attempt.target, accept_new_key=False) as agent:
+        facts = agent.open(None, fat_mount=attempt.fat_mount, lock=True)
+        taken = facts.trial != attempt.confirm.generation
+        if not taken:
+            agent.ask({"do": "disarm"})
+    if not taken:
+        return "; ".join(filter(None, [result.problem, trial.why_not_taken(boot)]))
+    crashed = result.problem or "it crashed during the trial boot and was reset"
+    return "; ".join(filter(None, [crashed, explained(boot.uboot_lacks)]))
 
 
 def _release_lease(target: Target, fat_mount: str) -> None:

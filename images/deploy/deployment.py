@@ -34,6 +34,7 @@ class Deployment:
         problem: why it was not confirmed.
         running_dtb_matches: None where the running tree could not be read.
         survey: how the board boots today, where that was looked at.
+        uboot_lacks: commands and variables that the boot script missed in the board's U-Boot.
     """
 
     host: str
@@ -53,6 +54,7 @@ class Deployment:
     hint: str = ""
     console: str = ""
     survey: Survey | None = None
+    uboot_lacks: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -88,6 +90,7 @@ class Deployment:
             "hint": self.hint,
             "console": self.console,
             "survey": self.survey.document() if self.survey else None,
+            "uboot_lacks": list(self.uboot_lacks),
         }
 
     @contextmanager

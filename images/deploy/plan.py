@@ -221,6 +221,17 @@ class TakeOver:
 
 
 @dataclass(frozen=True)
+class Probe:
+    """Boot as before, and learn what the board's U-Boot can do: where nobody knows that."""
+
+    def __str__(self) -> str:
+        return (
+            "reboot it once as before, through that script: its U-Boot is not known, and is asked what it "
+            "can do; nothing is tried yet"
+        )
+
+
+@dataclass(frozen=True)
 class Try:
     """Boot a generation once."""
 
@@ -250,7 +261,7 @@ class Confirm:
         )
 
 
-Step = Discard | Send | Mend | TakeOver | Try | Confirm
+Step = Discard | Send | Mend | TakeOver | Probe | Try | Confirm
 
 
 @dataclass(frozen=True)

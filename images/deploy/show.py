@@ -10,6 +10,7 @@ from bsp.base import result as base
 from bsp.base.words import counted
 from images.bundle.manifest import Bundle
 
+from .boot.lacks import meaning_of
 from .checks.drift import Change
 from .deployment import Deployment
 from .status import StatusDocument
@@ -114,6 +115,7 @@ def status_text(status: StatusDocument) -> str:
         ("userspace", "present" if status["userspace"] else "none in this generation"),
         ("next boot", _next_boot(status)),
         ("previous", status["previous"] or "none"),
+        *(("U-Boot lacks", meaning_of(name)) for name in status["uboot_lacks"]),
         *_integrity(status),
         *_lease(status["lease"]),
         *(("" if number else "log", line) for number, line in enumerate(status["log"])),

@@ -13,6 +13,7 @@ from bsp.base.errors import UserError
 from images.bundle.manifest import Manifest
 
 from . import trial
+from .boot.lacks import lacks_in
 from .checks import drift
 from .checks.recognise import opened, problem_of
 from .checks.switched_off import is_on
@@ -53,6 +54,7 @@ class StatusDocument(TypedDict):
     kept_by: str | None
     rivals: list[str]
     npu_on: bool | None
+    uboot_lacks: list[str]
     boots_through_npu_bsp: bool
 
 
@@ -100,6 +102,7 @@ def status(target: Target) -> StatusDocument:
         "kept_by": facts.kept_by or None,
         "rivals": list(facts.rivals) if facts.boot_script else [],
         "npu_on": is_on(facts.fdt, match.board),
+        "uboot_lacks": list(lacks_in(facts.cmdline)),
         "boots_through_npu_bsp": facts.boot_script and good is not None,
     }
 

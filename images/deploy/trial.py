@@ -23,6 +23,7 @@ from bsp.remote.ssh import (
     connect,
 )
 
+from .boot.lacks import explained, lacks_in
 from .checks import running_tree
 from .plan import Facts, Verified
 from .transfer.agent import decompress_fdt
@@ -39,6 +40,7 @@ class Boot:
 
     boot_id: str
     generation: str | None
+    uboot_lacks: tuple[str, ...] = ()
 
 
 def wait_for_boot(host: Host, *, other_than: str, timeout_s: float, root: str) -> Boot | None:
@@ -70,13 +72,30 @@ def probe(host: Host, *, timeout_s: float, root: str, answer_s: float | None = N
     except (UnreachableError, ConnectionLostError, AuthenticationError):
         return None  # AuthenticationError: systemd keeps ordinary users out until the boot is done
     boot_id, _, cmdline = output.partition("\n")
-    return Boot(boot_id.strip(), generation_in(cmdline))
+    return Boot(boot_id.strip(), generation_in(cmdline), lacks_in(cmdline))
 
 
 def generation_in(cmdline: str) -> str | None:
     """The generation that a kernel command line names."""
     options = dict(word.partition("=")[::2] for word in cmdline.split())
     return options.get("npu_bsp.generation")
+
+
+def why_not_taken(boot: Boot) -> str:
+    """Say why U-Boot left a trial as it was armed.
+
+    Args:
+        boot: what it booted in place of the trial.
+    """
+    if boot.uboot_lacks:
+        return f"it was not tried: {explained(boot.uboot_lacks)}"
+    if boot.generation is not None:
+        return "it was not tried: U-Boot found its mark, trial.env, torn or moved"
+    return (
+        "it was not tried, and its mark, trial.env, is as it was armed: U-Boot does not run npu-bsp's boot "
+        "script, or lacks a command that this needs, and what boots the board does not hand on which; "
+        "U-Boot's console says so"
+    )
 
 
 def reset_by_power(host: Host) -> bool:

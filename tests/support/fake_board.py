@@ -127,7 +127,8 @@ class FakeBoard:
     def behave(self, how: str) -> None:
         """What the next trial does.
 
-        ok | panic | hang | stay (no reboot) | other-tree | own-name | no-activate
+        ok | panic | hang | stay (no reboot) | other-tree | own-name | no-activate | lacks NAME (U-Boot
+        lacks a command that marking a trial as spent takes)
         """
         (self.root / "behaviour").write_text(how)
 

@@ -45,12 +45,16 @@ def boot(root: Path, *, trial_allowed: bool = True) -> str:
         return boot_old_way(root)
     trial = state.parse_trial(_read(own / "trial.env"))
     good = state.choose_good(_read(own / "good.env"), _read(own / "good-copy.env"))
-    (own / "trial.env").write_bytes(state.SPENT)
+    lacks = how.partition("lacks ")[2]  # what U-Boot lacks to mark a trial as spent
+    if lacks:
+        trial = None
+    else:
+        (own / "trial.env").write_bytes(state.SPENT)
     slot = "trial" if trial and trial_allowed else "good"
     if slot == "good" and good is None:  # boot.cmd falls back on what it keeps
         kept = [fat / "extlinux/before-npu-bsp.conf", fat / "boot-before-npu-bsp.scr"]
         assert any(path.exists() for path in kept), "nothing boots this board"
-        return boot_old_way(root)
+        return boot_old_way(root, lacks)
     assert slot == "trial" or good
     generation = trial if slot == "trial" and trial else good.good if good else ""
     if slot == "trial" and how == "panic":
@@ -70,7 +74,7 @@ def boot(root: Path, *, trial_allowed: bool = True) -> str:
     if how == "own-name":  # the tree that it boots with has another name for it than the one before
         strings = read_tree(dtb, "the deployed tree").get("/", "compatible") or b""
         (root / "proc/device-tree/compatible").write_bytes(strings)
-    _write(root / "proc/cmdline", f"{arguments['npu_args']} npu_bsp.slot={slot}\n")
+    _write(root / "proc/cmdline", f"{arguments['npu_args']} npu_bsp.slot={slot}{_told(lacks)}\n")
     _write(root / "proc/sys/kernel/random/boot_id", f"{uuid.uuid4()}\n")
     store = root / STORE / generation
     manifest = json.loads((store / "manifest.json").read_bytes())
@@ -86,10 +90,22 @@ def boot(root: Path, *, trial_allowed: bool = True) -> str:
     return slot
 
 
-def boot_old_way(root: Path) -> str:
-    """What extlinux or a distribution's boot script does with the kernel in /boot."""
+def _told(lacks: str) -> str:
+    return f" npu_bsp.lacks={lacks}" if lacks else ""
+
+
+def boot_old_way(root: Path, lacks: str = "") -> str:
+    """What extlinux or a distribution's boot script does with the kernel in /boot.
+
+    Args:
+        lacks: what our boot script misses in U-Boot; only another script hands that on.
+    """
+    extlinux = (root / "boot/firmware/extlinux").exists()
+    told = "" if extlinux else _told(lacks)
     (root / "sys/firmware/fdt").write_bytes((root / "boot/old.dtb").read_bytes())
-    (root / "proc/cmdline").write_text("root=LABEL=old console=ttyAMA0 BOOT_IMAGE=/vmlinuz\n")
+    (root / "proc/cmdline").write_text(
+        f"root=LABEL=old console=ttyAMA0 BOOT_IMAGE=/vmlinuz{told}\n"
+    )
     _write(root / "proc/sys/kernel/random/boot_id", f"{uuid.uuid4()}\n")
     shutil.rmtree(root / "run/npu-bsp", ignore_errors=True)
     return "old"

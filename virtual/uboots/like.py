@@ -24,6 +24,12 @@ SYMBOLS = {
     "cat": "CMD_CAT",
     "fdt apply": "OF_LIBFDT_OVERLAY",
 }
+# Commands that all known boards have, and a maker's own U-Boot may lack: said only where they are lacking.
+RARELY_LACKING = {
+    "cmp": "CMD_MEMORY",  # and with it mw, md...
+    "itest": "CMD_ITEST",
+    "fatwrite": "FAT_WRITE",
+}
 FDTFILE = "virtual.dtb"
 """The name of the board's device tree, as these U-Boots know it (``${fdtfile}``)."""
 
@@ -88,6 +94,8 @@ def addresses(uboot: UBoot) -> dict[str, int]:
 def symbols(uboot: UBoot) -> dict[str, bool]:
     """Return what a configuration must have, and must not have, to be like a board's."""
     wanted = {symbol: command not in uboot.lacks for command, symbol in SYMBOLS.items()}
+    rare = (symbol for command, symbol in RARELY_LACKING.items() if command in uboot.lacks)
+    wanted.update(dict.fromkeys(rare, False))
     wanted["LEGACY_IMAGE_FORMAT"] = uboot.legacy_scripts
     wanted["DISTRO_DEFAULTS"] = _is_distro(uboot)
     wanted["BOOTCOUNT_LIMIT"] = uboot.bootcount

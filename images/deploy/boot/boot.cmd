@@ -14,20 +14,60 @@
 # the device's read and write. No `env import` and no `setexpr`: the state and the arguments are script images
 # themselves, whose checksum says whether they are whole; `source` runs none that is torn.
 #
+# What is found missing of that is collected in npu_lacks (a,b), and handed to what boots next, as
+# npu_bsp.lacks=a,b on its command line; where nothing is missing, nothing is added. lacks.py says what each
+# name means. A trial.env that sets npu_probe instead of npu_trial asks just that: it is spent, then the board
+# boots as it did before.
+#
 # Where things are loaded is the SoC's map (its file in bsp/socs), not the board's variables: those are
 # missing on some boards, and leave no room for the kernel on others. Empty: the board's own are taken.
 # npu_root is the folder of the partition that all of this lies in: none, or /boot.
 # @ADDRESSES@
 
 setenv npu_old_args "${bootargs}"
+setenv npu_lacks
+setenv npu_comma
+if test -z "${devtype}"; then
+  # Not run by the standard boot: NXP's commands name the place by these.
+  if test -n "${mmcdev}"; then
+    setenv devtype mmc
+    setenv devnum ${mmcdev}
+    setenv distro_bootpart ${mmcpart}
+  fi
+fi
+if test -z "${devtype}"; then
+  setenv npu_lacks "devtype"; setenv npu_comma ,
+fi
+if test -z "${devnum}"; then
+  setenv npu_lacks "${npu_lacks}${npu_comma}devnum"; setenv npu_comma ,
+fi
+if test -z "${distro_bootpart}"; then
+  setenv npu_lacks "${npu_lacks}${npu_comma}distro_bootpart"; setenv npu_comma ,
+fi
 setenv npu_part "${devtype} ${devnum}:${distro_bootpart}"
 if test -z "${npu_at_kernel}"; then
   setenv npu_at_kernel ${kernel_addr_r}
   setenv npu_at_dtb ${fdt_addr_r}
   setenv npu_at_initrd ${ramdisk_addr_r}
+  if test -z "${npu_at_kernel}"; then
+    setenv npu_lacks "${npu_lacks}${npu_comma}kernel_addr_r"; setenv npu_comma ,
+  fi
+  if test -z "${npu_at_dtb}"; then
+    setenv npu_lacks "${npu_lacks}${npu_comma}fdt_addr_r"; setenv npu_comma ,
+  fi
 fi
 # The state is read to where the kernel goes later: memory that is free until then.
 setenv npu_buffer ${npu_at_kernel}
+if test -z "${npu_buffer}"; then setenv npu_buffer ${scriptaddr}; fi
+if test -z "${npu_buffer}"; then setenv npu_buffer ${loadaddr}; fi
+
+# --- can it do what is needed? Each command, where it succeeds if it is there.
+if itest 1 == 1; then true; else
+  setenv npu_lacks "${npu_lacks}${npu_comma}itest"; setenv npu_comma ,
+fi
+if mw.b ${npu_buffer} 0 1; then true; else
+  setenv npu_lacks "${npu_lacks}${npu_comma}mw"; setenv npu_comma ,
+fi
 
 # --- which one is good? Two copies; of a torn one the checksum is wrong.
 setenv npu_good none
@@ -39,9 +79,19 @@ for npu_file in good.env good-copy.env; do
   fi
 done
 
+if test "${npu_good}" = none; then
+  if test -n "${devtype}"; then
+    # This script is a file that must be there.
+    if load ${npu_part} ${npu_buffer} ${npu_root}/boot.scr; then true; else
+      setenv npu_lacks "${npu_lacks}${npu_comma}load"; setenv npu_comma ,
+    fi
+  fi
+fi
+
 # --- is there one to try? Spend it first.
 setenv npu_try none
 setenv npu_trial
+setenv npu_probe
 setenv npu_sector
 if load ${npu_part} ${npu_buffer} ${npu_root}/npu-bsp/trial.env; then
   if itest.l *${npu_buffer} != 0; then
@@ -54,14 +104,28 @@ if load ${npu_part} ${npu_buffer} ${npu_root}/npu-bsp/trial.env; then
       if ${devtype} read ${npu_at_dtb} ${npu_sector} 1; then
         if cmp.b ${npu_buffer} ${npu_at_dtb} 200; then
           mw.b ${npu_buffer} 0 200
-          if ${devtype} write ${npu_buffer} ${npu_sector} 1; then setenv npu_spent yes; fi
+          if ${devtype} write ${npu_buffer} ${npu_sector} 1; then
+            setenv npu_spent yes
+          else
+            setenv npu_lacks "${npu_lacks}${npu_comma}${devtype}-write"; setenv npu_comma ,
+          fi
         else
-          echo "npu-bsp: trial.env is not in the sector that it names: it was moved, and is left alone"
+          if cmp.b ${npu_buffer} ${npu_buffer} 1; then
+            echo "npu-bsp: trial.env is not in the sector that it names: it was moved, and is left alone"
+          else
+            setenv npu_lacks "${npu_lacks}${npu_comma}cmp"; setenv npu_comma ,
+          fi
         fi
+      else
+        setenv npu_lacks "${npu_lacks}${npu_comma}${devtype}-read"; setenv npu_comma ,
       fi
     else
       mw.b ${npu_buffer} 0 200
-      if fatwrite ${npu_part} ${npu_buffer} ${npu_root}/npu-bsp/trial.env 200; then setenv npu_spent yes; fi
+      if fatwrite ${npu_part} ${npu_buffer} ${npu_root}/npu-bsp/trial.env 200; then
+        setenv npu_spent yes
+      else
+        setenv npu_lacks "${npu_lacks}${npu_comma}fatwrite"; setenv npu_comma ,
+      fi
     fi
     if test "${npu_spent}" = yes; then
       mw.b ${npu_buffer} 1 200
@@ -71,7 +135,13 @@ if load ${npu_part} ${npu_buffer} ${npu_root}/npu-bsp/trial.env; then
         fi
       fi
     fi
-    if test "${npu_try}" = none; then echo "npu-bsp: trial.env is torn or cannot be spent: no trial"; fi
+    if test "${npu_try}" = none; then
+      if test -n "${npu_probe}"; then
+        echo "npu-bsp: asked what this U-Boot can do: nothing is tried"
+      else
+        echo "npu-bsp: trial.env is torn or cannot be spent: no trial"
+      fi
+    fi
   fi
 fi
 
@@ -84,7 +154,13 @@ for npu_generation in ${npu_try} ${npu_good} ${npu_previous}; do
     setenv npu_initrd
     if load ${npu_part} ${npu_buffer} ${npu_root}/npu-bsp/${npu_generation}/args.env; then source ${npu_buffer}; fi
     if test -n "${npu_kernel}"; then
+      if test -n "${npu_initrd}"; then
+        if test -z "${npu_at_initrd}"; then
+          setenv npu_lacks "${npu_lacks}${npu_comma}ramdisk_addr_r"; setenv npu_comma ,
+        fi
+      fi
       setenv bootargs "${npu_args} npu_bsp.slot=${npu_slot}"
+      if test -n "${npu_lacks}"; then setenv bootargs "${bootargs} npu_bsp.lacks=${npu_lacks}"; fi
       # A trial that stumbles in the kernel is to fall, not to limp on.
       if test "${npu_slot}" = trial; then setenv bootargs "${bootargs} oops=panic"; fi
       if load ${npu_part} ${npu_at_kernel} ${npu_root}${npu_kernel}; then
@@ -110,6 +186,13 @@ echo "npu-bsp: no generation could be booted; going on with the next boot method
 
 # --- a board that was taken over: what booted it before, under the names that onboard/adopt.py gave it.
 setenv bootargs "${npu_old_args}"
+if test -n "${npu_lacks}"; then
+  echo "npu-bsp: this U-Boot lacks ${npu_lacks}"
+  setenv bootargs "${npu_old_args} npu_bsp.lacks=${npu_lacks}"
+  # Scripts that begin bootargs anew take these in: Armbian's and Toradex'.
+  setenv extraboardargs "${extraboardargs} npu_bsp.lacks=${npu_lacks}"
+  setenv tdxargs "${tdxargs} npu_bsp.lacks=${npu_lacks}"
+fi
 for npu_folder in /extlinux /boot/extlinux; do
   if load ${npu_part} ${npu_buffer} ${npu_folder}/before-npu-bsp.conf; then
     echo "npu-bsp: falling back on ${npu_folder}/before-npu-bsp.conf"

@@ -90,6 +90,11 @@ def render_trial(generation: str, form: Form = Form.SCRIPT) -> bytes:
     return _sector({"npu_trial": generation}, _end_of_trial, form)
 
 
+def render_probe() -> bytes:
+    """Return the sector for ``trial.env`` that tries nothing: U-Boot spends it if it can."""
+    return _sector({"npu_probe": "1"}, _end_of_trial, Form.SCRIPT)
+
+
 def parse_trial(sector: bytes) -> str | None:
     """The generation that is to be tried at the next boot; None if there is none."""
     trial = _values(sector, _end_of_trial).get("npu_trial", "")

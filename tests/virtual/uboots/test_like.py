@@ -51,6 +51,7 @@ def test_each_is_configured_as_its_file_says(uboot: UBoot) -> None:
     config = like.fragment(uboot)
     for command, symbol in like.SYMBOLS.items():
         assert (f"CONFIG_{symbol}=y\n" in config) == (command not in uboot.lacks)
+    assert not any(f"CONFIG_{symbol}=" in config for symbol in like.RARELY_LACKING.values())
     assert ("CONFIG_DISTRO_DEFAULTS=y" in config) == (uboot.boots_by == "distro_bootcmd")
     assert ("distro_bootcmd" in like.header(uboot)) == (uboot.boots_by == "distro_bootcmd")
     variables = dict(re.findall(r"^(\w+_r|scriptaddr)=(0x\w+)$", like.environment(uboot), re.M))

@@ -51,6 +51,10 @@ class Disk:
     initrd: bool = True
     show: bool = False
     """Have the script print the command line before it boots."""
+    lacks: tuple[str, ...] = ()
+    """Commands that U-Boot does not know when the script runs them."""
+    first: str = ""
+    """What runs before the script: variables that another U-Boot has, or has not."""
 
     def tree(self, folder: Path, dtb: Path, *, root: str = "") -> Path:
         """The files of the partition, in a folder; below ``root`` of it where U-Boot reads ext4."""
@@ -63,6 +67,13 @@ class Disk:
             load = "if load ${npu_part} ${npu_at_kernel}"
             text = (script_text(script) or "").replace(load, f"printenv bootargs; {load}")
             script = script_image(text)
+        if self.lacks or self.first:
+            text = script_text(script) or ""
+            for command in self.lacks:
+                where = rf"(?m)^(\s*(?:if )?){re.escape(command)}(?=[ .])"
+                text, count = re.subn(where, r"\1no-such-command", text)
+                assert count, f"the script does not run {command}"
+            script = script_image(self.first + text)
         (tree / "boot.scr").write_bytes(script)
         (own / "good.env").write_bytes(self.good)
         (own / "good-copy.env").write_bytes(self.good if self.copy is None else self.copy)
@@ -263,3 +274,73 @@ def test_a_command_line_reaches_the_kernel_as_it_is(tmp_path: Path, dtb: Path) -
     line = 'console=ttyAMA0 dyndbg="file a.c +p; file b.c +p" x=$npu_good'
     shown = boot(Disk(args=line, show=True), tmp_path, dtb, firmware("trixie"))
     assert f"bootargs={line} npu_bsp.generation={OLD} npu_bsp.slot=good" in shown.console
+
+
+# --- what a U-Boot lacks is told to what boots next, and no trial is taken that cannot be spent
+
+
+def lacks_told(console: str) -> list[str]:
+    return re.findall(r"^bootargs=.*npu_bsp\.lacks=(\S+)", console, re.MULTILINE)
+
+
+@pytest.mark.parametrize("lacks", ["fatwrite", "itest", "mw"])
+def test_what_u_boot_lacks_for_a_trial_is_told_to_the_good_generation(
+    lacks: str, tmp_path: Path, dtb: Path
+) -> None:
+    disk = Disk(trial=TRIAL, lacks=(lacks,), show=True)
+    booted = boot(disk, tmp_path, dtb, firmware("trixie"))
+    assert booted.slots == [("good", OLD)], booted.console
+    assert booted.trial == TRIAL
+    assert lacks_told(booted.console) == [lacks], booted.console
+
+
+@pytest.mark.parametrize("trial", [TRIAL, state.SPENT])
+@pytest.mark.parametrize("suite", ["trixie", "bookworm"])
+def test_nothing_is_told_where_nothing_lacks(
+    trial: bytes, suite: str, tmp_path: Path, dtb: Path
+) -> None:
+    booted = boot(Disk(trial=trial, show=True), tmp_path, dtb, firmware(suite))
+    assert booted.slots == [("trial", NEW) if trial == TRIAL else ("good", OLD)]
+    assert "bootargs=" in booted.console
+    assert "npu_bsp.lacks" not in booted.console
+
+
+def adopted(folder: Path, **changes: object) -> Disk:
+    """A board whose first trial, or probe, is ahead: an old script boots it so far."""
+    kept = {"boot-before-npu-bsp.scr": old_script(folder), "old-kernel": OLD_WAY["old-kernel"]}
+    blank: dict[str, object] = {"good": state.SPENT, "copy": state.SPENT, "kept": kept}
+    return Disk(**{**blank, **changes})  # type: ignore[arg-type]
+
+
+def test_a_probe_is_spent_and_boots_what_booted_before(tmp_path: Path, dtb: Path) -> None:
+    disk = adopted(tmp_path, trial=state.render_probe(), first="setenv bootargs as-before\n")
+    booted = boot(disk, tmp_path, dtb, firmware("trixie"))
+    assert booted.slots == []
+    assert booted.trial == state.SPENT
+    assert "old script on virtio 0:1, bootargs as-before\n" in booted.console, booted.console
+    assert booted.console.count("Starting kernel") == 1
+
+
+def test_a_probe_tells_the_old_script_what_lacks(tmp_path: Path, dtb: Path) -> None:
+    probe = state.render_probe()
+    disk = adopted(tmp_path, trial=probe, lacks=("fatwrite", "mw"))
+    booted = boot(disk, tmp_path, dtb, firmware("trixie"))
+    assert booted.slots == []
+    assert booted.trial == probe
+    assert re.search(r"old script on .*, bootargs +npu_bsp\.lacks=mw,fatwrite\n", booted.console)
+
+
+def test_a_script_that_is_not_run_by_the_standard_boot_finds_its_partition(
+    tmp_path: Path, dtb: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the variables of NXP's commands; QEMU's disk is not an mmc."""
+    (tmp_path / "boot.cmd").write_text(
+        slots.BOOT_CMD.read_text().replace("setenv devtype mmc", "setenv devtype virtio")
+    )
+    monkeypatch.setattr(slots, "BOOT_CMD", tmp_path / "boot.cmd")
+    nxp = (
+        "setenv devtype\nsetenv devnum\nsetenv distro_bootpart\nsetenv mmcdev 0\nsetenv mmcpart 1\n"
+    )
+    booted = boot(Disk(first=nxp, show=True), tmp_path, dtb, firmware("trixie"))
+    assert booted.slots == [("good", OLD)], booted.console
+    assert "npu_bsp.lacks" not in booted.console

@@ -17,7 +17,7 @@ from images.deploy.boot import slots, state
 from images.deploy.onboard.script_image import script_image, script_text
 from tests.support.psci_kernel import LIVES, PANICS, kernel, run_u_boot
 
-from .test_boot_script import NEW, OLD, OLD_WAY, Disk, dtb, firmware, old_script
+from .test_boot_script import NEW, OLD, OLD_WAY, Disk, dtb, firmware, lacks_told, old_script
 
 __all__ = ["dtb"]  # a fixture
 
@@ -79,9 +79,9 @@ def put(image: Path, number: int, content: bytes) -> None:
         file.write(content)
 
 
-def armed(number: int) -> bytes:
+def armed(number: int, what: bytes = state.render_trial(NEW)) -> bytes:
     """As the agent arms a trial (onboard/raw_sector.py)."""
-    text = script_text(state.render_trial(NEW)) or ""
+    text = script_text(what) or ""
     return script_image(f"{text}setenv npu_sector {number:x}\n").ljust(_SECTOR, b"\0")
 
 
@@ -153,6 +153,41 @@ def test_a_torn_sector_is_no_trial(
     # What is behind the script's end does not count.
     expected = [("trial", NEW)] if torn(whole)[:200] == whole[:200] else [("good", OLD)]
     assert found == expected, console
+
+
+@pytest.mark.parametrize(
+    ("lacks", "told"),
+    [("cmp", "cmp"), ("${devtype} read", "virtio-read"), ("${devtype} write", "virtio-write")],
+)
+def test_what_u_boot_lacks_for_a_trial_is_told_to_the_good_generation(
+    lacks: str, told: str, tmp_path: Path, dtb: Path
+) -> None:
+    image = ext4_disk(Disk(lacks=(lacks,), show=True), tmp_path, dtb)
+    number = place(image, TRIAL_ENV)
+    put(image, number, armed(number))
+    found, console = boots(image, tmp_path)
+    assert found == [("good", OLD)], console
+    assert sector(image, number) == armed(number)
+    assert lacks_told(console) == [told], console
+    assert "was moved" not in console
+
+
+@pytest.mark.parametrize("lacks", [(), ("cmp",)])
+def test_a_probe_is_spent_where_u_boot_can_do_that(
+    lacks: tuple[str, ...], tmp_path: Path, dtb: Path
+) -> None:
+    text = (script_text(old_script(tmp_path)) or "").replace("/old-kernel", "/boot/old-kernel")
+    kept = {"boot-before-npu-bsp.scr": script_image(text), "old-kernel": OLD_WAY["old-kernel"]}
+    disk = Disk(good=state.SPENT, copy=state.SPENT, kept=kept, lacks=lacks)
+    image = ext4_disk(disk, tmp_path, dtb)
+    number = place(image, TRIAL_ENV)
+    asked = armed(number, state.render_probe())
+    put(image, number, asked)
+    found, console = boots(image, tmp_path)
+    assert found == [], console
+    assert console.count("Starting kernel") == 1
+    assert sector(image, number) == (asked if lacks else state.SPENT)
+    assert ("npu_bsp.lacks=cmp" in console) == bool(lacks), console
 
 
 def test_without_the_comparison_somebody_elses_block_would_be_lost(

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: MIT
+"""What the boot script found missing in a board's U-Boot: read from the command line of what then booted.
+
+``npu_bsp.lacks=cmp,itest``: commands and variables that boot.cmd needed. It is on the command line of each
+generation, and of the board's old way of booting where that keeps U-Boot's ``bootargs``.
+"""
+
+from __future__ import annotations
+
+import re
+
+_OPTION = "npu_bsp.lacks="
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
+
+_NO_PLACE = "the boot script does not know the partition that it lies on, so it could load nothing"
+_NO_MEMORY = "there is no address to load that to"
+_NOT_SPENT = "a trial cannot be marked as spent, so none is taken"
+_MEANING = {
+    "devtype": _NO_PLACE,
+    "devnum": _NO_PLACE,
+    "distro_bootpart": _NO_PLACE,
+    "kernel_addr_r": _NO_MEMORY,
+    "fdt_addr_r": _NO_MEMORY,
+    "ramdisk_addr_r": _NO_MEMORY,
+    "load": "nothing can be loaded from the boot partition, not even boot.scr",
+    "itest": f"whether there is a trial cannot be read: {_NOT_SPENT}",
+    "mw": _NOT_SPENT,
+    "cmp": f"the disk's sector cannot be compared with the file, so it is left alone: {_NOT_SPENT}",
+    "fatwrite": f"it is not there, or could not write: {_NOT_SPENT}",
+    "read": f"sectors of the disk cannot be read: {_NOT_SPENT}",
+    "write": f"sectors of the disk cannot be written: {_NOT_SPENT}",
+}
+_VARIABLES = (
+    "devtype",
+    "devnum",
+    "distro_bootpart",
+    "kernel_addr_r",
+    "fdt_addr_r",
+    "ramdisk_addr_r",
+)
+
+
+def lacks_in(cmdline: str) -> tuple[str, ...]:
+    """Return the names that a kernel command line says are missing, each once."""
+    values = [word.removeprefix(_OPTION) for word in cmdline.split() if word.startswith(_OPTION)]
+    names = [name for value in values for name in value.split(",") if _NAME.fullmatch(name)]
+    return tuple(dict.fromkeys(names))
+
+
+def meaning_of(name: str) -> str:
+    """Return what it means that a U-Boot has no command or variable of that name."""
+    kind = "variable" if name in _VARIABLES else "command"
+    # A device's subcommands: mmc-read is ``mmc read``.
+    found = _MEANING.get(name) or _MEANING.get(name.rpartition("-")[2], "the boot script needs it")
+    return f"the {kind} {name.replace('-', ' ')} ({found})"
+
+
+def explained(names: tuple[str, ...]) -> str:
+    """Return in words what a U-Boot lacks; empty where it lacks nothing."""
+    return f"its U-Boot lacks {', '.join(map(meaning_of, names))}" if names else ""

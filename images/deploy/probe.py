@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: MIT
+"""The probe boot: what a board's U-Boot can do, learned before anything is tried with it.
+
+Where nobody knows a board's U-Boot, the first boot through our script tries nothing. The script spends the
+probe as it would spend a trial, and boots the board as before: that way back is proven as well. What then
+runs says what is missing, if it hands that on (boot/lacks.py); a probe that is not spent says that
+something is.
+"""
+
+from __future__ import annotations
+
+import base64
+
+from bsp.base.errors import UserError
+
+from . import trial
+from .boot import state
+from .boot.lacks import explained, lacks_in
+from .confirm import reboot_with
+from .deployment import Deployment
+from .plan import Facts, Plan
+from .session import Target, session
+from .transfer.agent import Agent
+
+
+def arm(agent: Agent, plan: Plan, target: Target) -> None:
+    """Put the probe in the place of a trial, and reboot."""
+    # Only a board with the boot script of today is asked: it has just been installed.
+    sectors = {state.Form.SCRIPT.value: base64.b64encode(state.render_probe()).decode()}
+    reboot_with(agent, sectors, plan.generation, target)
+
+
+def answered(
+    target: Target, result: Deployment, before: Facts, fat_mount: str, *, exact: bool
+) -> bool:
+    """Wait for the board; return whether a trial can be taken there. If not, the result says why.
+
+    Args:
+        before: the facts of the board before its reboot.
+        exact: the boot files are at ``fat_mount`` and nowhere else.
+    """
+    try:
+        with result.step("Probe boot: what its U-Boot can do") as now:
+            boot = _wait(target, before.boot_id)
+            now.note("it answers" if boot else "no answer")
+        if boot is None:
+            return _unknown(result, target)
+        with session(target, accept_new_key=False) as agent:
+            facts = agent.open(None, fat_mount=fat_mount, lock=True, exact=exact)
+    except UserError as error:  # something answers, and it is not the board
+        result.outcome, result.hint = "unknown", error.hint
+        result.problem = f"after the reboot: {error.message}"
+        return False
+    result.uboot_lacks = lacks_in(facts.cmdline)
+    if facts.boot_id == before.boot_id:
+        why = f"it did not reboot within {target.timeout_s:g} s"
+    elif any(facts.sector("trial")[:4]):
+        why = trial.why_not_taken(boot)
+    elif result.uboot_lacks:
+        why = f"it was not tried: {explained(result.uboot_lacks)}"
+    else:
+        return True
+    result.outcome = "rolled-back"
+    result.problem = f"generation {result.to}: {why}; {facts.running or 'the old system'} runs"
+    return False
+
+
+def _wait(target: Target, boot_id: str) -> trial.Boot | None:
+    """Return the boot that the probe ended in, or the one that still runs; None: the board is silent."""
+    host, root = target.host, target.root
+    boot = trial.wait_for_boot(host, other_than=boot_id, timeout_s=target.timeout_s, root=root)
+    boot = boot or trial.probe(host, timeout_s=5, root=root)
+    if boot is None and trial.reset_by_power(host):
+        boot = trial.wait_for_boot(host, other_than=boot_id, timeout_s=target.recovery_s, root=root)
+    return boot
+
+
+def _unknown(result: Deployment, target: Target) -> bool:
+    host = target.host.name
+    result.outcome = "unknown"
+    result.problem = (
+        f"{host} does not answer within {target.timeout_s:g} s of a boot that was to be as before"
+    )
+    result.hint = (
+        "reset the board: nothing is on trial, and the boot script boots what booted it before; then "
+        f"./inv deploy --host {host} --undo"
+    )
+    return False
