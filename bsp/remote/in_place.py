@@ -19,7 +19,7 @@ from ..dts.build import DtsResult, build_dts
 from ..dts.running import without_boot
 from ..dts.tree import Tree, read_tree
 from ..identify import identify, machine_of, vendor_words
-from ..profile import Board
+from ..profile import Board, Npu
 from .facts import KernelFacts, read_fdt, read_kernel
 from .ssh import Connection
 
@@ -99,9 +99,7 @@ def build_in_place(
             keep_overlay=keep_overlay,
             dry_run=dry_run,
             what=what,
-            newer=f"its kernel's own tree has to have it: boot {host} with an upstream kernel"
-            + (f" {npu.kernel_since} or later" if npu and npu.kernel_since else "")
-            + f" first (./inv deploy --host {host} brings one along)",
+            newer=_newer_kernel(host, npu),
             apply=apply,
             force_enable=force_enable,
             series=kernel.series if kernel else None,
@@ -113,6 +111,15 @@ def build_in_place(
     release = kernel.release if kernel else None
     built = replace(built, kernel=release, origin=what, npu=report)
     return InPlace(host, board, built, kernel)
+
+
+def _newer_kernel(host: str, npu: Npu | None) -> str:
+    """How to get a tree that has the NPU, for the hint of an error."""
+    since = f" {npu.kernel_since} or later" if npu and npu.kernel_since else ""
+    return (
+        f"its kernel's own tree has to have it: boot {host} with an upstream kernel{since} first "
+        f"(./inv deploy --host {host} brings one along)"
+    )
 
 
 def _identified(tree: Tree, host: str) -> Board:

@@ -12,12 +12,14 @@ import secrets
 import tempfile
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 from bsp.base import progress
 from bsp.base.errors import UserError
 from bsp.boot_survey.keeping import how_to_keep
 from bsp.boot_survey.survey import Survey
 from bsp.catalog import npu_of
+from bsp.dts.build import DtsResult
 from bsp.dts.inputs.identity import dtb_of_board
 from bsp.dts.running import without_boot
 from bsp.dts.tree import Tree, read_tree
@@ -71,20 +73,14 @@ def try_dtb(
         _refuse(how, system, host.name)
         if persist:
             kept_tree.refuse_without_keeper(how, host.name, overlay=dtb is None)
-        overlay = None
         if dtb:
-            blob = dtb_of_board(dtb, board)
-            _check_memory(agent, dtb, target)
-            if not target.force_enable:
-                refuse_forced_on(agent, board, dtb, fat_mount=fat_mount, host=host.name)
+            tree = _given_tree(agent, board, dtb, target, fat_mount)
         else:
             changed_tree = changes_of(agent, board, Path(folder), target)
             if not changed_tree.changes:
                 result.outcome = "unchanged"
                 return result
-            blob = changed_tree.dtb.read_bytes()
-            overlay = changed_tree.overlay.read_bytes() if changed_tree.overlay else None
-        blob = without_boot(blob, "the device tree")
+            tree = _changed_tree(changed_tree)
         if dry_run:
             return result
         with result.step("Loading kernel, RAM disk and device tree into memory"):
@@ -92,7 +88,7 @@ def try_dtb(
                 "do": "kexec-load",
                 "token": token,
                 "fat_mounts": system.fat_mounts,
-                "dtb": base64.b64encode(zlib.compress(blob)).decode(),
+                "dtb": base64.b64encode(zlib.compress(tree.blob)).decode(),
                 "cmdline": command_line(facts.cmdline, token),
             }
             agent.ask(request, timeout_s=_ANSWER_S)
@@ -101,10 +97,34 @@ def try_dtb(
         except ConnectionLostError as error:
             progress.say(f"{error.message}, just when kexec was requested: watching what it does")
     checks = _checks(target, board, npu_enabled=dtb is None)
-    _judge(target, result, facts, blob, token, how, checks)
+    _judge(target, result, facts, tree.blob, token, how, checks)
     if persist and result.outcome == "tried":
-        kept_tree.persist(target, result, how, blob=blob, overlay=overlay, checks=checks)
+        kept_tree.persist(target, result, how, blob=tree.blob, overlay=tree.overlay, checks=checks)
     return result
+
+
+class _TriedTree(NamedTuple):
+    """The DTB that kexec starts, and the overlay that makes it of the running one, where we built it."""
+
+    blob: bytes
+    overlay: bytes | None
+
+
+def _given_tree(
+    agent: Agent, board: Board, dtb: Path, target: Target, fat_mount: str
+) -> _TriedTree:
+    """The user's DTB, if it is for this board as it is."""
+    blob = dtb_of_board(dtb, board)
+    _check_memory(agent, dtb, target)
+    if not target.force_enable:
+        refuse_forced_on(agent, board, dtb, fat_mount=fat_mount, host=target.host.name)
+    return _TriedTree(without_boot(blob, "the device tree"), None)
+
+
+def _changed_tree(built: DtsResult) -> _TriedTree:
+    """The running tree with what its NPU lacks."""
+    blob = without_boot(built.dtb.read_bytes(), "the device tree")
+    return _TriedTree(blob, built.overlay.read_bytes() if built.overlay else None)
 
 
 def _check_memory(agent: Agent, dtb: Path, target: Target) -> None:
@@ -114,8 +134,8 @@ def _check_memory(agent: Agent, dtb: Path, target: Target) -> None:
         UserError: the memory that it names is not that of the running tree.
     """
     running = read_tree(read_fdt(agent.connection, root=target.root), "the running device tree")
-    given = read_tree(dtb.read_bytes(), str(dtb))
-    if _memory(running) != _memory(given):
+    sent = read_tree(dtb.read_bytes(), str(dtb))
+    if _memory(running) != _memory(sent):
         raise UserError(
             f"{dtb} does not name the memory of {target.host.name} as its running device tree does; no "
             "bootloader would fill that in for kexec",
@@ -150,11 +170,11 @@ def _refuse(how: Survey, system: RunningSystem, host: str) -> None:
 
 def _checks(target: Target, board: Board, *, npu_enabled: bool) -> health.Checks:
     """What a trial has to show: services, and the NPU's device node where the tree was made for that."""
-    asked, npu = board.health, npu_of(board)
-    needs_node = asked.render_node if asked.render_node is not None else npu_enabled
-    services = tuple(dict.fromkeys((*asked.services, *target.host.services)))
+    profile, npu = board.health, npu_of(board)
+    needs_node = profile.render_node if profile.render_node is not None else npu_enabled
+    services = tuple(dict.fromkeys((*profile.services, *target.host.services)))
     return health.Checks(
-        services, npu.driver if npu and needs_node else "", False, asked.deadline_s
+        services, npu.driver if npu and needs_node else "", False, profile.deadline_s
     )
 
 

@@ -87,10 +87,7 @@ def up(
                 instance, recorded=bool(record), other_devices=other_devices or other_way
             )
             return _already(instance, earlier, board, port)
-        if earlier:
-            say(f"{instance.name} was not taken down properly; starting it again")
-        inventory.unregister(instance.name)
-        instance.forget()
+        _clear(instance, was_up=earlier is not None)
         if port is not None and not launch.port_is_free(port):
             raise UserError(
                 f"port {port} on 127.0.0.1 is taken", hint="--port N, or leave --port out"
@@ -98,6 +95,14 @@ def up(
         boot_disk, release = own or _built_disk(board, way, kernel, dtb)
         devices = Devices(ssh_port=port, trace=record, extra_disk=extra, watchdog=watchdog)
         return _boot(instance, board, boot_disk, release, devices, way, timeout_s=timeout_s)
+
+
+def _clear(instance: Instance, *, was_up: bool) -> None:
+    """Forget what an earlier start of a board left behind."""
+    if was_up:
+        say(f"{instance.name} was not taken down properly; starting it again")
+    inventory.unregister(instance.name)
+    instance.forget()
 
 
 def _boot(

@@ -118,53 +118,82 @@ def sweep(*, quick: bool) -> list[Case]:
     return list(cases)
 
 
+_CONV = Case("conv", 16, 24, 16, 16)
+_KERNEL = replace(_CONV, kernel=3, height=15, width=19)
+_DEPTHWISE = Case("depthwise", 16, 16, 16, 16, kernel=3)
+_ADD = Case("add", 8, 8, 16, zero_points=(110, 90, 100))
+_CONNECTED = Case("fully-connected", 1, 1, 64, 10)
+
+
 def _chosen() -> Iterator[Case]:
     """Cases that each stand for something: known faults, borders of formats, and plain ones."""
-    conv = Case("conv", 16, 24, 16, 16)
+    yield from _pointwise()
+    yield from _with_kernels()
+    yield from _depthwise()
+    yield from _additions()
+    yield from _connected()
+    yield from _without_weights()
+    for case in (_CONV, _KERNEL, _DEPTHWISE, _ADD, _CONNECTED, Case("relu")):
+        yield replace(case, dtype="int8")
+
+
+def _pointwise() -> Iterator[Case]:
     for channels, outputs in ((16, 16), (7, 8), (3, 20), (96, 24), (1, 8)):
-        yield replace(conv, channels=channels, outputs=outputs)
+        yield replace(_CONV, channels=channels, outputs=outputs)
     for channels, outputs in ((16, 16), (7, 8), (24, 33)):
-        yield replace(conv, channels=channels, outputs=outputs, activation=RELU6)
-    yield replace(conv, activation=RELU, source=PHOTO)
-    yield replace(conv, stride=2)
-    kernel = replace(conv, kernel=3, height=15, width=19)
-    yield kernel
-    yield replace(kernel, source=PHOTO, channels=3)
-    yield replace(kernel, padding=VALID, activation=RELU6)
-    yield replace(kernel, kernel=5, channels=4, sparse=0.8)
-    yield replace(kernel, kernel=2, padding=VALID)
-    yield replace(kernel, zero_points=(0, 255, 0))
-    yield replace(kernel, zero_points=(255, 0, 255))
-    yield replace(kernel, channels=1, outputs=1)
-    yield replace(kernel, height=1, width=7, padding=PADDED)
+        yield replace(_CONV, channels=channels, outputs=outputs, activation=RELU6)
+    yield replace(_CONV, activation=RELU, source=PHOTO)
+    yield replace(_CONV, stride=2)
+
+
+def _with_kernels() -> Iterator[Case]:
+    yield _KERNEL
+    yield replace(_KERNEL, source=PHOTO, channels=3)
+    yield replace(_KERNEL, padding=VALID, activation=RELU6)
+    yield replace(_KERNEL, kernel=5, channels=4, sparse=0.8)
+    yield replace(_KERNEL, kernel=2, padding=VALID)
+    yield replace(_KERNEL, zero_points=(0, 255, 0))
+    yield replace(_KERNEL, zero_points=(255, 0, 255))
+    yield replace(_KERNEL, channels=1, outputs=1)
+    yield replace(_KERNEL, height=1, width=7, padding=PADDED)
     yield from (
-        replace(kernel, stride=2, height=16, width=16, channels=3),
-        replace(kernel, stride=2, padding=VALID),
-        replace(kernel, stride=2, kernel=5, height=24, width=40, channels=3),
-        replace(kernel, stride=2, kernel=2, height=8, width=8, padding=VALID),
-        replace(kernel, stride=2, source=PHOTO, channels=3, activation=RELU6),
+        replace(_KERNEL, stride=2, height=16, width=16, channels=3),
+        replace(_KERNEL, stride=2, padding=VALID),
+        replace(_KERNEL, stride=2, kernel=5, height=24, width=40, channels=3),
+        replace(_KERNEL, stride=2, kernel=2, height=8, width=8, padding=VALID),
+        replace(_KERNEL, stride=2, source=PHOTO, channels=3, activation=RELU6),
     )
-    yield replace(kernel, height=20, width=12)
-    yield replace(kernel, height=20, width=12, stride=2)
-    depthwise = Case("depthwise", 16, 16, 16, 16, kernel=3)
-    yield depthwise
-    yield replace(depthwise, activation=RELU6, source=PHOTO)
-    yield replace(depthwise, channels=3, outputs=3)
-    yield replace(depthwise, channels=40, outputs=40, kernel=5)
-    yield replace(depthwise, height=20, width=12)
-    yield replace(depthwise, stride=2)
-    yield replace(depthwise, stride=2, height=17, width=17)
-    yield replace(depthwise, stride=2, height=7, width=7, channels=24, outputs=24)
-    add = Case("add", 8, 8, 16, zero_points=(110, 90, 100))
+    yield replace(_KERNEL, height=20, width=12)
+    yield replace(_KERNEL, height=20, width=12, stride=2)
+
+
+def _depthwise() -> Iterator[Case]:
+    yield _DEPTHWISE
+    yield replace(_DEPTHWISE, activation=RELU6, source=PHOTO)
+    yield replace(_DEPTHWISE, channels=3, outputs=3)
+    yield replace(_DEPTHWISE, channels=40, outputs=40, kernel=5)
+    yield replace(_DEPTHWISE, height=20, width=12)
+    yield replace(_DEPTHWISE, stride=2)
+    yield replace(_DEPTHWISE, stride=2, height=17, width=17)
+    yield replace(_DEPTHWISE, stride=2, height=7, width=7, channels=24, outputs=24)
+
+
+def _additions() -> Iterator[Case]:
     for operation in ("add", "residual"):
-        yield replace(add, operation=operation)
-        yield replace(add, operation=operation, zero_points=(110, 110, 100), scales=(0.05, 1.0))
-        yield replace(add, operation=operation, height=5, width=7, channels=9)
-        yield replace(add, operation=operation, channels=64, zero_points=(0, 255, 128))
-    connected = Case("fully-connected", 1, 1, 64, 10)
-    yield connected
-    yield replace(connected, channels=384, outputs=40, sparse=0.5)
-    yield replace(connected, channels=15, outputs=8)
+        yield replace(_ADD, operation=operation)
+        yield replace(_ADD, operation=operation, zero_points=(110, 110, 100), scales=(0.05, 1.0))
+        yield replace(_ADD, operation=operation, height=5, width=7, channels=9)
+        yield replace(_ADD, operation=operation, channels=64, zero_points=(0, 255, 128))
+
+
+def _connected() -> Iterator[Case]:
+    yield _CONNECTED
+    yield replace(_CONNECTED, channels=384, outputs=40, sparse=0.5)
+    yield replace(_CONNECTED, channels=15, outputs=8)
+
+
+def _without_weights() -> Iterator[Case]:
+    """What moves values, or looks them up."""
     for parts in (2, 3):
         yield Case("concatenation", 8, 8, 8, parts=parts)
         yield Case("split", 8, 8, 24, parts=parts)
@@ -178,8 +207,6 @@ def _chosen() -> Iterator[Case]:
         yield Case(operation, 20, 70, 3, dtype=dtype, zero_points=(100, 0, 30), source=PHOTO)
         if operation == "logistic":
             yield Case(operation, 16, 16, 16, dtype=dtype, scales=(0.09, 1.0))
-    for case in (conv, kernel, depthwise, add, connected, Case("relu")):
-        yield replace(case, dtype="int8")
 
 
 def _of_real_models() -> Iterator[Case]:

@@ -183,13 +183,7 @@ def parse(fields: Mapping[str, int]) -> Task:
         FaultError: a field is missing, says what is not understood, or contradicts another one.
     """
     check = _Check(fields)
-    for name, value in _CONSTANT.items():
-        check.equals(name, value)
-    depthwise = check.one_of("CONV_MODE", 0, 3) == 3
-    for name, value in (("DW_EN", 1), ("DPU_CONV_MODE", 3), ("RDMA_CONV_MODE", 3)):
-        check.equals(name, value if depthwise else 0)
-    for name in ("SIZE_E_0", "SIZE_E_1", "SIZE_E_2"):
-        check.equals(name, 3 if depthwise else 1)
+    depthwise = _mode(check)
     width, height = check.at_least("DATAIN_WIDTH", 1), check.at_least("DATAIN_HEIGHT", 1)
     channels = check.value("DATAIN_CHANNEL_REAL") + 1
     aligned = check.at_least("DATAIN_CHANNEL", ATOM)
@@ -207,10 +201,7 @@ def parse(fields: Mapping[str, int]) -> Task:
     per_kernel = kernel_width * kernel_height * aligned
     check.equals("WEIGHT_BYTES_PER_KERNEL", per_kernel & 0x7FFFF)
     check.equals("WEIGHT_BYTES", per_kernel * kernels)
-    if check.value("WEIGHT_BANK") + check.value("DATA_BANK") > 12 or not check.value("DATA_BANK"):
-        check.fail(
-            "DATA_BANK", "at least 1, and with WEIGHT_BANK at most the 12 banks that there are"
-        )
+    _check_banks(check)
     if depthwise and check.value("ORIG_CHANNEL") + 1 != channels:
         check.fail("ORIG_CHANNEL", f"{channels - 1}: a depthwise convolution keeps its channels")
     planar = _planar(check)
@@ -238,6 +229,26 @@ def parse(fields: Mapping[str, int]) -> Task:
     )  # fmt: skip
     _bounded(task)
     return task
+
+
+def _mode(check: _Check) -> bool:
+    """Whether the convolution is depthwise; the units have to agree on it, and on what never changes."""
+    for name, value in _CONSTANT.items():
+        check.equals(name, value)
+    depthwise = check.one_of("CONV_MODE", 0, 3) == 3
+    for name, value in (("DW_EN", 1), ("DPU_CONV_MODE", 3), ("RDMA_CONV_MODE", 3)):
+        check.equals(name, value if depthwise else 0)
+    for name in ("SIZE_E_0", "SIZE_E_1", "SIZE_E_2"):
+        check.equals(name, 3 if depthwise else 1)
+    return depthwise
+
+
+def _check_banks(check: _Check) -> None:
+    """Pixels and weights share the banks of the convolution buffer."""
+    if check.value("WEIGHT_BANK") + check.value("DATA_BANK") > 12 or not check.value("DATA_BANK"):
+        check.fail(
+            "DATA_BANK", "at least 1, and with WEIGHT_BANK at most the 12 banks that there are"
+        )
 
 
 def _bounded(task: Task) -> None:
