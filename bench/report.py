@@ -52,7 +52,7 @@ def main() -> None:
         rng = random.Random(1)
         with path.open("w") as file:
             for _ in range(ENTRIES):
-                entry = history.entry_of(document, {"load": 0.1})
+                entry: Any = history.entry_of(document, {"load": 0.1})
                 for row in entry["results"]:
                     median_ms = row["latency_ms"]["median"] * rng.uniform(0.99, 1.01)
                     row["latency_ms"] = {"median": round(median_ms, 3)}

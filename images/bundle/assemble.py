@@ -11,7 +11,6 @@ import hashlib
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from bsp.base.cache import cache_dir, make_once, remove
 from bsp.base.errors import UserError
@@ -28,7 +27,7 @@ from images.bundle.manifest import Bundle, Parts
 from images.deploy.boot.memory import check_fits
 from images.disk import initrd
 from userspace.npu.mesa.manifest import BuiltMesa
-from userspace.payload.payload import Payload, build_payload
+from userspace.payload.payload import PartRecord, Payload, build_payload
 
 # A change in any of these makes another bundle of the same inputs.
 _SOURCES = (
@@ -209,7 +208,7 @@ def _parts(kernel: PrebuiltKernel, payload: Payload | None) -> list[sbom.Part]:
     return parts
 
 
-def _where_from(part: dict[str, Any]) -> str:
+def _where_from(part: PartRecord) -> str:
     """Describe the file that a part of the payload came as; if built here, also its source and patches."""
     text = f"userspace/, {part['kind']} {part['file']}"
     if "origin" in part:

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypedDict
 
 import msgspec
 
@@ -39,7 +39,7 @@ from bsp.base.progress import step
 from bsp.base.project import PROJECT
 from bsp.base.result import Result
 from bsp.base.words import counted
-from userspace.npu.mesa.manifest import BuiltMesa
+from userspace.npu.mesa.manifest import BuiltMesa, PatchRecord
 from userspace.npu.profile.library import compiled
 from userspace.npu.validate.onboard.profiling import LIBRARY_NAME
 
@@ -157,12 +157,48 @@ class Plan(Result):
         return f"{title}\n\n{table(('part', 'version', 'from'), rows)}"
 
 
+class PartRecord(TypedDict, total=False):
+    """A wheel, a Debian package or a Mesa that was built here, as far as a payload has it.
+
+    Attributes:
+        kind: ``wheel``, ``Debian package`` or ``built from source``.
+        sha256: of the file that it came as.
+        licence_files: paths in the payload.
+        build_id, origin, patches: of a Mesa that was built here.
+    """
+
+    name: str
+    version: str
+    kind: str
+    file: str
+    sha256: str
+    licence: str
+    licence_files: list[str]
+    build_id: str
+    origin: str
+    patches: list[PatchRecord]
+
+
+class PayloadManifest(TypedDict):
+    """What ``manifest.json`` of a payload says; ``sha256``: of all paths and their hashes."""
+
+    format: int
+    distribution: str
+    python: str
+    architecture: str
+    runtime: str
+    sha256: str
+    files: int
+    size_bytes: int
+    parts: list[PartRecord]
+
+
 @dataclass(frozen=True)
 class Payload(Result):
     """A userspace that was built: its folder and its manifest."""
 
     folder: Path
-    manifest: dict[str, Any]
+    manifest: PayloadManifest
 
     def document(self) -> dict[str, Any]:
         """What ``build-userspace --json`` prints."""
@@ -306,7 +342,7 @@ def _build(plan: Plan, target: Path) -> None:
         path.chmod(0o755 if path.name == "runner.py" else 0o644)
     for folder in [target, *(path for path in target.rglob("*") if path.is_dir())]:
         folder.chmod(0o755)
-    manifest = {
+    manifest: PayloadManifest = {
         "format": FORMAT,
         "distribution": plan.distribution,
         "python": plan.python,
@@ -340,7 +376,7 @@ def _pip_command(plan: Plan, target: Path) -> list[str | Path]:
     return [*command, "--dest", target, "--requirement", plan.requirements]
 
 
-def _unpack_wheels(plan: Plan, downloads: Path, site: Path) -> list[dict[str, Any]]:
+def _unpack_wheels(plan: Plan, downloads: Path, site: Path) -> list[PartRecord]:
     downloads.mkdir(parents=True)
     with step(f"Fetching {plan.runtime} and numpy for Python {plan.python}, {MACHINE}"):
         try:
@@ -357,7 +393,7 @@ def _unpack_wheels(plan: Plan, downloads: Path, site: Path) -> list[dict[str, An
     return [_unpack_wheel(wheel, site) for wheel in sorted(downloads.glob("*.whl"))]
 
 
-def _unpack_wheel(wheel: Path, site: Path) -> dict[str, Any]:
+def _unpack_wheel(wheel: Path, site: Path) -> PartRecord:
     """Unpack one wheel, without what ``[leave_out]`` names, and describe it."""
     name, version = wheel.name.split("-")[:2]
     patterns = catalogue().leave_out.patterns
@@ -429,7 +465,7 @@ def _name_and_version(deb: Path) -> tuple[str, str]:
     return name, version.replace("%3a", ":")
 
 
-def _take_libraries(plan: Plan, work: Path, target: Path) -> list[dict[str, Any]]:
+def _take_libraries(plan: Plan, work: Path, target: Path) -> list[PartRecord]:
     """Copy the delegate and the libraries that it and the wheels need; describe their packages."""
     delegate = catalogue().delegate
     roots: dict[str, Path] = {}
@@ -480,7 +516,7 @@ def _take_libraries(plan: Plan, work: Path, target: Path) -> list[dict[str, Any]
     ]
 
 
-def _describe_mesa(mesa: BuiltMesa, licences: Path) -> dict[str, Any]:
+def _describe_mesa(mesa: BuiltMesa, licences: Path) -> PartRecord:
     """As ``_describe_package``, of a delegate that was built here; it replaces the package."""
     name = catalogue().delegate.package
     shutil.copytree(mesa.folder / "licences", licences / name)
@@ -501,7 +537,7 @@ def _describe_mesa(mesa: BuiltMesa, licences: Path) -> dict[str, Any]:
     }
 
 
-def _describe_package(deb: Path, work: Path, licences: Path) -> dict[str, Any]:
+def _describe_package(deb: Path, work: Path, licences: Path) -> PartRecord:
     name, version = _name_and_version(deb)
     document = work / name / "usr" / "share" / "doc" / name
     if document.is_symlink():  # libgcc-s1 -> gcc-14-base

@@ -87,7 +87,7 @@ def findings() -> Any:
 def remember(document: Any, count: int) -> None:
     lines = []
     for number in range(count):
-        entry = history.entry_of(document, document["conditions"])
+        entry: Any = history.entry_of(document, document["conditions"])
         for row in entry["results"]:
             if "latency_ms" in row:
                 row["latency_ms"] = {"median": 4.0 + number % 3 / 100 + (number >= count - 3)}

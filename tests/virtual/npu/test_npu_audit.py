@@ -215,7 +215,7 @@ def test_an_output_whose_order_is_explained_is_named_once() -> None:
     net = Net(8)
     shared = net.conv(0, 16)
     model = net.model([shared, net.conv(shared, 4)])
-    outputs = [{"index": 0, "problem": "wrong", "order": "channel by channel"}]
+    outputs: Any = [{"index": 0, "problem": "wrong", "order": "channel by channel"}]
     (found,) = explain({"outputs": outputs, "delegated_nodes": [0, 1]}, model)
     assert str(found).startswith("operation 0 (CONV_2D): order of ")
 
@@ -225,7 +225,7 @@ def test_a_batch_is_named(batch: int) -> None:
     model = one_conv(batch, 8, 8, 3)
 
     def found(taken: list[int], problem: str) -> list[str]:
-        outputs = [{"index": 0, "problem": problem, "order": ""}]
+        outputs: Any = [{"index": 0, "problem": problem, "order": ""}]
         return list(map(str, explain({"outputs": outputs, "delegated_nodes": taken}, model)))
 
     assert found([0], "") == found([], "wrong") == []

@@ -44,6 +44,9 @@ from .manifest import (
     MANIFEST,
     OPENCL_LIBRARY,
     BuiltMesa,
+    MesaManifest,
+    OpenclRecord,
+    PatchRecord,
     mark,
     named,
     read_built,
@@ -214,9 +217,9 @@ def _compile(part: _Part, jobs: int) -> None:
 
 def _note(now: Step, lines: list[bytes]) -> None:
     """Note how far ninja is, as it says."""
-    found = [match for line in lines if (match := _DONE.match(line))]
-    if found:
-        now.note(f"{int(found[-1][1])} of {int(found[-1][2])}")
+    counts = [match for line in lines if (match := _DONE.match(line))]
+    if counts:
+        now.note(f"{int(counts[-1][1])} of {int(counts[-1][2])}")
 
 
 # --- the product ---------------------------------------------------------------------------------
@@ -254,13 +257,13 @@ def _product(tree: MesaTree, ready: Patched, parts: Mapping[str, _Part]) -> Buil
 def _take_licences(tree: Path, target: Path) -> None:
     target.mkdir()
     texts = [tree / "licenses" / "MIT", tree / "docs" / "license.rst"]
-    found = next((path for path in texts if path.is_file()), None)
-    if found is not None:
-        shutil.copyfile(found, target / "mesa")
+    licence = next((path for path in texts if path.is_file()), None)
+    if licence is not None:
+        shutil.copyfile(licence, target / "mesa")
     shutil.copyfile(PROJECT / "LICENSE", target / "npu-bsp")
 
 
-def _take_opencl(part: _Part, new: Path) -> dict[str, Any]:
+def _take_opencl(part: _Part, new: Path) -> OpenclRecord:
     """Copy what goes with rusticl, and return what the manifest says of it."""
     shutil.copyfile(part.library.with_name(opencl.ICD), new / opencl.ICD)
     contains = {}
@@ -275,7 +278,7 @@ def _take_opencl(part: _Part, new: Path) -> dict[str, Any]:
     }
 
 
-def _record(tree: MesaTree, ready: Patched, setup: Setup, library: Path) -> dict[str, Any]:
+def _record(tree: MesaTree, ready: Patched, setup: Setup, library: Path) -> MesaManifest:
     return {
         "format": FORMAT,
         "name": "mesa",
@@ -296,7 +299,7 @@ def _record(tree: MesaTree, ready: Patched, setup: Setup, library: Path) -> dict
     }
 
 
-def _build_id(record: dict[str, Any]) -> str:
+def _build_id(record: MesaManifest) -> str:
     identity = json.dumps({**record, "title": ""}, sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:12]
 
@@ -307,5 +310,5 @@ def _title(version: str, ready: Patched) -> str:
     return named(version + mark(npu_bsp_version()).format(count=count)) if count else version
 
 
-def _described(patch: Patch) -> dict[str, str]:
+def _described(patch: Patch) -> PatchRecord:
     return {"name": patch.name, "title": title_of(patch), "sha256": sha256_of(patch.path)}

@@ -7,7 +7,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from bsp.base.download import sha256_of
 from bsp.base.errors import UserError
@@ -35,17 +35,66 @@ def named(version: str) -> str:
 
     ``25.0.7+npu-bsp0.2.0.p9`` is ``25.0.7 + 9 patches of npu-bsp 0.2.0``; others are returned as they are.
     """
-    found = _MARKED.fullmatch(version)
-    if not found:
+    match = _MARKED.fullmatch(version)
+    if not match:
         return version
-    upstream, npu_bsp, count = found.groups()
+    upstream, npu_bsp, count = match.groups()
     return f"{upstream} + {counted(int(count), 'patch', 'patches')} of npu-bsp {npu_bsp}"
 
 
 def patches_in(version: str) -> int:
     """Return how many of our patches the version that a library carries speaks of."""
-    found = _MARKED.fullmatch(version)
-    return int(found[3]) if found else 0
+    match = _MARKED.fullmatch(version)
+    return int(match[3]) if match else 0
+
+
+class PatchRecord(TypedDict):
+    """A patch of ours: its name, its first line, the hash of its file."""
+
+    name: str
+    title: str
+    sha256: str
+
+
+class OpenclRecord(TypedDict):
+    """rusticl beside the delegate; ``contains``: versions of what is linked into it."""
+
+    drivers: list[str]
+    options: list[str]
+    needed: list[str]
+    contains: dict[str, str]
+
+
+class MesaManifest(TypedDict, total=False):
+    """What ``manifest.json`` of a built Mesa says.
+
+    Attributes:
+        source: as ``--source`` names it; origin: what that was, exactly.
+        patches: those that were applied; patches_present: those that the source had already.
+        built_for: the Debian release whose libraries it needs.
+        needed: these libraries.
+        files: SHA-256 by path in the folder.
+        opencl: only where it was asked for.
+    """
+
+    format: int
+    name: str
+    version: str
+    title: str
+    source: str
+    origin: str
+    series: str
+    patches: list[PatchRecord]
+    patches_present: list[PatchRecord]
+    drivers: list[str]
+    built_for: str
+    options: list[str]
+    compiler: str
+    needed: list[str]
+    licence: str
+    files: dict[str, str]
+    opencl: OpenclRecord
+    build_id: str
 
 
 @dataclass(frozen=True)
@@ -53,7 +102,7 @@ class BuiltMesa(Result):
     """A delegate that was built from source: its folder and its manifest."""
 
     folder: Path
-    manifest: dict[str, Any]
+    manifest: MesaManifest
 
     @property
     def library(self) -> Path:
@@ -68,17 +117,17 @@ class BuiltMesa(Result):
     @property
     def build_id(self) -> str:
         """Twelve digits that name source, patches, options and bytes."""
-        return str(self.manifest["build_id"])
+        return self.manifest["build_id"]
 
     @property
     def version(self) -> str:
         """Mesa's own version: ``25.0.7``."""
-        return str(self.manifest["version"])
+        return self.manifest["version"]
 
     @property
     def title(self) -> str:
         """``25.0.7 + 9 patches of npu-bsp 0.2.0``."""
-        return str(self.manifest["title"])
+        return self.manifest["title"]
 
     @property
     def glibc(self) -> str:
@@ -91,17 +140,21 @@ class BuiltMesa(Result):
 
     def text(self) -> str:
         """The same for people."""
-        known = self.manifest
-        present = known["patches_present"]
+        manifest = self.manifest
+        present = manifest["patches_present"]
         lines = [
             f"Mesa {self.title}, build {self.build_id}",
-            f"from {known['origin']}; drivers: {', '.join(known['drivers'])}; for {known['built_for']}",
+            f"from {manifest['origin']}; drivers: {', '.join(manifest['drivers'])}; "
+            f"for {manifest['built_for']}",
             str(self.folder),
         ]
         if self.opencl:
-            lines.insert(2, f"with rusticl, for OpenCL on {', '.join(known['opencl']['drivers'])}")
+            lines.insert(
+                2, f"with rusticl, for OpenCL on {', '.join(manifest['opencl']['drivers'])}"
+            )
         rows = [
-            (patch["name"].partition("/")[2][:4], patch["title"][:72]) for patch in known["patches"]
+            (patch["name"].partition("/")[2][:4], patch["title"][:72])
+            for patch in manifest["patches"]
         ]
         if rows:
             lines += ["", table(("patch", "what it does"), rows)]
@@ -139,7 +192,7 @@ def read_built(folder: Path) -> BuiltMesa:
     for name, sha256 in manifest["files"].items():
         if not (folder / name).is_file() or sha256_of(folder / name) != sha256:
             raise UserError(f"{folder} is not complete, or changed since: {name}", hint=_BUILD)
-    built = BuiltMesa(folder, manifest)
+    built = BuiltMesa(folder, cast(MesaManifest, manifest))
     check_library(built.library)
     return built
 
@@ -179,5 +232,5 @@ def check_library(library: Path) -> None:
 
 def glibc_of(library: Path) -> str:
     """Return the newest version of the C library's symbols that a library asks for: ``2.38``."""
-    found = re.findall(rb"GLIBC_2\.(\d+)\0", library.read_bytes())
-    return f"2.{max((int(number) for number in found), default=17)}"
+    minors = re.findall(rb"GLIBC_2\.(\d+)\0", library.read_bytes())
+    return f"2.{max((int(number) for number in minors), default=17)}"

@@ -8,7 +8,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from bsp.base.cache import write_atomically
 from bsp.base.errors import BspError, UserError
@@ -49,17 +49,24 @@ def newest(host: str) -> SmokeDocument | None:
     return document
 
 
+class WrittenReport(TypedDict):
+    """The files of a report, and its verdict; None: nothing was measured."""
+
+    host: str
+    html: str
+    json: str
+    junit: str
+    verdict: str | None
+
+
 def report(
     host: Host | None,
     output: Path | None = None,
     *,
     ask_doctor: bool = True,
     accept_new_key: bool = False,
-) -> dict[str, Any]:
+) -> WrittenReport:
     """Write a report of what is known of a host: its newest smoke test, its history, the doctor's findings.
-
-    Returns:
-        ``host``, ``html``, ``json``, ``junit`` (paths), ``verdict``.
 
     Raises:
         UserError: nothing was measured there yet, or the folder is not there.
@@ -98,7 +105,7 @@ def write(
     smoke: SmokeDocument | None,
     findings: DoctorDocument | None,
     note: str = "",
-) -> dict[str, Any]:
+) -> WrittenReport:
     """Write the three files; as ``report``."""
     _check_page(target, "--output")
     past = history.read(name)
@@ -124,7 +131,9 @@ def write(
     words = [(smoke or {}).get("verdict"), (findings or {}).get("verdict")]
     return {
         "host": name,
-        **{kind: str(path) for kind, (path, _) in files.items()},
+        "html": str(target),
+        "json": str(files["json"][0]),
+        "junit": str(files["junit"][0]),
         "verdict": "fail" if {"fail", "broken"} & set(words) else (smoke or {}).get("verdict"),
     }
 
@@ -185,9 +194,9 @@ def _check_folder(path: Path, flag: str) -> None:
         )
 
 
-def text(written: dict[str, Any]) -> str:
+def text(written: WrittenReport) -> str:
     """Say what was written."""
-    files = [written[kind] for kind in ("html", "json", "junit")]
+    files = (written["html"], written["json"], written["junit"])
     return "\n".join([f"{written['host']}: {written['verdict']}", *files])
 
 

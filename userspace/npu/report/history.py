@@ -14,13 +14,13 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from bsp.base.cache import state_dir
 from bsp.base.errors import InfrastructureError, UserError, nearest
 from bsp.base.output import finite
 
-from ..validate.records import Conditions, SmokeDocument
+from ..validate.records import Conditions, RowResult, SmokeDocument
 
 FORMAT = 1
 THIS_MACHINE = "this machine"
@@ -28,12 +28,30 @@ _KEPT = ("delegate", "status", "reason", "latency_ms", "first_ms", "delegated_op
          "driver", "max_abs_diff", "agreement", "profile")  # fmt: skip
 
 
+class Entry(TypedDict, total=False):
+    """A line: what is kept of a smoke test; of each row, what ``_KEPT`` names and is not None."""
+
+    format: int
+    time: str
+    host: str
+    board: str | None
+    test: str
+    model: str
+    model_sha256: str
+    image_sha256: str
+    verdict: str
+    runtime: str
+    threads: int | None
+    conditions: Conditions
+    results: list[RowResult]
+
+
 @dataclass(frozen=True)
 class History:
     """Entries of one host, oldest first, and how many lines could not be read."""
 
     host: str
-    entries: tuple[dict[str, Any], ...]
+    entries: tuple[Entry, ...]
     torn: int = 0
 
 
@@ -48,7 +66,7 @@ def file_of(host: str) -> Path:
     return folder() / f"{safe.lstrip('.') or '%'}.jsonl"
 
 
-def entry_of(document: SmokeDocument, conditions: Conditions) -> dict[str, Any]:
+def entry_of(document: SmokeDocument, conditions: Conditions) -> Entry:
     """Return what is kept of a smoke test's document."""
     return {
         "format": FORMAT,
@@ -64,13 +82,16 @@ def entry_of(document: SmokeDocument, conditions: Conditions) -> dict[str, Any]:
         "threads": document["machine"].get("threads"),
         "conditions": conditions,
         "results": [
-            {key: value for key, value in row.items() if key in _KEPT and value is not None}
+            cast(
+                RowResult,
+                {key: value for key, value in row.items() if key in _KEPT and value is not None},
+            )
             for row in document["results"]
         ],
     }
 
 
-def append(host: str, entry: dict[str, Any]) -> Path:
+def append(host: str, entry: Entry) -> Path:
     """Add one line to a host's history; it is on the disk when this returns.
 
     Raises:
@@ -149,7 +170,7 @@ def need(host: str) -> History:
     return history
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
+def _parse(line: bytes) -> Entry | None:
     try:
         entry = json.loads(line)
         if entry["format"] != FORMAT:
@@ -158,4 +179,4 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         entry["time"], entry["model_sha256"], entry["image_sha256"], entry["conditions"]
     except (ValueError, KeyError, TypeError):
         return None
-    return dict(entry)
+    return cast(Entry, entry)

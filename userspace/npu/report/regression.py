@@ -13,12 +13,13 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from bsp.base.words import counted
 
+from ..validate.records import Conditions
 from .history import History
 
 BASELINE_RUNS = 10
@@ -118,7 +119,7 @@ class Point(TypedDict):
 
     ms: float
     time: str
-    conditions: dict[str, Any]
+    conditions: Conditions
 
 
 class SeriesRecord(TypedDict):
@@ -200,15 +201,16 @@ def document(history: History) -> HistoryDocument:
     }
 
 
-def changed_conditions(now: dict[str, Any], earlier: Sequence[Point]) -> list[str]:
+def changed_conditions(now: Mapping[str, Any], earlier: Sequence[Point]) -> list[str]:
     """Say which conditions of a run are new: versions, governor, clocks; a much higher load or heat."""
     changed = []
+    then: list[Mapping[str, Any]] = [point["conditions"] for point in earlier]
     for name in ("generation", "kernel", "mesa", "governor", "npu_clocks_hz"):
-        before = [point["conditions"].get(name) for point in earlier]
+        before = [conditions.get(name) for conditions in then]
         if name in now and before and now[name] not in before:
             changed.append(f"{name} {_shown(before[-1])} -> {_shown(now[name])}")
     for name, unit, step in (("load", "", 1.0), ("temperature_c", " °C", 10.0)):
-        past = [value for point in earlier if (value := point["conditions"].get(name)) is not None]
+        past = [value for conditions in then if (value := conditions.get(name)) is not None]
         if name in now and past and now[name] > max(past) + step:
             changed.append(f"{name} {now[name]:g}{unit}, at most {max(past):g}{unit} before")
     return changed

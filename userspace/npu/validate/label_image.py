@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from bsp.base.errors import UserError, nearest
 from bsp.base.output import finite
@@ -23,6 +24,7 @@ from .delegates import ALL, TEFLON, implied, rows
 from .judge import accuracy, detect
 from .judge.compare import MAX_ABS_DIFF
 from .judge.delegation import parse_log
+from .judge.detections import Detection
 from .judge.outputs import proves_nothing, reference_of
 from .judge.verdict import (
     REFERENCE,
@@ -35,7 +37,7 @@ from .judge.verdict import (
 )
 from .machine import Machine
 from .onboard.model_inputs import PLAIN, Filling
-from .records import RowResult, RunnerDocument, SmokeDocument
+from .records import InputRecord, RowResult, RunnerDocument, SmokeDocument
 
 NAME = "label_image"
 _QUICK_RUNS = 3
@@ -185,24 +187,19 @@ def smoke_test(
     """
     names = rows(request.delegate)
     inputs = inputs or choose(request)
-    arguments = ["--model", machine.place(inputs.model), "--image", machine.place(inputs.image)]
-    arguments += _runner_arguments(request, names, exact=exact, opencl=opencl, rusticl=rusticl)
-    with step(f"Running {inputs.model.name} with {', '.join(names)}"):
-        facts = machine.run_runner(
-            arguments, timeout_s=_START_UP_S + request.timeout_s * len(names)
-        )
-    given = model_check.given(inputs.model.path)
-    _refuse_older_userspace(facts, given, host)
+    arguments = _runner_arguments(request, names, exact=exact, opencl=opencl, rusticl=rusticl)
+    facts = _run(machine, inputs, names, arguments, limit_s=request.timeout_s)
+    fillings = model_check.given(inputs.model.path)
+    _refuse_older_userspace(facts, fillings, host)
     content = inputs.model.path.read_bytes()
     note = settle_state(facts, keeps_state=read_model(content).keeps_state)
     objects_of_rows = detect.read(facts, inputs.labels) if request.test == detect.NAME else None
     answer = models.answers().get((inputs.model.sha256, inputs.image.sha256))
     sinks = read_sinks(content)
-    expected = Expected(answer.top, answer.tolerance) if answer else None
     results = judge(
         facts,
         inputs.labels,
-        expected,
+        Expected(answer.top, answer.tolerance) if answer else None,
         min_delegated_share=min_delegated_share,
         predictions=_predictions(facts, content),
         published=[figure for model, figure in published if model == inputs.model.name],
@@ -210,12 +207,7 @@ def smoke_test(
         sinks=sinks,
         exact=exact,
     )
-    if objects_of_rows is not None:
-        detect.add(objects_of_rows, results, inputs.labels, tolerance=MAX_ABS_DIFF)
-    else:
-        reference = find_reference(facts, sinks, inputs.labels)
-        accuracy.add(facts, results, reference, exact=exact)
-    _refuse_useless(facts, results, sinks, inputs, detector=objects_of_rows is not None)
+    _compare(facts, results, sinks, inputs, objects_of_rows, exact=exact)
     for result in results:
         result["implied"] = result["delegate"] in implied(request.delegate)
     _add_profiles(facts, results, inputs.model.path)
@@ -223,13 +215,47 @@ def smoke_test(
         "test": request.test,
         "board": board,
         "host": host or "this machine",
-        **_inputs_described(inputs, given, note),
+        **_inputs_described(inputs, fillings, note),
         "expected": answer.source if answer else None,
         **_run_described(facts),
         "operations": operations.described(inputs.model.path),
         "results": finite(results),
         "verdict": verdict(results),
     }
+
+
+def _run(
+    machine: Machine,
+    inputs: models.Inputs,
+    names: Sequence[str],
+    arguments: list[str],
+    *,
+    limit_s: float,
+) -> RunnerDocument:
+    """Run all rows on the machine; ``limit_s`` is for each of them."""
+    files = ["--model", machine.place(inputs.model), "--image", machine.place(inputs.image)]
+    with step(f"Running {inputs.model.name} with {', '.join(names)}"):
+        return machine.run_runner(
+            [*files, *arguments], timeout_s=_START_UP_S + limit_s * len(names)
+        )
+
+
+def _compare(
+    facts: RunnerDocument,
+    results: list[RowResult],
+    sinks: Sequence[Sink],
+    inputs: models.Inputs,
+    objects_of_rows: list[tuple[list[Detection], str]] | None,
+    *,
+    exact: bool,
+) -> None:
+    """Compare each row's answer with the reference's: objects where the model finds some, else outputs."""
+    if objects_of_rows is not None:
+        detect.add(objects_of_rows, results, inputs.labels, tolerance=MAX_ABS_DIFF)
+    else:
+        reference = find_reference(facts, sinks, inputs.labels)
+        accuracy.add(facts, results, reference, exact=exact)
+    _refuse_useless(facts, results, sinks, inputs, detector=objects_of_rows is not None)
 
 
 def _runner_arguments(
@@ -275,9 +301,9 @@ def _add_profiles(facts: RunnerDocument, results: Sequence[RowResult], model: Pa
 
 
 def _refuse_older_userspace(
-    facts: RunnerDocument, given: Sequence[Filling], host: str | None
+    facts: RunnerDocument, fillings: Sequence[Filling], host: str | None
 ) -> None:
-    if "inputs" not in facts and any(filling.text() != PLAIN for filling in given):
+    if "inputs" not in facts and any(filling.text() != PLAIN for filling in fillings):
         raise UserError(
             f"the userspace on {host or 'this machine'} is older than this command: it runs only models "
             "with one picture of three channels as input",
@@ -317,10 +343,12 @@ def _refuse_useless(
         )
 
 
-def _inputs_described(inputs: models.Inputs, given: Sequence[Filling], note: str) -> SmokeDocument:
+def _inputs_described(
+    inputs: models.Inputs, fillings: Sequence[Filling], note: str
+) -> SmokeDocument:
     return {
         "model": _described(inputs.original or inputs.model),
-        "inputs": [filling.record() for filling in given],
+        "inputs": [cast(InputRecord, filling.record()) for filling in fillings],
         "image": {**_described(inputs.image), "path": str(inputs.image.path)},
         "note": "; ".join(filter(None, [inputs.note, note])),
     }
@@ -330,7 +358,13 @@ def _run_described(facts: RunnerDocument) -> SmokeDocument:
     return {
         "runtime": facts["runtime"],
         "runner_seconds": facts["seconds"],
-        "machine": {key: facts[key] for key in ("machine", "kernel", "python", "numpy", "threads")},
+        "machine": {
+            "machine": facts["machine"],
+            "kernel": facts["kernel"],
+            "python": facts["python"],
+            "numpy": facts["numpy"],
+            "threads": facts["threads"],
+        },
         "npu_devices": facts["npu_devices"],
     }
 

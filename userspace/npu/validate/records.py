@@ -74,6 +74,112 @@ class RunnerProfile(TypedDict, total=False):
     one_job_a_submit: bool
 
 
+class NotDelegated(TypedDict):
+    """An operation that stayed on the CPU: its index, name, and why, where the rules know it."""
+
+    index: int
+    op: str
+    why: str
+
+
+class ComparedOutput(TypedDict):
+    """How one output of a row compares with the reference's.
+
+    Attributes:
+        kind: what its numbers are (``judge.kinds``).
+        compared: whether it has the reference's form, and that has numbers.
+        values: how many there are.
+        different: how many of these differ; None where the forms do.
+        error: relative error, of the reference's spread.
+        order: how its values would have to be put in order to be the reference's; mostly "".
+        problem: what is wrong, "" if nothing.
+    """
+
+    index: int
+    name: str
+    shape: list[int]
+    dtype: str
+    kind: str
+    compared: bool
+    values: int
+    different: int | None
+    max_abs_diff: float | None
+    error: float | None
+    order: str
+    problem: str
+
+
+class PublishedRecord(TypedDict):
+    """A published median, and by how much the row's is longer."""
+
+    median_ms: float
+    source: str
+    ratio: float | None
+
+
+class Agreement(TypedDict):
+    """How often a row's answer is the reference's, over crops and flips of the picture.
+
+    Attributes:
+        inputs: how many pictures.
+        same: on how many of them the answers are the same (of scores: the top class).
+        top1: their share.
+        clear: on how many they differ by more than the rounding of kernels explains.
+    """
+
+    inputs: int
+    same: int
+    top1: float
+    clear: int
+
+
+class DetectionRecord(TypedDict):
+    """An object that a detector found; ``box``: top, left, bottom, right, as shares of the picture."""
+
+    index: int
+    score: float
+    box: tuple[float, float, float, float]
+    label: str
+
+
+class InputRecord(TypedDict):
+    """An input of the model, and what it was given."""
+
+    name: str
+    shape: list[int]
+    dtype: str
+    given: str
+
+
+class MachineRecord(TypedDict, total=False):
+    """The machine that ran the rows; ``machine``: its architecture."""
+
+    machine: str
+    kernel: str
+    python: str
+    numpy: str
+    threads: int
+
+
+class NpuRecord(TypedDict):
+    """An emulated NPU, and what it says of the jobs that it got.
+
+    Attributes:
+        jobs: how many it got.
+        faults: jobs that it could not do, in words.
+        findings: what contradicts the model.
+        wrong: those of them by which values are wrong.
+    """
+
+    name: str
+    mode: str
+    jobs: int
+    peak_memory_bytes: int
+    faults: list[str]
+    findings: list[str]
+    wrong: list[str]
+
+
 class RunnerRow(TypedDict, total=False):
     """What the runner found of one delegate; times in milliseconds.
 
@@ -231,19 +337,19 @@ class RowResult(TypedDict, total=False):
     total_ops: int
     partitions: int | None
     predicted_ops: int | None
-    not_delegated: list[dict[str, Any]]
+    not_delegated: list[NotDelegated]
     driver: str | None
     library: str | None
     max_abs_diff: float | None
-    outputs: list[dict[str, Any]]
+    outputs: list[ComparedOutput]
     ratio_to_cpu: float | None
-    published: list[dict[str, Any]]
+    published: list[PublishedRecord]
     environment: dict[str, str]
     versions: dict[str, str | None]
     signal: str | None
     kernel_log: list[str] | None
-    agreement: dict[str, Any] | None
-    detections: list[dict[str, Any]]
+    agreement: Agreement | None
+    detections: list[DetectionRecord]
     implied: bool
     profile: ProfileRecord
 
@@ -277,17 +383,17 @@ class SmokeDocument(TypedDict, total=False):
     board: str | None
     host: str
     model: dict[str, str]
-    inputs: list[dict[str, Any]]
+    inputs: list[InputRecord]
     image: dict[str, str]
     note: str
     expected: str | None
     runtime: str
     runner_seconds: float
-    machine: dict[str, Any]
+    machine: MachineRecord
     npu_devices: list[DeviceRecord]
     operations: list[OperationRecord]
     results: list[RowResult]
     verdict: str
     emulated: bool
-    npu: dict[str, Any]
+    npu: NpuRecord
     conditions: Conditions

@@ -9,11 +9,9 @@ measure (``outputs``). Pure: the runner's records in, figures out.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from ..records import OutputRecord, RowResult, RunnerDocument, RunnerRow
+from ..records import Agreement, OutputRecord, RowResult, RunnerDocument, RunnerRow
 from .compare import top_differs
 from .delegation import is_npus
 from .kinds import Kind
@@ -26,16 +24,12 @@ LEAST_SHARE = 0.75
 
 def agreement(
     views: list[Values], reference_views: list[Values], reference: Reference, *, exact: bool = False
-) -> dict[str, Any] | None:
+) -> Agreement | None:
     """Return how far two rows agree on the views that both have seen; None if there are none.
 
     Args:
-        found, wanted: a row's and the reference's first output, one a view.
+        views, reference_views: a row's and the reference's first output, one a view.
         exact: nothing may differ.
-
-    Returns:
-        ``inputs``, ``same`` (views on which the answers are the same: the top class, of scores), ``top1``
-        (their share), ``clear`` (views on which they differ by more than kernels' rounding explains).
     """
     pairs = [
         (one, two)
@@ -59,7 +53,7 @@ def agreement(
     return {"inputs": count, "same": same, "top1": round(same / count, 4), "clear": clear}
 
 
-def problem(figures: dict[str, Any] | None, *, by_class: bool = True, exact: bool = False) -> str:
+def problem(figures: Agreement | None, *, by_class: bool = True, exact: bool = False) -> str:
     """Say what is wrong with an agreement, or return an empty string."""
     allowed = 0.0 if exact else 1 - LEAST_SHARE
     if figures is None or figures["clear"] <= allowed * figures["inputs"]:

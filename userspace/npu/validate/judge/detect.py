@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import numpy as np
 
@@ -138,7 +137,12 @@ def add(
         if result["latency_ms"] is None:
             continue
         result["detections"] = [
-            asdict(each) | {"label": labels[each.index] if each.index < len(labels) else ""}
+            {
+                "index": each.index,
+                "score": each.score,
+                "box": each.box,
+                "label": labels[each.index] if each.index < len(labels) else "",
+            }
             for each in objects[:_SHOWN]
         ]
         problems = [f"one of the outputs: {dead}"] if dead else []

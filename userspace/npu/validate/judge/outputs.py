@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bsp.base.words import counted
 
 from ...model.sinks import Sink
-from ..records import OutputRecord, RunnerRow
+from ..records import ComparedOutput, OutputRecord, RunnerRow
 from .choices import compare_choices
 from .compare import MAX_ABS_DIFF, compare, relative_error
 from .detections import THRESHOLD, arrangement, detections, differences
@@ -61,7 +61,7 @@ class Compared:
         notes: what was not compared, or proves nothing.
     """
 
-    records: list[dict[str, Any]] = field(default_factory=list)
+    records: list[ComparedOutput] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -299,16 +299,20 @@ def _compare_objects(
 
 
 def _unseen(reference: Reference) -> list[str]:
-    in_model, given = len(reference.sinks), len(reference.records)
-    if in_model <= given:
+    in_model, recorded = len(reference.sinks), len(reference.records)
+    if in_model <= recorded:
         return []
-    some = f"output {given}" if in_model == given + 1 else f"outputs {given} to {in_model - 1}"
+    some = (
+        f"output {recorded}"
+        if in_model == recorded + 1
+        else f"outputs {recorded} to {in_model - 1}"
+    )
     return [f"{some} not compared: the runner did not give them"]
 
 
 def _record(
     number: int, reference: Reference, values: Values, error: float | None, problem: str
-) -> dict[str, Any]:
+) -> ComparedOutput:
     expected = reference.outputs[number]
     same_form = values.raw.shape == expected.raw.shape
     largest = None

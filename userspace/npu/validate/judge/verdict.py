@@ -12,7 +12,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +25,7 @@ from ..records import (
     Class,
     DeviceRecord,
     Latency,
+    NotDelegated,
     OutputRecord,
     RowResult,
     RunnerDocument,
@@ -200,10 +200,10 @@ def verdict(results: Sequence[RowResult]) -> str:
     pass: no row failed, and at least one that was asked for has run and passed; skip: of those asked for
     none could run.
     """
-    asked = [row for row in results if not row.get("implied")]
+    requested = [row for row in results if not row.get("implied")]
     if any(row["status"] == "fail" for row in results):
         return "fail"
-    return "pass" if any(row["status"] == "pass" for row in asked) else "skip"
+    return "pass" if any(row["status"] == "pass" for row in requested) else "skip"
 
 
 def settle_state(facts: RunnerDocument, *, keeps_state: bool) -> str:
@@ -487,10 +487,14 @@ def _partitions(row: RunnerRow) -> int | None:
     return len(log.compiled_ms) if log.driver else None
 
 
-def _not_taken(row: RunnerRow, prediction: Prediction | None) -> list[dict[str, Any]]:
+def _not_taken(row: RunnerRow, prediction: Prediction | None) -> list[NotDelegated]:
     """Operations that stayed on the CPU, with the reason where the rules know one."""
     return [
-        {**each, "why": prediction.why(each["index"]) if prediction else ""}
+        {
+            "index": each["index"],
+            "op": each["op"],
+            "why": prediction.why(each["index"]) if prediction else "",
+        }
         for each in row.get("on_cpu") or []
     ]
 
