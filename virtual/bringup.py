@@ -269,11 +269,11 @@ def _smoke_test(row: Row, report: BringupReport) -> None:
         "label_image", SmokeTestRequest(_DELEGATES, runs=_RUNS), host=resolve(INSTANCE)
     )
     report.smoke_text = text_of(row.detail)
-    said = [
+    rows = [
         f"{each['delegate']} {each['status']}" + (f" ({each['reason']})" if each["reason"] else "")
         for each in row.detail["results"]
     ]
-    row.result = "; ".join(said)
+    row.result = "; ".join(rows)
     if row.detail["verdict"] != "pass":
         raise ValidationError(
             f"the verdict of label_image is {row.detail['verdict']}: {row.result}",

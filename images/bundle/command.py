@@ -164,14 +164,14 @@ def reproduce(board: str, flags: BundleFlags) -> Answer:
     """
     from images.bundle.reproduce import reproduce as make_twice
 
-    given = {
+    flag_values = {
         "--board": _profile(board).name,
         "--kernel": flags.kernel,
         "--key": flags.key,
         "--dtb": flags.dtb and str(Path(flags.dtb).absolute()),
         "--mesa": flags.mesa and str(Path(flags.mesa).absolute()),
     }
-    arguments = [word for flag, value in given.items() if value for word in (flag, value)]
+    arguments = [word for flag, value in flag_values.items() if value for word in (flag, value)]
     comparison = make_twice(arguments)
     text = (
         f"identical: generation {comparison['generation']}, {counted(comparison['files'], 'file')}, "

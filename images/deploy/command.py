@@ -142,7 +142,7 @@ def deploy_to(
     Raises:
         UserError: the flags contradict each other, or what they name is not there.
     """
-    given = content.given()
+    bundle = content.given()
     target = settings.target(resolve(host))
     if adopt:
         if dtb_only or by_kexec or content != Content(board=content.board):
@@ -177,7 +177,7 @@ def deploy_to(
         return deploy_dtb(target, board=content.profile(), dtb=dtb, dry_run=dry_run)
     return deploy(
         target,
-        bundle=given,
+        bundle=bundle,
         board=content.profile(),
         make_bundle=lambda board: content.made_for(board, force_enable=settings.force_enable),
         dry_run=dry_run,

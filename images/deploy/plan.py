@@ -204,9 +204,9 @@ class Mend:
     onboard: tuple[str, ...]
 
     def __str__(self) -> str:
-        found = [f"{shown(paths)} of generation {name}" for name, paths in self.generations]
-        found += [shown(self.onboard)] if self.onboard else []
-        return f"repair what was changed there: {'; '.join(found)}"
+        changed = [f"{shown(paths)} of generation {name}" for name, paths in self.generations]
+        changed += [shown(self.onboard)] if self.onboard else []
+        return f"repair what was changed there: {'; '.join(changed)}"
 
 
 @dataclass(frozen=True)
@@ -287,7 +287,7 @@ class Plan:
 def is_downgrade(running: str, wanted: str) -> bool:
     """Whether a kernel release is older than the one that runs: by its numbers, not by who built it."""
     versions = [re.match(r"\d+(?:\.\d+)*", release) for release in (wanted, running)]
-    new, old = ([int(part) for part in found[0].split(".")] if found else [] for found in versions)
+    new, old = ([int(part) for part in match[0].split(".")] if match else [] for match in versions)
     return new < old
 
 
@@ -343,7 +343,7 @@ def plan_deploy(
     manifest: Manifest,
     facts: Facts,
     good: state.Good,
-    known: Mapping[str, Manifest],
+    manifests: Mapping[str, Manifest],
     *,
     host: str,
     keep: int = KEEP,
@@ -352,7 +352,7 @@ def plan_deploy(
     """Return the steps that bring ``manifest`` onto the board and make it the good generation.
 
     Args:
-        known: manifests of generations on the board; one that is missing here is not linked from.
+        manifests: manifests of generations on the board; one that is missing here is not linked from.
         keep: how many generations stay when it is confirmed: it, the one before, the newest others.
         onboard: files outside the generations that a thorough look found changed.
 
@@ -373,7 +373,7 @@ def plan_deploy(
     if unneeded:
         steps.append(Discard(unneeded, tuple(sorted(present | (needed & {wanted})))))
     if not whole:
-        usable = {name: each for name, each in known.items() if name not in surplus}
+        usable = {name: each for name, each in manifests.items() if name not in surplus}
         steps.append(_plan_send(manifest, facts, good, usable))
         _check_space(manifest, steps[-1], facts, host=host)
     changed = tuple(
@@ -438,16 +438,18 @@ def _previous(good: state.Good, wanted: str) -> str | None:
 
 
 def _plan_send(
-    manifest: Manifest, facts: Facts, good: state.Good, known: Mapping[str, Manifest]
+    manifest: Manifest, facts: Facts, good: state.Good, manifests: Mapping[str, Manifest]
 ) -> Send:
     order = [facts.running, good.good, good.previous, *sorted(facts.generations)]
-    bases = [name for name in dict.fromkeys(order) if name in facts.generations and name in known]
+    bases = [
+        name for name in dict.fromkeys(order) if name in facts.generations and name in manifests
+    ]
     have: set[tuple[str, int]] = set()
     for name in bases:
         damaged = set(facts.generations[name])
         have.update(
             (entry.sha256, entry.mode)
-            for entry in known[name].files
+            for entry in manifests[name].files
             if entry.link is None and not slots.on_fat(entry) and entry.path not in damaged
         )
     resumed = {index for first, last in facts.resumable for index in range(first, last + 1)}

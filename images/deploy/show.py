@@ -54,8 +54,8 @@ class Shown(base.Result):
 def result_text(result: Deployment) -> str:
     """The outcome in a few lines."""
     if result.outcome == "planned":
-        found = drift_lines(result.verified, result.drift)
-        return "\n".join([f"{result.host} ({result.board}): {result.plan}", *found])
+        drift = drift_lines(result.verified, result.drift)
+        return "\n".join([f"{result.host} ({result.board}): {result.plan}", *drift])
     if result.outcome in ("tried", "persisted"):
         works = f"; works: {', '.join(map(str, result.health))}" if result.health else ""
         return (

@@ -114,14 +114,17 @@ def stored(image: Path) -> Map:
     return Map(size, tuple(ranges))
 
 
-def left_out(handle: int, found: Map) -> tuple[int, int] | None:
+def left_out(handle: int, block_map: Map) -> tuple[int, int] | None:
     """Return the first blocks with data that a map leaves out; None if all of those are zeros.
 
     Whoever makes a map leaves out holes. Data there was written since: a bootloader in the gap before the
     first partition, say, changes no block that the map has a hash for.
     """
     at = 0
-    for start, end in [*map(found.span, found.ranges), (found.image_bytes, found.image_bytes)]:
+    for start, end in [
+        *map(block_map.span, block_map.ranges),
+        (block_map.image_bytes, block_map.image_bytes),
+    ]:
         for first, last in _extents(handle, start, at):
             for offset in range(first, last, _READ_BYTES):
                 data = os.pread(handle, min(_READ_BYTES, last - offset), offset)

@@ -318,8 +318,8 @@ def _boot_of(board: Board) -> Boot:
     )
 
 
-def _with_distribution(board: Board, asked: str | None) -> Board:
-    distribution = asked or board.userspace.distribution
+def _with_distribution(board: Board, name: str | None) -> Board:
+    distribution = name or board.userspace.distribution
     if distribution not in DISTRIBUTIONS:
         raise UserError(
             f"there are no images of {distribution!r}",

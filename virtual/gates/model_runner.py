@@ -225,13 +225,13 @@ class ModelRunner:
         here: bool,
     ) -> tuple[dict[str, Any], list[NDArray[Any]]]:
         """Have the client run a model; with an ``environment`` of the shim, by the delegate."""
-        given, taken = self._folder / "inputs.npz", self._folder / "outputs.npz"
-        np.savez(given, *inputs)
+        sent, taken = self._folder / "inputs.npz", self._folder / "outputs.npz"
+        np.savez(sent, *inputs)
         taken.unlink(missing_ok=True)
         request = {
             "here": here,
             "model": str(path),
-            "inputs": str(given),
+            "inputs": str(sent),
             "outputs": str(taken),
             "timeout_s": self._timeout_s,
             "resolver": resolver,

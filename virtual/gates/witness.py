@@ -38,8 +38,10 @@ class Witness(ExactMode):
         hardware_error: largest difference between predicted silicon and TFLite, in steps of the output.
     """
 
-    def __init__(self, known: list[Operation], generation: int, built: BuiltModel | None) -> None:
-        super().__init__(known, generation)
+    def __init__(
+        self, operations: list[Operation], generation: int, built: BuiltModel | None
+    ) -> None:
+        super().__init__(operations, generation)
         self._built = built
         self.contradictions: list[str] = []
         self.hardware_error = 0
@@ -107,15 +109,15 @@ class Witness(ExactMode):
 
     def _operands(self, built: BuiltModel, image: Bytes) -> None:
         """Look whether an ADD's job reads the graph's two inputs, each once, in one order of channels."""
-        given = [np.sort(unsigned(pixels), axis=None) for pixels in built.inputs]
+        operands = [np.sort(unsigned(pixels), axis=None) for pixels in built.inputs]
         halves = np.ascontiguousarray(image).reshape(2, -1)
-        if (halves[0] == halves[1]).all() and not np.array_equal(given[0], given[1]):
+        if (halves[0] == halves[1]).all() and not np.array_equal(operands[0], operands[1]):
             self._say(
                 "both operands of the ADD's job are the same pixels, the graph's inputs are not"
             )
         for number, half in enumerate(halves):
             values_read = np.sort(half)
-            if not any(np.array_equal(values_read, operand) for operand in given):
+            if not any(np.array_equal(values_read, operand) for operand in operands):
                 values, counts = np.unique(half, return_counts=True)
                 often = int(counts.argmax())
                 self._say(
@@ -141,9 +143,9 @@ def unsigned(values: NDArray[np.generic]) -> Bytes:
     )
 
 
-def _order(half: Bytes, given: list[Bytes]) -> str:
+def _order(half: Bytes, inputs: list[Bytes]) -> str:
     """Return in what order a graph's input stands in an operand, "" if in none of the two."""
-    for pixels in given:
+    for pixels in inputs:
         if np.array_equal(half, pixels.reshape(-1)):
             return "channels last"
         if np.array_equal(half, np.moveaxis(pixels[0], -1, 0).reshape(-1)):

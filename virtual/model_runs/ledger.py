@@ -140,8 +140,8 @@ class Ledger:
 class LedgerAudit(ModelAudit):
     """As ``ModelAudit``, and keeps a ledger."""
 
-    def __init__(self, path: Path, generation: int, ledger: Ledger, **known: Any) -> None:
-        super().__init__(path, generation, **known)
+    def __init__(self, path: Path, generation: int, ledger: Ledger, **settings: Any) -> None:
+        super().__init__(path, generation, **settings)
         self._ledger = ledger
 
     def nn(

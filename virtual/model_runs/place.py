@@ -104,7 +104,7 @@ class VirtualNpus:
         right = not_in_the_main_graph(model) or self._references(request, model)
         if isinstance(right, str):
             return [Run(npu, request.mesa, NOT_RUN, right) for npu in request.npus]
-        found = []
+        runs = []
         with (
             tempfile.TemporaryDirectory(prefix="npu-bsp-model-") as folder,
             model_runner(
@@ -120,8 +120,8 @@ class VirtualNpus:
                 done = one.run()
                 if request.sets and done.values:
                     done = replace(done, agreement=one.agreement())
-                found.append(done)
-        return found
+                runs.append(done)
+        return runs
 
     def _references(self, request: RunRequest, model: Model) -> References | str:
         """Return the right values, computed once for the same model and inputs, or why there are none."""
@@ -164,15 +164,15 @@ class _OneNpu:
         poisoned = self._exact(POISON)
         if poisoned.status in (RIGHT, REFUSED):
             return poisoned
-        found = self._exact(0)
-        if found.status == RIGHT:
+        zeroed = self._exact(0)
+        if zeroed.status == RIGHT:
             note = "right only because new buffers hold zeros"
             if poisoned.first_wrong is not None:
                 note += f": with other bytes in them operation {poisoned.first_wrong} is wrong"
-            return replace(found, note=note)
-        if found.findings and not found.values and driver_of(self._npu) != _ROCKET:
-            return self._as_silicon(found)
-        return found
+            return replace(zeroed, note=note)
+        if zeroed.findings and not zeroed.values and driver_of(self._npu) != _ROCKET:
+            return self._as_silicon(zeroed)
+        return zeroed
 
     def agreement(self) -> tuple[Agreement, ...]:
         """Run all sets of inputs as silicon is predicted to compute, and compare each output.

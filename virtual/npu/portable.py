@@ -46,8 +46,8 @@ def outputs(content: bytes, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]
             num_threads=1,
         )
         interpreter.allocate_tensors()
-        for details, given in zip(interpreter.get_input_details(), inputs, strict=True):
-            interpreter.set_tensor(details["index"], given)
+        for details, values in zip(interpreter.get_input_details(), inputs, strict=True):
+            interpreter.set_tensor(details["index"], values)
         interpreter.invoke()
     except (StageError, RuntimeError) as error:
         raise ValueError(str(error)) from error

@@ -137,7 +137,7 @@ def version_of(file: Path) -> str:
     Raises:
         UserError: it is not a U-Boot.
     """
-    found = re.search(rb"U-Boot 20\d\d\.\d\d[^\0\n]{0,80}", file.read_bytes())
-    if found is None:
+    match = re.search(rb"U-Boot 20\d\d\.\d\d[^\0\n]{0,80}", file.read_bytes())
+    if match is None:
         raise UserError(f"{file} is not a U-Boot: nothing in it says which one it is")
-    return found[0].decode(errors="replace")
+    return match[0].decode(errors="replace")

@@ -51,31 +51,31 @@ def uboot_like(text: str) -> UBoot:
         UserError: there is none of that name, or it boots in a way that is not built here.
     """
     name = text.removeprefix(PREFIX)
-    known = sorted({each for found in uboots() for each in (found.name, *found.also)})
+    names = sorted({each for uboot in uboots() for each in (uboot.name, *uboot.also)})
     if not text.startswith(PREFIX) or not name:
         raise UserError(
             f"--uboot {text!r}: expected like:BOARD", hint="for example --uboot like:khadas-vim3"
         )
-    found = uboot_named(name)
-    if found is None and name in board_names():
-        found = uboot_of(load_board(name))
-        if found is None:
+    uboot = uboot_named(name)
+    if uboot is None and name in board_names():
+        uboot = uboot_of(load_board(name))
+        if uboot is None:
             raise UserError(
                 f"upstream U-Boot has no configuration for the board {name}, so what its own can do is not "
                 "known",
-                hint=f"U-Boots that are known: {', '.join(known)}",
+                hint=f"U-Boots that are known: {', '.join(names)}",
             )
-    if found is None:
+    if uboot is None:
         raise UserError(
-            f"no U-Boot is known that is called {name!r}{nearest(name, [*known, *board_names()])}",
-            hint=f"a board's profile (./inv boards), or one of {', '.join(known)}",
+            f"no U-Boot is known that is called {name!r}{nearest(name, [*names, *board_names()])}",
+            hint=f"a board's profile (./inv boards), or one of {', '.join(names)}",
         )
-    if found.boots_by == "the maker's own":
+    if uboot.boots_by == "the maker's own":
         raise UserError(
-            f"U-Boot's {found.name} boots by a command of its maker's, which is not built for QEMU",
+            f"U-Boot's {uboot.name} boots by a command of its maker's, which is not built for QEMU",
             hint="choose another board; ./inv board NAME says how its U-Boot boots",
         )
-    return found
+    return uboot
 
 
 def memory_mib(uboot: UBoot, least_mib: int) -> int:

@@ -65,17 +65,17 @@ def checks_for(host: Host, board: Board | None, manifest: Manifest, dtb: bytes |
     """
     if board is None:
         return Checks(host.services)
-    asked = board.health
-    services = tuple(dict.fromkeys((*asked.services, *host.services)))
+    profile = board.health
+    services = tuple(dict.fromkeys((*profile.services, *host.services)))
     npu = npu_of(board)
-    needs_node = asked.render_node
+    needs_node = profile.render_node
     if needs_node is None:
         needs_node = npu is not None and _is_to_work(npu, manifest, dtb)
     return Checks(
         services,
         npu.driver if npu and needs_node else "",
-        asked.smoke_test and any(each.path.startswith("userspace/") for each in manifest.files),
-        asked.deadline_s,
+        profile.smoke_test and any(each.path.startswith("userspace/") for each in manifest.files),
+        profile.deadline_s,
     )
 
 

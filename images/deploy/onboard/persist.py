@@ -128,9 +128,9 @@ def without_overlay(text: bytes, key: bytes, name: bytes) -> bytes:
     """Return the text without an overlay; a line that named nothing else is left out."""
     lines = []
     for line in text.split(b"\n"):
-        found, _, value = line.partition(b"=")
+        name_before, _, value = line.partition(b"=")
         names = value.split()
-        if found == key and name in names:
+        if name_before == key and name in names:
             names.remove(name)
             if names:
                 lines.append(key + b"=" + b" ".join(names))
@@ -266,5 +266,5 @@ def _update(board: Board, program: str) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise RefusedError(f"/{program} cannot be run: {error}") from error
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip()[-300:]
-        raise RefusedError(f"{os.path.basename(program)} ended with {done.returncode}: {said}")
+        message = done.stderr.decode(errors="replace").strip()[-300:]
+        raise RefusedError(f"{os.path.basename(program)} ended with {done.returncode}: {message}")

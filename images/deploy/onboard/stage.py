@@ -159,15 +159,15 @@ def _receive_manifest(board: Board, request: Record, frames: Frames) -> bytes:
 
 def _sources(board: Board, bases: list[str]) -> Sources:
     """Where content lies already, in files that are as they were made."""
-    found: Sources = {}
+    sources: Sources = {}
     for base in bases:
         damaged = board.checked.get(base)
         for entry in board.manifest(base)[1]:
             if entry.get("link") is None and not on_fat(entry):
                 path = f"{board.store}/{base}/{entry['path']}"
                 if entry["path"] not in damaged if damaged is not None else intact(path, entry):
-                    found.setdefault(_like(entry), path)
-    return found
+                    sources.setdefault(_like(entry), path)
+    return sources
 
 
 def _place_present(

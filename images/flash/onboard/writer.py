@@ -151,14 +151,14 @@ class Device:
 
     def _is_locked(self) -> bool:
         free = fcntl.F_UNLCK
-        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
         try:
             handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return False  # who opens it to write says why not
         try:
-            found: int = _FLOCK.unpack(fcntl.fcntl(handle, _OFD_GETLK, asked))[0]
-            return found != free
+            kind: int = _FLOCK.unpack(fcntl.fcntl(handle, _OFD_GETLK, query))[0]
+            return kind != free
         except OSError:
             return False  # a file system without locks
         finally:
@@ -270,8 +270,8 @@ class Writer:
                 # The link of that session broke; it has not noticed yet, or still checks what has arrived.
                 if pid.isdigit() and int(pid) != os.getpid():
                     try:
-                        asked = waited_s < _GIVE_WAY_S
-                        os.kill(int(pid), signal.SIGTERM if asked else signal.SIGKILL)
+                        politely = waited_s < _GIVE_WAY_S
+                        os.kill(int(pid), signal.SIGTERM if politely else signal.SIGKILL)
                     except OSError:
                         pass
                 time.sleep(0.2)

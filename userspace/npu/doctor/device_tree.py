@@ -188,13 +188,13 @@ def clocks(subject: Subject) -> Outcome:
         why = "only root can see them" if facts.user_id else "no clock names the NPU its consumer"
         return unknown(why, "the NPU's clocks")
     rates = {each.name: each for each in measured}
-    asked = {each.name: each for each in compare_clocks(facts.tree, npu, measured)}
+    compared = {each.name: each for each in compare_clocks(facts.tree, npu, measured)}
     wrong, expected = [], []
     for clock in npu.clocks:
         each = rates.get(clock.name)
         if each is None:
             continue
-        tree_asks = asked[clock.name]
+        tree_asks = compared[clock.name]
         from_tree = None if tree_asks.rounded else tree_asks.asked_hz
         if problem := _wrong_rate(clock, each, from_tree):
             wrong.append(f"{clock.name} {_mhz(each.rate_hz)} ({each.clock})")
@@ -205,16 +205,16 @@ def clocks(subject: Subject) -> Outcome:
     return ok(shown, "the rates that profile and device tree ask for")
 
 
-def _wrong_rate(clock: Clock, found: ClockRate, tree_hz: int | None) -> str:
+def _wrong_rate(clock: Clock, measured: ClockRate, tree_hz: int | None) -> str:
     """Say at which rate the clock should run, or return an empty string if it does."""
     if clock.rate_hz is not None:
-        fits = same_rate(clock.rate_hz, found.rate_hz)
+        fits = same_rate(clock.rate_hz, measured.rate_hz)
         return "" if fits else f"{clock.name} {_mhz(clock.rate_hz)} (profile)"
-    if clock.least_hz is not None and found.rate_hz < clock.least_hz - 1:
+    if clock.least_hz is not None and measured.rate_hz < clock.least_hz - 1:
         return f"{clock.name} {_mhz(clock.least_hz)} or more (profile)"
-    if tree_hz is not None and not same_rate(tree_hz, found.rate_hz):
+    if tree_hz is not None and not same_rate(tree_hz, measured.rate_hz):
         return f"{clock.name} {_mhz(tree_hz)} (device tree)"
-    if tree_hz is None and clock.parents and found.rate_hz <= _CRYSTAL_HZ:
+    if tree_hz is None and clock.parents and measured.rate_hz <= _CRYSTAL_HZ:
         return f"{clock.name} above the crystal's {_mhz(_CRYSTAL_HZ)}"
     return ""
 

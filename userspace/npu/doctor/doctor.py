@@ -99,9 +99,9 @@ def text_of(completed: Completed, where: str) -> str:
         InfrastructureError: it printed nothing.
     """
     if not completed.stdout.strip():
-        said = completed.stderr.decode(errors="replace").strip()[-300:]
+        messages = completed.stderr.decode(errors="replace").strip()[-300:]
         raise InfrastructureError(
-            f"{where} ended the doctor's script with exit code {completed.exit_code}: {said}"
+            f"{where} ended the doctor's script with exit code {completed.exit_code}: {messages}"
         )
     return completed.text
 

@@ -117,12 +117,12 @@ def script(userspace: str = DEPLOYED_USERSPACE) -> bytes:
     vendors = {word for npu in npus for vendor in npu.vendor for word in vendor.compatible}
     compatibles = sorted({npu.compatible for npu in npus} | vendors)
     probe = (_HERE / "probe.py").read_text(encoding="utf-8")
-    given = {
+    constants = {
         "RUNNER": without_unused(_runner_source(), _names_of(probe, "runner")),
         "MODEL": base64.b64encode(one_convolution()).decode(),
         "PAYLOAD": userspace,
     }
-    values = "\n".join(f"{name} = {value!r}" for name, value in given.items())
+    values = "\n".join(f"{name} = {value!r}" for name, value in constants.items())
     future = "from __future__ import annotations"  # has to come first
     return "\n".join(
         [

@@ -145,14 +145,14 @@ def options_for(
     Raises:
         UserError: it has no Teflon to switch on, or no such driver.
     """
-    known = options_of(tree)
-    if "teflon" not in known or "gallium-drivers" not in known:
+    available = options_of(tree)
+    if "teflon" not in available or "gallium-drivers" not in available:
         raise UserError(
             f"Mesa {version} has no meson option 'teflon'",
             hint="Teflon came with Mesa 24.1; a version that is newer than all that is known here may "
             "call it otherwise",
         )
-    there = re.findall(r"'([\w-]+)'", known["gallium-drivers"])
+    there = re.findall(r"'([\w-]+)'", available["gallium-drivers"])
     for driver in drivers:
         if driver not in there:
             has = ", ".join(name for name in DRIVERS if name in there) or "none"
@@ -161,7 +161,7 @@ def options_for(
                 hint="take a newer Mesa (Rocket and Ethos-U came with 25.3), or leave it out of --drivers",
             )
     chosen = {**_OPTIONS, "gallium-drivers": ",".join(drivers), **(more or {})}
-    return tuple(f"-D{name}={value}" for name, value in chosen.items() if name in known)
+    return tuple(f"-D{name}={value}" for name, value in chosen.items() if name in available)
 
 
 def options_of(tree: Path) -> dict[str, str]:
@@ -250,8 +250,8 @@ def configure(setup: Setup, tree: Path, folder: Path) -> None:
         try:
             run(words, env=environment(setup))
         except ToolFailedError as error:
-            said = error.completed.text.splitlines()
-            wrong = [line for line in said if "ERROR:" in line] or said[-6:]
+            lines = error.completed.text.splitlines()
+            wrong = [line for line in lines if "ERROR:" in line] or lines[-6:]
             raise UserError(
                 "meson cannot configure this Mesa:\n" + "\n".join(wrong[:6]),
                 hint=f"all that was said: {folder}/meson-logs/meson-log.txt; a Mesa that is much older or "

@@ -83,18 +83,18 @@ def is_there(suite: str) -> bool:
 def _asked(tree: Path) -> list[tuple[str, str, str]]:
     """Return package, name and least version of what Mesa's own meson.build asks for."""
     text = (tree / "meson.build").read_text(encoding="utf-8", errors="replace")
-    found = []
+    least_versions = []
     for package, words in (("rustc", "Rust"), ("bindgen", "bindgen")):
         name = rf"{package}(?:\.version\(\)|_version)"
         if least := re.search(rf"{name}\.version_compare\('< ?([\d.]+)'\)", text):
-            found.append((package, words, least[1]))
-    return found
+            least_versions.append((package, words, least[1]))
+    return least_versions
 
 
 def _number(version: str) -> str:
     """``1.85.1`` for ``1.85.1+dfsg1-1``, ``19.0`` for ``1:19.0-63``."""
-    found = re.match(r"(?:\d+:)?(\d+(?:\.\d+)*)", version)
-    return found[1] if found else version
+    match = re.match(r"(?:\d+:)?(\d+(?:\.\d+)*)", version)
+    return match[1] if match else version
 
 
 def _key(version: str) -> tuple[int, ...]:
@@ -218,17 +218,19 @@ def _script(path: Path, text: str) -> None:
 
 def _llvm_config(sysroot: Path, llvm: str) -> str:
     """Return a script that answers meson as ``llvm-config`` does, by what LLVM tells CMake."""
-    known = (sysroot / llvm / "cmake/LLVMConfig.cmake").read_text(encoding="utf-8")
+    settings = (sysroot / llvm / "cmake/LLVMConfig.cmake").read_text(encoding="utf-8")
 
-    def said(name: str) -> str:
-        found = re.search(rf"^set\({name} \"?(.*?)\"?\)$", known, re.MULTILINE)
-        if not found:
+    def setting(name: str) -> str:
+        match = re.search(rf"^set\({name} \"?(.*?)\"?\)$", settings, re.MULTILINE)
+        if not match:
             raise InfrastructureError(f"{sysroot / llvm} does not say its {name}")
-        return found[1]
+        return match[1]
 
-    names = [name.removeprefix("LLVM").lower() for name in said("LLVM_AVAILABLE_LIBS").split(";")]
-    rtti = "YES" if said("LLVM_ENABLE_RTTI") in ("ON", "1", "YES", "TRUE") else "NO"
-    version = said("LLVM_PACKAGE_VERSION")
+    names = [
+        name.removeprefix("LLVM").lower() for name in setting("LLVM_AVAILABLE_LIBS").split(";")
+    ]
+    rtti = "YES" if setting("LLVM_ENABLE_RTTI") in ("ON", "1", "YES", "TRUE") else "NO"
+    version = setting("LLVM_PACKAGE_VERSION")
     answers = {
         "--version": version,
         "--components": " ".join([*names, "engine", "native", "all-targets"]),
@@ -240,7 +242,9 @@ def _llvm_config(sysroot: Path, llvm: str) -> str:
         "--libdir": f"/{llvm}/lib",
         "--libs": f"-L{sysroot}/usr/lib/{TRIPLET} -lLLVM-{version.partition('.')[0]}",
     }
-    cases = "\n".join(f"{option}) echo {shlex.quote(said)} ;;" for option, said in answers.items())
+    cases = "\n".join(
+        f"{option}) echo {shlex.quote(setting)} ;;" for option, setting in answers.items()
+    )
     return f'case "$1" in\n{cases}\n*) echo "no answer to $1" >&2; exit 1 ;;\nesac'
 
 

@@ -82,11 +82,11 @@ def patches_of(series: str) -> list[Patch]:
     """
     if series in ("", NONE):
         return []
-    known = all_series()
-    if series not in known:
+    available = all_series()
+    if series not in available:
         raise UserError(
-            f"there is no series of patches {series!r} for Mesa{nearest(series, list(known))}",
-            hint=f"there are: {', '.join(known)}; or {NONE}",
+            f"there is no series of patches {series!r} for Mesa{nearest(series, list(available))}",
+            hint=f"there are: {', '.join(available)}; or {NONE}",
         )
     return [Patch(series, path) for path in sorted((FOLDER / series).glob("*.patch"))]
 

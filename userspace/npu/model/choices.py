@@ -59,12 +59,12 @@ def rules_of(words: str, drivers: Iterable[str]) -> list[tuple[str, Rules]]:
 
 def others(words: str, drivers: Iterable[str]) -> list[tuple[str, Rules]]:
     """Return the newest of these versions for each driver that nobody asked about."""
-    asked, newest_versions = set(drivers), []
+    named_drivers, newest_versions = set(drivers), []
     for driver in dict.fromkeys(rules.driver for rules in all_rules()):
         names = [name for name in _words(words) or _usual(driver) if rules_for(driver, name)]
         newest = max(names, key=_order, default=None)
         rules = rules_for(driver, newest) if newest else None
-        if driver not in asked and newest and rules:
+        if driver not in named_drivers and newest and rules:
             newest_versions.append((newest, rules))
     return newest_versions
 

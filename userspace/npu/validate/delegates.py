@@ -46,8 +46,8 @@ def rows(choice: str) -> tuple[str, ...]:
 
 def implied(choice: str) -> tuple[str, ...]:
     """Return the rows that run only so that the others can be compared with them."""
-    asked = _parts(choice)
-    return () if {ALL, CPU, REFERENCE} & set(asked) else (REFERENCE,)
+    parts = _parts(choice)
+    return () if {ALL, CPU, REFERENCE} & set(parts) else (REFERENCE,)
 
 
 def _parts(choice: str) -> list[str]:

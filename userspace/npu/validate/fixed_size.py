@@ -54,7 +54,7 @@ def size_of(text: str) -> tuple[int, int] | None:
 
 
 def fixed(
-    inputs: models.Inputs, found: Sequence[Input], size: tuple[int, int] | None
+    inputs: models.Inputs, model_inputs: Sequence[Input], size: tuple[int, int] | None
 ) -> models.Inputs:
     """Return a copy of the model, in the cache, whose input has one size; ``inputs`` if it has one.
 
@@ -62,22 +62,22 @@ def fixed(
     audit) sees what runs.
 
     Args:
-        found: the model's inputs.
+        model_inputs: the model's inputs.
         size: height and width; None: the default.
 
     Raises:
         UserError: the model cannot take that size, or takes another one only.
     """
-    if size is None and not any(free_sides(each, layout_of(each)) for each in found):
+    if size is None and not any(free_sides(each, layout_of(each)) for each in model_inputs):
         return inputs
     height, width = size or (DEFAULT_SIDE, DEFAULT_SIDE)
     shapes = {
         number: shape
-        for number, each in enumerate(found)
+        for number, each in enumerate(model_inputs)
         if (shape := _shape(each, height, width)) != list(each.shape)
     }
     if not shapes:
-        texts = ", ".join(each.text() for each in found)
+        texts = ", ".join(each.text() for each in model_inputs)
         raise UserError(
             f"--size is for a model that takes pictures of any size; {inputs.model.name} takes {texts}",
             hint="leave --size out",

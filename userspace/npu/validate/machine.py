@@ -138,10 +138,8 @@ class BoardMachine:
         self._cache = cache
         self._runner = f"{userspace}/bin/runner.py"
         self._manifest = f"{userspace}/manifest.json"
-        found = connection.run(
-            ["test", "-f", self._runner], timeout_s=_SHORT_TIMEOUT_S, check=False
-        )
-        if found.exit_code != 0:
+        test = connection.run(["test", "-f", self._runner], timeout_s=_SHORT_TIMEOUT_S, check=False)
+        if test.exit_code != 0:
             raise UserError(
                 f"{name} has no userspace of npu-bsp: {self._runner} is not there",
                 hint=f"./inv deploy --host {name}",
@@ -188,16 +186,16 @@ class BoardMachine:
         content_of: Callable[[], tuple[Iterable[bytes], int]],
     ) -> str:
         """Look for a key on the board, send its content if it is not there, and return its path."""
-        found = self._connection.run(
+        answer = self._connection.run(
             ["sh", "-c", look, "sh", key, self._cache], timeout_s=_SHORT_TIMEOUT_S, check=False
         )
-        folder = found.text.strip()
-        if found.exit_code not in (0, 7) or not folder:
+        folder = answer.text.strip()
+        if answer.exit_code not in (0, 7) or not folder:
             raise InfrastructureError(
                 f"{self._name} has no folder to put {name} into: "
-                f"{found.stderr.decode(errors='replace').strip()}"
+                f"{answer.stderr.decode(errors='replace').strip()}"
             )
-        if found.exit_code == 7:
+        if answer.exit_code == 7:
             content, size_bytes = content_of()
             with step(f"Sending {name} ({size_bytes / 1e6:.1f} MB)"):
                 self._connection.run(

@@ -234,10 +234,10 @@ def find(name: str, kind: str) -> File:
             return File(name, path, digest, f"{_ASSETS_VARIABLE} ({hashes[digest].title})")
     same_name = [path for path in _assets() if path.name == name or path.stem == name]
     if same_name:
-        found = sha256_of(same_name[0])
+        sha256 = sha256_of(same_name[0])
         raise UserError(
             f"{same_name[0]} is not the {name} that is known: its content was changed or cut short\n"
-            f"  expected sha256 {' or '.join(sorted(hashes))}\n  found    sha256 {found}",
+            f"  expected sha256 {' or '.join(sorted(hashes))}\n  found    sha256 {sha256}",
             hint=f"put the original there, or give the file itself: --{kind} {same_name[0]}",
         )
     problem: InfrastructureError | None = None

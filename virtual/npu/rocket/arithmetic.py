@@ -37,13 +37,13 @@ def read_input(task: Task, memory: Memory) -> NDArray[np.int16]:
     Raises:
         MemoryFaultError: it is not where the task says.
     """
-    if given := task.input_conversion:
+    if conversion := task.input_conversion:
         size = (task.height - 1) * task.line_bytes + task.width
         data = memory.view(task.input_address, size, Access.READ)
         plane = np.lib.stride_tricks.as_strided(
             data, (1, task.height, task.width), (0, task.line_bytes, 1), writeable=False
         ).astype(np.int64)
-        values = rounded((plane + given.offset) * given.scale, given.shift)
+        values = rounded((plane + conversion.offset) * conversion.scale, conversion.shift)
         return np.clip(values, -128, 127).astype(np.int16)
     return _feature_map(
         task.input_address, task.channels, task.height, task.width, task.line_bytes,
@@ -186,8 +186,8 @@ def converted(task: Task, maps: Maps, biased: NDArray[np.int64]) -> NDArray[np.i
     """Return the output as silicon is predicted to compute it, from the registers alone."""
     total = rounded(maps.sums, task.truncate) + biased[:, None, None]
     if task.addend and maps.addends is not None:
-        given = task.addend.conversion
-        total += rounded((maps.addends + given.offset) * given.scale, given.shift)
+        conversion = task.addend.conversion
+        total += rounded((maps.addends + conversion.offset) * conversion.scale, conversion.shift)
     return convert(total, task.output)
 
 

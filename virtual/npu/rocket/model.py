@@ -81,8 +81,8 @@ def tasks_of(model: Path) -> list[ModelTask]:
 class Model:
     """A model beside the tasks of one client; implements what the engine asks of it."""
 
-    def __init__(self, known: Sequence[ModelTask], *, exact: bool) -> None:
-        self._known = known
+    def __init__(self, tasks: Sequence[ModelTask], *, exact: bool) -> None:
+        self._known = tasks
         self._exact = exact
         self._next = 0
         self._job: tuple[int, ModelTask | None] = (-1, None)
@@ -194,13 +194,13 @@ def _audit_scales(task: Task, mine: ModelTask) -> Iterator[Finding]:
 
 
 def _audit_conversion(
-    name: str, found: Conversion, expected: float, offset: int
+    name: str, conversion: Conversion, expected: float, offset: int
 ) -> Iterator[Finding]:
-    real = found.scale / 2.0**found.shift
+    real = conversion.scale / 2.0**conversion.shift
     if abs(real / expected - 1) > _SCALE_ERROR:
         yield _wrong(f"{name}_SCALE and _SHIFT", f"{expected:.6g}", f"{real:.6g}")
-    if found.offset != offset:
-        yield _wrong(f"{name}_OFFSET", str(offset), str(found.offset))
+    if conversion.offset != offset:
+        yield _wrong(f"{name}_OFFSET", str(offset), str(conversion.offset))
 
 
 def _task(operator: graph.Operation, operation: Operation) -> ModelTask | None:

@@ -270,11 +270,11 @@ def _check(path: Path, file: IO[bytes], size_bytes: int) -> None:
         part = _exactly(path, file, min(left, 1 << 20))
         digest.update(part)
         left -= len(part)
-    found = _exactly(path, file, _HASH_BYTES)
-    if digest.digest() != found:
+    stored = _exactly(path, file, _HASH_BYTES)
+    if digest.digest() != stored:
         raise TraceError(
             f"{path} is damaged or cut short: its SHA-256 is {digest.hexdigest()[:16]}..., "
-            f"expected {found.hex()[:16]}..."
+            f"expected {stored.hex()[:16]}..."
         )
 
 

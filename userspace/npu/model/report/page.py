@@ -194,9 +194,9 @@ def _runs(facts: Facts) -> str:
         for run in facts.runs
     )
     notes = [note for run in facts.runs for note in run_notes(run)]
-    given = escape("; ".join(facts.given) or "no inputs")
+    inputs = escape("; ".join(facts.given) or "no inputs")
     return (
-        f'<p class="soft">With {given}. Coefficients, read and written are bytes of an inference.</p>'
+        f'<p class="soft">With {inputs}. Coefficients, read and written are bytes of an inference.</p>'
         f'<table class="cards"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{_list(notes)}'
     )
 

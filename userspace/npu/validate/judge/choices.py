@@ -22,7 +22,7 @@ _NEAR = 0.25
 _MOST_PAIRS = 1 << 24
 
 
-def compare_choices(found: Values, reference: Values, name: str) -> str | None:
+def compare_choices(output: Values, reference: Values, name: str) -> str | None:
     """Return what is wrong with a list of picked things, "" if most are the reference's.
 
     Args:
@@ -31,12 +31,12 @@ def compare_choices(found: Values, reference: Values, name: str) -> str | None:
     Returns:
         None where it cannot be told: the reference picked next to nothing, or too much to look at.
     """
-    ours, theirs = _things(found, reference)
+    ours, theirs = _things(output, reference)
     if ours.shape[1] != theirs.shape[1]:
         return f"its things are of {ours.shape[1]} numbers each, {name}'s of {theirs.shape[1]}"
     if len(ours) * len(theirs) * ours.shape[1] > _MOST_PAIRS:
         return None
-    same = _same(ours, theirs, 0.0 if found.raw.dtype.kind in "iub" else _NEAR)
+    same = _same(ours, theirs, 0.0 if output.raw.dtype.kind in "iub" else _NEAR)
     in_both = min(int(same.any(axis=0).sum()), int(same.any(axis=1).sum()))
     of_one = len(ours) + len(theirs) - 2 * in_both
     if of_one <= max(_FEW, _SHARE_OF_ONE * (in_both + of_one)):

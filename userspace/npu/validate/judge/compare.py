@@ -74,7 +74,7 @@ class Difference:
 
 
 def compare(
-    kind: Kind, found: Values, reference: Values, labels: Sequence[str], *, name: str
+    kind: Kind, output: Values, reference: Values, labels: Sequence[str], *, name: str
 ) -> Difference:
     """Compare an output with the reference's.
 
@@ -83,19 +83,19 @@ def compare(
         labels: names of the classes, for scores.
         name: the reference's name, for the words.
     """
-    if not np.all(np.isfinite(found.real)):
+    if not np.all(np.isfinite(output.real)):
         return Difference("holds numbers that are not finite", None)
     if kind is Kind.INDICES:
-        return Difference(compare_indices(found, reference, name), None)
-    error = relative_error(found, reference)
+        return Difference(compare_indices(output, reference, name), None)
+    error = relative_error(output, reference)
     if kind is Kind.SCORES:
-        problem = _scores(found, reference, labels, name)
+        problem = _scores(output, reference, labels, name)
     elif kind is Kind.KEY_POINTS:
-        problem = _key_points(found, reference, name)
-    elif kind is Kind.VECTOR or found.real.size <= _LEAST_VALUES_OF_PART:
-        problem = _list(found, reference, name)
+        problem = _key_points(output, reference, name)
+    elif kind is Kind.VECTOR or output.real.size <= _LEAST_VALUES_OF_PART:
+        problem = _list(output, reference, name)
     else:
-        problem = _whole(found, reference, name, _WHOLE_LIMIT) or _parts(found, reference, name)
+        problem = _whole(output, reference, name, _WHOLE_LIMIT) or _parts(output, reference, name)
     return Difference(problem, error)
 
 
@@ -109,16 +109,16 @@ def best(values: Reals) -> int:
     return int(values.size - 1 - np.argmax(values.ravel()[::-1]))
 
 
-def top_differs(found: Reals, reference: Reals, *, step: float) -> bool:
+def top_differs(output: Reals, reference: Reals, *, step: float) -> bool:
     """Whether one of the two clearly prefers its own best classes to the other's best.
 
     Classes with equal scores are equally good, on either side. Scores within two steps, or within a
     tenth, or half of a best score below that, are nearly equal.
     """
-    mine, theirs = found == found.max(), reference == reference.max()
+    mine, theirs = output == output.max(), reference == reference.max()
     if np.any(mine & theirs):
         return False
-    return _prefers(reference, theirs, mine, step) or _prefers(found, mine, theirs, step)
+    return _prefers(reference, theirs, mine, step) or _prefers(output, mine, theirs, step)
 
 
 def _prefers(values: Reals, own: NDArray[np.bool_], other: NDArray[np.bool_], step: float) -> bool:
@@ -128,17 +128,17 @@ def _prefers(values: Reals, own: NDArray[np.bool_], other: NDArray[np.bool_], st
     return top - float(values[other].max()) > slack + 1e-9
 
 
-def _scores(found: Values, reference: Values, labels: Sequence[str], name: str) -> str:
-    values, expected = found.real.ravel(), reference.real.ravel()
+def _scores(output: Values, reference: Values, labels: Sequence[str], name: str) -> str:
+    values, expected = output.real.ravel(), reference.real.ravel()
     if top_differs(values, expected, step=reference.step):
         return f"top class is {named(best(values), labels)}, {name} says {named(best(expected), labels)}"
     if expected.min() >= 0 and expected.max() <= 1:
-        values, expected = _as_shown(found), _as_shown(reference)
+        values, expected = _as_shown(output), _as_shown(reference)
         difference = float(np.max(np.abs(values - expected)))
         if difference > max(MAX_ABS_DIFF, 2 * reference.step):
             return f"differs from {name} by up to {difference:.3f}, allowed are {MAX_ABS_DIFF}"
-        return _whole(found, reference, name, _SCORES_LIMIT)
-    return _list(found, reference, name)
+        return _whole(output, reference, name, _SCORES_LIMIT)
+    return _list(output, reference, name)
 
 
 def _as_shown(values: Values) -> Reals:
@@ -148,37 +148,37 @@ def _as_shown(values: Values) -> Reals:
     return values.real.ravel()
 
 
-def relative_error(found: Values, reference: Values) -> float | None:
+def relative_error(output: Values, reference: Values) -> float | None:
     """Root mean square of the differences as a share of the reference's spread; None if it has none."""
     spread = float(reference.real.std())
     if not spread:
         return None
-    return float(np.sqrt(np.mean((found.real - reference.real) ** 2))) / spread
+    return float(np.sqrt(np.mean((output.real - reference.real) ** 2))) / spread
 
 
-def _errors(found: Values, reference: Values) -> Reals:
+def _errors(output: Values, reference: Values) -> Reals:
     """Absolute differences, less the steps that count as none."""
-    apart: Reals = np.abs(found.real - reference.real)
+    apart: Reals = np.abs(output.real - reference.real)
     return np.maximum(apart - _STEPS * reference.step, np.float64(0))
 
 
-def _whole(found: Values, reference: Values, name: str, limit: float) -> str:
-    share = float(_shares(_errors(found, reference), reference, ()))
+def _whole(output: Values, reference: Values, name: str, limit: float) -> str:
+    share = float(_shares(_errors(output, reference), reference, ()))
     if share <= limit:
         return ""
-    return f"{_counted(found, reference, name)}; the error is {_share(share)}, allowed are {limit}"
+    return f"{_counted(output, reference, name)}; the error is {_share(share)}, allowed are {limit}"
 
 
-def _parts(found: Values, reference: Values, name: str) -> str:
+def _parts(output: Values, reference: Values, name: str) -> str:
     """Look at each channel (and row, column) by itself: one that is wrong is lost among many."""
-    errors = _errors(found, reference)
+    errors = _errors(output, reference)
     for axis in part_axes(reference.real.shape):
         others = tuple(each for each in range(errors.ndim) if each != axis)
         off = np.count_nonzero(errors, axis=others)
         few = max(_FEW_VALUES, _FEW_VALUES_SHARE * errors.size / errors.shape[axis])
         shares = np.where(off > few, _shares(errors, reference, others, parts=True), 0.0)
         worst = int(np.argmax(shares))
-        dead = _dead(found, reference, others)
+        dead = _dead(output, reference, others)
         if dead.size:
             return f"part {dead[0]} of {len(shares)} along axis {axis} is all the same, {name}'s is not"
         if shares[worst] > _PART_LIMIT:
@@ -191,12 +191,12 @@ def _parts(found: Values, reference: Values, name: str) -> str:
     return ""
 
 
-def _dead(found: Values, reference: Values, others: tuple[int, ...]) -> NDArray[np.intp]:
+def _dead(output: Values, reference: Values, others: tuple[int, ...]) -> NDArray[np.intp]:
     """Return which parts are constant and should not be; of quantised numbers they may well be."""
     if reference.step:
         return np.zeros(0, np.intp)
     alive = np.ptp(reference.real, axis=others) > _ALIVE
-    return np.flatnonzero(alive & (np.ptp(found.real, axis=others) == 0))
+    return np.flatnonzero(alive & (np.ptp(output.real, axis=others) == 0))
 
 
 def part_axes(shape: Sequence[int]) -> list[int]:
@@ -229,10 +229,10 @@ def _shares(
     return np.asarray(np.sqrt(np.mean(errors**2, axis=over)) / spread, np.float64)
 
 
-def _list(found: Values, reference: Values, name: str) -> str:
+def _list(output: Values, reference: Values, name: str) -> str:
     """Compare a list of numbers, also a short one, of which spreads say little."""
-    values, right = found.real.ravel(), reference.real.ravel()
-    errors = _errors(found, reference).ravel()
+    values, right = output.real.ravel(), reference.real.ravel()
+    errors = _errors(output, reference).ravel()
     level = float(np.sqrt(np.mean(right**2)))
     least = max(_LEAST_SPREAD_STEPS * reference.step, _TINY)
     spread = max(float(right.std()), least)
@@ -240,7 +240,7 @@ def _list(found: Values, reference: Values, name: str) -> str:
         spread = max(spread, _WHOLE_LIMIT * level)
     share = float(np.sqrt(np.mean(errors**2))) / spread
     if share > _WHOLE_LIMIT:
-        counted = _counted(found, reference, name)
+        counted = _counted(output, reference, name)
         return f"{counted}; the error is {_share(share)}, allowed are {_WHOLE_LIMIT}"
     worst = int(np.argmax(errors))
     rest = float(np.sqrt(np.mean(np.delete(errors, worst) ** 2))) if errors.size > 1 else 0.0
@@ -250,12 +250,12 @@ def _list(found: Values, reference: Values, name: str) -> str:
     return ""
 
 
-def _key_points(found: Values, reference: Values, name: str) -> str:
+def _key_points(output: Values, reference: Values, name: str) -> str:
     """Compare points: most must be in place, by the pose's own extent, and each that both are sure of.
 
     The score of a single point says little: seen, 0.75 against 0.16 for a point in the same place.
     """
-    points, expected = found.real.reshape(-1, 3), reference.real.reshape(-1, 3)
+    points, expected = output.real.reshape(-1, 3), reference.real.reshape(-1, 3)
     extent = max(float(np.sqrt(expected[:, :2].var(axis=0).sum())), 1e-6)
     apart = np.hypot(*(points[:, :2] - expected[:, :2]).T) / extent
     middle = float(np.median(apart))
@@ -284,11 +284,11 @@ def _repeated(points: Reals) -> int:
     return len(points) - len(np.unique(points[:, :2], axis=0))
 
 
-def _counted(found: Values, reference: Values, name: str) -> str:
-    differ = int(np.count_nonzero(found.raw != reference.raw))
-    largest = float(np.max(np.abs(found.real - reference.real)))
+def _counted(output: Values, reference: Values, name: str) -> str:
+    differ = int(np.count_nonzero(output.raw != reference.raw))
+    largest = float(np.max(np.abs(output.real - reference.real)))
     by = f"{largest / reference.step:.0f} steps" if reference.step else f"{largest:.4g}"
-    return f"{differ} of {found.raw.size} values differ from {name}'s, by up to {by}"
+    return f"{differ} of {output.raw.size} values differ from {name}'s, by up to {by}"
 
 
 def _share(share: float) -> str:

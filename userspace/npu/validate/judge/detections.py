@@ -72,10 +72,10 @@ def arrangement(outputs: Sequence[OutputRecord]) -> Outputs | None:
     classes. Where names do not tell classes from scores, whole numbers are classes, and where values do not
     tell (nothing was found), the two orders do.
     """
-    found = _by_shape([tuple(output["shape"]) for output in outputs])
-    if found is None:
+    arranged = _by_shape([tuple(output["shape"]) for output in outputs])
+    if arranged is None:
         return None
-    boxes, pair, count = found
+    boxes, pair, count = arranged
     one, other = pair
     names = [str(outputs[place].get("name", "")).lower() for place in pair]
     for words, first_is_score in ((("score",), True), (("class", "categor", "label"), False)):
@@ -183,7 +183,7 @@ def overlap(one: tuple[float, ...], two: tuple[float, ...]) -> float:
 
 
 def differences(
-    found: Sequence[Detection],
+    detections: Sequence[Detection],
     reference: Sequence[Detection],
     *,
     tolerance: float,
@@ -194,7 +194,10 @@ def differences(
     Objects nearer to the threshold than ``tolerance`` may come and go.
     """
     problems = []
-    for objects, others, who in ((found, reference, "only here"), (reference, found, "missing")):
+    for objects, others, who in (
+        (detections, reference, "only here"),
+        (reference, detections, "missing"),
+    ):
         for each in objects:
             if each.score < threshold + tolerance:
                 continue
@@ -208,10 +211,10 @@ def differences(
     return problems
 
 
-def class_scores(found: Sequence[Detection], classes: int) -> NDArray[np.float32]:
+def class_scores(detections: Sequence[Detection], classes: int) -> NDArray[np.float32]:
     """Return each class's best score: what a detector says of the picture as a whole."""
     scores = np.zeros(classes, np.float32)
-    for each in found:
+    for each in detections:
         if each.index < classes:
             scores[each.index] = max(scores[each.index], each.score)
     return scores

@@ -52,23 +52,23 @@ _Shares = NDArray[np.float32]
 _Map = NDArray[Any]
 
 
-def compare_indices(found: Values, reference: Values, name: str) -> str:
+def compare_indices(output: Values, reference: Values, name: str) -> str:
     """Return what is wrong with numbers of classes, "" if nothing is.
 
     Args:
         name: the reference's name, for the words.
     """
-    if np.array_equal(found.raw, reference.raw):
+    if np.array_equal(output.raw, reference.raw):
         return ""
     if reference.short is not None:
-        problem = _by_scores(found, reference, reference.short, name)
+        problem = _by_scores(output, reference, reference.short, name)
     else:
-        problem = _by_share(found, reference, name)
-    return problem or _moved(found.raw.squeeze(), reference.raw.squeeze(), name)
+        problem = _by_share(output, reference, name)
+    return problem or _moved(output.raw.squeeze(), reference.raw.squeeze(), name)
 
 
-def _by_scores(found: Values, reference: Values, short: _Shares, name: str) -> str:
-    indices, expected = found.raw.ravel().astype(np.int64), reference.raw.ravel()
+def _by_scores(output: Values, reference: Values, short: _Shares, name: str) -> str:
+    indices, expected = output.raw.ravel().astype(np.int64), reference.raw.ravel()
     strange = np.flatnonzero((indices < 0) | (indices >= short.shape[1]))
     if strange.size:
         return (
@@ -90,7 +90,7 @@ def _by_scores(found: Values, reference: Values, short: _Shares, name: str) -> s
                 f"where {name} says class {value}, the classes are worse by {worse:.2f} of the spread of "
                 f"its scores, allowed are {_CLASS_LIMIT}"
             )
-    return _lines(missing.reshape(found.raw.shape), name)
+    return _lines(missing.reshape(output.raw.shape), name)
 
 
 def _lines(missing: _Shares, name: str) -> str:
@@ -109,14 +109,14 @@ def _lines(missing: _Shares, name: str) -> str:
     return ""
 
 
-def _moved(found: _Map, expected: _Map, name: str) -> str:
+def _moved(output: _Map, expected: _Map, name: str) -> str:
     """Look whether a map is the reference's, moved by some pixels, as a whole or quarter by quarter."""
     if expected.ndim != 2 or min(expected.shape) < _LEAST_SIDE:
         return ""
     outline = np.count_nonzero(np.diff(expected, axis=0)) + np.count_nonzero(
         np.diff(expected, axis=1)
     )
-    differ = found != expected
+    differ = output != expected
     if outline < sum(expected.shape) or np.count_nonzero(differ) < _LEAST_DIFFERING:
         return ""
     middle = tuple(size // 2 for size in expected.shape)
@@ -126,7 +126,7 @@ def _moved(found: _Map, expected: _Map, name: str) -> str:
     for way in itertools.product(reach, reach):
         ours = tuple(slice(max(0, by), min(0, by) or None) for by in way)
         theirs = tuple(slice(max(0, -by), min(0, -by) or None) for by in way)
-        left = found[ours] != expected[theirs]
+        left = output[ours] != expected[theirs]
         rows, columns = (size - max(0, by) for size, by in zip(middle, way, strict=True))
         parts = [(slice(None), slice(None))]
         parts += itertools.product(_halves(rows), _halves(columns))
@@ -156,8 +156,8 @@ def _mean(missing: _Shares) -> float:
     return float(np.sqrt(np.mean(missing**2)))
 
 
-def _by_share(found: Values, reference: Values, name: str) -> str:
-    indices, expected = found.raw.ravel(), reference.raw.ravel()
+def _by_share(output: Values, reference: Values, name: str) -> str:
+    indices, expected = output.raw.ravel(), reference.raw.ravel()
     alike = float(np.mean(indices == expected))
     if indices.size < _FEW_INDICES:
         place = int(np.flatnonzero(indices != expected)[0])

@@ -80,12 +80,15 @@ def comparable(ours: Values, theirs: Values) -> tuple[Values, Values, str]:
     Returns:
         Ours, theirs, and what is wrong with ours: numbers that are not finite where theirs are ("" if few).
     """
-    broken, given = ~are_numbers(ours), ~are_numbers(theirs)
-    if not np.any(broken | given):
+    ours_broken, theirs_broken = ~are_numbers(ours), ~are_numbers(theirs)
+    if not np.any(ours_broken | theirs_broken):
         return ours, theirs, ""
-    count, most = int(np.count_nonzero(broken & ~given)), int(np.count_nonzero(given)) // _FEW
+    count, most = (
+        int(np.count_nonzero(ours_broken & ~theirs_broken)),
+        int(np.count_nonzero(theirs_broken)) // _FEW,
+    )
     problem = f"{count} of {ours.real.size} values are not finite" if count > most else ""
-    keep = ~(broken | given)
+    keep = ~(ours_broken | theirs_broken)
     return _only(ours, keep), _only(theirs, keep), problem
 
 
@@ -94,10 +97,10 @@ def are_numbers(values: Values) -> NDArray[np.bool_]:
 
     TFLite's portable kernels end at that one where its others overflow (``ActivationFunctionWithMinMax``).
     """
-    found: NDArray[np.bool_] = np.isfinite(values.real)
+    numbers: NDArray[np.bool_] = np.isfinite(values.real)
     if values.raw.dtype.kind == "f":
-        found &= np.abs(values.raw) < np.finfo(values.raw.dtype).max
-    return found
+        numbers &= np.abs(values.raw) < np.finfo(values.raw.dtype).max
+    return numbers
 
 
 def _only(values: Values, keep: NDArray[np.bool_]) -> Values:

@@ -77,14 +77,16 @@ def load_runtime() -> tuple[Any, str]:
     raise StageError("runtime", "no TFLite runtime can be imported; " + "; ".join(problems))
 
 
-def set_environment(asked: dict[str, str], rusticl: str | None, preload: str | None = None) -> None:
+def set_environment(
+    variables: dict[str, str], rusticl: str | None, preload: str | None = None
+) -> None:
     """Set variables before anything is loaded; starts this program anew if the linker has to see them.
 
     A folder of our own with rusticl in it comes behind what was asked for, ``preload`` before it.
     """
     linker = ("LD_LIBRARY_PATH", "LD_PRELOAD")
     before = [os.environ.get(name, "") for name in linker]
-    os.environ.update(asked)
+    os.environ.update(variables)
     if preload:
         loaded = [preload, *os.environ.get("LD_PRELOAD", "").split(":")]
         os.environ["LD_PRELOAD"] = ":".join(dict.fromkeys(filter(None, loaded)))

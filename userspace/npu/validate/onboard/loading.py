@@ -79,8 +79,8 @@ def lacks_portable(module: Any, model: bytes) -> str:
             model_content=model, experimental_op_resolver_type=module.OpResolverType.BUILTIN_REF
         )
     except (ValueError, RuntimeError) as error:
-        found = re.search(r"builtin opcode '(\w+)' version '(\d+)'", str(error))
-        return f"{found[1]} of version {found[2]}" if found else ""
+        match = re.search(r"builtin opcode '(\w+)' version '(\d+)'", str(error))
+        return f"{match[1]} of version {match[2]}" if match else ""
     return ""
 
 

@@ -64,8 +64,8 @@ class Input:
         return f"{'x'.join(sizes) or 'one'} {self.dtype}"
 
     def _sizes(self) -> list[tuple[int, int]]:
-        known = len(self.signature) == len(self.shape)
-        return list(zip(self.shape, self.signature if known else self.shape, strict=True))
+        has_signature = len(self.signature) == len(self.shape)
+        return list(zip(self.shape, self.signature if has_signature else self.shape, strict=True))
 
     def free(self, axis: int) -> bool:
         """Whether any size will do for an axis."""
@@ -138,7 +138,7 @@ def fillings(inputs: Sequence[Input]) -> list[Filling]:
             f"the model takes {_listed(inputs)}: no picture. A picture is at least 2 x 2 pixels with 1, 3 "
             f"or 4 channels, of {', '.join(_PIXELS[:-1])} or {_PIXELS[-1]}"
         )
-    found = []
+    chosen = []
     for number, (each, layout) in enumerate(zip(inputs, layouts, strict=True)):
         if free_sides(each, layout):
             raise InputError(
@@ -151,8 +151,8 @@ def fillings(inputs: Sequence[Input]) -> list[Filling]:
             )
         if layout and each.dtype == "int16" and not each.scale:
             raise InputError(f"the model takes {each.text()} without a scale: no pixels")
-        found.append(Filling(each, layout, 0 if layout else SEED + number))
-    return found
+        chosen.append(Filling(each, layout, 0 if layout else SEED + number))
+    return chosen
 
 
 def layout_of(each: Input) -> str:

@@ -55,8 +55,8 @@ def ask_for_one_job_a_submit(teflon: str) -> bool:
     """
     if ONE_JOB.encode() not in Path(teflon).read_bytes():
         return False
-    asked = [*filter(None, [os.environ.get("ETNA_MESA_DEBUG")]), ONE_JOB]
-    os.environ["ETNA_MESA_DEBUG"] = ",".join(asked)
+    words = [*filter(None, [os.environ.get("ETNA_MESA_DEBUG")]), ONE_JOB]
+    os.environ["ETNA_MESA_DEBUG"] = ",".join(words)
     return True
 
 

@@ -223,8 +223,8 @@ def main() -> int:
     job = parser.parse_args()
     if any("=" not in word for word in job.env):
         parser.error("--env takes NAME=VALUE")
-    asked = dict(word.split("=", 1) for word in job.env)
-    set_environment(asked, job.rusticl, profile_library() if job.profile else None)
+    variables = dict(word.split("=", 1) for word in job.env)
+    set_environment(variables, job.rusticl, profile_library() if job.profile else None)
     # Mesa src/gallium/frontends/teflon: the delegate then says what it took; read before it loads.
     os.environ.setdefault("TEFLON_DEBUG", "verbose")
     try:

@@ -41,9 +41,9 @@ class ExactMode:
         current: the operation that the last job was found to belong to.
     """
 
-    def __init__(self, known: list[Operation], generation: int) -> None:
-        self._operations = [operation for operation in known if operation.table is None]
-        self._lookups = [operation for operation in known if operation.table is not None]
+    def __init__(self, operations: list[Operation], generation: int) -> None:
+        self._operations = [operation for operation in operations if operation.table is None]
+        self._lookups = [operation for operation in operations if operation.table is not None]
         self._generation = generation
         self._next = 0
         self.current: Operation | None = None
