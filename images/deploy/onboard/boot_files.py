@@ -19,9 +19,12 @@ from .frames import RefusedError
 
 TYPE_CHECKING = False  # see frames.py
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from typing import Any
 
     from .board import Board
+
+    Found = tuple[Any, bytes]
 
 _MOST_BYTES = 256 << 20  # no kernel is larger
 _DEPTH = 2  # boot-loader entries have folders: MACHINE/RELEASE/linux
@@ -46,6 +49,9 @@ EMPTY_RAM_DISK = (
 ).ljust(512, b"\0")
 """An archive without a file in it (cpio, newc): the kernel goes on to mount ``root=`` itself."""
 
+_found: dict[tuple[object, ...], Found] = {}
+"""What was found in the same files before: a session asks up to three times, and unpacking takes long."""
+
 
 class Boot:
     """The files of ``/boot``, of our partition and of the other FAT partitions."""
@@ -68,6 +74,9 @@ class Boot:
         Raises:
             RefusedError: there is none, or several that differ; says what there is.
         """
+        return self._once("kernel", self._find_kernel)
+
+    def _find_kernel(self) -> tuple[str, bytes]:
         kernels: dict[bytes, tuple[str, bytes]] = {}
         others = []
         for path in sorted(self._files, key=lambda path: not self._is_named(path)):
@@ -104,6 +113,9 @@ class Boot:
         Raises:
             RefusedError: it is not there, or there are several that differ; says what there is.
         """
+        return self._once("ram disk", self._find_ram_disk)
+
+    def _find_ram_disk(self) -> tuple[str | None, bytes]:
         there = [path for path in self._files if _RAM_DISK.search(os.path.basename(path))]
         there = [path for path in there if not _SPARE.search(os.path.basename(path))]
         booted_bytes = self._booted_bytes()
@@ -129,6 +141,14 @@ class Boot:
         raise RefusedError(
             f"none of the RAM disks in {self._places()} is of {self.release}: {shown}"
         )
+
+    def _once(self, what: str, find: Callable[[], Found]) -> Found:
+        """Return what ``find`` does; what it did before, as long as no file has changed since."""
+        files = [(path, *_state_of(path)) for path in self._files]
+        key = (what, self.release, self.banner, self._booted_bytes(), *files)
+        if key not in _found:
+            _found[key] = find()
+        return _found[key]
 
     def _places(self) -> str:
         return ", ".join(self.shown(folder) for folder in self.folders)
@@ -183,6 +203,14 @@ class Boot:
         if of_release or booted_bytes is not None:
             return of_release
         return {path: data for path, data in pool.items() if not releases[path]}
+
+
+def _state_of(path: str) -> tuple[int, ...]:
+    try:
+        now = os.stat(path)
+    except OSError:
+        return ()
+    return now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
 
 
 def plain_kernel(path: str) -> bytes:

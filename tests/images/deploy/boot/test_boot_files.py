@@ -69,7 +69,9 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def boot(root: Path) -> Boot:
+def boot(root: Path, *, anew: bool = True) -> Boot:
+    if anew:
+        boot_files._found.clear()
     return Boot(Board(str(root), "/boot/firmware"), ["/boot/firmware", "/flash"])
 
 
@@ -291,3 +293,26 @@ def test_a_file_larger_than_any_kernel_is_left_alone(
     put(root, "boot/Image", KERNEL)
     put(root, "boot/image.tar.gz", gzip.compress(bytes(range(256)) * 2) + bytes(300))
     assert kernel_of(root) == "/boot/Image"
+
+
+def test_what_was_found_is_not_looked_for_again_until_a_file_changes(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(root, "boot/vmlinuz", gzip.compress(KERNEL))
+    put(root, "boot/initrd.img", gzip.compress(MODULES))
+    unpacked: list[str] = []
+    plain = boot_files.plain_kernel
+
+    def counted(path: str) -> bytes:
+        unpacked.append(path)
+        return plain(path)
+
+    monkeypatch.setattr(boot_files, "plain_kernel", counted)
+    first = boot(root)
+    answers = first.kernel(), first.ram_disk()
+    assert (boot(root, anew=False).kernel(), boot(root, anew=False).ram_disk()) == answers
+    assert len(unpacked) == 1
+    changed = kernel(more=b"rebuilt")
+    put(root, "boot/vmlinuz", gzip.compress(changed))
+    assert boot(root, anew=False).kernel()[1] == changed
+    assert len(unpacked) == 2
