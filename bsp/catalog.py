@@ -223,7 +223,7 @@ def nearest_soc(word: str) -> str:
         return f"; did you mean {exact!r}?"
     import difflib
 
-    near = difflib.get_close_matches(wanted, list(spellings), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(wanted, list(spellings), n=1, cutoff=0.6)
     return f"; did you mean {spellings[near[0]]!r}?" if near else ""
 
 

@@ -54,7 +54,7 @@ class BoardStateUnknownError(BspError):
     exit_code = 6
 
 
-def nearest(word: str, candidates: list[str], *, cutoff: float = 0.5) -> str:
+def nearest(word: str, candidates: list[str], *, cutoff: float = 0.6) -> str:
     """Return ``; did you mean X?`` for the nearest candidate, or an empty string; case does not count.
 
     Args:

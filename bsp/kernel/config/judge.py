@@ -116,7 +116,7 @@ def _like(symbol: str, known_names: Callable[[], Collection[str]], number: int) 
     yield from vendor
     if is_vendors_own(symbol) or number > _NEAREST:
         return
-    near = difflib.get_close_matches(symbol, known_names(), n=1, cutoff=0.9 if vendor else 0.5)
+    near = difflib.get_close_matches(symbol, known_names(), n=1, cutoff=0.9 if vendor else 0.6)
     if near:
         yield f"did you mean {near[0]!r}?"
 

@@ -144,7 +144,7 @@ class Keeper:
             match
             for key, value in self.tags.items()
             if f"{key}={value}" not in existing_tags
-            for match in difflib.get_close_matches(f"{key}={value}", existing_tags, n=1, cutoff=0.5)
+            for match in difflib.get_close_matches(f"{key}={value}", existing_tags, n=1, cutoff=0.6)
         ]
         listed = "; ".join(
             f"{place.name}: "

@@ -48,6 +48,9 @@ def test_layouts_are_found_by_name() -> None:
     assert names()[0] == "npu-bsp"
     with pytest.raises(UserError, match="did you mean 'armbian'"):
         layout_named("armbain")
+    with pytest.raises(UserError) as error:
+        layout_named("foo")  # two letters of yocto are no reason to name it
+    assert "did you mean" not in error.value.message
     with pytest.raises(UserError, match="no U-Boot that reads a layout"):
         way_named(load_board("imx8mp-evk"), "armbian", "")
 
