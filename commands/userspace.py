@@ -35,12 +35,13 @@ def build_userspace(
 
     from bsp.catalog import load_board
     from userspace.npu.mesa.manifest import named_mesa
-    from userspace.payload import payload
+    from userspace.payload.payload import build_payload
+    from userspace.payload.plan import plan_payload
 
     chosen = distribution or load_board(board).userspace.distribution
     if dry_run:
-        return payload.plan_payload(chosen, python or None, named_mesa(mesa))
-    return payload.build_payload(
+        return plan_payload(chosen, python or None, named_mesa(mesa))
+    return build_payload(
         distribution=chosen,
         python=python or None,
         target=Path(output) if output else None,

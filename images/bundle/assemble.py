@@ -27,7 +27,8 @@ from images.bundle.manifest import Bundle, Parts
 from images.deploy.boot.memory import check_fits
 from images.disk import initrd
 from userspace.npu.mesa.manifest import BuiltMesa
-from userspace.payload.payload import PartRecord, Payload, build_payload
+from userspace.payload.parts import PartRecord
+from userspace.payload.payload import Payload, build_payload
 
 # A change in any of these makes another bundle of the same inputs.
 _SOURCES = (

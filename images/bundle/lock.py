@@ -27,7 +27,7 @@ from bsp.base.words import counted
 from bsp.kernel.distribution import packaged, series_named
 from bsp.kernel.select import is_build, record_file
 from bsp.profile import Board
-from userspace.payload.payload import plan_payload
+from userspace.payload.plan import plan_payload
 
 FORMAT = 1
 

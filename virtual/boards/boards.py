@@ -88,10 +88,7 @@ def up(
             )
             return _already(instance, earlier, board, port)
         _clear(instance, was_up=earlier is not None)
-        if port is not None and not launch.port_is_free(port):
-            raise UserError(
-                f"port {port} on 127.0.0.1 is taken", hint="--port N, or leave --port out"
-            )
+        _refuse_taken(port)
         boot_disk, release = own or _built_disk(board, way, kernel, dtb)
         devices = Devices(ssh_port=port, trace=record, extra_disk=extra, watchdog=watchdog)
         return _boot(instance, board, boot_disk, release, devices, way, timeout_s=timeout_s)
@@ -103,6 +100,11 @@ def _clear(instance: Instance, *, was_up: bool) -> None:
         say(f"{instance.name} was not taken down properly; starting it again")
     inventory.unregister(instance.name)
     instance.forget()
+
+
+def _refuse_taken(port: int | None) -> None:
+    if port is not None and not launch.port_is_free(port):
+        raise UserError(f"port {port} on 127.0.0.1 is taken", hint="--port N, or leave --port out")
 
 
 def _boot(

@@ -28,7 +28,7 @@ from userspace.npu.mesa.manifest import (
     read_built,
 )
 from userspace.npu.validate.onboard.delegate_paths import mesa_version
-from userspace.payload.payload import ARCHITECTURE, catalogue
+from userspace.payload.catalogue import ARCHITECTURE, catalogue
 
 from ..npu.shim.host import DISTRIBUTION
 

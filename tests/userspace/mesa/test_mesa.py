@@ -16,7 +16,7 @@ from bsp.base.compile.patching import Patch
 from bsp.base.errors import UserError
 from bsp.base.progress import Step
 from userspace.npu.mesa import build, configure, manifest, patches, source
-from userspace.payload import payload
+from userspace.payload import plan
 from virtual.gates import packages
 
 ARM64 = b"\x7fELF\x02\x01" + bytes(12) + b"\xb7\0" + bytes(44)
@@ -283,7 +283,7 @@ def test_what_is_no_such_folder_is_refused_with_why(tmp_path: Path) -> None:
 def test_a_delegate_for_a_newer_c_library_does_not_get_into_a_payload(tmp_path: Path) -> None:
     built = manifest.read_built(made_build(tmp_path / "built", DELEGATE + b"\0GLIBC_2.41\0"))
     with pytest.raises(UserError, match=r"needs glibc 2\.41, bookworm has 2\.36") as caught:
-        payload._refuse_newer_libc(built, "bookworm", "2.36")
+        plan._refuse_newer_libc(built, "bookworm", "2.36")
     assert "build-mesa --distribution bookworm" in caught.value.hint
 
 

@@ -15,9 +15,12 @@ import pytest
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.process import run
 from bsp.base.project import PROJECT
-from userspace.payload import payload
+from userspace.payload import payload, wheels
+from userspace.payload.catalogue import REQUIREMENTS, catalogue
 from userspace.payload.elf import needed_libraries
-from userspace.payload.payload import Payload, build_payload, plan_payload
+from userspace.payload.parts import pinned
+from userspace.payload.payload import Payload, build_payload
+from userspace.payload.plan import plan_payload
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +124,7 @@ def test_a_wheel_is_unpacked_as_pip_would_without_what_is_left_out(tmp_path: Pat
         "thing-1.0.data/platlib/native.py", "thing-1.0.data/scripts/run",
         "thing-1.0.dist-info/METADATA", "thing-1.0.dist-info/licenses/LICENSE.txt",
     )  # fmt: skip
-    part = payload._unpack_wheel(wheel, tmp_path / "site")
+    part = wheels.unpack_wheel(wheel, tmp_path / "site")
     found = {str(path.relative_to(tmp_path / "site")) for path in tmp_path.rglob("site/**/*")}
     assert {"thing/__init__.py", "native.py"} <= found
     assert not found & {"thing/hints.pyi", "numpy/core/tests/t.py", "run"}
@@ -132,7 +135,7 @@ def test_a_wheel_is_unpacked_as_pip_would_without_what_is_left_out(tmp_path: Pat
 @pytest.mark.parametrize("name", ["../escape.py", "/etc/escape.py"])
 def test_a_wheel_that_reaches_outside_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InfrastructureError, match="a file outside of it"):
-        payload._unpack_wheel(make_wheel(tmp_path, name), tmp_path / "site")
+        wheels.unpack_wheel(make_wheel(tmp_path, name), tmp_path / "site")
     assert not (tmp_path / "escape.py").exists()
 
 
@@ -140,17 +143,17 @@ def test_a_damaged_wheel_is_refused(tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path, "thing/__init__.py")
     wheel.write_bytes(wheel.read_bytes()[:-30])
     with pytest.raises(InfrastructureError, match="is damaged"):
-        payload._unpack_wheel(wheel, tmp_path / "site")
+        wheels.unpack_wheel(wheel, tmp_path / "site")
 
 
 def test_every_requirement_file_pins_and_hashes() -> None:
-    for runtime in payload.catalogue().runtimes:
-        file = payload._REQUIREMENTS / runtime.requirements
-        pins = payload._pinned(file)
+    for runtime in catalogue().runtimes:
+        file = REQUIREMENTS / runtime.requirements
+        pins = pinned(file)
         assert runtime.name in pins
         assert "numpy" in pins
         assert "--hash=sha256:" in file.read_text()
-    assert payload.catalogue().delegate.package == "mesa-teflon-delegate"
+    assert catalogue().delegate.package == "mesa-teflon-delegate"
 
 
 def test_needed_libraries_are_those_that_readelf_reads(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from userspace.npu.model import tiny_model
 from userspace.npu.validate import models, smoke
 from userspace.npu.validate.label_image import SmokeTestRequest, smoke_test
 from userspace.npu.validate.machine import BoardMachine
-from userspace.payload import payload
+from userspace.payload.plan import BOARD_PROGRAMS
 
 pytestmark = pytest.mark.skipif(find_sshd() is None, reason="needs sshd (openssh-server)")
 
@@ -51,7 +51,7 @@ def deployed(tmp_path: Path, connection: Connection) -> Path:
     folder = tmp_path / "userspace"
     for name in ("bin", "lib"):
         (folder / name).mkdir(parents=True)
-    for program in payload.BOARD_PROGRAMS:
+    for program in BOARD_PROGRAMS:
         shutil.copy(program, folder / "bin")
     (folder / "site").symlink_to(sysconfig.get_path("platlib"))
     (folder / "manifest.json").write_text(json.dumps({"python": here}))

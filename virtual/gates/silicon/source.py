@@ -16,7 +16,7 @@ from bsp.base.download import sha256_of
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.packages.apt import Archive
 from bsp.base.progress import step
-from userspace.payload.payload import ARCHITECTURE
+from userspace.payload.catalogue import ARCHITECTURE
 
 from ...npu.shim.host import DISTRIBUTION
 from ..packages import SUITES, Delegate

@@ -32,7 +32,7 @@ from images.deploy.boot import slots
 from images.deploy.claim import Claim
 from images.deploy.onboard import agent, frames
 from tests.support.fake_board import FakeBoard, make_bundle
-from userspace.payload import payload
+from userspace.payload import wheels
 from virtual.gates import packages
 
 GENERATION = "0123456789ab"
@@ -495,7 +495,7 @@ def test_a_wheel_with_a_file_outside_is_refused(name: str, tmp_path: Path) -> No
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr(name, b"evil")
     with pytest.raises(BspError, match="outside of it"):
-        payload._unpack_wheel(wheel, tmp_path / "site")
+        wheels.unpack_wheel(wheel, tmp_path / "site")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
 
 
