@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from bsp.base import progress
 from bsp.base.errors import BspError, UserError
@@ -76,6 +77,11 @@ def adopt(target: Target, *, board: Board | None, dry_run: bool = False) -> Depl
         _refuse_unknown_script(how, system.rivals, host.name)
         _refuse(facts, system, host.name, fat_mount, how)
         progress.say(f"what runs: kernel {system.kernel}, RAM disk {system.initrd}")
+        if facts.kept_by:
+            progress.say(
+                f"{facts.kept_by} keeps a device tree there, and goes on to: it counts where npu-bsp does "
+                "not boot the board. --undo takes both back"
+            )
         with _given_up_on_failure(target, facts, fat_mount):
             facts, plan = _take_in(
                 target, agent, board, facts, system, how, kept, fat_mount, Path(folder), result
@@ -200,14 +206,13 @@ def _planned(
     return result
 
 
-def undo(target: Target, *, fat_mount: str | None = None, dry_run: bool = False) -> list[str]:
+def undo(
+    target: Target, *, fat_mount: str | None = None, dry_run: bool = False
+) -> list[str] | None:
     """Undo an adoption: from the next boot on the board boots as it did before.
 
     Returns:
-        The names of the files that are back.
-
-    Raises:
-        UserError: the board was not taken over.
+        The names of the files that are back; None where the board was not adopted.
     """
     with session(target, accept_new_key=target.accept_new_key) as agent:
         if fat_mount is None:
@@ -215,14 +220,23 @@ def undo(target: Target, *, fat_mount: str | None = None, dry_run: bool = False)
         else:
             facts = agent.open(None, fat_mount=fat_mount, lock=not dry_run)
         if not facts.adopted:
-            raise UserError(
-                f"{target.host.name} was not adopted by npu-bsp: there is nothing to undo",
-                hint=f"./inv status --host {target.host.name}",
-            )
+            return None
         if dry_run:
             return []
         question = {"do": "give-back", "onboard": _onboard_names()}
         return list(agent.ask(question, timeout_s=_ANSWER_S)["returned"])
+
+
+def refuse_not_adopted(host: str) -> NoReturn:
+    """Say that there is nothing to undo.
+
+    Raises:
+        UserError: always.
+    """
+    raise UserError(
+        f"{host} was not adopted by npu-bsp: there is nothing to undo",
+        hint=f"./inv status --host {host}",
+    )
 
 
 def _refuse_system(how: Survey, host: str) -> None:

@@ -205,11 +205,25 @@ def give_back(host: str, *, accept_new_key: bool = False, dry_run: bool = False)
     Raises:
         UserError: the board was not taken over.
     """
-    from .adopt import undo
-    from .kept_tree import take_back
-
     target = Target(resolve(host), accept_new_key=accept_new_key)
-    kept = take_back(target, dry_run=dry_run)
-    returned = undo(target, dry_run=dry_run) if kept is None else kept
+    returned = undo_all(target, dry_run=dry_run)
     outcome = "planned" if dry_run else "given-back"
     return {"host": target.host.name, "outcome": outcome, "returned": returned}
+
+
+def undo_all(target: Target, *, dry_run: bool = False) -> list[str]:
+    """Undo an adoption, then what the distribution keeps; return the files that are as they were.
+
+    In this order: what booted the board before the adoption may name the tree that is kept.
+
+    Raises:
+        UserError: there is neither.
+    """
+    from .adopt import refuse_not_adopted, undo
+    from .kept_tree import take_back
+
+    returned = undo(target, dry_run=dry_run)
+    kept = take_back(target, dry_run=dry_run)
+    if returned is None and kept is None:
+        refuse_not_adopted(target.host.name)
+    return [*(returned or ()), *(kept or ())]

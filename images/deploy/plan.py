@@ -301,6 +301,11 @@ def check_layout(facts: Facts, *, host: str, fat_mount: str) -> state.Good:
         f"./inv deploy --host {host} --adopt takes a board over that boots in another way, with a way "
         "back (docs/in-place.md)"
     )
+    if facts.kept_by:
+        hint = (
+            f"{facts.kept_by} keeps a device tree of npu-bsp's there, for each kernel that it installs "
+            f"(deploy --undo takes it back). For a kernel of npu-bsp's beside that: {hint}"
+        )
     if not facts.fat_mounted:
         raise UserError(f"{host} has no boot partition mounted at {fat_mount}", hint=hint)
     good = facts.good

@@ -15,6 +15,7 @@ import base64
 import os
 import re
 
+from .adopt import RENAMED
 from .board import KEPT_BY
 from .boot_partition import replace
 from .files import make_way, names_in, read, read_text, write_whole
@@ -93,6 +94,8 @@ def unpersist(board: Board, _: Record) -> Record:
         make_way(place)
         make_way(board.at(_BEFORE))
     elif way == "u-boot-menu":
+        if any(os.path.exists(f"{board.fat}/{name}") for name in RENAMED.values()):
+            raise RefusedError("npu-bsp boots this board, and falls back on what names this tree")
         make_way(board.at(_MENU_CONF))
         if place := read_text(board.at(_MENU_PLACE)):
             make_way(board.at(place))

@@ -6,6 +6,7 @@ The fallback in boot.cmd is tested in a real U-Boot (test_boot_script.py).
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gzip
 import itertools
@@ -26,10 +27,12 @@ from bsp.base.process import run
 from bsp.uboot import Trial
 from images.bundle import manifest as bundles
 from images.deploy import in_place
-from images.deploy.adopt import adopt, undo
+from images.deploy.adopt import adopt
 from images.deploy.boot import slots
 from images.deploy.checks.recognise import opened
+from images.deploy.command import undo_all
 from images.deploy.onboard import adopt as onboard
+from images.deploy.onboard import persist
 from images.deploy.onboard.board import Board as OnBoard
 from images.deploy.onboard.boot_files import EMPTY_RAM_DISK
 from images.deploy.onboard.files import write_whole
@@ -133,11 +136,38 @@ def test_what_runs_becomes_the_good_generation_and_is_given_back(
     assert tried.outcome == "confirmed", tried.problem
     assert tried.sent.sent_files == 1
 
-    returned = undo(stock.target())
+    returned = undo_all(stock.target())
     assert files_of(stock.fat) == before
     assert set(returned) <= set(before)
     with pytest.raises(UserError, match="was not adopted"):
-        undo(stock.target())
+        undo_all(stock.target())
+
+
+@pytest.mark.slow
+def test_an_adoption_where_the_distribution_keeps_a_tree_is_undone_first(
+    stock: FakeBoard, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (stock.root / "boot/armbianEnv.txt").write_text("verbosity=1\n")
+    before = files_of(stock.fat), files_of(stock.root / "boot")
+    overlay = base64.b64encode(b"an overlay").decode()
+    keeper = OnBoard(str(stock.root), "/boot", exact=True)
+    persist.persist(keeper, {"way": "armbian", "content": overlay})
+    kept = files_of(stock.root / "boot")
+    with pytest.raises(UserError, match="does not boot through npu-bsp") as caught:
+        in_place.deploy_dtb(stock.target(), board=None, dtb=None)
+    assert "armbian keeps a device tree of npu-bsp's there" in str(caught.value.hint)
+
+    assert adopt(stock.target(), board=None).outcome == "confirmed"
+    assert "armbian keeps a device tree there, and goes on to" in capsys.readouterr().err
+    shown = status(stock.target())
+    assert shown["boots_through_npu_bsp"]
+    assert shown["kept_by"] == "armbian"
+    assert undo_all(stock.target(), dry_run=True) == []
+    assert files_of(stock.root / "boot")["armbianEnv.txt"] == kept["armbianEnv.txt"]
+
+    assert "armbianEnv.txt" in " ".join(undo_all(stock.target()))
+    assert (files_of(stock.fat), files_of(stock.root / "boot")) == before
+    assert status(stock.target())["kept_by"] is None
 
 
 @pytest.mark.slow

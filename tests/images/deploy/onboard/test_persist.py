@@ -222,6 +222,15 @@ def test_debians_u_boot_menu_names_the_tree_for_each_kernel(board: Board) -> Non
     assert b"\tfdt /boot/npu-bsp.dtb\n" in changed["extlinux/extlinux.conf"]
     run([program])  # as an update of the kernel does
     assert boot_files(board) == changed
+
+    # An adopted board falls back on a configuration that names the tree.
+    folder = Path(board.fat, "extlinux")
+    (folder / "extlinux.conf").rename(folder / "before-npu-bsp.conf")
+    with pytest.raises(RefusedError, match="falls back on what names this tree"):
+        persist.unpersist(board, {})
+    (folder / "before-npu-bsp.conf").rename(folder / "extlinux.conf")
+    assert boot_files(board) == changed
+
     persist.unpersist(board, {})
     assert boot_files(board) == before
 
