@@ -45,6 +45,12 @@ def check_identity(tree: Tree, board: Board, what: str, *, newer: str = "") -> N
         )
     if own not in tree.compatible and not _runs_as(tree, board):
         _refuse_another(tree, board, what, newer)
+    if own in tree.compatible[1:]:
+        raise UserError(
+            f"{what} is of another board, which was derived from {board.name}: its root says "
+            f"{', '.join(tree.compatible)}",
+            hint="./inv new-board NAME --from-dtb FILE (or --from-host HOST) writes a profile for it",
+        )
     lacking = set(load_soc(board.soc).without_npu) & set(map(plain_string, tree.compatible))
     if lacking:
         raise UserError(
@@ -106,12 +112,6 @@ def dtb_of_board(path: Path, board: Board, *, flag: str = "--dtb") -> bytes:
     """
     blob, tree = board_tree(path, flag=flag)
     check_identity(tree, board, str(path))
-    if board.compatible[0] in tree.compatible[1:]:
-        raise UserError(
-            f"{path} is of another board, which was derived from {board.name}: its root says "
-            f"{', '.join(tree.compatible)}",
-            hint=f"./inv new-board NAME --from-dtb {path} writes a profile for it",
-        )
     npu = npu_of(board)
     if npu is not None and npu.enabled:
         refuse_two_owners(tree, npu, str(path))

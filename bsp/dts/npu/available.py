@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ...base.errors import UserError
 from ...profile import Npu
-from ..references import ancestors, providers
+from ..references import ancestors, providers, references
 from ..tree import Tree
 
 # Properties of the NPU's node by which it names others, the provider's count of arguments, and what the
@@ -50,6 +51,31 @@ def unavailable(tree: Tree, npu: Npu) -> list[Unavailable]:
         if path in tree.nodes and path not in by_path and not tree.is_available(path):
             by_path[path] = Unavailable(path, tree.status(path), role)
     return list(by_path.values())
+
+
+def refuse_dangling(tree: Tree, npu: Npu, what: str, hint: str) -> None:
+    """Refuse a tree in which something that the NPU needs is named and is not there.
+
+    Args:
+        what: what the tree is, for the error.
+        hint: how to get a better one.
+
+    Raises:
+        UserError: a phandle leads nowhere.
+    """
+    for path in (npu.node, *npu.more_nodes):
+        needed = [(name, cells) for name, cells, _ in _NEEDED]
+        supplies = [(name, "") for name in tree.nodes.get(path, {}) if name.endswith("-supply")]
+        for name, cells in needed + supplies:
+            for phandle, *_ in references(tree, path, name, cells=cells):
+                provider = tree.by_phandle(phandle)
+                if phandle and provider is None:
+                    raise UserError(
+                        f"{what}: {name} of {path} names phandle {phandle:#x}, which no node has",
+                        hint=hint,
+                    )
+                if provider and tree.get(provider, cells) is None:
+                    break  # how long its entry is cannot be told
 
 
 def is_on(tree: Tree, path: str) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...base.errors import UserError
+from ...catalog import plain_string
 from ...profile import Npu, Vendor
 from ..registers import Addresses, overlap
 from ..tree import Tree
@@ -47,10 +48,16 @@ def vendor_of(tree: Tree, npu: Npu) -> tuple[str, Vendor] | None:
         for vendor in npu.vendor
         for path, node in tree.nodes.items()
         if "compatible" in node
-        and set(vendor.compatible) & set(tree.strings(path, "compatible"))
+        and _is_for(vendor, tree.strings(path, "compatible"))
         and (vendor.shared or not _is_elsewhere(addresses.of(path), npu))
     ]
     return min(nodes, key=lambda one: (one[1].shared, not is_on(tree, one[0])), default=None)
+
+
+def _is_for(vendor: Vendor, compatible: list[str]) -> bool:
+    """Whether a vendor's driver takes a node; ``amlogic,galcore`` is what ``amlogic, galcore`` means."""
+    known = set(map(plain_string, vendor.compatible))
+    return not known.isdisjoint(map(plain_string, compatible))
 
 
 def _is_elsewhere(registers: list[tuple[int, int]], npu: Npu) -> bool:
@@ -72,7 +79,7 @@ def other_owners(tree: Tree, npu: Npu) -> list[Owner]:
         if "compatible" not in node or path in own or _related(path, own):
             continue
         words = tree.strings(path, "compatible")
-        vendor = next((each for each in npu.vendor if set(each.compatible) & set(words)), None)
+        vendor = next((each for each in npu.vendor if _is_for(each, words)), None)
         same = "reg" in node and overlap(registers, addresses.of(path))
         if (vendor or same) and is_on(tree, path):
             owners.append(Owner(path, tuple(words), vendor.driver if vendor else None, same))

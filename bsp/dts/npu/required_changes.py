@@ -11,7 +11,7 @@ from ...kernel.distribution import all_series, series_key
 from ...profile import Clock, Npu, Vendor
 from ..references import references
 from ..tree import Tree
-from .available import unavailable
+from .available import refuse_dangling, unavailable
 from .owners import vendor_of
 
 Value = str | tuple[str, ...] | tuple[int, ...]
@@ -73,7 +73,7 @@ def plan_changes(
     newer = newer or newer_kernel(npu)
     if npu.compatible not in tree.strings(npu.node, "compatible"):
         _refuse_without_node(tree, npu, what, lacks, newer)
-    missing = [name for name in npu.requires if tree.get(npu.node, name) is None]
+    missing = [name for name in npu.requires if not tree.get(npu.node, name)]
     if missing and npu.enabled:
         supplies = [name for name in missing if name.endswith("-supply")]
         raise UserError(
@@ -87,6 +87,7 @@ def plan_changes(
         if node not in tree.nodes:
             raise UserError(f"{what} has no node {node}, which the NPU needs", hint=newer)
     if npu.enabled:
+        refuse_dangling(tree, npu, what, newer)
         paths = [each.path for each in unavailable(tree, npu)]
     else:
         paths = [node for node in (npu.node, *npu.more_nodes) if tree.is_available(node)]

@@ -38,6 +38,13 @@ def build(board: Board, dtb: Path) -> DtsResult:
     [
         (VIM3, A311D, GALCORE, A311D_NPU, "/vipdrv (amlogic, galcore, for galcore"),
         (VIM3, A311D.replace("disabled", "okay"), GALCORE, A311D_NPU, "/vipdrv"),
+        (
+            VIM3,
+            A311D,
+            GALCORE.replace("c, g", "c,g"),
+            A311D_NPU,
+            "/vipdrv (amlogic,galcore, for galcore",
+        ),
         (DEBIX, IMX8MP, VIPSI, IMX8MP_NPU, "/vipsi@38500000 (fsl,imx8-vipsi, for galcore"),
     ],
 )

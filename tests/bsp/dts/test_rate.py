@@ -44,6 +44,8 @@ def imx8mp(core_mhz: int = 800, core_parent: int = 56) -> Tree:
                 "power-domains": words(7),
             },
             str(npu.rates_node): {
+                "phandle": words(7),
+                "#power-domain-cells": words(0),
                 "assigned-clocks": words(2, 306, 2, 105, 2, 106),
                 "assigned-clock-parents": words(2, core_parent, 2, 56, 2, 56),
                 "assigned-clock-rates": words(core_mhz * MHZ, 800 * MHZ, 300 * MHZ),
@@ -118,8 +120,8 @@ def rk3588(*, least_microvolts: int = 550_000, supply: int = 5) -> Tree:
         "assigned-clock-rates": words(200 * MHZ),
         "npu-supply": words(supply),
         "sram-supply": words(supply),
-        "power-domains": b"",
-        "iommus": b"",
+        "power-domains": words(0),
+        "iommus": words(0),
     }
     return Tree(
         {

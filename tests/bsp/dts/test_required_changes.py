@@ -70,6 +70,22 @@ def test_a_disabled_node_needs_one_property() -> None:
     assert plan(tree()) == [Change(NODE, "status", "disabled", "okay")]
 
 
+@pytest.mark.parametrize(
+    ("properties", "said"),
+    [
+        ({"power_domains": b""}, "has no power-domains"),
+        ({"clocks": None}, "has no clocks"),
+        ({"power_domains": words(0x7777, 2)}, "power-domains of .* names phandle 0x7777"),
+        ({"resets": words(0x7777)}, "resets of .* names phandle 0x7777"),
+        ({"npu_supply": words(0x7777)}, "npu-supply of .* names phandle 0x7777"),
+    ],
+)
+def test_what_is_named_has_to_be_there(properties: dict[str, bytes | None], said: str) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        plan(tree(**properties))
+    assert caught.value.hint
+
+
 @pytest.mark.parametrize("status", [None, b"okay\0", b"ok\0"])
 def test_an_enabled_node_needs_nothing(status: bytes | None) -> None:
     assert plan(tree(status=status)) == []
@@ -174,6 +190,8 @@ def test_a_pinned_clock_reaches_only_what_its_parent_does() -> None:
                     "power-domains": words(7),
                 },
                 str(wanted.rates_node): {
+                    "phandle": words(7),
+                    "#power-domain-cells": words(0),
                     "assigned-clocks": words(2, 306, 2, 105),
                     "assigned-clock-parents": words(2, parent, 2, 56),
                     "assigned-clock-rates": words(rate_hz, 800_000_000),

@@ -99,8 +99,11 @@ def test_a_tree_that_a_board_is_to_boot_with_is_its_own(tmp_path: Path) -> None:
     vim3 = load_board("vim3")
     own = tree(tmp_path, '"khadas,vim3", "amlogic,a311d"', "")
     assert dtb_of_board(own, vim3) == own.read_bytes()
+    derived = tree(tmp_path, '"vendor,carrier", "khadas,vim3"', "")
     with pytest.raises(UserError, match="derived from vim3: its root says vendor,carrier"):
-        dtb_of_board(tree(tmp_path, '"vendor,carrier", "khadas,vim3"', ""), vim3)
+        dtb_of_board(derived, vim3)
+    with pytest.raises(UserError, match="derived from vim3"):
+        build_dts(vim3, kernel=None, base_dtb=derived, target_dir=tmp_path)
     with pytest.raises(UserError, match="is of another board"):
         dtb_of_board(tree(tmp_path, '"radxa,zero2", "amlogic,a311d"', ""), vim3)
 
