@@ -109,12 +109,9 @@ def status_text(status: StatusDocument) -> str:
         ("board", f"{status['model'] or '?'} ({', '.join(status['compatible'])})"),
         ("running", _running(status)),
         *_npu(status),
-        ("kernel", f"{status['kernel']}{_verdict(status['kernel_matches'])}"),
-        ("device tree", _verdict(status["running_dtb_matches"]).strip(" ,") or "not compared"),
-        *(("", difference) for difference in status["dtb_differences"]),
-        ("userspace", "present" if status["userspace"] else "none in this generation"),
+        *_generation(status),
         ("next boot", _next_boot(status)),
-        ("previous", status["previous"] or "none"),
+        *([("previous", status["previous"] or "none")] if status["good"] else []),
         *(("U-Boot lacks", meaning_of(name)) for name in status["uboot_lacks"]),
         *_integrity(status),
         *_lease(status["lease"]),
@@ -128,25 +125,37 @@ def _npu(status: StatusDocument) -> list[tuple[str, str]]:
     rows = []
     if status["npu_on"] is not None:
         rows.append(("NPU", "on" if status["npu_on"] else "off, by the running device tree"))
-    if status["kept_by"]:
-        keeper = status["kept_by"]
-        rows.append(
-            (
-                "NPU kept by",
-                f"{keeper}, for each kernel that it installs (deploy --undo takes it back)",
-            )
-        )
+    if keeper := status["kept_by"]:
+        without = ", and what runs was booted without that" if status["npu_on"] is False else ""
+        kept = f"{keeper}, for each kernel that it installs{without} (deploy --undo takes it back)"
+        rows.append(("NPU kept by", kept))
     return rows
+
+
+def _generation(status: StatusDocument) -> list[tuple[str, str]]:
+    """The kernel that runs, and what else is of a generation."""
+    if status["running"] is None:
+        return [("kernel", f"{status['kernel']}, the distribution's")]
+    return [
+        ("kernel", f"{status['kernel']}{_verdict(status['kernel_matches'])}"),
+        ("device tree", _verdict(status["running_dtb_matches"]).strip(" ,") or "not compared"),
+        *(("", difference) for difference in status["dtb_differences"]),
+        ("userspace", "present" if status["userspace"] else "none in this generation"),
+    ]
 
 
 def _next_boot(status: StatusDocument) -> str:
     generation = status["trial"] or status["good"] or "?"
+    keeper = status["kept_by"]
+    if not status["boots_through_npu_bsp"]:
+        return "as the distribution boots" + (f", with what {keeper} keeps" if keeper else "")
     if not status["rivals"]:
         return generation
+    tree = f"what {keeper} keeps" if keeper else "the distribution's device tree"
     return (
         f"what {' and '.join(status['rivals'])} names (of a kernel update?), which U-Boot reads before "
-        f"npu-bsp's script: not generation {generation}, and with the distribution's device tree. "
-        "./inv deploy --adopt makes that the generation"
+        f"npu-bsp's script: not generation {generation}, and with {tree}. ./inv deploy --adopt makes that "
+        "the generation"
     )
 
 

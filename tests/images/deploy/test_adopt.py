@@ -153,6 +153,11 @@ def test_an_adoption_where_the_distribution_keeps_a_tree_is_undone_first(
     keeper = OnBoard(str(stock.root), "/boot", exact=True)
     persist.persist(keeper, {"way": "armbian", "content": overlay})
     kept = files_of(stock.root / "boot")
+    words = status_text(status(stock.target()))
+    assert re.search(rf"kernel +{re.escape(RELEASE)}, the distribution's\n", words)
+    assert re.search(r"next boot +as the distribution boots, with what armbian keeps$", words)
+    assert re.search(r"NPU kept by +armbian, for each kernel that it installs", words)
+    assert "generation" not in words
     with pytest.raises(UserError, match="does not boot through npu-bsp") as caught:
         in_place.deploy_dtb(stock.target(), board=None, dtb=None)
     assert "armbian keeps a device tree of npu-bsp's there" in str(caught.value.hint)
