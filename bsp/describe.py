@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from .base.output import table
 from .base.words import filled
@@ -20,7 +20,76 @@ _WIDTH = 80
 _FEW = 3
 
 
-def all_boards() -> list[dict[str, Any]]:
+class TrialRecord(TypedDict):
+    """How a deployment is tried on a board, and why so."""
+
+    way: str
+    why: str
+
+
+class ClockRecord(TypedDict):
+    """A clock of an NPU, and the rate that the profile wants; None: the tree's own."""
+
+    name: str
+    rate_hz: int | None
+
+
+class VendorRecord(TypedDict):
+    """How a vendor's kernel describes an NPU."""
+
+    driver: str
+    compatible: list[str]
+    devices: list[str]
+
+
+class NpuRecord(TypedDict):
+    """A board's NPU, as ``board --json`` prints it."""
+
+    about: str
+    node: str
+    compatible: str
+    driver: str
+    model: str | None
+    product_id: str | None
+    nn_cores: int | None
+    clocks: list[ClockRecord]
+    kernel_since: str | None
+    kernel_lacks: str
+    kernel_symbols: list[str]
+    mesa_since: str | None
+    dmesg: list[str]
+    vendor: list[VendorRecord]
+    sources: list[str]
+
+
+class BoardRecord(TypedDict):
+    """A board, as ``board --json`` and ``boards --json`` print it.
+
+    Attributes:
+        dtb_state, dtb_problem: of a device tree beside the profile; None where there is none.
+        kernels: by packaged kernel series, the support level in a word or two.
+        expect: the profile's ``[expect]``.
+    """
+
+    name: str
+    title: str
+    soc: str
+    soc_title: str
+    compatible: list[str]
+    dts: str | None
+    dtb: str | None
+    dtb_state: str | None
+    dtb_problem: str | None
+    kernel: str
+    kernels: dict[str, str]
+    expect: dict[str, str]
+    bootloader: bool
+    trial: TrialRecord
+    qemu: str | None
+    npu: NpuRecord | None
+
+
+def all_boards() -> list[BoardRecord]:
     """Return every board as a plain document, sorted by name.
 
     Raises:
@@ -30,7 +99,7 @@ def all_boards() -> list[dict[str, Any]]:
     return [one_board(name) for name in board_names()]
 
 
-def one_board(name: str) -> dict[str, Any]:
+def one_board(name: str) -> BoardRecord:
     """Return one board as a plain document, with the support level for each packaged kernel.
 
     Raises:
@@ -39,6 +108,7 @@ def one_board(name: str) -> dict[str, Any]:
     board = load_board(name)
     soc, npu = load_soc(board.soc), npu_of(board)
     own = own_tree(board, npu) if npu else None
+    trial = trial_of(board)
     return {
         "name": board.name,
         "title": board.title,
@@ -53,7 +123,7 @@ def one_board(name: str) -> dict[str, Any]:
         "kernels": {series: _level(series, board, npu, own) for series in all_series()},
         "expect": dict(board.expect),
         "bootloader": bool(board.boot),
-        "trial": trial_of(board)._asdict(),
+        "trial": {"way": trial.way, "why": trial.why},
         "qemu": board.qemu.machine if board.qemu else None,
         "npu": _npu_document(npu) if npu else None,
     }
@@ -98,7 +168,7 @@ _OWN_LEVELS = {
 }
 
 
-def _npu_document(npu: Npu) -> dict[str, Any]:
+def _npu_document(npu: Npu) -> NpuRecord:
     identity = npu.identity
     return {
         "about": npu.about,
@@ -138,7 +208,7 @@ _TRIALS = {
 """How deployments are tried, by the ways of ``bsp.uboot.trial_of``."""
 
 
-def _trials(rows: list[dict[str, Any]]) -> str:
+def _trials(rows: list[BoardRecord]) -> str:
     """Say how deployments are tried on the boards: those that differ from most by name."""
     parts = []
     for way, words in _TRIALS.items():
@@ -149,7 +219,7 @@ def _trials(rows: list[dict[str, Any]]) -> str:
     return f"A deployment is tried {'; '.join(parts)} (./inv board NAME says why)."
 
 
-def boards_table(rows: list[dict[str, Any]]) -> str:
+def boards_table(rows: list[BoardRecord]) -> str:
     """Return the list of boards as tables for 80 columns, one for each SoC."""
     series = list(all_series())
     parts = []

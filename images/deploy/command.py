@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bsp.base.errors import UserError
 from bsp.base.flags import refuse_flags
@@ -23,7 +22,7 @@ from userspace.npu.mesa.manifest import named_mesa
 from . import plan as planning
 from .claim import Claim
 from .deploy import deploy
-from .deployment import Deployment
+from .deployment import Deployment, GivenBack
 from .session import Target
 from .transfer.shared import Shared
 
@@ -199,8 +198,8 @@ def ask_downgrade(what: str) -> None:
         raise refusal
 
 
-def give_back(host: str, *, accept_new_key: bool = False, dry_run: bool = False) -> dict[str, Any]:
-    """Undo ``--adopt`` or ``--persist``; return what was done as a document.
+def give_back(host: str, *, accept_new_key: bool = False, dry_run: bool = False) -> GivenBack:
+    """Undo ``--adopt`` or ``--persist``.
 
     Raises:
         UserError: the board was not taken over.

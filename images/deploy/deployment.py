@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 import msgspec
 
@@ -21,6 +21,21 @@ from .plan import Plan
 from .transfer.agent import Progress
 
 
+class StepRecord(TypedDict):
+    """A step of a deployment, and how long it took."""
+
+    name: str
+    seconds: float
+
+
+class GivenBack(TypedDict):
+    """What undoing an adoption did, or would do: ``returned`` names the files that are restored."""
+
+    host: str
+    outcome: str
+    returned: list[str]
+
+
 @dataclass
 class Deployment:
     """What a deployment did; ``document()`` is its JSON.
@@ -29,8 +44,8 @@ class Deployment:
         outcome: planned, refused (--dry-run) | tried, persisted (--try) | unchanged | confirmed |
             rolled-back | unknown.
         health: the checks that were made before confirming.
-        verified: all that was on the board was read, where otherwise it is believed.
-        drift: what was found changed in that.
+        verified: every deployed file was re-hashed, instead of trusting the board's manifest.
+        drift: the files that then were not as they were deployed.
         problem: why it was not confirmed.
         running_dtb_matches: None where the running tree could not be read.
         survey: how the board boots today, where that was looked at.
@@ -44,7 +59,7 @@ class Deployment:
     outcome: str = "planned"
     sent: Progress = field(default_factory=Progress)
     bytes_total: int = 0
-    steps: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[StepRecord] = field(default_factory=list)
     running_dtb_matches: bool | None = None
     plan: Plan | None = None
     health: list[health.Verdict] = field(default_factory=list)

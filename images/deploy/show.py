@@ -12,8 +12,8 @@ from images.bundle.manifest import Bundle
 
 from .boot.lacks import meaning_of
 from .checks.drift import Change
-from .deployment import Deployment
-from .status import StatusDocument
+from .deployment import Deployment, GivenBack
+from .status import LeaseRecord, StatusDocument
 
 _SHOWN = 8
 
@@ -92,7 +92,7 @@ def drift_lines(verified: bool, changes: list[Change]) -> list[str]:
     return lines or ["all that is there was read: nothing was changed"]
 
 
-def given_back_text(document: dict[str, Any]) -> str:
+def given_back_text(document: GivenBack) -> str:
     """Return what undoing an adoption did."""
     host, back = document["host"], ", ".join(document["returned"]) or "nothing else"
     if document["outcome"] == "planned":
@@ -179,7 +179,7 @@ def _integrity(status: StatusDocument) -> list[tuple[str, str]]:
     ]
 
 
-def _lease(held: dict[str, Any] | None) -> list[tuple[str, str]]:
+def _lease(held: LeaseRecord | None) -> list[tuple[str, str]]:
     if not held:
         return []
     return [("in use", f"{held['purpose']} of {held['owner']}, {held['left_s']:.0f} s left")]

@@ -4,10 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-from typing import Any, TypedDict
-
-import msgspec
+from typing import TypedDict
 
 from bsp.base.errors import UserError
 from images.bundle.manifest import Manifest
@@ -20,6 +17,23 @@ from .checks.switched_off import is_on
 from .plan import Facts
 from .session import Target, session
 from .transfer.agent import Agent, BoardRefusedError
+
+
+class ChangeRecord(TypedDict):
+    """A file that is not as it was deployed; see ``checks.drift.Change``."""
+
+    generation: str | None
+    path: str
+    repaired: bool | None
+
+
+class LeaseRecord(TypedDict):
+    """Who deploys to the board now; see ``plan.Lease``."""
+
+    owner: str
+    purpose: str
+    age_s: float
+    left_s: float
 
 
 class StatusDocument(TypedDict):
@@ -45,11 +59,11 @@ class StatusDocument(TypedDict):
     running_dtb_matches: bool | None
     dtb_differences: list[str]
     userspace: bool
-    inputs: dict[str, Any]
+    inputs: dict[str, str]
     verified: bool
-    drift: list[dict[str, Any]]
+    drift: list[ChangeRecord]
     generations: dict[str, list[str]]
-    lease: dict[str, Any] | None
+    lease: LeaseRecord | None
     log: list[str]
     kept_by: str | None
     rivals: list[str]
@@ -95,15 +109,30 @@ def status(target: Target) -> StatusDocument:
         "userspace": any(entry.path.startswith("userspace/") for entry in files),
         "inputs": running.inputs if running else {},
         "verified": target.verify,
-        "drift": [dataclasses.asdict(each) for each in changes],
+        "drift": [
+            {"generation": each.generation, "path": each.path, "repaired": each.repaired}
+            for each in changes
+        ],
         "generations": {name: list(damaged) for name, damaged in facts.generations.items()},
-        "lease": msgspec.structs.asdict(facts.lease) if facts.lease else None,
+        "lease": _lease(facts),
         "log": list(facts.log),
         "kept_by": facts.kept_by or None,
         "rivals": list(facts.rivals) if facts.boot_script else [],
         "npu_on": is_on(facts.fdt, match.board),
         "uboot_lacks": list(lacks_in(facts.cmdline)),
         "boots_through_npu_bsp": facts.boot_script and good is not None,
+    }
+
+
+def _lease(facts: Facts) -> LeaseRecord | None:
+    held = facts.lease
+    if held is None:
+        return None
+    return {
+        "owner": held.owner,
+        "purpose": held.purpose,
+        "age_s": held.age_s,
+        "left_s": held.left_s,
     }
 
 
