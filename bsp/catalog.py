@@ -281,8 +281,10 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except tomllib.TOMLDecodeError as error:
-        quote = "" if "twice" in str(error) else 'text is quoted, versions too: kernel = "6.12"'
-        raise UserError(f"{path}: not valid TOML: {error}", hint=quote) from error
+        hint = 'text is quoted, versions too: kernel = "6.12"'
+        if re.search("twice|overwrite", str(error)):
+            hint = "a key or a table stands there twice: remove one"
+        raise UserError(f"{path}: not valid TOML: {error}", hint=hint) from error
     if data.get("format") != FORMAT:
         raise UserError(
             f"{path}: format is {data.get('format')!r}, this version reads format {FORMAT}",

@@ -497,4 +497,4 @@ def _modules_like(soc: str, like: Board | None) -> tuple[Sequence[str], str]:
 
 
 def _string(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML forbids it

@@ -27,6 +27,7 @@ MARK = "# MISSING: "
 
 _MODULE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*\??")
 _MODULE_FILE = re.compile(r"\.ko(\.(xz|gz|zst))?\??$")
+_COMPATIBLE = re.compile(r"[^\s,]+,.*[^\s,]")
 _UNIT = re.compile(r"[A-Za-z0-9:_.@\\-]+")
 _KERNELS_OWN = ("/dev", "/proc", "/sys", "/run")  # mounted there is no boot partition
 
@@ -112,7 +113,13 @@ def _strings(board: Board) -> Iterator[Missing]:
     first, identity = board.compatible[0], board.identity
     shipped = [each for each in map(load_board, board_names()) if each.compatible[0] == first]
     reference = next((each for each in shipped if each.identity.models and not is_own(each)), None)
-    if names_no_board(first):
+    if not _COMPATIBLE.fullmatch(first):
+        yield Missing(
+            "compatible",
+            f"{first!r} is not a compatible string: expected VENDOR,BOARD, without blanks around it",
+            "write it as the board does (tr '\\0' '\\n' < /proc/device-tree/compatible)",
+        )
+    elif names_no_board(first):
         yield Missing(
             "compatible",
             f"{first!r} is the name of a chip or a module, which many boards have: it names no board",

@@ -31,7 +31,7 @@ def overlay_source(changes: Sequence[Change], compatible: str) -> str:
     Raises:
         UserError: a node that is to be changed has a name that no device tree may have.
     """
-    lines = ["/dts-v1/;", "/plugin/;", "", "/ {", f'\tcompatible = "{compatible}";', "};"]
+    lines = ["/dts-v1/;", "/plugin/;", "", "/ {", f"\tcompatible = {_quoted(compatible)};", "};"]
     for path, group in groupby(changes, key=lambda change: change.path):
         if not _PATH.fullmatch(path):
             raise UserError(f"the device tree has a node with an impossible name: {path!r}")
@@ -43,13 +43,23 @@ def overlay_source(changes: Sequence[Change], compatible: str) -> str:
 
 def _value(change: Change) -> str:
     if is_text(change.after):
-        return ", ".join(f'"{text}"' for text in texts(change.after))
+        return ", ".join(map(_quoted, texts(change.after)))
     labels = dict(change.labels)
     words = (
         f"&{labels[index]}" if index in labels else str(cell)
         for index, cell in enumerate(change.after)
     )
     return f"<{' '.join(words)}>"
+
+
+def _quoted(text: str) -> str:
+    """Return a string as source: dtc knows C's escapes, with two digits behind ``\\x``."""
+    plain = range(32, 127)
+    letters = (
+        chr(byte) if byte in plain and byte not in b'"\\' else f"\\x{byte:02x}"
+        for byte in text.encode()
+    )
+    return f'"{"".join(letters)}"'
 
 
 def compiled_overlay(source: str) -> Path:

@@ -90,6 +90,22 @@ def test_a_board_that_no_kernel_knows(tmp_path: Path, own_profiles: Path, kernel
     assert check_profile(str(made.file)).missing == ()
 
 
+def test_letters_that_files_have_to_escape(tmp_path: Path, own_profiles: Path, kernel: str) -> None:
+    body = NPU.format(power="power-domains = <0>;").replace(
+        "soc@0", 'model = "M\\x7f\\xc3\\xbc"; soc@0'
+    )
+    source = f'/dts-v1/;\n/ {{ compatible = "acme,\\"o\\\\ne", "fsl,imx8mp"; {body} }};'
+    dtb = compile_dtb(source, tmp_path / "it.dtb")
+    made = new_board("acme-one", source_of_dtb(dtb), kernel=kernel)
+    board = load_board("acme-one")
+    assert (board.title, board.compatible[0]) == ("M\x7fü", 'acme,"o\\ne')
+    built = build_dts(
+        board, kernel=None, base_dtb=dtb, target_dir=tmp_path / "out", force_enable=True
+    )
+    assert len(built.changes) == 1
+    assert made.file.is_file()
+
+
 def test_a_board_that_the_kernel_knows(
     tmp_path: Path, kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

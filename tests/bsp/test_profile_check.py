@@ -99,6 +99,8 @@ MODULES = '"meson-gx-mmc", "mmc_block"'
         # which board it is
         ('"khadas,vim3", "amlogic,a311d", ', "", "compatible", "names no board", "unknown,mine"),
         ('["khadas,vim3", ', "[", "compatible", "names no board", "of the board's own"),
+        ('["khadas,vim3", ', '["khadas vim3", ', "compatible", "expected VENDOR,BOARD", "compatible"),
+        ('["khadas,vim3", ', '["khadas,vim3 ", ', "compatible", "without blanks", "compatible"),
         ('["khadas,vim3", ', '["amlogic, g12b", ', "compatible", "names no board", "own"),
         ('"khadas,vim3", "amlogic,a311d", "amlogic,g12b"', '"fsl,imx8mp-evk", "fsl,imx8mp"',
          "compatible", "NXP i.MX 8M Plus EVK, a reference board", "models"),
