@@ -5,18 +5,34 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from images.deploy import onboard
 from images.deploy.boot.slots import ONBOARD_DIR
 from images.deploy.onboard import files
 from images.deploy.onboard.board import Board
 from images.deploy.onboard.kept_modules import KEPT, discard_modules, keep_modules
+from images.deploy.transfer.agent import ONBOARD_MODULES
 
 GENERATION = "0123456789ab"
+
+
+def test_the_folder_says_what_each_of_its_files_serves() -> None:
+    named = re.findall(r"``([\w.-]+)``", onboard.__doc__ or "")
+    files_there = {
+        path.stem if path.suffix == ".py" else path.name
+        for path in ONBOARD_DIR.iterdir()
+        if path.is_file() and path.name != "__init__.py"
+    }
+    assert files_there - set(named) == set()
+    assert {f"{name}.py" for name in ONBOARD_MODULES} <= {
+        path.name for path in ONBOARD_DIR.iterdir()
+    }
 
 
 @pytest.fixture
