@@ -221,8 +221,10 @@ def text_of(document: dict[str, Any]) -> str:
         *([f"{gave_way} gave way to later fragments"] if gave_way else []),
         *([f"{left_out} left out, as nobody can ask for them"] if left_out else []),
     ]
+    # A symbol that a later line sets to something else is as that line asks.
+    elsewhere = sum(each["symbol"] != each["to"] for each in document.get("gave_way", ()))
     as_asked = (
-        f"{document['symbols_asked'] - not_had - gave_way - left_out} as asked"
+        f"{document['symbols_asked'] - not_had - elsewhere - left_out} as asked"
         if details
         else "all as asked"
     )

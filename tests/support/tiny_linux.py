@@ -49,6 +49,13 @@ config NR_CPUS
 	range 2 64
 	default 4
 
+config LOAD
+	hex "Address"
+	default 0x10
+
+config NAME
+	string "Name"
+
 choice
 	prompt "Preemption"
 	default PREEMPT_NONE

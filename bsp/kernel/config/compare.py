@@ -8,7 +8,7 @@ its storage driver is then found out about by a board that does not boot.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -96,10 +96,24 @@ def _same(asked: str, got: str) -> bool:
 
 def known_symbols(tree: Path) -> set[str]:
     """Return the names of all symbols in the Kconfig files that arm64 can reach, and then some."""
-    symbols: set[str] = set()
     skip = {tree / "arch" / name.name for name in (tree / "arch").iterdir() if name.name != "arm64"}
     skip |= {tree / "Documentation", tree / "tools", tree / "scripts" / "kconfig" / "tests"}
-    folders = [tree]
+    return _symbols_below(tree, skip)
+
+
+def foreign_symbols(tree: Path) -> dict[str, str]:
+    """Return the names of symbols that only other architectures have, each with one of them."""
+    symbols: dict[str, str] = {}
+    for folder in sorted(_entries(tree / "arch")):
+        if folder.is_dir() and folder.name not in ("arm64", "um"):
+            for symbol in _symbols_below(folder, {folder / "boot"}):
+                symbols.setdefault(symbol, folder.name)
+    return symbols
+
+
+def _symbols_below(top: Path, skip: Collection[Path]) -> set[str]:
+    symbols: set[str] = set()
+    folders = [top]
     while folders:
         folder = folders.pop()
         for entry in _entries(folder):

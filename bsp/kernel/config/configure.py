@@ -9,6 +9,7 @@ nothing is.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
 from collections.abc import Mapping
@@ -22,9 +23,9 @@ from ...base.process import run
 from ...base.progress import say, step
 from ..toolchain import Toolchain
 from . import fragments
-from .compare import Difference, differences, known_symbols, read_config
+from .compare import Difference, differences, foreign_symbols, known_symbols, read_config
 from .fragments import Asked
-from .judge import GaveWay, Judged, judge
+from .judge import GaveWay, Judged, judge, overruled
 
 if TYPE_CHECKING:
     from .kconfig import Reasons
@@ -108,8 +109,9 @@ def configure(work: Workspace, asked: dict[str, Asked]) -> Configured:
     mismatches = differences(asked, read_config(work.config))
     check_s = time.monotonic() - started
     result = judged(work, asked, mismatches) if mismatches else Judged()
+    gave_way = (*overruled(asked), *result.gave_way)
     return Configured(
-        asked, result.wrong, check_s, fresh, result.gave_way, result.left_out, result.not_had
+        asked, result.wrong, check_s, fresh, gave_way, result.left_out, result.not_had
     )
 
 
@@ -157,7 +159,14 @@ def judged(work: Workspace, asked: Mapping[str, Asked], mismatches: list[Differe
     with step("Looking for the reasons"), ThreadPoolExecutor(1) as pool:
         names = pool.submit(lambda: known_symbols(work.tree))
         reasons = _reasons(work)
-        return judge(mismatches, asked, reasons, release=work.release, known_names=names.result)
+        return judge(
+            mismatches,
+            asked,
+            reasons,
+            release=work.release,
+            known_names=names.result,
+            foreign_names=functools.cache(lambda: foreign_symbols(work.tree)),
+        )
 
 
 def _reasons(work: Workspace) -> Reasons | None:

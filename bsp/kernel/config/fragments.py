@@ -28,6 +28,9 @@ _NEARLY_UNSET = re.compile(
 _VALUE = re.compile(r'[ymn]|-?\d+|0[xX][0-9a-fA-F]+|".*"|')
 _MEANT = {"yes": "y", "true": "y", "on": "y", "y": "y", "module": "m", "mod": "m", "m": "m",
           "no": "n", "false": "n", "off": "n", "n": "n"}  # fmt: skip
+_NEARLY_SET = re.compile(
+    r"(?:export\s+)?(?:CONFIG_)?(\w+)\s*(?:[:=]|\s)\s*([^\s#;,]+|\".*\")[;,]?(?:\s+#.*)?$", re.I
+)
 _PREFERENCE = "Prefer:"
 
 
@@ -44,6 +47,7 @@ class Asked:
         kind: what that file is.
         insisted: a later file names it again, without ``Prefer:``.
         needed: a fragment by hand asks for the same, whatever file names it last.
+        overruled: an earlier line that this one takes back.
     """
 
     symbol: str
@@ -54,6 +58,7 @@ class Asked:
     kind: Kind = Kind.FRAGMENT
     insisted: bool = False
     needed: bool = False
+    overruled: Asked | None = None
 
     @property
     def preferred_only(self) -> bool:
@@ -69,6 +74,12 @@ class Asked:
     def may_be_missing(self) -> bool:
         """Whether only a whole configuration has it, perhaps of another kernel."""
         return self.kind in (Kind.CONFIG, Kind.DEFCONFIG) and not self.needed
+
+    def loses_to(self, later: Asked) -> bool:
+        """Whether a line of a fragment is taken back: in the same file, or by one that switches it off."""
+        if self.kind is not Kind.FRAGMENT or self.preferred_only:
+            return False
+        return self.value != later.value and (later.value == "n" or self.rank == later.rank)
 
     def line(self) -> str:
         """The line of a ``.config``."""
@@ -111,6 +122,8 @@ def merge(files: Iterable[Path]) -> dict[str, Asked]:
             before = merged.get(asked.symbol)
             if before is not None and asked.is_unset_in_passing and _is_needed(before):
                 continue
+            if before is not None and before.loses_to(asked):
+                asked = replace(asked, overruled=before)
             if before is not None and before.value == asked.value:
                 by_hand = before.kind is Kind.FRAGMENT and not before.preferred_only
                 asked = replace(asked, needed=before.needed or by_hand)
@@ -162,7 +175,7 @@ def parse(text: str, name: str) -> list[Asked]:
         if unset is None and set_ is None:
             raise UserError(
                 f"{name}:{number}: expected CONFIG_X=VALUE or '# CONFIG_X is not set', found {line!r}",
-                hint="comments have a line of their own, beginning with #",
+                hint=_meant_line(line) or "comments have a line of their own, beginning with #",
             )
         symbol, value = (unset.group(1), "n") if unset else _pair(set_)
         if value[:1] != '"' and re.search(r"\s", value):
@@ -181,6 +194,17 @@ def parse(text: str, name: str) -> list[Asked]:
         in_group = True
         symbols.append(Asked(symbol, value or "n", " ".join(comment), f"{name}:{number}"))
     return symbols
+
+
+def _meant_line(line: str) -> str | None:
+    """The line that was meant by ``CONFIG_X = y``, ``x=y``, ``X: y``... None where nothing tells."""
+    match = _NEARLY_SET.match(line)
+    if not match or match[1] == "CONFIG_":
+        return None
+    value = _MEANT.get(match[2].lower().strip("'"), match[2])
+    if not _VALUE.fullmatch(value):
+        return None
+    return f"did you mean CONFIG_{match[1].upper()}={value}?"
 
 
 def _pair(match: re.Match[str] | None) -> tuple[str, str]:

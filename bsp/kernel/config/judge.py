@@ -77,6 +77,7 @@ def judge(
     *,
     release: str,
     known_names: Callable[[], Collection[str]],
+    foreign_names: Callable[[], Mapping[str, str]] = dict,
 ) -> Judged:
     """Say of each difference what it means, and of those that are wrong or not to be had why.
 
@@ -84,6 +85,7 @@ def judge(
         reasons: the tree's Kconfig files; None: they cannot be read, or there are none.
         release: of the kernel, for people.
         known_names: all symbols of the tree; asked only where one is missing.
+        foreign_names: symbols of other architectures, each with one of them.
     """
     wrong: list[Difference] = []
     not_had: list[Difference] = []
@@ -102,19 +104,34 @@ def judge(
         why = reasons.of(symbol, each.asked.value) if reasons else ()
         if not why and not each.got and symbol not in known_names():
             unknown += 1
+            machine = foreign_names().get(symbol)
             why = (
-                f"this kernel ({release}) has no such symbol",
-                *_like(symbol, known_names, unknown),
+                (f"arm64 has no such symbol in this kernel ({release}), {machine} has",)
+                if machine
+                else (
+                    f"this kernel ({release}) has no such symbol",
+                    *_like(symbol, known_names, unknown),
+                )
             )
         (not_had if each.asked.may_be_missing else wrong).append(replace(each, reasons=why))
     return Judged(tuple(wrong), tuple(not_had), tuple(gave_way), tuple(left_out))
+
+
+def overruled(asked: Mapping[str, Asked]) -> tuple[GaveWay, ...]:
+    """Return the lines that a later line for the same symbol takes back."""
+    return tuple(GaveWay(each.overruled, each) for each in asked.values() if each.overruled)
 
 
 def _like(symbol: str, known_names: Callable[[], Collection[str]], number: int) -> Iterator[str]:
     """Whose symbol an unknown one is, and which one is meant perhaps."""
     vendor = vendor_lines(symbol)
     yield from vendor
-    if is_vendors_own(symbol) or number > _NEAREST:
+    if is_vendors_own(symbol):
+        return
+    if symbol.upper() in known_names():
+        yield f"did you mean {symbol.upper()!r}?"
+        return
+    if number > _NEAREST:
         return
     near = difflib.get_close_matches(symbol, known_names(), n=1, cutoff=0.9 if vendor else 0.6)
     if near:

@@ -98,6 +98,9 @@ class Reasons:
             return ()
         if not _has_prompt(symbol):
             return (_without_prompt(symbol), *_selected_by(symbol))
+        mistyped = _mistyped(symbol, value)
+        if mistyped:
+            return (mistyped,)
         if value == "n":
             return tuple(_why_on(symbol))
         if value == "m" and symbol.str_value == "y" and self._has_no_modules():
@@ -163,6 +166,23 @@ class Reasons:
                 if item.nodes and item.name:
                     names.append(item.name)
         return names
+
+
+def _mistyped(symbol: Any, value: str) -> str | None:
+    """Say what values a symbol takes where the one that was asked for is none of them."""
+    kind, name = symbol.orig_type, symbol.name
+    is_switch = value in _VALUES.values()
+    if kind == kconfiglib.BOOL and value == "m":
+        return f"it is on or off, never a module: CONFIG_{name}=y"
+    if kind in (kconfiglib.BOOL, kconfiglib.TRISTATE) and not is_switch:
+        return f"it takes {'y or n' if kind == kconfiglib.BOOL else 'y, m or n'}, without quotes"
+    if kind == kconfiglib.INT and not re.fullmatch(r"-?\d+", value):
+        return f"it is a number, without quotes: CONFIG_{name}={symbol.str_value or 1}"
+    if kind == kconfiglib.HEX and not re.fullmatch(r"0[xX][0-9a-fA-F]+", value):
+        return f"it is a hexadecimal number: CONFIG_{name}={symbol.str_value or '0x1'}"
+    if kind == kconfiglib.STRING and not re.fullmatch(r'"([^"\\]|\\.)*"', value):
+        return f'it is a text in double quotes; a quote in it is written \\": CONFIG_{name}="text"'
+    return None
 
 
 def _has_prompt(symbol: Any) -> bool:

@@ -176,6 +176,67 @@ def test_what_the_kernels_tools_would_pass_over_in_silence(line: str, hint: str)
     assert hint in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("CONFIG_X = y", "CONFIG_X=y"),
+        ("CONFIG_X: m", "CONFIG_X=m"),
+        ("X y", "CONFIG_X=y"),
+        ("config_x=yes", "CONFIG_X=y"),
+        ("export CONFIG_X=y;", "CONFIG_X=y"),
+        ("NR_CPUS=8  # cores", "CONFIG_NR_CPUS=8"),
+        ('CMDLINE = "a b"', 'CONFIG_CMDLINE="a b"'),
+        ("VIM1.config", None),
+        ("CONFIG_=y", None),
+    ],
+)
+def test_a_line_that_is_nearly_one_of_a_fragment(line: str, meant: str | None) -> None:
+    with pytest.raises(UserError, match="mine:1: expected CONFIG_X=VALUE") as caught:
+        fragments.parse(line, "mine")
+    hint = (
+        f"did you mean {meant}?" if meant else "comments have a line of their own, beginning with #"
+    )
+    assert caught.value.hint == hint
+
+
+def test_what_a_later_line_takes_back_is_said(tree: Path) -> None:
+    """Also from what the board needs, and from a line above it in the same file."""
+    asking = given(
+        tree, "# CONFIG_DRM_ETNAVIV is not set\nCONFIG_HID=y\nCONFIG_HID=n\nCONFIG_STMMAC=y\n"
+    )
+    request = build.KernelRequest(BOARD, f"path:{tree}", (asking,))
+    configured = build.prepare(request).configured
+    assert configured.differences == ()
+    assert [each.text() for each in configured.gave_way] == [
+        "DRM_ETNAVIV=m (base.config:11) to DRM_ETNAVIV=n (user.config:1)",
+        "HID=y (user.config:2) to HID=n (user.config:3)",
+    ]
+    document = command.build_kernel_for(
+        BOARD, command.Options(f"path:{tree}", (str(asking),), config_only=True)
+    )
+    count = document["symbols_asked"]
+    assert f"{count} asked for, {count} as asked, 2 gave way" in command.text_of(document)
+
+
+def test_a_value_that_a_symbol_cannot_have_has_a_reason(tree: Path) -> None:
+    (tree / "arch/mips").mkdir(parents=True)
+    (tree / "arch/mips/Kconfig").write_text("config CPU_MIPS32\n\tbool\n")
+    reasons = reasons_for(
+        tree,
+        'CONFIG_BLOCK=m\nCONFIG_DRM="m"\nCONFIG_NR_CPUS="8"\nCONFIG_LOAD=y\n'
+        "CONFIG_NAME=5\nCONFIG_CPU_MIPS32=y\nCONFIG_hid=y\n",
+    )
+    assert {name: reasons[name][-1] for name in ("BLOCK", "DRM", "NR_CPUS", "LOAD", "NAME")} == {
+        "BLOCK": "it is on or off, never a module: CONFIG_BLOCK=y",
+        "DRM": "it takes y, m or n, without quotes",
+        "NR_CPUS": "it is a number, without quotes: CONFIG_NR_CPUS=4",
+        "LOAD": "it is a hexadecimal number: CONFIG_LOAD=0x10",
+        "NAME": 'it is a text in double quotes; a quote in it is written \\": CONFIG_NAME="text"',
+    }
+    assert reasons["CPU_MIPS32"] == ("arm64 has no such symbol in this kernel (6.12.7), mips has",)
+    assert reasons["hid"][-1] == "did you mean 'HID'?"
+
+
 def test_all_values_that_options_have() -> None:
     values = ("y", "m", "n", "-1", "0xFf", '""', '"a b"', "")
     text = "".join(
