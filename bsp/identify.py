@@ -7,7 +7,7 @@ general one (Devicetree Specification 0.4, 2.3.1). Where two have the same strin
 wins over a shipped one; where that does not decide, nothing is guessed.
 
 Trees of boards that were derived from a reference board often keep its string. Profiles of such boards
-have ``[identity]``, and their string is believed only where nothing in the tree contradicts it.
+have ``[identity]``, and their string counts only where nothing in the tree contradicts it.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def find(machine: Machine, *, chosen: Board | None = None, boards: Iterable[Boar
     """Return which profile fits a machine best.
 
     Args:
-        chosen: the profile that the user names; it wins where several fit equally well, and is believed.
+        chosen: the profile that the user names; it wins where several fit equally, and is not questioned.
         boards: profiles to choose from; all that there are by default.
 
     Raises:

@@ -103,7 +103,7 @@ def _readable(data: dict[str, Any], text: str, file: Path) -> tuple[Board | None
             break
         except msgspec.ValidationError as error:
             key, words = explain(str(error), Board, text)
-            if key in dropped:  # required, and its value was wrong: that is said already
+            if key in dropped:  # required, and its value was wrong: that is listed already
                 break
             missing.append(Missing(key, words, "correct it"))
             dropped.add(key)

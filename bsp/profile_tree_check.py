@@ -57,7 +57,7 @@ def _own_file(board: Board) -> list[Missing]:
     if not own.file.is_file():
         return [Missing("dtb", f"there is no file {own.file}", "put the board's device tree there")]
     if names_no_board(board.compatible[0]):
-        return []  # that is said, and nothing else can be told of the tree
+        return []  # that is listed already, and nothing else is known of the tree
     return [Missing("dtb", own.why, own.hint)]
 
 
@@ -79,7 +79,7 @@ def _in_kernel(board: Board, linux: KernelTree) -> list[Missing]:
         except UserError as error:
             return [Missing("dts", error.message, error.hint)]
     try:
-        if not names_no_board(board.compatible[0]):  # else that is said
+        if not names_no_board(board.compatible[0]):  # else that is listed already
             check_identity(tree, board, source.name)
     except UserError as error:
         return [

@@ -27,7 +27,7 @@ Parts = tuple[str, ...] | None
 
 @dataclass(frozen=True)
 class Fetching:
-    """How a source is to be had.
+    """How a source is fetched.
 
     Attributes:
         option: the flag that names it, for messages: ``--kernel``.

@@ -155,7 +155,7 @@ def survey_of(
     ramdisk = (
         f"handed over by the bootloader, {initrd_bytes / 1e6:.1f} MB"
         if initrd_bytes
-        else "none told of"
+        else "the bootloader passed none"
     )
     return Survey(
         distribution=_distribution(facts),

@@ -121,8 +121,8 @@ def _raw(facts: BootFacts, layout: Layout, uboot: UBoot | None, need_bytes: int)
         return no(refusal)
     if layout.name == "extlinux-ext4" and uboot is not None and "sysboot" in uboot.lacks:
         return no(
-            f"U-Boot's {uboot.name} has no sysboot: after a first trial that fell our script could not go "
-            f"on with {layout.first}"
+            f"U-Boot's {uboot.name} has no sysboot: after a first trial that failed our script could not "
+            f"go on with {layout.first}"
         )
     if not layout.first.startswith("/boot/"):
         return no(f"U-Boot reads {layout.first} first, which is not below /boot")

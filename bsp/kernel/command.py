@@ -217,7 +217,7 @@ def text_of(document: dict[str, Any]) -> str:
         len(document.get(key, ())) for key in ("not_had", "gave_way", "left_out")
     )
     details = [
-        *([f"{not_had} not to be had in this kernel"] if not_had else []),
+        *([f"{not_had} not available in this kernel"] if not_had else []),
         *([f"{gave_way} gave way to later fragments"] if gave_way else []),
         *([f"{left_out} left out, as nobody can ask for them"] if left_out else []),
     ]

@@ -25,7 +25,7 @@ FOLDER = Path(__file__).with_name("patches")
 
 
 class Mark(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a source says that has the same change in words of its own.
+    """What a source contains that has made the same change in its own way.
 
     Attributes:
         file: path in the source.
@@ -102,7 +102,7 @@ def patches_for(board: Board, kernel_series: str, experiments: Sequence[str] = (
 
 
 def needed_by(tree: Path, patches: Sequence[Patch]) -> list[Patch]:
-    """Leave out the series whose change the tree has in words of its own."""
+    """Leave out the series whose change the tree has made in its own way."""
     available = all_series()
     return [
         patch

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The image of the last build is kept where the same inputs would give the same bytes.
 
-Nothing is believed because of a name or a time: the inputs are hashed, and so is every block of the image.
+Neither a name nor a time is trusted: the inputs are hashed, and so is every block of the image.
 """
 
 from __future__ import annotations

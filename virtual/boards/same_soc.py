@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A board that QEMU does not have, on the machine of another board with the same SoC.
 
-What hangs on the board itself (regulators, PHYs) is then absent; what is in the SoC is there. The console
+What belongs to the board itself (regulators, PHYs) is then absent; what is in the SoC is there. The console
 comes out of the UART that the board's device tree names, at the place where the machine has that UART.
 """
 

@@ -44,7 +44,7 @@ class Ext4Boot(BootPartition):
         """As far as they were asked for since the last choice."""
 
     def choice(self) -> Choice:
-        """As on FAT; nothing of an earlier choice is believed."""
+        """As on FAT; nothing of an earlier choice is trusted."""
         self._inodes.clear()
         return super().choice()
 

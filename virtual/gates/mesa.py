@@ -275,7 +275,7 @@ def _cached(delegate: Delegate, npu: str, quick: bool) -> Path:
 
 @functools.cache
 def source_digest() -> str:
-    """Return a hash of the sources that an outcome hangs on: emulator, sweep, and the writer of models."""
+    """Return a hash of the sources that an outcome depends on: emulator, sweep, writer of models."""
     digest = hashlib.sha256()
     for path in sorted(file for source in _SOURCES for file in (source, *source.rglob("*"))):
         if path.parent.name == "device":

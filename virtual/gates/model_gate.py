@@ -183,7 +183,7 @@ def _runs(
     *,
     bisect: bool = True,
 ) -> list[ModelVerdict]:
-    """Return a model's verdict on each NPU; from the cache, if nothing that it hangs on has changed."""
+    """Return a model's verdict on each NPU; from the cache, if nothing that it depends on has changed."""
     places = {npu: _cached(subject, npu, delegate, bisect=bisect) for npu in npus}
     missing = [npu for npu in npus if not places[npu].exists()]
     if missing:

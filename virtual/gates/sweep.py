@@ -2,8 +2,8 @@
 """Runs cases with one version of the delegate on virtual NPUs, and judges each of them.
 
 A case's right answer is what TFLite's portable kernels compute here. New buffers are filled with a poison
-byte first: what is right then hangs on no byte that the driver never wrote; what is wrong is run again with
-the kernel's zeros.
+byte first: a result that is right then depends on no byte that the driver never wrote; one that is wrong
+is run again with the kernel's zeros.
 """
 
 from __future__ import annotations

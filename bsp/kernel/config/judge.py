@@ -79,7 +79,7 @@ def judge(
     known_names: Callable[[], Collection[str]],
     foreign_names: Callable[[], Mapping[str, str]] = dict,
 ) -> Judged:
-    """Say of each difference what it means, and of those that are wrong or not to be had why.
+    """Say of each difference what it means, and why, of those that are wrong or not available.
 
     Args:
         reasons: the tree's Kconfig files; None: they cannot be read, or there are none.

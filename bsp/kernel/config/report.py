@@ -42,7 +42,10 @@ def refuse(mismatches: Sequence[Difference], what: str, *, name: str = "kernel")
 def say_not_had(mismatches: Sequence[Difference], what: str, *, name: str) -> None:
     """List what only a whole configuration asks for, and the kernel does not have; as ``refuse``."""
     if mismatches:
-        head = f"{_are(mismatches)} in the whole configuration alone and not to be had in {what}; left out:"
+        head = (
+            f"{_are(mismatches)} not available in {what}; left out, as only a whole configuration asks "
+            f"for {'them' if len(mismatches) > 1 else 'it'}:"
+        )
         say(_report(mismatches, head, f"{name}-not-had"))
 
 

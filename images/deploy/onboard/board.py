@@ -106,7 +106,7 @@ class Board:
         self._manifests: dict[str, tuple[bytes, list[Entry]]] = {}
         self._hashes: dict[tuple[int, int], str] = {}
         self.thorough = False
-        """Whether files are read and hashed where otherwise their size and time are believed."""
+        """Whether files are re-hashed instead of trusting their size and time."""
         self.checked: dict[str, set[str]] = {}
         """Generations that this session has looked at, with the paths of their damaged files."""
 

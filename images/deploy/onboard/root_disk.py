@@ -9,7 +9,7 @@ from .files import link_of
 
 
 def root_modules(root: str, kind: str) -> list[str]:
-    """The drivers of the root's disk and of what it hangs on, and its file system's.
+    """The drivers of the root's disk and of what that is attached to, and its file system's.
 
     Args:
         root: of the board.

@@ -298,7 +298,8 @@ def test_what_another_kernels_configuration_has_is_listed_and_the_rest_goes_on(
     assert config_of(result)["HID"] == "y"
     said = capsys.readouterr().err
     assert (
-        "2 symbols are in the whole configuration alone and not to be had in Linux 6.12.7" in said
+        "2 symbols are not available in Linux 6.12.7; left out, as only a whole configuration asks for them"
+        in said
     )
     assert "depends on CC_HAS_KASAN, which is n" in said
     assert "by its name it is of Amlogic's vendor tree" in said

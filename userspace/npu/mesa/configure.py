@@ -58,7 +58,7 @@ _OPTIONS = {
 
 @dataclass(frozen=True)
 class Setup:
-    """Everything that a build hangs on but the source.
+    """Everything that a build depends on but the source.
 
     Attributes:
         suite: whose packages it is built against.

@@ -31,7 +31,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def explain(test: SiliconTest, npu: str, lists: Lists, mesa: str) -> str:
-    """Return why a list is not to be believed about a test; "" if that is not known.
+    """Return why a list is not reliable about a test; "" if that is not known.
 
     Args:
         mesa: version of Mesa: ``25.0.7``.

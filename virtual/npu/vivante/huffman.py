@@ -213,7 +213,7 @@ class _Tables:
 def _values(data: Bytes, bits: int, count: int, tables: _Tables, core: int) -> NDArray[np.uint8]:
     """Return the ``count`` bytes of one core's stream.
 
-    One pass in Python finds where each pair's fields stand (each position hangs on the one before);
+    One pass in Python finds where each pair's fields stand (each position depends on the one before);
     the values are then read out all at once.
     """
     field = f"coefficients of core {core}: stream size"

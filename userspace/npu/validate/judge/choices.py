@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Compares what a model picked out of many by a limit: WHERE, non-maximum suppression, TOPK. Pure.
 
-How many there are, and in which order, hangs on values that may be nearly the limit, or nearly equal:
+How many there are, and in which order, depends on values that may be nearly the limit, or nearly equal:
 kernels that round differently pick some others, and all are right. What most of them are does not hang on
 that.
 """

@@ -75,7 +75,7 @@ def comparable(ours: Values, theirs: Values) -> tuple[Values, Values, str]:
     """Return two outputs of one form with 0 in both where either is not finite.
 
     A model may have such numbers by its own computation (the logarithm of 0, masks of attention). Where the
-    reference has one, ours may be anything: it hangs on rounding.
+    reference has one, ours may be anything: it depends on rounding.
 
     Returns:
         Ours, theirs, and what is wrong with ours: numbers that are not finite where theirs are ("" if few).

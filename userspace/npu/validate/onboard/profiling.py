@@ -21,7 +21,7 @@ MOST_EVENTS = 1 << 16
 
 
 class ProfileError(Exception):
-    """There are no times to be had; the message says why."""
+    """No times can be taken; the message says why."""
 
 
 class Event(ctypes.Structure):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Looks at TP jobs: are bytes where the descriptor's counters put them, and is the border the model's?
 
-Some bytes of each job are followed by hand, one at a time, on a road of its own: no array operation of the
+Some bytes of each job are followed by hand, one at a time, by code of its own: no array operation of the
 emulator's. What a job must bring where is not checked against the model here, but for where an image begins
 that is folded (2x2 pixels into 4 planes, for a convolution of stride 2): a wrong order shows in the sums of
 the NN job that reads it, or in the model's outputs.
