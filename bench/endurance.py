@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bsp.base.output import print_json
 from bsp.base.progress import redirect_progress
-from images.deploy import trial
+from bsp.remote import ssh
 from images.deploy.deploy import deploy
 from tests.support.fake_board import FakeBoard, make_bundle
 
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     in_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    trial._POLL_S = 0.05
+    ssh._RETRY_EVERY_S = 0.05
     states: list[After] = []
     with tempfile.TemporaryDirectory(prefix="npu-bsp-bench-", dir=in_memory) as name:
         work = Path(name)

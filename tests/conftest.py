@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from bsp.catalog import read_board, user_boards_dir
+from bsp.remote import ssh
 from images.bundle.manifest import Bundle
-from images.deploy import trial
 
 from .support.fake_board import FakeBoard, make_bundle
 
@@ -75,7 +75,7 @@ def own_hosts(own_state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """State, inventory and SSH configuration for one test, and no waiting between looks at a board."""
     monkeypatch.setenv("NPU_BSP_INVENTORY", str(tmp_path / "inventory.toml"))
     monkeypatch.setenv("NPU_BSP_SSH_CONFIG", str(tmp_path / "ssh_config"))
-    monkeypatch.setattr(trial, "_POLL_S", 0.05)
+    monkeypatch.setattr(ssh, "_RETRY_EVERY_S", 0.05)
 
 
 @pytest.fixture(scope="module")

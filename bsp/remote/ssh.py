@@ -16,14 +16,14 @@ import shlex
 import socket
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 
 import paramiko
 
 from bsp.base.at_once import ended_by
-from bsp.base.errors import InfrastructureError, UserError
+from bsp.base.errors import BspError, InfrastructureError, UserError
 from bsp.base.process import Completed, ToolFailedError
 
 from .inventory import Host, resolve_jump
@@ -377,22 +377,41 @@ def wait_until_up(host: Host, *, timeout_s: float) -> Connection:
         UnreachableError: it did not within ``timeout_s``.
         UserError: as ``connect``.
     """
+    return next(answers(host, timeout_s=timeout_s))
+
+
+def answers(
+    host: Host, *, timeout_s: float, not_yet: tuple[type[BspError], ...] = ()
+) -> Iterator[Connection]:
+    """Yield a connection each time that the host answers, for the caller to close.
+
+    Args:
+        not_yet: what else than no answer says that it is still booting.
+
+    Raises:
+        UnreachableError: the time is up.
+        UserError: as ``connect``.
+    """
     began = time.monotonic()
-    deadline = began + timeout_s
+    last = "it answered"
+    waited_for: tuple[type[BspError], ...] = (UnreachableError, ConnectionLostError, *not_yet)
     while True:
-        left_s = deadline - time.monotonic()
+        waited_s = time.monotonic() - began
         try:
-            return connect(
+            connection = connect(
                 host,
-                timeout_s=max(min(left_s, _ATTEMPT_S), 0.1),
-                answer_s=answer_limit_s(time.monotonic() - began),
+                timeout_s=max(min(timeout_s - waited_s, _ATTEMPT_S), 0.1),
+                answer_s=answer_limit_s(waited_s),
             )
-        except (UnreachableError, ConnectionLostError) as error:
-            if deadline - time.monotonic() < _RETRY_EVERY_S:
-                raise UnreachableError(
-                    f"{host.name} did not answer within {timeout_s:g} s; last: {error.message}",
-                    hint="look at its console",
-                ) from error
+        except waited_for as error:
+            last = error.message
+        else:
+            yield connection
+        if began + timeout_s - time.monotonic() < _RETRY_EVERY_S:
+            raise UnreachableError(
+                f"{host.name} did not answer within {timeout_s:g} s; last: {last}",
+                hint="look at its console",
+            )
         time.sleep(_RETRY_EVERY_S)
 
 

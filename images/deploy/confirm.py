@@ -81,7 +81,11 @@ class _Trial:
         """Return the next boot with another ID; None if the board does not answer in time."""
         target = self.target
         return trial.wait_for_boot(
-            target.host, other_than=other_than, timeout_s=timeout_s, root=target.root
+            target.host,
+            other_than=other_than,
+            timeout_s=timeout_s,
+            root=target.root,
+            spare=target.spare,
         )
 
 
@@ -124,6 +128,8 @@ def decide(target: Target, result: Deployment, facts: Facts, fat_mount: str) -> 
             f"returns to the good generation at the next reset. See: ./inv status --host {host.name}"
         )
         raise
+    finally:
+        target.spare.close()
 
 
 def _confirm(attempt: _Trial, boot_id: str) -> Deployment:

@@ -191,7 +191,11 @@ def _judge(
     host = target.host
     with result.step("Trial by kexec") as now:
         boot = trial.wait_for_boot(
-            host, other_than=before.boot_id, timeout_s=target.timeout_s, root=target.root
+            host,
+            other_than=before.boot_id,
+            timeout_s=target.timeout_s,
+            root=target.root,
+            spare=target.spare,
         )
         now.note("it answers" if boot else "no answer")
     if boot is None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from bsp.remote.inventory import Host
-from bsp.remote.ssh import connect
+from bsp.remote.ssh import Connection, connect
 
 from .claim import Claim
 from .transfer.agent import Agent
@@ -17,6 +17,31 @@ from .transfer.shared import Shared
 _CONNECT_S = 30.0
 ANSWER_S = 120.0
 """Hashing a kernel takes an emulated board a while."""
+
+
+@dataclass
+class Spare:
+    """The connection that a boot was seen over, until a session takes it: logging in takes a second."""
+
+    _connection: Connection | None = None
+
+    def put(self, connection: Connection) -> None:
+        """Hand a connection over."""
+        self.close()
+        self._connection = connection
+
+    def take(self) -> Connection | None:
+        """Return the connection that was handed over, if it still stands."""
+        connection, self._connection = self._connection, None
+        if connection is None or connection.transport.is_active():
+            return connection
+        connection.close()
+        return None
+
+    def close(self) -> None:
+        """Close what nobody took."""
+        if connection := self.take():
+            connection.close()
 
 
 @dataclass(frozen=True)
@@ -38,6 +63,7 @@ class Target:
         claim: to the board: the same one in all sessions of a deployment.
         additions: code added to modules of the agent, by their names; for the power-cut test, which
             deploys with agents that are broken on purpose.
+        spare: the connection that the last boot was seen over.
         shared: streams that were made for other boards; None: this is the only one.
     """
 
@@ -55,15 +81,17 @@ class Target:
     kexec: tuple[str, ...] = ("systemctl", "kexec")
     claim: Claim = field(default_factory=Claim)
     additions: Mapping[str, str] = field(default_factory=dict)
+    spare: Spare = field(default_factory=Spare, compare=False, repr=False)
     shared: Shared | None = None
 
 
 @contextmanager
 def session(target: Target, *, accept_new_key: bool | None = None) -> Iterator[Agent]:
-    """A new connection to the board, with the agent running at its end."""
+    """A connection to the board, with the agent running at its end: a new one since its last boot."""
     accept = target.accept_new_key if accept_new_key is None else accept_new_key
     with (
-        connect(target.host, timeout_s=_CONNECT_S, accept_new_key=accept) as connection,
+        target.spare.take()
+        or connect(target.host, timeout_s=_CONNECT_S, accept_new_key=accept) as connection,
         Agent(
             connection,
             root=target.root,

@@ -8,7 +8,7 @@ command resets it, rolled back. Nothing answers in the end: unknown.
 
 from __future__ import annotations
 
-import time
+import contextlib
 from dataclasses import dataclass
 
 from bsp.base.errors import BspError, UserError
@@ -17,18 +17,19 @@ from bsp.base.progress import say, step
 from bsp.remote.inventory import Host
 from bsp.remote.ssh import (
     AuthenticationError,
+    Connection,
     ConnectionLostError,
     UnreachableError,
-    answer_limit_s,
+    answers,
     connect,
 )
 
 from .boot.lacks import explained, lacks_in
 from .checks import running_tree
 from .plan import Facts, Verified
+from .session import Spare
 from .transfer.agent import decompress_fdt
 
-_POLL_S = 0.5
 _ATTEMPT_S = 30.0  # a key exchange takes seconds on a board that is just coming up
 _POWER_COMMAND_S = 60.0
 _CONSOLE_LINES = 15
@@ -43,34 +44,52 @@ class Boot:
     uboot_lacks: tuple[str, ...] = ()
 
 
-def wait_for_boot(host: Host, *, other_than: str, timeout_s: float, root: str) -> Boot | None:
-    """Wait for a boot that is not ``other_than`` (a boot id); None if there is none in time."""
-    began = time.monotonic()
-    while (waited_s := time.monotonic() - began) < timeout_s:
-        boot = probe(
-            host,
-            timeout_s=min(timeout_s - waited_s, _ATTEMPT_S),
-            answer_s=answer_limit_s(waited_s),
-            root=root,
-        )
-        if boot is not None and boot.boot_id != other_than:
-            return boot
-        time.sleep(_POLL_S)
+def wait_for_boot(
+    host: Host, *, other_than: str, timeout_s: float, root: str, spare: Spare | None = None
+) -> Boot | None:
+    """Wait for a boot that is not ``other_than`` (a boot id); None if there is none in time.
+
+    Args:
+        spare: takes the connection that it was seen over; None: that is closed.
+
+    Raises:
+        UserError: something answers, and it is not the board: its host key is another.
+    """
+    # AuthenticationError: systemd keeps ordinary users out until the boot is done.
+    not_yet = (AuthenticationError,)
+    with contextlib.suppress(UnreachableError):
+        for connection in answers(host, timeout_s=timeout_s, not_yet=not_yet):
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(connection)
+                boot = _boot_over(connection, root, timeout_s=_ATTEMPT_S)
+                if boot is not None and boot.boot_id != other_than:
+                    if spare is not None:
+                        spare.put(connection)
+                        stack.pop_all()
+                    return boot
     return None
 
 
-def probe(host: Host, *, timeout_s: float, root: str, answer_s: float | None = None) -> Boot | None:
-    """Ask which boot and generation runs; None if the board does not answer (yet).
+def probe(host: Host, *, timeout_s: float, root: str) -> Boot | None:
+    """Ask which boot and generation runs; None if the board does not answer.
 
     Raises:
         UserError: something answers, and it is not the board: its host key is another.
     """
     try:
-        with connect(host, timeout_s=timeout_s, answer_s=answer_s) as connection:
-            files = [f"{root}/proc/sys/kernel/random/boot_id", f"{root}/proc/cmdline"]
-            output = connection.run(["cat", *files], timeout_s=timeout_s).text
-    except (UnreachableError, ConnectionLostError, AuthenticationError):
-        return None  # AuthenticationError: systemd keeps ordinary users out until the boot is done
+        with connect(host, timeout_s=timeout_s) as connection:
+            return _boot_over(connection, root, timeout_s=timeout_s)
+    except (UnreachableError, AuthenticationError):
+        return None
+
+
+def _boot_over(connection: Connection, root: str, *, timeout_s: float) -> Boot | None:
+    """Ask over an open connection; None if that breaks."""
+    files = [f"{root}/proc/sys/kernel/random/boot_id", f"{root}/proc/cmdline"]
+    try:
+        output = connection.run(["cat", *files], timeout_s=timeout_s).text
+    except ConnectionLostError:
+        return None
     boot_id, _, cmdline = output.partition("\n")
     return Boot(boot_id.strip(), generation_in(cmdline), lacks_in(cmdline))
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from bsp.base.errors import UserError
+from bsp.remote import ssh
 from images.bundle import manifest as bundles
 from images.bundle import sbom, sign
 from images.bundle.manifest import Bundle
-from images.deploy import plan, trial
+from images.deploy import plan
 from images.deploy.command import ask_downgrade
 from images.deploy.deploy import deploy
 from images.deploy.transfer import agent as transfer
@@ -31,7 +32,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("NPU_BSP_STATE", str(tmp_path / "state"))
     monkeypatch.setenv("NPU_BSP_INVENTORY", str(tmp_path / "inventory.toml"))
     monkeypatch.setenv("NPU_BSP_SSH_CONFIG", str(tmp_path / "ssh_config"))
-    monkeypatch.setattr(trial, "_POLL_S", 0.05)
+    monkeypatch.setattr(ssh, "_RETRY_EVERY_S", 0.05)
     return tmp_path / "config"
 
 

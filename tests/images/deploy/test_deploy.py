@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from bsp.base.project import PROJECT
 from bsp.catalog import load_board
 from bsp.remote import ssh
 from images.bundle import manifest as bundles
+from images.deploy import session
 from images.deploy.boot import slots, state
 from images.deploy.deploy import deploy, rollback
 from images.deploy.plan import Space
@@ -479,3 +481,26 @@ def test_a_board_without_python_says_so(
 
     monkeypatch.setattr(ssh.Connection, "start", without)
     refused(board, update, "has no python3")
+
+
+def test_it_is_confirmed_over_the_connection_that_the_boot_was_seen_over(
+    board: FakeBoard, update: bundles.Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, logged_in = session.connect, []
+
+    def counted(*args: Any, **options: Any) -> ssh.Connection:
+        logged_in.append(real(*args, **options))
+        return logged_in[-1]
+
+    monkeypatch.setattr(session, "connect", counted)
+    target = board.target()
+    assert deploy(target, bundle=update, board=None).outcome == "confirmed"
+    assert len(logged_in) == 1, "the session that plans and sends"
+    assert target.spare.take() is None
+
+    target.spare.put(ssh.connect(board.host))
+    seen = target.spare.take()
+    assert seen is not None
+    seen.close()  # as a board that falls after its boot was seen
+    target.spare.put(seen)
+    assert target.spare.take() is None

@@ -27,6 +27,7 @@ import pytest
 
 from bsp.base.errors import BspError
 from bsp.base.project import PROJECT
+from bsp.remote import ssh
 from images.bundle.manifest import Bundle
 from images.deploy import trial
 from images.deploy.boot import slots, state
@@ -193,7 +194,7 @@ def totals(
         patch.setenv("NPU_BSP_STATE", str(folder / "state"))
         patch.setenv("NPU_BSP_INVENTORY", str(folder / "none.toml"))
         patch.setenv("NPU_BSP_SSH_CONFIG", str(folder / "none"))
-        patch.setattr(trial, "_POLL_S", 0.05)
+        patch.setattr(ssh, "_RETRY_EVERY_S", 0.05)
         with new_board(factory) as board, Relay(board.host.port) as relay:
             assert deploy(through(board, relay), bundle=update, board=None).outcome == "confirmed"
             return relay.passed_bytes, relay.passed_back_bytes
@@ -445,7 +446,7 @@ def test_read_only(
         reboot = ("/bin/sh", "-c", f"mount -o remount,rw {folder}; {board._command('reboot')[2]}")
         code = code_of(lambda: deploy(replace(target, reboot=reboot), bundle=update, board=None))
         monkeypatch.undo()
-        monkeypatch.setattr(trial, "_POLL_S", 0.05)
+        monkeypatch.setattr(ssh, "_RETRY_EVERY_S", 0.05)
         remount("rw")
         assert code != 0 or step == "discard" or place == "root"
         after(f"read-only-{place}", board, factory, update, code)
