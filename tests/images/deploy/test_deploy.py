@@ -486,7 +486,7 @@ def test_a_board_without_python_says_so(
 def test_it_is_confirmed_over_the_connection_that_the_boot_was_seen_over(
     board: FakeBoard, update: bundles.Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, logged_in = session.connect, []
+    real, logged_in = ssh.connect, []
 
     def counted(*args: Any, **options: Any) -> ssh.Connection:
         logged_in.append(real(*args, **options))
