@@ -36,6 +36,9 @@ _ADDRESS = re.compile(
 )
 
 
+_NAME = re.compile(r"[\w.%][\w.%+-]*")
+
+
 def inventory_file() -> Path:
     """The user's inventory: ``$NPU_BSP_INVENTORY``, or ``npu-bsp/inventory.toml`` in the XDG folder."""
     own = os.environ.get("NPU_BSP_INVENTORY")
@@ -93,6 +96,11 @@ def resolve(name: str) -> Host:
     start = _start_of_virtual(name)
     if start:
         raise UserError(f"the virtual board {name!r} does not run", hint=start)
+    if not _NAME.fullmatch(name):
+        raise UserError(
+            f"{name!r} is neither a host name nor an address: expected user@address[:port]",
+            hint="write such as --host root@192.168.1.30, root@board.lan:2222 or root@[fe80::1%eth0]:22",
+        )
     raise UserError(
         f"unknown host {name!r}{nearest(name, names)}",
         hint=f"write --host root@{name} if it is an address, add it to {inventory_file()}, "
@@ -144,8 +152,23 @@ def _listed(name: str) -> Host | None:
         return _from_record(record)
     listed = read_inventory(inventory_file())
     if name in listed:
-        return _with_ssh_config(listed[name][0], already=listed[name][1])
+        host, given = listed[name]
+        _check_board(host)
+        return _with_ssh_config(host, already=given)
     return None
+
+
+def _check_board(host: Host) -> None:
+    """Refuse a host of the inventory whose profile does not exist: nothing would compare the two."""
+    from bsp.catalog import board_names
+
+    if host.board is None or host.board.endswith(".toml") or host.board in board_names():
+        return
+    raise UserError(
+        f"{inventory_file()}: [hosts.{host.name}]: board is {host.board!r}, which is no board"
+        f"{nearest(host.board, board_names())}",
+        hint="./inv boards lists the boards",
+    )
 
 
 def _address(name: str) -> tuple[str, str, int] | None:

@@ -20,7 +20,13 @@ FORMAT = 1
 
 _Text = Annotated[str, Meta(min_length=1)]
 _Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][\w.-]*$")]
+# A name, IPv4 or IPv6; what ssh takes behind HostName.
+_Address = Annotated[
+    str,
+    Meta(pattern=r"^([\w.%][\w.%+-]*|[0-9a-fA-F]*:[0-9a-fA-F]*:[0-9a-fA-F:.]*(%[\w.-]+)?)$"),
+]
 _WORDS = {
+    "address": "a name or an IP address alone (user and port are keys of their own)",
     "port": "a port number",
     "power": "a list of strings: the command and its arguments",
     "services": "a list of strings: names of systemd units",
@@ -35,7 +41,7 @@ _WORDS = {
 class HostEntry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One host: ``[hosts.NAME]``; what each key means is said of ``Host``."""
 
-    address: _Text | None = None
+    address: _Address | None = None
     port: Annotated[int, Meta(ge=1, le=65535)] = 22
     user: _Text = "root"
     identity_file: _Text | None = None

@@ -11,6 +11,7 @@ that it includes for this name. Where ``Match exec`` stands there, a name is kno
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 import pwd
 import re
@@ -158,34 +159,36 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 def _hosts_of_match(words: list[str]) -> list[list[str]]:
     """The pattern lists of ``host`` and ``originalhost`` on a Match line; the rest is ssh's to judge."""
+    # `host vim3`, `host=vim3` and `host = vim3` are the same.
+    parts = [part for word in words for part in re.split("(?i:(?<=host)=)", word, maxsplit=1)]
+    parts = [part.removeprefix("=") for part in parts if part not in ("", "=")]
     lists = []
-    for number, word in enumerate(words):
-        criterion, equals, value = word.partition("=")
+    for criterion, given in itertools.pairwise(parts):
         if criterion.lower() in ("host", "originalhost"):
-            patterns = value if equals else words[number + 1] if number + 1 < len(words) else ""
-            lists.append([each.lower() for each in patterns.split(",") if each])
+            lists.append([each.lower() for each in given.split(",") if each])
     return lists
 
 
 def _directives(file: Path) -> Iterator[tuple[str, list[str]]]:
     """The lines of a configuration file: the keyword in small letters, and its arguments."""
     try:
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        # ssh does not read a file that begins with a mark; here it is read, so that ssh can say so.
+        lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     except OSError:
         return  # ssh says what is wrong with it
     for line in lines:
-        match = re.match(r"\s*(\w+)(?:\s*=\s*|\s+)(.*)", line)
+        match = re.match(r"\s*\"?(\w+)\"?(?:\s*=\s*|\s+)(.*)", line)
         if match:
             yield match[1].lower(), _split(match[2])
 
 
 def _split(text: str) -> list[str]:
-    """The arguments of a line: quoted ones in one piece, a comment at the end left out."""
+    """The arguments of a line: what is quoted in one piece, a comment at the end left out."""
     words = []
-    for word in re.findall(r"\"[^\"]*\"|'[^']*'|[^\s\"']\S*", text):
+    for word in re.findall(r"(?:\"[^\"]*\"|'[^']*'|[^\s\"'])+", text):
         if word.startswith("#"):
             break
-        words.append(word[1:-1] if word[0] in "\"'" else word)
+        words.append(re.sub(r"\"([^\"]*)\"|'([^']*)'", r"\1\2", word))
     return words
 
 

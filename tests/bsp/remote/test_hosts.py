@@ -66,6 +66,10 @@ def test_unknown_names_say_what_is_near(tmp_path: Path) -> None:
     for bad in ("", "-oProxyCommand=x", "a b", "../x", "root@h:99999"):
         with pytest.raises(UserError):
             resolve(bad)
+    for bad in ("root@h:ssh", "root@", "@h", "h;id", "root@h@i:22"):
+        with pytest.raises(UserError, match="neither a host name nor an address") as caught:
+            resolve(bad)
+        assert f"root@{bad}" not in caught.value.hint
 
 
 def test_a_virtual_board_that_does_not_run_is_started_by_its_profile() -> None:
@@ -116,6 +120,11 @@ def test_inventory_and_ssh_config(tmp_path: Path) -> None:
         ("format = 2\n[hosts.a]", "format is 2, this version reads format 1"),
         ("format = 'x'\n[hosts.a]", "key 'format': Expected `int`"),
         ("[hosts.a]\nport = 70000", "port is 70000, expected a port number"),
+        ("[hosts.a]\naddress = '192.0.2.1:2222'", "port are keys of their own"),
+        ("[hosts.a]\naddress = 'root@192.0.2.1'", "expected a name or an IP address alone"),
+        ("[hosts.a]\naddress = '[2001:db8::7]'", "expected a name or an IP address alone"),
+        ("[hosts.a]\naddress = '-oProxyCommand=x'", "expected a name or an IP address alone"),
+        ("[hosts.a]\nboard = 'vim9'", r"\[hosts.a\]: board is 'vim9', which is no board"),
         ("[hosts.a]\nport = true", "port is True, expected a port number"),
         ("[hosts.a]\nsudo = 1", "sudo is 1, expected true or false"),
         ("[hosts.a]\nkeep = 1", "keep is 1, expected a number from 2 up"),
@@ -136,6 +145,12 @@ def test_an_inventory_may_say_its_format(tmp_path: Path) -> None:
     )
     host = resolve("a")
     assert (host.address, host.keep) == ("192.0.2.1", 3)
+
+
+@pytest.mark.parametrize("address", ["board-1.lan", "2001:db8::7", "fe80::1%eth0", "::1"])
+def test_addresses_in_an_inventory(tmp_path: Path, address: str) -> None:
+    (tmp_path / "inventory.toml").write_text(f'[hosts.a]\naddress = "{address}"\n')
+    assert resolve("a").address == address
 
 
 def test_registered_hosts_come_back_whole() -> None:

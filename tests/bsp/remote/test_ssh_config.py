@@ -90,6 +90,9 @@ def test_an_include_counts_where_its_block_does(tmp_path: Path) -> None:
         ("Match host vim3,evk-*", ("vim3", "evk-2"), ("evk",)),
         ('Match user me originalhost "vim3" ', ("vim3",), ("me",)),
         ("Match originalhost=vim3", ("vim3",), ("originalhost=vim3",)),
+        ('Match originalhost="vim3"', ("vim3",), ('"vim3"',)),
+        ('Match host = "vim3,b-*" user x', ("vim3", "b-1"), ("=", "x")),
+        ('"Host" desk"-1"', ("desk-1",), ("desk",)),
         ("Match host *,!x", (), ("vim3", "x")),
         ("Match exec true", (), ("exec", "true")),
         ("Match all", (), ("all",)),
@@ -131,6 +134,12 @@ def test_what_ssh_refuses_is_said_in_its_words(tmp_path: Path) -> None:
 
 
 # --- what ssh answers ---------------------------------------------------------------------------------
+
+
+def test_a_file_with_a_mark_at_its_beginning_is_refused_in_sshs_words(tmp_path: Path) -> None:
+    write(tmp_path, ssh_config="\ufeffHost vim3\n HostName 192.0.2.3\n")
+    with pytest.raises(UserError, match="Bad configuration option"):
+        resolve("vim3")
 
 
 def test_match_blocks(tmp_path: Path) -> None:
