@@ -16,6 +16,44 @@ _BEGIN = (
     ("./inv doctor --host HOST", "why the NPU of your board does not work"),
     ("./inv TASK --help", "what a task does, and its flags"),
 )
+_VALUES = {
+    "against": "MESA",
+    "apply": "DTBO",
+    "bisect": "GOOD..BAD",
+    "bootloader": "FILE",
+    "broken": "FAULT",
+    "calibration": "FILE",
+    "case": "NAME",
+    "container": "IMAGE",
+    "env": "NAME=VALUE",
+    "experiment": "SERIES",
+    "fragment": "FILE",
+    "hostname": "NAME",
+    "html": "FILE",
+    "identity": "KEY",
+    "input": "FILE",
+    "inputs": "FOLDER",
+    "junit": "FILE",
+    "layout": "NAME",
+    "like": "BOARD",
+    "output": "PATH",
+    "patches": "SERIES",
+    "python": "VERSION",
+    "rauc-system": "FILE",
+    "reason": "TEXT",
+    "record": "FILE",
+    "recording": "FOLDER",
+    "report": "FILE",
+    "save-fragment": "FILE",
+    "select": "WORDS",
+    "sign": "BUNDLE",
+    "threads": "N",
+    "to": "GENERATION",
+    "uboot": "like:BOARD",
+    "userspace": "FOLDER",
+    "verify": "BUNDLE",
+}
+"""What flags take whose name does not say it; of the others the last word of the name does."""
 _LEAST_TEXT = 28  # narrower than this, an explanation goes below its name
 
 
@@ -86,7 +124,8 @@ def value_of(argument: Any) -> str:
         return ""
     if argument.kind in (int, float):
         return "SECONDS" if "seconds" in str(argument.help).split() else "N"
-    return str(max(argument.names, key=len)).replace("_", "-").rpartition("-")[2].upper()
+    name = str(max(argument.names, key=len)).replace("_", "-")
+    return _VALUES.get(name, name.rpartition("-")[2].upper())
 
 
 def spelled(argument: Any, example: str, between: str) -> str:

@@ -109,6 +109,24 @@ def test_help_says_what_has_to_be_given_and_what_flags_take(inv: Runner) -> None
 
 
 @pytest.mark.slow
+def test_the_help_says_what_kind_of_value_a_flag_takes(inv: Runner) -> None:
+    takes = {
+        "rollback": "--to=GENERATION",
+        "build-dts": "--apply=DTBO",
+        "bundle": "--verify=BUNDLE",
+        "smoke-test": "--record=FILE",
+        "virtual.up": "--uboot=like:BOARD",
+    }
+    for task, flag in takes.items():
+        assert f"  {flag} " in inv(task, "--help").out
+    flags = {
+        max(argument.names, key=len).replace("_", "-")
+        for task in TASKS
+        for argument in collection()[task].get_arguments()
+    }
+    assert set(help_text._VALUES) <= flags
+
+
 @pytest.mark.parametrize("columns", [200, 80, 40, 20])
 def test_no_word_of_the_help_is_broken(
     inv: Runner, monkeypatch: pytest.MonkeyPatch, columns: int
