@@ -79,7 +79,7 @@ class Clock(_Record, frozen=True, kw_only=True):
             tree's ``assigned-clock-parents`` choose counts.
         max_divider: the largest integer divider behind the multiplexer.
         least_hz: the lowest rate that upstream device trees give it; below, the doctor calls it wrong.
-        firmware_rates: what it can have where firmware sets it, and not a driver of the kernel.
+        firmware_rates: the rates that it can have, where firmware sets them and no kernel driver does.
         supply: property of the NPU's node that names the regulator whose voltage such a rate needs.
         source: kernel file that the facts come from.
     """
@@ -245,7 +245,7 @@ class Nodeless(_Record, frozen=True, kw_only=True):
 
 
 class NpuSettings(_Record, frozen=True, kw_only=True):
-    """What one board wants otherwise than its SoC's profile: ``[npu]`` in the board's file.
+    """How one board's NPU differs from its SoC's profile: ``[npu]`` in the board's file.
 
     Attributes:
         enabled: false switches the NPU off.
@@ -411,14 +411,14 @@ class Qemu(_Record, frozen=True, kw_only=True):
 
 
 class Health(_Record, frozen=True, kw_only=True):
-    """What has to work on a trial before it is confirmed, beside being what was sent.
+    """What has to work on a trial boot before it is confirmed, apart from running what was sent.
 
     Attributes:
         services: systemd units that have to be active; an inventory may name more for a host.
         render_node: whether the NPU's driver has to have a device node; None: where the deployed device
             tree switches the NPU on and the kernel is one that knows it.
         smoke_test: whether ``smoke-test label_image --quick`` has to pass.
-        deadline_s: how long all this may take to come up, the smoke test apart.
+        deadline_s: how long all this may take to come up, without the smoke test.
     """
 
     services: tuple[str, ...] = ()
@@ -434,7 +434,7 @@ class BoardIdentity(_Record, frozen=True, kw_only=True):
 
     Attributes:
         models: what the root's ``model`` says on this board; a machine with another one is not this board.
-        memory_mib: how much memory the board is sold with; empty: not known.
+        memory_mib: memory sizes that the board is sold with; empty: not known.
         runs_as: the first ``compatible`` string of the tree that its maker ships, where that is the name of
             a chip or of another board. Together with ``models`` it identifies the board until a tree
             with its own string runs there.
@@ -446,7 +446,7 @@ class BoardIdentity(_Record, frozen=True, kw_only=True):
 
 
 class Userspace(_Record, frozen=True, kw_only=True):
-    """What the board's root file system is, where that is known beforehand.
+    """What the board's root file system is, as far as the profile knows.
 
     Attributes:
         distribution: Debian release: bookworm, trixie.
@@ -468,7 +468,7 @@ class Board(_Record, frozen=True, kw_only=True):
         dts: file stem below the SoC's folder of device trees; None where no kernel source has the board.
         dtb: its device tree, where ``dts`` is None: a file beside the profile. None: it comes from QEMU.
         compatible: root ``compatible`` strings, most specific first; the first identifies the board.
-        identity: what else tells it apart.
+        identity: what else identifies it, where its ``compatible`` string does not.
         kernel: default kernel: a series, or a source as ``--kernel`` takes it.
         expect: kernel series to what it does with the NPU, without and with this tool's changes.
     """
