@@ -197,14 +197,14 @@ def _why_not(attempt: _Trial, boot: trial.Boot) -> str:
     """
     result = attempt.result
     result.uboot_lacks = boot.uboot_lacks
-    taken = True
+    armed = False
     with contextlib.suppress(BspError), session(attempt.target, accept_new_key=False) as agent:
         facts = agent.open(None, fat_mount=attempt.fat_mount, lock=True)
-        taken = facts.trial != attempt.confirm.generation
-        if not taken:
+        armed = facts.trial == attempt.confirm.generation
+        if armed:
             agent.ask({"do": "disarm"})
-    if not taken:
-        return "; ".join(filter(None, [result.problem, trial.why_not_taken(boot)]))
+    if why := trial.why_not_taken(boot, armed=armed):
+        return "; ".join(filter(None, [result.problem, why]))
     crashed = result.problem or "it crashed during the trial boot and was reset"
     return "; ".join(filter(None, [crashed, explained(boot.uboot_lacks)]))
 

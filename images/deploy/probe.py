@@ -55,7 +55,7 @@ def answered(
     if facts.boot_id == before.boot_id:
         why = f"it did not reboot within {target.timeout_s:g} s"
     elif any(facts.sector("trial")[:4]):
-        why = trial.why_not_taken(boot)
+        why = trial.why_not_taken(boot, armed=True)
     elif result.uboot_lacks:
         why = f"it was not tried: {explained(result.uboot_lacks)}"
     else:

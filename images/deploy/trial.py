@@ -24,7 +24,7 @@ from bsp.remote.ssh import (
     connect,
 )
 
-from .boot.lacks import explained, lacks_in
+from .boot.lacks import explained, lacks_in, untaken_in
 from .checks import running_tree
 from .plan import Facts, Verified
 from .session import Spare
@@ -37,11 +37,17 @@ _CONSOLE_LINES = 15
 
 @dataclass(frozen=True)
 class Boot:
-    """One boot of the board, as a new session found it."""
+    """One boot of the board, as a new session found it.
+
+    Attributes:
+        uboot_lacks: what the boot script missed in U-Boot.
+        untaken: why it took no trial, in words; empty: it does not say.
+    """
 
     boot_id: str
     generation: str | None
     uboot_lacks: tuple[str, ...] = ()
+    untaken: str = ""
 
 
 def wait_for_boot(
@@ -91,7 +97,7 @@ def _boot_over(connection: Connection, root: str, *, timeout_s: float) -> Boot |
     except ConnectionLostError:
         return None
     boot_id, _, cmdline = output.partition("\n")
-    return Boot(boot_id.strip(), generation_in(cmdline), lacks_in(cmdline))
+    return Boot(boot_id.strip(), generation_in(cmdline), lacks_in(cmdline), untaken_in(cmdline))
 
 
 def generation_in(cmdline: str) -> str | None:
@@ -100,16 +106,18 @@ def generation_in(cmdline: str) -> str | None:
     return options.get("npu_bsp.generation")
 
 
-def why_not_taken(boot: Boot) -> str:
-    """Say why U-Boot left a trial as it was armed.
+def why_not_taken(boot: Boot, *, armed: bool) -> str:
+    """Say why U-Boot did not boot a trial; empty: nothing says that it did not.
 
     Args:
         boot: what it booted in place of the trial.
+        armed: the trial is still as it was armed.
     """
-    if boot.uboot_lacks:
-        return f"it was not tried: {explained(boot.uboot_lacks)}"
-    if boot.generation is not None:
-        return "it was not tried: U-Boot found its mark, trial.env, torn or moved"
+    if boot.untaken or (boot.uboot_lacks and armed):
+        why = filter(None, [explained(boot.uboot_lacks), boot.untaken])
+        return f"it was not tried: {'; '.join(why)}"
+    if not armed:
+        return ""
     return (
         "it was not tried, and its mark, trial.env, is as it was armed: U-Boot does not run npu-bsp's boot "
         "script, or lacks a command that this needs, and what boots the board does not hand on which; "

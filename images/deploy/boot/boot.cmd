@@ -15,9 +15,9 @@
 # themselves, whose checksum says whether they are whole; `source` runs none that is torn.
 #
 # What is found missing of that is collected in npu_lacks (a,b), and handed to what boots next, as
-# npu_bsp.lacks=a,b on its command line; where nothing is missing, nothing is added. lacks.py says what each
-# name means. A trial.env that sets npu_probe instead of npu_trial asks just that: it is spent, then the board
-# boots as it did before.
+# npu_bsp.lacks=a,b on its command line; why a trial was not taken, as npu_bsp.trial=torn, moved or unloadable.
+# Where there is nothing to say, nothing is added. lacks.py says what each word means. A trial.env that sets
+# npu_probe instead of npu_trial asks just that: it is spent, then the board boots as it did before.
 #
 # Where things are loaded is the SoC's map (its file in bsp/socs), not the board's variables: those are
 # missing on some boards, and leave no room for the kernel on others. Empty: the board's own are taken.
@@ -27,6 +27,7 @@
 setenv npu_old_args "${bootargs}"
 setenv npu_lacks
 setenv npu_comma
+setenv npu_why
 if test -z "${devtype}"; then
   # Not run by the standard boot: NXP's commands name the place by these.
   if test -n "${mmcdev}"; then
@@ -96,6 +97,7 @@ setenv npu_sector
 if load ${npu_part} ${npu_buffer} ${npu_root}/npu-bsp/trial.env; then
   if itest.l *${npu_buffer} != 0; then
     source ${npu_buffer}
+    if test -z "${npu_trial}${npu_probe}"; then setenv npu_why torn; fi
     # Torn or not, it is gone after this.
     setenv npu_spent no
     if test -n "${npu_sector}"; then
@@ -112,6 +114,7 @@ if load ${npu_part} ${npu_buffer} ${npu_root}/npu-bsp/trial.env; then
         else
           if cmp.b ${npu_buffer} ${npu_buffer} 1; then
             echo "npu-bsp: trial.env is not in the sector that it names: it was moved, and is left alone"
+            setenv npu_why moved
           else
             setenv npu_lacks "${npu_lacks}${npu_comma}cmp"; setenv npu_comma ,
           fi
@@ -124,7 +127,10 @@ if load ${npu_part} ${npu_buffer} ${npu_root}/npu-bsp/trial.env; then
       if fatwrite ${npu_part} ${npu_buffer} ${npu_root}/npu-bsp/trial.env 200; then
         setenv npu_spent yes
       else
-        setenv npu_lacks "${npu_lacks}${npu_comma}fatwrite"; setenv npu_comma ,
+        # A torn one does not say in which sector of an ext4 it is: nothing lacks then.
+        if test -z "${npu_why}"; then
+          setenv npu_lacks "${npu_lacks}${npu_comma}fatwrite"; setenv npu_comma ,
+        fi
       fi
     fi
     if test "${npu_spent}" = yes; then
@@ -161,6 +167,7 @@ for npu_generation in ${npu_try} ${npu_good} ${npu_previous}; do
       fi
       setenv bootargs "${npu_args} npu_bsp.slot=${npu_slot}"
       if test -n "${npu_lacks}"; then setenv bootargs "${bootargs} npu_bsp.lacks=${npu_lacks}"; fi
+      if test -n "${npu_why}"; then setenv bootargs "${bootargs} npu_bsp.trial=${npu_why}"; fi
       # A trial that stumbles in the kernel is to fall, not to limp on.
       if test "${npu_slot}" = trial; then setenv bootargs "${bootargs} oops=panic"; fi
       if load ${npu_part} ${npu_at_kernel} ${npu_root}${npu_kernel}; then
@@ -179,6 +186,7 @@ for npu_generation in ${npu_try} ${npu_good} ${npu_previous}; do
       fi
     fi
     echo "npu-bsp: generation ${npu_generation} cannot be booted"
+    if test "${npu_slot}" = trial; then setenv npu_why unloadable; fi
   fi
   if test "${npu_slot}" = good; then setenv npu_slot previous; else setenv npu_slot good; fi
 done
@@ -186,12 +194,15 @@ echo "npu-bsp: no generation could be booted; going on with the next boot method
 
 # --- a board that was taken over: what booted it before, under the names that onboard/adopt.py gave it.
 setenv bootargs "${npu_old_args}"
-if test -n "${npu_lacks}"; then
-  echo "npu-bsp: this U-Boot lacks ${npu_lacks}"
-  setenv bootargs "${npu_old_args} npu_bsp.lacks=${npu_lacks}"
+setenv npu_told
+if test -n "${npu_lacks}"; then setenv npu_told " npu_bsp.lacks=${npu_lacks}"; fi
+if test -n "${npu_why}"; then setenv npu_told "${npu_told} npu_bsp.trial=${npu_why}"; fi
+if test -n "${npu_told}"; then
+  echo "npu-bsp: told to what boots next:${npu_told}"
+  setenv bootargs "${npu_old_args}${npu_told}"
   # Scripts that begin bootargs anew take these in: Armbian's and Toradex'.
-  setenv extraboardargs "${extraboardargs} npu_bsp.lacks=${npu_lacks}"
-  setenv tdxargs "${tdxargs} npu_bsp.lacks=${npu_lacks}"
+  setenv extraboardargs "${extraboardargs}${npu_told}"
+  setenv tdxargs "${tdxargs}${npu_told}"
 fi
 for npu_folder in /extlinux /boot/extlinux; do
   if load ${npu_part} ${npu_buffer} ${npu_folder}/before-npu-bsp.conf; then

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""What the boot script found missing in a board's U-Boot: read from the command line of what then booted.
+"""What the boot script tells of a board's U-Boot: read from the command line of what then booted.
 
-``npu_bsp.lacks=cmp,itest``: commands and variables that boot.cmd needed. It is on the command line of each
-generation, and of the board's old way of booting where that keeps U-Boot's ``bootargs``.
+``npu_bsp.lacks=cmp,itest``: commands and variables that boot.cmd needed and did not find.
+``npu_bsp.trial=moved``: why it took no trial although there was one.
+
+Both are on the command line of generations, and of the board's old way of booting where that keeps U-Boot's
+``bootargs``.
 """
 
 from __future__ import annotations
@@ -10,6 +13,13 @@ from __future__ import annotations
 import re
 
 _OPTION = "npu_bsp.lacks="
+_TRIAL_OPTION = "npu_bsp.trial="
+_TRIAL = {
+    "torn": "U-Boot found its mark, trial.env, torn, or cannot run it (source)",
+    "moved": "its mark, trial.env, is not in the sector of the disk that it names: it was moved or copied "
+    "after it was armed, and U-Boot left both alone",
+    "unloadable": "U-Boot could not load all of its files from the boot partition",
+}
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
 
 _NO_PLACE = "the boot script does not know the partition that it lies on, so it could load nothing"
@@ -45,6 +55,12 @@ def lacks_in(cmdline: str) -> tuple[str, ...]:
     values = [word.removeprefix(_OPTION) for word in cmdline.split() if word.startswith(_OPTION)]
     names = [name for value in values for name in value.split(",") if _NAME.fullmatch(name)]
     return tuple(dict.fromkeys(names))
+
+
+def untaken_in(cmdline: str) -> str:
+    """Return in words why the boot script took no trial, by a kernel command line; empty: it is silent."""
+    words = [word for word in cmdline.split() if word.startswith(_TRIAL_OPTION)]
+    return _TRIAL.get(words[-1].removeprefix(_TRIAL_OPTION), "") if words else ""
 
 
 def meaning_of(name: str) -> str:

@@ -16,9 +16,10 @@ from bsp.uboot import Trial
 from images.bundle import manifest as bundles
 from images.deploy import in_place
 from images.deploy.adopt import adopt
-from images.deploy.boot.lacks import explained, lacks_in
+from images.deploy.boot.lacks import explained, lacks_in, untaken_in
 from images.deploy.show import Shown, status_text
 from images.deploy.status import status
+from images.deploy.trial import Boot, why_not_taken
 from tests.support.fake_board import BOARD_MARKS, FakeBoard
 from tests.support.fake_boot import compile_dtb, tree_source
 
@@ -52,6 +53,22 @@ def test_names_on_a_command_line() -> None:
     assert "the command mmc read (sectors" in explained(("mmc-read",))
     assert "the variable devtype (" in explained(("devtype",))
     assert "the command new (the boot script needs it)" in explained(("new",))
+    assert "was moved or copied" in untaken_in("a npu_bsp.trial=moved b")
+    assert untaken_in("npu_bsp.trial=else") == untaken_in("npu_bsp.slot=good") == ""
+
+
+def test_a_trial_that_was_not_booted_is_told_from_one_that_crashed() -> None:
+    good, old = "0" * 12, None
+    unloadable = untaken_in("npu_bsp.trial=unloadable")
+    assert why_not_taken(Boot("id", good), armed=False) == ""
+    assert why_not_taken(Boot("id", good, ("mw",)), armed=False) == ""
+    assert why_not_taken(Boot("id", good, (), unloadable), armed=False) == (
+        "it was not tried: U-Boot could not load all of its files from the boot partition"
+    )
+    both = why_not_taken(Boot("id", good, ("cmp",), untaken_in("npu_bsp.trial=moved")), armed=True)
+    assert "lacks the command cmp (" in both
+    assert "; its mark, trial.env, is not in the sector" in both
+    assert "does not run npu-bsp's boot script" in why_not_taken(Boot("id", old), armed=True)
 
 
 @pytest.mark.slow

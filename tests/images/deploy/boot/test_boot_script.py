@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -194,6 +194,15 @@ CASES = {
     ),
 }  # fmt: skip
 
+TOLD = {
+    "a trial whose kernel is missing": "unloadable",
+    "a trial of nothing": "unloadable",
+    "trial torn in its name": "torn",
+    "trial torn before its end": "torn",
+    "trial torn over another": "torn",
+}
+"""What the generation that boots in place of the trial is told of it; of the other cases nothing."""
+
 # The older U-Boot runs the same script; not every case has to be run there again.
 ALSO_ON_OLDER = ("a trial that panics", "trial torn before its end", "good torn")
 RUNS = [(case, "trixie") for case in CASES] + [(case, "bookworm") for case in ALSO_ON_OLDER]
@@ -202,6 +211,7 @@ RUNS = [(case, "trixie") for case in CASES] + [(case, "bookworm") for case in AL
 @pytest.mark.parametrize(("case", "suite"), RUNS)
 def test_the_script_picks(case: str, suite: str, tmp_path: Path, dtb: Path) -> None:
     disk, expected = CASES[case]
+    disk = replace(disk, show=True)
     booted = boot(disk, tmp_path, dtb, firmware(suite))
     assert booted.slots == expected, booted.console
     # Boots are not counted: however often its power is cut, a good generation stays one.
@@ -210,6 +220,8 @@ def test_the_script_picks(case: str, suite: str, tmp_path: Path, dtb: Path) -> N
         assert booted.trial == disk.trial
     else:
         assert booted.trial == state.SPENT, "the trial was not spent"
+    told = re.findall(r"npu_bsp\.(?:lacks|trial)=\S+", booted.console)
+    assert set(told) == ({f"npu_bsp.trial={TOLD[case]}"} if case in TOLD else set())
 
 
 # --- a board that was taken over: until it has a good generation, the old way is one reset away

@@ -103,11 +103,13 @@ def test_a_trial_is_booted_once(what: int, tmp_path: Path, dtb: Path) -> None:
 def test_a_file_that_was_moved_is_no_trial_and_its_old_sector_is_left_alone(
     tmp_path: Path, dtb: Path
 ) -> None:
-    image = ext4_disk(Disk(), tmp_path, dtb)
+    image = ext4_disk(Disk(show=True), tmp_path, dtb)
     number, other = place(image, TRIAL_ENV), place(image, "/foreign")
     put(image, number, armed(other))
     found, console = boots(image, tmp_path)
     assert found == [("good", OLD)], console
+    assert re.search(r"^bootargs=.*npu_bsp\.trial=moved$", console, re.MULTILINE)
+    assert "npu_bsp.lacks" not in console
     assert "it was moved, and is left alone" in console
     assert sector(image, other) == FOREIGN
     assert sector(image, number) == armed(other)
@@ -145,11 +147,13 @@ def test_a_file_that_was_cut_short_is_no_trial(tmp_path: Path, dtb: Path) -> Non
 def test_a_torn_sector_is_no_trial(
     torn: Callable[[bytes], bytes], tmp_path: Path, dtb: Path
 ) -> None:
-    image = ext4_disk(Disk(), tmp_path, dtb)
+    image = ext4_disk(Disk(show=True), tmp_path, dtb)
     number = place(image, TRIAL_ENV)
     whole = armed(number)
     put(image, number, torn(whole))
     found, console = boots(image, tmp_path)
+    assert "npu_bsp.lacks" not in console, console
+    assert ("npu_bsp.trial=torn" in console) == (found == [("good", OLD)])
     # What is behind the script's end does not count.
     expected = [("trial", NEW)] if torn(whole)[:200] == whole[:200] else [("good", OLD)]
     assert found == expected, console
