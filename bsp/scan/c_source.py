@@ -30,8 +30,12 @@ def without_comments(source: str) -> str:
     )
 
 
-def seen_by_compiler(source: str) -> str:
-    """Return the lines of a source that are compiled, with names of numbers replaced by the numbers."""
+def seen_by_compiler(source: str, *, keep_defines: bool = False) -> str:
+    """Return the lines of a source that are compiled, with names of numbers replaced by the numbers.
+
+    Args:
+        keep_defines: with its ``#define`` lines, as a header is looked into for what it defines.
+    """
     numbers: dict[str, str] = {}
     defined: set[str] = set()
     # Of each #if: whether the branch at hand is in, and whether one so far was (None: perhaps).
@@ -55,6 +59,8 @@ def seen_by_compiler(source: str) -> str:
             within = before is not True and truth is not False
             open_blocks[-1] = (within, before if before is not False else truth)
         elif word == "define" and all(within for within, _ in open_blocks):
+            if keep_defines:
+                lines.append(line)
             name, _, value = rest.partition(" ")
             defined.add(name)
             number = _NUMBER.fullmatch(value.strip())

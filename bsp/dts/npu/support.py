@@ -9,7 +9,7 @@ from pathlib import Path
 from ...catalog import load_soc
 from ...kernel.distribution import series_key
 from ...profile import Board, Npu
-from ...scan.c_source import without_comments
+from ...scan.c_source import seen_by_compiler
 from ...scan.drivers import drivers_of, has_database
 
 
@@ -29,7 +29,8 @@ def lacking(tree: Path, npu: Npu) -> tuple[str, ...]:
     for need in npu.kernel_needs:
         file = tree / need.file
         if not file.is_file() or not re.search(
-            need.text, without_comments(file.read_text(encoding="utf-8", errors="replace"))
+            need.text,
+            seen_by_compiler(file.read_text(encoding="utf-8", errors="replace"), keep_defines=True),
         ):
             missing.append(need.what)
     return tuple(missing)

@@ -324,15 +324,30 @@ def test_a_driver_whose_line_is_left_out_is_lacking(tree: Path, around: str) -> 
     assert "the driver etnaviv" in lacking(tree, npu)
 
 
-def test_what_stands_in_a_comment_is_not_there(tree: Path) -> None:
+@pytest.mark.parametrize(
+    "left_out", ["/* {} is not there yet */\n", "#if 0\n#define {} 1\n#endif\n"]
+)
+def test_what_is_not_compiled_is_not_there(left_out: str, tree: Path) -> None:
     npu = load_soc("a311d").npu
     assert npu is not None
     header = tree / "include/dt-bindings/reset/amlogic,meson-g12a-reset.h"
     header.parent.mkdir(parents=True, exist_ok=True)
-    header.write_text("#define RESET_NNA 1\n")
+    header.write_text("#ifndef _RESET_H\n#define _RESET_H\n#define RESET_NNA 1\n#endif\n")
     assert "the reset RESET_NNA" not in lacking(tree, npu)
-    header.write_text("/* RESET_NNA is not there yet */\n")
+    header.write_text(left_out.format("RESET_NNA"))
     assert "the reset RESET_NNA" in lacking(tree, npu)
+
+
+@pytest.mark.parametrize("around", ["/* {} */\n", "#if 0\n{}\n#endif\n"])
+def test_a_node_that_is_left_out_of_the_source_is_lacking(around: str, tree: Path) -> None:
+    npu = load_soc("imx8mp").npu
+    assert npu is not None
+    source = tree / "arch/arm64/boot/dts/freescale/imx8mp.dtsi"
+    source.parent.mkdir(parents=True, exist_ok=True)
+    domain = "pgc_mlmix: power-domain@24 { reg = <24>; };"
+    for text, is_there in ((f"{domain}\n", True), (around.format(domain), False)):
+        source.write_text(f"#include <a.h>\n/ {{ #size-cells = <1>;\n{text}}};\n")
+        assert ("the power domain pgc_mlmix in imx8mp.dtsi" in lacking(tree, npu)) != is_there
 
 
 def test_numbers_that_nobody_has_written_down(tree: Path) -> None:
