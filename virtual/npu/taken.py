@@ -10,7 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+from userspace.npu.model.faults import operand_conditions as conditions
+from userspace.npu.model.faults.known_faults import surroundings_of
 from userspace.npu.model.graph import Model, Operation
+from userspace.npu.model.partitions import partitions
 
 from .finding import Blame, Finding
 
@@ -50,6 +53,7 @@ def wrongly_taken(model: Model, taken: Collection[int]) -> list[Finding]:
         *_shared(model, taken),
         *_reshapes(model, taken),
         *_batches(model, taken),
+        *_operands(model, taken),
     ]
 
 
@@ -144,6 +148,31 @@ def _batches(model: Model, taken: Collection[int]) -> Iterator[Finding]:
                 "those of the first one alone", operation=each.name, blame=Blame.SUBMISSION,
                 evidence="Mesa reads rows, columns and channels of a tensor, not how many there are",
             )  # fmt: skip
+
+
+def _operands(model: Model, taken: Collection[int]) -> Iterator[Finding]:
+    """Operands of another kind than the driver lays out."""
+    for partition in partitions(model, taken):
+        where = surroundings_of(partition, model.operations)
+        for each in (model.operations[index] for index in partition.operations):
+            for condition, (what, expected, found) in _ODD_OPERANDS.items():
+                if condition(each, where):
+                    yield Finding(
+                        what, expected, found, operation=each.name, blame=Blame.SUBMISSION,
+                        evidence="the driver does not look at that before it takes the operation",
+                    )  # fmt: skip
+
+
+_ODD_OPERANDS = {
+    conditions.broadcast: ("operands", "two tensors of one size", "two of different sizes"),
+    conditions.added_to_itself: ("operands", "two tensors", "one, twice"),
+    conditions.constant_data: ("operands", "what the model computes or is given", "a constant"),
+    conditions.operand_twice: ("operands", "each with a place of its own", "one of two operations"),
+    conditions.unequal_strides: ("strides", "one for rows and columns", "two"),
+    conditions.narrow_activation: ("fused activation", "RELU_N1_TO_1", "none"),
+    conditions.left_out_dimensions: ("tensors", "at most four dimensions", "more"),
+    conditions.odd_quantisation: ("quantisation", "a positive scale and a byte", "another one"),
+}
 
 
 def _has_two_orders(shape: tuple[int, ...]) -> bool:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,16 +22,8 @@ from virtual.gates.cases import RELU, RELU6, Case
 SIDE, CHANNELS = 8, 8
 SHAPE = (1, SIDE, SIDE, CHANNELS)
 TANH = 4
-_ADD, _CONCATENATION, _MAX_POOL, _RESHAPE, _SUB, _TRANSPOSE, _SPLIT, _PAD = (
-    0,
-    2,
-    17,
-    22,
-    41,
-    39,
-    49,
-    34,
-)
+_ADD, _CONCATENATION, _DEQUANTIZE, _MAX_POOL, _RESHAPE, _PAD = 0, 2, 6, 17, 22, 34
+_TRANSPOSE, _SUB, _STRIDED_SLICE, _SPLIT = 39, 41, 45, 49
 
 
 @dataclass
@@ -118,27 +110,125 @@ def cases() -> dict[str, tuple[bytes, list[Any]]]:
     return found
 
 
-def crashing() -> dict[str, bytes]:
-    """Return models that TFLite runs, and in which each libteflon.so reads what is not there."""
-    return {"pad computed": _pad_computed(), "depthwise without bias": _depthwise_without_bias()}
+@dataclass(frozen=True)
+class Crash:
+    """A model that TFLite runs, and in which libteflon.so reads what is not there.
+
+    Attributes:
+        said: what the product says of it.
+        before_26: whether 25.0 crashes, too.
+        always: whether it crashes each time, and not by what lies in memory.
+    """
+
+    model: bytes
+    inputs: list[Any]
+    said: str
+    before_26: bool = True
+    always: bool = True
 
 
-def _pad_computed() -> bytes:
+def crashing() -> dict[str, Crash]:
+    """Return such models by name."""
+    computes = "that the model computes or that is no input: the delegate crashes"
+    weights = "weights or a bias that the model computes"
+    order = np.array([0, 3, 1, 2])
+    ends = [np.array(each, np.int32) for each in ([0, 0, 0, 0], [1, 4, 8, 8], [1, 1, 1, 1])]
+    shape = (1, 1, SIDE * SIDE, CHANNELS)
+    pads = np.array([[0, 0], [1, 1], [1, 1], [0, 0]])
+    padded = (1, SIDE + 2, SIDE + 2, CHANNELS)
+    return {
+        "pad computed": Crash(*_computed(_PAD, 22, [pads], padded), computes),
+        "split computed": Crash(*_split_computed(), computes),
+        "reshape computed": Crash(*_computed(_RESHAPE, 17, [np.array(shape)], shape), computes, False),
+        "transpose computed": Crash(
+            *_computed(_TRANSPOSE, 26, [order], (1, CHANNELS, SIDE, SIDE)), computes, False
+        ),
+        "strided slice computed": Crash(
+            *_computed(_STRIDED_SLICE, 32, ends, (1, SIDE // 2, SIDE, CHANNELS)), computes, False
+        ),
+        "weights computed": Crash(*_convolution_of_inputs(1), weights),
+        "bias computed": Crash(*_convolution_of_inputs(2), weights),
+        "float16 weights": Crash(*_float16_weights(), weights, False),
+        "depthwise without bias": Crash(*_depthwise_without_bias(), "has no bias", always=False),
+    }  # fmt: skip
+
+
+def _computed(
+    code: int, options: int, parameters: list[Any], shape: tuple[int, ...]
+) -> tuple[bytes, list[Any]]:
+    """An operation whose sizes are inputs of the model."""
     graph = _Graph()
     source = graph.image()
-    sizes = np.array([[0, 0], [1, 1], [1, 1], [0, 0]], np.int32)
-    graph.tensors.append(Tensor("sizes", sizes.shape, "int32"))
-    graph.inputs.append(1)
-    sink = graph.result((1, SIDE + 2, SIDE + 2, CHANNELS))
-    return graph.model(Operator(_PAD, (source, 1), (sink,), 22))[0]
+    given = []
+    for values in parameters:
+        given.append(graph.constant(values, "int32"))
+        graph.tensors[-1] = replace(graph.tensors[-1], data=None)
+    sink = graph.result(shape)
+    operator = Operator(code, (source, *given), (sink,), options)
+    _, inputs = graph.model(operator)
+    written = write_model(
+        graph.tensors, [operator], inputs=[source, *given], outputs=[sink], description="rule"
+    )
+    return written, [*inputs, *(np.asarray(each, np.int32) for each in parameters)]
 
 
-def _depthwise_without_bias() -> bytes:
+def _split_computed() -> tuple[bytes, list[Any]]:
+    graph = _Graph()
+    axis = graph.constant(np.array(3), "int32")
+    graph.tensors[axis] = replace(graph.tensors[axis], data=None)
+    source = graph.image()
+    part = (1, SIDE, SIDE, CHANNELS // 2)
+    sinks = (graph.result(part), graph.result(part))
+    operator = Operator(_SPLIT, (axis, source), sinks, 35, (("int32", 0, 2),))
+    _, inputs = graph.model(operator)
+    written = write_model(
+        graph.tensors, [operator], inputs=[axis, source], outputs=sinks, description="rule"
+    )
+    return written, [np.array(3, np.int32), *inputs]
+
+
+def _convolution_of_inputs(place: int) -> tuple[bytes, list[Any]]:
+    """A convolution whose weights (1) or bias (2) are an input of the model."""
+    graph = _Graph()
+    source = graph.image()
+    values = np.random.default_rng(4).integers(90, 160, (CHANNELS, 1, 1, CHANNELS))
+    weights = graph.constant(values, "uint8", 0.004, 128)
+    bias = graph.constant(np.zeros(CHANNELS), "int32", 0.02 * 0.004)
+    given = (source, weights, bias)
+    data = graph.tensors[given[place]].data
+    graph.tensors[given[place]] = replace(graph.tensors[given[place]], data=None)
+    sink = graph.result(SHAPE, 0.05)
+    operator = conv(given, sink, stride=1)
+    _, inputs = graph.model(operator)
+    written = write_model(
+        graph.tensors, [operator], inputs=[source, given[place]], outputs=[sink], description="rule"
+    )
+    assert data is not None
+    return written, [*inputs, data.astype(graph.tensors[given[place]].dtype)]
+
+
+def _float16_weights() -> tuple[bytes, list[Any]]:
+    """As TensorFlow's converter writes them: a DEQUANTIZE makes float32 of them in each run."""
+    rng = np.random.default_rng(4)
+    shape = (CHANNELS, 3, 3, CHANNELS)
+    tensors = [
+        Tensor("in", SHAPE, "float32"),
+        Tensor("half", shape, "float16", data=rng.normal(0, 0.1, shape)),
+        Tensor("weights", shape, "float32"),
+        Tensor("bias", (CHANNELS,), "float32", data=np.zeros(CHANNELS)),
+        Tensor("out", SHAPE, "float32"),
+    ]
+    operators = [Operator(_DEQUANTIZE, (1,), (2,), 38), conv((0, 2, 3), 4, stride=1)]
+    written = write_model(tensors, operators, inputs=[0], outputs=[4], description="rule")
+    return written, [rng.random(SHAPE, np.float32)]
+
+
+def _depthwise_without_bias() -> tuple[bytes, list[Any]]:
     graph = _Graph()
     source = graph.image()
     weights = graph.constant(np.full((1, 3, 3, CHANNELS), 140), "uint8", 0.004, 128)
     sink = graph.result(SHAPE, 0.05)
-    return graph.model(depthwise_conv((source, weights), sink, stride=1))[0]
+    return graph.model(depthwise_conv((source, weights), sink, stride=1))
 
 
 def _convolution(activation: int, scale: float) -> tuple[bytes, list[Any]]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 
 import pytest
 
@@ -11,9 +12,13 @@ from tests.support.models.rule_cases import crashing
 from userspace.npu.model.faults import graph_conditions, known_wrong
 from userspace.npu.model.faults.known_faults import Surroundings, faults_of
 from userspace.npu.model.faults.known_wrong import Verdict, npu_of_soc, verdicts, wrong_models
+from userspace.npu.model.faults.operand_conditions import operands_in
 from userspace.npu.model.graph import Model, Operation, Tensor
+from userspace.npu.model.summary import reads_computed
 from virtual.gates.build import build
 from virtual.gates.cases import Case
+from virtual.gates.model_runner import model_runner
+from virtual.gates.packages import find_delegate
 from virtual.npu.taken import wrongly_taken
 
 RELU_SUM = Case("sum-relu", 8, 8, 8, 8, zero_points=(120, 128, 60))
@@ -52,13 +57,34 @@ def test_faults_are_said_before_the_run(case: Case, npu: str, mesa: str, said: s
 
 
 @pytest.mark.parametrize("mesa", ["25.0.7", "26.1.6", "26.2.6"])
+@pytest.mark.parametrize("name", crashing())
+def test_what_crashes_as_the_model_is_loaded_is_said(name: str, mesa: str) -> None:
+    case = crashing()[name]
+    found = known_wrong.known_wrong(case.model, "imx8mp", mesa)
+    if mesa == "25.0.7" and not case.before_26:
+        assert not found
+    else:
+        assert any(case.said in each and "the delegate crashes" in each for each in found), found
+
+
+@pytest.mark.slow
+@pytest.mark.network
 @pytest.mark.parametrize(
-    ("name", "said"), [("pad computed", "computes"), ("depthwise without bias", "has no bias")]
+    "mesa",
+    ["25.0.7", *(pytest.param(mesa, marks=pytest.mark.full) for mesa in ("26.1.6", "26.2.6"))],
 )
-def test_what_crashes_as_the_model_is_loaded_is_said(name: str, said: str, mesa: str) -> None:
-    (found,) = known_wrong.known_wrong(crashing()[name], "imx8mp", mesa)
-    assert said in found
-    assert "the delegate crashes" in found
+def test_the_real_delegates_crash_where_that_is_said(mesa: str) -> None:
+    different = {}
+    with model_runner(find_delegate(mesa), timeout_s=60, warm=False) as runner:
+        for name, case in crashing().items():
+            path = runner.file(case.model)
+            assert runner.on_cpu(path, case.inputs).answer["status"] == "ran", name
+            if case.always:
+                answer = runner.attempt(path, case.inputs, "imx8mp").answer
+                crashes = case.before_26 or mesa != "25.0.7"
+                if answer["status"] != ("crashes" if crashes else "ran"):
+                    different[name] = answer
+    assert not different
 
 
 def test_before_a_run_the_way_out_is_said_or_what_was_mended() -> None:
@@ -119,6 +145,77 @@ def test_reshapes_and_scales_that_one_job_cannot_have() -> None:
         weights = tensor(2, 64, scales=scales)
         layer = Operation(0, "FULLY_CONNECTED", 1, (tensor(1, 64), weights, None), (tensor(1, 2),))
         assert graph_conditions.connected_per_axis(layer, around) == wrong
+
+
+def test_a_shape_among_the_options_alone_is_looked_for_among_the_inputs() -> None:
+    reshape = Operation(0, "RESHAPE", 1, (sized(1, 8, 8, 8),), (sized(1, 64, 8),))
+    assert "the delegate crashes" in said_of(reshape, "26.2.6")
+    pool = Operation(0, "MAX_POOL_2D", 1, (sized(1, 8, 8, 8),), (sized(1, 4, 4, 8),))
+    assert not reads_computed(pool)
+
+
+@pytest.mark.parametrize(
+    ("operation", "mesa", "said"),
+    [
+        (("ADD", (1, 8, 8, 8), (1, 1, 1, 8)), "26.2.6", "not repeated"),
+        (("ADD", (1, 8, 8, 8), (1, 8, 8, 8)), "26.2.6", ""),
+        (("ADD", (1, 2, 4, 4, 8), (1, 2, 4, 4, 8)), "26.2.6", "last four"),
+        (("ADD", (1, 1, 4, 4, 8), (1, 1, 4, 4, 8)), "26.2.6", ""),
+        (("CONCATENATION", (1, 4, 8), (1, 4, 8)), "26.2.6", "channel by channel"),
+        (("CONCATENATION", (1, 8), (1, 8)), "26.2.6", ""),
+        (("CONCATENATION", (1, 8), (1, 8)), "25.0.7", "joins fewer"),
+        (("CONCATENATION", (1, 4, 4, 8), (1, 4, 4, 8)), "25.0.7", ""),
+    ],
+)
+def test_sizes_that_the_driver_does_not_look_at(
+    operation: tuple[str, tuple[int, ...], tuple[int, ...]], mesa: str, said: str
+) -> None:
+    kind, *shapes = operation
+    joined = (*shapes[0][:-1], shapes[0][-1] * (1 + (kind == "CONCATENATION")))
+    found = said_of(
+        Operation(0, kind, 1, tuple(sized(*shape) for shape in shapes), (sized(*joined),)), mesa
+    )
+    assert said in found
+    assert bool(found) == bool(said)
+
+
+def test_operands_that_have_one_place() -> None:
+    one, two, three = (sized(1, 8, 8, 8) for _ in range(3))
+    sinks = (sized(1, 8, 8, 8), sized(1, 8, 8, 8))
+    first = Operation(0, "ADD", 1, (one, two), sinks[:1])
+    second = Operation(1, "ADD", 1, (one, three), sinks[1:])
+    where = Surroundings((), (), (), operands_in([first, second]))
+    assert any("has as well" in each.what for each in faults_of(first, where, "imx8mp", "26.2.6"))
+    alone = Surroundings((), (), (), operands_in([first]))
+    assert not faults_of(first, alone, "imx8mp", "26.2.6")
+    twice = Operation(0, "ADD", 1, (one, one), sinks[:1])
+    assert "and itself" in said_of(twice, "26.2.6")
+    found = wrongly_taken(Model(3, (first, second), (one, two, three), sinks, 1), {0, 1})
+    assert "expected each with a place of its own" in str(found[0])
+
+
+@pytest.mark.parametrize(
+    ("scale", "zero_point", "odd"),
+    [(0.02, 255, 0), (0.02, 256, 1), (0.02, -1, 1), (-0.02, 0, 1), (math.inf, 0, 1), (math.nan, 0, 1)],
+)  # fmt: skip
+def test_quantisations_that_no_byte_has(scale: float, zero_point: int, odd: bool) -> None:
+    source = Tensor("t", (1, 8, 8, 8), "uint8", (scale,), (zero_point,))
+    weights = tuple(
+        Tensor("w", shape, "uint8", (0.02,), (0,), b"1") for shape in ((8, 1, 1, 8), (8,))
+    )
+    operation = Operation(0, "CONV_2D", 1, (source, *weights), (sized(1, 8, 8, 8),))
+    assert ("no positive number" in said_of(operation, "26.2.6")) == odd
+
+
+def test_a_convolution_of_a_constant_or_of_two_strides() -> None:
+    constant = Tensor("t", (1, 8, 8, 8), "uint8", (0.02,), (0,), b"1")
+    operation = Operation(
+        0, "CONV_2D", 1, (constant,) * 3, (sized(1, 8, 4, 8),), "RELU_N1_TO_1", strides=(1, 2)
+    )
+    found = said_of(operation, "26.2.6")
+    assert "works on a constant" in found
+    assert "another stride" in found
+    assert "ends at -1 and 1" in found
 
 
 def sized(*shape: int, dtype: str = "uint8", scale: float = 0.02) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,29 @@ def test_what_is_quantised_per_axis_is_named(place: int, why: str) -> None:
     inputs[place] = per_axis
     operation = Operation(0, "CONV_2D", 1, tuple(inputs), (plain,))
     assert _per_tensor(operation) == f"{why} quantised per axis"
+
+
+def test_an_activation_that_tflite_does_not_know_is_none() -> None:
+    assert [each[1] for each in refused(convolution(activation=-1))] == ["SOFTMAX"]
+    assert [each[1] for each in refused(convolution(activation=99))] == ["SOFTMAX"]
+
+
+def test_numbers_are_read_as_mesa_reads_them() -> None:
+    """An axis of 64 bits by its lower half, sizes of five dimensions by the first four."""
+    picture = GraphTensor("x", (1, 4, 4, 2), "uint8", (0.1,), (0,))
+    rules = rules_for("etnaviv", MESA)
+    assert rules
+    for axis, taken in ((3, True), (-1, True), (1, False)):
+        constant = GraphTensor("a", (), "int64", (), (), axis.to_bytes(8, "little", signed=True))
+        split = Operation(0, "SPLIT", 1, (constant, picture), (picture, picture))
+        assert bool(predict([split], rules).taken) == taken
+    sizes = np.array([0, 0, 1, 1, 1, 1, 0, 0, 3, 3], np.int32)
+    constant = GraphTensor("p", (5, 2), "int32", (), (), sizes.tobytes())
+    pad = Operation(0, "PAD", 1, (picture, constant), (picture,))
+    assert predict([pad], rules).taken
+    assert not predict(
+        [replace(pad, inputs=(picture, replace(constant, dtype="int64")))], rules
+    ).taken
 
 
 def test_a_rule_that_came_later() -> None:

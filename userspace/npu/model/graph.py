@@ -387,7 +387,7 @@ def _operations(model: Table, graph: Table, tensors: list[Tensor]) -> Iterator[O
             activation, across, down = _OPTION_SLOTS[kind]
             yield Operation(
                 index, kind, version, inputs, outputs,
-                activation=ACTIVATIONS[options.number(activation, "Int8")],
+                activation=_activation(options.number(activation, "Int8")),
                 dilation=(options.number(across, "Int32", 1), options.number(down, "Int32", 1)),
                 # Conv2DOptions and DepthwiseConv2DOptions begin alike: padding, stride_w, stride_h.
                 same=options.number(0, "Int8") == 0,
@@ -400,8 +400,13 @@ def _operations(model: Table, graph: Table, tensors: list[Tensor]) -> Iterator[O
             fused = options.number(slot, "Int8") if options and slot is not None else 0
             yield Operation(
                 index, kind, version, inputs, outputs,
-                activation=ACTIVATIONS[fused], axis=axis, custom=custom,
+                activation=_activation(fused), axis=axis, custom=custom,
             )  # fmt: skip
+
+
+def _activation(code: int) -> str:
+    """Return a fused activation's name; what TFLite does not know is none to it (``ConvertActivation``)."""
+    return ACTIVATIONS[code] if 0 <= code < len(ACTIVATIONS) else ACTIVATIONS[0]
 
 
 def _tensor(table: Table, buffers: list[bytes]) -> Tensor:

@@ -19,7 +19,7 @@ import msgspec
 
 from .graph import Operation, Tensor
 from .operation_names import TYPE_BITS
-from .summary import paddings_are_computed
+from .summary import reads_computed
 
 _RULES = Path(__file__).parent / "rules.toml"
 _RANGE_ENDS = {"uint8": 255, "int8": 127}
@@ -206,7 +206,9 @@ def _computed_inputs(operation: Operation) -> str:
 def _last_axis(operation: Operation) -> str:
     axis = operation.axis
     if operation.kind == "SPLIT":
-        axes = _numbers(operation.inputs[0])
+        if reads_computed(operation):
+            return ""
+        axes = _first_words(operation.inputs[0])  # of an int64 as well
         axis = axes[0] if axes else None
     return "" if axis in (3, -1) else f"it works along axis {axis}, not the last"
 
@@ -216,6 +218,12 @@ def _numbers(tensor: Tensor | None) -> tuple[int, ...]:
     if tensor is None or tensor.data is None or tensor.dtype != "int32":
         return ()
     return struct.unpack(f"<{len(tensor.data) // 4}i", tensor.data[: len(tensor.data) // 4 * 4])
+
+
+def _first_words(tensor: Tensor | None) -> tuple[int, ...]:
+    """Return a constant's bytes as Mesa reads them: as int32, whatever they are."""
+    data = tensor.data if tensor and tensor.data else b""
+    return struct.unpack(f"<{len(data) // 4}i", data[: len(data) // 4 * 4])
 
 
 def _equal_channels(operation: Operation) -> str:
@@ -229,13 +237,14 @@ def _equal_parts(operation: Operation) -> str:
 
 
 def _paddings(operation: Operation) -> tuple[int, ...]:
+    """Return the first eight: Mesa reads these, of five dimensions as well."""
     numbers = _numbers(operation.inputs[1]) if len(operation.inputs) == 2 else ()
-    return numbers if len(numbers) == 8 else ()
+    return numbers[:8] if len(numbers) >= 8 else ()
 
 
 def _one_pixel(operation: Operation) -> str:
     """It pads one pixel on each of the four sides, or by what is computed: that is read unseen."""
-    if paddings_are_computed(operation):
+    if reads_computed(operation):
         return ""
     pads = _paddings(operation)
     if not pads:
@@ -247,7 +256,7 @@ def _one_pixel(operation: Operation) -> str:
 
 def _two_pixels(operation: Operation) -> str:
     """It pads rows, columns and channels by two at most, on each side, or by what is computed."""
-    if paddings_are_computed(operation):
+    if reads_computed(operation):
         return ""
     pads = _paddings(operation)
     if not pads:
@@ -270,11 +279,18 @@ def _below_1280(operation: Operation) -> str:
 
 
 def _channels_moved(operation: Operation) -> str:
-    """Channels go from last to first, or from first to last."""
-    order = _numbers(operation.inputs[1]) if len(operation.inputs) > 1 else ()
+    """Channels go from last to first, or from first to last; of a computed order nobody can tell."""
+    if reads_computed(operation):
+        return ""
+    order = _numbers(operation.inputs[1])[:4] if len(operation.inputs) > 1 else ()
     return (
         "" if order in ((0, 3, 1, 2), (0, 2, 3, 1)) else f"its order is {order or 'not constant'}"
     )
+
+
+def _read_unseen(operation: Operation) -> str:
+    """It is not taken, but what it reads is computed: that is read before anything is decided."""
+    return "" if reads_computed(operation) else f"the driver has no {operation.kind}"
 
 
 def _not_of_4_bytes(operation: Operation) -> str:
@@ -325,4 +341,5 @@ _CONDITIONS: dict[str, Callable[[Operation], str]] = {
     "any-axis": _any_axis,
     "twice-as-large": _twice_as_large,
     "strides-to-3": _strides_to_3,
+    "read-unseen": _read_unseen,
 }

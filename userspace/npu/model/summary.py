@@ -13,6 +13,10 @@ WEIGHTS_INPUT = {
 }  # fmt: skip
 """Operations with weights, and which input these are."""
 _DATA_INPUT = {"TRANSPOSE_CONV": 2}
+# Inputs whose values Mesa reads as it decides what it takes.
+_READ_UNSEEN = {
+    "PAD": (1,), "SPLIT": (0,), "TRANSPOSE": (1,), "RESHAPE": (1,), "STRIDED_SLICE": (1, 2, 3),
+}  # fmt: skip
 _FLOATS = ("float32", "float16", "float64")
 _INTEGERS = ("uint8", "int8", "int4", "int16")
 
@@ -44,10 +48,17 @@ def weights_of(operation: Operation) -> Tensor | None:
     return operation.inputs[place] if place < len(operation.inputs) else None
 
 
-def paddings_are_computed(operation: Operation) -> bool:
-    """Whether a PAD's second input is no constant: Mesa's PrepareDelegate reads it before it exists."""
-    sizes = operation.inputs[1] if len(operation.inputs) > 1 else None
-    return operation.kind == "PAD" and sizes is not None and sizes.data is None
+def reads_computed(operation: Operation) -> bool:
+    """Whether Mesa's PrepareDelegate reads, of this operation, what is no constant: before it exists.
+
+    Sizes, an axis, an order, a shape (tfl_device.c, PrepareDelegate and fill_operation), also of a RESHAPE
+    that has it among its options alone.
+    """
+    for place in _READ_UNSEEN.get(operation.kind, ()):
+        tensor = operation.inputs[place] if place < len(operation.inputs) else None
+        if tensor is None or tensor.data is None:
+            return True
+    return False
 
 
 def data_of(operation: Operation) -> Tensor | None:

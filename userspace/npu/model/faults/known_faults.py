@@ -7,12 +7,15 @@ and 26.2.6; no board has confirmed them here but where the page says so. Other v
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ..graph import Operation, Tensor
-from ..summary import data_of, output_of, paddings_are_computed, weights_of
+from ..partitions import Partition
+from ..summary import data_of, output_of, weights_of
 from . import graph_conditions as around
+from . import operand_conditions as operands
 
 A311D, IMX8MP = "a311d", "imx8mp"
 NPUS = (A311D, IMX8MP)
@@ -33,11 +36,24 @@ class Surroundings:
         from_cpu: ids of tensors that come from the CPU or the application.
         to_cpu: ids of tensors that go there.
         read: ids of tensors that the NPU itself reads.
+        operands: how often the NPU adds, subtracts or joins a tensor, by its id.
     """
 
     from_cpu: Collection[int]
     to_cpu: Collection[int]
     read: Collection[int] = ()
+    operands: Mapping[int, int] = field(default_factory=dict)
+
+
+def surroundings_of(partition: Partition, operations: Sequence[Operation]) -> Surroundings:
+    """Return what the operations of a partition have around them; ``operations`` are the model's."""
+    inside = [operations[index] for index in partition.operations]
+    return Surroundings(
+        {id(tensor) for tensor in partition.inputs},
+        {id(tensor) for tensor in partition.outputs},
+        {id(tensor) for each in inside for tensor in each.inputs if tensor is not None},
+        operands.operands_in(inside),
+    )
 
 
 Condition = Callable[[Operation, Surroundings], bool]
@@ -235,10 +251,6 @@ def _multiplier(operation: Operation, _: Surroundings) -> bool:
     return operation.kind == "DEPTHWISE_CONV_2D" and outputs > _input(operation)[2] > 0
 
 
-def _pad_computed(operation: Operation, _: Surroundings) -> bool:
-    return paddings_are_computed(operation)
-
-
 def _pad_int8(operation: Operation, _: Surroundings) -> bool:
     data = data_of(operation)
     return operation.kind == "PAD" and data is not None and data.is_signed
@@ -284,9 +296,10 @@ def _handed_out(operation: Operation, where: Surroundings) -> bool:
 
 
 def _batch(operation: Operation, _: Surroundings) -> bool:
-    tensors = (data_of(operation), output_of(operation))
-    dimensions = 2 if operation.kind == "FULLY_CONNECTED" else 4
-    return any(t and len(t.shape) == dimensions and t.shape[0] > 1 for t in tensors)
+    tensors = [tensor for tensor in (data_of(operation), output_of(operation)) if tensor]
+    if operation.kind == "FULLY_CONNECTED":  # of three dimensions the second counts entries, too
+        return any(math.prod(t.shape[:-1]) > 1 for t in tensors if len(t.shape) in (2, 3))
+    return any(len(t.shape) == 4 and t.shape[0] > 1 for t in tensors)
 
 
 _SIZES = "choose an input size for which this layer's input is even"
@@ -344,8 +357,34 @@ _FAULTS = (
     Fault("of int8 fills the border with another value than zero",
           "taken-and-wrong.md", _BOTH, ("25.0",), _pad_int8,
           "pad inside the convolution, or take Mesa 26.1 or later"),
-    Fault("has borders that the model computes: the delegate crashes", "taken-and-wrong.md", _BOTH, _ALL,
-          _pad_computed, "give PAD constant sizes"),
+    Fault("has sizes, an axis or a shape that the model computes or that is no input: the delegate"
+          " crashes",
+          "taken-and-wrong.md", _BOTH, _ALL, operands.computed_parameters,
+          "convert the model with a fixed input size, so that these are constants"),
+    Fault("has weights or a bias that the model computes (float16 ones, say): the delegate crashes",
+          "taken-and-wrong.md", _BOTH, _ALL, operands.computed_weights,
+          "quantise the model to uint8, or take Mesa 25.0.7, which leaves float to the CPU"),
+    Fault("works on a constant, which nobody hands to the NPU", "taken-and-wrong.md", _BOTH, _ALL,
+          operands.constant_data, "convert the model again, with constants folded"),
+    Fault("is of tensors of different sizes: the smaller one is not repeated", "taken-and-wrong.md", _BOTH,
+          _ALL, operands.broadcast, "give it two tensors of one size"),
+    Fault("is of a tensor and itself", "taken-and-wrong.md", _BOTH, _ALL, operands.added_to_itself,
+          "scale the tensor by its quantisation instead"),
+    Fault("has an operand that another ADD, SUB or CONCATENATION has as well: a part of it is not written",
+          "taken-and-wrong.md", _BOTH, _ALL, operands.operand_twice,
+          "compute that operand twice"),
+    Fault("has another stride along rows than along columns", "taken-and-wrong.md", _BOTH, _ALL,
+          operands.unequal_strides, "use one stride for both"),
+    Fault("has an activation behind it that ends at -1 and 1, which is left out", "taken-and-wrong.md",
+          _BOTH, _SINCE_26, operands.narrow_activation, "use RELU, or take Mesa 25.0.7"),
+    Fault("has more than four dimensions, or joins fewer: sizes are mixed up", "taken-and-wrong.md", _BOTH,
+          ("25.0",), operands.other_dimensions, "use four dimensions"),
+    Fault("has more than four dimensions, of which only the last four are looked at", "taken-and-wrong.md",
+          _BOTH, _SINCE_26, operands.left_out_dimensions, "use four dimensions"),
+    Fault("joins one row or one column of pixels, which stays channel by channel", "height-one.md", _BOTH,
+          _SINCE_26, operands.joined_row, "use four dimensions, with a height and width above 1"),
+    Fault("has a scale that is no positive number, or a zero point that no byte has", "taken-and-wrong.md",
+          _BOTH, _ALL, operands.odd_quantisation, "convert the model again"),
     Fault("has an input of four dimensions, which is taken for another one",
           "taken-and-wrong.md", _BOTH, ("25.0",),
           _connected_4d, "put a RESHAPE to two dimensions before it"),

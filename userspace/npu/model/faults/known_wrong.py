@@ -15,7 +15,7 @@ from bsp.base.errors import InfrastructureError
 from ..graph import Model, read_model
 from ..partitions import partitions
 from ..prediction import predict, rules_for
-from .known_faults import NPUS, OURS, Surroundings, faults_of
+from .known_faults import NPUS, OURS, faults_of, surroundings_of
 
 _VERDICTS = Path(__file__).with_name("verdicts.toml")
 _DRIVER = "etnaviv"
@@ -129,13 +129,8 @@ def _faults(model: Model, npu: str, mesa: str) -> list[tuple[str, str]]:
         return []
     by_symptom: dict[str, tuple[str, str]] = {}
     for partition in partitions(model, predict(model.operations, rules).taken):
-        operations = [model.operations[index] for index in partition.operations]
-        where = Surroundings(
-            {id(tensor) for tensor in partition.inputs},
-            {id(tensor) for tensor in partition.outputs},
-            {id(tensor) for each in operations for tensor in each.inputs if tensor is not None},
-        )
-        for each in operations:
+        where = surroundings_of(partition, model.operations)
+        for each in (model.operations[index] for index in partition.operations):
             for fault in faults_of(each, where, npu, mesa):
                 way_out = f" ({fault.way_out})"
                 by_symptom.setdefault(fault.what, (f"{each.name} {fault.what}", way_out))

@@ -15,7 +15,7 @@ from ...profile.measured import Measured
 from .. import foreign
 from ..choices import npus_of, others, rules_of
 from ..faults import known_faults
-from ..faults.known_faults import Fault, Surroundings
+from ..faults.known_faults import Fault
 from ..graph import Model, read_model
 from ..partitions import Partition, partitions
 from ..prediction import Refusal, Rules, refusal_of
@@ -217,16 +217,7 @@ def _version(model: Model, mesa: str, rules: Rules, npus: Mapping[str, str]) -> 
     graphs = tuple(partitions(model, taken))
     faults = []
     for partition in graphs:
-        where = Surroundings(
-            {id(tensor) for tensor in partition.inputs},
-            {id(tensor) for tensor in partition.outputs},
-            {
-                id(tensor)
-                for index in partition.operations
-                for tensor in model.operations[index].inputs
-                if tensor is not None
-            },
-        )
+        where = known_faults.surroundings_of(partition, model.operations)
         for index in partition.operations:
             for npu in (npu for npu, driver in npus.items() if driver == rules.driver):
                 operation = model.operations[index]
