@@ -45,9 +45,10 @@ def user_boards_dir() -> Path:
 
 
 def board_names() -> list[str]:
-    """Names of all boards, shipped and the user's own, sorted."""
-    folders = (BOARDS_DIR, user_boards_dir())
-    return sorted({path.stem for folder in folders for path in folder.glob("*.toml")})
+    """Names of all boards, shipped and the user's own, sorted; an editor's hidden files are none."""
+    shipped = {path.stem for path in BOARDS_DIR.glob("*.toml")}
+    own = (path for path in user_boards_dir().glob("[!.]*.toml") if path.is_file())
+    return sorted(shipped.union(path.stem for path in own))
 
 
 def board_file(name: str) -> Path:
@@ -59,7 +60,7 @@ def board_file(name: str) -> Path:
     if name.endswith(".toml"):
         return Path(name).absolute()
     for folder in (BOARDS_DIR, user_boards_dir()):
-        if re.fullmatch(r"[\w.-]+", name) and (folder / f"{name}.toml").is_file():
+        if re.fullmatch(r"[^./\0][^/\0]*", name) and (folder / f"{name}.toml").is_file():
             return folder / f"{name}.toml"
     raise UserError(
         f"unknown board {name!r}{nearest(name, board_names())}",

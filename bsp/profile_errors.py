@@ -132,9 +132,22 @@ def _rewritten(complaint: str, where: str, text: str) -> str:
         return f"; write it as a list: {name} = [{written}]"
     if re.search(r"Expected `(int|float)`, got `str`", complaint):
         return "; write it as a number, without quotes and unit"
+    if "Expected `int`, got `float`" in complaint:
+        number = _number_in(where, text)
+        return f"; write it without point and exponent: {number:_}" if number else ""
+    if re.search(r"Expected `object.*`, got `array`", complaint):
+        return f"; write the table once, in single brackets: [{where}]"
     if "Expected `bool`" in complaint:
         return "; write true or false, without quotes"
     return ""
+
+
+def _number_in(where: str, text: str) -> int | None:
+    """Return the first whole number that is written with a point or an exponent behind a key."""
+    for word in re.findall(r"\d[\d_]*(?:\.\d[\d_]*)?(?:[eE][+-]?\d+)?", _line_of(where, text)):
+        if re.search(r"[.eE]", word) and float(word).is_integer():
+            return int(float(word))
+    return None
 
 
 def _fields_at(kind: type[Any], where: str) -> list[str]:

@@ -189,7 +189,14 @@ def _npu(board: Board) -> Iterator[Missing]:
             )
             continue
         reachable = clocks[name].reachable_hz()
-        if reachable and all(abs(rate_hz - each) > 1 for each in reachable):
+        in_hz = next((rate_hz * unit for unit in (10**6, 10**3) if rate_hz * unit in reachable), 0)
+        if in_hz and rate_hz not in reachable:
+            yield Missing(
+                "npu.rates_hz",
+                f"{name} = {rate_hz:_}: rates are in Hz",
+                f"write {name} = {in_hz:_}",
+            )
+        elif reachable and all(abs(rate_hz - each) > 1 for each in reachable):
             near = sorted(reachable, key=lambda each: abs(each - rate_hz))[:3]
             rates = ", ".join(f"{each:_}" for each in sorted(near, reverse=True))
             yield Missing(

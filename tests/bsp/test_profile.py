@@ -275,6 +275,26 @@ def test_a_file_as_any_editor_writes_it(tmp_path: Path, encoding: str) -> None:
     assert host.user == "jürgen"
 
 
+def test_what_editors_leave_beside_profiles_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Emacs marks a file that is being edited with a hidden link that leads nowhere."""
+    monkeypatch.setenv("NPU_BSP_CONFIG", str(tmp_path))
+    (tmp_path / "boards").mkdir()
+    before = catalog.board_names()
+    (tmp_path / "boards/.#mine.toml").symlink_to("user@desk.1234")
+    (tmp_path / "boards/gone.toml").symlink_to("nowhere")
+    (tmp_path / "boards/folder.toml").mkdir()
+    assert catalog.board_names() == before
+    file = tmp_path / "boards/My board.toml"
+    file.write_bytes((PROJECT / "bsp/boards/vim3.toml").read_bytes())
+    with pytest.raises(UserError, match=r"name is .vim3., but the file is .My board\.toml."):
+        load_board("My board")
+    for name in ("../boards/gone", ".", "..", ".#mine", "a/b"):
+        with pytest.raises(UserError, match="unknown board"):
+            load_board(name)
+
+
 def test_an_unknown_board_names_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'vim3'"):
         load_board("vim33")

@@ -137,6 +137,8 @@ MODULES = '"meson-gx-mmc", "mmc_block"'
         ('["khadas,vim3", "amlogic,a311d", "amlogic,g12b"]', '"khadas,vim3"', "compatible",
          'compatible = ["khadas,vim3"]', "correct"),
         ("800_000_000", '"800MHz"', "npu.rates_hz", "as a number", "correct"),
+        ("800_000_000", "8.0e8", "npu.rates_hz", "without point and exponent: 800_000_000", "correct"),
+        ("[boot]", "[[boot]]", "boot", "in single brackets: [boot]", "correct"),
         ("rates_hz =", 'enabled = "no"\nrates_hz =', "npu.enabled", "true or false", "correct"),
         # how it boots
         ("/boot/firmware", "/dev/mmcblk1p1", "boot.fat_mount", "a device file", "/boot/firmware"),
@@ -158,6 +160,7 @@ MODULES = '"meson-gx-mmc", "mmc_block"'
          "not a name of a systemd unit", "systemctl"),
         # the NPU
         ("800_000_000", "700_000_000", "npu.rates_hz", "no parent clock reaches", "666_666_666"),
+        ("800_000_000", "800", "npu.rates_hz", "rates are in Hz", "core = 800_000_000"),
         ("core =", "cor =", "npu.rates_hz", "did you mean 'core'", "core, bus"),
         # keys
         ("title =", "titel =", "titel", "did you mean 'title'", "correct"),
