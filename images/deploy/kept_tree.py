@@ -53,6 +53,20 @@ def refuse_without_keeper(how: Survey, host: str, *, overlay: bool) -> None:
         )
 
 
+def refuse_replaced_overlay(how: Survey, kept_by: str, host: str) -> None:
+    """Refuse to keep an overlay of what the running tree lacks in place of one that it has already.
+
+    Raises:
+        UserError: one is kept.
+    """
+    if kept_by and how.keeps_overlay:
+        raise UserError(
+            f"--persist: {kept_by} keeps an overlay of npu-bsp's already; one of what {host} lacks now "
+            "would replace it, and what that one changed would be gone",
+            hint=f"./inv deploy --host {host} --undo, reboot it, then the same command: one overlay of all",
+        )
+
+
 def persist(
     target: Target,
     result: Deployment,

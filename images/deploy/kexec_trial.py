@@ -80,6 +80,8 @@ def try_dtb(
             if not changed_tree.changes:
                 result.outcome = "unchanged"
                 return result
+            if persist:
+                kept_tree.refuse_replaced_overlay(how, facts.kept_by, host.name)
             tree = _changed_tree(changed_tree)
         if dry_run:
             return result

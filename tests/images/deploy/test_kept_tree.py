@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from bsp.base.errors import UserError
-from images.deploy.kept_tree import refuse_without_keeper
+from images.deploy.kept_tree import refuse_replaced_overlay, refuse_without_keeper
 from tests.bsp.boot_survey.test_survey import board, surveyed
 
 CONF = "/boot/extlinux/extlinux.conf"
@@ -25,3 +25,13 @@ def test_a_whole_tree_is_not_kept_where_overlays_are_applied_to_it() -> None:
     assert "leave --dtb out" in str(caught.value.hint)
     with pytest.raises(UserError, match="armbian names overlays"):
         refuse_without_keeper(surveyed("armbian-vim3"), "desk", overlay=False)
+
+
+def test_an_overlay_is_not_replaced_by_one_of_what_is_lacking_beside_it() -> None:
+    armbian = surveyed("armbian-vim3")
+    refuse_replaced_overlay(armbian, "", "desk")
+    with pytest.raises(UserError, match="armbian keeps an overlay of npu-bsp's already") as caught:
+        refuse_replaced_overlay(armbian, "armbian", "desk")
+    assert "--host desk --undo" in str(caught.value.hint)
+    whole = surveyed("debian-u-boot-menu", programs=("u-boot-update",))
+    refuse_replaced_overlay(whole, "u-boot-menu", "desk")

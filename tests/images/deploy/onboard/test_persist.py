@@ -262,6 +262,32 @@ def booted(board: Board, target: Path) -> Path:
     return merged(named["fdt"][0], named["fdtoverlays"], target)
 
 
+@pytest.mark.parametrize(
+    ("way", "text", "key", "folder", "suffix"),
+    [
+        ("armbian", "armbianEnv.txt", "user_overlays", "overlay-user", ".dtbo"),
+        ("toradex", "overlays.txt", "fdt_overlays", "overlays", ""),
+    ],
+)
+def test_an_overlay_is_kept_beside_the_users_and_no_tree_gets_one_twice(
+    board: Board, tmp_path: Path, way: str, text: str, key: str, folder: str, suffix: str
+) -> None:
+    boot = Path(board.fat)
+    (boot / folder).mkdir(exist_ok=True)
+    users = compile_dtb(USERS, boot / folder / "can.dtbo")
+    ours = compile_dtb(OURS, tmp_path / "ours.dtbo")
+    base = compile_dtb(tree_source(extra='status = "disabled";'), tmp_path / "base.dtb")
+    (boot / text).write_text(f"{key}={'can' if suffix else 'can.dtbo'}\n")
+    tried = merged(merged(base, [users], tmp_path / "runs.dtb"), [ours], tmp_path / "tried.dtb")
+
+    content = base64.b64encode(ours.read_bytes()).decode()
+    persist.persist(board, {"way": way, "content": content, "overlay": True})
+    names = (boot / text).read_text().partition(f"{key}=")[2].split()
+    overlays = [boot / folder / f"{name}{suffix}" for name in names]
+    kept = merged(base, overlays, tmp_path / "kept.dtb")
+    assert read_tree(kept.read_bytes(), "kept") == read_tree(tried.read_bytes(), "tried")
+
+
 @pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="unshare is not installed")
