@@ -35,13 +35,14 @@ def boards(
         return Answer(show.document(scans), show.text(scans))
     from bsp import describe
     from bsp.base.errors import UserError
+    from bsp.board_record import all_boards
 
     if kernel or fresh:
         raise UserError(
             "--kernel and --fresh are for --scan",
             hint="./inv boards --scan --kernel 7.3",
         )
-    rows = describe.all_boards()
+    rows = all_boards()
     return Answer(rows, describe.boards_table(rows))
 
 
@@ -55,12 +56,13 @@ def boards(
 def board(_: Context, name: str, check: bool = False) -> Result:
     """Explain one board and its NPU. Example: ./inv board vim3."""
     from bsp import describe
+    from bsp.board_record import one_board
 
     if check:
         from bsp.profile_check import check_profile
 
         return check_profile(name)
-    return Answer(describe.one_board(name), describe.board_text(name))
+    return Answer(one_board(name), describe.board_text(name))
 
 
 @command(

@@ -17,6 +17,7 @@ import pytest
 from bsp import catalog, describe
 from bsp.base.errors import UserError
 from bsp.base.project import PROJECT
+from bsp.board_record import all_boards, one_board
 from bsp.catalog import board_names, load_board, load_soc, npu_of, read_board
 from bsp.dts.build import build_dts
 from bsp.dts.npu.support import lacking
@@ -39,7 +40,7 @@ def test_a_shipped_board_loads_and_is_described(name: str) -> None:
     board = load_board(name)
     assert board.name == name
     assert series_named(board.kernel)
-    document = describe.one_board(name)
+    document = one_board(name)
     assert set(document["kernels"]) == set(all_series())
     text = describe.board_text(name)
     assert board.title in " ".join(text.split())
@@ -157,18 +158,18 @@ def test_the_facts_of_a_soc_are_those_of_the_kernel(name: str) -> None:
 
 
 def test_the_table_of_boards_fits_80_columns() -> None:
-    text = describe.boards_table(describe.all_boards())
+    text = describe.boards_table(all_boards())
     assert all(name in text for name in BOARDS)
     assert max(len(line) for line in text.splitlines()) <= 80
 
 
 def test_support_levels_of_the_vim3() -> None:
-    assert describe.one_board("vim3")["kernels"] == {
+    assert one_board("vim3")["kernels"] == {
         "6.1": "no driver",
         "6.12": "works",
         "7.3": "works",
     }
-    assert set(describe.one_board("virtual")["kernels"].values()) == {"no npu"}
+    assert set(one_board("virtual")["kernels"].values()) == {"no npu"}
 
 
 def test_a_board_is_explained_to_somebody_new_to_it() -> None:
@@ -181,7 +182,7 @@ def test_a_board_is_explained_to_somebody_new_to_it() -> None:
     honest = " ".join(describe.board_text("vim3l").split())
     assert "etnaviv does not recognise this NPU" in honest
     assert "No network will run on this NPU" in honest
-    assert describe.one_board("vim3l")["kernels"]["7.3"] == "not recognised"
+    assert one_board("vim3l")["kernels"]["7.3"] == "not recognised"
     other = " ".join(describe.board_text("imx93-11x11-evk").split())
     assert "dmesg | grep ethosu" in other
     assert "/dev/accel/accel0" in other

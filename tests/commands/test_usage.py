@@ -272,12 +272,12 @@ def test_what_is_right_is_left_alone(words: str, capsys: pytest.CaptureFixture[s
 def test_a_fault_of_ours_is_told_from_an_error_of_the_user(
     inv: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bsp import describe
+    from bsp import board_record
 
     def broken() -> None:
         raise KeyError("vim9")
 
-    monkeypatch.setattr(describe, "all_boards", broken)
+    monkeypatch.setattr(board_record, "all_boards", broken)
     ended = inv("boards", "--json")
     assert ended.exit_code == 3
     assert ended.error.startswith("error: a fault of npu-bsp itself: KeyError: 'vim9' (tests/")
@@ -291,7 +291,7 @@ def test_a_fault_of_ours_is_told_from_an_error_of_the_user(
 def test_what_was_not_installed_is_named_when_a_task_fails(
     inv: Runner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from bsp import describe
+    from bsp import board_record
     from bsp.base import project
     from bsp.base.errors import InfrastructureError, UserError
 
@@ -306,7 +306,7 @@ def test_what_was_not_installed_is_named_when_a_task_fails(
         def fail(error: Exception = error) -> None:
             raise error
 
-        monkeypatch.setattr(describe, "all_boards", fail)
+        monkeypatch.setattr(board_record, "all_boards", fail)
         note = "note: these Debian packages are not installed: libc6-dev zstd"
         assert (note in inv("boards").error) is said
 

@@ -10,6 +10,7 @@ import pytest
 
 from bsp import describe
 from bsp.base.errors import UserError
+from bsp.board_record import all_boards, one_board
 from bsp.catalog import board_file, load_board, npu_of, read_board
 from bsp.dts.build import DtsResult, build_dts
 from bsp.dts.inputs.own_tree import own_tree
@@ -66,7 +67,7 @@ def test_the_page_the_table_and_the_build_say_the_same(
     body, state, level = TREES[name]
     dtb = profile(own_profiles, body)
     board = load_board("acme")
-    document = describe.one_board("acme")
+    document = one_board("acme")
     assert (document["dtb"], document["dtb_state"]) == (str(dtb), state)
     assert document["kernels"]["6.12"] == document["kernels"]["7.3"] == level
     text = " ".join(describe.board_text("acme").split())
@@ -120,18 +121,18 @@ def test_what_a_tree_says_counts_more_than_what_the_profile_expects(own_profiles
     profile(own_profiles, VENDOR)
     with (own_profiles / "acme.toml").open("a") as file:
         file.write('[expect]\n"6.12" = "works"\n')
-    assert describe.one_board("acme")["kernels"]["6.12"] == "vendor tree"
+    assert one_board("acme")["kernels"]["6.12"] == "vendor tree"
 
 
 def test_a_tree_that_cannot_be_used_does_not_stop_the_list(own_profiles: Path) -> None:
     dtb = profile(own_profiles, "", compatible="somebody,else")
-    assert "of another board" in (describe.one_board("acme")["dtb_problem"] or "")
+    assert "of another board" in (one_board("acme")["dtb_problem"] or "")
     dtb.write_bytes(b"no tree")
-    row = describe.one_board("acme")
+    row = one_board("acme")
     assert (row["dtb_state"], row["kernels"]["6.12"]) == ("no tree", "no tree")
     assert "not a device tree blob" in (row["dtb_problem"] or "")
     dtb.unlink()
-    rows = describe.all_boards()
+    rows = all_boards()
     acme = next(row for row in rows if row["name"] == "acme")
     assert "cannot read" in (acme["dtb_problem"] or "")
     assert "no tree" in describe.boards_table(rows)
