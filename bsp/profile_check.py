@@ -71,7 +71,8 @@ def check_profile(name: str) -> Checked:
     board, missing = _readable(data, text, file)
     unchecked: tuple[str, ...] = ()
     if board is not None:
-        unread = {each.key for each in missing}  # what is said of them does not follow from the file
+        # What is said of these does not follow from the file.
+        unread = {each.key for each in missing}
         missing += [each for each in mistakes(board, text) if each.key not in unread]
         keys = {each.key for each in missing}
         if board.soc in soc_names() and not {"dts", "dtb", "kernel"} & keys:
