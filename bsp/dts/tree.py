@@ -163,7 +163,14 @@ def read_tree(
         )
     whole = blob if len(blob) == size_bytes else blob[:size_bytes]
     try:
-        return Tree(_read_nodes(whole, structure, names, value_bytes))
+        nodes, structure_end = _read_nodes(
+            whole, structure, (names, min(names + header[8], size_bytes)), value_bytes
+        )
+        if version >= _LAST_VERSION and structure_end > structure + header[9]:
+            raise ValueError(
+                f"its nodes have {structure_end - structure} bytes, its header says {header[9]}"
+            )
+        return Tree(nodes)
     except (struct.error, IndexError, ValueError, TypeError) as error:
         raise UserError(
             f"{name} is a damaged device tree blob: {error}", hint="copy the file again"
@@ -171,8 +178,14 @@ def read_tree(
 
 
 def _read_nodes(
-    blob: bytes | mmap.mmap, position: int, names_start: int, value_bytes: int | None
-) -> dict[str, dict[str, bytes]]:
+    blob: bytes | mmap.mmap, position: int, names_at: tuple[int, int], value_bytes: int | None
+) -> tuple[dict[str, dict[str, bytes]], int]:
+    """Return the nodes, and where their description ends.
+
+    Args:
+        names_at: where the names of properties begin and end.
+    """
+    names_start, names_end = names_at
     word, two_words, find = _WORD.unpack_from, _TWO_WORDS.unpack_from, blob.find
     size = len(blob)
     nodes: dict[str, dict[str, bytes]] = {}
@@ -187,7 +200,7 @@ def _read_nodes(
             name = names.get(name_offset)
             if name is None:
                 start = names_start + name_offset
-                end = find(b"\0", start, start + _MAX_NAME + 1)
+                end = find(b"\0", start, min(start + _MAX_NAME + 1, names_end))
                 if end < 0:
                     raise ValueError(f"the name of a property of {path} does not end")
                 name = names[name_offset] = blob[start:end].decode()
@@ -222,6 +235,6 @@ def _read_nodes(
         elif token == _END:
             if parents or "/" not in nodes:
                 raise ValueError("it ends inside a node")
-            return nodes
+            return nodes, position + 4
         else:
             raise ValueError(f"unknown token {token:#x} at byte {position}")

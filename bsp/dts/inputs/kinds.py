@@ -107,12 +107,13 @@ def _text_kind(start: bytes) -> Kind | None:
         return None
     code = re.sub(r"/\*.*?(\*/|$)|//[^\n]*", "", text, flags=re.S)
     if re.search(r"/dts-v1/|/plugin/|^\s*(/|&[\w{/@-]+\}?)\s*\{", code, re.M):
-        what = "device tree source, which has to be compiled"
+        what, compiles = "device tree source, which has to be compiled", "-o board.dtb {file}"
         if "/plugin/" in code:
             what = "the source of a device tree overlay"
+            compiles = "-@ -o overlay.dtbo {file}, then --apply overlay.dtbo"
         if re.search(r"^\s*#\s*include", code, re.M):
             return Kind(what, "build it from the kernel that it belongs to: --kernel path:DIR")
-        return Kind(what, "dtc -I dts -O dtb -o board.dtb {file}")
+        return Kind(what, f"dtc -I dts -O dtb {compiles}")
     if re.match(r"\s*<(!doctype|html|\?xml)", text, re.I):
         return Kind("a web page or XML", "download the file itself")
     if text.startswith("version https://git-lfs"):

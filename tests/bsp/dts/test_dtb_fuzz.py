@@ -341,3 +341,14 @@ def test_a_file_without_end_is_read_in_part() -> None:
     assert time.process_time() - started < LIMIT_S
     with pytest.raises(UserError, match="cannot read"):
         board_tree(Path("/nowhere/at.dtb"), flag="--base-dtb")
+
+
+@pytest.mark.parametrize(("at", "said"), [(32, "does not end"), (36, "its header says 4")])
+def test_sizes_of_its_parts_that_are_not_theirs(at: int, said: str) -> None:
+    """libfdt, and so the kernel, refuses them, too."""
+    body = node(b"") + words(PROP, 0, 0) + words(END_NODE, END)
+    blob = bytearray(blob_of(body, b"a\0"))
+    read_tree(bytes(blob), "it")
+    struct.pack_into(">I", blob, at, 0 if at == 32 else 4)
+    with pytest.raises(UserError, match=said):
+        read_tree(bytes(blob), "it")
