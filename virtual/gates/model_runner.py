@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from bsp.base.at_once import ended_by
 from bsp.base.errors import InfrastructureError, UserError
+from userspace.npu.model.trial.run import TFLITE_REFUSES
 from userspace.npu.validate.onboard.child import signal_name
 from userspace.npu.validate.onboard.environment import RUNTIMES, load_runtime
 from userspace.npu.validate.onboard.loading import portable_kernels
@@ -58,7 +59,7 @@ class Attempt:
 
     Attributes:
         answer: what the client says: ``status`` (``ran``, ``crashes``, ``hangs``, ``error``), ``message``,
-            ``partitions`` (how many the delegate took), ``log``.
+            ``partitions`` (how many the delegate took), ``log``; ``alone``: so without the delegate.
         outputs: the model's, in their order; empty if it did not end.
         report: what the virtual NPU saw.
     """
@@ -193,6 +194,9 @@ class ModelRunner:
         threading.Thread(target=server.serve, daemon=True).start()
         with closing(server):
             answer, outputs = self._run(path, inputs, resolver, environment, here=here)
+            if answer["status"] in ("crashes", "error"):
+                alone, _ = self._run(path, inputs, resolver, None, here=False)
+                answer = alone_too(answer, alone)
             deadline = time.monotonic() + _END_TIMEOUT_S
             while not here and time.monotonic() < deadline:
                 if all(report.ended for report in server.reports):
@@ -274,6 +278,16 @@ class ModelRunner:
         if not ready:
             raise InfrastructureError(f"the arm64 client did not answer within {timeout_s:g} s")
         return self._process.stdout.readline()
+
+
+def alone_too(answer: dict[str, Any], alone: dict[str, Any]) -> dict[str, Any]:
+    """Return a failed run's answer; if it fails without the delegate as well, one that says so."""
+    if alone["status"] == "ran":
+        return answer
+    said = (
+        alone["message"] if alone["status"] == "error" else f"{alone['status']}: {alone['message']}"
+    )
+    return {**answer, "status": "error", "alone": True, "message": f"{TFLITE_REFUSES}: {said}"}
 
 
 def reference(

@@ -19,6 +19,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from bsp.base.errors import UserError
 from bsp.base.words import counted
 from userspace.npu.model.graph import Model, read_model
 from userspace.npu.validate.onboard.delegation import delegated
@@ -107,7 +108,11 @@ class Runner:
         self._operands: dict[int, Inputs] = {}
 
     def run(self, built: BuiltModel, npu: str, expected: list[NDArray[Any]]) -> Outcome:
-        """Run a case on one NPU, and judge it."""
+        """Run a case on one NPU, and judge it.
+
+        Raises:
+            UserError: the TFLite runtime does not run it without a delegate either.
+        """
         name, kind = built.case.name, built.case.kind
         path = self._models.file(built.model)
         return self.run_file(path, list(built.inputs), npu, expected, name, kind, built)
@@ -191,6 +196,11 @@ class Runner:
 
 def _judge(outcome: Outcome, attempt: _Witnessed, expected: list[NDArray[Any]]) -> None:
     answer, report, witness = attempt.answer, attempt.report, attempt.witness
+    if answer.get("alone"):
+        raise UserError(
+            f"{outcome.name}: {answer['message']}",
+            hint="./inv model-report says what is odd about a model",
+        )
     outcome.faults = list(report.faults)
     outcome.findings = list(report.findings)
     outcome.jobs = report.nn_jobs + report.tp_jobs

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bsp.base.errors import InfrastructureError
+from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.process import run
 from bsp.base.project import PROJECT
-from tests.support.models.inputs import one_conv
+from tests.support.models.inputs import one_conv, with_operator
 from userspace.npu.validate.onboard.environment import RUNTIMES
-from virtual.gates import client, model_runner
+from virtual.gates import client, model_runner, sweep
 from virtual.gates.model_runner import ModelRunner, tflite_runtime
+from virtual.gates.witness import Witness
 
 PICTURE = np.zeros((1, 16, 16, 3), np.uint8)
 
@@ -66,6 +67,30 @@ def test_what_a_run_left_of_its_outputs_is_not_read(
     assert said in answer.get("message", "")
     assert again.answer["status"] == "ran"
     assert again.outputs[0].shape == (1, 16, 16, 4)
+
+
+@pytest.mark.parametrize(
+    ("code", "how", "status", "said"),
+    [
+        (0, "segfault", "crashes", "SIGSEGV"),
+        (250, "nothing", "error", "TFLite itself does not run it"),
+        (250, "segfault", "error", "TFLite itself does not run it"),
+    ],
+)
+def test_a_delegate_is_not_blamed_for_what_fails_without_it(
+    code: int, how: str, status: str, said: str, tmp_path: Path
+) -> None:
+    """The runtime here need not be the one that the right values come from."""
+    with started(tmp_path, how) as runner:
+        path = runner.file(with_operator(code) if code else one_conv(1, 16, 16, 3))
+        attempt = runner.attempt(path, [PICTURE], "imx8mp")
+    assert attempt.answer["status"] == status
+    assert said in attempt.answer["message"]
+    if code:
+        outcome = sweep.Outcome("imx8mp", "odd", "model", sweep.WRONG)
+        witnessed = sweep._Witnessed(attempt.answer, [], attempt.report, Witness([], 8, None), b"")
+        with pytest.raises(UserError, match="odd: TFLite itself does not run it"):
+            sweep._judge(outcome, witnessed, [])
 
 
 def test_a_delegate_that_ignores_its_deadline_hangs(
