@@ -28,7 +28,7 @@ def bringup(
     mesa: str = "",
     keep: bool = False,
 ) -> Result:
-    """Build, deploy and validate all of it on a virtual board. Example: ./inv bringup."""
+    """Build, deploy and validate everything on a virtual board. Example: ./inv bringup."""
     from virtual import bringup as path
 
     return path.bringup(

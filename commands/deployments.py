@@ -16,7 +16,7 @@ from .face.flags import BOARD, FORCE_ENABLE, HOST, HOSTS, MESA
 @command(
     help={
         "host": HOSTS,
-        "bundle": "folder that the task bundle made (default: one is made for the board)",
+        "bundle": "folder that ./inv bundle made (default: one is made for the board)",
         "board": f"{BOARD}; default: the one that the host says it is",
         "kernel": "series of the distribution's kernel (default: the profile's)",
         "dtb": "deploy this DTB unchanged instead of the one that build-dts makes",
@@ -31,7 +31,7 @@ from .face.flags import BOARD, FORCE_ENABLE, HOST, HOSTS, MESA
         "adopt": "take over a board that boots in another way: what it runs becomes its first generation",
         "undo": "undo --adopt or --persist: the board boots as it did before",
         "timeout": "seconds that the board may take to come back from a reboot",
-        "keep": "generations to keep on the board (default: the inventory's, else 2)",
+        "keep": "deployed versions (generations) to keep on the board (default: the inventory's, else 2)",
         "verify": "re-hash every deployed file instead of trusting the board's manifest; repair mismatches",
         "verify-every": "re-hash like this on every Nth deployment; 0: never (default: the "
         "inventory's, else 10)",

@@ -17,11 +17,12 @@ _NO_TEST = 5
 @command(
     help={
         "points": "how many states of the disk to judge",
-        "boot": "how many of them to really boot (half a minute each, on an idle machine)",
+        "boot": "how many of the judged states to boot in QEMU, too (half a minute each, on an "
+        "idle machine)",
         "broken": "record a deployment that has this fault on purpose, to see it found: no-fsync, "
         "switch-first; with --layout: rename-first, no-comparison",
         "layout": "record a board with the disk layout of another distribution: armbian, extlinux-fat...",
-        "uboot": "like:BOARD: a U-Boot that can do what that board's can",
+        "uboot": "record a board with a U-Boot that can do what BOARD's can",
         "seed": "seed of the sample: another one judges other states",
         "recording": "folder: keep the recording there; where one is there already, judge that one again",
     }

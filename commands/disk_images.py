@@ -16,7 +16,7 @@ from .face.flags import BOARD, FORCE_ENABLE, HOST
 @command(
     help={
         "board": BOARD,
-        "bundle": "folder that the task bundle made (default: one is made for the board)",
+        "bundle": "folder that ./inv bundle made (default: one is made for the board)",
         "kernel": "series of the distribution's kernel (default: the profile's)",
         "distribution": "trixie or bookworm (default: the profile's)",
         "package": "additional Debian package to install; may be repeated",

@@ -15,17 +15,19 @@ from .face.flags import ANY_MESA
 
 @command(
     help={
-        "package": "a mesa-teflon-delegate .deb file for arm64",
-        "suite": "Debian suite in place of a file: trixie, trixie-backports, sid...",
+        "package": "judge the delegate of this mesa-teflon-delegate .deb file (arm64)",
+        "suite": "judge the delegate of this Debian suite: trixie, trixie-backports, sid...",
         "mesa": ANY_MESA,
-        "against": "as --mesa, one that is known to be good: report what changed",
+        "against": "a delegate that is known to be good, named as for --mesa: report what changed since it",
         "npu": "virtual:a311d, virtual:imx8mp or all",
         "silicon": "run Mesa's own tests, and compare with its lists of results from real boards",
-        "quick": "about 115 generated models and one MobileNet in place of hundreds and three; "
-        "with --silicon an eighth of the tests; with --model this Mesa alone",
-        "bisect": "GOOD..BAD: which commit of --source made it wrong; skips what does not build",
+        "quick": "a small sweep: about 115 generated models and one MobileNet (default: hundreds, and "
+        "three); with --silicon: an eighth of the tests; with --model: with this Mesa alone",
+        "bisect": "between these two commits of --source, find the one that made it wrong; commits that "
+        "do not build are skipped",
         "source": "with --bisect: path:DIR, a git repository of Mesa",
-        "case": "with --bisect: a case of the sweep, by its name or a part that only one has",
+        "case": "with --bisect: the case of the sweep to judge by: its name, or a part that only "
+        "one name has",
         "model": "judge this .tflite file or known model in place of a sweep: its first wrong operation, "
         "and which Mesa is right; may be repeated; with --bisect one file (default: the quick sweep)",
         "timeout": "seconds for one model",

@@ -29,7 +29,7 @@ _VIRTUAL = "name of the virtual board (default: the board's)"
         "extra-disk": "attach this file as a second, writable disk; FILE:SIZE creates it",
         "layout": "give it the disk layout of another distribution: armbian, extlinux-ext4, extlinux-fat, "
         "grub-efi, yocto, toradex (default: npu-bsp, as our images are)",
-        "uboot": "like:BOARD: a U-Boot with the commands and addresses that BOARD's has (like:khadas-vim3, "
+        "uboot": "a U-Boot with the commands and addresses that BOARD's has (like:khadas-vim3, "
         "like:imx8mp_evk)",
         "record": "write a trace of its NPU's jobs to this file (npu.show, npu.replay)",
         "timeout": "seconds until it must answer over SSH",
