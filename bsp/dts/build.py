@@ -30,7 +30,7 @@ from .npu.owners import refuse_two_owners
 from .npu.rate import at_rate
 from .npu.required_changes import Change, plan_changes, rates
 from .npu.support import lacking, verdict
-from .npu.switched_off import refuse_switched_off
+from .npu.switched_off import refuse_switched_off, refuse_switched_off_by
 from .overlay import compiled_overlay, merge, overlay_source
 from .tree import Tree, read_tree
 from .verify import diff_text, verify
@@ -195,7 +195,7 @@ def build_dts(
     else:
         kernel = kernel or board.kernel
         start = _from_source(board, kernel, npu, symbols=bool(apply))
-    start = _with_overlays(start, apply)
+    start = _with_overlays(start, apply, npu if not force_enable else None)
     base = read_tree(start.blob, start.what)
     check_identity(base, board, start.what, newer=newer)
     changes = _changes(base, board, npu, start, newer)
@@ -236,13 +236,20 @@ def build_dts(
     )
 
 
-def _with_overlays(start: _Base, overlays: Sequence[Path]) -> _Base:
-    """Apply overlays to the base tree; errors about it name them from here on."""
+def _with_overlays(start: _Base, overlays: Sequence[Path], npu: Npu | None) -> _Base:
+    """Apply overlays to the base tree; errors about it name them from here on.
+
+    Args:
+        npu: what no overlay may switch off; None: they may.
+    """
     if not overlays:
         return start
     with tempfile.TemporaryDirectory(prefix="npu-bsp-dts-") as folder:
         blob = apply_overlays(start.blob, overlays, what=start.what, work=Path(folder))
     names = ", ".join(file.name for file in overlays)
+    if npu is not None and npu.enabled:
+        before, after = (read_tree(each, start.what) for each in (start.blob, blob))
+        refuse_switched_off_by(names, before, after, npu)
     return replace(start, blob=blob, what=f"{start.what} (with {names} applied)")
 
 

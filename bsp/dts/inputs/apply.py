@@ -9,6 +9,8 @@ from pathlib import Path
 
 from ...base.errors import UserError, nearest
 from ...base.process import ToolFailedError
+from ...base.progress import say
+from ...catalog import plain_string
 from ..overlay import merge
 from ..tree import Tree, read_tree
 from .given import overlay_tree
@@ -30,6 +32,7 @@ def apply_overlays(blob: bytes, overlays: Sequence[Path], *, what: str, work: Pa
         overlay = overlay_tree(path, flag="--apply")
         base = read_tree(blob, what)
         _check_labels(base, overlay, path, what)
+        _say_for_whom(base, overlay, path)
         before, after = work / f"before-{number}.dtb", work / f"after-{number}.dtb"
         before.write_bytes(blob)
         try:
@@ -41,6 +44,16 @@ def apply_overlays(blob: bytes, overlays: Sequence[Path], *, what: str, work: Pa
             ) from error
         blob = after.read_bytes()
     return blob
+
+
+def _say_for_whom(base: Tree, overlay: Tree, path: Path) -> None:
+    """Say that an overlay names boards and chips of which the tree is none; it may fit all the same."""
+    mine, wanted = (set(map(plain_string, each.compatible)) for each in (base, overlay))
+    if wanted and not mine & wanted:
+        say(
+            f"{path} says that it is for {', '.join(overlay.compatible)}; it is applied to "
+            f"{', '.join(base.compatible)}"
+        )
 
 
 def _check_labels(base: Tree, overlay: Tree, path: Path, what: str) -> None:

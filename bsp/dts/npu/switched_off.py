@@ -71,6 +71,27 @@ def refuse_switched_off(
     )
 
 
+def refuse_switched_off_by(overlays: str, before: Tree, after: Tree, npu: Npu) -> None:
+    """Refuse overlays that switch off what the NPU needs: it would be switched on again in silence.
+
+    Args:
+        overlays: their names.
+        before: the tree without them.
+        after: the tree with them.
+
+    Raises:
+        UserError: something that was on is off.
+    """
+    off_before = {each.path for each in unavailable(before, npu)}
+    off = [each for each in unavailable(after, npu) if each.path not in off_before]
+    if off:
+        raise UserError(
+            f"{overlays} switches off what the NPU needs: {', '.join(map(str, off))}",
+            hint="leave that overlay out; --force-enable switches all of it on again; enabled = false "
+            "under [npu] in the board's profile leaves the NPU off",
+        )
+
+
 def refuse_forced_on(running: Tree, sent: Tree, board: Board, npu: Npu, *, host: str) -> None:
     """Refuse a tree with the NPU on for a board whose running tree has it off on purpose.
 

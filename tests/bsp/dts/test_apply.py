@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bsp.base.errors import UserError
@@ -15,6 +16,7 @@ from bsp.base.project import PROJECT
 from bsp.catalog import load_board
 from bsp.dts.build import DtsResult, build_dts
 from bsp.dts.tree import read_tree
+from bsp.profile import NpuSettings
 
 from ...support.kernel_tree import make_kernel
 from .trees import A311D, A311D_NPU, compiled
@@ -55,6 +57,43 @@ def test_what_an_overlay_has_broken_is_said_to_be_of_the_tree_with_it(tmp_path: 
     other = compiled(tmp_path / "other.dtbo", PLUGIN + '&{/} { compatible = "acme,other"; };')
     with pytest.raises(UserError, match=r"\(with other.dtbo applied\) is of another board"):
         build(base, other)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('&npu { status = "disabled"; };', f'{A311D_NPU} (NPU) has the status "disabled"'),
+        ("&pwrc { status; };", "/power-controller (power domain) has the status empty"),
+    ],
+)
+def test_an_overlay_that_switches_the_npu_off_is_not_undone_in_silence(
+    tmp_path: Path, text: str, named: str
+) -> None:
+    on = A311D.replace('status = "disabled"', 'status = "okay"')
+    base = compiled(tmp_path / "base.dtb", on, symbols=True)
+    off = compiled(tmp_path / "off.dtbo", PLUGIN + text)
+    with pytest.raises(UserError, match=r"off.dtbo switches off what the NPU needs") as caught:
+        build(base, off)
+    assert named in caught.value.message
+    forced = build_dts(
+        VIM3, kernel=None, base_dtb=base, target_dir=tmp_path, apply=[off], force_enable=True
+    )
+    assert forced.npu.status == "okay"
+    assert len(forced.changes) == 1
+    unwanted = msgspec.structs.replace(VIM3, npu=NpuSettings(enabled=False))
+    built = build_dts(unwanted, kernel=None, base_dtb=base, target_dir=tmp_path, apply=[off])
+    assert not built.npu.supported
+
+
+def test_an_overlay_for_others_is_said_to_be_that(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = compiled(tmp_path / "base.dtb", A311D, symbols=True)
+    header = "/ {{ compatible = {}; }};"
+    for said, mine in (('"radxa,zero2"', False), ('"radxa,zero2", "amlogic, a311d"', True)):
+        overlay = compiled(tmp_path / "it.dtbo", PLUGIN + header.format(said) + ON[len(PLUGIN) :])
+        build(base, overlay)
+        assert ("says that it is for radxa,zero2" in capsys.readouterr().err) is not mine
 
 
 def test_what_the_npu_lacks_is_added_behind_them(tmp_path: Path) -> None:
