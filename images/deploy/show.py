@@ -148,7 +148,13 @@ def _next_boot(status: StatusDocument) -> str:
     generation = status["trial"] or status["good"] or "?"
     keeper = status["kept_by"]
     if not status["boots_through_npu_bsp"]:
-        return "as the distribution boots" + (f", with what {keeper} keeps" if keeper else "")
+        boots = "as the distribution boots" + (f", with what {keeper} keeps" if keeper else "")
+        if not status["adopted"]:
+            return boots
+        return (
+            f"{boots}: npu-bsp's boot.scr was replaced since the board was adopted (by an update?). ./inv "
+            "deploy --adopt makes what then runs the generation"
+        )
     if not status["rivals"]:
         return generation
     tree = f"what {keeper} keeps" if keeper else "the distribution's device tree"
@@ -160,7 +166,7 @@ def _next_boot(status: StatusDocument) -> str:
 
 
 def _running(status: StatusDocument) -> str:
-    if not status["boots_through_npu_bsp"]:
+    if not status["boots_through_npu_bsp"] and not status["adopted"]:
         return "does not boot through npu-bsp (./inv deploy --adopt takes it over)"
     if status["running"] is None:
         return "booted something that is not a generation"

@@ -70,6 +70,7 @@ class StatusDocument(TypedDict):
     npu_on: bool | None
     uboot_lacks: list[str]
     boots_through_npu_bsp: bool
+    adopted: bool
 
 
 def status(target: Target) -> StatusDocument:
@@ -121,6 +122,7 @@ def status(target: Target) -> StatusDocument:
         "npu_on": is_on(facts.fdt, match.board),
         "uboot_lacks": list(lacks_in(facts.cmdline)),
         "boots_through_npu_bsp": facts.boot_script and good is not None,
+        "adopted": facts.adopted,
     }
 
 

@@ -116,7 +116,8 @@ class _Session:
             self._token = ""  # this session ends with the reboot; the lease does not
             return answer
         if what in ("commit", "take-over", "give-back", "persist", "unpersist"):
-            lease.note(self._board, self._token, what, request.get("generation", ""))
+            about = str(request.get("generation") or request.get("way") or "")
+            lease.note(self._board, self._token, what, about)
         return _answer(self._board, request, self._frames)
 
     def _use(self) -> Record:

@@ -215,6 +215,35 @@ def test_a_kernel_update_that_takes_the_boot_back_is_noticed(stock: FakeBoard) -
     assert "extlinux" not in status_text(status(stock.target()))
 
 
+@pytest.mark.slow
+def test_an_update_that_replaces_the_boot_script_is_noticed(stock: FakeBoard) -> None:
+    """As packages that hold a boot.scr do; the kernel that was adopted may be gone, too."""
+    assert not status(stock.target())["adopted"]
+    assert adopt(stock.target(), board=None).outcome == "confirmed"
+    (stock.fat / "boot.scr").write_bytes(b"a newer script of the distribution's")
+    shown = status(stock.target())
+    assert (shown["adopted"], shown["boots_through_npu_bsp"]) == (True, False)
+    words = status_text(shown)
+    assert re.search(rf"running +{shown['good']} \(good\)", words)
+    says = (
+        r"next boot +as the distribution boots: npu-bsp's boot\.scr was replaced since .* adopted"
+    )
+    assert re.search(says, words)
+    with pytest.raises(UserError, match=r"lacks the boot script boot\.scr of npu-bsp") as caught:
+        in_place.deploy_dtb(stock.target(), board=None, dtb=stock.root / "boot/old.dtb")
+    assert "--adopt" in str(caught.value.hint)
+
+    boot_old_way(stock.root)
+    assert status(stock.target())["running"] is None
+    assert re.search(
+        r"running +booted something that is not a generation", status_text(status(stock.target()))
+    )
+    assert adopt(stock.target(), board=None).outcome == "confirmed"
+    assert "was replaced" not in status_text(status(stock.target()))
+    undo_all(stock.target())
+    assert (stock.fat / "boot.scr").read_bytes() == b"a newer script of the distribution's"
+
+
 def test_what_cannot_be_taken_over_is_refused(stock: FakeBoard) -> None:
     before = boot_files(stock)
     kernel = stock.root / f"boot/vmlinuz-{RELEASE}"
