@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from bsp.base.packages.apt import Archive
@@ -25,9 +26,12 @@ from bsp.base.project import PROJECT
 from bsp.kernel.distribution import packaged
 from bsp.remote import inventory, ssh
 from bsp.remote.inventory import Host
+from bsp.uboot import Trial
+from images.deploy.adopt import adopt
+from images.deploy.session import Target
 from tests.support.live_board import reboot, said
 from virtual.layouts.layout import LAYOUTS, Layout
-from virtual.uboots.like import FDTFILE
+from virtual.uboots.like import FDTFILE, uboot_like
 
 pytestmark = [pytest.mark.network]
 
@@ -126,6 +130,37 @@ def test_from_node_disabled_to_an_npu_and_back(layout: str, tmp_path: Path) -> N
         deployed_and_rolled_back(host, switched_on)
         give_back(host)
         assert boot_files(host) == before
+
+
+@pytest.mark.full
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("lacks", [(), ("cmp",)], ids=["nothing", "cmp"])
+def test_a_u_boot_that_is_not_known_is_asked_before_a_trial(
+    lacks: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A maker's own, which may lack what no U-Boot of upstream's lacks; Armbian's script hands that on."""
+    known = uboot_like(UBOOTS["armbian"])
+    name = "-without-".join([known.name, *lacks])
+    own = msgspec.structs.replace(known, name=name, lacks=(*known.lacks, *lacks))
+    monkeypatch.setattr("virtual.boards.way.uboot_like", lambda _: own)
+    monkeypatch.setattr("images.deploy.adopt.trial_of", lambda _: Trial("asked", "not known"))
+    with running("armbian", tmp_path, UBOOTS["armbian"]) as host:
+        before = boot_files(host)
+        result = adopt(Target(host, timeout_s=BOOT_S), board=None)
+        steps = [str(each["name"]).partition(" boot")[0] for each in result.steps]
+        line = said(host, "cat", "/proc/cmdline")
+        if lacks:
+            assert result.outcome == "rolled-back"
+            # U-Boot has its commands that read and write memory together.
+            assert result.uboot_lacks == ("mw", "cmp"), (result.problem, line)
+            assert "npu_bsp.lacks=mw,cmp" in line
+            assert "Trial" not in steps
+            assert boot_files(host) == before
+        else:
+            assert result.outcome == "confirmed", result.problem
+            assert steps.index("Probe") < steps.index("Trial")
+            assert "npu_bsp.slot=trial" in line
+            assert "npu_bsp.lacks" not in line
 
 
 @pytest.mark.full
