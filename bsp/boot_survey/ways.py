@@ -13,6 +13,7 @@ from typing import NamedTuple
 from ..uboot import UBoot
 from .facts import BootFacts, Mount, Partition
 from .layout import EXT, Layout, is_scanned
+from .told import bars, explained, lacks_in
 
 # CPU parts without 52-bit addresses (FEAT_LPA2, FEAT_LVA): Cortex-A53, A35, A55, A57, A72, A73, A75, A76,
 # A78. Source: Arm's technical reference manuals, ID_AA64MMFR0_EL1 and ID_AA64MMFR2_EL1.
@@ -44,7 +45,7 @@ def _fat(facts: BootFacts, layout: Layout, uboot: UBoot | None, need_bytes: int)
     def no(why: str) -> Way:
         return Way("fat", False, why)
 
-    if refusal := _no_script(uboot):
+    if refusal := _no_script(uboot) or _lacking(facts, "fat"):
         return no(refusal)
     candidates = fat_candidates(facts)
     if not candidates:
@@ -97,7 +98,7 @@ def _raw(facts: BootFacts, layout: Layout, uboot: UBoot | None, need_bytes: int)
     def no(why: str) -> Way:
         return Way("raw", False, why)
 
-    if refusal := _no_script(uboot):
+    if refusal := _no_script(uboot) or _lacking(facts, "raw"):
         return no(refusal)
     mount, partition = layout.mount, layout.partition
     if mount is None:
@@ -150,6 +151,12 @@ def _kexec(facts: BootFacts) -> Way:
             "kexec", True, "the running kernel can start another; nothing on the disk changes"
         )
     return Way("kexec", False, why)
+
+
+def _lacking(facts: BootFacts, way: str) -> str:
+    """Return what the boot script missed in U-Boot for a way at the last boot; "" if nothing is told."""
+    lacks = tuple(name for name in lacks_in(facts.cmdline) if bars(name, way))
+    return f"{explained(lacks)}: so npu-bsp's boot script found at the last boot" if lacks else ""
 
 
 def _no_script(uboot: UBoot | None) -> str:

@@ -21,6 +21,7 @@ from bsp.base import progress
 from bsp.base.errors import BspError, UserError
 from bsp.boot_survey.facts import ask
 from bsp.boot_survey.survey import Survey, survey_of
+from bsp.boot_survey.told import lacks_in
 from bsp.dts.running import without_boot
 from bsp.profile import Board
 from bsp.remote.facts import read_fdt
@@ -284,10 +285,18 @@ def _refuse(facts: Facts, system: RunningSystem, host: str, fat_mount: str, how:
     Raises:
         UserError: says what is missing, and what to do.
     """
+    why_not = {each.name: each.why for each in how.ways}
+    raw = why_not["raw"]
+    if lacks_in(how.cmdline) and how.way not in ("fat", "raw"):
+        on_ext = how.layout.mount is not None and not how.layout.is_fat
+        raise UserError(
+            f"no trial can be taken on {host}: {raw if on_ext else why_not['fat']}",
+            hint=f"./inv deploy --host {host} --try needs nothing of U-Boot; after a change of U-Boot, "
+            "reboot once",
+        )
     others = ", ".join(system.fat_mounts)
     if how.way != "raw" and (not facts.fat_mounted or system.kind != "vfat"):
         state_of = "nothing is mounted there" if not facts.fat_mounted else f"it is {system.kind}"
-        raw = next(each.why for each in how.ways if each.name == "raw")
         raise UserError(
             f"{host} has no FAT partition at {fat_mount} ({state_of}), and no ext4 that serves ({raw}). A "
             "trial boot is marked as spent by U-Boot; without that a device tree that hangs would be tried "

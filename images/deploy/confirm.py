@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from bsp.base import progress
 from bsp.base.errors import BspError, UserError
+from bsp.boot_survey.told import explained, lacks_in
 from bsp.remote.inventory import Host
 from bsp.remote.ssh import UnreachableError
 
 from . import trial
 from .boot import state
-from .boot.lacks import explained, lacks_in
 from .checks import health
 from .checks.recognise import profile_named, refuse_exchanged
 from .deployment import Deployment

@@ -3,8 +3,8 @@
 
 Where nobody knows a board's U-Boot, the first boot through our script tries nothing. The script spends the
 probe as it would spend a trial, and boots the board as before: that way back is proven as well. What then
-runs says what is missing, if it hands that on (boot/lacks.py); a probe that is not spent says that
-something is.
+runs says what is missing, if it hands that on (bsp/boot_survey/told.py); a probe that is not spent says
+that something is.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from __future__ import annotations
 import base64
 
 from bsp.base.errors import UserError
+from bsp.boot_survey.told import explained, lacks_in
 
 from . import trial
 from .boot import state
-from .boot.lacks import explained, lacks_in
 from .confirm import reboot_with
 from .deployment import Deployment
 from .plan import Facts, Plan

@@ -8,9 +8,9 @@ from typing import Any
 
 from bsp.base import result as base
 from bsp.base.words import counted
+from bsp.boot_survey.told import meaning_of
 from images.bundle.manifest import Bundle
 
-from .boot.lacks import meaning_of
 from .checks.drift import Change
 from .deployment import Deployment, GivenBack
 from .status import LeaseRecord, StatusDocument

@@ -7,10 +7,10 @@ import contextlib
 from typing import TypedDict
 
 from bsp.base.errors import UserError
+from bsp.boot_survey.told import lacks_in
 from images.bundle.manifest import Manifest
 
 from . import trial
-from .boot.lacks import lacks_in
 from .checks import drift
 from .checks.recognise import opened, problem_of
 from .checks.switched_off import is_on

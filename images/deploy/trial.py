@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from bsp.base.errors import BspError, UserError
 from bsp.base.process import run
 from bsp.base.progress import say, step
+from bsp.boot_survey.told import explained, lacks_in, untaken_in
 from bsp.remote.inventory import Host
 from bsp.remote.ssh import (
     AuthenticationError,
@@ -24,7 +25,6 @@ from bsp.remote.ssh import (
     connect,
 )
 
-from .boot.lacks import explained, lacks_in, untaken_in
 from .checks import running_tree
 from .plan import Facts, Verified
 from .session import Spare

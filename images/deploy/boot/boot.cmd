@@ -16,7 +16,7 @@
 #
 # What is found missing of that is collected in npu_lacks (a,b), and handed to what boots next, as
 # npu_bsp.lacks=a,b on its command line; why a trial was not taken, as npu_bsp.trial=torn, moved or unloadable.
-# Where there is nothing to say, nothing is added. lacks.py says what each word means. A trial.env that sets
+# Where there is nothing to say, nothing is added. bsp/boot_survey/told.py says what each word means. A trial.env that sets
 # npu_probe instead of npu_trial asks just that: it is spent, then the board boots as it did before.
 #
 # Where things are loaded is the SoC's map (its file in bsp/socs), not the board's variables: those are

@@ -132,6 +132,27 @@ def test_what_uboot_does_not_look_at_is_no_way() -> None:
     assert "U-Boot does not look at /boot" in found.ways[0].why
 
 
+@pytest.mark.parametrize(
+    ("name", "lacks", "barred"),
+    [
+        ("armbian-rk3588", "cmp", {"raw"}),
+        ("armbian-rk3588", "mmc-write", {"raw"}),
+        ("armbian-rk3588", "fatwrite", {"fat"}),
+        ("toradex", "fatwrite", {"fat"}),
+        ("toradex", "itest,cmp", {"fat", "raw"}),
+    ],
+)
+def test_what_u_boot_lacked_at_the_last_boot_bars_ways(
+    name: str, lacks: str, barred: set[str]
+) -> None:
+    before = surveyed(name)
+    found = surveyed(name, cmdline=f"{before.cmdline} npu_bsp.lacks={lacks}")
+    said = "so npu-bsp's boot script found at the last boot"
+    assert {each.name for each in found.ways if said in each.why} == barred
+    works = {each.name for each in before.ways if each.works} - barred
+    assert {each.name for each in found.ways if each.works} == works
+
+
 def test_room_is_that_of_what_is_unpacked() -> None:
     found = survey_of(board("toradex"), None, need_bytes=70_000_000)
     assert not found.ways[0].works

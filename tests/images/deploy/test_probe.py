@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from bsp.base.errors import UserError
+from bsp.boot_survey.told import explained, lacks_in, untaken_in
 from bsp.uboot import Trial
 from images.bundle import manifest as bundles
 from images.deploy import in_place
 from images.deploy.adopt import adopt
-from images.deploy.boot.lacks import explained, lacks_in, untaken_in
 from images.deploy.show import Shown, status_text
 from images.deploy.status import status
 from images.deploy.trial import Boot, why_not_taken
@@ -102,6 +103,18 @@ def test_nothing_is_tried_with_a_u_boot_that_lacks_something(stock: FakeBoard) -
     assert "--try" in result.hint
     assert result.document()["uboot_lacks"] == ["cmp", "itest"]
     assert "its U-Boot lacks" in Shown(result).complaint()
+    assert files_of(stock.fat) == before
+
+
+def test_what_lacked_at_the_last_boot_is_not_asked_again(stock: FakeBoard) -> None:
+    before = files_of(stock.fat)
+    cmdline = stock.root / "proc/cmdline"
+    cmdline.write_text(f"{cmdline.read_text().strip()} npu_bsp.lacks=fatwrite\n")
+    with pytest.raises(UserError, match="no trial can be taken on fake: its U-Boot lacks") as error:
+        adopt(stock.target(), board=None)
+    assert "the command fatwrite (" in error.value.message
+    assert "--try" in error.value.hint
+    assert adopt(stock.target(), board=None, dry_run=True).outcome == "refused"
     assert files_of(stock.fat) == before
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What the boot script tells of a board's U-Boot: read from the command line of what then booted.
+"""What npu-bsp's boot script tells of a board's U-Boot: from the command line of what then booted. Pure.
 
-``npu_bsp.lacks=cmp,itest``: commands and variables that boot.cmd needed and did not find.
+``npu_bsp.lacks=cmp,itest``: commands and variables that images/deploy/boot/boot.cmd misses.
 ``npu_bsp.trial=moved``: why it took no trial although there was one.
 
 Both are on the command line of generations, and of the board's old way of booting where that keeps U-Boot's
@@ -55,6 +55,13 @@ def lacks_in(cmdline: str) -> tuple[str, ...]:
     values = [word.removeprefix(_OPTION) for word in cmdline.split() if word.startswith(_OPTION)]
     names = [name for value in values for name in value.split(",") if _NAME.fullmatch(name)]
     return tuple(dict.fromkeys(names))
+
+
+def bars(name: str, way: str) -> bool:
+    """Return whether a U-Boot that lacks something cannot mark a trial as spent in that way: fat or raw."""
+    kind = name.rpartition("-")[2]
+    only = "fat" if kind == "fatwrite" else "raw" if kind in ("cmp", "read", "write") else way
+    return only == way
 
 
 def untaken_in(cmdline: str) -> str:
