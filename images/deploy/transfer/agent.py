@@ -484,12 +484,21 @@ def _signature(bundle: Bundle) -> dict[str, str]:
 
 
 def _is_far(connection: Connection) -> bool:
-    """Return whether the round trip (from TCP_INFO) is that of a network on which compression pays."""
+    """Return whether the round trip (from TCP_INFO) is that of a network on which compression pays.
+
+    Raises:
+        ConnectionLostError: it broke.
+    """
     sock = connection.transport.sock
     if not isinstance(sock, socket.socket) or not hasattr(socket, "TCP_INFO"):
         return True  # through another host
     # struct tcp_info, tcpi_min_rtt: unlike the smoothed one, it is not that of a busy machine.
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 152)
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 152)
+    except OSError as error:  # paramiko closes it where the other end is gone
+        raise ConnectionLostError(
+            f"the connection to {connection.host.name} broke: {error.strerror}"
+        ) from error
     (round_trip_us,) = struct.unpack_from("I", info, 148) if len(info) >= 152 else (0,)
     return float(round_trip_us) > _SLOW_ROUND_TRIP_S * 1e6
 

@@ -504,3 +504,13 @@ def test_it_is_confirmed_over_the_connection_that_the_boot_was_seen_over(
     seen.close()  # as a board that falls after its boot was seen
     target.spare.put(seen)
     assert target.spare.take() is None
+
+
+def test_a_connection_that_broke_before_the_agent_starts_is_lost(board: FakeBoard) -> None:
+    connection = ssh.connect(board.host)
+    connection.close()
+    deadline = time.monotonic() + 10
+    while connection.transport.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with pytest.raises(ssh.ConnectionLostError, match="broke"):
+        Agent(connection, root="", timeout_s=5)
