@@ -29,8 +29,14 @@ if sys.stderr is None:
 if sys.dont_write_bytecode:  # as in many containers; it keeps our folders clean, not the cache
     _below = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
     _cache = os.environ.get("NPU_BSP_CACHE") or f"{_below}/npu-bsp"
-    sys.pycache_prefix = sys.pycache_prefix or os.path.abspath(f"{_cache}/bytecode")  # noqa: PTH100
-    sys.dont_write_bytecode = False
+    _prefix = sys.pycache_prefix or os.path.abspath(f"{_cache}/bytecode")  # noqa: PTH100
+    try:
+        # Python itself would make /nonexistent/.cache below the current folder.
+        os.makedirs(_prefix, exist_ok=True)  # noqa: PTH103
+    except OSError:
+        pass  # nothing is kept; a command that needs the cache says why it has none
+    else:
+        sys.pycache_prefix, sys.dont_write_bytecode = _prefix, False
 # Debian leaves sbin out of an ordinary user's PATH; mke2fs, depmod and their like are there.
 os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 

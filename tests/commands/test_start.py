@@ -77,3 +77,21 @@ def test_modules_are_compiled_once_into_the_cache_where_python_may_not_write_bes
         assert (f"# code object from {module}" in done.stderr) == (run == 0)
         compiled = list((tmp_path / "cache/bytecode").rglob("program.*.pyc"))
         assert [path for path in compiled if str(PROJECT / "commands/face") in str(path)]
+
+
+def test_nothing_is_compiled_into_a_cache_that_cannot_be_made() -> None:
+    """Of a home that is not there (/nonexistent) Python would make one below the current folder."""
+    program = (
+        "import runpy, sys; runpy.run_path('commands/face/start.py'); print(sys.pycache_prefix)"
+    )
+    environment = {
+        **os.environ,
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "NPU_BSP_CACHE": "/dev/null/none",
+    }
+    environment.pop("PYTHONPYCACHEPREFIX", None)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=PROJECT, env=environment, capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "None\n"
