@@ -64,14 +64,14 @@ def layout_of(facts: BootFacts) -> Layout:
     for mount, partition in scanned(facts):
         for prefix in ("", "boot/"):
             for name in SCANNED:
-                path = _there(facts, mount, prefix + name)
+                path = _path_if_present(facts, mount, prefix + name)
                 if path:
                     return _by_file(facts, path, mount, partition)
         for name in _EFI:
-            if path := _there(facts, mount, name):
+            if path := _path_if_present(facts, mount, name):
                 return _by_efi(facts, path, mount, partition)
         for name in _KERNELS:
-            path = _there(facts, mount, name)
+            path = _path_if_present(facts, mount, name)
             if path and mount.kind == "vfat":
                 why = "kernel and device tree lie in FAT by name; no script and no extlinux.conf"
                 return Layout("yocto", path, mount, partition, why)
@@ -112,7 +112,7 @@ def _disk(facts: BootFacts, mount: Mount | None) -> str:
     return partition.disk if partition else ""
 
 
-def _there(facts: BootFacts, mount: Mount, below: str) -> str:
+def _path_if_present(facts: BootFacts, mount: Mount, below: str) -> str:
     """The path of a file of a file system, if it is there and no other file system is mounted over it."""
     path = f"{mount.place.rstrip('/')}/{below}"
     folder, _, name = path.rpartition("/")

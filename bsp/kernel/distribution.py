@@ -112,12 +112,14 @@ def packaged(series: str, *, image: bool) -> tuple[str, str, str]:
     chosen = pins.current()
     if chosen is not None:
         question = f"kernel {series} {'image' if image else 'source'}"
-        suite, package, version = chosen.answer(question, lambda: list(_asked(series, image=image)))
+        suite, package, version = chosen.answer(
+            question, lambda: list(_newest_packaged(series, image=image))
+        )
         return suite, package, version
-    return _asked(series, image=image)
+    return _newest_packaged(series, image=image)
 
 
-def _asked(series: str, *, image: bool) -> tuple[str, str, str]:
+def _newest_packaged(series: str, *, image: bool) -> tuple[str, str, str]:
     entry = series_named(series)
     chosen = pins.current()
     fresh_since = max(time.time() - _ANSWER_FRESH_S, chosen.fresh_since if chosen else 0)

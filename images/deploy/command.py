@@ -84,7 +84,7 @@ class Content:
     dtb: str = ""
     mesa: str = ""
 
-    def given(self) -> Bundle | None:
+    def named_bundle(self) -> Bundle | None:
         """The bundle that ``--bundle`` names, checked in full; None where the flag was not given.
 
         Raises:
@@ -141,7 +141,7 @@ def deploy_to(
     Raises:
         UserError: the flags contradict each other, or what they name is not there.
     """
-    bundle = content.given()
+    bundle = content.named_bundle()
     target = settings.target(resolve(host))
     if adopt:
         if dtb_only or by_kexec or content != Content(board=content.board):

@@ -115,7 +115,7 @@ def gate(planned: Plan) -> KernelGateDocument:
 
 def examine(name: str, host: Host, invokes: int) -> KernelRow:
     """Run models on a board that is up, and return its row: results, and the kernel's complaints."""
-    release = _said(host, "uname", "-r").strip()
+    release = _output_of(host, "uname", "-r").strip()
     before = _log(host)
     problems: list[str] = []
     runs: list[KernelRun] = []
@@ -126,8 +126,8 @@ def examine(name: str, host: Host, invokes: int) -> KernelRow:
         for model, count in ((models.tiny().name, max(1, invokes - large)), (LARGE_MODEL, large)):
             with step(f"{name}: {counted(count, 'invoke')} of {model}"):
                 runs.append(_runs(host, model, count, problems))
-        _said(host, "modprobe", "-r", "etnaviv")
-        _said(host, "modprobe", "etnaviv")
+        _output_of(host, "modprobe", "-r", "etnaviv")
+        _output_of(host, "modprobe", "etnaviv")
         with step(f"{name}: after a reload of the driver"):
             runs.append(_runs(host, models.tiny().name, 1, problems))
     return _row(name, release, runs, problems, complaints(_log(host)))
@@ -224,10 +224,10 @@ def _started(name: str) -> Iterator[Host]:
                 os.environ[_STATE] = earlier
 
 
-def _said(host: Host, *command: str) -> str:
+def _output_of(host: Host, *command: str) -> str:
     with ssh.connect(host, timeout_s=60) as connection:
         return connection.run(list(command), timeout_s=120).text
 
 
 def _log(host: Host) -> str:
-    return _said(host, "dmesg")
+    return _output_of(host, "dmesg")

@@ -194,7 +194,7 @@ def bisect(request: BisectRequest) -> Bisected:
             )
         names = {each["name"] for each in worse}
         bench.subjects = [each for each in subjects if each.name in names]
-        return Bisected(_found(bench, good, bad, _search(bench, good, bad)))
+        return Bisected(_document(bench, good, bad, _search(bench, good, bad)))
 
 
 # --- the search ----------------------------------------------------------------------------------
@@ -219,7 +219,7 @@ def _is_worse(bench: _Bench, good: str, outcomes: list[OutcomeRecord]) -> bool:
     return any(each["change"] == "worse" for each in changes_of(bench.outcomes[good], outcomes))
 
 
-def _found(bench: _Bench, good: str, bad: str, commit: str) -> BisectDocument:
+def _document(bench: _Bench, good: str, bad: str, commit: str) -> BisectDocument:
     """Return the document: the commit, what it changed, and in which job."""
     last = commit or bad
     parent = _git(bench.clone, "rev-parse", f"{last}^").text.strip()

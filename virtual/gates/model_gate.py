@@ -21,7 +21,7 @@ from bsp.base.result import FAILED_VALIDATION, Result
 from bsp.base.words import filled
 from userspace.npu.model.graph import read_model
 from userspace.npu.model.prefix import prefix, sources
-from userspace.npu.model.trial.given import given
+from userspace.npu.model.trial.given import input_values
 from userspace.npu.validate import models
 
 from ..model_runs.references import references
@@ -140,9 +140,9 @@ class _Subject:
         content = models.model_named(name).path.read_bytes()
         read_model(content, what=name)
         try:
-            values, words = given(content, (), models.find(_PICTURE, "image").path)
+            values, words = input_values(content, (), models.find(_PICTURE, "image").path)
         except BspError:
-            values, words = given(content)  # no picture fits, or it cannot be had
+            values, words = input_values(content)  # no picture fits, or it cannot be had
         digest = hashlib.sha256(content).hexdigest()
         return cls(Path(name).name, digest, content, values, words)
 

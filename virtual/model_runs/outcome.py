@@ -24,7 +24,7 @@ from userspace.npu.model.trial.run import (
     OperationRun,
     OutputRun,
     Run,
-    looks,
+    oddity_of,
 )
 from userspace.npu.validate.onboard.delegation import delegated
 
@@ -143,7 +143,7 @@ def output_of(
         int(np.count_nonzero(~same)),
         float(gap.max(initial=0)),
         scales[0] if len(scales) == 1 else 0.0,
-        looks(right),
+        oddity_of(right),
     )
 
 

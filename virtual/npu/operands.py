@@ -57,7 +57,7 @@ def operands_for_picture(model: Path, picture: Path) -> dict[int, Inputs]:
     In a process of its own: a model of somebody's may crash TFLite.
     """
     try:
-        fillings, opened = model_check.given(model), open_bmp(picture)
+        fillings, opened = model_check.fillings_of(model), open_bmp(picture)
     except (UserError, ImageError, OSError):
         return {}
 

@@ -212,10 +212,10 @@ class Archive:
         """
         chosen = pins.current()
         if chosen is not None:
-            return chosen.answer(self._full(question), lambda: self._asked(question, ask))
-        return self._asked(question, ask)
+            return chosen.answer(self._full(question), lambda: self._remembered(question, ask))
+        return self._remembered(question, ask)
 
-    def _asked(self, question: str, ask: Callable[[], list[str]]) -> list[str]:
+    def _remembered(self, question: str, ask: Callable[[], list[str]]) -> list[str]:
         memory = self.folder / "answers.json"
         state = str((self.folder / "updated").stat().st_mtime_ns)
         try:

@@ -32,7 +32,7 @@ def refuse(mismatches: Sequence[Difference], what: str, *, name: str = "kernel")
     """
     if not mismatches:
         return
-    head = f"{_are(mismatches)} not as asked for in {what}; nothing was compiled"
+    head = f"{_counted_symbols(mismatches)} not as asked for in {what}; nothing was compiled"
     raise UserError(
         _report(mismatches, head, f"{name}-not-as-asked"),
         hint="add to the fragment what they depend on, or take them out; --explain shows what each is for",
@@ -43,13 +43,13 @@ def say_not_had(mismatches: Sequence[Difference], what: str, *, name: str) -> No
     """List what only a whole configuration asks for, and the kernel does not have; as ``refuse``."""
     if mismatches:
         head = (
-            f"{_are(mismatches)} not available in {what}; left out, as only a whole configuration asks "
-            f"for {'them' if len(mismatches) > 1 else 'it'}:"
+            f"{_counted_symbols(mismatches)} not available in {what}; left out, as only a whole "
+            f"configuration asks for {'them' if len(mismatches) > 1 else 'it'}:"
         )
         say(_report(mismatches, head, f"{name}-not-had"))
 
 
-def _are(mismatches: Sequence[Difference]) -> str:
+def _counted_symbols(mismatches: Sequence[Difference]) -> str:
     return f"{counted(len(mismatches), 'symbol')} {'are' if len(mismatches) > 1 else 'is'}"
 
 

@@ -43,7 +43,7 @@ def deploy_to_all(
     Raises:
         UserError: a host is unknown, its board is unknown, or the bundle is damaged.
     """
-    given_bundle = content.given()
+    given_bundle = content.named_bundle()
     hosts = resolve_all(text)
     if given_bundle:
         bundle_of = {host.name: given_bundle for host in hosts}

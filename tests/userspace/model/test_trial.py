@@ -16,7 +16,7 @@ from userspace.npu.model.report import document as report_document
 from userspace.npu.model.report import text as report_text
 from userspace.npu.model.report.report import Facts, report
 from userspace.npu.model.trial import trial
-from userspace.npu.model.trial.given import given, sets_in
+from userspace.npu.model.trial.given import input_values, sets_in
 from userspace.npu.model.trial.run import (
     NOT_RUN,
     REFUSED,
@@ -27,7 +27,7 @@ from userspace.npu.model.trial.run import (
     OutputRun,
     Run,
     RunRequest,
-    looks,
+    oddity_of,
 )
 from userspace.npu.model.trial.trial import ALWAYS, AUTO, NEVER, TrialRequest, with_runs
 from userspace.npu.validate.onboard import bmp
@@ -185,13 +185,13 @@ def test_an_array_is_given_in_the_models_order(tmp_path: Path) -> None:
     first, second = tmp_path / "a.npy", tmp_path / "b.npy"
     np.save(first, np.full((1, 4, 4, 8), 7, np.uint8))
     np.save(second, np.full((4, 4, 8), 9, np.uint8))
-    values, words = given(model, [first, second])
+    values, words = input_values(model, [first, second])
     assert [int(each.mean()) for each in values] == [7, 9]
     assert words == ("a.npy", "b.npy")
-    values, words = given(model, [first])
+    values, words = input_values(model, [first])
     assert words == ("a.npy", "generated data, seed 21")
     with pytest.raises(UserError, match="has 2 inputs"):
-        given(model, [first, second, first])
+        input_values(model, [first, second, first])
 
 
 @pytest.mark.parametrize(
@@ -211,19 +211,19 @@ def test_an_array_that_does_not_fit(tmp_path: Path, content: object, why: str) -
     else:
         np.save(file, content, allow_pickle=True)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=why):
-        given(build(Case("add", 4, 4, 8)).model, [file])
+        input_values(build(Case("add", 4, 4, 8)).model, [file])
 
 
 def test_a_picture_goes_where_one_is_taken(tmp_path: Path) -> None:
     file = tmp_path / "red.bmp"
     file.write_bytes(bmp.encode_bmp(np.broadcast_to(np.array([255, 0, 0], np.uint8), (9, 9, 3))))
-    (value,), words = given(build(Case("conv", 8, 8, 3, 8)).model, (), file)
+    (value,), words = input_values(build(Case("conv", 8, 8, 3, 8)).model, (), file)
     assert words == ("red.bmp",)
     assert value[0, 3, 3].tolist() == [255, 0, 0]
     with pytest.raises(UserError, match="no input is left"):
-        given(build(Case("conv", 8, 8, 5, 8)).model, (), file)
+        input_values(build(Case("conv", 8, 8, 5, 8)).model, (), file)
     with pytest.raises(UserError, match="cannot read"):
-        given(build(Case("conv", 8, 8, 3, 8)).model, (), tmp_path / "none.bmp")
+        input_values(build(Case("conv", 8, 8, 3, 8)).model, (), tmp_path / "none.bmp")
 
 
 def test_a_folder_of_inputs(tmp_path: Path) -> None:
@@ -248,12 +248,12 @@ def test_a_folder_of_inputs(tmp_path: Path) -> None:
 
 
 def test_what_is_odd_about_values() -> None:
-    assert looks(np.zeros(9, np.uint8)) == "all zero"
-    assert looks(np.full(9, 3, np.int8)) == "constant"
-    assert looks(np.array([0] * 500 + [255] * 499 + [7], np.uint8)) == "saturated"
-    assert looks(np.array([1.0, np.nan])) == "not finite"
-    assert looks(np.arange(9, dtype=np.uint8)) == ""
-    assert looks(np.array([0.5, 0.25], np.float32)) == ""
+    assert oddity_of(np.zeros(9, np.uint8)) == "all zero"
+    assert oddity_of(np.full(9, 3, np.int8)) == "constant"
+    assert oddity_of(np.array([0] * 500 + [255] * 499 + [7], np.uint8)) == "saturated"
+    assert oddity_of(np.array([1.0, np.nan])) == "not finite"
+    assert oddity_of(np.arange(9, dtype=np.uint8)) == ""
+    assert oddity_of(np.array([0.5, 0.25], np.float32)) == ""
 
 
 def test_a_broken_input_is_said_whatever_is_run(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from bsp.base.project import PROJECT
 from tests.support.models.inputs import crash
 from userspace.npu.model.estimate import calibration_of
 from userspace.npu.model.graph import read_model
-from userspace.npu.model.trial.given import given
+from userspace.npu.model.trial.given import input_values
 from userspace.npu.model.trial.run import MOVED, NOT_COMPARED, RIGHT, WRONG, RunRequest
 from userspace.npu.validate import models
 from virtual.gates.build import build
@@ -123,7 +123,7 @@ def test_jobs_and_bytes_are_those_of_the_calibration(npu: str) -> None:
     assert known
     for name in ("mobilenet_v1_1.0_224_quant", "mobilenet_v2_1.0_224_quant"):
         model = models.find(name, "model").path.read_bytes()
-        values, _ = given(model)
+        values, _ = input_values(model)
         (run,) = VirtualNpus().run(RunRequest(model, values, "25.0.7", (npu,)))
         (point,) = (each for each in known.points if each.model == name)
         assert (run.status, run.jobs, run.macs, run.moved_bytes) == (

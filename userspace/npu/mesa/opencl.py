@@ -65,7 +65,7 @@ def check(tree: Path, version: str, suite: str) -> None:
             hint="take another Mesa, or leave --opencl out: the delegate needs no OpenCL",
         )
     archive = Archive(suite, host_architecture())
-    for package, words, least in _asked(tree):
+    for package, words, least in _least_versions(tree):
         there = _number(archive.version(package))
         if _key(there) < _key(least):
             raise UserError(
@@ -80,15 +80,15 @@ def is_there(suite: str) -> bool:
     return any((cache_dir() / "mesa" / "tools").glob(f"{name}/rustc"))
 
 
-def _asked(tree: Path) -> list[tuple[str, str, str]]:
+def _least_versions(tree: Path) -> list[tuple[str, str, str]]:
     """Return package, name and least version of what Mesa's own meson.build asks for."""
     text = (tree / "meson.build").read_text(encoding="utf-8", errors="replace")
-    least_versions = []
+    versions = []
     for package, words in (("rustc", "Rust"), ("bindgen", "bindgen")):
         name = rf"{package}(?:\.version\(\)|_version)"
         if least := re.search(rf"{name}\.version_compare\('< ?([\d.]+)'\)", text):
-            least_versions.append((package, words, least[1]))
-    return least_versions
+            versions.append((package, words, least[1]))
+    return versions
 
 
 def _number(version: str) -> str:

@@ -124,7 +124,7 @@ def refusal_of(operation: Operation, rules: Rules) -> Refusal | None:
     return None
 
 
-def _are(what: str) -> str:
+def _with_verb(what: str) -> str:
     return f"{what} are" if what.endswith("s") and what != "bias" else f"{what} is"
 
 
@@ -140,9 +140,9 @@ def _per_tensor(operation: Operation) -> str:
         if tensor is None:
             return f"it has no {what}"
         if not tensor.scales:
-            return f"its {_are(what)} not quantised ({tensor.dtype})"
+            return f"its {_with_verb(what)} not quantised ({tensor.dtype})"
         if len(tensor.scales) != 1 or len(tensor.zero_points) != 1:
-            return f"its {_are(what)} quantised per axis"
+            return f"its {_with_verb(what)} quantised per axis"
     return ""
 
 
@@ -154,7 +154,7 @@ def _equal_scales(operation: Operation) -> str:
         strict=True,
     ):
         if tensor and (len(set(tensor.scales)) > 1 or len(set(tensor.zero_points)) > 1):
-            return f"its {_are(what)} quantised per axis"
+            return f"its {_with_verb(what)} quantised per axis"
     return ""
 
 

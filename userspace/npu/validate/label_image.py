@@ -189,7 +189,7 @@ def smoke_test(
     inputs = inputs or choose(request)
     arguments = _runner_arguments(request, names, exact=exact, opencl=opencl, rusticl=rusticl)
     facts = _run(machine, inputs, names, arguments, limit_s=request.timeout_s)
-    fillings = model_check.given(inputs.model.path)
+    fillings = model_check.fillings_of(inputs.model.path)
     _refuse_older_userspace(facts, fillings, host)
     content = inputs.model.path.read_bytes()
     note = settle_state(facts, keeps_state=read_model(content).keeps_state)

@@ -95,7 +95,7 @@ def _hangs_on_inputs(output: Tensor, model: Model) -> bool:
     return False
 
 
-def given(model: Path) -> list[Filling]:
+def fillings_of(model: Path) -> list[Filling]:
     """Return what each input of a model that was checked is given."""
     return fillings(inputs_in(model.read_bytes()))
 

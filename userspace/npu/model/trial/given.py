@@ -24,7 +24,7 @@ _ENDINGS = (".npy", ".bmp", ".png", ".jpg", ".jpeg")
 MOST_SETS = 200
 
 
-def given(
+def input_values(
     model: bytes, files: Sequence[Path] = (), picture: Path | None = None
 ) -> tuple[tuple[NDArray[Any], ...], tuple[str, ...]]:
     """Return the values of a model's inputs, in their order, and in words what they are.
@@ -90,8 +90,12 @@ def sets_in(model: bytes, folder: Path) -> tuple[tuple[NDArray[Any], ...], ...]:
 
 def _set(model: bytes, place: Path) -> tuple[tuple[NDArray[Any], ...], tuple[str, ...]]:
     if place.is_dir():
-        return given(model, sorted(place.glob("*.npy")))
-    return given(model, [place]) if place.suffix.lower() == ".npy" else given(model, (), place)
+        return input_values(model, sorted(place.glob("*.npy")))
+    return (
+        input_values(model, [place])
+        if place.suffix.lower() == ".npy"
+        else input_values(model, (), place)
+    )
 
 
 def _from_picture(path: Path, filling: Filling) -> NDArray[Any]:

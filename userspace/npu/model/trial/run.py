@@ -181,7 +181,7 @@ class RunPlace(Protocol):
         ...
 
 
-def looks(values: NDArray[Any]) -> str:
+def oddity_of(values: NDArray[Any]) -> str:
     """Return what is odd about an output's values; "" if nothing: no test of right or wrong."""
     if values.size < 2 or values.dtype == bool:
         return ""

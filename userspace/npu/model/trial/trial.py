@@ -17,7 +17,7 @@ from ...validate.model_check import inputs_in
 from .. import foreign
 from ..report import document as report_document
 from ..report.report import Facts, as_run
-from .given import given, sets_in
+from .given import input_values, sets_in
 from .run import NOT_RUN, Run, RunPlace, RunRequest
 
 AUTO, ALWAYS, NEVER = "auto", "always", "never"
@@ -77,7 +77,7 @@ def with_runs(facts: Facts, request: TrialRequest, place: RunPlace) -> Facts:
 def _with_runs(facts: Facts, request: TrialRequest, place: RunPlace) -> Facts:
     # Before anything runs: what was given is looked at, also where nothing is run in the end.
     content = _fixed(facts.path, request.size)
-    values, words = given(content, request.files, request.picture)
+    values, words = input_values(content, request.files, request.picture)
     facts = replace(facts, given=words)
     sets = sets_in(content, request.folder) if request.folder else ()
     pairs = _pairs(facts, place.npus())
