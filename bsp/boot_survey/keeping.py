@@ -28,7 +28,12 @@ def keeper_of(facts: BootFacts, layout: Layout) -> Keeper:
     if layout.name == "grub-efi" and "custom.cfg" in facts.files.get("/boot/grub/grub.cfg", ""):
         return "grub"
     whole = facts.mount_of("/boot") == facts.mount_of("/")
-    if layout.name == "extlinux-ext4" and whole and "u-boot-update" in facts.programs:
+    # The head of each file that it writes names it; one by hand would be overwritten.
+    menus = "u-boot-update" in facts.programs and "u-boot-update" in facts.files.get(
+        layout.first, ""
+    )
+    on = facts.setting("/etc/default/u-boot", "U_BOOT_UPDATE") != "false"
+    if layout.name == "extlinux-ext4" and whole and menus and on:
         return "u-boot-menu"
     if layout.name == "script-ext4" and "flash-kernel" in facts.programs:
         return "flash-kernel"

@@ -41,8 +41,8 @@ class Deployment:
     """What a deployment did; ``document()`` is its JSON.
 
     Attributes:
-        outcome: planned, refused (--dry-run) | tried, persisted (--try) | unchanged | confirmed |
-            rolled-back | unknown.
+        outcome: planned, refused (--dry-run; --persist after its trial) | tried, persisted (--try) |
+            unchanged | confirmed | rolled-back | unknown.
         health: the checks that were made before confirming.
         verified: every deployed file was re-hashed, instead of trusting the board's manifest.
         drift: the files that then were not as they were deployed.

@@ -18,6 +18,7 @@ from .checks import health
 from .deployment import Deployment
 from .onboard.board import BOOT
 from .session import Target, session
+from .transfer.agent import BoardRefusedError
 
 _ANSWER_S = 300.0
 _NAMED_IN = {
@@ -41,16 +42,20 @@ def refuse_without_keeper(how: Survey, host: str, *, overlay: bool) -> None:
     if not how.keeper:
         raise UserError(
             f"--persist: nothing on {host} ({how.layout.name}) is known to keep a tree through updates",
-            hint=how_to_keep(how.layout, host, overlays=how.overlays),
+            hint=_own_way(how, host),
         )
     if how.keeps_overlay and not overlay:
         named = f" ({' '.join(how.overlays)} now)" if how.overlays else ""
-        own = how_to_keep(how.layout, host, overlays=how.overlays)
         raise UserError(
             f"--persist: {how.keeper} names overlays{named}, which U-Boot applies to any tree; --dtb is a "
             "whole tree",
-            hint=f"leave --dtb out; or an overlay of your own: {own}",
+            hint=f"leave --dtb out; or an overlay of your own: {_own_way(how, host)}",
         )
+
+
+def _own_way(how: Survey, host: str) -> str:
+    """Return how somebody keeps a tree there by hand."""
+    return how_to_keep(how.layout, host, overlays=how.overlays)
 
 
 def refuse_replaced_overlay(how: Survey, kept_by: str, host: str) -> None:
@@ -85,15 +90,21 @@ def persist(
     content = overlay if how.keeps_overlay else blob
     if content is None:
         raise RuntimeError("there is nothing to keep")
+    request = {
+        "do": "persist",
+        "way": how.keeper,
+        "overlay": how.keeps_overlay,
+        "content": base64.b64encode(content).decode(),
+    }
     with result.step(f"Handing the tree to {how.keeper}"), session(target) as agent:
         before = agent.open(None, fat_mount=BOOT, lock=True, exact=True)
-        request = {
-            "do": "persist",
-            "way": how.keeper,
-            "overlay": how.keeps_overlay,
-            "content": base64.b64encode(content).decode(),
-        }
-        agent.ask(request, timeout_s=_ANSWER_S)
+        try:
+            agent.ask(request, timeout_s=_ANSWER_S)
+        except BoardRefusedError as error:
+            result.outcome = "refused"
+            result.problem = f"it passed its trial, and is not kept: {error.message}"
+            result.hint = f"it runs with that device tree; {_own_way(how, target.host.name)}"
+            return
         agent.ask({"do": "reboot", "reboot": target.reboot})
     with result.step(f"Booting as {how.keeper} does") as now:
         boot = trial.wait_for_boot(

@@ -403,6 +403,11 @@ def test_who_keeps_a_tree() -> None:
     menu = surveyed("debian-u-boot-menu", programs=("u-boot-update",))
     assert menu.keeper == "u-boot-menu"
     assert surveyed("debian-u-boot-menu").keeper == ""
+    installed = {"programs": ("u-boot-update",)}
+    by_hand = {"/boot/extlinux/extlinux.conf": "label l0\n\tfdt /boot/mine.dtb\n"}
+    assert surveyed("debian-u-boot-menu", **installed, files=by_hand).keeper == ""
+    off = {"/etc/default/u-boot": 'U_BOOT_UPDATE="false"'}
+    assert surveyed("debian-u-boot-menu", **installed, settings=off).keeper == ""
     sourced = {"/boot/grub/grub.cfg": "source ${config_directory}/custom.cfg"}
     assert surveyed("grub-efi", files=sourced).keeper == "grub"
     assert surveyed("grub-efi", files={}).keeper == ""

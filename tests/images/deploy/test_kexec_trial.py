@@ -144,3 +144,28 @@ def test_what_nothing_there_would_keep_is_not_tried(stock: FakeBoard, dtb: Path)
         try_dtb(stock.target(), board=None, dtb=dtb, persist=True)
     assert disk(stock) == before
     assert not (stock.root / "loaded").exists()
+
+
+@pytest.mark.slow
+def test_what_is_not_kept_after_its_trial_is_said_to_run_until_the_next_reset(
+    stock: FakeBoard, dtb: Path
+) -> None:
+    """u-boot-menu is told of the tree, and does not end well."""
+    root = stock.root
+    (root / "proc/mounts").write_text("/dev/sda2 / ext4 rw 0 0\n")
+    conf = root / "boot/extlinux/extlinux.conf"
+    conf.parent.mkdir()
+    conf.write_text("## use: u-boot-update\ndefault l0\nlabel l0\n    linux /boot/vmlinuz\n")
+    (root / "usr/sbin/u-boot-update").write_text("#!/bin/sh\necho no room >&2\nexit 1\n")
+    (root / "usr/sbin/u-boot-update").chmod(0o755)
+    before = disk(stock)
+    result = try_dtb(stock.target(), board=None, dtb=dtb, persist=True)
+    assert (result.outcome, result.exit_code) == ("refused", 2), result
+    assert "is not kept: " in result.problem
+    assert "u-boot-update ended with 1: no room" in result.problem
+    assert (
+        "it runs with that device tree; the next reset ends in the system as it was" in result.hint
+    )
+    assert "error: it passed its trial" in Shown(result).complaint()
+    assert disk(stock) == before
+    assert not (root / "var/lib/npu-bsp/kept-by").exists()
