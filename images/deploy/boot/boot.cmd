@@ -66,8 +66,10 @@ if test -z "${npu_buffer}"; then setenv npu_buffer ${loadaddr}; fi
 if itest 1 == 1; then true; else
   setenv npu_lacks "${npu_lacks}${npu_comma}itest"; setenv npu_comma ,
 fi
-if mw.b ${npu_buffer} 0 1; then true; else
-  setenv npu_lacks "${npu_lacks}${npu_comma}mw"; setenv npu_comma ,
+if test -n "${npu_buffer}"; then
+  if mw.b ${npu_buffer} 0 1; then true; else
+    setenv npu_lacks "${npu_lacks}${npu_comma}mw"; setenv npu_comma ,
+  fi
 fi
 
 # --- which one is good? Two copies; of a torn one the checksum is wrong.
@@ -81,8 +83,8 @@ for npu_file in good.env good-copy.env; do
 done
 
 if test "${npu_good}" = none; then
-  if test -n "${devtype}"; then
-    # This script is a file that must be there.
+  # This script is a file that must be there: if its place and one in memory are known.
+  if test -n "${devtype}" && test -n "${devnum}" && test -n "${npu_buffer}"; then
     if load ${npu_part} ${npu_buffer} ${npu_root}/boot.scr; then true; else
       setenv npu_lacks "${npu_lacks}${npu_comma}load"; setenv npu_comma ,
     fi

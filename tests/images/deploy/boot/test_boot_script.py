@@ -342,6 +342,30 @@ def test_a_probe_tells_the_old_script_what_lacks(tmp_path: Path, dtb: Path) -> N
     assert re.search(r"old script on .*, bootargs +npu_bsp\.lacks=mw,fatwrite\n", booted.console)
 
 
+@pytest.mark.parametrize(
+    ("gone", "told"),
+    [
+        (("devtype", "devnum"), "devtype,devnum"),
+        (("kernel_addr_r", "scriptaddr", "loadaddr"), "kernel_addr_r"),
+        (("fdt_addr_r",), "fdt_addr_r"),
+        ((), "load"),
+    ],
+)
+def test_what_is_needed_to_load_anything_is_told(
+    gone: tuple[str, ...], told: str, tmp_path: Path, dtb: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a SoC whose addresses nobody has written down; the old way is not found then, either."""
+    text = slots.BOOT_CMD.read_text().replace("# @ADDRESSES@", "setenv npu_at_kernel")
+    (tmp_path / "boot.cmd").write_text(f"{text}\nprintenv bootargs\npoweroff\n")
+    monkeypatch.setattr(slots, "BOOT_CMD", tmp_path / "boot.cmd")
+    lines = ["setenv fdt_addr_r 0x4fe00000", *(f"setenv {name}" for name in gone), ""]
+    lacks = () if gone else (told,)
+    disk = Disk(trial=TRIAL, first="\n".join(lines), lacks=lacks)
+    booted = boot(disk, tmp_path, dtb, firmware("trixie"))
+    assert lacks_told(booted.console) == [told], booted.console
+    assert "Starting kernel" not in booted.console
+
+
 def test_a_script_that_is_not_run_by_the_standard_boot_finds_its_partition(
     tmp_path: Path, dtb: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
