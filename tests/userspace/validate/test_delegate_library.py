@@ -12,7 +12,7 @@ import pytest
 
 from bsp.base.process import run
 from userspace.npu.model import tiny_model
-from userspace.npu.validate.judge.verdict import _why_it_did_not
+from userspace.npu.validate.judge.not_run import why_it_did_not
 from userspace.npu.validate.label_image import SmokeTestRequest
 from userspace.npu.validate.onboard import delegate_library
 from userspace.npu.validate.onboard.delegate_library import LibraryError, load
@@ -174,7 +174,7 @@ AttributeError: 'Delegate' object has no attribute '_library'
     ],
 )
 def test_the_reason_is_what_the_library_said(message: str, log: str, said: str) -> None:
-    assert _why_it_did_not(message, log) == said
+    assert why_it_did_not(message, log) == said
 
 
 @pytest.mark.usefixtures("own_state")

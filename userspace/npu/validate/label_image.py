@@ -20,14 +20,13 @@ from ..model.prediction import Prediction, predict, rules_for
 from ..model.sinks import Sink, read_sinks
 from ..profile.profile import profile
 from . import model_check, models
-from .delegates import ALL, TEFLON, implied, rows
+from .delegates import ALL, REFERENCE, TEFLON, implied, rows
 from .judge import accuracy, detect
 from .judge.compare import MAX_ABS_DIFF
 from .judge.delegation import parse_log
 from .judge.detections import Detection
 from .judge.outputs import proves_nothing, reference_of
 from .judge.verdict import (
-    REFERENCE,
     Expected,
     Figure,
     find_reference,

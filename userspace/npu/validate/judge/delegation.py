@@ -13,10 +13,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ..delegates import TEFLON
+from ..delegates import CPU, REFERENCE, TEFLON
 from ..records import RunnerRow
 
 NO_DEVICE = "Couldn't open kernel device"
+CPU_ROWS = (CPU, REFERENCE)
 
 _DRIVER = re.compile(r"^Teflon delegate: loaded (\S+) driver$", re.MULTILINE)
 _COMPILING = re.compile(r"^teflon: compiling graph: (\d+) tensors (\d+) operations$", re.MULTILINE)
@@ -86,10 +87,14 @@ def parse_opencl(log: str) -> OpenCl | None:
     return OpenCl(problem, devices)
 
 
+def kind_of(row: RunnerRow) -> str:
+    """Return the delegate of a row without its options."""
+    return str(row["delegate"]).partition(":")[0]
+
+
 def is_npus(row: RunnerRow) -> bool:
     """Whether a row of the runner is Teflon's, by its name or by what its log says."""
-    name = str(row["delegate"]).partition(":")[0]
-    return name == TEFLON or parse_log(row.get("log", "")).driver is not None
+    return kind_of(row) == TEFLON or parse_log(row.get("log", "")).driver is not None
 
 
 def parse_log(log: str) -> Delegation:

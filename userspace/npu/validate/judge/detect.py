@@ -16,6 +16,7 @@ import numpy as np
 
 from bsp.base.errors import UserError
 
+from ..delegates import REFERENCE
 from ..records import OutputRecord, RowResult, RunnerDocument
 from .detections import (
     THRESHOLD,
@@ -31,7 +32,6 @@ from .outputs import records_of
 from .values import lifeless
 
 NAME = "detect"
-_REFERENCE = "cpu-reference"
 _SHOWN = 10
 # Classes of a model whose labels are not known.
 _CLASSES = 91
@@ -48,10 +48,10 @@ def read(facts: RunnerDocument, labels: Sequence[str]) -> list[tuple[list[Detect
     """
     objects_of_rows: list[tuple[list[Detection], str]] = []
     # What is which is the same in all rows; the reference's values can be relied on.
-    rows = sorted(facts["results"], key=lambda row: row["delegate"] != _REFERENCE)
+    rows = sorted(facts["results"], key=lambda row: row["delegate"] != REFERENCE)
     order = next((arrangement(records_of(row)) for row in rows if "output" in row), None)
     # What is not finite or all the same in the reference, rows need not have otherwise.
-    own = records_of(rows[0]) if rows and rows[0]["delegate"] == _REFERENCE else []
+    own = records_of(rows[0]) if rows and rows[0]["delegate"] == REFERENCE else []
     lacking = [number for number, output in enumerate(own) if _not_finite(output)]
     same = [number for number, output in enumerate(own) if lifeless(output)]
     for row in facts["results"]:
@@ -90,7 +90,7 @@ def proves_nothing(facts: RunnerDocument) -> str:
 
     As where nothing is found at all: a delegate that gives zeros cannot be told from one that is right.
     """
-    row = next((row for row in facts["results"] if row["delegate"] == _REFERENCE), None)
+    row = next((row for row in facts["results"] if row["delegate"] == REFERENCE), None)
     order = arrangement(records_of(row)) if row and "output" in row else None
     dead = lifeless(records_of(row)[order.scores]) if row and order else ""
     return dead.replace("the output", "the list of scores")
@@ -129,7 +129,7 @@ def add(
         (
             objects
             for (objects, _), result in zip(objects_of_rows, results, strict=True)
-            if result["delegate"] == _REFERENCE
+            if result["delegate"] == REFERENCE
         ),
         [],
     )
@@ -146,7 +146,7 @@ def add(
             for each in objects[:_SHOWN]
         ]
         problems = [f"one of the outputs: {dead}"] if dead else []
-        if result["delegate"] != _REFERENCE:
+        if result["delegate"] != REFERENCE:
             problems += differences(objects, reference, tolerance=tolerance)[:3]
         problems = [each for each in problems if each not in result["reason"]]
         if problems:

@@ -20,20 +20,19 @@ from bsp.base.words import counted
 
 from ...model.prediction import Prediction
 from ...model.sinks import Sink
-from ..delegates import OPENCL, TEFLON, TIM_VX
+from ..delegates import REFERENCE
 from ..records import (
     Class,
-    DeviceRecord,
     Latency,
-    NotDelegated,
     OutputRecord,
     RowResult,
     RunnerDocument,
     RunnerRow,
 )
 from .compare import MAX_ABS_DIFF, best, named
-from .delegation import is_npus, parse_log, parse_opencl
-from .kernel_log import out_of_memory, troubles
+from .delegation import CPU_ROWS, is_npus, parse_log, parse_opencl
+from .kernel_log import troubles
+from .not_run import NO_DEVICE, why_not
 from .outputs import (
     Compared,
     Reference,
@@ -43,23 +42,12 @@ from .outputs import (
     reference_of,
     shown_output,
 )
+from .share import not_delegated, not_taken, operations_taken, partitions
 from .values import Reals, scores
 
 TOP = 5
 # label_image.cc and get_top_n.h: what it prints, and what is too small to print.
 THRESHOLD = 0.001
-NO_DEVICE = "no NPU device"
-NO_OPENCL = "no OpenCL device"
-_OPENCL_BROKEN = "libOpenCL.so does not load: "  # the runner's words: it is there
-# How many operations are named where too few were taken.
-_NAMED_OPERATIONS = 4
-REFERENCE = "cpu-reference"
-_CPU = ("cpu", REFERENCE)
-# Delegates that a board need not have, and how to come by them.
-_OTHERS = {
-    OPENCL: " (./inv build-delegate opencl makes it)",
-    TIM_VX: " (the vendor's library, which npu-bsp may not distribute)",
-}
 
 
 @dataclass(frozen=True)
@@ -253,10 +241,10 @@ def _judge_row(
     own = reference_of(row, reference.sinks if reference else (), labels)
     values = _class_scores(row, own, reference)
     compared = _compared(row, own, reference, exact=exact)
-    on_cpu = row["delegate"] in _CPU
+    on_cpu = row["delegate"] in CPU_ROWS
     problems = [
         _kernel_said(result["kernel_log"]) if result["kernel_log"] else "",
-        "" if on_cpu else _not_delegated(row, facts["total_ops"], min_delegated_share, prediction),
+        "" if on_cpu else not_delegated(row, facts["total_ops"], min_delegated_share, prediction),
         _changes(row),
         "" if on_cpu else _overwritten(row, facts),
         *compared.problems,
@@ -282,7 +270,7 @@ def _facts_of_row(
     row: RunnerRow, facts: RunnerDocument, prediction: Prediction | None
 ) -> RowResult:
     """The result of a row before anything is known of its answer: who ran it, what it took."""
-    on_cpu = row["delegate"] in _CPU
+    on_cpu = row["delegate"] in CPU_ROWS
     log = parse_log(row.get("log", ""))
     opencl = parse_opencl(row.get("log", ""))
     device = opencl.devices[0] if opencl and opencl.devices else None
@@ -295,11 +283,11 @@ def _facts_of_row(
         "latency_ms": None,
         "first_ms": None,
         "prepare_ms": None,
-        "delegated_ops": None if on_cpu else _operations(row),
+        "delegated_ops": None if on_cpu else operations_taken(row),
         "total_ops": facts["total_ops"],
-        "partitions": None if on_cpu else _partitions(row),
+        "partitions": None if on_cpu else partitions(row),
         "predicted_ops": len(prediction.taken) if prediction else None,
-        "not_delegated": [] if on_cpu else _not_taken(row, prediction),
+        "not_delegated": [] if on_cpu else not_taken(row, prediction),
         "driver": device[1] if device else log.driver,
         "library": row.get("library"),
         "max_abs_diff": None,
@@ -319,7 +307,7 @@ def _facts_of_row(
 
 def _without_answer(row: RunnerRow, facts: RunnerDocument, result: RowResult) -> RowResult:
     """What of the result is different where the row did not run to its end."""
-    status, reason = _why_not(row, facts)
+    status, reason = why_not(row, facts)
     if result["kernel_log"]:
         status, reason = "fail", f"{reason}; {_kernel_said(result['kernel_log'])}"
     changed: RowResult = {"status": status, "reason": reason}
@@ -393,169 +381,9 @@ def _score_difference(record: OutputRecord, reference: OutputRecord) -> float | 
     return round(float(np.max(np.abs(values - expected), initial=0.0)), 6)
 
 
-def _why_not(row: RunnerRow, facts: RunnerDocument) -> tuple[str, str]:
-    """Status and reason of a row that did not run to its end.
-
-    It is ``skip`` only where what it needs is absent and nothing of the model ran: the library or the
-    vendor's device node is not there, or the delegate was loaded and found no device. All else is
-    ``fail``.
-    """
-    stage, message = row["error"]["stage"], row["error"]["message"]
-    name = _kind(row)
-    if name in _CPU:
-        return "fail", message
-    log = parse_log(row.get("log", ""))
-    devices = facts["npu_devices"]
-    usable = [device for device in devices if any(core["npu"] for core in device["cores"])]
-    if stage == "library":
-        if name == TEFLON:
-            return ("skip", message) if usable else _without_npu(devices)
-        return ("skip", f"{message}{_OTHERS[name]}") if name in _OTHERS else ("fail", message)
-    if stage == "device":  # the runner did not dare to open it
-        return _without_npu(devices)
-    if stage == "delegate":
-        return _not_loaded(row, usable, devices)
-    if stage == "prepare":
-        return "fail", f"the delegate could not prepare this model: {_last_words(row, message)}"
-    killed = out_of_memory(row.get("kernel_log") or [])
-    if stage == "crash" and killed:
-        return "fail", f"{message}, out of memory; the kernel says: {killed}"
-    if log.driver:
-        done = f"after it compiled {len(log.compiled_ms)} of {len(log.graphs)} graphs"
-        return "fail", f"{message} (driver {log.driver}, {done})"
-    return "fail", message
-
-
-def _not_loaded(
-    row: RunnerRow, usable: Sequence[DeviceRecord], devices: Sequence[DeviceRecord]
-) -> tuple[str, str]:
-    """Status and reason of a row whose library is there and gave no delegate."""
-    opencl = parse_opencl(row.get("log", ""))
-    if opencl and opencl.problem:
-        message = str(row["error"]["message"])
-        if message.startswith(_OPENCL_BROKEN):
-            return "fail", message
-        return "skip", f"{NO_OPENCL}: {opencl.problem}"
-    if parse_log(row.get("log", "")).no_device:
-        if not usable:
-            return _without_npu(devices)
-        nodes = ", ".join(device.get("by_path") or device["node"] for device in usable)
-        return "fail", f"the delegate finds no device, although {nodes} is there"
-    message = _why_it_did_not(row["error"]["message"], row.get("log", ""))
-    return "fail", f"the delegate does not load: {message}"
-
-
-def _without_npu(devices: Sequence[DeviceRecord]) -> tuple[str, str]:
-    """Status and reason where the kernel shows no NPU; ``devices`` are nodes without one."""
-    for device in devices:
-        if device["error"]:
-            return "fail", (
-                f"{device['node']} ({device['driver']}) cannot be opened: {device['error']}; "
-                "the user must be in the group render"
-            )
-    if not devices:
-        return "skip", NO_DEVICE
-    nodes = ", ".join(f"{device['node']} ({device['driver']})" for device in devices)
-    unsafe = [device for device in devices if "unsafe" in device]
-    if unsafe:
-        return "fail", (
-            f"opening {unsafe[0]['node']} ({unsafe[0]['driver']}) {unsafe[0]['unsafe']}, as happens "
-            "where the kernel's driver found no core; see dmesg"
-        )
-    models = sorted({f"GC{core['model']:x}" for device in devices for core in device["cores"]})
-    # Linux drivers/gpu/drm/etnaviv/etnaviv_gpu.c gives up a core that reads model 0.
-    cores = "no core that is an NPU, only " + ", ".join(models) if models else "no core"
-    return "skip", f"{NO_DEVICE}: the kernel's driver found {cores} behind {nodes}"
-
-
-def _operations(row: RunnerRow) -> int | None:
-    """Operations that the delegate took: what runtime and log agree on; None where neither can tell."""
-    taken = row.get("delegated_ops")
-    counts = [] if taken is None else [taken]
-    log = parse_log(row.get("log", ""))
-    if _kind(row) == TEFLON or log.driver:
-        counts.append(log.operations)
-    return min(counts, default=None)
-
-
-def _partitions(row: RunnerRow) -> int | None:
-    """Graphs that the delegate made of what it took: from the runtime, or its own log."""
-    count = row.get("partitions")
-    if count is not None:
-        return count
-    log = parse_log(row.get("log", ""))
-    return len(log.compiled_ms) if log.driver else None
-
-
-def _not_taken(row: RunnerRow, prediction: Prediction | None) -> list[NotDelegated]:
-    """Operations that stayed on the CPU, with the reason where the rules know one."""
-    return [
-        {
-            "index": each["index"],
-            "op": each["op"],
-            "why": prediction.why(each["index"]) if prediction else "",
-        }
-        for each in row.get("on_cpu") or []
-    ]
-
-
 def _kernel_said(lines: Sequence[str]) -> str:
     more = f" (and {len(lines) - 2} more)" if len(lines) > 2 else ""
     return f"the kernel reports: {'; '.join(lines[:2])}{more}"
-
-
-def _refusals(row: RunnerRow, prediction: Prediction | None) -> str:
-    """Name the operations that were not taken, with their reasons, the same ones together."""
-    refused = parse_log(row["log"]).unsupported
-    if refused:
-        return ", ".join(f"{name} x{count}" for name, count in refused)
-    together: dict[tuple[str, str], list[int]] = {}
-    for each in _not_taken(row, prediction):
-        together.setdefault((each["op"], each["why"]), []).append(each["index"])
-    named = [
-        f"{op} {'x' + str(len(places)) if len(places) > 1 else 'at ' + str(places[0])}"
-        + (f" ({why})" if why else "")
-        for (op, why), places in sorted(together.items(), key=lambda item: -len(item[1]))
-    ]
-    more = (
-        f" and {len(named) - _NAMED_OPERATIONS} kinds more"
-        if len(named) > _NAMED_OPERATIONS
-        else ""
-    )
-    return ", ".join(named[:_NAMED_OPERATIONS]) + more
-
-
-def _not_delegated(
-    row: RunnerRow, total_ops: int, min_share: float, prediction: Prediction | None
-) -> str:
-    log = parse_log(row["log"])
-    operations = _operations(row)
-    if log.errors:
-        return f"Mesa reports: {'; '.join(log.errors[:3])}"
-    if _kind(row) == TEFLON and log.driver is None:
-        return "the delegate named no driver: the model ran on the CPU"
-    who = f"the delegate ({log.driver})" if log.driver else "the delegate"
-    if operations is None:
-        return f"{who} does not say what it took, and this runtime cannot tell"
-    if not operations:
-        refused = _refusals(row, prediction) if prediction else ""
-        return f"{who} took no operation: the model ran on the CPU" + (
-            f"; refused: {refused}" if refused else ""
-        )
-    if log.driver and not log.invocations:
-        return f"{who} compiled {counted(operations, 'operation')} and ran none"
-    if operations < min_share * total_ops:
-        refused = _refusals(row, prediction)
-        return (
-            f"only {operations} of {total_ops} operations were delegated, expected at least "
-            f"{min_share:.0%}" + (f"; refused: {refused}" if refused else "")
-        )
-    if prediction and operations < len(prediction.taken):
-        return (
-            f"only {operations} operations were delegated, {len(prediction.taken)} were predicted "
-            f"({prediction.source})"
-        )
-    return ""
 
 
 def _unlike_expected(
@@ -578,31 +406,3 @@ def _unlike_expected(
                 f"within {expected.tolerance:g}"
             )
     return ""
-
-
-def _kind(row: RunnerRow) -> str:
-    """Return the delegate of a row without its options."""
-    return str(row["delegate"]).partition(":")[0]
-
-
-def _last_words(row: RunnerRow, message: str) -> str:
-    """What a delegate printed last, and the runtime's message; Mesa's own log has no reasons in it."""
-    log = row.get("log", "").partition("Exception ignored in")[0]
-    printed = [line.strip() for line in log.splitlines() if line.strip()]
-    words = " ".join(message.split())
-    if not printed or parse_log(log).driver:
-        return f"TFLite says: {words}"
-    return f"{printed[-1]} (TFLite says: {words})"
-
-
-def _why_it_did_not(message: str, log: str) -> str:
-    """Return why a delegate did not load: in the words of its library, or of the dynamic linker.
-
-    The runtime's own first line says only which library it was. Where the delegate reported nothing, what
-    it printed counts; Python's complaints about the half-made delegate come behind that.
-    """
-    first, _, rest = message.partition("\n")
-    words = rest if first.startswith("Failed to load delegate from") else message
-    printed = log.partition("Exception ignored in")[0].splitlines()
-    lines = [line.strip() for line in words.splitlines() or printed[-1:]]
-    return " ".join(filter(None, lines)) or "it refused, and did not say why"
