@@ -8,10 +8,12 @@ through its updates, and nothing of ours takes part in booting.
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 
 from bsp.base.errors import UserError
 from bsp.boot_survey.keeping import how_to_keep
 from bsp.boot_survey.survey import Survey
+from bsp.dts.npu.required_changes import Change
 
 from . import trial
 from .checks import health
@@ -58,13 +60,27 @@ def _own_way(how: Survey, host: str) -> str:
     return how_to_keep(how.layout, host, overlays=how.overlays)
 
 
-def refuse_replaced_overlay(how: Survey, kept_by: str, host: str) -> None:
-    """Refuse to keep an overlay of what the running tree lacks in place of one that it has already.
+def refuse_overlay(how: Survey, kept_by: str, changes: Sequence[Change], host: str) -> None:
+    """Refuse to keep an overlay that would not do: in place of an earlier one, or on another kernel's tree.
+
+    Args:
+        kept_by: who keeps one already; empty: nobody.
+        changes: what it changes in the running tree.
 
     Raises:
-        UserError: one is kept.
+        UserError: says why.
     """
-    if kept_by and how.keeps_overlay:
+    if not how.keeps_overlay:
+        return
+    numbers = [each for each in changes if each.of_this_tree]
+    if numbers:
+        raise UserError(
+            f"--persist: {how.keeper} keeps overlays; this one would name clocks by their numbers in the "
+            f"running tree ({numbers[0].path}: {numbers[0].property}), which has no labels (__symbols__): "
+            "another kernel's tree has others",
+            hint=f"./inv deploy --host {host} --adopt, then --dtb-only: that keeps a whole tree",
+        )
+    if kept_by:
         raise UserError(
             f"--persist: {kept_by} keeps an overlay of npu-bsp's already; one of what {host} lacks now "
             "would replace it, and what that one changed would be gone",

@@ -81,7 +81,7 @@ def try_dtb(
                 result.outcome = "unchanged"
                 return result
             if persist:
-                kept_tree.refuse_replaced_overlay(how, facts.kept_by, host.name)
+                kept_tree.refuse_overlay(how, facts.kept_by, changed_tree.changes, host.name)
             tree = _changed_tree(changed_tree)
         if dry_run:
             return result

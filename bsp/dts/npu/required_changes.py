@@ -27,6 +27,7 @@ class Change:
         before: its value in the base tree: a string, strings, cells, or None where it is absent.
         after: its new value.
         labels: (index, label) of those cells in ``after`` that are references to nodes.
+        of_this_tree: some are references to nodes without a label, by phandles that only this tree has.
     """
 
     path: str
@@ -34,6 +35,7 @@ class Change:
     before: Value | None
     after: Value
     labels: tuple[tuple[int, str], ...] = ()
+    of_this_tree: bool = False
 
     def after_bytes(self) -> bytes:
         """Return the new value as it stands in a DTB."""
@@ -266,7 +268,8 @@ def _reference_change(
         index += len(entry)
     before = tuple(cell for entry in old for cell in entry)
     after = tuple(cell for entry in new for cell in entry)
-    return Change(node, name, before or None, after, tuple(labels))
+    of_this_tree = len(labels) < sum(1 for entry in new if entry[0])
+    return Change(node, name, before or None, after, tuple(labels), of_this_tree)
 
 
 def _provider(tree: Tree, npu: Npu, clock: Clock, what: str) -> int:
