@@ -305,6 +305,14 @@ def test_a_boot_script_on_the_first_partition_that_is_older_than_the_one_behind_
     assert behind[0] == "broken"
 
 
+@pytest.mark.parametrize("by", ["", " npu_bsp.generation=ca438874337b"])
+def test_what_u_boot_lacks_for_a_trial_is_said(by: str) -> None:
+    status, found, *_ = booted(OLD_ON_FIRST, cmdline=f"{OWN}{by} npu_bsp.lacks=cmp")
+    assert status == "ok"
+    assert "; deployments cannot be tried there: its U-Boot lacks the command cmp (" in found
+    assert "tried" not in booted(OLD_ON_FIRST, cmdline=f"{OWN}{by}")[1]
+
+
 def test_a_boot_script_beside_the_extlinux_conf_that_booted() -> None:
     files = f"{OLD_ON_FIRST}\n/boot/firmware/extlinux/extlinux.conf 1500000000 foreign"
     status, found, _, command = booted(files, extlinux=f"\tappend {OWN}", cmdline=f"{OWN} more=1")

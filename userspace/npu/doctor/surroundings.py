@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from bsp.boot_survey.told import explained, lacks_in
+
 from .check import Outcome, broken, ok, unknown
 from .subject import Subject
 from .system import BootFile
@@ -90,8 +92,10 @@ def boot_script(subject: Subject) -> Outcome:
     expected = "one file says what boots"
     if not files:
         return ok("no boot script and no extlinux.conf is visible", expected)
+    lacks = explained(lacks_in(facts.cmdline))
+    told = f"; deployments cannot be tried there: {lacks}" if lacks else ""
     if subject.is_ours:
-        return ok("npu-bsp's boot script has booted it", expected)
+        return ok(f"npu-bsp's boot script has booted it{told}", expected)
     configurations = [file for file in files if not file.is_script]
     extlinux_booted = any(_appended(line, facts.cmdline) for line in facts.system.extlinux)
     for script in (file for file in files if file.is_script):
@@ -112,7 +116,7 @@ def boot_script(subject: Subject) -> Outcome:
                 expected,
                 subject.there(f"ls -l {script.path} {newer[0].path}"),
             )
-    return ok(files[0].path, expected)
+    return ok(f"{files[0].path}{told}", expected)
 
 
 def _takes_the_place(file: BootFile, script: BootFile) -> bool:
