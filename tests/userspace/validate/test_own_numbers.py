@@ -21,13 +21,14 @@ from tests.userspace.validate.test_compare import judged, record
 from tests.userspace.validate.test_model_inputs import picture as picture  # the fixture
 from tests.userspace.validate.test_model_inputs import run_model
 from userspace.npu.model.graph import read_model
+from userspace.npu.model.sinks import read_sinks
 from userspace.npu.model.tflite_file import Operator
 from userspace.npu.validate.judge.verdict import settle_state
 
 pytestmark = pytest.mark.usefixtures("own_state")
 
 LOG, SUB, DIV, WHERE, GREATER, RNN, RANDOM_UNIFORM, RFFT2D = 73, 41, 42, 109, 61, 24, 148, 131
-ARG_MAX, GATHER = 56, 36
+ARG_MAX, GATHER, UNIQUE = 56, 36, 103
 NAN = float("nan")
 
 
@@ -256,3 +257,54 @@ def test_the_first_run_counts_only_where_the_reference_changes() -> None:
     alike = facts(None)
     alike["results"][0]["first_outputs"] = None
     assert settle_state(alike, keeps_state=True) == ""
+
+
+def test_what_the_portable_kernels_refuse_as_they_compute_is_the_models_fault(
+    picture: Path,
+) -> None:
+    """Nothing of it shows as the model is loaded; both rows failed, as if of this machine."""
+    net = Maker()
+    number = net.tensor("places", (1,), "int32", data=np.array([99]))
+    gathered = net.made(GATHER, (net.features, number), options=23, shape=(1, 16, 16, 4))
+    with pytest.raises(UserError, match=r"portable kernels .* do not run this model: .*gather"):
+        run_model(net.model(gathered), picture)
+
+
+@pytest.mark.parametrize(("zero_point", "taken"), [(255, True), (256, False), (-1, False)])
+def test_a_zero_point_that_is_no_byte_is_refused(
+    zero_point: int, taken: bool, picture: Path
+) -> None:
+    """TFLite's optimised and portable kernels differ on it: a healthy machine failed."""
+    net = m.Model()
+    image = net.image(1, 16, 16, 3)
+    features = net.conv(image)
+    net.tensors[features] = replace(net.tensors[features], zero_point=zero_point)
+    model = net.written([image], [features])
+    if taken:
+        assert run_model(model, picture)["verdict"] == "pass"
+        return
+    with pytest.raises(
+        UserError, match=f"of uint8 with the zero point {zero_point}, which has to be"
+    ):
+        run_model(model, picture)
+
+
+def test_a_tensor_of_no_number_is_a_broken_file() -> None:
+    """-1 is an input that is left out, where there may be one; it was the last tensor, and SIGSEGV."""
+    net = m.Model()
+    image = net.image(1, 16, 16, 3)
+    features = net.conv(image)
+    for inputs, outputs in (([image], [-1]), ([-1], [features])):
+        with pytest.raises(UserError, match="tensor -1 among its inputs or outputs"):
+            read_model(net.written(inputs, outputs))
+    net.operators[0] = replace(net.operators[0], inputs=(-5, 1, 2))
+    with pytest.raises(UserError, match="an operation has tensor -5"):
+        read_model(net.written([image], [features]))
+
+
+def test_different_numbers_of_a_map_are_chosen_by_rounding() -> None:
+    net = Maker()
+    places = net.tensor("places", (1024,), "int32")
+    numbers = net.made(UNIQUE, (net.reshape(net.features, 1024),), options=80, shape=(1024,))
+    net.operators[-1] = replace(net.operators[-1], outputs=(numbers, places))
+    assert [sink.chosen for sink in read_sinks(net.model(numbers, places))] == [True, True]

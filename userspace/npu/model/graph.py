@@ -172,9 +172,7 @@ def read_model(model: bytes, *, what: str = "the model") -> Model:
         buffers = [buffer.raw(0) for buffer in table.tables(4)]
         graph = table.tables(2)[0]
         tensors = _tensors(graph, buffers)
-        inputs, outputs = (
-            tuple(tensors[number] for number in graph.vector(slot, "Int32")) for slot in (1, 2)
-        )
+        inputs, outputs = (_ends(graph, slot, tensors) for slot in (1, 2))
         operations = tuple(_operations(table, graph, tensors))
         graphs = len(table.tables(2))
         others = tuple(each.text(2) for each in table.tables(7) if each.number(4, "Uint32"))
@@ -230,7 +228,7 @@ def read_outputs(model: bytes, *, what: str = "the model") -> tuple[list[Operati
 
     def whole(table: Table) -> tuple[list[Operation], list[Tensor]]:
         graph, tensors = _graph_and_tensors(table)
-        outputs = [tensors[number] for number in graph.vector(2, "Int32")]
+        outputs = list(_ends(graph, 2, tensors))
         return list(_operations(table, graph, tensors)), outputs
 
     return _read(model, what, whole)
@@ -247,9 +245,7 @@ def read_ends(
 
     def ends(table: Table) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         graph, tensors = _graph_and_tensors(table)
-        inputs, outputs = (
-            tuple(tensors[number] for number in graph.vector(slot, "Int32")) for slot in (1, 2)
-        )
+        inputs, outputs = (_ends(graph, slot, tensors) for slot in (1, 2))
         return inputs, outputs
 
     return _read(model, what, ends)
@@ -358,6 +354,14 @@ def _graph_and_tensors(model: Table) -> tuple[Table, list[Tensor]]:
     return graph, _tensors(graph, buffers)
 
 
+def _ends(graph: Table, slot: int, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the graph's inputs (1) or outputs (2)."""
+    numbers = graph.vector(slot, "Int32")
+    if any(number < 0 for number in numbers):
+        raise ValueError(f"the graph has tensor {min(numbers)} among its inputs or outputs")
+    return tuple(tensors[number] for number in numbers)
+
+
 def _tensors(graph: Table, buffers: list[bytes]) -> list[Tensor]:
     return [_tensor(table, buffers) for table in graph.tables(0)]
 
@@ -373,6 +377,8 @@ def _operations(model: Table, graph: Table, tensors: list[Tensor]) -> Iterator[O
     ]
 
     def named(numbers: tuple[int, ...]) -> tuple[Tensor | None, ...]:
+        if any(number < -1 for number in numbers):
+            raise ValueError(f"an operation has tensor {min(numbers)}; -1 alone is one left out")
         return tuple(tensors[number] if number >= 0 else None for number in numbers)
 
     for index, operator in enumerate(graph.tables(3)):

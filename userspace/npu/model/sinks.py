@@ -15,7 +15,7 @@ from .graph import Operation, Tensor, read_outputs
 # What only gives values another shape, another type, or the same values as other numbers.
 _PASSES_ON = {"RESHAPE", "SQUEEZE", "EXPAND_DIMS", "DEQUANTIZE", "QUANTIZE", "CAST"}
 _KEEPS_STEPS = {"RESHAPE", "SQUEEZE", "EXPAND_DIMS", "DEQUANTIZE"}
-CHOOSES = {"TOPK_V2", "WHERE", "NON_MAX_SUPPRESSION_V4", "NON_MAX_SUPPRESSION_V5"}
+CHOOSES = {"TOPK_V2", "WHERE", "UNIQUE", "NON_MAX_SUPPRESSION_V4", "NON_MAX_SUPPRESSION_V5"}
 """Operations that choose some of many: which, and in what order, may hang on rounding."""
 PICKS = {"ARG_MAX", "ARG_MIN", *CHOOSES}
 """Operations behind which a value may jump: they compare values that may be nearly equal, and pick one."""

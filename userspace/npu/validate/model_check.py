@@ -7,6 +7,7 @@ TFLite runtime knows, ``loading.py`` says.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from .onboard.model_inputs import HINT, Filling, Input, InputError, fillings
 
 # tensorflow/lite/kernels/random_ops.cc, multinomial.cc
 _DRAWS = ("RANDOM_UNIFORM", "RANDOM_STANDARD_NORMAL", "MULTINOMIAL")
+_BYTES = {"uint8": (0, 255), "int8": (-128, 127)}
 _PLAIN_PIXELS = 1 << 16  # that are looked at in one go
 _OTHER_MODEL = "give another model, or convert it again"
 
@@ -56,6 +58,8 @@ def checked(inputs: models.Inputs, size: tuple[int, int] | None) -> models.Input
             f"{inputs.model.name} draws random numbers ({draws.name}): no two of its runs can be compared",
             hint=_OTHER_MODEL,
         )
+    if odd := _odd_zero_point(model):
+        raise UserError(f"{inputs.model.name}: {odd}", hint=_OTHER_MODEL)
     check_picture(inputs.image.path)
     if model.signatures:
         names = ", ".join(model.signatures)
@@ -73,6 +77,23 @@ def checked(inputs: models.Inputs, size: tuple[int, int] | None) -> models.Input
     except InputError as error:
         raise UserError(str(error), hint=HINT) from error
     return inputs
+
+
+def _odd_zero_point(model: Model) -> str:
+    """Say which tensor of bytes has a zero point that is no byte; "" if none has.
+
+    TFLite's own kernels do not agree on what that means: its optimised and its portable ones differ.
+    """
+    for each in model.operations:
+        for tensor in filter(None, (*each.inputs, *each.outputs)):
+            least, most = _BYTES.get(tensor.dtype, (-math.inf, math.inf))
+            odd = [zero for zero in tensor.zero_points if not least <= zero <= most]
+            if odd:
+                return (
+                    f"{each.name} has a tensor of {tensor.dtype} with the zero point {odd[0]}, which has "
+                    f"to be {least} to {most}: TFLite's own kernels differ on it"
+                )
+    return ""
 
 
 def _hangs_on_inputs(output: Tensor, model: Model) -> bool:

@@ -56,7 +56,8 @@ def values_of(record: OutputRecord, *, step: float = 0.0) -> Values:
     scale = float(record.get("scale") or 0.0)
     short = _short(record, raw.size)
     if scale:
-        return Values(raw, (real - record["zero_point"]) * scale, scale, short)
+        with np.errstate(invalid="ignore", over="ignore"):  # of a scale that is infinite
+            return Values(raw, (real - record["zero_point"]) * scale, scale, short)
     whole = np.issubdtype(raw.dtype, np.integer) or raw.dtype == np.bool_
     return Values(raw, real, 1.0 if whole else step, short)
 

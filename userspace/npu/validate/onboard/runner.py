@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import signal
 import sys
 import time
@@ -88,7 +89,7 @@ def check_model(module: Any, runtime: str, model: bytes) -> list[dict[str, Any]]
 
 
 def refuse_unjudged(row: dict[str, Any], runtime: str) -> None:
-    """Raise a StageError where a model ends, or never ends, TFLite's own portable kernels.
+    """Raise a StageError where TFLite's own portable kernels end with a model, never end, or refuse it.
 
     Then there is nothing to compare with, and what other rows do may be the model's fault as well. A kernel
     that the processor lacks instructions for, and one that took too much memory, are the machine's.
@@ -105,6 +106,11 @@ def refuse_unjudged(row: dict[str, Any], runtime: str) -> None:
         message = f"this model {error['message']} on {which}: {nothing}"
         hint = "give more time (--timeout SECONDS), or another model: a loop in it may never end"
         raise StageError("model", message, hint)
+    # What only shows as it is computed: a type that an operator has not, sizes that do not fit.
+    words = re.fullmatch(r"(?:Runtime|Value)Error\(['\"](.*)['\"]\)", error["message"], re.DOTALL)
+    if error["stage"] == "run" and words:
+        message = f"{which} do not run this model: {words[1]}; {nothing}"
+        raise StageError("model", message, loading.OTHER_HINT)
 
 
 def run_row(
