@@ -97,6 +97,13 @@ class Survey:
             "notes": list(self.notes),
         }
 
+    def _kept_by(self) -> str:
+        """What ``deploy --try --persist`` would have keep a tree."""
+        if not self.keeper:
+            return "nothing that is known keeps a device tree there"
+        kind = "an overlay" if self.keeps_overlay else "a whole tree"
+        return f"{self.keeper} can keep {kind}: --try --persist"
+
     def text(self) -> str:
         """The survey as people read it."""
         room = ", ".join(
@@ -115,6 +122,7 @@ class Survey:
             ("RAM disk", self.initrd),
             ("device tree", self.dtb),
             ("overlays", ", ".join(self.overlays) or "none"),
+            ("kept by", self._kept_by()),
             ("command line", self.cmdline),
             ("environment", self.environment),
             ("A/B system", f"{self.owner.system} ({self.owner.mark})" if self.owner else "none"),

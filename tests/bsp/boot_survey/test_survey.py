@@ -414,4 +414,7 @@ def test_who_keeps_a_tree() -> None:
     assert surveyed("debian-flash-kernel").keeper == "flash-kernel"
     assert surveyed("debian-flash-kernel-fat").keeper == ""
     assert surveyed("toradex").keeper == "toradex"
+    assert "toradex can keep an overlay: --try --persist" in surveyed("toradex").text()
+    assert "u-boot-menu can keep a whole tree: --try --persist" in menu.text()
+    assert "nothing that is known keeps a device tree there" in surveyed("yocto-evk").text()
     assert surveyed("yocto-evk").keeper == ""
