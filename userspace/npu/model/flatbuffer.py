@@ -66,7 +66,10 @@ class Table:
         place = self._table.Offset(4 + 2 * slot)
         if not place:
             return b""
-        start, length = self._table.Vector(place), self._table.VectorLen(place)
+        return self.outside(self._table.Vector(place), self._table.VectorLen(place))
+
+    def outside(self, start: int, length: int) -> bytes:
+        """Return bytes by their place in the file, where they may lie behind the FlatBuffer."""
         if start + length > len(self._content):
             raise ValueError(f"{length} bytes at {start}, behind the end")
         self._budget.spend(length)

@@ -169,7 +169,7 @@ def read_model(model: bytes, *, what: str = "the model") -> Model:
     """
 
     def whole(table: Table) -> Model:
-        buffers = [buffer.raw(0) for buffer in table.tables(4)]
+        buffers = [_buffer(each) for each in table.tables(4)]
         graph = table.tables(2)[0]
         tensors = _tensors(graph, buffers)
         inputs, outputs = (_ends(graph, slot, tensors) for slot in (1, 2))
@@ -349,7 +349,7 @@ def _read(model: bytes, what: str, reader: Callable[[Table], _Found]) -> _Found:
 
 
 def _graph_and_tensors(model: Table) -> tuple[Table, list[Tensor]]:
-    buffers = [buffer.raw(0) for buffer in model.tables(4)]
+    buffers = [_buffer(each) for each in model.tables(4)]
     graph = model.tables(2)[0]
     return graph, _tensors(graph, buffers)
 
@@ -360,6 +360,12 @@ def _ends(graph: Table, slot: int, tensors: Sequence[Tensor]) -> tuple[Tensor, .
     if any(number < 0 for number in numbers):
         raise ValueError(f"the graph has tensor {min(numbers)} among its inputs or outputs")
     return tuple(tensors[number] for number in numbers)
+
+
+def _buffer(table: Table) -> bytes:
+    """Return a buffer's bytes; of files beyond 2 GB they lie behind the FlatBuffer, by offset and size."""
+    offset, size = table.number(1, "Uint64"), table.number(2, "Uint64")
+    return table.outside(offset, size) if offset > 1 else table.raw(0)
 
 
 def _tensors(graph: Table, buffers: list[bytes]) -> list[Tensor]:
