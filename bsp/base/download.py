@@ -9,6 +9,7 @@ from pathlib import Path
 from .cache import cache_dir, make_once
 from .errors import InfrastructureError, UserError
 from .progress import step
+from .room import hint_of
 
 _CHUNK_BYTES = 1 << 20
 
@@ -58,7 +59,9 @@ def download(url: str, sha256: str, *, timeout_s: float = 60) -> Path:
                 reason = error if is_answer else getattr(error, "reason", error)
                 raise InfrastructureError(
                     f"cannot download {url}: {reason}",
-                    hint="check the address and the network, then run the same command again",
+                    hint=hint_of(
+                        error, "check the address and the network, then run the same command again"
+                    ),
                 ) from error
         if total_bytes and got_bytes != total_bytes:
             raise InfrastructureError(

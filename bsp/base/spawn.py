@@ -16,6 +16,7 @@ from typing import IO
 
 from .at_once import ended_by
 from .errors import InfrastructureError
+from .room import hint_of
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,9 @@ def spawn(
         tuple(str(word) for word in argv), process.returncode, out or b"", err or b""
     )
     if check and completed.exit_code != 0:
-        raise ToolFailedError(completed, hint=hint)
+        error = ToolFailedError(completed)
+        error.hint = hint_of(error, hint)
+        raise error
     return completed
 
 

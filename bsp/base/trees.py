@@ -18,7 +18,9 @@ from .cache import make_once
 from .errors import InfrastructureError, UserError, nearest
 from .process import ToolFailedError, require_unpacker, run
 from .progress import step
+from .room import hint_of
 
+_HINT = "check the address and the network, then run the same command again"
 _GIT_ENV = {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
 
 Parts = tuple[str, ...] | None
@@ -196,7 +198,7 @@ def from_git(rest: str, how: Fetching) -> tuple[Path, str]:
             except ToolFailedError as error:
                 raise InfrastructureError(
                     f"cannot fetch {ref} from {url}:\n{_last_line(error)}",
-                    hint="check the address and the network, then run the same command again",
+                    hint=hint_of(error, _HINT),
                 ) from error
             how.check(target, f"git:{rest}")
 

@@ -12,6 +12,7 @@ from bsp.base.download import sha256_of
 from bsp.base.errors import InfrastructureError
 from bsp.base.process import ToolFailedError, run
 from bsp.base.progress import step
+from bsp.base.room import hint_of
 
 from .catalogue import MACHINE, catalogue
 from .parts import PartRecord
@@ -48,7 +49,10 @@ def unpack_wheels(plan: Plan, downloads: Path, site: Path) -> list[PartRecord]:
             raise InfrastructureError(
                 f"pip cannot fetch the wheels for Python {plan.python} on {MACHINE}:\n"
                 + "\n".join(errors[-8:] or output.splitlines()[-8:]),
-                hint="check the network and `pip config list`, then run the same command again",
+                hint=hint_of(
+                    output,
+                    "check the network and `pip config list`, then run the same command again",
+                ),
             ) from error
     site.mkdir()
     return [unpack_wheel(wheel, site) for wheel in sorted(downloads.glob("*.whl"))]

@@ -19,6 +19,7 @@ from ..download import download
 from ..errors import InfrastructureError, UserError
 from ..process import Completed, ToolFailedError, run
 from ..progress import say, step
+from ..room import hint_of
 from . import pins
 from .debian import debian_keyring
 from .debian import debian_mirror as debian_mirror
@@ -262,8 +263,11 @@ class Archive:
                         hint="the keys of Debian on this machine do not know that suite: install "
                         "debian-archive-keyring of 2023 or later"
                         if "NO_PUBKEY" in error.message
-                        else "check the network and `apt-get update`; "
-                        "NPU_BSP_DEBIAN_MIRROR sets another mirror",
+                        else hint_of(
+                            error,
+                            "check the network and `apt-get update`; "
+                            "NPU_BSP_DEBIAN_MIRROR sets another mirror",
+                        ),
                     ) from error
                 say(f"the package lists of {self.suite} could not be renewed; using the last ones")
                 return

@@ -16,9 +16,11 @@ from pathlib import Path
 from ..cache import cache_dir, lock, write_atomically
 from ..errors import InfrastructureError
 from ..progress import step
+from ..room import hint_of
 from ..spawn import Completed, ToolFailedError, find_tool, spawn
 
 _STATUS = Path("/var/lib/dpkg/status")
+_HINT = "check the network, and what apt is set up with: apt-get update"
 _FRESH_S = 24 * 3600
 # Last on the command line, where no file in /etc/apt changes them: nothing is taken unverified.
 STRICT = (
@@ -54,7 +56,7 @@ def packages(names: Sequence[str]) -> list[Path]:
             except ToolFailedError as error:
                 raise InfrastructureError(
                     f"apt cannot fetch {' '.join(names)}: {error.message.splitlines()[-1]}",
-                    hint="check the network, and what apt is set up with: apt-get update",
+                    hint=hint_of(error, _HINT),
                 ) from error
         # Of an archive that is a folder of this machine, apt verifies the files where they are.
         in_place = map(Path, re.findall("^'file:([^']+)'", listed, re.MULTILINE))
@@ -114,7 +116,7 @@ def _refresh(folder: Path) -> None:
         raise InfrastructureError(
             "apt cannot read the package lists of this machine's distribution:\n"
             + "\n".join(done.stderr.decode(errors="replace").strip().splitlines()[-4:]),
-            hint="check the network, and what apt is set up with: apt-get update",
+            hint=hint_of(done.stderr.decode(errors="replace"), _HINT),
         )
 
 

@@ -21,6 +21,7 @@ from ..cache import cache_dir, make_once
 from ..errors import InfrastructureError, UserError
 from ..process import ToolFailedError, run
 from ..progress import step
+from ..room import hint_of
 from .host_packages import has_header, install_packages
 
 _REQUIREMENTS = PROJECT / "requirements"
@@ -120,7 +121,7 @@ def _install(environment: Path, words: list[str]) -> None:
     except ToolFailedError as error:
         raise InfrastructureError(
             f"pip could not install what {words[-1]} lists:\n{error.message}",
-            hint="check the network, then run the same command again",
+            hint=hint_of(error, "check the network, then run the same command again"),
         ) from error
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from bsp.base.compile.make import LOG, compile_in
 from bsp.base.errors import InfrastructureError, UserError
-from bsp.base.room import require_room
+from bsp.base.process import ToolFailedError, run
+from bsp.base.room import hint_of, require_room
 
 
 def compile_lines(folder: Path, script: str) -> list[bytes]:
@@ -64,3 +65,15 @@ def test_work_does_not_begin_where_there_is_no_room(
     with pytest.raises(InfrastructureError, match=r"100 MiB free in .*, 512 MiB needed") as error:
         require_room(tmp_path, 512 << 20, "a build")
     assert "NPU_BSP_CACHE" in error.value.hint
+
+
+def test_a_program_that_filled_the_disk_says_so(tmp_path: Path) -> None:
+    """/dev/full is a disk without room; tar has words of its own for a file that was cut off."""
+    with pytest.raises(ToolFailedError, match="No space left on device") as full:
+        run(["dd", "if=/dev/zero", "of=/dev/full", "count=1"], hint="check the network")
+    assert full.value.hint.startswith("the disk is full: make room, or set NPU_BSP_CACHE")
+    with pytest.raises(ToolFailedError) as other:
+        run(["dd", f"if={tmp_path}/none"], hint="check the network")
+    assert other.value.hint == "check the network"
+    words = "tar: ./linux.tar.xz: Wrote only 3584 of 10240 bytes"
+    assert hint_of(words, "").startswith("the disk is full")

@@ -15,6 +15,7 @@ from bsp.base.errors import InfrastructureError, UserError, nearest
 from bsp.base.packages.apt import Archive
 from bsp.base.process import ToolFailedError, run
 from bsp.base.progress import step
+from bsp.base.room import hint_of
 from bsp.base.trees import Fetching, from_git, from_tarball, ref_named, tarball_named, unpack
 
 OPTION = "--source"
@@ -144,7 +145,10 @@ def _from_distribution(suite: str) -> tuple[Path, str]:
     except InfrastructureError as error:
         raise InfrastructureError(
             f"the source package of Mesa in {suite} cannot be fetched: {error.message}",
-            hint="check the network and the suite's name; distribution:trixie is known to work",
+            hint=hint_of(
+                error,
+                "check the network and the suite's name; distribution:trixie is known to work",
+            ),
         ) from error
     original = next((file for file in files if re.search(r"\.orig\.tar\.\w+$", file.name)), None)
     debian = next((file for file in files if ".debian.tar." in file.name), None)
