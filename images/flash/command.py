@@ -28,6 +28,7 @@ from images.disk.image import Description
 
 from . import plan, show
 from .plan import WriteRequest
+from .records import Opened, PlanDocument
 from .source import Source, read_source
 from .stream import (
     LocalLink,
@@ -70,7 +71,7 @@ class FlashRequest:
 class FlashResult:
     """The result of ``flash``."""
 
-    plan: dict[str, Any]
+    plan: PlanDocument
     outcome: str
     seconds: float = 0.0
     bytes_sent: int = 0
@@ -124,8 +125,7 @@ def _flash(request: FlashRequest, source: Source, *, dry_run: bool, yes: bool) -
     with ExitStack() as stack:
         _, facts = work.begin(stack, lock=False)
         plan.check(write_request, facts)
-    plan_document = plan.document(write_request, facts, str(request.image), facts["done_chunks"])
-    plan_document |= source.document()
+    plan_document = plan.document(write_request, facts, str(request.image), source.document())
     result = FlashResult(plan_document, "planned", chunks=len(work.chunks))
     if dry_run:
         return result
@@ -159,7 +159,7 @@ def _write_request(
 
 def _begin(
     request: FlashRequest, stack: ExitStack, *, image: str, token: str, lock: bool
-) -> tuple[Session, dict[str, Any]]:
+) -> tuple[Session, Opened]:
     """Connect, start the writer, and ask it about the device."""
     if request.host:
         connection = stack.enter_context(
@@ -187,7 +187,7 @@ def _no_terminal(device: str) -> UserError:
     )
 
 
-def _ask(plan_document: dict[str, Any]) -> None:
+def _ask(plan_document: PlanDocument) -> None:
     if not can_ask():
         raise _no_terminal(plan_document["device"])
     if not confirm(f"{show.plan_text(plan_document)}\nWrite it? Everything on the device is lost."):
@@ -208,7 +208,7 @@ class _Work:
         self._digests: dict[int, bytes] = {}
         self._whole_bytes = 0
 
-    def begin(self, stack: ExitStack, *, lock: bool) -> tuple[Session, dict[str, Any]]:
+    def begin(self, stack: ExitStack, *, lock: bool) -> tuple[Session, Opened]:
         """Connect, start the writer, and ask it about the device."""
         return _begin(self._request, stack, image=self._identity, token=self._token, lock=lock)
 
@@ -250,9 +250,7 @@ class _Work:
                 say(f"the link broke ({error.message}); trying again")
                 time.sleep(_PAUSE_S)
 
-    def _pass(
-        self, session: Session, facts: dict[str, Any], now: Step, result: FlashResult
-    ) -> None:
+    def _pass(self, session: Session, facts: Opened, now: Step, result: FlashResult) -> None:
         done = min(int(facts["done_chunks"]), len(self.chunks))
         if done:
             kept = sum(length for _, length in self.chunks[:done])

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 from bsp.base.errors import UserError
 from bsp.catalog import board_names, load_board, runs_as
@@ -12,6 +12,8 @@ from bsp.identify import Machine, doubt_error, find
 from bsp.profile import Board
 from images.disk.bmap import Map
 from images.disk.image import Description
+
+from .records import ImagePart, MachineRecord, Opened, PlanDocument, SourceRecord
 
 _MIB = 1 << 20
 
@@ -37,7 +39,7 @@ class WriteRequest:
     sector_bytes: int = 0
 
 
-def check(request: WriteRequest, facts: dict[str, Any]) -> None:
+def check(request: WriteRequest, facts: Opened) -> None:
     """Refuse to write where that would do harm.
 
     Raises:
@@ -94,7 +96,7 @@ def check(request: WriteRequest, facts: dict[str, Any]) -> None:
         )
 
 
-def _check_board(request: WriteRequest, board: dict[str, Any]) -> None:
+def _check_board(request: WriteRequest, board: MachineRecord) -> None:
     description = request.description
     expected = description.compatible[0] if description else None
     if request.board is not None:
@@ -121,7 +123,9 @@ def _check_board(request: WriteRequest, board: dict[str, Any]) -> None:
         )
 
 
-def document(request: WriteRequest, facts: dict[str, Any], image: str, done: int) -> dict[str, Any]:
+def document(
+    request: WriteRequest, facts: Opened, image: str, source: SourceRecord
+) -> PlanDocument:
     """Return what would be written where, for ``--dry-run`` and for the question before writing."""
     device = facts["device"]
     described = request.description
@@ -140,8 +144,9 @@ def document(request: WriteRequest, facts: dict[str, Any], image: str, done: int
             {"from_byte": start, "to_byte": end - 1}
             for start, end in _merged([request.map.span(mapped) for mapped in request.map.ranges])
         ],
-        "partitions": list(described.partitions) if described else [],
-        "resumes_at_chunk": done,
+        "partitions": [cast(ImagePart, each) for each in described.partitions] if described else [],
+        "resumes_at_chunk": facts["done_chunks"],
+        **source,
     }
 
 

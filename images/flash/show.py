@@ -8,11 +8,13 @@ from typing import Any
 from bsp.base.output import table
 from bsp.base.words import counted
 
+from .records import PlanDocument, Span
+
 _MIB = 1 << 20
 _SHOWN = 8
 
 
-def plan_text(planned: dict[str, Any]) -> str:
+def plan_text(planned: PlanDocument) -> str:
     """Describe what will be written where."""
     on = f" on {planned['host']}" if planned["host"] else ""
     has = ", ".join(planned["partitions_there"]) or "no partitions"
@@ -52,7 +54,7 @@ def result_text(result: Any) -> str:
     )
 
 
-def _size(span: dict[str, int]) -> str:
+def _size(span: Span) -> str:
     return _bytes(span["to_byte"] + 1 - span["from_byte"])
 
 
@@ -60,7 +62,7 @@ def _bytes(count: int) -> str:
     return f"{count / _MIB:.1f} MiB" if count >= _MIB else f"{count / 1024:.0f} KiB"
 
 
-def _where(planned: dict[str, Any], span: dict[str, int]) -> str:
+def _where(planned: PlanDocument, span: Span) -> str:
     for part in planned["partitions"]:
         if part["start_bytes"] <= span["from_byte"] < part["start_bytes"] + part["size_bytes"]:
             return f"{part['name']} ({part['type']})"

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from bsp.base.errors import UserError
 from bsp.base.progress import say, step
@@ -20,6 +20,7 @@ from images.disk.image import Description, read_description
 
 from . import formats
 from .formats import HEAD_BYTES, TAIL_BYTES, Format
+from .records import SourceRecord
 from .table import Table, read_table
 from .unpack import unpack
 
@@ -64,7 +65,7 @@ class Source:
             parts += [f"{mapped.first}-{mapped.last}" for mapped in self.map.ranges]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> SourceRecord:
         """Return the facts for ``--json``."""
         return {
             "packed": self.packed,

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.remote.ssh import Connection, ConnectionLostError, Process
@@ -27,6 +27,7 @@ from images.disk.bmap import Map
 
 from .onboard import writer
 from .onboard.writer import HEADER
+from .records import Opened, Written
 from .source import Source
 
 _ONBOARD = Path(__file__).parent / "onboard"
@@ -153,16 +154,15 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self._link.close()
 
-    def open(self, device: str, *, image: str, token: str, lock: bool) -> dict[str, Any]:
+    def open(self, device: str, *, image: str, token: str, lock: bool) -> Opened:
         """Ask what the device is, and up to which chunk a flash of this image has come.
 
         Raises:
             RefusedError: there is no such device, or another flash is writing to it.
         """
-        return self._ask(
-            {"do": "open", "root": self._root, "device": device, "image": image, "token": token,
-             "lock": lock}
-        )  # fmt: skip
+        request = {"do": "open", "root": self._root, "device": device, "image": image, "token": token,
+                   "lock": lock}  # fmt: skip
+        return cast(Opened, self._ask(request))
 
     def send(
         self,
@@ -174,7 +174,7 @@ class Session:
         sent: Sent,
         digests: dict[int, bytes],
         progress: Callable[[int], object],
-    ) -> dict[str, Any]:
+    ) -> Written:
         """Send chunks, of those before ``done`` only the hashes; return the writer's verdict.
 
         Args:
@@ -216,15 +216,15 @@ class Session:
             answer = answers.wait(10)  # if the writer gave up, its answer has the reason
             if answer is None:
                 raise
-            return self._checked(answer)
+            return cast(Written, self._checked(answer))
         answer = answers.wait(max(self._timeout_s, 600))
         if answer is None:
             raise ConnectionLostError("the writer ended without an answer")
-        return self._checked(answer)
+        return cast(Written, self._checked(answer))
 
-    def done(self) -> dict[str, Any]:
+    def done(self) -> None:
         """Tell the writer that the flash is complete."""
-        return self._ask({"do": "done"})
+        self._ask({"do": "done"})
 
     def _write_line(self, request: dict[str, Any]) -> None:
         self._link.write(json.dumps(request).encode() + b"\n")

@@ -128,7 +128,10 @@ def test_a_board_that_only_has_a_reference_boards_string_is_refused(
 
     described = describing(evk)
     wish = _wish(image, host="h", description=described)
-    facts = {**_facts(), "board": {"compatible": list(evk.compatible), "model": "Example carrier"}}
+    facts: Any = {
+        **_facts(),
+        "board": {"compatible": list(evk.compatible), "model": "Example carrier"},
+    }
     with pytest.raises(UserError, match="its model is 'Example carrier'"):
         plan.check(wish, facts)
     plan.check(replace(wish, board=evk), facts)  # the user says that it is one
@@ -158,7 +161,7 @@ def test_a_flash_goes_on_where_the_link_was_cut(
     resumed_at = []
     send = Session.send
 
-    def note(session: Session, *args: Any, done: int, **rest: Any) -> dict[str, Any]:
+    def note(session: Session, *args: Any, done: int, **rest: Any) -> Any:
         resumed_at.append(done)
         return send(session, *args, done=done, **rest)
 
@@ -313,7 +316,7 @@ def test_a_device_that_vanishes_is_one_error(image: Path, device: Path, tmp_path
             )  # fmt: skip
 
 
-def _facts(**device: Any) -> dict[str, Any]:
+def _facts(**device: Any) -> Any:
     usual = {
         "path": "/dev/sdx", "is_block": True, "is_partition": False, "size_bytes": 1 << 40,
         "read_only": False, "removable": True, "model": "Card", "partitions": [], "mounted": [],
