@@ -174,16 +174,23 @@ def new_board(
 
 
 def _write(file: Path, text: str, beside: bytes) -> None:
-    """Write the profile, and the DTB first that it names; if one fails there is neither."""
+    """Write the profile, and the DTB first that it names; if one fails there is neither.
+
+    A DTB that lies there already, as where ``--from-dtb`` names it, stays.
+    """
     dtb = file.with_suffix(".dtb")
-    if beside and dtb.exists():
-        raise UserError(f"{dtb} exists already", hint="take another name, or --output")
+    is_there = dtb.is_file() and dtb.read_bytes() == beside
+    if beside and dtb.exists() and not is_there:
+        raise UserError(
+            f"{dtb} exists already, and is another device tree",
+            hint="take another name, or --output",
+        )
     try:
-        if beside:
+        if beside and not is_there:
             write_atomically(dtb, beside)
         write_atomically(file, text.encode())
     except BaseException as error:
-        if beside:
+        if beside and not is_there:
             dtb.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise UserError(

@@ -353,6 +353,8 @@ def _text(head: bytes) -> Format | None:
     text = start.decode("utf-8-sig", errors="replace").strip()
     if not text:  # of control characters that are white space to Python
         return None
+    if text.count("\ufffd") > len(text) // 10:  # erased flash (0xff) is none
+        return None
     if text.startswith("version https://git-lfs.github.com/spec/"):
         return _LFS
     if "<bmap " in text:

@@ -90,6 +90,19 @@ def test_a_board_that_no_kernel_knows(tmp_path: Path, own_profiles: Path, kernel
     assert check_profile(str(made.file)).missing == ()
 
 
+def test_a_tree_that_lies_where_the_profile_goes(tmp_path: Path, kernel: str) -> None:
+    dtb = dtb_of(tmp_path, '"acme,one", "fsl,imx8mp"', name="acme-one.dtb")
+    before = dtb.read_bytes()
+    made = new_board("acme-one", source_of_dtb(dtb), kernel=kernel, output=str(tmp_path))
+    assert made.board.dtb == str(dtb)
+    assert dtb.read_bytes() == before
+    other = dtb_of(tmp_path, '"acme,two", "fsl,imx8mp"')
+    dtb.rename(tmp_path / "acme-two.dtb")
+    with pytest.raises(UserError, match="exists already, and is another device tree"):
+        new_board("acme-two", source_of_dtb(other), kernel=kernel, output=str(tmp_path))
+    assert not (tmp_path / "acme-two.toml").exists()
+
+
 def test_letters_that_files_have_to_escape(tmp_path: Path, own_profiles: Path, kernel: str) -> None:
     body = NPU.format(power="power-domains = <0>;").replace(
         "soc@0", 'model = "M\\x7f\\xc3\\xbc"; soc@0'

@@ -505,6 +505,7 @@ _NO_DISKS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "checksums": (_text("d41d8cd9  disk.img\n"), "a text that begins with 'd41d8cd9"),
     "lfs": (_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"), "a pointer of Git LFS"),
     "zeros": (lambda path: _headed(bytes(4 * MIB), size=4 * MIB)(path), "all zeros"),
+    "erased": (lambda path: _headed(b"\xff" * 4 * MIB, size=4 * MIB)(path), "of a kind that is not known"),
     "noise": (_headed(b""), "of a kind that is not known here"),
     "empty-table": (_empty_table, "a disk whose partition table is empty"),
 }  # fmt: skip
