@@ -25,6 +25,10 @@ picture.convert("RGBA").save(sys.argv[2] + "/alpha.png")
 picture.save(sys.argv[2] + "/plain.jpg", quality=95)
 turned = picture.getexif()
 turned[0x0112] = 6  # the camera was held on its side
+red = picture.getchannel(0)
+red.convert("F").save(sys.argv[2] + "/real.tiff")
+deep = b"".join(bytes((17, value)) for value in red.tobytes())
+Image.frombytes("I;16", picture.size, deep).save(sys.argv[2] + "/deep.png")
 picture.transpose(Image.Transpose.ROTATE_90).save(sys.argv[2] + "/turned.jpg", quality=95, exif=turned)
 """
 
@@ -53,6 +57,13 @@ def test_without_loss_each_pixel_is_the_same(
     name: str, folder: Path, pixels: NDArray[np.uint8]
 ) -> None:
     assert np.array_equal(open_picture(folder / name).pixels(), pixels)
+
+
+def test_grey_of_16_bits_is_not_white(folder: Path, pixels: NDArray[np.uint8]) -> None:
+    found = open_picture(folder / "deep.png").pixels()
+    assert np.array_equal(found, np.repeat(pixels[:, :, :1], 3, axis=2))
+    with pytest.raises(UserError, match="real numbers"):
+        open_picture(folder / "real.tiff")
 
 
 @pytest.mark.parametrize("name", ["plain.jpg", "turned.jpg"])
