@@ -74,8 +74,10 @@ def meaning_of(name: str) -> str:
     """Return what it means that a U-Boot has no command or variable of that name."""
     kind = "variable" if name in _VARIABLES else "command"
     # A device's subcommands: mmc-read is ``mmc read``.
-    found = _MEANING.get(name) or _MEANING.get(name.rpartition("-")[2], "the boot script needs it")
-    return f"the {kind} {name.replace('-', ' ')} ({found})"
+    meaning = _MEANING.get(name) or _MEANING.get(
+        name.rpartition("-")[2], "the boot script needs it"
+    )
+    return f"the {kind} {name.replace('-', ' ')} ({meaning})"
 
 
 def explained(names: tuple[str, ...]) -> str:

@@ -152,9 +152,9 @@ def _listed(name: str) -> Host | None:
         return _from_record(record)
     listed = read_inventory(inventory_file())
     if name in listed:
-        host, given = listed[name]
+        host, settings = listed[name]
         _check_board(host)
-        return _with_ssh_config(host, already=given)
+        return _with_ssh_config(host, already=settings)
     return None
 
 

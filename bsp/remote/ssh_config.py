@@ -163,9 +163,9 @@ def _hosts_of_match(words: list[str]) -> list[list[str]]:
     parts = [part for word in words for part in re.split("(?i:(?<=host)=)", word, maxsplit=1)]
     parts = [part.removeprefix("=") for part in parts if part not in ("", "=")]
     lists = []
-    for criterion, given in itertools.pairwise(parts):
+    for criterion, patterns in itertools.pairwise(parts):
         if criterion.lower() in ("host", "originalhost"):
-            lists.append([each.lower() for each in given.split(",") if each])
+            lists.append([each.lower() for each in patterns.split(",") if each])
     return lists
 
 

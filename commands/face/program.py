@@ -48,12 +48,12 @@ class Program(InvokeProgram):
 
     def parse_collection(self) -> None:
         """Load the tasks; for ``--help`` alone too, which Invoke would answer without them."""
-        asked = self.args.help.value is True
-        if asked:
+        help_alone = self.args.help.value is True
+        if help_alone:
             self.args.help.set_value(None, cast=False)
         with self._errors_in_words():
             super().parse_collection()
-        if asked:
+        if help_alone:
             self.args.help.set_value(True, cast=False)
 
     def parse_tasks(self) -> None:

@@ -87,11 +87,11 @@ def adopt(target: Target, *, board: Board | None, dry_run: bool = False) -> Depl
             facts, plan = _take_in(
                 target, agent, board, facts, system, how, kept, fat_mount, Path(folder), result
             )
-        asked = any(isinstance(step, Probe) for step in plan.steps)
-        (probe if asked else confirm).arm(agent, plan, target)
+        probes = any(isinstance(step, Probe) for step in plan.steps)
+        (probe if probes else confirm).arm(agent, plan, target)
     exact = how.way == "raw"
-    if not asked or probe.answered(target, result, facts, fat_mount, exact=exact):
-        if asked:
+    if not probes or probe.answered(target, result, facts, fat_mount, exact=exact):
+        if probes:
             with session(target, accept_new_key=False) as agent:
                 facts = agent.open(plan.generation, fat_mount=fat_mount, lock=True, exact=exact)
                 confirm.arm(agent, plan, target)

@@ -268,8 +268,8 @@ class ModelRunner:
             code = self._process.wait(_END_TIMEOUT_S)
             how = f"crashed with {signal_name(-code)}" if code < 0 else f"ended (exit code {code})"
         log = (self._folder / "log").read_text(encoding="utf-8", errors="replace")
-        said = log.strip()[-2000:] or "it said nothing"
-        return f"the arm64 client that runs models {how} before it answered: {said}"
+        last_words = log.strip()[-2000:] or "it said nothing"
+        return f"the arm64 client that runs models {how} before it answered: {last_words}"
 
     def _line(self, timeout_s: float) -> bytes:
         if not self._process.stdout:
@@ -284,10 +284,10 @@ def alone_too(answer: dict[str, Any], alone: dict[str, Any]) -> dict[str, Any]:
     """Return a failed run's answer; if it fails without the delegate as well, one that says so."""
     if alone["status"] == "ran":
         return answer
-    said = (
+    reason = (
         alone["message"] if alone["status"] == "error" else f"{alone['status']}: {alone['message']}"
     )
-    return {**answer, "status": "error", "alone": True, "message": f"{TFLITE_REFUSES}: {said}"}
+    return {**answer, "status": "error", "alone": True, "message": f"{TFLITE_REFUSES}: {reason}"}
 
 
 def reference(

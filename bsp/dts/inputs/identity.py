@@ -68,8 +68,8 @@ def names_another(compatible: Sequence[str], board: Board) -> bool:
     own = load_soc(board.soc)
     others = {each.compatible[0] for each in map(load_board, board_names())} - {board.compatible[0]}
     chips = {string for name in soc_names() for string in load_soc(name).compatible}
-    known = others | chips - set(own.compatible) | set(own.without_npu)
-    return bool(known & {plain_string(string) for string in compatible})
+    strangers = others | chips - set(own.compatible) | set(own.without_npu)
+    return bool(strangers & {plain_string(string) for string in compatible})
 
 
 def _refuse_another(tree: Tree, board: Board, what: str, newer: str) -> None:

@@ -56,8 +56,8 @@ def vendor_of(tree: Tree, npu: Npu) -> tuple[str, Vendor] | None:
 
 def _is_for(vendor: Vendor, compatible: list[str]) -> bool:
     """Whether a vendor's driver takes a node; ``amlogic,galcore`` is what ``amlogic, galcore`` means."""
-    known = set(map(plain_string, vendor.compatible))
-    return not known.isdisjoint(map(plain_string, compatible))
+    strings = set(map(plain_string, vendor.compatible))
+    return not strings.isdisjoint(map(plain_string, compatible))
 
 
 def _is_elsewhere(registers: list[tuple[int, int]], npu: Npu) -> bool:

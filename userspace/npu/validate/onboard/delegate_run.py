@@ -92,10 +92,10 @@ class PreparedModel:
 
     def changed_inputs(self, inputs: Sequence[Any]) -> list[int]:
         """Return the places of inputs that do not hold any more what they were set to."""
-        given = zip(self._input_tensors, inputs)  # noqa: B905 # one each
+        pairs = zip(self._input_tensors, inputs)  # noqa: B905 # one each
         return [
             place
-            for place, (tensor, values) in enumerate(given)
+            for place, (tensor, values) in enumerate(pairs)
             if values.size and self.interpreter.get_tensor(tensor).tobytes() != values.tobytes()
         ]
 
