@@ -249,6 +249,8 @@ def _with_ssh_config(host: Host, *, already: frozenset[str]) -> Host:
     if host.known_hosts is None and answer.known_hosts:
         changes["known_hosts"], *others = answer.known_hosts
         changes["more_known_hosts"] = tuple(others)
+    changes["identities_only"] = answer.identities_only
+    changes["identity_agent"] = answer.identity_agent
     changes["system_known_hosts"] = answer.system_known_hosts
     changes["revoked_host_keys"] = host.revoked_host_keys or answer.revoked_host_keys
     if host.host_key_alias is None:

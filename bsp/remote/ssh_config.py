@@ -46,6 +46,8 @@ class SshAnswer:
         system_known_hosts: those of ``GlobalKnownHostsFile``, which may be none.
         proxy_command: ``ProxyCommand``; never beside ``proxy_jump``.
         revoked_host_keys: ``RevokedHostKeys``.
+        identities_only: ``IdentitiesOnly``.
+        identity_agent: ``IdentityAgent``: a socket, or ``none``; None: that of SSH_AUTH_SOCK.
     """
 
     address: str
@@ -59,6 +61,8 @@ class SshAnswer:
     proxy_jump: str | None = None
     proxy_command: str | None = None
     revoked_host_keys: Path | None = None
+    identities_only: bool = False
+    identity_agent: str | None = None
 
 
 def ssh_config_file() -> Path:
@@ -360,7 +364,20 @@ def _parsed(name: str, text: str, given_user: str) -> SshAnswer:
         one("proxyjump"),
         one("proxycommand"),
         Path(_expand(revoked, tokens)).expanduser() if revoked else None,
+        one("identitiesonly") == "yes",
+        _agent(values.get("identityagent", [""])[0], tokens),
     )
+
+
+def _agent(value: str, tokens: dict[str, str]) -> str | None:
+    """The socket that ``IdentityAgent`` names, ``none``, or None for that of the environment."""
+    if value in ("", "SSH_AUTH_SOCK"):
+        return None
+    if value.lower() == "none":
+        return "none"
+    if value.startswith("$") and not value.startswith("${"):
+        return os.environ.get(value[1:]) or "none"
+    return str(Path(_expand(value, tokens)).expanduser())
 
 
 def _expand(text: str, tokens: dict[str, str]) -> str:

@@ -7,11 +7,13 @@ import base64
 import contextlib
 import copy
 import getpass
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import paramiko
+from paramiko.agent import AgentSSH
 
 from bsp.base.errors import UserError
 from bsp.base.terminal.ask import can_ask
@@ -19,34 +21,69 @@ from bsp.base.terminal.screen import screen
 
 from .host import Host
 
+_AGENT_S = 60.0  # it may ask its user to confirm
 _DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
 
 
 def offered_keys(host: Host) -> Iterator[tuple[str, paramiko.PKey]]:
-    """Yield the keys to try: the host's identity files, the agent's keys, the user's default keys."""
+    """Yield the keys to try: the host's identity files, the agent's keys, the user's default keys.
+
+    With ``IdentitiesOnly`` the agent shows only what belongs to an identity file; the default ones are
+    identity files where none is configured, as with ``ssh``.
+    """
     if host.identity_file and not host.identity_file.exists():
         raise UserError(f"the identity file of {host.name} does not exist: {host.identity_file}")
     files = [host.identity_file] if host.identity_file else []
-    agent = paramiko.Agent()
+    files += host.more_identity_files
+    usual = [Path.home() / ".ssh" / name for name in _DEFAULT_KEYS]
+    usual = [file for file in usual if file.exists() and file not in files]
+    if host.identities_only:
+        files, usual = files or usual, []
+    agent = _agent(host.identity_agent)
     try:
         held = {key.asbytes(): key for key in agent.get_keys()}
-        for number, file in enumerate([*files, *host.more_identity_files]):
+        for file in files:
+            certificate = _public_part(host.certificate_file or Path(f"{file}-cert"))
+            if host.identities_only and certificate in held:
+                yield f"{file} with the agent's certificate", held.pop(certificate)
             public = _public_part(file)
             if public in held:
                 yield f"{file}, which the agent holds", held.pop(public)
             else:
-                with contextlib.suppress(*([UserError] if number else [])):
+                with contextlib.suppress(*([] if file == host.identity_file else [UserError])):
                     yield from _with_certificate(file, host.certificate_file)
         for number, key in enumerate(held.values()):
-            yield f"agent key {number + 1}", key
+            if not host.identities_only:
+                yield f"agent key {number + 1}", key
     finally:
         agent.close()
-    files += host.more_identity_files
-    for name in _DEFAULT_KEYS:
-        file = Path.home() / ".ssh" / name
-        if file.exists() and file not in files:
-            with contextlib.suppress(UserError):
-                yield from _with_certificate(file, host.certificate_file)
+    for file in usual:
+        with contextlib.suppress(UserError):
+            yield from _with_certificate(file, host.certificate_file)
+
+
+class _Agent(AgentSSH):
+    """The agent at a socket; one that does not answer holds no keys."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        if path == "none":
+            return
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.settimeout(_AGENT_S)
+            connection.connect(path)
+            self._connect(connection)  # type: ignore[attr-defined]  # not in its stubs
+        except (OSError, paramiko.SSHException):
+            connection.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._close()  # type: ignore[attr-defined]
+
+
+def _agent(path: str | None) -> paramiko.Agent | _Agent:
+    return paramiko.Agent() if path is None else _Agent(path)
 
 
 def _public_part(file: Path) -> bytes:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -215,6 +216,47 @@ def test_keys_of_the_agent(agent: None, tmp_path: Path, server: LocalSshd) -> No
         says_hello(host)
     subprocess.run(["ssh-add", "-q", str(server.host.identity_file)], check=True)
     assert says_hello(host)
+
+
+def test_which_agent_and_which_of_its_keys_as_with_ssh(
+    agent: None, tmp_path: Path, server: LocalSshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """IdentityAgent and IdentitiesOnly, each compared with what ssh does with the same file."""
+    key = server.host.identity_file
+    assert key
+    subprocess.run(["ssh-add", "-q", str(key)], check=True)
+    wrong = make_key(tmp_path / "wrong")
+    socket_ = os.environ["SSH_AUTH_SOCK"]
+    monkeypatch.setenv("OTHER_SOCK", socket_)
+    cases: list[tuple[bool, dict[str, str], bool]] = [
+        # whether SSH_AUTH_SOCK is set, what the file says, whether it lets us in
+        (True, {}, True),
+        (False, {}, False),
+        (False, {"IdentityAgent": socket_}, True),
+        (False, {"IdentityAgent": "$OTHER_SOCK"}, True),
+        (False, {"IdentityAgent": "SSH_AUTH_SOCK"}, False),
+        (True, {"IdentityAgent": "SSH_AUTH_SOCK"}, True),
+        (True, {"IdentityAgent": "none"}, False),
+        (True, {"IdentityAgent": str(tmp_path / "nobody")}, False),
+        (True, {"IdentitiesOnly": "yes", "IdentityFile": str(wrong)}, False),
+        (True, {"IdentityFile": str(wrong)}, True),
+        (True, {"IdentitiesOnly": "yes", "IdentityFile": f"{key}.pub"}, True),
+    ]
+    for is_set, lines, good in cases:
+        with monkeypatch.context() as patch:
+            if not is_set:
+                patch.delenv("SSH_AUTH_SOCK")
+            write_config(tmp_path, server, **{"IdentityFile": "", "BatchMode": "yes", **lines})
+            asked = subprocess.run(
+                ["ssh", "-F", str(tmp_path / "ssh_config"), "desk", "true"],
+                capture_output=True, check=False,
+            )  # fmt: skip
+            assert (asked.returncode == 0) == good, (lines, asked.stderr)
+            if good:
+                assert says_hello(resolve("desk")), lines
+            else:
+                with pytest.raises(UserError, match="accepts none of our keys"):
+                    says_hello(resolve("desk"))
 
 
 @pytest.fixture
