@@ -47,6 +47,9 @@ DEFAULT_SIZE = "4G"
 FAT_SIZE_BYTES = 512 * MIB
 MIN_SIZE_BYTES = 1024 * MIB
 
+MAX_SIZE_BYTES = 2 << 40
+"""An MBR counts up to 2^32 sectors of 512 bytes."""
+_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _NAMESPACE = uuid.UUID("6f0a3c52-5a3c-5ad6-9d0e-5b1c5b1f1a77")
 
@@ -237,6 +240,12 @@ class _Plan:
 
 def _planned(request: ImageRequest) -> _Plan:
     """Check all that the request names."""
+    wrong = [name for name in request.packages if not _PACKAGE.fullmatch(name)]
+    if wrong:
+        raise UserError(
+            f"{wrong[0]!r} is not a name of a Debian package: small letters, digits and + - .",
+            hint="--package nano --package apt",
+        )
     boot = _boot_of(request.board)
     board = msgspec.structs.replace(
         _with_distribution(request.board, request.distribution), boot=boot
@@ -297,6 +306,11 @@ def parse_size(text: str) -> int:
     if size_bytes < MIN_SIZE_BYTES:
         raise UserError(
             f"--size is {size_bytes} bytes; an image has {MIN_SIZE_BYTES // MIB} MiB at least",
+            hint=f"--size {DEFAULT_SIZE}",
+        )
+    if size_bytes > MAX_SIZE_BYTES:
+        raise UserError(
+            f"--size is {text}; an image has {MAX_SIZE_BYTES // _UNITS['T']} TiB at most",
             hint=f"--size {DEFAULT_SIZE}",
         )
     return size_bytes // MIB * MIB

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import shutil
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ PACKAGES = ("systemd-resolved", "systemd-timesyncd")
 
 _HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _PUBLIC_KEY = re.compile(r"(ssh-(ed25519|rsa)|ecdsa-sha2-\S+|sk-\S+) [A-Za-z0-9+/]+=*( .*)?")
+_MAKE_KEY = "ssh-keygen -t ed25519 makes one; its public half ends in .pub"
 _USUAL_KEYS = ("id_ed25519.pub", "id_ecdsa.pub", "id_rsa.pub")
 
 
@@ -60,18 +62,22 @@ def read_access(ssh_key: Path | None, host_key: Path | None) -> Access:
             if line.strip() and not line.startswith("#")
         ]
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the SSH key {source}: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else "it is not a text"
+        raise UserError(
+            f"cannot read the SSH key {source}: {why}",
+            hint=_MAKE_KEY,
+        ) from error
     if lines and lines[0].startswith("-----BEGIN"):
         raise UserError(
             f"{source} is a private key; the board gets the public one",
             hint=f"--ssh-key {source}.pub",
         )
-    malformed = [line for line in lines if not _PUBLIC_KEY.fullmatch(line)]
+    malformed = [line for line in lines if not _is_public_key(line)]
     if malformed or not lines:
         excerpt = f"{malformed[0][:40]!r}" if malformed else "nothing"
         raise UserError(
             f"{source}: expected public SSH keys, one per line, found {excerpt}",
-            hint="ssh-keygen -t ed25519 makes one; its public half ends in .pub",
+            hint=_MAKE_KEY,
         )
     if host_key is not None:
         public = _public_of(host_key)
@@ -147,6 +153,23 @@ def _usual_key() -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
+def _is_public_key(line: str) -> bool:
+    """Whether a line is a whole public key: nobody could log in with a part of one (RFC 4253, 6.6)."""
+    if not _PUBLIC_KEY.fullmatch(line):
+        return False
+    kind, encoded = line.split()[:2]
+    try:
+        blob = base64.b64decode(encoded, validate=True)
+    except ValueError:
+        return False
+    fields, at = [], 0
+    while at + 4 <= len(blob):
+        end = at + 4 + int.from_bytes(blob[at : at + 4], "big")
+        fields.append(blob[at + 4 : end])
+        at = end
+    return at == len(blob) and len(fields) > 1 and fields[0] == kind.encode()
+
+
 def _own_key() -> Path:
     """Return the key for boards of a user who has none; the first use makes it."""
     key = state_dir() / "ssh" / "id_ed25519"
@@ -163,11 +186,16 @@ def _public_of(private: Path) -> str:
             f"there is no host key {private}",
             hint=f"ssh-keygen -t ed25519 -N '' -f {private}",
         )
+    if _is_public_key(private.read_bytes().decode(errors="replace").strip()):
+        raise UserError(
+            f"{private} is a public key; the board gets the private one",
+            hint=f"--host-key {private.with_suffix('')}",
+        )
     keygen = run(["ssh-keygen", "-y", "-P", "", "-f", private], check=False)
     if keygen.exit_code != 0:
         raise UserError(
             f"{private} is not a private SSH key without a passphrase: "
-            f"{keygen.stderr.decode(errors='replace').strip().splitlines()[-1:]}",
+            f"{keygen.stderr.decode(errors='replace').strip().rpartition(chr(10))[2]}",
             hint="nobody can type a passphrase on a board: ssh-keygen -p -N '' -f FILE removes it",
         )
     return " ".join(keygen.text.split()[:2])

@@ -258,10 +258,16 @@ def test_what_cannot_be_built_is_refused(request_: ImageRequest, tmp_path: Path)
     assert request_.ssh_key
     loader = tmp_path / "loader.bin"
     loader.write_bytes(bytes(17 << 20))
+    cut = tmp_path / "cut.pub"
+    cut.write_text(request_.ssh_key.read_text()[:60] + "\n")
     for changes, problem in (
+        ({"ssh_key": cut}, "expected public SSH keys, one per line, found 'ssh-"),
         ({"ssh_key": request_.ssh_key.with_suffix("")}, "private key"),
         ({"ssh_key": tmp_path / "none.pub"}, "cannot read the SSH key"),
-        ({"host_key": request_.ssh_key}, "not a private SSH key"),
+        ({"host_key": request_.ssh_key}, "is a public key; the board gets the private one"),
+        ({"host_key": loader}, r"not a private SSH key without a passphrase: [^\[]"),
+        ({"size": "99999999T"}, "2 TiB at most"),
+        ({"packages": ("nano", "a;b")}, "'a;b' is not a name of a Debian package"),
         ({"hostname": "-x"}, "is not a host name"),
         ({"size": "big"}, "is not a size"),
         ({"size": "512M"}, "at least"),
