@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from ..base.errors import InfrastructureError, UserError
 from ..base.output import table
@@ -54,7 +54,54 @@ class Options:
         return tuple(Path(name).expanduser() for name in names)
 
 
-def build_kernel_for(board: Board, options: Options) -> dict[str, Any]:
+class KernelDocument(TypedDict, total=False):
+    """What ``build-kernel --json`` prints; what there is depends on ``outcome``, or ``dry_run``.
+
+    Attributes:
+        outcome: ``built``, ``config-only`` or ``prebuilt``.
+        would: of a dry run: what would be done, in words.
+        differences, not_had, gave_way: see ``Difference.document`` and ``GaveWay.document``.
+        left_out: symbols that nobody can ask for.
+    """
+
+    board: str
+    kernel: str
+    outcome: str
+    dry_run: bool
+    would: list[str]
+    version: str
+    origin: str
+    package: str
+    compiler: str
+    patches: list[str]
+    fragments: list[dict[str, str]]
+    symbols_asked: int
+    differences: list[dict[str, Any]]
+    not_had: list[dict[str, Any]]
+    gave_way: list[dict[str, Any]]
+    left_out: list[str]
+    check_seconds: float
+    build_id: str
+    release: str
+    folder: str
+    image: str
+    system_map: str
+    config: str
+    modules: str
+    dtbs: list[str]
+    size_bytes: int
+
+
+class SavedFragment(TypedDict):
+    """A fragment that was written: where, and its lines."""
+
+    board: str
+    kernel: str
+    fragment: str
+    lines: list[str]
+
+
+def build_kernel_for(board: Board, options: Options) -> KernelDocument:
     """Build, check or only describe the kernel of a board; return the JSON document.
 
     Raises:
@@ -76,7 +123,7 @@ def build_kernel_for(board: Board, options: Options) -> dict[str, Any]:
         check_source_name(kernel)
         return _plan(request)
     prepared = build.prepare(request)
-    document = {
+    document: KernelDocument = {
         "board": board.name,
         "kernel": kernel,
         "version": prepared.source.release,
@@ -99,7 +146,7 @@ def build_kernel_for(board: Board, options: Options) -> dict[str, Any]:
     return {**document, **products(folder), "outcome": "built"}
 
 
-def products(folder: Path) -> dict[str, Any]:
+def products(folder: Path) -> KernelDocument:
     """Describe a folder that build-kernel made."""
     record = json.loads((folder / build.RECORD).read_bytes())
     release = record["release"]
@@ -116,7 +163,7 @@ def products(folder: Path) -> dict[str, Any]:
     }
 
 
-def _plan(request: build.KernelRequest) -> dict[str, Any]:
+def _plan(request: build.KernelRequest) -> KernelDocument:
     """What would be done, from what is at hand; nothing is fetched."""
     asked = fragments.merge(fragments.fragment_files(request.board, request.fragments))
     described = describe_files(request.fragments)
@@ -137,7 +184,7 @@ def _plan(request: build.KernelRequest) -> dict[str, Any]:
     }
 
 
-def _prebuilt(board: Board, kernel: str, options: Options) -> dict[str, Any]:
+def _prebuilt(board: Board, kernel: str, options: Options) -> KernelDocument:
     """The distribution's package, and the same symbols looked up in its configuration."""
     asked = fragments.merge(fragments.fragment_files(board, options.files()))
     if options.dry_run:
@@ -201,7 +248,7 @@ def explanation_text(rows: Sequence[dict[str, str]]) -> str:
     return "\n".join([*lines[1:], "", counted(len(rows), "symbol")])
 
 
-def text_of(document: dict[str, Any]) -> str:
+def text_of(document: KernelDocument) -> str:
     """The document as people read it."""
     if document.get("dry_run"):
         return "\n".join(f"would {line}" for line in document["would"])
@@ -213,9 +260,8 @@ def text_of(document: dict[str, Any]) -> str:
         rows.append(["compiler", document["compiler"]])
         rows.append(["patches", ", ".join(document["patches"]) or "none"])
     rows += [["fragment", f"{each['file']}: a {each['kind']}"] for each in document["fragments"]]
-    not_had, gave_way, left_out = (
-        len(document.get(key, ())) for key in ("not_had", "gave_way", "left_out")
-    )
+    not_had, gave_way = len(document.get("not_had", ())), len(document.get("gave_way", ()))
+    left_out = len(document.get("left_out", ()))
     details = [
         *([f"{not_had} not available in this kernel"] if not_had else []),
         *([f"{gave_way} gave way to later fragments"] if gave_way else []),
@@ -243,7 +289,7 @@ def text_of(document: dict[str, Any]) -> str:
 # --- back into a fragment ------------------------------------------------------------------------
 
 
-def save_fragment(board: Board, options: Options, name: str, *, menu: bool) -> dict[str, Any]:
+def save_fragment(board: Board, options: Options, name: str, *, menu: bool) -> SavedFragment:
     """Write what the build folder's configuration has beyond the fragments as a fragment.
 
     Args:
@@ -277,9 +323,8 @@ def save_fragment(board: Board, options: Options, name: str, *, menu: bool) -> d
         + "".join(f"{line}\n" for line in changed),
         encoding="utf-8",
     )
-    (work.folder / "npu-bsp.config-key").unlink(
-        missing_ok=True
-    )  # the next build starts from fragments
+    # The next build starts from fragments.
+    (work.folder / "npu-bsp.config-key").unlink(missing_ok=True)
     return {"board": board.name, "kernel": kernel, "fragment": str(target), "lines": changed}
 
 
