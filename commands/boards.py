@@ -92,14 +92,15 @@ def new_board(
     """Write a new board's profile. Example: ./inv new-board mine --from-dtb mine.dtb."""
     from pathlib import Path
 
-    from bsp import new_board as making
+    from bsp import profile_source as sources
     from bsp.base.flags import refuse_flags
+    from bsp.new_board import new_board as make_board
 
     if from_host:
         refuse_flags({"from-dtb": from_dtb}, "--from-host takes the host's own device tree")
-        source = making.source_of_host(from_host, accept_new_key=accept_new_key)
+        source = sources.source_of_host(from_host, accept_new_key=accept_new_key)
     elif from_dtb:
-        source = making.source_of_dtb(Path(from_dtb))
+        source = sources.source_of_dtb(Path(from_dtb))
     else:
-        source = making.Source("")
-    return making.new_board(name, source, like=like, kernel=kernel, output=output, dry_run=dry_run)
+        source = sources.Source("")
+    return make_board(name, source, like=like, kernel=kernel, output=output, dry_run=dry_run)

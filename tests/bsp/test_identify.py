@@ -18,9 +18,10 @@ from bsp.dts.inputs.identity import check_identity
 from bsp.dts.tree import read_tree
 from bsp.identify import Machine, find, identify, is_chip_makers, machine_of
 from bsp.kernel.source import kernel_tree
-from bsp.new_board import new_board, source_of_dtb
+from bsp.new_board import new_board
 from bsp.profile import Board, BoardIdentity
 from bsp.profile_check import check_profile
+from bsp.profile_source import source_of_dtb
 from tests.support import local_sshd
 from tests.support.fake_boot import compile_dtb
 from tests.support.kernel_tree import make_kernel
@@ -349,7 +350,7 @@ def test_new_board_over_ssh_asks_too(
 ) -> None:
     if local_sshd.find_sshd() is None:
         pytest.skip("sshd is not installed (openssh-server)")
-    from bsp import new_board as making
+    from bsp import profile_source as sources
 
     root = tmp_path / "root"
     for name in ("proc", "sys/firmware"):
@@ -360,7 +361,7 @@ def test_new_board_over_ssh_asks_too(
     server = local_sshd.start(tmp_path / "ssh")
     try:
         monkeypatch.setattr("bsp.remote.inventory.resolve", lambda _: server.host)
-        tells = making.source_of_host("it", root=str(root))
+        tells = sources.source_of_host("it", root=str(root))
     finally:
         server.stop()
     with pytest.raises(UserError, match="/vipsi@38500000 is for the vendor's NPU driver galcore"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bsp import new_board as making
+from bsp import profile_source as sources
 from bsp.base.errors import UserError
 from bsp.catalog import (
     board_file,
@@ -20,8 +20,9 @@ from bsp.catalog import (
     user_boards_dir,
 )
 from bsp.dts.build import build_dts
-from bsp.new_board import Source, new_board, source_of_dtb
+from bsp.new_board import new_board
 from bsp.profile_check import check_profile
+from bsp.profile_source import Source, source_of_dtb
 from bsp.qemu.base_dtb import base_dtb
 
 from ..support import local_sshd
@@ -201,12 +202,12 @@ def test_what_a_running_board_tells() -> None:
         "/dev/mmcblk1p2 / ext4 rw 0 0\n/dev/mmcblk1p1 /boot/efi vfat rw 0 0\n"
         "/dev/sda1 /media/stick vfat rw 0 0\nproc /proc proc rw 0 0\n"
     )
-    assert making.parse_fat_mounts(mounts) == ("/boot/efi", "/media/stick")
+    assert sources.parse_fat_mounts(mounts) == ("/boot/efi", "/media/stick")
     loaded = (
         "snd 1 0 - Live 0\next4 1 1 - Live 0\nmmc_block 1 1 - Live 0\nmeson_gx_mmc 1 0 - Live 0\n"
     )
-    assert making.parse_root_modules(mounts, loaded) == ("meson_gx_mmc", "mmc_block", "ext4")
-    assert making.parse_root_modules("", "") == ()
+    assert sources.parse_root_modules(mounts, loaded) == ("meson_gx_mmc", "mmc_block", "ext4")
+    assert sources.parse_root_modules("", "") == ()
 
 
 @pytest.mark.skipif(local_sshd.find_sshd() is None, reason="sshd is not installed (openssh-server)")
@@ -221,7 +222,7 @@ def test_from_a_running_board(tmp_path: Path, kernel: str, monkeypatch: pytest.M
     server = local_sshd.start(tmp_path / "ssh")
     try:
         monkeypatch.setattr("bsp.remote.inventory.resolve", lambda _: server.host)
-        source = making.source_of_host("it", root=str(root))
+        source = sources.source_of_host("it", root=str(root))
     finally:
         server.stop()
     made = new_board("acme-six", source, kernel=kernel)

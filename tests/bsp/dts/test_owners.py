@@ -15,8 +15,9 @@ from bsp.dts.build import DtsResult, build_dts
 from bsp.dts.npu.owners import other_owners
 from bsp.dts.registers import Addresses, overlap
 from bsp.dts.tree import Tree, read_tree
-from bsp.new_board import new_board, source_of_dtb
+from bsp.new_board import new_board
 from bsp.profile import Board, NpuSettings
+from bsp.profile_source import source_of_dtb
 
 from .trees import A311D, A311D_NPU, IMX8MP, IMX8MP_NPU, compiled
 
