@@ -200,7 +200,12 @@ def _prebuilt(board: Board, kernel: str, options: Options) -> KernelDocument:
         }
     packaged = prebuilt_kernel(kernel)
     described = describe_files(options.files())
-    missing = differences(asked, read_config(packaged.config), module_will_do=True)
+    missing = differences(
+        asked,
+        read_config(packaged.config),
+        module_will_do=True,
+        shipped_files=len(fragments.fragment_files(board)),
+    )
     left_out = [each.asked for each in missing if is_nobodys(each.asked)]
     say_left_out(left_out)
     explained = [
@@ -211,7 +216,12 @@ def _prebuilt(board: Board, kernel: str, options: Options) -> KernelDocument:
     not_had = [each for each in explained if each.asked.may_be_missing]
     what, name = f"{packaged.package} {packaged.version}", f"{board.name}-{packaged.release}"
     say_not_had(not_had, what, name=name)
-    refuse([each for each in explained if not each.asked.may_be_missing], what, name=name)
+    refuse(
+        [each for each in explained if not each.asked.may_be_missing],
+        what,
+        name=name,
+        hint="a package is configured already: leave --prebuilt out to build one, or take them out",
+    )
     return {
         "board": board.name,
         "kernel": kernel,

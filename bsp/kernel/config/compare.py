@@ -61,13 +61,19 @@ def read_config(path: Path) -> dict[str, str]:
 
 
 def differences(
-    asked: Mapping[str, Asked], got: Mapping[str, str], *, module_will_do: bool = False
+    asked: Mapping[str, Asked],
+    got: Mapping[str, str],
+    *,
+    module_will_do: bool = False,
+    shipped_files: int = 0,
 ) -> list[Difference]:
     """Return what is not as asked.
 
     Args:
         module_will_do: take ``m`` for ``y``, and leave mere preferences out: for kernels that others
             configured.
+        shipped_files: how many of the fragments, from the first on, are this project's: such a kernel may
+            have what these leave off, and not what a user's switches off.
     """
     mismatches = []
     for each in asked.values():
@@ -79,7 +85,9 @@ def differences(
         ):
             continue
         if module_will_do and (
-            each.preferred_only or each.value == "n" or {each.value, value} <= {"y", "m"}
+            each.preferred_only
+            or (each.value == "n" and each.rank < shipped_files)
+            or {each.value, value} <= {"y", "m"}
         ):
             continue
         mismatches.append(Difference(each, value))

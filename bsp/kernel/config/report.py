@@ -20,12 +20,20 @@ _MOST_LINES = 10  # of one paragraph
 _NAMED = 6
 
 
-def refuse(mismatches: Sequence[Difference], what: str, *, name: str = "kernel") -> None:
+_MEND = (
+    "add to the fragment what they depend on, or take them out; --explain shows what each is for"
+)
+
+
+def refuse(
+    mismatches: Sequence[Difference], what: str, *, name: str = "kernel", hint: str = _MEND
+) -> None:
     """Stop where the configuration is not as asked for.
 
     Args:
         what: ``Linux 6.12.107``, for people.
         name: what the file of the whole report is called after.
+        hint: what to do about it.
 
     Raises:
         UserError: it is not; names each symbol, and why. What is too much for a screen stands in a file.
@@ -35,7 +43,7 @@ def refuse(mismatches: Sequence[Difference], what: str, *, name: str = "kernel")
     head = f"{_counted_symbols(mismatches)} not as asked for in {what}; nothing was compiled"
     raise UserError(
         _report(mismatches, head, f"{name}-not-as-asked"),
-        hint="add to the fragment what they depend on, or take them out; --explain shows what each is for",
+        hint=hint,
     )
 
 

@@ -273,6 +273,17 @@ def test_a_distributions_kernel_may_have_modules_and_other_preferences(tmp_path:
     ]
 
 
+def test_a_distributions_kernel_has_to_lack_what_a_user_switches_off(tmp_path: Path) -> None:
+    ours = tmp_path / "base.config"
+    ours.write_text("# CONFIG_WERROR is not set\n# CONFIG_SWAP is not set\n")
+    users = tmp_path / "user.config"
+    users.write_text("CONFIG_DEBUG_INFO=n\n# CONFIG_SWAP is not set\nCONFIG_AUDIT=n\n")
+    asked = fragments.merge([ours, users])
+    got = {"WERROR": "y", "SWAP": "y", "DEBUG_INFO": "y"}
+    found = differences(asked, got, module_will_do=True, shipped_files=1)
+    assert [each.asked.symbol for each in found] == ["DEBUG_INFO", "SWAP"]
+
+
 def test_words_that_kconfiglib_does_not_know() -> None:
     assert modernised("\tdepends on A || B if C\n") == "\tdepends on (A || B) || !(C)\n"
     assert modernised("\tdepends on A # not if B\n") == "\tdepends on A # not if B\n"
