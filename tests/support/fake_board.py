@@ -127,8 +127,11 @@ class FakeBoard:
     def behave(self, how: str) -> None:
         """What the next trial does.
 
-        ok | panic | hang | stay (no reboot) | other-tree | own-name | no-activate | lacks NAME (U-Boot
-        lacks a command that marking a trial as spent takes)
+        ok | panic | hang | stay (no reboot) | other-tree | own-name | no-activate | lacks NAME |
+        silently lacks NAME
+
+        The last two: U-Boot lacks a command that marking a trial as spent takes; what boots in place of the
+        trial is told, or is not.
         """
         (self.root / "behaviour").write_text(how)
 

@@ -45,7 +45,7 @@ def boot(root: Path, *, trial_allowed: bool = True) -> str:
         return boot_old_way(root)
     trial = state.parse_trial(_read(own / "trial.env"))
     good = state.choose_good(_read(own / "good.env"), _read(own / "good-copy.env"))
-    lacks = how.partition("lacks ")[2]  # what U-Boot lacks to mark a trial as spent
+    lacks = how.partition("lacks ")[2]  # what U-Boot needs to mark a trial as spent
     if lacks:
         trial = None
     else:
@@ -98,10 +98,10 @@ def boot_old_way(root: Path, lacks: str = "") -> str:
     """What extlinux or a distribution's boot script does with the kernel in /boot.
 
     Args:
-        lacks: what our boot script misses in U-Boot; only another script hands that on.
+        lacks: what our boot script misses in U-Boot.
     """
-    extlinux = (root / "boot/firmware/extlinux").exists()
-    told = "" if extlinux else _told(lacks)
+    how = (root / "behaviour").read_text()
+    told = "" if how.startswith("silently") else _told(lacks)
     (root / "sys/firmware/fdt").write_bytes((root / "boot/old.dtb").read_bytes())
     (root / "proc/cmdline").write_text(
         f"root=LABEL=old console=ttyAMA0 BOOT_IMAGE=/vmlinuz{told}\n"

@@ -16,8 +16,9 @@
 #
 # What is found missing of that is collected in npu_lacks (a,b), and handed to what boots next, as
 # npu_bsp.lacks=a,b on its command line; why a trial was not taken, as npu_bsp.trial=torn, moved or unloadable.
-# Where there is nothing to say, nothing is added. bsp/boot_survey/told.py says what each word means. A trial.env that sets
-# npu_probe instead of npu_trial asks just that: it is spent, then the board boots as it did before.
+# Where there is nothing to say, nothing is added. bsp/boot_survey/told.py says what each word means. A
+# trial.env that sets npu_probe instead of npu_trial asks just that: it is spent, then the board boots as it
+# did before.
 #
 # Where things are loaded is the SoC's map (its file in bsp/socs), not the board's variables: those are
 # missing on some boards, and leave no room for the kernel on others. Empty: the board's own are taken.
@@ -210,7 +211,14 @@ for npu_folder in /extlinux /boot/extlinux; do
   if load ${npu_part} ${npu_buffer} ${npu_folder}/before-npu-bsp.conf; then
     echo "npu-bsp: falling back on ${npu_folder}/before-npu-bsp.conf"
     setenv npu_size ${filesize}
-    sysboot ${npu_part} any ${npu_buffer} ${npu_folder}/before-npu-bsp.conf
+    setenv npu_conf ${npu_folder}/before-npu-bsp.conf
+    if test -n "${npu_told}"; then
+      # The same, with ${npu_told} in its append lines.
+      if test -e ${npu_part} ${npu_folder}/told-npu-bsp.conf; then
+        setenv npu_conf ${npu_folder}/told-npu-bsp.conf
+      fi
+    fi
+    sysboot ${npu_part} any ${npu_buffer} ${npu_conf}
     # Only comes back where U-Boot has no sysboot, or it failed: give the file its old name, and start again.
     setenv filesize 0
     load ${npu_part} ${npu_buffer} ${npu_folder}/extlinux.conf

@@ -38,6 +38,13 @@ RENAMED = dict(
         strict=True,
     )
 )
+# Beside each of the kept extlinux.conf: the same, for when boot.cmd has something to tell.
+TOLD = {
+    other: other.replace("before-npu-bsp", "told-npu-bsp")
+    for other in RENAMED.values()
+    if other.endswith(".conf")
+}
+_APPEND = re.compile(rb"^([ \t]*append[ \t][^\r\n]*)", re.IGNORECASE | re.MULTILINE)
 
 
 def survey(board: Board, _: Record) -> Record:
@@ -103,6 +110,10 @@ def take_over(board: Board, request: Record) -> Record:
         if os.path.exists(f"{board.fat}/{name}"):
             move(board, f"{board.fat}/{name}", f"{board.fat}/{other}")
             renamed.append(name)
+    for other, told in TOLD.items():
+        if kept_conf := read(f"{board.fat}/{other}"):
+            # U-Boot puts its variables into these lines, and starts its bootargs anew with them.
+            write_whole(f"{board.fat}/{told}", _APPEND.sub(rb"\1${npu_told}", kept_conf))
     board.settle()
     return {"renamed": renamed}
 
@@ -115,6 +126,8 @@ def give_back(board: Board, request: Record | None = None) -> Record:
     trial = os.path.join(board.own, "trial.env")
     if os.path.exists(trial):
         write_sector(trial, bytes(SECTOR_BYTES))
+    for told in TOLD.values():
+        make_way(f"{board.fat}/{told}")
     returned = []
     for name, other in RENAMED.items():
         if os.path.exists(f"{board.fat}/{other}"):

@@ -450,7 +450,28 @@ def test_activate_leaves_the_systems_own_modules_alone(tmp_path: Path) -> None:
     assert (tmp_path / "run/npu-bsp/current").readlink().name == generation
 
 
+def test_the_kept_extlinux_conf_has_a_copy_that_hands_on_what_is_told(tmp_path: Path) -> None:
+    import base64
+
+    fat = tmp_path / "boot/firmware"
+    (fat / "extlinux").mkdir(parents=True)
+    conf = (
+        b"LABEL a\r\n\tAPPEND root=a quiet\r\nlabel b\n append root=b\nlabel c\n linux /append x\n"
+    )
+    (fat / "extlinux/extlinux.conf").write_bytes(conf)
+    before = files_of(fat)
+    board = OnBoard(str(tmp_path), "/boot/firmware")
+    onboard.take_over(board, {"script": base64.b64encode(slots.boot_script("virtual")).decode()})
+    assert (fat / "extlinux/before-npu-bsp.conf").read_bytes() == conf
+    assert (fat / "extlinux/told-npu-bsp.conf").read_bytes() == (
+        b"LABEL a\r\n\tAPPEND root=a quiet${npu_told}\r\nlabel b\n append root=b${npu_told}\n"
+        b"label c\n linux /append x\n"
+    )
+    onboard.give_back(board)
+    assert files_of(fat) == before
+
+
 def test_names_of_what_is_kept_are_those_that_the_boot_script_knows() -> None:
     text = slots.BOOT_CMD.read_text()
-    for name in (*onboard.RENAMED.values(), onboard.OLD_SCRIPT):
+    for name in (*onboard.RENAMED.values(), *onboard.TOLD.values(), onboard.OLD_SCRIPT):
         assert name.rpartition("/")[2] in text

@@ -6,6 +6,7 @@ The boot script itself is tested in a real U-Boot (boot/test_boot_script.py).
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,26 +137,36 @@ def test_a_probe_that_is_not_booted(stock: FakeBoard, behaviour: str, said: str 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("stock", "said"),
+    ("stock", "behaviour", "said"),
     [
-        ("boot.scr", r"it was not tried: its U-Boot lacks the command fatwrite \("),
+        (
+            "boot.scr",
+            "lacks fatwrite",
+            r"it was not tried: its U-Boot lacks the command fatwrite \(",
+        ),
         (
             "extlinux",
+            "lacks fatwrite",
+            r"it was not tried: its U-Boot lacks the command fatwrite \(",
+        ),
+        (
+            "extlinux",
+            "silently lacks fatwrite",
             r"it was not tried, and its mark, trial\.env, is as it was armed: U-Boot does",
         ),
     ],
     indirect=["stock"],
 )
-def test_a_first_trial_that_was_not_taken_is_none_that_crashed(stock: FakeBoard, said: str) -> None:
+def test_a_first_trial_that_was_not_taken_is_none_that_crashed(
+    stock: FakeBoard, behaviour: str, said: str
+) -> None:
     before = files_of(stock.fat)
-    stock.behave("lacks fatwrite")
+    stock.behave(behaviour)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("images.deploy.adopt.trial_of", lambda _: Trial("fat", "known"))
         result = adopt(stock.target(), board=None)
     assert result.outcome == "rolled-back"
     assert "crashed" not in result.problem
-    import re
-
     assert re.search(said, result.problem), result.problem
     assert files_of(stock.fat) == before
 

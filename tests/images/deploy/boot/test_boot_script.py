@@ -366,6 +366,22 @@ def test_what_is_needed_to_load_anything_is_told(
     assert "Starting kernel" not in booted.console
 
 
+@pytest.mark.parametrize("lacks", [(), ("fatwrite",)])
+def test_what_lacks_is_told_to_an_old_extlinux_conf(
+    lacks: tuple[str, ...], tmp_path: Path, dtb: Path
+) -> None:
+    """By U-Boot's sysboot, which Debian's 2023.01 has: it begins bootargs anew with the append line."""
+    conf = OLD_WAY["extlinux/before-npu-bsp.conf"]
+    told = conf.replace(b"root=LABEL=old", b"root=LABEL=old${npu_told}")
+    assert told != conf
+    kept = {**OLD_WAY, "extlinux/told-npu-bsp.conf": told}
+    disk = adopted(tmp_path, trial=state.render_probe(), kept=kept, lacks=lacks)
+    booted = boot(disk, tmp_path, dtb, firmware("bookworm"))
+    assert booted.console.count("Starting kernel") == 1, booted.console
+    appended = re.findall(r"^append: (.*)$", booted.console, re.MULTILINE)
+    assert appended == [f"root=LABEL=old{' npu_bsp.lacks=fatwrite' if lacks else ''}"]
+
+
 def test_a_script_that_is_not_run_by_the_standard_boot_finds_its_partition(
     tmp_path: Path, dtb: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
