@@ -196,6 +196,70 @@ def test_a_driver_that_has_found_the_npu_knows_it_whatever_the_kernel() -> None:
     assert "as far as is known of released kernels" in check(nothing, "kernel")["found"]
 
 
+def test_a_driver_that_was_backported_to_an_old_kernel() -> None:
+    """That the NPU came up is a better witness than the kernel's number."""
+    old = {"compatible": "khadas,vim3\namlogic,a311d", "kernel": "6.1.92-vendor"}
+    assert check(judged(captured("healthy", **old)), "kernel")["status"] == "ok"
+    without = check(judged(captured("healthy", **old, python="")), "kernel")
+    assert (without["status"], without["expected"]) == ("broken", "Linux 6.7 or later")
+
+
+@pytest.mark.parametrize(
+    ("board", "kernel", "flag"),
+    [
+        ("khadas,vim3\namlogic,a311d", "6.1.92", "--kernel 6.12"),
+        ("radxa,rock-5b\nrockchip,rk3588", "6.12.9", "--kernel 7.3"),
+        ("fsl,imx93-11x11-evk\nfsl,imx93", "6.12.9", "--kernel 7.3"),
+    ],
+)
+def test_the_kernel_to_take_knows_the_npu(board: str, kernel: str, flag: str) -> None:
+    sections = {"compatible": board, "kernel": kernel, "python": "", "render_nodes": "", "log": ""}
+    text = captured("healthy", model="a model", **sections)
+    found = check(judged(text), "kernel")
+    assert (found["status"], found["next"]) == ("broken", f"./inv deploy --host desk {flag}")
+
+
+ROCKET = "rocket fdab0000.npu: Rockchip NPU core 0 version: 1179210309\n"
+
+
+@pytest.mark.parametrize(
+    ("log", "status", "found"),
+    [
+        (ROCKET, "ok", "core 0 version"),
+        (f"rocket fdab0000.npu: failed to get clocks for core 0\n{ROCKET}", "ok", "core 0 version"),
+        (f"{ROCKET}rocket fdab0000.npu: NPU job timed out\n", "broken", "timed out"),
+        (
+            "rocket fdab0000.npu: failed to get clocks for core 0\n",
+            "broken",
+            "failed to get clocks",
+        ),
+    ],
+)
+def test_what_rocket_says(log: str, status: str, found: str) -> None:
+    cores = "".join(
+        f"{each}.npu /npu@{each} rocket- 0 active\n"
+        for each in ("fdab0000", "fdac0000", "fdad0000")
+    )
+    board = "radxa,rock-5b\nrockchip,rk3588"
+    probe = check(judged(captured("healthy", compatible=board, devices=cores, log=log)), "probe")
+    assert probe["status"] == status
+    assert found in probe["found"]
+
+
+def test_a_gpu_with_the_npus_driver_is_not_taken_for_the_npu() -> None:
+    """An i.MX 8M Plus has two GPUs that Etnaviv drives, too; here the NPU's node is off."""
+    log = (
+        "etnaviv-gpu 38000000.gpu: model: GC7000, revision: 6204\n"
+        "etnaviv-gpu 38008000.gpu: model: GC520, revision: 5341\n"
+    )
+    npu = "etnaviv-gpu 38500000.npu: model: GC8000, revision: 8002\n"
+    off = check(judged(captured("evk-clock", fdt=None, log=log)), "identity")
+    assert off["status"] == "unknown"
+    for order in (log + npu, npu + log):
+        found = check(judged(captured("evk-clock", fdt=None, log=order)), "identity")
+        assert (found["status"], found["found"]) == ("ok", "GC8000 r8002 (from the kernel's log)")
+
+
 def test_two_owners_where_only_root_may_read_the_whole_tree() -> None:
     """Then the script sends the nodes of NPUs alone, a vendor's too."""
     assert "amlogic, galcore" in script().decode().splitlines()[1]

@@ -14,7 +14,7 @@ from dataclasses import replace
 from bsp.catalog import load_soc, npu_of, runs_as
 from bsp.dts.inputs.identity import names_another
 from bsp.identify import Machine, find, machine_of, tie_error, vendor_words
-from bsp.kernel.distribution import series_key
+from bsp.kernel.distribution import all_series, series_key
 from bsp.profile import Board
 
 from . import device_tree, software, surroundings
@@ -24,6 +24,9 @@ from .subject import Subject
 
 _VENDORS = ("galcore", "rknpu", "vipcore")
 _FREE = ("etnaviv", "rocket", "ethosu")
+
+
+_DEBIANS = re.compile(r"\d+\.\d+\.\d+(?:-\d+|\+(?:deb|bpo)\S*)-(?:cloud-|rt-)?arm64")
 
 
 def stack(facts: Facts) -> str:
@@ -101,7 +104,9 @@ def _kernel(subject: Subject) -> tuple[str, str, str, str]:
     if subject.npu is None or match is None:
         return unknown(found, "a kernel that knows the NPU")
     since = subject.npu.kernel_since
-    if since is None and _came_up(subject):
+    # Who builds a kernel may have backported the driver; Debian has not, up to the series that has it.
+    backported = _DEBIANS.fullmatch(subject.facts.kernel) is None
+    if (since is None or backported) and _came_up(subject):
         return ok(f"{found}: its {subject.driver} knows this NPU", "a kernel that knows the NPU")
     if since is None:
         return broken(
@@ -114,15 +119,23 @@ def _kernel(subject: Subject) -> tuple[str, str, str, str]:
         return broken(
             f"{found} lacks {subject.npu.kernel_lacks}",
             expected,
-            subject.deploy_with("--kernel 6.12"),
+            subject.deploy_with(_kernel_flag(since)),
         )
     return ok(found, expected)
 
 
 def _came_up(subject: Subject) -> bool:
     """Return whether the driver has found an NPU with cores: then it supports it, on any kernel."""
+    if subject.driver != "etnaviv":  # these make no node without a core
+        return subject.node is not None
     devices = (subject.facts.python or {}).get("devices") or []
     return any(core["npu"] for device in devices for core in device["cores"])
+
+
+def _kernel_flag(since: str) -> str:
+    """The flag that takes the first packaged kernel that knows the NPU; empty where none does."""
+    new = (series for series in all_series() if series_key(series) >= series_key(since))
+    return next((f"--kernel {series}" for series in new), "")
 
 
 def _module(subject: Subject) -> tuple[str, str, str, str]:
@@ -178,16 +191,21 @@ def _memory(subject: Subject) -> tuple[str, str, str, str]:
 
 _COMMANDS_KIB = 512
 _FAILED = re.compile(
-    r"hw init failed|Unknown GPU model|probe .*failed|failed to|recover hung GPU|MMU fault", re.I
+    r"hw init failed|Unknown GPU model|probe .*failed|failed to|recover hung GPU|MMU fault"
+    # Linux 7.3 drivers/accel/rocket/rocket_job.c, ethosu/ethosu_job.c
+    r"|NPU job timed out|NPU sched timed out|Error IRQ",
+    re.I,
 )
+# Linux 7.3 etnaviv_gpu.c, rocket_core.c, ethosu_drv.c
+_CAME_UP = re.compile(r"model: GC|Rockchip NPU core \d+ version|Ethos-U NPU, arch")
 
 
 def _probe(subject: Subject) -> tuple[str, str, str, str]:
     facts, npu = subject.facts, subject.npu
     device = facts.device_at(npu.node) if npu else None
     name = device.name if device else "npu"
-    about = [line for line in facts.log if f"{name}: " in line or " npu: " in line]
-    identified = [line for line in about if "model: GC" in line]
+    about = _about(facts, name)
+    identified = [line for line in about if _CAME_UP.search(line)]
     model = f"GC{npu.identity.model:x}" if npu and npu.identity else "GC..."
     expected = f"{subject.driver} bound to {name}" if npu else "a model"
     if npu and subject.driver == "etnaviv":
@@ -211,13 +229,18 @@ def _probe(subject: Subject) -> tuple[str, str, str, str]:
     )
 
 
+def _about(facts: Facts, name: str) -> list[str]:
+    """The log's lines about a device: a SoC's GPUs may have the same driver."""
+    return [line for line in facts.log if f"{name}: " in line or " npu: " in line]
+
+
 def _last_failure(about: list[str]) -> str:
-    """Return the driver's last message, where that is a failure: a later model line supersedes it.
+    """Return the driver's last message, where that is a failure: one that it came up supersedes it.
 
     By place: the log says the same words each time the driver is loaded.
     """
     for line in reversed(about):
-        if "model: GC" in line:
+        if _CAME_UP.search(line):
             return ""
         if _FAILED.search(line):
             return line
@@ -252,7 +275,9 @@ def _identity(subject: Subject) -> tuple[str, str, str, str]:
             if want is None or found == expected:
                 return ok(found, expected)
             return broken(found, expected, "./inv boards")
-    lines = re.findall(r"model: GC(\w+), revision: (\w+)", "\n".join(facts.log))
+    device_of_npu = facts.device_at(npu.node) if npu else None
+    log = _about(facts, device_of_npu.name) if device_of_npu else facts.log
+    lines = re.findall(r"model: GC(\w+), revision: (\w+)", "\n".join(log))
     for model, revision in lines:
         if want and (int(model, 16), int(revision, 16)) == (want.model, want.revision):
             return ok(f"GC{model} r{revision} (from the kernel's log)", expected)
