@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import functools
 
+from bsp.base.errors import InfrastructureError
 from bsp.remote.inventory import Host, resolve
 from images.deploy.adopt import adopt, undo
 from images.deploy.in_place import deploy_dtb
@@ -57,7 +58,10 @@ def _switch_on(host: Host) -> None:
     for do in (adopt, functools.partial(deploy_dtb, dtb=None)):
         outcome = do(target, board=None)
         if outcome.outcome != "confirmed":
-            raise RuntimeError(f"{host.name}: {outcome.outcome}: {outcome.problem}")
+            raise InfrastructureError(
+                f"{host.name} is {outcome.outcome}, expected confirmed: {outcome.problem}",
+                hint=outcome.hint,
+            )
 
 
 def _back(host: Host) -> None:

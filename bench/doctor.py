@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 
+from bsp.base.errors import UserError
 from bsp.remote.inventory import Host, resolve
 from bsp.remote.ssh import connect
 from userspace.npu.doctor import doctor
@@ -50,7 +51,10 @@ def main() -> None:
 def _visit(host: Host) -> None:
     document = doctor.doctor(host)
     if document["verdict"] != "healthy":
-        raise RuntimeError(f"{host.name} is not healthy: {document['first_broken']}")
+        raise UserError(
+            f"{host.name} is not healthy ({document['first_broken']}), and a healthy board is measured",
+            hint=f"./inv doctor --host {host.name} says what to do",
+        )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from bsp.base.errors import InfrastructureError
 from bsp.remote import ssh
 from bsp.remote.inventory import Host
 from images.deploy import trial
@@ -21,4 +22,5 @@ def reboot(host: Host, *, timeout_s: float) -> None:
         # The connection may be cut before the command has ended.
         connection.run(["systemctl", "reboot"], check=False)
     boot = trial.wait_for_boot(host, other_than=boot_id, timeout_s=timeout_s, root="")
-    assert boot is not None, f"{host.name} did not come back in {timeout_s:g} s"
+    if boot is None:
+        raise InfrastructureError(f"{host.name} did not come back in {timeout_s:g} s")
