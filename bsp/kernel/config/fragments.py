@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parents[1] / "fragments"
 _SET = re.compile(r"CONFIG_(\w+)=(\S.*|)$")
 _UNSET = re.compile(r"# CONFIG_(\w+) is not set$")
 _NEARLY_UNSET = re.compile(
-    r"#\s*(?:CONFIG_)?([A-Z]\w*) (?:is )?not set\.?$|CONFIG_(\w+) is not set$"
+    r"#\s*(?:CONFIG_)?([A-Z]\w*) (?:is )?not set\.?$|#?\s*CONFIG_(\w+) is not set\b"
 )
 _VALUE = re.compile(r'[ymn]|-?\d+|0[xX][0-9a-fA-F]+|".*"|')
 _MEANT = {"yes": "y", "true": "y", "on": "y", "y": "y", "module": "m", "mod": "m", "m": "m",
@@ -160,8 +160,8 @@ def parse(text: str, name: str) -> list[Asked]:
         nearly = _NEARLY_UNSET.match(line)
         if unset is None and nearly:
             raise UserError(
-                f"{name}:{number}: {line!r} switches nothing off: to the kernel's tools it is a "
-                "comment, or nothing",
+                f"{name}:{number}: {line!r} switches nothing off: to the kernel's tools, or the newer ones "
+                "of them, it is a comment, or nothing",
                 hint=f"write: # CONFIG_{nearly[1] or nearly[2]} is not set",
             )
         if unset is None and line.startswith("#"):

@@ -167,6 +167,8 @@ def test_vendors_symbols_are_known_by_name(tree: Path) -> None:
         ("# CONFIG_X not set", "# CONFIG_X is not set"),
         ("# X is not set", "# CONFIG_X is not set"),
         ("CONFIG_X is not set", "# CONFIG_X is not set"),
+        ("# CONFIG_X is not set  # as it is slow", "# CONFIG_X is not set"),
+        ("# CONFIG_X is not set, as it is slow", "# CONFIG_X is not set"),
     ],
 )
 def test_what_the_kernels_tools_would_pass_over_in_silence(line: str, hint: str) -> None:
