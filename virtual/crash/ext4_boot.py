@@ -29,7 +29,7 @@ _SIZE = re.compile(r"\bSize: (\d+)")
 _REGULAR = "Type: regular"
 _TRIAL = "trial.env"
 _NAMED = re.compile(r"^setenv npu_sector ([0-9a-f]+)$", re.MULTILINE)
-_COMPARISON = "if cmp.b "
+_COMPARISON = "if cmp.b ${npu_buffer} ${npu_at_dtb} 200; then"
 """What the boot script asks before it overwrites a sector; one that is broken on purpose does not."""
 
 
