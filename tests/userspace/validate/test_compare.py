@@ -457,6 +457,35 @@ def test_a_map_that_is_moved_by_some_pixels_fails(scored: bool) -> None:
         assert "quarters are r's" in said(_enlarged(small, 160, middles=True).argmax(-1)[None])
 
 
+@pytest.mark.parametrize("way", [(0, 1), (-1, 0), (1, 1), (2, -2)])
+def test_a_map_that_is_moved_beneath_noise_fails(way: tuple[int, int]) -> None:
+    rng = fresh()
+    small = np.moveaxis(smooth((1, 4, 33, 33))[0], 0, -1)
+    small /= small.std()
+    _, said = _scored(_enlarged(small, 257))
+    for noise in (0.05, 0.1):
+        # Noise, and classes that grow on all their sides.
+        grown = small + rng.normal(0, noise, small.shape) + noise * np.array([1, -1, 0.5, 0])
+        map_ = _enlarged(grown, 257).argmax(-1)[None]
+        assert said(map_) == ""
+        around = np.pad(map_, ((0, 0), (4, 4), (4, 4)), mode="edge")
+        down, right = way
+        words = said(around[:, 4 - down : 261 - down, 4 - right : 261 - right])
+        assert "r's, moved" in words
+        assert ("to the left" in words) == (right < 0) or "columns" in words
+
+
+def test_a_horizon_may_sink_by_rounding() -> None:
+    """One outline alone does not tell growing from moving."""
+    rng = fresh()
+    small = np.moveaxis(smooth((1, 2, 33, 33))[0], 0, -1) * 0.3
+    small[:, :, 0] += np.linspace(2, -2, 33)[:, None]
+    _, said = _scored(_enlarged(small, 257))
+    for offset in (0.05, -0.05):
+        sunk = small + rng.normal(0, 0.02, small.shape) + np.array([offset, 0.0])
+        assert said(_enlarged(sunk, 257).argmax(-1)[None]) == ""
+
+
 def test_a_small_thing_may_move_by_rounding() -> None:
     rng = fresh()
     rows, columns = np.mgrid[0:16, 0:16]

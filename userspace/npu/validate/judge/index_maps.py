@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .index_drift import drift
 from .values import Values
 
 # Root mean square of what is missing to the best class, as a share of the spread of all scores.
@@ -64,7 +65,14 @@ def compare_indices(output: Values, reference: Values, name: str) -> str:
         problem = _by_scores(output, reference, reference.short, name)
     else:
         problem = _by_share(output, reference, name)
-    return problem or _moved(output.raw.squeeze(), reference.raw.squeeze(), name)
+    ours, theirs = output.raw.squeeze(), reference.raw.squeeze()
+    problem = problem or _moved(ours, theirs, name)
+    if not problem and (way := drift(ours, theirs)):
+        problem = (
+            f"it is {name}'s, moved {way}: outlines lie more that way than rounding explains, both where a "
+            "class begins and where one ends"
+        )
+    return problem
 
 
 def _by_scores(output: Values, reference: Values, short: _Shares, name: str) -> str:
