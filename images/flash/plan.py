@@ -13,7 +13,7 @@ from bsp.profile import Board
 from images.disk.bmap import Map
 from images.disk.image import Description
 
-from .records import ImagePart, MachineRecord, Opened, PlanDocument, SourceRecord
+from .records import ImagePart, Opened, PlanDocument, RunningBoard, SourceRecord
 
 _MIB = 1 << 20
 
@@ -96,7 +96,7 @@ def check(request: WriteRequest, facts: Opened) -> None:
         )
 
 
-def _check_board(request: WriteRequest, board: MachineRecord) -> None:
+def _check_board(request: WriteRequest, board: RunningBoard) -> None:
     description = request.description
     expected = description.compatible[0] if description else None
     if request.board is not None:

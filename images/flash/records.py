@@ -32,7 +32,7 @@ class DeviceRecord(TypedDict):
     holders: list[str]
 
 
-class MachineRecord(TypedDict):
+class RunningBoard(TypedDict):
     """Which board the writer runs on, by its device tree."""
 
     compatible: list[str]
@@ -43,7 +43,7 @@ class Opened(TypedDict):
     """The answer to ``open``: ``done_chunks`` of this image are on the device already."""
 
     device: DeviceRecord
-    board: MachineRecord
+    board: RunningBoard
     done_chunks: int
     zstd: bool
 
@@ -88,7 +88,7 @@ class PlanDocument(SourceRecord):
     model: str
     device_bytes: int
     partitions_there: list[str]
-    board: MachineRecord | None
+    board: RunningBoard | None
     image: str
     image_board: str | None
     image_bytes: int

@@ -31,7 +31,7 @@ _ON = (None, b"okay\0", b"ok\0")
 
 
 @dataclass(frozen=True)
-class Difference:
+class TreeDifference:
     """Where a running tree is not the expected one; None where something is absent."""
 
     path: str
@@ -50,7 +50,7 @@ class Difference:
         return text
 
 
-def compare(expected: bytes, running: bytes) -> list[Difference]:
+def compare(expected: bytes, running: bytes) -> list[TreeDifference]:
     """Return where the running tree is not the expected one, boot-loader fix-ups left out.
 
     Raises:
@@ -58,14 +58,16 @@ def compare(expected: bytes, running: bytes) -> list[Difference]:
     """
     sent_nodes = read_tree(expected, "the device tree that was sent").nodes
     running_nodes = read_tree(running, "the running device tree").nodes
-    result: list[Difference] = []
+    result: list[TreeDifference] = []
     for path in sorted({*sent_nodes, *running_nodes}):
         if any(re.fullmatch(pattern, path) for pattern in LOADER_NODES):
             continue
         one, other = sent_nodes.get(path), running_nodes.get(path)
         if one is None or other is None:
             result.append(
-                Difference(path, "", None if one is None else b"", None if other is None else b"")
+                TreeDifference(
+                    path, "", None if one is None else b"", None if other is None else b""
+                )
             )
             continue
         for name in sorted({*one, *other}):
@@ -75,7 +77,7 @@ def compare(expected: bytes, running: bytes) -> list[Difference]:
                 re.fullmatch(pattern, path) and name == changed_name
                 for pattern, changed_name in LOADER_PROPERTIES
             ):
-                result.append(Difference(path, name, one.get(name), other.get(name)))
+                result.append(TreeDifference(path, name, one.get(name), other.get(name)))
     return result
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.support.models.rule_cases import crashing
 from userspace.npu.model.faults import graph_conditions, known_wrong
 from userspace.npu.model.faults.known_faults import Surroundings, faults_of
-from userspace.npu.model.faults.known_wrong import Verdict, npu_of_soc, verdicts, wrong_models
+from userspace.npu.model.faults.known_wrong import KnownVerdict, npu_of_soc, verdicts, wrong_models
 from userspace.npu.model.faults.operand_conditions import operands_in
 from userspace.npu.model.graph import Model, Operation, Tensor
 from userspace.npu.model.summary import reads_computed
@@ -109,8 +109,8 @@ def test_a_verdict_wins_over_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build(Case("head", 8, 8, 8, 12)).model
     digest = hashlib.sha256(model).hexdigest()
     kept = (
-        Verdict(digest, "a head", "imx8mp", ("26.1.6",)),
-        Verdict(digest, "a head", "imx8mp", ("25.0.7",), "operation 0 (CONV_2D)"),
+        KnownVerdict(digest, "a head", "imx8mp", ("26.1.6",)),
+        KnownVerdict(digest, "a head", "imx8mp", ("25.0.7",), "operation 0 (CONV_2D)"),
     )
     monkeypatch.setattr(known_wrong, "verdicts", lambda: kept)
     assert known_wrong.known_wrong(model, "imx8mp", "26.1.6-1") == []

@@ -28,7 +28,7 @@ _KEPT = ("delegate", "status", "reason", "latency_ms", "first_ms", "delegated_op
          "driver", "max_abs_diff", "agreement", "profile")  # fmt: skip
 
 
-class Entry(TypedDict, total=False):
+class HistoryEntry(TypedDict, total=False):
     """A line: what is kept of a smoke test; of each row, what ``_KEPT`` names and is not None."""
 
     format: int
@@ -51,7 +51,7 @@ class History:
     """Entries of one host, oldest first, and how many lines could not be read."""
 
     host: str
-    entries: tuple[Entry, ...]
+    entries: tuple[HistoryEntry, ...]
     torn: int = 0
 
 
@@ -66,7 +66,7 @@ def file_of(host: str) -> Path:
     return folder() / f"{safe.lstrip('.') or '%'}.jsonl"
 
 
-def entry_of(document: SmokeDocument, conditions: Conditions) -> Entry:
+def entry_of(document: SmokeDocument, conditions: Conditions) -> HistoryEntry:
     """Return what is kept of a smoke test's document."""
     return {
         "format": FORMAT,
@@ -91,7 +91,7 @@ def entry_of(document: SmokeDocument, conditions: Conditions) -> Entry:
     }
 
 
-def append(host: str, entry: Entry) -> Path:
+def append(host: str, entry: HistoryEntry) -> Path:
     """Add one line to a host's history; it is on the disk when this returns.
 
     Raises:
@@ -170,7 +170,7 @@ def need(host: str) -> History:
     return history
 
 
-def _parse(line: bytes) -> Entry | None:
+def _parse(line: bytes) -> HistoryEntry | None:
     try:
         entry = json.loads(line)
         if entry["format"] != FORMAT:
@@ -179,4 +179,4 @@ def _parse(line: bytes) -> Entry | None:
         entry["time"], entry["model_sha256"], entry["image_sha256"], entry["conditions"]
     except (ValueError, KeyError, TypeError):
         return None
-    return cast(Entry, entry)
+    return cast(HistoryEntry, entry)

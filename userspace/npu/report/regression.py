@@ -35,7 +35,7 @@ _LEAST_SPREAD = 0.005
 
 
 @dataclass(frozen=True)
-class Verdict:
+class SeriesVerdict:
     """The verdict on the newest runs of a series.
 
     Attributes:
@@ -67,14 +67,14 @@ class Verdict:
         )
 
 
-def judge_series(values: Sequence[float]) -> Verdict:
+def judge_series(values: Sequence[float]) -> SeriesVerdict:
     """Judge the newest of a series of positive numbers, oldest first."""
     logs = [math.log(value) for value in values if value > 0 and math.isfinite(value)]
     if len(logs) < LEAST_RUNS:
-        return Verdict("too few", 0.0, 0.0, values[-1] if values else 0.0, 1)
+        return SeriesVerdict("too few", 0.0, 0.0, values[-1] if values else 0.0, 1)
     middle, spread = _centre(logs[-1 - BASELINE_RUNS : -1]), _spread(logs[-_WINDOW_RUNS - 1 : -1])
     alone = logs[-1] - middle
-    verdict = Verdict("steady", math.expm1(alone), spread, math.exp(middle), 1)
+    verdict = SeriesVerdict("steady", math.expm1(alone), spread, math.exp(middle), 1)
     for runs, errors, deviations in _LIMITS:
         before, newest = logs[-runs - BASELINE_RUNS : -runs], logs[-runs:]
         if len(before) < LEAST_RUNS - 2:
@@ -90,7 +90,7 @@ def judge_series(values: Sequence[float]) -> Verdict:
             and abs(math.expm1(change)) >= _LEAST_CHANGE
         ):
             word = "slower" if change > 0 else "faster"
-            return Verdict(word, math.expm1(change), spread, math.exp(middle), runs)
+            return SeriesVerdict(word, math.expm1(change), spread, math.exp(middle), runs)
     return verdict
 
 
@@ -114,7 +114,7 @@ def _small_sample(count: int) -> float:
     return 1.0 if count >= BASELINE_RUNS else 1.0 + 2.5 / count
 
 
-class Point(TypedDict):
+class SeriesPoint(TypedDict):
     """The median of a run, when it was made, and under which conditions."""
 
     ms: float
@@ -149,9 +149,9 @@ class HistoryDocument(TypedDict):
     verdict: str
 
 
-def series_of(history: History) -> dict[tuple[str, str, str, str], list[Point]]:
+def series_of(history: History) -> dict[tuple[str, str, str, str], list[SeriesPoint]]:
     """Return passing runs by (test, model, delegate, what else has to be equal), oldest first."""
-    series: dict[tuple[str, str, str, str], list[Point]] = {}
+    series: dict[tuple[str, str, str, str], list[SeriesPoint]] = {}
     for entry in history.entries:
         same = f"{entry['model_sha256'][:12]}/{entry['image_sha256'][:12]}/{entry.get('threads')}"
         for row in entry["results"]:
@@ -159,7 +159,7 @@ def series_of(history: History) -> dict[tuple[str, str, str, str], list[Point]]:
             if row.get("status") != "pass" or not times:
                 continue
             key = (entry.get("test", ""), entry.get("model", ""), row["delegate"], same)
-            point = Point(
+            point = SeriesPoint(
                 ms=float(times["median"]), time=entry["time"], conditions=entry["conditions"]
             )
             series.setdefault(key, []).append(point)
@@ -201,7 +201,7 @@ def document(history: History) -> HistoryDocument:
     }
 
 
-def changed_conditions(now: Mapping[str, Any], earlier: Sequence[Point]) -> list[str]:
+def changed_conditions(now: Mapping[str, Any], earlier: Sequence[SeriesPoint]) -> list[str]:
     """Say which conditions of a run are new: versions, governor, clocks; a much higher load or heat."""
     changed = []
     then: list[Mapping[str, Any]] = [point["conditions"] for point in earlier]

@@ -161,7 +161,7 @@ class MachineRecord(TypedDict, total=False):
     threads: int
 
 
-class NpuRecord(TypedDict):
+class EmulatedNpuRecord(TypedDict):
     """An emulated NPU, and what it says of the jobs that it got.
 
     Attributes:
@@ -395,5 +395,5 @@ class SmokeDocument(TypedDict, total=False):
     results: list[RowResult]
     verdict: str
     emulated: bool
-    npu: NpuRecord
+    npu: EmulatedNpuRecord
     conditions: Conditions

@@ -33,7 +33,7 @@ MAX_WRITTEN_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
-class Difference:
+class ReplayDifference:
     """A job that writes something else than when it was recorded.
 
     Attributes:
@@ -69,7 +69,7 @@ class Replayed:
     macs: int = 0
     seconds: float = 0.0
     recorded_seconds: float = 0.0
-    differences: list[Difference] = field(default_factory=list)
+    differences: list[ReplayDifference] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -346,7 +346,7 @@ class _Replay:
             first = int(places[0])
             off = np.abs(written[places].astype(np.int16) - right[places].astype(np.int16))
             self._result.differences.append(
-                Difference(
+                ReplayDifference(
                     number, job.unit, self._last.description, self._last.operation,
                     int(places.size), size, address + first, str(right[first]), str(written[first]),
                     int(off.max()),
@@ -361,7 +361,7 @@ class _Replay:
             return
         number = self._result.nn_jobs + self._result.tp_jobs - 1
         self._result.differences.append(
-            Difference(
+            ReplayDifference(
                 max(number, 0), finding.unit if finding else "", "stopped at a fault",
                 finding.operation if finding else "",
                 expected=end.fault or "no fault", found=str(finding) if finding else "no fault",

@@ -7,7 +7,7 @@ from bsp.base.output import table
 from bsp.base.words import counted, filled
 
 from ..identity import RocketIdentity
-from .replay import Difference, Replayed
+from .replay import ReplayDifference, Replayed
 from .show import JobShown, Shown, SubmissionShown
 from .trace import Header
 
@@ -56,7 +56,7 @@ def replayed_text(replayed: Replayed) -> str:
     return "\n\n".join(parts)
 
 
-def _difference(each: Difference) -> list[str]:
+def _difference(each: ReplayDifference) -> list[str]:
     if not each.bytes:
         text = f"{each.description}: expected {each.expected}, found {each.found}"
         return [str(each.job), each.unit, "-", "-", text]

@@ -22,7 +22,7 @@ _DRIVER = "etnaviv"
 _EMULATED = "qemu-virt-"
 
 
-class Verdict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class KnownVerdict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What ``gate-mesa --model`` said of a model with versions of Mesa on an NPU.
 
     Attributes:
@@ -39,11 +39,11 @@ class Verdict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: int
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[KnownVerdict, ...]
 
 
 @functools.cache
-def verdicts() -> tuple[Verdict, ...]:
+def verdicts() -> tuple[KnownVerdict, ...]:
     """Return all verdicts that are kept."""
     try:
         return msgspec.toml.decode(_VERDICTS.read_bytes(), type=_File).verdicts
@@ -113,7 +113,7 @@ def wrong_models(npu: str, mesa: str) -> list[str]:
     ]
 
 
-def _right_with(verdict: Verdict) -> str:
+def _right_with(verdict: KnownVerdict) -> str:
     right = [
         version
         for each in verdicts()

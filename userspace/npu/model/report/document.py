@@ -25,30 +25,30 @@ NO_ESTIMATE = "it was not run with the Mesa and on the NPU that do best: no run,
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ModelVerdict:
     """The first thing to say: ``answer`` is one of the constants above."""
 
     answer: str
     why: str
 
 
-def verdict(facts: Facts) -> Verdict:
+def verdict(facts: Facts) -> ModelVerdict:
     """Return whether a model belongs on the NPU, judged by the Mesa that does best with it."""
     if facts.elsewhere:
-        return Verdict(ELSEWHERE, facts.elsewhere)
+        return ModelVerdict(ELSEWHERE, facts.elsewhere)
     if facts.numbers.kind in ("float", "float16", "dynamic range"):
-        return Verdict(
+        return ModelVerdict(
             CHANGE, f"it computes in {facts.numbers.kind}; the NPU computes with 8-bit integers"
         )
     if facts.lacking:
-        return Verdict(CHANGE, facts.lacking[0].what)
+        return ModelVerdict(CHANGE, facts.lacking[0].what)
     if facts.runs and all(TFLITE_REFUSES in run.why for run in facts.runs):
-        return Verdict(CHANGE, f"{facts.runs[0].why} (with {', '.join(facts.given)})")
+        return ModelVerdict(CHANGE, f"{facts.runs[0].why} (with {', '.join(facts.given)})")
     version, npu = best(facts)
     taken, total = len(version.taken), len(facts.macs)
     if not taken:
         takes = any(each.taken for each in facts.versions)
-        return Verdict(
+        return ModelVerdict(
             CHANGE,
             "what a Mesa takes of it comes out wrong"
             if takes
@@ -59,21 +59,23 @@ def verdict(facts: Facts) -> Verdict:
         why += f" and {percent(facts.share(version))} of the multiplications"
     why += f" go to the NPU with {_mesa(version)}"
     if facts.share(version) < _HARDLY_ANY:
-        return Verdict(CHANGE, why)
+        return ModelVerdict(CHANGE, why)
     run = run_of(facts, version, npu)
     if run and run.status in BAD:
-        return Verdict(WRONG, f"{why}; run on a virtual {npu}, {_ended(run)}")
+        return ModelVerdict(WRONG, f"{why}; run on a virtual {npu}, {_ended(run)}")
     wrong = {index for index, _ in version.faults_on(npu)}
     # What is known to come out wrong in general, and did not here, is told further below.
     if wrong and not (run and run.status in GOOD):
         are = "is" if len(wrong) == 1 else "are"
-        return Verdict(WRONG, f"{why}; {len(wrong)} of them {are} known to come out wrong on {npu}")
+        return ModelVerdict(
+            WRONG, f"{why}; {len(wrong)} of them {are} known to come out wrong on {npu}"
+        )
     if not is_swept(version.mesa, npu):
         why += "; what comes out wrong there is not known"
     others = [name for each, name in facts.pairs if each is version and is_wrong(facts, each, name)]
     if others:
         why += f"; on {npu} (not on {', '.join(others)}, where some come out wrong)"
-    return Verdict(FITS if facts.share(version) >= _NEARLY_ALL else PARTLY, why)
+    return ModelVerdict(FITS if facts.share(version) >= _NEARLY_ALL else PARTLY, why)
 
 
 def _mesa(version: Version) -> str:

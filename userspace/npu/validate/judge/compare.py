@@ -60,7 +60,7 @@ _POINT_SCORES_LIMIT = 0.35
 
 
 @dataclass(frozen=True)
-class Difference:
+class OutputDifference:
     """What a comparison came to.
 
     Attributes:
@@ -75,7 +75,7 @@ class Difference:
 
 def compare(
     kind: Kind, output: Values, reference: Values, labels: Sequence[str], *, name: str
-) -> Difference:
+) -> OutputDifference:
     """Compare an output with the reference's.
 
     Args:
@@ -84,9 +84,9 @@ def compare(
         name: the reference's name, for the words.
     """
     if not np.all(np.isfinite(output.real)):
-        return Difference("holds numbers that are not finite", None)
+        return OutputDifference("holds numbers that are not finite", None)
     if kind is Kind.INDICES:
-        return Difference(compare_indices(output, reference, name), None)
+        return OutputDifference(compare_indices(output, reference, name), None)
     error = relative_error(output, reference)
     if kind is Kind.SCORES:
         problem = _scores(output, reference, labels, name)
@@ -96,7 +96,7 @@ def compare(
         problem = _list(output, reference, name)
     else:
         problem = _whole(output, reference, name, _WHOLE_LIMIT) or _parts(output, reference, name)
-    return Difference(problem, error)
+    return OutputDifference(problem, error)
 
 
 def named(index: int, labels: Sequence[str]) -> str:
