@@ -29,7 +29,7 @@ from .catalog import (
     user_boards_dir,
 )
 from .dts.compiler.compile import compile_dts
-from .dts.npu.owners import refuse_two_owners, vendor_of
+from .dts.npu.owners import npu_of_another_chip, refuse_two_owners, vendor_of
 from .dts.npu.switched_off import off_notes
 from .dts.tree import Tree, read_tree
 from .identify import (
@@ -368,6 +368,14 @@ def _npu_notes(soc: str, tree: Tree, what: str) -> list[str]:
     if npu is None:
         return [f"{load_soc(soc).title} has no NPU that a kernel describes yet"]
     refuse_two_owners(tree, npu, what)
+    foreign = npu_of_another_chip(tree, npu)
+    if foreign is not None:
+        raise UserError(
+            f"{what} is of another chip than {load_soc(soc).title}: its NPU is {foreign} "
+            f"({', '.join(tree.strings(foreign, 'compatible'))}), not at {npu.node.rpartition('@')[2]}",
+            hint=f"--like takes a board with the same chip; {what} says that it is "
+            f"{', '.join(tree.compatible)}",
+        )
     notes = []
     vendor = vendor_of(tree, npu)
     if vendor:

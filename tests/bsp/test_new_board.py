@@ -161,6 +161,22 @@ def test_a_vendors_tree_is_recognised(tmp_path: Path, kernel: str) -> None:
     assert any("has no power-domains" in each.why for each in made.missing)
 
 
+def test_a_tree_of_another_chip_is_not_like_the_board(
+    tmp_path: Path, own_profiles: Path, kernel: str
+) -> None:
+    """Allwinner's kernels describe the NPU of the A733 as that of the T527, at another place."""
+    npu = """#address-cells = <2>; #size-cells = <2>;
+        npu@{0} {{ compatible = "allwinner,npu"; reg = <0 0x{0} 0 0x1000>; }};"""
+    other = dtb_of(tmp_path, '"acme,a733", "arm,sun60iw2p1"', npu.format("3600000"))
+    with pytest.raises(UserError, match="of another chip than Allwinner") as caught:
+        new_board("acme", source_of_dtb(other), like="orangepi-4a", kernel=kernel)
+    assert "/npu@3600000 (allwinner,npu), not at 7122000" in caught.value.message
+    assert not own_profiles.exists()
+    same = dtb_of(tmp_path, '"acme,t527", "arm,sun55iw3p1"', npu.format("7122000"))
+    made = new_board("acme", source_of_dtb(same), kernel=kernel)
+    assert made.board.soc == "a523"
+
+
 def test_bad_input_leaves_nothing(tmp_path: Path, own_profiles: Path, kernel: str) -> None:
     good = dtb_of(tmp_path, '"acme,one", "fsl,imx8mp"')
     cut = tmp_path / "cut.dtb"

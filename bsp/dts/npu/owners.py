@@ -54,6 +54,23 @@ def vendor_of(tree: Tree, npu: Npu) -> tuple[str, Vendor] | None:
     return min(nodes, key=lambda one: (one[1].shared, not is_on(tree, one[0])), default=None)
 
 
+def npu_of_another_chip(tree: Tree, npu: Npu) -> str | None:
+    """Return the node by which a vendor's kernel describes another chip's NPU, for the same driver."""
+    addresses = Addresses(tree)
+    return next(
+        (
+            path
+            for vendor in npu.vendor
+            for path, node in tree.nodes.items()
+            if "compatible" in node
+            and not vendor.shared
+            and _is_for(vendor, tree.strings(path, "compatible"))
+            and _is_elsewhere(addresses.of(path), npu)
+        ),
+        None,
+    )
+
+
 def _is_for(vendor: Vendor, compatible: list[str]) -> bool:
     """Whether a vendor's driver takes a node; ``amlogic,galcore`` is what ``amlogic, galcore`` means."""
     strings = set(map(plain_string, vendor.compatible))
