@@ -363,6 +363,7 @@ def test_nop_tokens_of_a_running_tree_are_read(dtb: bytes) -> None:
     longer = bytearray(dtb[: at + 8] + nop + dtb[at + 8 :])
     struct.pack_into(">I", longer, 4, size + 4)
     struct.pack_into(">I", longer, 12, strings + (4 if strings > at else 0))
+    struct.pack_into(">I", longer, 36, struct.unpack_from(">I", dtb, 36)[0] + 4)  # size_dt_struct
     assert running_tree.compare(dtb, bytes(longer)) == []
 
 
