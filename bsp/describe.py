@@ -30,7 +30,7 @@ _LEAST_TITLE = 16
 
 _TRIALS = {
     "fat": "by a boot script on the FAT boot partition",
-    "asked": "by a boot script, if the board's U-Boot runs one",
+    "asked": "by a boot script, if the board's U-Boot runs one (--adopt asks it, with a boot as before)",
     "none": "not by a boot script",
 }
 """How deployments are tried, by the ways of ``bsp.uboot.trial_of``."""
