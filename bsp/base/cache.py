@@ -86,6 +86,47 @@ def make_once(target: Path, make: Callable[[Path], None]) -> Path:
     return target
 
 
+def copy_folder(
+    source: Path, target: Path, *, finish: Callable[[Path], object] = lambda _: None
+) -> None:
+    """Copy a folder to where a user wants it, whole or not at all.
+
+    Args:
+        target: not there yet; its parents are made.
+        finish: completes the copy, before it gets its name.
+
+    Raises:
+        InfrastructureError: it cannot be written: the disk is full...
+    """
+
+    def problem(place: str, why: str | None) -> InfrastructureError:
+        return InfrastructureError(
+            f"cannot write {place}: {why}", hint="--output takes another folder"
+        )
+
+    def copy_file(original: str, place: str) -> str:
+        try:
+            return str(shutil.copy2(original, place))
+        except OSError as error:  # of these copytree would collect one for each file
+            raise problem(str(target), error.strerror) from error
+
+    def make(temporary: Path) -> None:
+        try:
+            shutil.copytree(source, temporary, symlinks=True, copy_function=copy_file)
+        except shutil.Error as error:
+            raise problem(str(target), error.args[0][0][2]) from error
+        finish(temporary)
+
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        make_once(target, make)
+    except OSError as error:
+        raise problem(str(target), error.strerror) from error
+    finally:
+        with contextlib.suppress(OSError):
+            target.with_name(target.name + ".lock").unlink()
+
+
 def write_atomically(target: Path, content: bytes, *, mode: int = 0o644) -> None:
     """Write a file so that a reader sees the old or the new content, also after a power cut.
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..base.cache import cache_dir, lock, make_once, remove, write_atomically
+from ..base.cache import cache_dir, copy_folder, lock, make_once, remove, write_atomically
 from ..base.compile.make import compile_in
 from ..base.compile.patching import Patch, apply_all, key_of, missing_from
 from ..base.errors import UserError
@@ -156,8 +156,7 @@ def build_kernel(prepared: Prepared, *, output: Path | None = None) -> Path:
         _compile(prepared)
         folder = _products(prepared)
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(folder, output, symlinks=True)
+        copy_folder(folder, output)
         return output
     return folder
 

@@ -8,11 +8,10 @@ building of the device tree.
 from __future__ import annotations
 
 import hashlib
-import shutil
 import tempfile
 from pathlib import Path
 
-from bsp.base.cache import cache_dir, make_once, remove
+from bsp.base.cache import cache_dir, copy_folder, make_once, remove
 from bsp.base.errors import UserError
 from bsp.base.progress import step
 from bsp.dts.build import build_dts
@@ -77,6 +76,8 @@ def bundle_for(
         )
     if output is not None and output.exists():
         raise UserError(f"{output} exists already", hint="give another folder, or remove it")
+    if key is not None:
+        sign.public_key(key)  # refused before work begins
     series = kernel or lock.locked_kernel(board) or board.kernel
     if not is_build(series) and not series.replace(".", "").isdigit():
         raise UserError(
@@ -98,12 +99,11 @@ def bundle_for(
                 else None
             )
             bundle = _build_cached(board, prebuilt, dtb_bytes, payload)
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(bundle.path, output, symlinks=True)
-        bundle = bundles.load(output)
-    sign.sign(bundle, key)
-    return bundle
+    if output is None:
+        sign.sign(bundle, key)
+        return bundle
+    copy_folder(bundle.path, output, finish=lambda copy: sign.sign(bundles.load(copy), key))
+    return bundles.load(output)
 
 
 def _dtb(

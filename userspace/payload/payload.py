@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-from bsp.base.cache import make_once
+from bsp.base.cache import copy_folder, make_once
 from bsp.base.download import sha256_of
 from bsp.base.errors import UserError
 from bsp.base.output import table
@@ -109,13 +109,7 @@ def build_payload(
 
     make_once(folder, make)
     if target is not None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-
-        def copy(temporary: Path) -> None:
-            shutil.copytree(folder, temporary, symlinks=True)
-
-        make_once(target, copy)
-        target.with_name(target.name + ".lock").unlink(missing_ok=True)
+        copy_folder(folder, target)
         folder = target
     return Payload(folder, json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
 

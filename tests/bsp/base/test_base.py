@@ -5,6 +5,7 @@ import errno
 import http.server
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -118,6 +119,34 @@ def test_write_atomically_keeps_the_old_content_when_it_fails(
         cache.write_atomically(target, b"new")
     assert target.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_is_copied_whole_or_not_at_all(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for a full disk: it ends each copy in the middle."""
+    source = tmp_path / "source"
+    (source / "deep").mkdir(parents=True)
+    (source / "link").symlink_to("deep")
+    for number in range(50):
+        (source / f"deep/{number}").write_bytes(bytes(4096))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
+    try:
+        with pytest.raises(InfrastructureError) as error:
+            cache.copy_folder(source, tmp_path / "out/copy")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert error.value.message == f"cannot write {tmp_path}/out/copy: File too large"
+    assert list((tmp_path / "out").iterdir()) == []
+    with pytest.raises(ZeroDivisionError):
+        cache.copy_folder(source, tmp_path / "out/copy", finish=lambda _: 1 // 0)
+    assert list((tmp_path / "out").iterdir()) == []
+    with pytest.raises(InfrastructureError, match="File exists"):
+        cache.copy_folder(source, source / "deep/1/copy")
+    cache.copy_folder(
+        source, tmp_path / "out/copy", finish=lambda copy: (copy / "done").write_text("")
+    )
+    assert {path.name for path in (tmp_path / "out/copy").iterdir()} == {"deep", "link", "done"}
+    assert (tmp_path / "out/copy/link").is_symlink()
 
 
 def test_a_cache_folder_that_cannot_be_made_says_which_variable(

@@ -37,6 +37,8 @@ def test_other_bad_input(tmp_path: Path) -> None:
         bundle_for(BOARD, kernel="path:/usr/src/linux")
     with pytest.raises(UserError, match="exists already"):
         bundle_for(BOARD, output=tmp_path)
+    with pytest.raises(UserError, match="there is no signing key"):
+        bundle_for(BOARD, kernel="path:/usr/src/linux", key=tmp_path / "none")
     with pytest.raises(UserError, match=r"has no \[boot\]"):
         bundle_for(msgspec.structs.replace(BOARD, boot=None))
 

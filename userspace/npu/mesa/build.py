@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bsp.base.cache import cache_dir, lock, make_once
+from bsp.base.cache import cache_dir, copy_folder, lock, make_once
 from bsp.base.compile.make import compile_in
 from bsp.base.compile.patching import Patch
 from bsp.base.download import sha256_of
@@ -176,8 +176,7 @@ def build_mesa(request: MesaRequest, *, output: Path | None = None) -> BuiltMesa
             _compile(part, request.jobs)
         built = _product(tree, ready, parts)
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(built.folder, output)
+        copy_folder(built.folder, output)
         return read_built(output)
     return built
 
