@@ -166,6 +166,7 @@ def build_dts(
     apply: Sequence[Path] = (),
     force_enable: bool = False,
     series: str | None = None,
+    derived: bool = False,
 ) -> DtsResult:
     """Build a board's device tree into ``target_dir``.
 
@@ -182,6 +183,7 @@ def build_dts(
         apply: overlays (``.dtbo``) that the base tree gets first, in this order.
         force_enable: switch the NPU on also where somebody switched it off on purpose.
         series: of the kernel that the base DTB is from, where ``kernel`` does not say it.
+        derived: the base may be of a board that was derived from this one, as it goes back to that board.
 
     Raises:
         UserError: the tree is not the board's, or lacks more than device tree can add; the NPU was switched
@@ -197,7 +199,7 @@ def build_dts(
         start = _from_source(board, kernel, npu, symbols=bool(apply))
     start = _with_overlays(start, apply, npu if not force_enable else None)
     base = read_tree(start.blob, start.what)
-    check_identity(base, board, start.what, newer=newer)
+    check_identity(base, board, start.what, newer=newer, derived=derived)
     changes = _changes(base, board, npu, start, newer)
     if npu is not None and npu.enabled:
         refuse_two_owners(base, npu, start.what)

@@ -103,6 +103,7 @@ def build_in_place(
             apply=apply,
             force_enable=force_enable,
             series=kernel.series if kernel else None,
+            derived=True,
         )
     report = built.npu
     if npu is not None and kernel is not None and npu.enabled:

@@ -26,12 +26,15 @@ from .given import board_tree
 OTHER_BOARD = "./inv boards lists the boards; --board has to fit the tree"
 
 
-def check_identity(tree: Tree, board: Board, what: str, *, newer: str = "") -> None:
+def check_identity(
+    tree: Tree, board: Board, what: str, *, newer: str = "", derived: bool = False
+) -> None:
     """Refuse the device tree of another board.
 
     Args:
         what: what the tree is, for the error.
         newer: how to get an upstream tree, for the hint.
+        derived: it may be of a board that was derived from this one.
 
     Raises:
         UserError: the root's ``compatible`` does not name the board, or the profile's names none.
@@ -45,7 +48,7 @@ def check_identity(tree: Tree, board: Board, what: str, *, newer: str = "") -> N
         )
     if own not in tree.compatible and not _runs_as(tree, board):
         _refuse_another(tree, board, what, newer)
-    if own in tree.compatible[1:]:
+    if own in tree.compatible[1:] and not derived:
         raise UserError(
             f"{what} is of another board, which was derived from {board.name}: its root says "
             f"{', '.join(tree.compatible)}",
