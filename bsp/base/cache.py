@@ -150,8 +150,10 @@ def write_atomically(target: Path, content: bytes, *, mode: int = 0o644) -> None
             os.fsync(file.fileno())
         Path(name).rename(target)
         _flush(target.parent)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno:  # of a write it names no file
+            raise OSError(error.errno, error.strerror, str(target)) from error
         raise
 
 

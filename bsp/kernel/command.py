@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
+from ..base.cache import write_atomically
 from ..base.errors import InfrastructureError, UserError
 from ..base.output import table
 from ..base.packages.host_packages import has_header, install_packages
@@ -328,11 +329,8 @@ def save_fragment(board: Board, options: Options, name: str, *, menu: bool) -> S
         if subprocess.run(work.make("-s", "menuconfig"), check=False).returncode:
             raise InfrastructureError("the kernel's menus ended with an error, see above")
     changed = fragments.changes(before, read_config(work.config))
-    target.write_text(
-        f"# Changed with menuconfig, on top of the fragments of {board.name}\n"
-        + "".join(f"{line}\n" for line in changed),
-        encoding="utf-8",
-    )
+    heading = f"# Changed with menuconfig, on top of the fragments of {board.name}\n"
+    write_atomically(target, (heading + "".join(f"{line}\n" for line in changed)).encode())
     # The next build starts from fragments.
     (work.folder / "npu-bsp.config-key").unlink(missing_ok=True)
     return {"board": board.name, "kernel": kernel, "fragment": str(target), "lines": changed}

@@ -150,7 +150,8 @@ def _errors_printed(*, as_json: bool) -> Any:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         hint = "df shows which disk is full" if full else "NPU_BSP_DEBUG=1 shows where"
-        end(InfrastructureError(str(error), hint=hint), as_json=as_json)
+        text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else ""
+        end(InfrastructureError(text or str(error), hint=hint), as_json=as_json)
     except Exit:
         raise
     except Exception as error:

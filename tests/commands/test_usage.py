@@ -6,17 +6,21 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from invoke.exceptions import Exit
 
+from bsp.base.cache import write_atomically
 from bsp.base.errors import UserError
 from bsp.base.project import PROJECT
 from commands import collection, developers
 from commands.face import help_text
+from commands.face.command import errors_for_people
 from commands.face.program import program
 
 TASKS = sorted(collection().task_names)
@@ -380,6 +384,21 @@ def test_closed_streams_do_no_harm(closed: str) -> None:
     assert ended.returncode == 0
     assert ended.stderr == ""
     assert ("vim3" in ended.stdout) is not (closed.startswith(">"))
+
+
+def test_a_full_disk_is_named_by_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))  # stands in for a full disk
+    try:
+        with pytest.raises(Exit) as ended, errors_for_people(as_json=False):
+            write_atomically(tmp_path / "page.html", bytes(4096))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert ended.value.code == 3
+    assert f"error: {tmp_path}/page.html: File too large\n" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 GOING_ON = """
