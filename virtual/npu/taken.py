@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+from userspace.npu.model.faults import kernel_conditions as kernels
 from userspace.npu.model.faults import operand_conditions as conditions
 from userspace.npu.model.faults.known_faults import surroundings_of
 from userspace.npu.model.graph import Model, Operation
@@ -168,6 +169,7 @@ _ODD_OPERANDS = {
     conditions.added_to_itself: ("operands", "two tensors", "one, twice"),
     conditions.constant_data: ("operands", "what the model computes or is given", "a constant"),
     conditions.operand_twice: ("operands", "each with a place of its own", "one of two operations"),
+    kernels.unequal_sides: ("kernel", "as many rows as columns", "another number"),
     conditions.unequal_strides: ("strides", "one for rows and columns", "two"),
     conditions.narrow_activation: ("fused activation", "RELU_N1_TO_1", "none"),
     conditions.left_out_dimensions: ("tensors", "at most four dimensions", "more"),

@@ -270,6 +270,66 @@ def test_weights_of_four_bits_are_taken_for_bytes() -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "kernel", "stride", "same", "said"),
+    [
+        ("CONV_2D", (1, 3), 1, False, "rows than of columns"),
+        ("CONV_2D", (7, 1), 2, True, "rows than of columns"),
+        ("DEPTHWISE_CONV_2D", (3, 5), 1, True, "rows than of columns"),
+        ("CONV_2D", (3, 3), 1, True, ""),
+        ("CONV_2D", (4, 4), 2, True, "even kernel before 26.2"),
+        ("DEPTHWISE_CONV_2D", (4, 4), 2, True, "even kernel"),
+        ("DEPTHWISE_CONV_2D", (7, 7), 2, True, "kernel of 7"),
+        ("CONV_2D", (4, 4), 2, False, ""),
+        ("CONV_2D", (4, 4), 1, True, ""),
+        ("DEPTHWISE_CONV_2D", (7, 7), 1, True, "kernel of 7"),
+        ("DEPTHWISE_CONV_2D", (7, 7), 1, False, ""),
+        ("DEPTHWISE_CONV_2D", (5, 5), 1, True, ""),
+    ],
+)
+@pytest.mark.parametrize("mesa", ["25.0.7", "26.1.6", "26.2.6"])
+def test_kernels_that_are_taken_for_others(
+    kind: str, kernel: tuple[int, int], stride: int, same: bool, said: str, mesa: str
+) -> None:
+    """Seen with each of 60 kernels on both NPUs: 1x3 and 3x1 are read as square ones."""
+    first = 1 if kind == "DEPTHWISE_CONV_2D" else 8
+    weights = Tensor("w", (first, *kernel, 8), "uint8", (0.02,), (0,), b"1")
+    bias = Tensor("b", (8,), "int32", (0.02,), (0,), b"1")
+    size = 16 // stride
+    operation = Operation(
+        0, kind, 1, (sized(1, 16, 16, 8), weights, bias), (sized(1, size, size, 8),),
+        strides=(stride, stride), same=same,
+    )  # fmt: skip
+    found = said_of(operation, mesa)
+    words, _, mended = said.partition(" before ")
+    if mended and mesa.startswith(mended):
+        words = ""
+    assert words in found
+    assert bool(found) == bool(words)
+
+
+def test_a_depthwise_convolution_of_four_columns_has_no_border_on_one_npu() -> None:
+    weights = Tensor("w", (1, 3, 3, 8), "uint8", (0.02,), (0,), b"1")
+    tensors = (sized(1, 4, 4, 8), weights, Tensor("b", (8,), "int32", (0.02,), (0,), b"1"))
+    operation = Operation(
+        0, "DEPTHWISE_CONV_2D", 1, tensors, (sized(1, 2, 2, 8),), strides=(2, 2), same=True
+    )
+    for mesa in ("25.0.7", "26.1.6", "26.2.6"):
+        assert "4 columns" in said_of(operation, mesa)
+        assert not said_of(operation, mesa, "a311d")
+
+
+def test_a_kernel_of_two_has_the_wrong_order_with_either_padding() -> None:
+    weights = Tensor("w", (16, 2, 2, 8), "uint8", (0.02,), (0,), b"1")
+    tensors = (sized(1, 16, 16, 8), weights, Tensor("b", (16,), "int32", (0.02,), (0,), b"1"))
+    for same in (True, False):
+        operation = Operation(
+            0, "CONV_2D", 1, tensors, (sized(1, 8, 8, 16),), strides=(2, 2), same=same
+        )
+        assert "disagree" in said_of(operation, "26.1.6", "a311d")
+        assert not said_of(operation, "26.1.6", "imx8mp")
+
+
+@pytest.mark.parametrize(
     ("stride", "mesa", "wrong"), [(1, "26.2.6", 1), (2, "26.2.6", 0), (2, "26.1.6", 1)]
 )
 def test_kernels_of_seven_with_stride_2_are_right_since_26_2(

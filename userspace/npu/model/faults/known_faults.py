@@ -15,6 +15,7 @@ from ..graph import Operation, Tensor
 from ..partitions import Partition
 from ..summary import data_of, output_of, weights_of
 from . import graph_conditions as around
+from . import kernel_conditions as kernels
 from . import operand_conditions as operands
 
 A311D, IMX8MP = "a311d", "imx8mp"
@@ -192,7 +193,7 @@ def _two_by_two_same(operation: Operation, _: Surroundings) -> bool:
 
 def _two_by_two_order(operation: Operation, _: Surroundings) -> bool:
     return (
-        _is_stride_2(operation, "CONV_2D") and not operation.same
+        _is_stride_2(operation, "CONV_2D")
         and _kernel(operation) == (2, 2) and _size(output_of(operation))[2] > _CORES
     )  # fmt: skip
 
@@ -229,16 +230,15 @@ def _depthwise_two(operation: Operation, _: Surroundings) -> bool:
     )  # fmt: skip
 
 
+def _depthwise_four(operation: Operation, _: Surroundings) -> bool:
+    return (
+        _is_stride_2(operation, "DEPTHWISE_CONV_2D") and operation.same
+        and _input(operation)[1] == 4 and _kernel(operation)[0] > 2
+    )  # fmt: skip
+
+
 def _stride_3(operation: Operation, _: Surroundings) -> bool:
     return operation.kind in _CONVOLUTIONS and max(operation.strides) > 2
-
-
-def _kernel_7(operation: Operation, _: Surroundings) -> bool:
-    return operation.kind == "CONV_2D" and operation.same and max(_kernel(operation)) >= 7
-
-
-def _kernel_7_stride_1(operation: Operation, where: Surroundings) -> bool:
-    return _kernel_7(operation, where) and operation.strides == (1, 1)
 
 
 def _grouped(operation: Operation, _: Surroundings) -> bool:
@@ -343,11 +343,22 @@ _FAULTS = (
           "take Mesa 26.1 or later, or convert the model to uint8"),
     Fault("is depthwise of stride 2 on 2 columns: a border at the wrong side", "", _BOTH, ("25.0",),
           _depthwise_two, "choose another input size"),
+    Fault("is depthwise of stride 2 on 4 columns: a border at the wrong side", "", (IMX8MP,), _ALL,
+          _depthwise_four, "choose another input size"),
     Fault("has a stride above 2", "taken-and-wrong.md", _BOTH, _ALL, _stride_3, "use stride 1 or 2"),
     Fault("has a kernel of 7 or more with padding SAME", "taken-and-wrong.md", _BOTH, ("25.0", "26.1"),
-          _kernel_7, "use kernels of 3 or 5"),
+          kernels.large, "use kernels of 3 or 5"),
     Fault("has a kernel of 7 or more with padding SAME", "taken-and-wrong.md", _BOTH, ("26.2",),
-          _kernel_7_stride_1, "use kernels of 3 or 5"),
+          kernels.large_in_26_2, "use kernels of 3 or 5"),
+    Fault("has a kernel with another number of rows than of columns", "taken-and-wrong.md", _BOTH, _ALL,
+          kernels.unequal_sides, "use square kernels: 3x3 in place of 1x3 and 3x1"),
+    Fault("has an even kernel of 4 or more, stride 2 and padding SAME: no border at top and left",
+          "taken-and-wrong.md", _BOTH, ("25.0", "26.1"), kernels.even_of_stride_2,
+          "take Mesa 26.2, or use kernels of 3 or 5"),
+    Fault("is depthwise with an even kernel, stride 2 and padding SAME: no border at top and left",
+          "taken-and-wrong.md", _BOTH, ("26.2",), kernels.even_depthwise, "use kernels of 3 or 5"),
+    Fault("has an even kernel of 6 or more, stride 2 and padding SAME", "taken-and-wrong.md", (A311D,),
+          ("26.2",), kernels.even_from_6, "use kernels of 3 or 5"),
     Fault("is grouped: its weights have fewer channels than its input",
           "taken-and-wrong.md", _BOTH, _ALL, _grouped,
           "split it into ordinary convolutions, or train with one group"),
