@@ -17,6 +17,7 @@ from typing import Any
 
 from .base.cache import write_atomically
 from .base.errors import UserError
+from .base.progress import say
 from .base.result import Result
 from .catalog import (
     board_file,
@@ -29,6 +30,7 @@ from .catalog import (
     user_boards_dir,
 )
 from .dts.compiler.compile import compile_dts
+from .dts.inputs.kinds import overlay_mark
 from .dts.npu.owners import npu_of_another_chip, refuse_two_owners, vendor_of
 from .dts.npu.switched_off import off_notes
 from .dts.tree import Tree, read_tree
@@ -347,12 +349,18 @@ def _upstream(soc: str, tree: Tree, kernel: str) -> str | None:
     folder = linux.path / "arch/arm64/boot/dts" / directory
     word = f'"{tree.compatible[0]}"'
     for file in sorted(folder.glob("*.dts")):
-        if word in file.read_text(encoding="utf-8", errors="replace"):
-            with tempfile.TemporaryDirectory(prefix="npu-bsp-board-") as work:
-                target = Path(work) / "board.dtb"
+        if not file.is_file() or word not in file.read_text(encoding="utf-8", errors="replace"):
+            continue
+        with tempfile.TemporaryDirectory(prefix="npu-bsp-board-") as work:
+            target = Path(work) / "board.dtb"
+            try:
                 compile_dts(linux, directory, file.stem, target)
-                if read_tree(target.read_bytes(), file.name).compatible == tree.compatible:
-                    return file.stem
+            except UserError as error:
+                say(f"{file.name} names the board, and is passed over: {error.message}")
+                continue
+            source = read_tree(target.read_bytes(), file.name)
+        if source.compatible == tree.compatible and overlay_mark(source) is None:
+            return file.stem
     return None
 
 

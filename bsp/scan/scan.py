@@ -23,6 +23,7 @@ from ..base.errors import UserError
 from ..base.progress import Step, step
 from ..catalog import SOCS_DIR, load_soc, soc_names
 from ..dts.compiler.compile import compile_dts, tool_key
+from ..dts.inputs.kinds import overlay_mark
 from ..dts.tree import read_tree
 from ..kernel.distribution import all_series
 from ..kernel.source import KernelTree, kernel_tree
@@ -133,6 +134,8 @@ def look_at(tree: KernelTree, sources: tuple[list[Source], list[Source]], progre
             compiled = read_tree(target.read_bytes(), source.name)
             target.unlink()
             progress.note(f"{number + 1} of {len(telling)} boards")
+            if overlay_mark(compiled) is not None:
+                return None  # vendors' trees have overlays among the boards
             return classify(source.name, compiled, drivers, socs)
 
         with at_once(os.cpu_count() or 1) as pool:

@@ -83,7 +83,11 @@ class Closures:
     def _read(self, path: str) -> tuple[frozenset[str], tuple[str, ...], bool]:
         entry = self._files.get(path)
         if entry is None:
-            content = Path(path).read_bytes()
+            try:
+                content = Path(path).read_bytes()
+            except OSError:  # a link that leads nowhere: who compiles it says so
+                entry = self._files[path] = frozenset(), (), False
+                return entry
             words = frozenset(word.decode() for word in self._find.findall(content))
             includes, followed = [], True
             for match in _INCLUDE.finditer(content):

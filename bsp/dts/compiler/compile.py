@@ -101,7 +101,8 @@ def _why_not(
 def _similar(stem: str, sources: Sequence[str]) -> str:
     """Return a suggestion for a misspelt source; a board of another chip is none, however it is spelt."""
     chip = re.split(r"[-_.]", stem, maxsplit=1)[0].lower()
-    return nearest(stem, [each for each in sources if each.lower().startswith(chip)], cutoff=0.8)
+    same_chip = [each for each in sources if each != stem and each.lower().startswith(chip)]
+    return nearest(stem, same_chip, cutoff=0.8)
 
 
 def _piped(

@@ -456,6 +456,20 @@ def test_a_board_that_does_not_compile_is_named_and_the_others_are_found(tree: P
     assert "broken: not known" in " ".join(show.text([result]).split())
 
 
+def test_what_is_no_board_among_the_sources(tree: Path) -> None:
+    """Vendors' trees have overlays there, called .dts too, and links that lead nowhere."""
+    folder = tree / "arch/arm64/boot/dts/amlogic"
+    (folder / "overlay").mkdir()
+    (folder / "overlay/uart.dts").write_text(
+        '/dts-v1/; /plugin/; / { compatible = "amlogic,a311d"; }; &uart { status = "okay"; };'
+    )
+    (folder / "gone.dts").symlink_to("nowhere.dts")
+    result = scan(f"path:{tree}")
+    assert [row.source for row in result.rows if "overlay" in row.source] == []
+    assert [source for source, _ in result.failed] == ["amlogic/gone"]
+    assert "did you mean" not in result.failed[0][1]
+
+
 def test_a_damaged_memory_is_scanned_again(tree: Path, tmp_path: Path) -> None:
     before = scan(f"path:{tree}")
     (memory,) = (tmp_path / "cache/scans").glob("*.json")
