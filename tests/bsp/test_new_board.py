@@ -126,7 +126,8 @@ def test_a_board_that_the_kernel_knows(
     folder = Path(kernel.removeprefix("path:")) / "arch/arm64/boot/dts/amlogic"
     source = (folder / "meson-g12b-a311d-khadas-vim3.dts").read_text()
     (folder / "acme.dts").write_text(source.replace("khadas,vim3", "acme,two"))
-    overlay = '/dts-v1/; /plugin/; / { compatible = "acme,two", "amlogic,a311d", "amlogic,g12b"; };'
+    root = 'compatible = "acme,two", "amlogic,a311d", "amlogic,g12b";'
+    overlay = f'/dts-v1/; /plugin/; / {{ {root} }}; &uart {{ status = "okay"; }};'
     (folder / "a-first.dts").write_text(overlay)
     (folder / "a-broken.dts").write_text('/dts-v1/; / { compatible = "acme,two"; broken };')
     (folder / "a-gone.dts").symlink_to("nowhere.dts")
