@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from .base.errors import UserError, nearest
+from .base.progress import say
 from .base.text import decoded
 from .profile import (
     FORMAT,
@@ -61,11 +62,23 @@ def board_file(name: str) -> Path:
         return Path(name).absolute()
     for folder in (BOARDS_DIR, user_boards_dir()):
         if re.fullmatch(r"[^./\0][^/\0]*", name) and (folder / f"{name}.toml").is_file():
+            if folder == BOARDS_DIR:
+                _say_passed_over(user_boards_dir() / f"{name}.toml")
             return folder / f"{name}.toml"
     raise UserError(
         f"unknown board {name!r}{nearest(name, board_names())}",
         hint="./inv boards lists the boards",
     )
+
+
+@functools.cache
+def _say_passed_over(own: Path) -> None:
+    """Say, once, that a profile of the user's own has a shipped one's name, so that it is not read."""
+    if own.is_file():
+        say(
+            f"{own} is not read, as a shipped profile has its name: give file and board another name, or "
+            f"name the file: --board {own}"
+        )
 
 
 def load_board(name: str) -> Board:

@@ -12,6 +12,7 @@ import pytest
 from bsp import profile_source as sources
 from bsp.base.errors import UserError
 from bsp.catalog import (
+    BOARDS_DIR,
     board_file,
     board_names,
     by_compatible,
@@ -148,6 +149,19 @@ def test_ones_own_profile_wins_over_a_shipped_one(own_profiles: Path) -> None:
     (own_profiles / "other.toml").write_text(text.replace('"mine"', '"other"'))
     with pytest.raises(UserError, match="mine and other both claim 'khadas,vim3'"):
         by_compatible(["mine", "other"])
+
+
+def test_ones_own_profile_of_a_shipped_name_is_said_to_be_passed_over(
+    own_profiles: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own_profiles.mkdir(parents=True)
+    own = own_profiles / "vim3.toml"
+    own.write_text((BOARDS_DIR / "vim3.toml").read_text().replace("Khadas VIM3", "My VIM3"))
+    assert load_board("radxa-zero2").name == "radxa-zero2"
+    assert capsys.readouterr().err == ""
+    assert load_board("vim3").title == "Khadas VIM3"
+    assert f"{own} is not read" in capsys.readouterr().err
+    assert load_board(str(own)).title == "My VIM3"
 
 
 def test_like_another_board() -> None:
