@@ -172,9 +172,12 @@ def test_tried_by_kexec(tmp_path: Path) -> None:
 
 @pytest.mark.full
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(("layout", "keeper"), [("armbian", "armbian"), ("grub-efi", "grub")])
+@pytest.mark.parametrize(
+    ("layout", "keeper"),
+    [("armbian", "armbian"), ("extlinux-ext4", "u-boot-menu"), ("grub-efi", "grub")],
+)
 def test_kept_by_the_distribution(layout: str, keeper: str, tmp_path: Path) -> None:
-    with running(layout, tmp_path, UBOOTS[layout]) as host:
+    with running(layout, tmp_path, UBOOTS.get(layout, "")) as host:
         install(host, "kexec-tools")
         if (
             layout == "grub-efi"
@@ -182,6 +185,27 @@ def test_kept_by_the_distribution(layout: str, keeper: str, tmp_path: Path) -> N
             said(host, "grub-install", "--efi-directory=/boot/efi", "--removable", "--no-nvram")
             said(host, "update-grub")
         persist(host, keeper)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(7200)
+def test_an_update_of_the_kernel_where_the_distribution_keeps_the_npu_on(tmp_path: Path) -> None:
+    with running("extlinux-ext4", tmp_path) as host:
+        install(host, "kexec-tools")
+        before = boot_files(host)
+        keep(host, "u-boot-menu")
+        new = updated(host)
+        reboot(host, timeout_s=BOOT_S)
+        state = invoke("status", "--host", host.name)
+        assert (state["kernel"], state["npu_on"], state["kept_by"]) == (new, True, "u-boot-menu")
+        assert finds_npu(host)
+        invoke("deploy", "--host", host.name, "--undo")
+        after = boot_files(host)
+        assert "npu-bsp" not in after
+        changed = set(before.splitlines()) - set(after.splitlines())
+        assert {line.split()[1] for line in changed} == {"./extlinux/extlinux.conf"}
+        said(host, "u-boot-update")  # as it writes that without us
+        assert boot_files(host) == after
 
 
 # Armbian's kernels are not in Debian's archive, and foreign images have no package of theirs installed.
@@ -291,19 +315,24 @@ def try_by_kexec(host: Host) -> None:
     assert said(host, "cat", NPU_STATUS) == "disabled\0"
 
 
-def persist(host: Host, keeper: str) -> None:
-    """The NPU kept on by the distribution, through a reset; and off again, with every file as it was."""
+def keep(host: Host, keeper: str) -> None:
+    """Have the distribution keep the NPU on."""
     words = ("--host", host.name)
-    before = boot_files(host)
     kept = invoke("deploy", *words, "--timeout", str(BOOT_S), "--try", "--persist")
     assert kept["outcome"] == "persisted", kept
     assert kept["running_dtb_matches"] is True
     assert "npu_bsp" not in said(host, "cat", "/proc/cmdline")
     assert finds_npu(host)
     assert invoke("status", *words)["kept_by"] == keeper
+
+
+def persist(host: Host, keeper: str) -> None:
+    """The NPU kept on by the distribution, through a reset; and off again, with every file as it was."""
+    before = boot_files(host)
+    keep(host, keeper)
     reboot(host, timeout_s=BOOT_S)
     assert finds_npu(host)
-    invoke("deploy", *words, "--undo")
+    invoke("deploy", "--host", host.name, "--undo")
     assert boot_files(host) == before
     reboot(host, timeout_s=BOOT_S)
     assert said(host, "cat", NPU_STATUS) == "disabled\0"
