@@ -147,7 +147,8 @@ def persist(
         result.problem = f"it passed its trial, and not as {how.keeper} boots it: {why}"
         result.hint = f"{how.keeper} no longer keeps it; the board is rebooting into what it had"
         if how.keeps_overlay:
-            result.hint += ". Overlays need a U-Boot that has `fdt apply`"
+            needs = "`fdt apply`, and for extlinux.conf fdtoverlay_addr_r"
+            result.hint += f". Overlays need a U-Boot that has {needs}"
         return
     result.outcome = "persisted"
     result.hint = (
