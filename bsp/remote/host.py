@@ -30,6 +30,7 @@ class Host:
         tags: words that ``--host tag:WORD`` finds it by; see groups.py.
         more_identity_files: private keys to try after ``identity_file``; ~/.ssh/config may name several.
         more_known_hosts: files of host keys that are read after ``known_hosts``.
+        proxy_command: command that the connection goes through (``ProxyCommand``), tokens expanded.
         identities_only: no keys but those of the identity files are shown (``IdentitiesOnly``).
         identity_agent: socket of the agent (``IdentityAgent``), ``none``; None: that of SSH_AUTH_SOCK.
         system_known_hosts: those of all users (``GlobalKnownHostsFile``); None: as ``ssh`` has them.
@@ -56,6 +57,7 @@ class Host:
     revoked_host_keys: Path | None = None
     more_known_hosts: tuple[Path, ...] = ()
     system_known_hosts: tuple[Path, ...] | None = None
+    proxy_command: str | None = None
     identities_only: bool = False
     identity_agent: str | None = None
 

@@ -20,7 +20,6 @@ from typing import Any
 
 from bsp.base.cache import state_dir, write_atomically
 from bsp.base.errors import UserError, nearest
-from bsp.base.progress import say
 
 from .host import Host as Host
 from .inventory_file import read_inventory
@@ -236,10 +235,6 @@ def _with_ssh_config(host: Host, *, already: frozenset[str]) -> Host:
         return host
     identities = [file for file in answer.identity_files if file.exists()]
     certificates = [file for file in answer.certificate_files if file.exists()]
-    if answer.proxy_command and host.proxy_jump is None:
-        say(
-            f"{host.name} has a ProxyCommand in ~/.ssh/config, which is not used: ProxyJump would be"
-        )
     changes: dict[str, Any] = {"address": answer.address, "user": answer.user, "port": answer.port}
     if host.identity_file is None and identities:
         changes["identity_file"], *others = identities
@@ -257,4 +252,5 @@ def _with_ssh_config(host: Host, *, already: frozenset[str]) -> Host:
         changes["host_key_alias"] = answer.host_key_alias
     if host.proxy_jump is None:
         changes["proxy_jump"] = answer.proxy_jump
+        changes["proxy_command"] = answer.proxy_command
     return dataclasses.replace(host, **changes)

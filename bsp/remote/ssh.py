@@ -28,6 +28,7 @@ from bsp.base.process import Completed, ToolFailedError
 
 from .inventory import Host, resolve_jump
 from .known_hosts import KnownHosts
+from .proxy_command import CommandSocket, through_command
 from .user_keys import offered_keys
 
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes256-ctr")
@@ -354,6 +355,12 @@ def _connect(
             reason = str(error) or type(error).__name__
             if not transport.remote_version and time.monotonic() >= began + limits.answer_s:
                 reason = f"it sent nothing for {limits.answer_s:g} s"
+            if isinstance(sock, CommandSocket):
+                raise UnreachableError(
+                    f"the ProxyCommand of {host.name} ({host.proxy_command}) does not lead to an SSH "
+                    f"server: {sock.complaint() or reason}",
+                    hint=f"ssh {host.name} true",
+                ) from error
             raise UnreachableError(
                 f"{host.name} ({host.address}:{host.port}) answers, but does not let an SSH session "
                 f"begin: {reason}",
@@ -443,6 +450,8 @@ def _reach(
                 f"{host.address}:{host.port} cannot be reached from {jump.name}: {error}"
             ) from error
         return under, channel
+    if host.proxy_command:
+        return None, through_command(host.proxy_command, timeout_s=limits.timeout_s)
     try:
         sock = socket.create_connection((host.address, host.port), timeout=limits.answer_s)
     except OSError as error:

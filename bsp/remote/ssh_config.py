@@ -44,7 +44,7 @@ class SshAnswer:
         certificate_files: ``CertificateFile``, likewise.
         known_hosts: the files of ``UserKnownHostsFile``; of which there is one at least.
         system_known_hosts: those of ``GlobalKnownHostsFile``, which may be none.
-        proxy_command: ``ProxyCommand``; never beside ``proxy_jump``.
+        proxy_command: ``ProxyCommand``, tokens expanded; never beside ``proxy_jump``.
         revoked_host_keys: ``RevokedHostKeys``.
         identities_only: ``IdentitiesOnly``.
         identity_agent: ``IdentityAgent``: a socket, or ``none``; None: that of SSH_AUTH_SOCK.
@@ -362,11 +362,26 @@ def _parsed(name: str, text: str, given_user: str) -> SshAnswer:
         files("globalknownhostsfile"),
         one("hostkeyalias"),
         one("proxyjump"),
-        one("proxycommand"),
+        _proxy_command(one("proxycommand"), tokens),
         Path(_expand(revoked, tokens)).expanduser() if revoked else None,
         one("identitiesonly") == "yes",
         _agent(values.get("identityagent", [""])[0], tokens),
     )
+
+
+def _proxy_command(text: str | None, tokens: dict[str, str]) -> str | None:
+    """Expand a ``ProxyCommand``, which a shell reads: no value may hold what a shell acts on."""
+    if text is None:
+        return None
+    for token in set(re.findall(r"%(.)", text)) & {"h", "n", "p", "r"}:
+        if not _PLAIN_NAME.fullmatch(tokens[token]):
+            raise UserError(
+                f"{tokens[token]!r} cannot stand for %{token} in the ProxyCommand: expected letters, "
+                "digits and . : % _ + -",
+                hint="write --host user@address[:port]",
+            )
+    accepted = {token: tokens[token] for token in "hnpr%"}
+    return re.sub(r"%(.)", lambda match: accepted.get(match[1], match[0]), text)
 
 
 def _agent(value: str, tokens: dict[str, str]) -> str | None:

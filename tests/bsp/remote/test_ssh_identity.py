@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -216,6 +217,38 @@ def test_keys_of_the_agent(agent: None, tmp_path: Path, server: LocalSshd) -> No
         says_hello(host)
     subprocess.run(["ssh-add", "-q", str(server.host.identity_file)], check=True)
     assert says_hello(host)
+
+
+def test_a_proxy_command_leads_to_the_host(
+    tmp_path: Path, server: LocalSshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = server.host
+    gate = (
+        f"ssh -F none -i {host.identity_file} -o UserKnownHostsFile={host.known_hosts} "
+        f"-p {server.port} -W %h:%p {host.user}@127.0.0.1; : %%"
+    )
+    monkeypatch.setenv("SHELL", "/bin/sh")
+    write_config(tmp_path, server, ProxyCommand=gate)
+    assert says_hello(resolve("desk"))
+    # The command hears that it is no longer needed, also one that does not read.
+    lingering = f"echo $$ >{tmp_path}/pid; sleep 600"
+    write_config(tmp_path, server, ProxyCommand=f"sh -c '{lingering}'")
+    with pytest.raises(ssh.UnreachableError, match="does not lead to an SSH server"):
+        ssh.connect(resolve("desk"), timeout_s=2)
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    # What it says is the reason.
+    write_config(tmp_path, server, ProxyCommand="sh -c 'echo no way to %h >&2; exit 3'")
+    with pytest.raises(ssh.UnreachableError, match=r"no way to 127\.0\.0\.1") as error:
+        ssh.connect(resolve("desk"))
+    assert error.value.exit_code == 3
+    # A name is no place for what a shell would act on.
+    for who, where in (("a;b@desk", "127.0.0.1"), ("desk", "a$(b)")):
+        write_config(tmp_path, server, User="", HostName=where, ProxyCommand="sh -c 'echo %r %h'")
+        with pytest.raises(UserError, match=r"cannot stand for %|invalid characters"):
+            resolve(who)
 
 
 def test_which_agent_and_which_of_its_keys_as_with_ssh(
