@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from bsp.base.cache import lock, write_atomically
 from bsp.base.errors import InfrastructureError, UserError
-from bsp.base.process import run
+from bsp.base.process import Completed, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -84,14 +85,31 @@ def public_key(key: Path) -> str:
     """Return ``ssh-ed25519 AAAA...`` of a private key.
 
     Raises:
-        UserError: there is no such key.
+        UserError: there is no such key, or it is none.
     """
-    beside = key.with_name(key.name + ".pub")
     if not key.is_file():
         raise UserError(f"there is no signing key {key}", hint="leave --key out to have one made")
+    beside = key.with_name(key.name + ".pub")
     if beside.is_file():
         return " ".join(beside.read_text(encoding="utf-8").split()[:2])
-    return " ".join(run(["ssh-keygen", "-y", "-f", key]).text.split()[:2])
+    made = run(["ssh-keygen", "-y", "-f", key], check=False)
+    if made.exit_code != 0:
+        raise _unusable(key, made)
+    return " ".join(made.text.split()[:2])
+
+
+def _unusable(key: Path, answer: Completed) -> UserError:
+    """Return the error for a key that ssh-keygen does not take."""
+    if re.match(rb"(ssh|ecdsa|sk)-\S+ AAAA", key.read_bytes()[:100]):
+        return UserError(
+            f"{key} is a public key; a bundle is signed with the private one",
+            hint=f"--key {key.with_suffix('')}",
+        )
+    said = answer.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+    return UserError(
+        f"{key} cannot sign: {said.removeprefix('Enter passphrase: ') or 'ssh-keygen does not say why'}",
+        hint="--key takes a private SSH key; one with a passphrase needs ssh-agent: ssh-add KEY",
+    )
 
 
 def signers_line(public: str) -> str:
@@ -109,8 +127,7 @@ def sign(bundle: Bundle, key: Path | None = None) -> Path:
     """Sign the manifest, unless this key has signed it already; return the path of the signature.
 
     Raises:
-        UserError: there is no such key.
-        ToolFailedError: the key cannot sign (a passphrase without an agent).
+        UserError: there is no such key, or it cannot sign (a passphrase without an agent).
     """
     key = key or signing_key()
     public = public_key(key)
@@ -121,8 +138,10 @@ def sign(bundle: Bundle, key: Path | None = None) -> Path:
     signed = run(
         ["ssh-keygen", "-q", "-Y", "sign", "-f", key, "-n", NAMESPACE],
         stdin=manifest,
-        hint="a key with a passphrase needs ssh-agent: ssh-add KEY",
+        check=False,
     )
+    if signed.exit_code != 0:
+        raise _unusable(key, signed)
     write_atomically(target, signed.stdout)
     return target
 

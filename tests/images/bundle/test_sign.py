@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bsp.base.errors import UserError
+from bsp.base.process import run
 from bsp.remote import ssh
 from images.bundle import manifest as bundles
 from images.bundle import sbom, sign
@@ -57,6 +58,25 @@ def test_a_signed_bundle_verifies_and_is_signed_once(signed: Bundle) -> None:
     assert (signed.path / sign.SIGNATURE).stat().st_mtime_ns == first
     assert sign.config_dir().stat().st_mode & 0o077 == 0
     assert sign.signing_key().stat().st_mode & 0o077 == 0
+
+
+def test_keys_that_cannot_sign(signed: Bundle, tmp_path: Path) -> None:
+    key = tmp_path / "mine"
+    run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", key])
+    text = tmp_path / "text"
+    text.write_text("no key\n")
+    before = (signed.path / sign.SIGNATURE).read_bytes()
+    for file, why in (
+        (key.with_suffix(".pub"), "is a public key; a bundle is signed with the private one"),
+        (key, "cannot sign: "),
+        (text, "cannot sign: "),
+        (tmp_path, "there is no signing key"),
+        (Path(), "there is no signing key"),
+    ):
+        with pytest.raises(UserError, match=why) as caught:
+            sign.sign(signed, file)
+        assert caught.value.hint
+    assert (signed.path / sign.SIGNATURE).read_bytes() == before
 
 
 @pytest.mark.parametrize(
