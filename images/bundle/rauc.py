@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -105,6 +106,14 @@ def plan(request: RaucRequest) -> RaucBundle:
         UserError: a file is missing or has the wrong content.
     """
     signing = _signing(request, make=False)
+    if request.ssh_key:
+        read_access(Path(request.ssh_key).expanduser(), None)
+    if request.output.exists() and not request.output.is_file():
+        what = "a folder" if request.output.is_dir() else "not a file"
+        raise UserError(
+            f"--output: {request.output} is {what}; expected the name of a file",
+            hint=f"--output {request.board.name}.raucb",
+        )
     return _describe(request, signing, _system(request)[0], "", verified="not made", size=0)
 
 
@@ -337,6 +346,12 @@ def _signing(request: RaucRequest, *, make: bool) -> Signing:
         for flag, path in (("--rauc-cert", cert), ("--rauc-key", key), ("--rauc-keyring", ring)):
             if not path.is_file():
                 raise UserError(f"{flag}: there is no file {path}")
+            kind = "PRIVATE KEY" if flag == "--rauc-key" else "CERTIFICATE"
+            if not re.search(rb"-----BEGIN [A-Z0-9 ]*%b-----" % kind.encode(), path.read_bytes()):
+                raise UserError(
+                    f"{flag}: {path} has no {kind.lower()} in PEM (-----BEGIN {kind}-----)",
+                    hint="openssl x509 or openssl pkey, with -inform DER -outform PEM, makes one of DER",
+                )
         return Signing(cert, key, ring)
     if request.keyring:
         raise UserError("--rauc-keyring needs --rauc-cert and --rauc-key")

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,14 @@ def test_what_is_given_is_checked_before_anything_is_made(tmp_path: Path) -> Non
         rauc.plan(request(tmp_path, cert="x"))
     with pytest.raises(UserError, match="there is no file"):
         rauc.plan(request(tmp_path, cert="x", key="y"))
+    other = tmp_path / "text"
+    other.write_text("no key\n")
+    with pytest.raises(UserError, match=r"--rauc-cert: .* has no certificate in PEM"):
+        rauc.plan(request(tmp_path, cert=str(other), key=str(other)))
+    with pytest.raises(UserError, match="expected public SSH keys"):
+        rauc.plan(replace(request(tmp_path), ssh_key=str(other)))
+    with pytest.raises(UserError, match="is a folder; expected the name of a file"):
+        rauc.plan(replace(request(tmp_path), output=tmp_path))
     conf = tmp_path / "system.conf"
     for text, match in (
         ("[system]\n", "has no compatible"),
