@@ -105,13 +105,21 @@ def build_in_place(
             series=kernel.series if kernel else None,
             derived=True,
         )
+    built = _by_running_kernel(replace(built, origin=what), npu, kernel, host)
+    return InPlace(host, board, built, kernel)
+
+
+def _by_running_kernel(
+    built: DtsResult, npu: Npu | None, kernel: KernelFacts | None, host: str
+) -> DtsResult:
+    """The result with what the kernel that runs there says of the NPU."""
+    if kernel is None:
+        return replace(built, kernel=None)
     report = built.npu
-    if npu is not None and kernel is not None and npu.enabled:
+    if npu is not None and npu.enabled:
         supported, why = kernel.verdict(npu, host=host)
         report = replace(report, supported=supported, why=why)
-    release = kernel.release if kernel else None
-    built = replace(built, kernel=release, origin=what, npu=report)
-    return InPlace(host, board, built, kernel)
+    return replace(built, kernel=kernel.release, npu=report)
 
 
 def _newer_kernel(host: str, npu: Npu | None) -> str:

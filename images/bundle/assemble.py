@@ -69,15 +69,7 @@ def bundle_for(
     Raises:
         UserError: the kernel is not a series, the DTB is another board's, the profile has no ``[boot]``.
     """
-    if board.boot is None:
-        raise UserError(
-            f"the profile of {board.name} has no [boot]: nothing is deployed to it",
-            hint="add [boot] to it, or choose another board: ./inv boards",
-        )
-    if output is not None and output.exists():
-        raise UserError(f"{output} exists already", hint="give another folder, or remove it")
-    if key is not None:
-        sign.public_key(key)  # refused before work begins
+    _refuse_beforehand(board, output, key)
     series = kernel or lock.locked_kernel(board) or board.kernel
     if not is_build(series) and not series.replace(".", "").isdigit():
         raise UserError(
@@ -104,6 +96,19 @@ def bundle_for(
         return bundle
     copy_folder(bundle.path, output, finish=lambda copy: sign.sign(bundles.load(copy), key))
     return bundles.load(output)
+
+
+def _refuse_beforehand(board: Board, output: Path | None, key: Path | None) -> None:
+    """Refuse what would only fail after minutes of work."""
+    if board.boot is None:
+        raise UserError(
+            f"the profile of {board.name} has no [boot]: nothing is deployed to it",
+            hint="add [boot] to it, or choose another board: ./inv boards",
+        )
+    if output is not None and output.exists():
+        raise UserError(f"{output} exists already", hint="give another folder, or remove it")
+    if key is not None:
+        sign.public_key(key)
 
 
 def _dtb(
