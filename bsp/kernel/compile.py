@@ -33,7 +33,14 @@ from ..profile import Board
 from .config import fragments
 from .config.compare import read_config
 from .config.configure import Configured, Workspace, configure
-from .config.report import describe_files, refuse, say_gave_way, say_left_out, say_not_had
+from .config.report import (
+    describe_files,
+    refuse,
+    say_gave_way,
+    say_left_out,
+    say_nameless,
+    say_not_had,
+)
 from .objects import count_objects, drop_unfinished, existing_objects
 from .patches import needed_by, patches_for
 from .source import KernelTree, kernel_tree
@@ -128,6 +135,7 @@ def prepare(request: KernelRequest) -> Prepared:
         configured = configure(work, asked)
     say_left_out(configured.left_out)
     say_gave_way(configured.gave_way)
+    say_nameless(configured.nameless)
     say_not_had(
         configured.not_had,
         f"Linux {source.release}",

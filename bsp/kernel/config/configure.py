@@ -25,7 +25,7 @@ from ..toolchain import Toolchain
 from . import fragments
 from .compare import Difference, differences, foreign_symbols, known_symbols, read_config
 from .fragments import Asked
-from .judge import GaveWay, Judged, judge, overruled
+from .judge import GaveWay, Judged, judge, off_without_name, overruled
 
 if TYPE_CHECKING:
     from .kconfig import Reasons
@@ -73,6 +73,7 @@ class Configured:
 
     Attributes:
         differences: what is not as asked for, and is wrong.
+        nameless: what is switched off and is no symbol of this kernel, in words.
         not_had: what only a whole configuration asks for, and this kernel does not have.
         check_s: how long comparing took.
         fresh: whether the configuration was there already.
@@ -87,6 +88,7 @@ class Configured:
     gave_way: tuple[GaveWay, ...] = ()
     left_out: tuple[Asked, ...] = ()
     not_had: tuple[Difference, ...] = ()
+    nameless: tuple[str, ...] = ()
 
 
 def configure(work: Workspace, asked: dict[str, Asked]) -> Configured:
@@ -106,12 +108,15 @@ def configure(work: Workspace, asked: dict[str, Asked]) -> Configured:
         _make_config(work, text, target)
         write_atomically(marker, key.encode())
     started = time.monotonic()
-    mismatches = differences(asked, read_config(work.config))
+    got = read_config(work.config)
+    mismatches = differences(asked, got)
     check_s = time.monotonic() - started
+    known_names = functools.cache(lambda: known_symbols(work.tree))
+    nameless = tuple(off_without_name(asked, got, known_names))
     result = judged(work, asked, mismatches) if mismatches else Judged()
     gave_way = (*overruled(asked), *result.gave_way)
     return Configured(
-        asked, result.wrong, check_s, fresh, gave_way, result.left_out, result.not_had
+        asked, result.wrong, check_s, fresh, gave_way, result.left_out, result.not_had, nameless
     )
 
 

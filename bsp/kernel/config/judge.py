@@ -122,6 +122,28 @@ def overruled(asked: Mapping[str, Asked]) -> tuple[GaveWay, ...]:
     return tuple(GaveWay(each.overruled, each) for each in asked.values() if each.overruled)
 
 
+def off_without_name(
+    asked: Mapping[str, Asked], got: Mapping[str, str], known_names: Callable[[], Collection[str]]
+) -> Iterator[str]:
+    """Say which symbols a fragment switches off that this kernel does not have: the name may be wrong.
+
+    Args:
+        got: the configuration, which names all symbols that can be switched on.
+        known_names: all symbols of the tree; looked for only where one is not in the configuration.
+    """
+    off = [each for each in asked.values() if each.value == "n" and each.kind is Kind.FRAGMENT]
+    absent = [each for each in off if each.symbol not in got]
+    nameless = [each for each in absent if each.symbol not in known_names()]
+    for number, each in enumerate(nameless):
+        near: list[str] = []
+        if each.symbol.upper() in known_names():
+            near = [each.symbol.upper()]
+        elif number < _NEAREST:
+            near = difflib.get_close_matches(each.symbol, known_names(), n=1, cutoff=0.8)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        yield f"{each.symbol} ({each.where}) is no symbol of this kernel{meant}"
+
+
 def _like(symbol: str, known_names: Callable[[], Collection[str]], number: int) -> Iterator[str]:
     """Whose symbol an unknown one is, and which one is meant perhaps."""
     vendor = vendor_lines(symbol)

@@ -102,6 +102,14 @@ def say_gave_way(gave_way: Sequence[GaveWay]) -> None:
         say(f"gives way: {len(gave_way) - _NAMED} more")
 
 
+def say_nameless(nameless: Sequence[str]) -> None:
+    """Say what is off only because this kernel does not know its name."""
+    for text in nameless[:_NAMED]:
+        say(f"off, but by no choice: {text}")
+    if len(nameless) > _NAMED:
+        say(f"off, but by no choice: {len(nameless) - _NAMED} more")
+
+
 def _names(asked: Sequence[Asked]) -> str:
     names = ", ".join(each.symbol for each in asked[:_NAMED])
     return names + (f" and {len(asked) - _NAMED} more" if len(asked) > _NAMED else "")

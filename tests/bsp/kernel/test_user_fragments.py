@@ -220,6 +220,21 @@ def test_what_a_later_line_takes_back_is_said(tree: Path) -> None:
     assert f"{count} asked for, {count} as asked, 2 gave way" in command.text_of(document)
 
 
+def test_what_is_switched_off_by_a_wrong_name_is_said(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is off, as nobody can switch it on; what was meant may be on. KASAN lacks what it needs."""
+    text = "# CONFIG_DRM_ETNAVVIV is not set\nCONFIG_hid=n\nCONFIG_XYZ=n\nCONFIG_KASAN=n\n"
+    configured = prepared(tree, given(tree, text)).configured
+    assert configured.differences == ()
+    assert configured.nameless == (
+        "DRM_ETNAVVIV (user.config:1) is no symbol of this kernel; did you mean 'DRM_ETNAVIV'?",
+        "hid (user.config:2) is no symbol of this kernel; did you mean 'HID'?",
+        "XYZ (user.config:3) is no symbol of this kernel",
+    )
+    assert "off, but by no choice: DRM_ETNAVVIV" in capsys.readouterr().err
+
+
 def test_a_value_that_a_symbol_cannot_have_has_a_reason(tree: Path) -> None:
     (tree / "arch/mips").mkdir(parents=True)
     (tree / "arch/mips/Kconfig").write_text("config CPU_MIPS32\n\tbool\n")
