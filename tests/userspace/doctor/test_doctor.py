@@ -260,6 +260,31 @@ def test_a_gpu_with_the_npus_driver_is_not_taken_for_the_npu() -> None:
         assert (found["status"], found["found"]) == ("ok", "GC8000 r8002 (from the kernel's log)")
 
 
+def test_a_log_whose_beginning_is_overwritten_does_not_say_that_nothing_was_cut() -> None:
+    """Unused regulators are cut half a minute after the boot; the log is a ring."""
+    nothing = {"render_nodes": "", "devices": ""}
+    for said, status in (("yes\n", "ok"), ("yes\nbegins late\n", "unknown")):
+        document = judged(captured("healthy", log_readable=said, **nothing))
+        assert check(document, "supplies")["status"] == status
+        came_up = judged(captured("healthy", log_readable=said))
+        assert check(came_up, "supplies")["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("first", "late"),
+    [("[    0.000000] Booting Linux", False), ("[12345.678901] npu", True), ("Booting", False)],
+)
+def test_where_a_log_begins(tmp_path: Path, first: str, late: bool) -> None:
+    fake = tmp_path / "dmesg"
+    fake.write_text(f"#!/bin/sh\necho '{first}'; echo '[12346.000000] more'\n")
+    fake.chmod(0o755)
+    answer = subprocess.run(
+        ["sh", "-s"], input=script(str(tmp_path)), capture_output=True, check=True,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert parse_facts(answer.stdout.decode()).log_begins_late is late
+
+
 def test_two_owners_where_only_root_may_read_the_whole_tree() -> None:
     """Then the script sends the nodes of NPUs alone, a vendor's too."""
     assert "amlogic, galcore" in script().decode().splitlines()[1]

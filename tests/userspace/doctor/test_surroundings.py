@@ -296,6 +296,11 @@ def booted(files: str, *, cmdline: str = OWN, extlinux: str = "", mounts: str = 
     return surroundings.boot_script(Subject(parse_facts(text), None, None, host="desk"))
 
 
+def test_boot_files_that_a_container_does_not_see_are_not_right() -> None:
+    text = captured("healthy", container="docker\n", boot_files="")
+    assert surroundings.boot_script(Subject(parse_facts(text), None, None))[0] == "unknown"
+
+
 def test_a_boot_script_on_the_first_partition_that_is_older_than_the_one_behind_it() -> None:
     status, found, _, command = booted(f"{OLD_ON_FIRST}\n/boot/boot.scr 1700000000 foreign")
     assert status == "broken"

@@ -68,6 +68,7 @@ class Facts:
         blacklist: lines of modprobe's configuration that keep such a driver out.
         mesa: version that the delegate carries.
         cma_kib: total and free contiguous memory, in KiB.
+        log_begins_late: the kernel has overwritten what it said first.
         log: the kernel's lines about NPU and contiguous memory.
         system: what surrounds the NPU: container, C library, displays, boot files.
         python: what ``probe.py`` found; None where it did not run to its end.
@@ -93,6 +94,7 @@ class Facts:
     blacklist: tuple[str, ...]
     cma_kib: tuple[int | None, int | None]
     log_readable: bool
+    log_begins_late: bool
     log: tuple[str, ...]
     render_nodes: tuple[RenderNode, ...]
     payload: bool
@@ -269,6 +271,7 @@ def parse_facts(text: str) -> Facts:
         blacklist=tuple(rows("blacklist")),
         cma_kib=_cma(rows("memory")),
         log_readable=first("log_readable") == "yes",
+        log_begins_late="begins late" in rows("log_readable"),
         log=tuple(re.sub(r"^\[ *[\d.]+\] ", "", row) for row in rows("log")),
         render_nodes=tuple(filter(None, map(_render_node, rows("render_nodes")))),
         payload=bool(first("payload")),

@@ -97,6 +97,8 @@ section memory
 grep -E '^(Cma|MemAvail)' /proc/meminfo
 section log_readable
 [ -n "$all" ] && echo yes
+# The kernel's buffer is a ring: after a while the first lines are overwritten.
+printf '%s\n' "$all" | sed -n 1p | grep -q '^\[ *[1-9]' && echo 'begins late'
 section log
 printf '%s\n' "$log"
 section render_nodes
