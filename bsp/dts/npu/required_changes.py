@@ -125,6 +125,14 @@ def _refuse_without_node(
     vendor = vendor_of(tree, npu)
     if vendor is not None:
         raise UserError(for_vendor(what, vendor, npu), hint=newer)
+    others = tree.strings(npu.node, "compatible")
+    if others:
+        raise UserError(
+            f"{what} has no NPU at {npu.node} for the driver {npu.driver}: the node says "
+            f"{', '.join(map(repr, others))}, not {npu.compatible!r}: somebody changed it, or the tree "
+            "is for another driver",
+            hint=f"the node has to be as in an upstream kernel, without overlays that change it: {newer}",
+        )
     if npu.on_by_default and npu.rates_node in tree.nodes:
         by = npu.switched_off
         raise UserError(

@@ -86,6 +86,14 @@ def test_what_is_named_has_to_be_there(properties: dict[str, bytes | None], said
     assert caught.value.hint
 
 
+def test_a_node_for_another_driver_is_called_that() -> None:
+    with pytest.raises(
+        UserError, match="the node says 'verisilicon,vip', not 'vivante,gc'"
+    ) as caught:
+        plan(tree(compatible=b"verisilicon,vip\0"))
+    assert "missing" not in caught.value.message
+
+
 @pytest.mark.parametrize("status", [None, b"okay\0", b"ok\0"])
 def test_an_enabled_node_needs_nothing(status: bytes | None) -> None:
     assert plan(tree(status=status)) == []
