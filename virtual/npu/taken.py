@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator
 
 from userspace.npu.model.faults import kernel_conditions as kernels
 from userspace.npu.model.faults import operand_conditions as conditions
+from userspace.npu.model.faults.graph_conditions import ends_anyhow
 from userspace.npu.model.faults.known_faults import surroundings_of
 from userspace.npu.model.graph import Model, Operation
 from userspace.npu.model.partitions import partitions
@@ -81,7 +82,7 @@ def _activations(model: Model, taken: Collection[int]) -> Iterator[Finding]:
     for each in model.operations:
         if each.index in taken and each.kind in _LEFT_OUT and each.activation != "NONE":
             sink = each.outputs[0]
-            if sink is None or (each.activation == "RELU" and sink.zero_point == 0):
+            if sink is None or ends_anyhow(each.activation, sink):
                 continue  # bytes end there anyhow
             yield Finding(
                 "fused activation", each.activation, "none", operation=each.name,
@@ -169,6 +170,16 @@ _ODD_OPERANDS = {
     conditions.added_to_itself: ("operands", "two tensors", "one, twice"),
     conditions.constant_data: ("operands", "what the model computes or is given", "a constant"),
     conditions.operand_twice: ("operands", "each with a place of its own", "one of two operations"),
+    conditions.joined_again: (
+        "operands",
+        "each with a place of its own",
+        "a part of another tensor",
+    ),
+    conditions.placed_in_sum: (
+        "operands",
+        "each with a place of its own",
+        "a part of another tensor",
+    ),
     kernels.unequal_sides: ("kernel", "as many rows as columns", "another number"),
     conditions.unequal_strides: ("strides", "one for rows and columns", "two"),
     conditions.narrow_activation: ("fused activation", "RELU_N1_TO_1", "none"),

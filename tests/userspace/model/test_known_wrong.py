@@ -12,7 +12,7 @@ from tests.support.models.rule_cases import crashing
 from userspace.npu.model.faults import graph_conditions, known_wrong
 from userspace.npu.model.faults.known_faults import Surroundings, faults_of
 from userspace.npu.model.faults.known_wrong import KnownVerdict, npu_of_soc, verdicts, wrong_models
-from userspace.npu.model.faults.operand_conditions import operands_in
+from userspace.npu.model.faults.operand_conditions import operands_in, placed_in
 from userspace.npu.model.graph import Model, Operation, Tensor
 from userspace.npu.model.summary import reads_computed
 from virtual.gates.build import build
@@ -192,6 +192,53 @@ def test_operands_that_have_one_place() -> None:
     assert "and itself" in said_of(twice, "26.2.6")
     found = wrongly_taken(Model(3, (first, second), (one, two, three), sinks, 1), {0, 1})
     assert "expected each with a place of its own" in str(found[0])
+
+
+@pytest.mark.parametrize(
+    ("made_by", "read_by", "others", "wrong"),
+    [
+        ("CONCATENATION", "CONCATENATION", 1, ("25.0.7", "26.1.6", "26.2.6")),
+        ("SPLIT", "CONCATENATION", 1, ("25.0.7", "26.1.6", "26.2.6")),
+        ("CONCATENATION", "ADD", 1, ("25.0.7",)),
+        ("SPLIT", "ADD", 1, ("25.0.7", "26.1.6", "26.2.6")),
+        ("SPLIT", "ADD", 0, ("25.0.7",)),
+        ("CONV_2D", "ADD", 1, ()),
+    ],
+)
+def test_a_tensor_that_is_a_part_of_another_has_its_place(
+    made_by: str, read_by: str, others: int, wrong: tuple[str, ...]
+) -> None:
+    """Seen of small graphs with each Mesa on an i.MX 8M Plus: DenseNet and ShuffleNet have them."""
+    parts = (sized(1, 8, 8, 8), sized(1, 8, 8, 8))
+    maker = Operation(0, made_by, 1, (sized(1, 8, 8, 16),), parts)
+    joined = (parts[0], sized(1, 8, 8, 8) if others else parts[1])
+    reader = Operation(1, read_by, 1, joined, (sized(1, 8, 8, 8 * (1 + (read_by != "ADD"))),))
+    where = Surroundings((), (), (), operands_in([reader]), placed_in([maker, reader]))
+    found = tuple(
+        mesa for mesa in ("25.0.7", "26.1.6", "26.2.6") if faults_of(reader, where, "imx8mp", mesa)
+    )
+    assert found == wrong
+
+
+@pytest.mark.parametrize(
+    ("activation", "scale", "zero_point", "left_out"),
+    [
+        ("RELU", 0.1, 0, False),
+        ("RELU", 0.1, 1, True),
+        ("RELU6", 6 / 255, 0, False),
+        ("RELU6", 0.1, 0, True),
+        ("NONE", 0.1, 9, False),
+    ],
+)
+def test_an_activation_that_its_bytes_have_anyhow_is_not_missed(
+    activation: str, scale: float, zero_point: int, left_out: bool
+) -> None:
+    sink = Tensor("t", (1, 8, 8, 8), "uint8", (scale,), (zero_point,))
+    tensors = (sized(1, 8, 8, 8), sized(1, 8, 8, 8))
+    operation = Operation(0, "ADD", 1, tensors, (sink,), activation)
+    assert ("activation" in said_of(operation, "26.2.6")) == left_out
+    found = wrongly_taken(Model(3, (operation,), tensors, (sink,), 1), {0})
+    assert bool(found) == left_out
 
 
 @pytest.mark.parametrize(

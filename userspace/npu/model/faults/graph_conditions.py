@@ -15,6 +15,7 @@ _LONGEST_SIDE = (
     15  # Mesa's etnaviv_ml_nn.c, create_nn_config: sides of a fully connected layer's kernel
 )
 _LEAST_WIDE = 4
+_MOST_OF_BYTE, _SIX = 255, 6.0001
 
 
 class Around(Protocol):
@@ -55,7 +56,14 @@ def activation_left_out(operation: Operation, _: Around) -> bool:
     if operation.kind not in ("ADD", "SUB", "FULLY_CONNECTED") or operation.activation == "NONE":
         return False
     sink = output_of(operation)
-    return not (operation.activation == "RELU" and sink is not None and sink.zero_point == 0)
+    return sink is None or not ends_anyhow(operation.activation, sink)
+
+
+def ends_anyhow(activation: str, sink: Tensor) -> bool:
+    """Whether an output's bytes end where a fused activation does."""
+    highest = (_MOST_OF_BYTE - sink.zero_point) * (sink.scales[0] if sink.scales else 0.0)
+    least = sink.is_bytes and sink.zero_point == 0
+    return least and (activation == "RELU" or (activation == "RELU6" and 0 < highest <= _SIX))
 
 
 def without_bias(operation: Operation, _: Around) -> bool:

@@ -38,12 +38,14 @@ class Surroundings:
         to_cpu: ids of tensors that go there.
         read: ids of tensors that the NPU itself reads.
         operands: how often the NPU adds, subtracts or joins a tensor, by its id.
+        placed: which operation (CONCATENATION, SPLIT) made a tensor a part of another, by its id.
     """
 
     from_cpu: Collection[int]
     to_cpu: Collection[int]
     read: Collection[int] = ()
     operands: Mapping[int, int] = field(default_factory=dict)
+    placed: Mapping[int, str] = field(default_factory=dict)
 
 
 def surroundings_of(partition: Partition, operations: Sequence[Operation]) -> Surroundings:
@@ -54,6 +56,7 @@ def surroundings_of(partition: Partition, operations: Sequence[Operation]) -> Su
         {id(tensor) for tensor in partition.outputs},
         {id(tensor) for each in inside for tensor in each.inputs if tensor is not None},
         operands.operands_in(inside),
+        operands.placed_in(inside),
     )
 
 
@@ -258,7 +261,7 @@ def _pad_int8(operation: Operation, _: Surroundings) -> bool:
 
 def _connected_4d(operation: Operation, _: Surroundings) -> bool:
     data = data_of(operation)
-    return operation.kind == "FULLY_CONNECTED" and data is not None and len(data.shape) == 4
+    return operation.kind == "FULLY_CONNECTED" and data is not None and len(data.shape) in (3, 4)
 
 
 def _connected_picture(operation: Operation, where: Surroundings) -> bool:
@@ -313,7 +316,7 @@ _FAULTS = (
           _SINCE_26, _add_bias, _ADD_MESA),
     Fault("of int8: all sums are off", "older.md", (A311D,), _ALL, _add_int8, _UINT8),
     Fault("adds what the NPU has computed and what the CPU hands over: in two orders, or one is missing",
-          "older.md", _BOTH, ("25.0",), _add_of_one_input, "compute both on the NPU, or both on the CPU"),
+          "older.md", _BOTH, _ALL, _add_of_one_input, "compute both on the NPU, or both on the CPU"),
     Fault("of two tensors that the CPU hands over: sums or their order are wrong", "older.md", _BOTH,
           ("25.0",), _add_of_inputs, "take Mesa 26.1 or later on an i.MX 8M Plus"),
     Fault("of two int8 tensors that the CPU hands over: operands are mixed up", "older.md",
@@ -384,6 +387,14 @@ _FAULTS = (
     Fault("has an operand that another ADD, SUB or CONCATENATION has as well: a part of it is not written",
           "taken-and-wrong.md", _BOTH, _ALL, operands.operand_twice,
           "compute that operand twice"),
+    Fault("joins what a CONCATENATION or SPLIT has made: that has its place in another tensor",
+          "taken-and-wrong.md", _BOTH, _ALL, operands.joined_again,
+          "join all parts at once; compute a part of a SPLIT by a convolution of its own"),
+    Fault("adds what a CONCATENATION or SPLIT has made: that has its place in another tensor",
+          "taken-and-wrong.md", _BOTH, ("25.0",), operands.placed_in_sum,
+          "take Mesa 26.1 or later for sums of joined tensors, or put a convolution between"),
+    Fault("adds a part of a SPLIT and what is no part", "taken-and-wrong.md", _BOTH, _SINCE_26,
+          operands.one_part_in_sum, "put a convolution between SPLIT and ADD"),
     Fault("has another stride along rows than along columns", "taken-and-wrong.md", _BOTH, _ALL,
           operands.unequal_strides, "use one stride for both"),
     Fault("has an activation behind it that ends at -1 and 1, which is left out", "taken-and-wrong.md",
@@ -396,7 +407,7 @@ _FAULTS = (
           _SINCE_26, operands.joined_row, "use four dimensions, with a height and width above 1"),
     Fault("has a scale that is no positive number, or a zero point that no byte has", "taken-and-wrong.md",
           _BOTH, _ALL, operands.odd_quantisation, "convert the model again"),
-    Fault("has an input of four dimensions, which is taken for another one",
+    Fault("has an input of three or four dimensions, which is taken for another one",
           "taken-and-wrong.md", _BOTH, ("25.0",),
           _connected_4d, "put a RESHAPE to two dimensions before it"),
     Fault("has a picture as input, whose values come in another order",

@@ -14,6 +14,7 @@ from ..summary import data_of, output_of, reads_computed, weights_of
 _WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 _SUMS = ("ADD", "SUB")
 _JOINING = (*_SUMS, "CONCATENATION")
+_PLACING = ("CONCATENATION", "SPLIT")
 _BYTES = {"uint8": (0, 255), "int8": (-128, 127)}
 _MOST_DIMENSIONS = 4
 
@@ -29,12 +30,26 @@ class Around(Protocol):
     def operands(self) -> Mapping[int, int]:
         """How often the NPU adds, subtracts or joins a tensor, by its id."""
 
+    @property
+    def placed(self) -> Mapping[int, str]:
+        """Which operation made a tensor a part of another one, by its id."""
+
 
 def operands_in(operations: Iterable[Operation]) -> Mapping[int, int]:
     """Return how often operations add, subtract or join a tensor, by its id."""
     return Counter(
         id(tensor) for each in operations if each.kind in _JOINING for tensor in _operands(each)
     )
+
+
+def placed_in(operations: Iterable[Operation]) -> Mapping[int, str]:
+    """Return which operation made a tensor a part of another, or of parts, by its id."""
+    return {
+        id(tensor): each.kind
+        for each in operations
+        if each.kind in _PLACING
+        for tensor in each.outputs
+    }
 
 
 def _operands(operation: Operation) -> list[Tensor]:
@@ -80,6 +95,24 @@ def operand_twice(operation: Operation, where: Around) -> bool:
         and (operation.kind in _SUMS or id(tensor) not in where.from_cpu)
         for tensor in _operands(operation)
     )
+
+
+def joined_again(operation: Operation, where: Around) -> bool:
+    """A concatenation of what another one, or a SPLIT, has made."""
+    placed = any(id(tensor) in where.placed for tensor in _operands(operation))
+    return operation.kind == "CONCATENATION" and placed
+
+
+def placed_in_sum(operation: Operation, where: Around) -> bool:
+    """A sum of what a concatenation or a SPLIT has made."""
+    placed = any(id(tensor) in where.placed for tensor in _operands(operation))
+    return operation.kind in _SUMS and placed
+
+
+def one_part_in_sum(operation: Operation, where: Around) -> bool:
+    """A sum of a part of a SPLIT and of what is none."""
+    parts = {where.placed.get(id(tensor)) == "SPLIT" for tensor in _operands(operation)}
+    return operation.kind in _SUMS and len(parts) > 1
 
 
 def unequal_strides(operation: Operation, _: Around) -> bool:
