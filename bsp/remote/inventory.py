@@ -22,7 +22,7 @@ from bsp.base.cache import state_dir, write_atomically
 from bsp.base.errors import UserError, nearest
 
 from .host import Host as Host
-from .inventory_file import read_inventory
+from .inventory_file import read_groups, read_inventory
 from .ssh_config import ask_ssh, named_in_ssh_config, names_in_ssh_config
 
 _PATHS = (
@@ -99,6 +99,14 @@ def resolve(name: str) -> Host:
         raise UserError(
             f"{name!r} is neither a host name nor an address: expected user@address[:port]",
             hint="write such as --host root@192.168.1.30, root@board.lan:2222 or root@[fe80::1%eth0]:22",
+        )
+    if name in read_groups(inventory_file()):
+        raise UserError(
+            f"{name!r} is no host but a group of {inventory_file()}", hint=f"write group:{name}"
+        )
+    if any(name in host.tags for host, _ in read_inventory(inventory_file()).values()):
+        raise UserError(
+            f"{name!r} is no host but a tag in {inventory_file()}", hint=f"write tag:{name}"
         )
     raise UserError(
         f"unknown host {name!r}{nearest(name, names)}",

@@ -110,6 +110,20 @@ def test_broken_groups_and_tags(inventory: Path) -> None:
             resolve_all("tag:vim3" if "hosts" in text else "group:x")
 
 
+def test_a_group_or_a_tag_without_its_word_is_told_how_to_be_written(inventory: Path) -> None:
+    inventory.write_text(
+        '[hosts.one]\ntags = ["red"]\n[groups]\nouter = ["inner"]\ninner = ["one"]\n'
+    )
+    for text, hint in (
+        ("inner", "group:inner"),
+        ("group:outer", "group:inner"),
+        ("red", "tag:red"),
+    ):
+        with pytest.raises(UserError, match="is no host but a") as error:
+            resolve_all(text)
+        assert error.value.hint == f"write {hint}"
+
+
 def test_what_is_one_host_stays_one() -> None:
     assert not any(map(is_multi_host, ("vim3", "root@10.0.0.1:22", "lab:board=vim3", "virtual")))
     assert all(map(is_multi_host, ("tag:x", "group:x", "a,b")))
