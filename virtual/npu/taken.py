@@ -175,11 +175,6 @@ _ODD_OPERANDS = {
         "each with a place of its own",
         "a part of another tensor",
     ),
-    conditions.placed_in_sum: (
-        "operands",
-        "each with a place of its own",
-        "a part of another tensor",
-    ),
     kernels.unequal_sides: ("kernel", "as many rows as columns", "another number"),
     conditions.unequal_strides: ("strides", "one for rows and columns", "two"),
     conditions.narrow_activation: ("fused activation", "RELU_N1_TO_1", "none"),

@@ -12,7 +12,7 @@ from tests.support.models.rule_cases import crashing
 from userspace.npu.model.faults import graph_conditions, known_wrong
 from userspace.npu.model.faults.known_faults import Surroundings, faults_of
 from userspace.npu.model.faults.known_wrong import KnownVerdict, npu_of_soc, verdicts, wrong_models
-from userspace.npu.model.faults.operand_conditions import operands_in, placed_in
+from userspace.npu.model.faults.operand_conditions import laid_out_in, operands_in, placed_in
 from userspace.npu.model.graph import Model, Operation, Tensor
 from userspace.npu.model.summary import reads_computed
 from virtual.gates.build import build
@@ -218,6 +218,30 @@ def test_a_tensor_that_is_a_part_of_another_has_its_place(
         mesa for mesa in ("25.0.7", "26.1.6", "26.2.6") if faults_of(reader, where, "imx8mp", mesa)
     )
     assert found == wrong
+
+
+@pytest.mark.parametrize(
+    ("from_cpu", "convolved", "mesa", "wrong"),
+    [
+        ((0,), False, "25.0.7", True),
+        ((0,), True, "25.0.7", False),  # a convolution has it brought into its own order
+        ((0, 1), False, "25.0.7", False),
+        ((), False, "25.0.7", False),
+        ((0,), False, "26.1.6", False),
+    ],
+)
+def test_a_concatenation_of_what_comes_from_both_sides(
+    from_cpu: tuple[int, ...], convolved: bool, mesa: str, wrong: bool
+) -> None:
+    parts = (sized(1, 8, 8, 8), sized(1, 8, 8, 8))
+    join = Operation(0, "CONCATENATION", 1, parts, (sized(1, 8, 8, 16),))
+    reader = Operation(1, "CONV_2D", 1, (parts[0], None, None), (sized(1, 8, 8, 8),))
+    where = Surroundings(
+        {id(parts[number]) for number in from_cpu}, (),
+        laid_out=laid_out_in([join, reader] if convolved else [join]),
+    )  # fmt: skip
+    found = [fault.what for fault in faults_of(join, where, "imx8mp", mesa)]
+    assert any("in two orders" in what for what in found) == wrong
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ class Surroundings:
         to_cpu: ids of tensors that go there.
         read: ids of tensors that the NPU itself reads.
         operands: how often the NPU adds, subtracts or joins a tensor, by its id.
+        laid_out: ids of tensors that operations other than CONCATENATION read.
         placed: which operation (CONCATENATION, SPLIT) made a tensor a part of another, by its id.
     """
 
@@ -46,6 +47,7 @@ class Surroundings:
     read: Collection[int] = ()
     operands: Mapping[int, int] = field(default_factory=dict)
     placed: Mapping[int, str] = field(default_factory=dict)
+    laid_out: Collection[int] = ()
 
 
 def surroundings_of(partition: Partition, operations: Sequence[Operation]) -> Surroundings:
@@ -57,6 +59,7 @@ def surroundings_of(partition: Partition, operations: Sequence[Operation]) -> Su
         {id(tensor) for each in inside for tensor in each.inputs if tensor is not None},
         operands.operands_in(inside),
         operands.placed_in(inside),
+        operands.laid_out_in(inside),
     )
 
 
@@ -393,6 +396,9 @@ _FAULTS = (
     Fault("adds what a CONCATENATION or SPLIT has made: that has its place in another tensor",
           "taken-and-wrong.md", _BOTH, ("25.0",), operands.placed_in_sum,
           "take Mesa 26.1 or later for sums of joined tensors, or put a convolution between"),
+    Fault("joins what the NPU has computed and what the CPU hands over for this alone: in two orders",
+          "taken-and-wrong.md", _BOTH, ("25.0",), operands.joined_from_both,
+          "take Mesa 26.1 or later, or compute both on the CPU"),
     Fault("adds a part of a SPLIT and what is no part", "taken-and-wrong.md", _BOTH, _SINCE_26,
           operands.one_part_in_sum, "put a convolution between SPLIT and ADD"),
     Fault("has another stride along rows than along columns", "taken-and-wrong.md", _BOTH, _ALL,

@@ -34,6 +34,10 @@ class Around(Protocol):
     def placed(self) -> Mapping[int, str]:
         """Which operation made a tensor a part of another one, by its id."""
 
+    @property
+    def laid_out(self) -> Collection[int]:
+        """Ids of tensors that operations other than CONCATENATION read."""
+
 
 def operands_in(operations: Iterable[Operation]) -> Mapping[int, int]:
     """Return how often operations add, subtract or join a tensor, by its id."""
@@ -50,6 +54,12 @@ def placed_in(operations: Iterable[Operation]) -> Mapping[int, str]:
         if each.kind in _PLACING
         for tensor in each.outputs
     }
+
+
+def laid_out_in(operations: Iterable[Operation]) -> Collection[int]:
+    """Return the ids of tensors that operations other than CONCATENATION read, and lay out for it."""
+    others = [each for each in operations if each.kind != "CONCATENATION"]
+    return {id(tensor) for each in others for tensor in each.inputs if tensor is not None}
 
 
 def _operands(operation: Operation) -> list[Tensor]:
@@ -101,6 +111,22 @@ def joined_again(operation: Operation, where: Around) -> bool:
     """A concatenation of what another one, or a SPLIT, has made."""
     placed = any(id(tensor) in where.placed for tensor in _operands(operation))
     return operation.kind == "CONCATENATION" and placed
+
+
+def joined_from_both(operation: Operation, where: Around) -> bool:
+    """A concatenation of what the NPU has computed and of what comes as the CPU has it."""
+    if operation.kind != "CONCATENATION":
+        return False
+    operands = _operands(operation)
+    plain = [id(each) in where.from_cpu and id(each) not in where.laid_out for each in operands]
+    inside = any(id(each) not in where.from_cpu for each in operands)
+    orders = any(
+        len(each.shape) == _MOST_DIMENSIONS
+        and each.shape[3] > 1
+        and each.shape[1] * each.shape[2] > 1
+        for each in operands
+    )
+    return any(plain) and inside and orders
 
 
 def placed_in_sum(operation: Operation, where: Around) -> bool:
