@@ -128,8 +128,11 @@ def _naming(file: Path, name: str | None, seen: set[Path]) -> Iterator[str]:
             active = name is None or _matches(words, name)
             yield from _telling(words, name) if active else ()
         elif keyword == "match":
-            lists = _hosts_of_match(words)
-            active = name is None or all(_matches(each, name.lower()) for each in lists)
+            lists, others = _hosts_of_match(words)
+            active = name is None or (
+                all(_matches(each, name.lower()) for each in lists)
+                and not any(_matches(each, name.lower()) for each in others)
+            )
             for patterns in lists if active else ():
                 yield from _telling(patterns, name.lower() if name else None)
         elif keyword == "include" and active:
@@ -161,16 +164,21 @@ def _pattern(text: str) -> re.Pattern[str]:
     return re.compile("".join(wild.get(letter, re.escape(letter)) for letter in text))
 
 
-def _hosts_of_match(words: list[str]) -> list[list[str]]:
-    """The pattern lists of ``host`` and ``originalhost`` on a Match line; the rest is ssh's to judge."""
+def _hosts_of_match(words: list[str]) -> tuple[list[list[str]], list[list[str]]]:
+    """The pattern lists of ``host`` and ``originalhost`` on a Match line, and those of ``!host``.
+
+    The rest is ssh's to judge.
+    """
     # `host vim3`, `host=vim3` and `host = vim3` are the same.
     parts = [part for word in words for part in re.split("(?i:(?<=host)=)", word, maxsplit=1)]
     parts = [part.removeprefix("=") for part in parts if part not in ("", "=")]
-    lists = []
+    lists: list[list[str]] = []
+    others: list[list[str]] = []
     for criterion, patterns in itertools.pairwise(parts):
-        if criterion.lower() in ("host", "originalhost"):
-            lists.append([each.lower() for each in patterns.split(",") if each])
-    return lists
+        if criterion.lower().removeprefix("!") in ("host", "originalhost"):
+            which = others if criterion.startswith("!") else lists
+            which.append([each.lower() for each in patterns.split(",") if each])
+    return lists, others
 
 
 def _directives(file: Path) -> Iterator[tuple[str, list[str]]]:

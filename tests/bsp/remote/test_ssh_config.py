@@ -142,6 +142,24 @@ def test_a_file_with_a_mark_at_its_beginning_is_refused_in_sshs_words(tmp_path: 
         resolve("vim3")
 
 
+def test_a_match_of_other_hosts_names_none(tmp_path: Path) -> None:
+    """What such a block includes is not read for this name; for another it is."""
+    write(
+        tmp_path,
+        ssh_config="Match !originalhost vim3 host vim*\n Port 2201\n"
+        "Match !host desk*\n Include HERE/more\n",
+        more="Host board-? desk-?\n Port 2202\n",
+    )
+    known = [name for name in ("vim3", "vim3l", "board-1", "desk-1") if named_in_ssh_config(name)]
+    assert known == ["vim3l", "board-1"]
+    for name in ("vim3", "vim3l", "board-1", "desk-1"):
+        asked = subprocess.run(
+            ["ssh", "-F", str(tmp_path / "ssh_config"), "-G", name],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert ("port 22\n" not in asked.stdout) == (name in known)
+
+
 def test_match_blocks(tmp_path: Path) -> None:
     write(
         tmp_path,
