@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import fnmatch
 import getpass
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.remote import inventory, ssh, ssh_config
@@ -158,6 +162,57 @@ def test_a_match_of_other_hosts_names_none(tmp_path: Path) -> None:
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         assert ("port 22\n" not in asked.stdout) == (name in known)
+
+
+PATTERNS = (
+    "vim3",
+    "vim*",
+    "*",
+    "?",
+    "board-?",
+    "!vim3",
+    "!board-1",
+    "*.c",
+    "192.168.*",
+    "VIM3",
+    "???",
+)
+NAMES = ("vim3", "vim3l", "VIM3", "board-1", "a.b.c", "192.168.1.7", "fe80::1")
+SOME = st.lists(st.sampled_from(PATTERNS), min_size=1, max_size=3)
+KEYWORDS = st.sampled_from(
+    ("Host", "host=", "\tHOST", "Match host", "match originalhost", "Match !host")
+)
+SETTING = st.sampled_from(("HostName %h.lan", "Port=2200", "User joe", 'HostName "10.0.0.9"', ""))
+
+
+@given(st.lists(st.tuples(KEYWORDS, SOME, SETTING), min_size=1, max_size=5), st.sampled_from(NAMES))
+@settings(max_examples=60, deadline=None)
+def test_any_blocks_mean_what_they_mean_for_ssh(
+    blocks: list[tuple[str, list[str], str]], name: str
+) -> None:
+    """Address and port are those of ``ssh -G``, and a name is known that a block which ssh takes names."""
+    lines = []
+    for number, (keyword, patterns, setting) in enumerate(blocks):
+        separator = "," if keyword.lower().startswith("match") else " "
+        lines += [f"{keyword} {separator.join(patterns)}", f"  SendEnv M{number}", f"  {setting}"]
+    config = Path(os.environ["NPU_BSP_SSH_CONFIG"])
+    config.write_text("\n".join(lines) + "\n")
+    asked = subprocess.run(
+        ["ssh", "-F", str(config), "-G", name], capture_output=True, text=True, check=True
+    )
+    said = [line.partition(" ")[::2] for line in asked.stdout.splitlines()]
+    answer = ssh_config.ask_ssh(name, default_user="root")
+    assert answer
+    assert ("hostname", answer.address) in said
+    assert ("port", str(answer.port)) in said
+    naming = [
+        number
+        for number, (keyword, patterns, _) in enumerate(blocks)
+        if not keyword.startswith(("Match", "match"))
+        and any(re.search(r"\w", each) and fnmatch.fnmatchcase(name, each) for each in patterns)
+    ]
+    if any(("sendenv", f"M{number}") in said for number in naming):
+        assert named_in_ssh_config(name)
 
 
 def test_match_blocks(tmp_path: Path) -> None:
