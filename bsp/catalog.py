@@ -287,6 +287,8 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
     Raises:
         UserError: it cannot be read, is not TOML, or has another format.
     """
+    if path.is_fifo():  # it would be waited for
+        raise UserError(f"{path} is a pipe, not a file", hint="a profile is a TOML file, in UTF-8")
     try:
         text = decoded(path.read_bytes())
         if text is None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import struct
 import subprocess
@@ -257,6 +258,9 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "bytes.toml").write_bytes(b"a\0\xff\xfe")
     with pytest.raises(UserError, match="is not a text"):
         read_board(tmp_path / "bytes.toml")
+    os.mkfifo(tmp_path / "pipe.toml")
+    with pytest.raises(UserError, match="is a pipe"):
+        read_board(tmp_path / "pipe.toml")
     for text in ("[boot]\n[boot]\n", 'kernel = "6.12"\nkernel = "7.3"\n'):
         (tmp_path / "twice.toml").write_text(text)
         with pytest.raises(UserError, match="not valid TOML") as caught:

@@ -98,6 +98,11 @@ def fragment_files(board: Board, extra: Iterable[Path] = ()) -> list[Path]:
     files = [file for file in files if file.is_file()]
     for path in extra:
         if not path.is_file():
+            if path.is_fifo():
+                raise UserError(
+                    f"{path} is a pipe, and a fragment is read more than once",
+                    hint="write it to a file: --fragment FILE",
+                )
             raise UserError(f"there is no file {path}", hint="--fragment FILE, lines CONFIG_X=y")
         files.append(path)
     return files

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -243,6 +244,13 @@ def test_fragments_that_cannot_be_read(tmp_path: Path) -> None:
             fragments.merge([fragment(tmp_path, text)])
     with pytest.raises(UserError, match="there is no file"):
         fragments.fragment_files(BOARD, [tmp_path / "none"])
+
+
+def test_a_fragment_is_no_pipe(tmp_path: Path) -> None:
+    """As a shell's <(command) is one."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="is a pipe"):
+        fragments.fragment_files(BOARD, [tmp_path / "pipe"])
 
 
 def test_every_shipped_symbol_says_what_it_is_for() -> None:
