@@ -278,6 +278,15 @@ def test_quantisations_that_no_byte_has(scale: float, zero_point: int, odd: bool
     assert ("no positive number" in said_of(operation, "26.2.6")) == odd
 
 
+@pytest.mark.parametrize(("zero_point", "wrong"), [(0, False), (20, True)])
+def test_a_pad_keeps_scale_and_zero_point(zero_point: int, wrong: bool) -> None:
+    sizes = Tensor("p", (4, 2), "int32", (), (), bytes(32))
+    sink = Tensor("t", (1, 8, 8, 8), "uint8", (0.02,), (zero_point,))
+    pad = Operation(0, "PAD", 1, (sized(1, 8, 8, 8), sizes), (sink,))
+    for mesa in ("25.0.7", "26.1.6", "26.2.6"):
+        assert ("moved by the difference" in said_of(pad, mesa)) == wrong
+
+
 def test_a_convolution_of_a_constant_or_of_two_strides() -> None:
     constant = Tensor("t", (1, 8, 8, 8), "uint8", (0.02,), (0,), b"1")
     operation = Operation(

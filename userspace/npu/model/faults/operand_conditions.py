@@ -141,6 +141,14 @@ def one_part_in_sum(operation: Operation, where: Around) -> bool:
     return operation.kind in _SUMS and len(parts) > 1
 
 
+def padded_to_other_scale(operation: Operation, _: Around) -> bool:
+    """A PAD whose output has another scale or zero point than its input."""
+    source, sink = data_of(operation), output_of(operation)
+    if operation.kind != "PAD" or source is None or sink is None:
+        return False
+    return (source.scales, source.zero_points) != (sink.scales, sink.zero_points)
+
+
 def unequal_strides(operation: Operation, _: Around) -> bool:
     """A convolution with another stride along rows than along columns."""
     return operation.kind in _WEIGHTED[:2] and operation.strides[0] != operation.strides[1]
