@@ -19,6 +19,7 @@ from .host import Host
 FORMAT = 1
 
 _Text = Annotated[str, Meta(min_length=1)]
+_User = Annotated[str, Meta(pattern=r"^[^\s@-][^\s@]*$")]
 _Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][\w.-]*$")]
 # A name, IPv4 or IPv6; what ssh takes behind HostName.
 _Address = Annotated[
@@ -28,6 +29,7 @@ _Address = Annotated[
 _WORDS = {
     "address": "a name or an IP address alone (user and port are keys of their own)",
     "port": "a port number",
+    "user": "a string: the name of a user alone, without blanks",
     "power": "a list of strings: the command and its arguments",
     "services": "a list of strings: names of systemd units",
     "tags": "a list of words: letters, digits, . _ -",
@@ -43,7 +45,7 @@ class HostEntry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     address: _Address | None = None
     port: Annotated[int, Meta(ge=1, le=65535)] = 22
-    user: _Text = "root"
+    user: _User = "root"
     identity_file: _Text | None = None
     certificate_file: _Text | None = None
     known_hosts: _Text | None = None

@@ -122,6 +122,11 @@ def test_inventory_and_ssh_config(tmp_path: Path) -> None:
         ("[hosts.a]\nport = 70000", "port is 70000, expected a port number"),
         ("[hosts.a]\naddress = '192.0.2.1:2222'", "port are keys of their own"),
         ("[hosts.a]\naddress = 'root@192.0.2.1'", "expected a name or an IP address alone"),
+        (
+            "[hosts.a]\nuser = 'root '",
+            "user is 'root ', expected a string: the name of a user alone",
+        ),
+        ("[hosts.a]\nuser = 'root@vim3'", "expected a string: the name of a user alone"),
         ("[hosts.a]\naddress = '[2001:db8::7]'", "expected a name or an IP address alone"),
         ("[hosts.a]\naddress = '-oProxyCommand=x'", "expected a name or an IP address alone"),
         ("[hosts.a]\nboard = 'vim9'", r"\[hosts.a\]: board is 'vim9', which is no board"),
