@@ -30,10 +30,7 @@ pytestmark = [
 ]
 
 _DISK_BYTES, _START = 64 << 20, 1 << 20
-# Boards' environments have the address of overlays; that of this U-Boot is told here.
-SCRIPT = """setenv fdtoverlay_addr_r 0x4c000000
-sysboot ${devtype} ${devnum}:${distro_bootpart} any 0x4b000000 /boot/menu.conf
-"""
+SCRIPT = "sysboot ${devtype} ${devnum}:${distro_bootpart} any 0x4b000000 /boot/menu.conf\n"
 
 
 def handed_on(board: Board, folder: Path) -> bytes:
