@@ -14,7 +14,7 @@ from bsp.qemu.base_dtb import base_dtb
 from images.deploy.boot import state
 from tests.images.deploy.boot.test_boot_script import CASES, OLD, TRIAL, Disk, boot, lacks_told
 from virtual.uboots.build import built
-from virtual.uboots.like import uboot_like
+from virtual.uboots.like import memory_mib, uboot_like
 
 pytestmark = [pytest.mark.full, pytest.mark.network, pytest.mark.timeout(1800)]
 
@@ -26,8 +26,13 @@ UBOOTS = ("khadas-vim3", "imx8mp_evk", "rock5b-rk3588", "verdin-imx8mp")
 def test_a_trial_is_spent_and_the_good_one_comes_back(case: str, name: str, tmp_path: Path) -> None:
     disk, expected = CASES[case]
     disk = replace(disk, show=True)
+    uboot = uboot_like(f"like:{name}")
     booted = boot(
-        disk, tmp_path, base_dtb(load_board("virtual")), built(uboot_like(f"like:{name}"))
+        disk,
+        tmp_path,
+        base_dtb(load_board("virtual")),
+        built(uboot),
+        memory_mib=memory_mib(uboot, 256),  # all of its addresses are memory
     )
     assert booted.slots == expected, booted.console
     assert booted.trial == state.SPENT

@@ -141,9 +141,9 @@ def firmware(suite: str) -> Path:
     return root / "usr/lib/u-boot/qemu_arm64/u-boot.bin"
 
 
-def boot(disk: Disk, folder: Path, dtb: Path, firmware: Path) -> Booted:
+def boot(disk: Disk, folder: Path, dtb: Path, firmware: Path, *, memory_mib: int = 256) -> Booted:
     image = disk.write(folder, dtb)
-    console = run_u_boot(firmware, image, folder)
+    console = run_u_boot(firmware, image, folder, memory_mib=memory_mib)
     at = f"{image}@@{_PARTITION_START}"
     left = run(["mcopy", "-i", at, "::npu-bsp/trial.env", "-"], check=False)
     good, copy = (
