@@ -149,7 +149,13 @@ def names_no_board(string: str) -> bool:
 def _files_with(folder: Path, string: str) -> list[Path]:
     """Return the profiles in a folder in which a string stands in quotes."""
     quoted = f'"{string}"'.encode()
-    return [file for file in sorted(folder.glob("*.toml")) if quoted in file.read_bytes()]
+    return [file for file, content in _contents(folder).items() if quoted in content]
+
+
+@functools.cache
+def _contents(folder: Path) -> dict[Path, bytes]:
+    """Return the shipped profiles in a folder as they are; many strings are looked for in them."""
+    return {file: file.read_bytes() for file in sorted(folder.glob("*.toml"))}
 
 
 def runs_as(board: Board, compatible: Sequence[str], model: str) -> bool:

@@ -85,6 +85,3 @@ def parse_root_modules(mounts: str, loaded: str) -> tuple[str, ...]:
     kinds = [line.split()[2] for line in mounts.splitlines() if line.split()[1:2] == ["/"]]
     wanted = [name for name in reversed(names) if _STORAGE.match(name)]
     return tuple(dict.fromkeys([*wanted, *(kind for kind in kinds if kind in names)]))
-
-
-# --- the file

@@ -40,14 +40,6 @@ _MEANING = {
     "read": f"sectors of the disk cannot be read: {_NOT_SPENT}",
     "write": f"sectors of the disk cannot be written: {_NOT_SPENT}",
 }
-_VARIABLES = (
-    "devtype",
-    "devnum",
-    "distro_bootpart",
-    "kernel_addr_r",
-    "fdt_addr_r",
-    "ramdisk_addr_r",
-)
 
 
 def lacks_in(cmdline: str) -> tuple[str, ...]:
@@ -72,7 +64,7 @@ def untaken_in(cmdline: str) -> str:
 
 def meaning_of(name: str) -> str:
     """Return what it means that a U-Boot has no command or variable of that name."""
-    kind = "variable" if name in _VARIABLES else "command"
+    kind = "variable" if _MEANING.get(name) in (_NO_PLACE, _NO_MEMORY) else "command"
     # A device's subcommands: mmc-read is ``mmc read``.
     meaning = _MEANING.get(name) or _MEANING.get(
         name.rpartition("-")[2], "the boot script needs it"
