@@ -8,6 +8,7 @@ import shlex
 from dataclasses import dataclass
 
 from ...base.errors import UserError
+from ...scan.c_source import without_comments
 from ..tree import MAX_BYTES, Tree, is_blob, read_tree, total_bytes
 
 _BLOB_MAGIC = b"\xd0\x0d\xfe\xed"
@@ -105,7 +106,7 @@ def _text_kind(start: bytes) -> Kind | None:
         return None
     if re.search(r"[\0-\x08\x0e-\x1a\x7f]", text):
         return None
-    code = re.sub(r"/\*.*?(\*/|$)|//[^\n]*", "", text, flags=re.S)
+    code = without_comments(text)
     if re.search(r"/dts-v1/|/plugin/|^\s*(/|&[\w{/@-]+\}?)\s*\{", code, re.M):
         what, compiles = "device tree source, which has to be compiled", "-o board.dtb {file}"
         if "/plugin/" in code:
