@@ -79,14 +79,7 @@ class _Trial:
 
     def wait(self, timeout_s: float, *, other_than: str) -> trial.Boot | None:
         """Return the next boot with another ID; None if the board does not answer in time."""
-        target = self.target
-        return trial.wait_for_boot(
-            target.host,
-            other_than=other_than,
-            timeout_s=timeout_s,
-            root=target.root,
-            spare=target.spare,
-        )
+        return trial.next_boot(self.target, other_than=other_than, timeout_s=timeout_s)
 
 
 def decide(target: Target, result: Deployment, facts: Facts, fat_mount: str) -> Deployment:

@@ -123,13 +123,7 @@ def persist(
             return
         agent.ask({"do": "reboot", "reboot": target.reboot})
     with result.step(f"Booting as {how.keeper} does") as now:
-        boot = trial.wait_for_boot(
-            target.host,
-            other_than=before.boot_id,
-            timeout_s=target.timeout_s,
-            root=target.root,
-            spare=target.spare,
-        )
+        boot = trial.next_boot(target, other_than=before.boot_id)
         now.note("it answers" if boot else "no answer")
     if boot is None:
         result.outcome = "unknown"

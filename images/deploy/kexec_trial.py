@@ -192,13 +192,7 @@ def _judge(
     """Wait for what comes up, and say whether it is the trial."""
     host = target.host
     with result.step("Trial by kexec") as now:
-        boot = trial.wait_for_boot(
-            host,
-            other_than=before.boot_id,
-            timeout_s=target.timeout_s,
-            root=target.root,
-            spare=target.spare,
-        )
+        boot = trial.next_boot(target, other_than=before.boot_id)
         now.note("it answers" if boot else "no answer")
     if boot is None:
         result.problem = f"it did not answer within {target.timeout_s:g} s"

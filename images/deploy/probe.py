@@ -68,9 +68,7 @@ def answered(
 def _wait(target: Target, boot_id: str) -> trial.Boot | None:
     """Return the boot that the probe ended in, or the one that still runs; None: the board is silent."""
     host, root = target.host, target.root
-    boot = trial.wait_for_boot(
-        host, other_than=boot_id, timeout_s=target.timeout_s, root=root, spare=target.spare
-    )
+    boot = trial.next_boot(target, other_than=boot_id)
     boot = boot or trial.probe(host, timeout_s=5, root=root)
     if boot is None and trial.reset_by_power(host):
         boot = trial.wait_for_boot(host, other_than=boot_id, timeout_s=target.recovery_s, root=root)

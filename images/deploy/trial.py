@@ -27,7 +27,7 @@ from bsp.remote.ssh import (
 
 from .checks import running_tree
 from .plan import Facts, Verified
-from .session import Spare
+from .session import Spare, Target
 from .transfer.agent import decompress_fdt
 
 _ATTEMPT_S = 30.0  # a key exchange takes seconds on a board that is just coming up
@@ -74,6 +74,21 @@ def wait_for_boot(
                         stack.pop_all()
                     return boot
     return None
+
+
+def next_boot(target: Target, *, other_than: str, timeout_s: float | None = None) -> Boot | None:
+    """Wait for a boot as ``wait_for_boot``; the next session goes on over the connection that saw it.
+
+    Args:
+        timeout_s: None: what the target allows a trial.
+    """
+    return wait_for_boot(
+        target.host,
+        other_than=other_than,
+        timeout_s=target.timeout_s if timeout_s is None else timeout_s,
+        root=target.root,
+        spare=target.spare,
+    )
 
 
 def probe(host: Host, *, timeout_s: float, root: str) -> Boot | None:
