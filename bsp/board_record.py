@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypedDict
 
-from .catalog import board_names, by_compatible, load_board, load_soc, npu_of
+from .base.errors import UserError
+from .catalog import BOARDS_DIR, board_file, board_names, load_board, load_soc, npu_of
 from .dts.inputs.own_tree import OwnTree, own_tree
 from .dts.npu.support import series_supports
 from .kernel.distribution import all_series
 from .profile import Board, Expectation, Npu
+from .readable_boards import one_line, readable_boards
 from .uboot import trial_of
 
 
@@ -62,6 +65,8 @@ class BoardRecord(TypedDict):
         dtb_state, dtb_problem: of a device tree beside the profile; None where there is none.
         kernels: by packaged kernel series, the support level in a word or two.
         expect: the profile's ``[expect]``.
+        problem: why a profile of the user's own cannot be used as it is, with its file; None: it can.
+            One that cannot be read has nothing but this and its name: the other fields are empty.
     """
 
     name: str
@@ -80,16 +85,75 @@ class BoardRecord(TypedDict):
     trial: TrialRecord
     qemu: str | None
     npu: NpuRecord | None
+    problem: str | None
 
 
 def all_boards() -> list[BoardRecord]:
     """Return every board as a plain document, sorted by name.
 
+    A profile of the user's own that is broken, or that claims another one's compatible string, has the
+    reason in ``problem``.
+
     Raises:
-        UserError: a profile is broken, or two claim one compatible string.
+        UserError: a shipped profile is broken.
     """
-    by_compatible()
-    return [one_board(name) for name in board_names()]
+    rows = [_row(name) for name in board_names()]
+    usable = {row["name"] for row in rows if row["problem"] is None}
+    both = claimed_twice([each for each in readable_boards() if each.name in usable])
+    for row in rows:
+        row["problem"] = row["problem"] or both.get(row["name"])
+    return rows
+
+
+def complaint(rows: Sequence[BoardRecord]) -> str:
+    """Return a line for each profile that cannot be used as it is, for stderr; empty: all can."""
+    wrong = [row for row in rows if row["problem"]]
+    lines = [f"error: {row['problem']}" for row in wrong]
+    hint = (
+        [f"hint: ./inv board {wrong[0]['name']} --check lists all that is wrong"] if wrong else []
+    )
+    return "\n".join([*lines, *hint])
+
+
+def _row(name: str) -> BoardRecord:
+    try:
+        return one_board(name)
+    except UserError as error:
+        file = board_file(name)
+        if file.parent == BOARDS_DIR:
+            raise
+        return _unreadable(name, one_line(file, error.message))
+
+
+def claimed_twice(boards: Sequence[Board]) -> dict[str, str]:
+    """Return which boards claim the string of another, by name, and which other in words.
+
+    A profile of the user's own wins over a shipped one, which may have come with a later version; two
+    whose ``[identity]`` tells them apart do not claim the same.
+    """
+    problems = {}
+    for board in boards:
+        own = board_file(board.name).parent != BOARDS_DIR
+        others = [
+            other.name
+            for other in boards
+            if other.compatible[0] == board.compatible[0]
+            and other.name != board.name
+            and (board_file(other.name).parent != BOARDS_DIR) == own
+            and not _told_apart(board, other)
+        ]
+        if others:
+            names = " and ".join(sorted([board.name, *others]))
+            problems[board.name] = (
+                f"boards {names} both claim {board.compatible[0]!r}: a board is recognised by the first of "
+                f"its compatible strings; correct 'compatible' in {board_file(board.name)}, or remove it"
+            )
+    return problems
+
+
+def _told_apart(one: Board, other: Board) -> bool:
+    models = set(one.identity.models), set(other.identity.models)
+    return all(models) and models[0].isdisjoint(models[1])
 
 
 def one_board(name: str) -> BoardRecord:
@@ -119,6 +183,30 @@ def one_board(name: str) -> BoardRecord:
         "trial": {"way": trial.way, "why": trial.why},
         "qemu": board.qemu.machine if board.qemu else None,
         "npu": _npu_document(npu) if npu else None,
+        "problem": None,
+    }
+
+
+def _unreadable(name: str, why: str) -> BoardRecord:
+    """Return the row of a profile of which nothing can be told but why."""
+    return {
+        "name": name,
+        "title": "",
+        "soc": "",
+        "soc_title": "",
+        "compatible": [],
+        "dts": None,
+        "dtb": None,
+        "dtb_state": None,
+        "dtb_problem": None,
+        "kernel": "",
+        "kernels": {},
+        "expect": {},
+        "bootloader": False,
+        "trial": {"way": "", "why": ""},
+        "qemu": None,
+        "npu": None,
+        "problem": why,
     }
 
 

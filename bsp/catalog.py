@@ -10,7 +10,7 @@ import functools
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +31,10 @@ from .profile_errors import ProfileError, expectation_mistakes, explain
 BOARDS_DIR = Path(__file__).parent / "boards"
 SOCS_DIR = Path(__file__).parent / "socs"
 
+_MAX_BYTES = (
+    1 << 20
+)  # of a profile; shipped ones have at most 10 KiB, and reading 100 MB as TOML takes 18 s
+
 
 def soc_names() -> list[str]:
     """Names of all shipped SoCs, sorted."""
@@ -48,8 +52,13 @@ def user_boards_dir() -> Path:
 def board_names() -> list[str]:
     """Names of all boards, shipped and the user's own, sorted; an editor's hidden files are none."""
     shipped = {path.stem for path in BOARDS_DIR.glob("*.toml")}
-    own = (path for path in user_boards_dir().glob("[!.]*.toml") if path.is_file())
+    own = (path for path in user_boards_dir().glob("[!.]*.toml") if _is_profile(path))
     return sorted(shipped.union(path.stem for path in own))
+
+
+def _is_profile(path: Path) -> bool:
+    """Whether a path is a file, or a link to one that may be gone: reading says that, with its name."""
+    return path.is_file() or path.is_symlink()
 
 
 def board_file(name: str) -> Path:
@@ -61,7 +70,7 @@ def board_file(name: str) -> Path:
     if name.endswith(".toml"):
         return Path(name).absolute()
     for folder in (BOARDS_DIR, user_boards_dir()):
-        if re.fullmatch(r"[^./\0][^/\0]*", name) and (folder / f"{name}.toml").is_file():
+        if re.fullmatch(r"[^./\0][^/\0]*", name) and _is_profile(folder / f"{name}.toml"):
             if folder == BOARDS_DIR:
                 _say_passed_over(user_boards_dir() / f"{name}.toml")
             return folder / f"{name}.toml"
@@ -175,33 +184,6 @@ def runs_as(board: Board, compatible: Sequence[str], model: str) -> bool:
     )
 
 
-def by_compatible(names: Iterable[str] | None = None) -> dict[str, Board]:
-    """Return the boards by the string that identifies each: its first ``compatible``.
-
-    A profile of the user's own wins over a shipped one, which may have come with a later version.
-
-    Args:
-        names: of the boards; all shipped ones by default.
-
-    Raises:
-        UserError: two boards claim the same string, or a file is broken.
-    """
-    boards: dict[str, Board] = {}
-    for board in map(load_board, board_names() if names is None else names):
-        other = boards.setdefault(board.compatible[0], board)
-        if other is board:
-            continue
-        own = [each for each in (other, board) if board_file(each.name).parent != BOARDS_DIR]
-        if len(own) != 1:
-            raise UserError(
-                f"boards {other.name} and {board.name} both claim {board.compatible[0]!r}: a board "
-                "is recognised by the first of its compatible strings",
-                hint=f"correct 'compatible' in {board_file(board.name)}, or remove that file",
-            )
-        boards[board.compatible[0]] = own[0]
-    return boards
-
-
 @functools.cache
 def load_soc(name: str) -> Soc:
     """Return the profile of a shipped SoC.
@@ -296,7 +278,14 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
     if path.is_fifo():  # it would be waited for
         raise UserError(f"{path} is a pipe, not a file", hint="a profile is a TOML file, in UTF-8")
     try:
-        text = decoded(path.read_bytes())
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            raise UserError(
+                f"{path} is too long for a profile: more than {_MAX_BYTES >> 10} KiB",
+                hint="a profile is a TOML file of a dozen lines: ./inv new-board writes one",
+            )
+        text = decoded(content)
         if text is None:
             raise UserError(f"{path} is not a text", hint="a profile is a TOML file, in UTF-8")
         data = tomllib.loads(text)

@@ -51,8 +51,9 @@ def boards_table(rows: list[BoardRecord]) -> str:
     """Return the list of boards as tables for 80 columns, one for each SoC."""
     series = list(all_series())
     parts = []
-    for soc in dict.fromkeys(row["soc"] for row in rows):
-        mine = [row for row in rows if row["soc"] == soc]
+    readable = [row for row in rows if row["soc"]]
+    for soc in dict.fromkeys(row["soc"] for row in readable):
+        mine = [row for row in readable if row["soc"] == soc]
         header = [mine[0]["soc_title"], *series]
         body = [
             [
@@ -83,7 +84,7 @@ def boards_table(rows: list[BoardRecord]) -> str:
         + "\n\n"
         + _wrap(legend)
         + "\n\n"
-        + _wrap(_trials(rows))
+        + _wrap(_trials(readable))
         + "\n\nExplain one: ./inv board NAME. Look into kernels: ./inv boards --scan."
     )
 

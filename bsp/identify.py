@@ -18,9 +18,7 @@ from dataclasses import dataclass
 from .base.errors import UserError
 from .catalog import (
     board_file,
-    board_names,
     is_own,
-    load_board,
     load_soc,
     names_no_board,
     plain_string,
@@ -30,6 +28,7 @@ from .catalog import (
 from .dts.npu.owners import vendor_of
 from .dts.tree import Tree
 from .profile import Board, BoardIdentity
+from .readable_boards import readable_boards
 
 # Firmware keeps some memory for itself (OP-TEE, frame buffers) and leaves it out of the tree.
 _LEAST_SHARE_OF_MEMORY = 0.75
@@ -84,9 +83,9 @@ def find(machine: Machine, *, chosen: Board | None = None, boards: Iterable[Boar
         boards: profiles to choose from; all that there are by default.
 
     Raises:
-        UserError: a profile is broken.
+        UserError: a shipped profile is broken.
     """
-    candidates = list(boards) or [load_board(name) for name in board_names()]
+    candidates = list(boards) or readable_boards()
     if chosen is not None and chosen not in candidates:
         candidates.append(chosen)
     for place, word in enumerate(machine.compatible):
@@ -200,9 +199,10 @@ def _identity(board: Board) -> BoardIdentity:
     """A profile's ``[identity]``; one that has none has that of the shipped profile with its string."""
     if board.identity != BoardIdentity():
         return board.identity
-    shipped = (load_board(name) for name in board_names())
     same = [
-        each for each in shipped if each.compatible[0] == board.compatible[0] and not is_own(each)
+        each
+        for each in readable_boards()
+        if each.compatible[0] == board.compatible[0] and not is_own(each)
     ]
     return same[0].identity if same else BoardIdentity()
 
@@ -244,8 +244,7 @@ def is_chip_makers(compatible: Sequence[str]) -> bool:
 def relative_of(compatible: Sequence[str]) -> str:
     """Return a shipped board with the same SoC, for ``--like``; ``BOARD`` where none is known."""
     soc = soc_of(compatible)
-    boards = [load_board(name) for name in board_names()]
-    same = [board for board in boards if board.soc == soc and not is_own(board)]
+    same = [board for board in readable_boards() if board.soc == soc and not is_own(board)]
 
     def distance(board: Board) -> tuple[int, bool, bool]:
         shared = len(set(board.compatible) & set(compatible))

@@ -50,6 +50,7 @@ from .profile_check import missing_text
 from .profile_mistakes import MARK, Missing, mistakes
 from .profile_source import Source
 from .profile_tree_check import tree_mistakes
+from .readable_boards import readable_boards
 
 DEFAULT_KERNEL = "6.12"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
@@ -431,9 +432,7 @@ def _boot_lines(soc: str, source: Source, like: Board | None) -> list[str]:
 
 
 def _modules_like(soc: str, like: Board | None) -> tuple[Sequence[str], str]:
-    boards = (
-        [like] if like else [each for each in map(load_board, board_names()) if each.soc == soc]
-    )
+    boards = [like] if like else [each for each in readable_boards() if each.soc == soc]
     for board in boards:
         for table_ in (board.boot, board.qemu):
             if table_ is not None and table_.initrd_modules:

@@ -10,9 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from .base.errors import UserError, nearest
 from .catalog import (
-    board_names,
     is_own,
-    load_board,
     load_soc,
     names_no_board,
     soc_names,
@@ -22,6 +20,7 @@ from .identify import is_chip_makers, soc_of
 from .kernel.distribution import all_series
 from .kernel.source import check_source_name
 from .profile import Board
+from .readable_boards import readable_boards
 
 MARK = "# MISSING: "
 
@@ -111,7 +110,7 @@ def _tree_name(board: Board) -> Iterator[Missing]:
 def _strings(board: Board) -> Iterator[Missing]:
     """What identifies the board."""
     first, identity = board.compatible[0], board.identity
-    shipped = [each for each in map(load_board, board_names()) if each.compatible[0] == first]
+    shipped = [each for each in readable_boards() if each.compatible[0] == first]
     reference = next((each for each in shipped if each.identity.models and not is_own(each)), None)
     if not _COMPATIBLE.fullmatch(first):
         yield Missing(

@@ -35,7 +35,7 @@ def boards(
         return Answer(show.document(scans), show.text(scans))
     from bsp import describe
     from bsp.base.errors import UserError
-    from bsp.board_record import all_boards
+    from bsp.board_record import all_boards, complaint
 
     if kernel or fresh:
         raise UserError(
@@ -43,7 +43,9 @@ def boards(
             hint="./inv boards --scan --kernel 7.3",
         )
     rows = all_boards()
-    return Answer(rows, describe.boards_table(rows))
+    problems = complaint(rows)
+    code = UserError.exit_code if problems else 0
+    return Answer(rows, describe.boards_table(rows), code, problems)
 
 
 @command(

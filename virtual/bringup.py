@@ -23,8 +23,9 @@ from bsp.base.errors import (
 from bsp.base.output import table
 from bsp.base.progress import step
 from bsp.base.result import Result
-from bsp.catalog import board_names, load_board, npu_of
+from bsp.catalog import load_board, npu_of
 from bsp.profile import Board
+from bsp.readable_boards import readable_boards
 from userspace.npu.mesa.build import build_mesa, request_for
 from userspace.npu.mesa.manifest import BuiltMesa, named_mesa
 
@@ -193,8 +194,11 @@ def _go(
 
 def _provable() -> list[Board]:
     """Boards with an NPU node whose SoC QEMU has: there a device tree can be seen to work."""
-    boards = [load_board(name) for name in board_names()]
-    return [each for each in boards if each.qemu and not each.qemu.bootloader and npu_of(each)]
+    return [
+        each
+        for each in readable_boards()
+        if each.qemu and not each.qemu.bootloader and npu_of(each)
+    ]
 
 
 def _build_mesa(row: Row, built: BuiltMesa | None) -> None:

@@ -43,11 +43,13 @@ class Answer(Result):
         contents: the document.
         words: the text.
         code: the exit code.
+        problems: what goes to stderr behind it.
     """
 
     contents: Any
     words: str
     code: int = 0
+    problems: str = ""
 
     def document(self) -> Any:
         """Return the document."""
@@ -61,3 +63,7 @@ class Answer(Result):
     def exit_code(self) -> int:
         """The exit code."""
         return self.code
+
+    def complaint(self) -> str:
+        """Return what goes to stderr."""
+        return self.problems

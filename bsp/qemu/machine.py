@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bsp.base.errors import UserError
-from bsp.catalog import board_names, load_board
+from bsp.catalog import board_names
 from bsp.profile import Board, Qemu
+from bsp.readable_boards import readable_boards
 
 from . import npu
 
@@ -70,7 +71,7 @@ def qemu_of(board: Board) -> Qemu:
         UserError: QEMU has no such machine.
     """
     if board.qemu is None:
-        have = [name for name in board_names() if load_board(name).qemu]
+        have = [each.name for each in readable_boards() if each.qemu]
         raise UserError(
             f"QEMU has no machine with the SoC of {board.name} ({board.soc})",
             hint=f"boards that QEMU can be: {', '.join(have)}",

@@ -8,7 +8,8 @@ from typing import Any
 
 from ..base.output import table
 from ..base.words import counted, filled
-from ..catalog import board_names, load_board, load_soc
+from ..catalog import load_soc
+from ..readable_boards import readable_boards
 from .classify import Row
 from .scan import Scan
 
@@ -49,7 +50,7 @@ def document(scans: Sequence[Scan]) -> dict[str, Any]:
 def profiles_by_source() -> dict[str, str]:
     """Return the device tree source of each shipped board to the board's name."""
     boards = {}
-    for board in map(load_board, board_names()):
+    for board in readable_boards():
         if board.dts:
             boards[f"{load_soc(board.soc).dts_directory}/{board.dts}"] = board.name
     return boards

@@ -288,7 +288,6 @@ def test_what_editors_leave_beside_profiles_is_none(
     (tmp_path / "boards").mkdir()
     before = catalog.board_names()
     (tmp_path / "boards/.#mine.toml").symlink_to("user@desk.1234")
-    (tmp_path / "boards/gone.toml").symlink_to("nowhere")
     (tmp_path / "boards/folder.toml").mkdir()
     assert catalog.board_names() == before
     file = tmp_path / "boards/My board.toml"

@@ -11,10 +11,10 @@ import re
 
 import msgspec
 
-from bsp.catalog import board_names, load_board
 from bsp.dts.tree import Tree
 from bsp.profile import Board, Qemu
 from bsp.qemu.machine import qemu_of
+from bsp.readable_boards import readable_boards
 
 
 def qemu_of_soc(board: Board) -> Qemu:
@@ -25,7 +25,7 @@ def qemu_of_soc(board: Board) -> Qemu:
     """
     if board.qemu is not None:
         return board.qemu
-    for other in map(load_board, board_names()):
+    for other in readable_boards():
         if other.soc == board.soc and other.qemu is not None and other.qemu.uarts:
             return other.qemu
     return qemu_of(board)

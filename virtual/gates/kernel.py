@@ -20,7 +20,8 @@ from bsp.base.errors import BspError, UserError
 from bsp.base.output import table
 from bsp.base.progress import step
 from bsp.base.words import counted
-from bsp.catalog import board_names, load_board
+from bsp.catalog import load_board
+from bsp.readable_boards import readable_boards
 from bsp.remote import inventory, ssh
 from bsp.remote.inventory import Host
 from images.bundle.assemble import bundle_for
@@ -74,7 +75,7 @@ def plan(kernel: str, board: str, invokes: int) -> Plan:
     Raises:
         UserError: no such virtual board with an NPU, or no invokes.
     """
-    names = [name for name in board_names() if (qemu := load_board(name).qemu) and qemu.npu]
+    names = [each.name for each in readable_boards() if each.qemu and each.qemu.npu]
     if board != "all" and board not in names:
         raise UserError(
             f"{board!r} is not a virtual board with an NPU", hint=f"there are: {', '.join(names)}"

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from ...base.errors import UserError
 from ...catalog import (
-    board_names,
-    load_board,
     load_soc,
     names_no_board,
     npu_of,
@@ -18,6 +16,7 @@ from ...catalog import (
     soc_names,
 )
 from ...profile import Board
+from ...readable_boards import readable_boards
 from ..npu.owners import refuse_two_owners, vendor_of
 from ..npu.required_changes import Change, for_vendor, newer_kernel
 from ..tree import Tree
@@ -69,7 +68,7 @@ def _runs_as(tree: Tree, board: Board) -> bool:
 def names_another(compatible: Sequence[str], board: Board) -> bool:
     """Whether a root's strings name another board or chip that is known."""
     own = load_soc(board.soc)
-    others = {each.compatible[0] for each in map(load_board, board_names())} - {board.compatible[0]}
+    others = {each.compatible[0] for each in readable_boards()} - {board.compatible[0]}
     chips = {string for name in soc_names() for string in load_soc(name).compatible}
     strangers = others | chips - set(own.compatible) | set(own.without_npu)
     return bool(strangers & {plain_string(string) for string in compatible})
