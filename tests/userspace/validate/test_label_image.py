@@ -214,6 +214,30 @@ def test_a_delegate_that_writes_where_it_must_not(
     assert said in rows[2]["reason"]
 
 
+@pytest.mark.parametrize(
+    ("size", "behind", "seen"),
+    [(15, 1, True), (15, 0, False), (15, 14, True)],
+)
+def test_a_delegate_that_writes_behind_its_output(
+    broken: Path, size: int, behind: int, seen: bool, tmp_path: Path
+) -> None:
+    """Its outputs are right, and nobody reads what lies there: in this run, on this machine."""
+    net = Model()
+    picture = net.image(1, size, size, 3)
+    flat = net.reshape(picture, 1, size * size * 3)
+    features = net.conv(picture)
+    (tmp_path / "model.tflite").write_bytes(net.written([picture], [flat, features]))
+    request = SmokeTestRequest(
+        model=str(tmp_path / "model.tflite"),
+        runs=1,
+        views=0,
+        delegate=f"{broken}:how=overrun;value={behind}",
+    )
+    row = label_image.smoke_test(ThisMachine(), request, min_delegated_share=0.1)["results"][1]
+    assert row["status"] == ("fail" if seen else "pass"), row["reason"]
+    assert ("wrote behind the end of its output 'reshaped'" in row["reason"]) == seen
+
+
 def test_a_delegate_that_no_signal_but_the_last_ends(
     broken: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

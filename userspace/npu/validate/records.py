@@ -190,7 +190,8 @@ class RunnerRow(TypedDict, total=False):
     ``first_outputs``: of the first run, where those of the last one are others; ``unlike_first``: how many
     of the later runs gave others. ``lacks_portable``: an operator for which other kernels than the portable
     ones had to run. ``changed_inputs``: places of inputs that held something else after the first run than
-    what they were set to; ``changed_model``: the model's bytes are others after all runs.
+    what they were set to; ``changed_model``: the model's bytes are others after all runs; ``overrun``: the
+    delegate's outputs behind which it wrote, by name.
     """
 
     delegate: str
@@ -216,6 +217,7 @@ class RunnerRow(TypedDict, total=False):
     unlike_first: int
     changed_inputs: list[int]
     changed_model: bool
+    overrun: list[str]
     lacks_portable: str
     answer: OutputRecord
     views: list[str]

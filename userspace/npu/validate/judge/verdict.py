@@ -48,6 +48,8 @@ from .values import Reals, scores
 TOP = 5
 # label_image.cc and get_top_n.h: what it prints, and what is too small to print.
 THRESHOLD = 0.001
+# Of tensors in one sentence.
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -329,7 +331,7 @@ def _changes(row: RunnerRow) -> str:
 
 
 def _overwritten(row: RunnerRow, facts: RunnerDocument) -> str:
-    """Say what a delegate wrote over though it may only read it; "" if nothing.
+    """Say what a delegate wrote over though it may only read it, or not even that; "" if nothing.
 
     An input that the runtime's own kernels do not leave as it is does not count.
     """
@@ -339,9 +341,14 @@ def _overwritten(row: RunnerRow, facts: RunnerDocument) -> str:
     places = [f"input {place}" for place in inputs]
     if row.get("changed_model"):
         places.append("the model's own constants (its weights)")
-    if not places:
-        return ""
-    return f"the delegate wrote into {' and '.join(places)}, which it may only read"
+    words = []
+    if places:
+        words.append(f"the delegate wrote into {' and '.join(places)}, which it may only read")
+    if overrun := row.get("overrun"):
+        names = ", ".join(map(repr, overrun[:_NAMED]))
+        more = f" and {len(overrun) - _NAMED} more" if len(overrun) > _NAMED else ""
+        words.append(f"the delegate wrote behind the end of its output {names}{more}")
+    return "; ".join(words)
 
 
 def _other_kernels(row: RunnerRow) -> str:

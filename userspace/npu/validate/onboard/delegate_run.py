@@ -16,12 +16,21 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING or __package__:
-    from . import delegate_library, loading, model_inputs, picked, preprocess, profiling
+    from . import (
+        delegate_library,
+        guard_bytes,
+        loading,
+        model_inputs,
+        picked,
+        preprocess,
+        profiling,
+    )
     from .delegate_paths import OPENCL_LIBRARY, parse_delegate
     from .delegation import count_operations, delegated
     from .stage_error import StageError
 else:
     import delegate_library
+    import guard_bytes
     import loading
     import model_inputs
     import picked
@@ -99,6 +108,12 @@ class PreparedModel:
             if values.size and self.interpreter.get_tensor(tensor).tobytes() != values.tobytes()
         ]
 
+    def name_of(self, tensor: int) -> str:
+        """Return a tensor's name; its number where it has none."""
+        details = self.interpreter.get_tensor_details()
+        names = {int(each["index"]): str(each["name"]) for each in details}
+        return names.get(tensor) or f"tensor {tensor}"
+
     def invoke_ms(self) -> float:
         """Run once; return how long it took."""
         start = time.perf_counter()
@@ -153,6 +168,7 @@ def run_delegate(
     model_sha256 = hashlib.sha256(model).hexdigest()
     prepared = PreparedModel(module, job, model, delegate)
     inputs = prepared.feed(picture)
+    guards = guard_bytes.GuardBytes(prepared.interpreter, count_operations(model))
     first_ms = prepared.invoke_ms()
     changed_inputs = prepared.changed_inputs(inputs)
     # Of a model that keeps a state from run to run, only these can be compared.
@@ -171,6 +187,7 @@ def run_delegate(
 
     most = min(job.runs, REFERENCE_RUNS) if delegate == "cpu-reference" else job.runs
     runs_ms = timed_runs(prepared.interpreter.invoke, most, job.budget, after=look)
+    overrun = guards.overrun()
     output, *other_outputs = prepared.output_records(last_values)
     return {
         **prepared.delegated,
@@ -186,6 +203,7 @@ def run_delegate(
         "changed_inputs": changed_inputs,
         # The runtime computes with these very bytes.
         "changed_model": hashlib.sha256(model).hexdigest() != model_sha256,
+        "overrun": [prepared.name_of(tensor) for tensor in overrun],
         "lacks_portable": prepared.lacks_portable,
         **prepared.view_records(picture, job.views, job.budget),
     }
