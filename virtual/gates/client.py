@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+# What runs on boards, and here, too.
+_ONBOARD = Path(__file__).parents[2] / "userspace/npu/validate/onboard"
 LOG_BYTES = 20_000
 # After which a process that was told to end is killed.
 GRACE_S = 5.0
@@ -32,6 +34,7 @@ def run_model(module: Any, library: str, request: dict[str, Any]) -> dict[str, A
     Without ``delegate`` in the request the CPU computes it all.
     """
     import numpy
+    import output_values  # type: ignore[import-not-found]
 
     os.environ.update(request["environment"])
     began = time.process_time()
@@ -58,7 +61,8 @@ def run_model(module: Any, library: str, request: dict[str, Any]) -> dict[str, A
     started = time.perf_counter()
     interpreter.invoke()
     seconds = time.perf_counter() - started
-    outputs = [interpreter.get_tensor(each["index"]) for each in interpreter.get_output_details()]
+    details = interpreter.get_output_details()
+    outputs = [output_values.output_value(interpreter, each) for each in details]
     numpy.savez(request["outputs"], *outputs)
     return {
         "status": "ran",
@@ -147,7 +151,7 @@ def signal_name(number: int) -> str:
 def main() -> int:
     """Serve requests until standard input ends."""
     site, library, *runtimes = sys.argv[1:]
-    sys.path.insert(0, site)
+    sys.path[:0] = [site, str(_ONBOARD)]
     import importlib
 
     import numpy  # noqa: F401 - before the first fork

@@ -30,6 +30,7 @@ from userspace.npu.model.trial.run import TFLITE_REFUSES
 from userspace.npu.validate.onboard.child import signal_name
 from userspace.npu.validate.onboard.environment import RUNTIMES, load_runtime
 from userspace.npu.validate.onboard.loading import portable_kernels
+from userspace.npu.validate.onboard.output_values import output_value
 from userspace.npu.validate.onboard.stage_error import StageError
 from userspace.payload import payload
 
@@ -314,7 +315,7 @@ def reference(
         interpreter.invoke()
     except RuntimeError as error:
         raise ValueError(str(error)) from error
-    return [interpreter.get_tensor(each["index"]) for each in interpreter.get_output_details()]
+    return [output_value(interpreter, each) for each in interpreter.get_output_details()]
 
 
 def tflite_runtime() -> Any:

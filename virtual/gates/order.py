@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Outputs that have the right values in a wrong order: channel by channel, not as TFLite has them. Pure."""
+"""How outputs differ, and which have the right values in a wrong order: channel by channel. Pure."""
 
 from __future__ import annotations
 
@@ -19,6 +19,23 @@ _ONE_TOO_MANY = (
     "the output has the right values in a wrong order: a job took them for channel by channel, "
     "and they were in TFLite's order already"
 )
+
+
+def differences(output: NDArray[Any], right: NDArray[Any]) -> NDArray[np.float64]:
+    """Return by how much values differ, of complex ones too; NaN where only one of two is a number.
+
+    Two that are no numbers are the same, and two infinite ones of one sign.
+    """
+    wide = {"c": np.complex128, "f": np.float64}.get(right.dtype.kind)
+    first, second = (output.astype(wide), right.astype(wide)) if wide else (output, right)
+    same = first == second
+    if wide:
+        same |= np.isnan(first) & np.isnan(second)
+    with np.errstate(invalid="ignore", over="ignore"):
+        apart = np.abs(first.astype(wide or np.float64) - second.astype(wide or np.float64))
+    # Of whole numbers that are too large for it a difference may round to none.
+    apart = np.where(~same & (apart == 0), 1.0, apart)
+    return np.where(same, 0.0, apart)
 
 
 def wrong_order(

@@ -35,7 +35,7 @@ from ..npu.vivante.audit.jobs import ModelAudit
 from ..npu.vivante.maker import Maker
 from .build import BuiltModel
 from .model_runner import Attempt, ModelRunner, model_runner
-from .order import wrong_order
+from .order import differences, wrong_order
 from .packages import Delegate
 from .records import OutcomeRecord
 from .witness import Witness
@@ -229,15 +229,14 @@ def _judge_an_end(outcome: Outcome, answer: dict[str, Any]) -> None:
 
 def _compare(output: NDArray[Any], right: NDArray[Any]) -> tuple[int, int]:
     """Return how many values differ, and by how much at most (of real numbers rounded up)."""
-    if output.shape != right.shape:
+    if output.shape != right.shape or output.dtype != right.dtype:
         return right.size, _LARGEST
-    if right.dtype.kind != "f":
-        difference = np.abs(output.astype(np.int64) - right.astype(np.int64))
-        return int((difference != 0).sum()), int(difference.max(initial=0))
-    with np.errstate(invalid="ignore", over="ignore"):
-        apart = np.abs(output.astype(np.float64) - right.astype(np.float64))
-    bound = _FLOAT_TOLERANCE * float(np.abs(right).max(initial=0))
-    wrong = ~(apart <= bound)  # what is not a number is wrong
+    apart = differences(output, right)
+    wrong = apart != 0
+    if right.dtype.kind in "fc":
+        finite = np.isfinite(right)  # what is not has to be the same
+        bound = _FLOAT_TOLERANCE * float(np.abs(right[finite]).max(initial=0))
+        wrong &= ~(finite & (apart <= bound))
     if not wrong.any():
         return 0, 0
     largest = float(np.nan_to_num(apart, nan=_LARGEST, posinf=_LARGEST).max())

@@ -28,6 +28,7 @@ from userspace.npu.model.trial.run import (
 )
 from userspace.npu.validate.onboard.delegation import delegated
 
+from ..gates.order import differences
 from .ledger import Entry, Ledger
 
 NAMED = re.compile(r"operation (\d+) \(")
@@ -102,7 +103,7 @@ def with_statuses(run: Run, exact: Run) -> tuple[OperationRun, ...]:
 
 def agreement_of(name: str, pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> Agreement:
     """Return how an output agrees over pairs of what the NPU and what TFLite computed."""
-    gaps = [np.abs(output.astype(np.float64) - right.astype(np.float64)) for output, right in pairs]
+    gaps = [differences(output, right) for output, right in pairs]
     values = sum(gap.size for gap in gaps)
     is_scores = all(right.size > 1 and right.size == right.shape[-1] for _, right in pairs)
     tops = (
@@ -129,19 +130,12 @@ def output_of(
     """Return how an output of the NPU's differs from TFLite's."""
     if output.shape != right.shape:
         return OutputRun(name, right.size, right.size, float("inf"))
-    wide = np.float64 if right.dtype.kind == "f" else np.int64
-    first, second = output.astype(wide), right.astype(wide)
-    same = (
-        (first == second) | (np.isnan(first) & np.isnan(second))
-        if wide is np.float64
-        else first == second
-    )
-    gap = np.where(same, 0, np.abs(first - second))
+    gap = differences(output, right)
     return OutputRun(
         name,
         right.size,
-        int(np.count_nonzero(~same)),
-        float(gap.max(initial=0)),
+        int(np.count_nonzero(gap)),
+        float(np.nan_to_num(gap, nan=np.inf).max(initial=0)),
         scales[0] if len(scales) == 1 else 0.0,
         oddity_of(right),
     )

@@ -25,6 +25,7 @@ from bsp.base.project import PROJECT
 from userspace.npu.validate.onboard.child import signal_name
 from userspace.npu.validate.onboard.environment import load_runtime
 from userspace.npu.validate.onboard.loading import portable_kernels
+from userspace.npu.validate.onboard.output_values import output_value
 from userspace.npu.validate.onboard.stage_error import StageError
 
 _MODEL, _INPUTS, _OUTPUTS = "model.tflite", "inputs.npz", "outputs.npz"
@@ -52,7 +53,7 @@ def outputs(content: bytes, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]
     except (StageError, RuntimeError) as error:
         raise ValueError(str(error)) from error
     sinks = interpreter.get_output_details()
-    return [np.array(interpreter.get_tensor(each["index"])) for each in sinks]
+    return [np.array(output_value(interpreter, each)) for each in sinks]
 
 
 def outputs_apart(

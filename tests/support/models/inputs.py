@@ -11,6 +11,7 @@ import numpy as np
 from userspace.npu.model import tflite_file as t
 
 RESHAPE, TRANSPOSE, ADD, CAST, FULLY_CONNECTED, MUL, FLOOR_MOD = 22, 39, 0, 53, 9, 18, 95
+ARG_MAX, GATHER, DEQUANTIZE, GREATER, WHERE = 56, 36, 6, 61, 109
 
 
 class Model:
@@ -202,3 +203,35 @@ def detector(
         model.tensors[sink] = replace(model.tensors[sink], name=name)
         outputs.append(sink)
     return model.written([image], outputs)
+
+
+def string_bytes(words: Sequence[bytes]) -> object:
+    """The bytes of a tensor of strings: how many, where each begins and the last ends, the strings."""
+    ends = np.cumsum([4 + 4 * (len(words) + 1), *map(len, words)])
+    header = np.array([len(words), *ends], np.int32).tobytes()
+    return np.frombuffer(header + b"".join(words), np.uint8)
+
+
+def names_and_places(limit: float) -> bytes:
+    """A convolution; the name of its best channel for each pixel; the places of what is above a limit."""
+    model = Model()
+    image = model.image(1, 16, 16, 3)
+    features = model.conv(image)
+    names = model.tensor(
+        "names", (4,), "string", data=string_bytes([b"cat", b"dog", b"hen", b"fish"])
+    )
+    axis = model.tensor("axis", (1,), "int32", data=np.array([3]))
+    best = model.tensor("best", (1, 16, 16), "int64")
+    named = model.tensor("named", (1, 16, 16), "string")
+    real = model.tensor("real", (1, 16, 16, 4), "float32")
+    number = model.tensor("limit", (1,), "float32", data=np.array([limit]))
+    above = model.tensor("above", (1, 16, 16, 4), "bool")
+    places = model.tensor("places", (0, 4), "int64")
+    model.operators += [
+        t.Operator(ARG_MAX, (features, axis), (best,), 40, (("int8", 0, 4),)),
+        t.Operator(GATHER, (names, best), (named,), 23),
+        t.Operator(DEQUANTIZE, (features,), (real,), 38),
+        t.Operator(GREATER, (real, number), (above,), 0),
+        t.Operator(WHERE, (above,), (places,), 0),
+    ]
+    return model.written([image], [features, named, places])

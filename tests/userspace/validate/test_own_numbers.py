@@ -148,12 +148,8 @@ def test_a_model_with_a_state_is_compared_by_its_first_run(picture: Path) -> Non
 def test_strings_are_compared(picture: Path) -> None:
     """Names of classes that the model itself picks from a list."""
     net = Maker()
-    words = [b"cat", b"dog", b"bird", b"fish"]
-    ends = np.cumsum([4 + 4 * (len(words) + 1), *map(len, words)])
-    header = np.array([len(words), *ends], np.int32).tobytes()
-    names = net.tensor(
-        "names", (4,), "string", data=np.frombuffer(header + b"".join(words), np.uint8)
-    )
+    words = m.string_bytes([b"cat", b"dog", b"bird", b"fish"])
+    names = net.tensor("names", (4,), "string", data=words)
     axis = net.tensor("axis", (1,), "int32", data=np.array([3]))
     best = net.tensor("best", (1, 16, 16), "int64")
     net.operators.append(Operator(ARG_MAX, (net.features, axis), (best,), 40, (("int8", 0, 4),)))

@@ -15,11 +15,12 @@ import pytest
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.process import run
 from bsp.base.project import PROJECT
-from tests.support.models.inputs import one_conv, with_operator
+from tests.support.models.inputs import names_and_places, one_conv, with_operator
 from userspace.npu.validate.onboard.environment import RUNTIMES
 from virtual.gates import client, model_runner, sweep
-from virtual.gates.model_runner import ModelRunner, tflite_runtime
+from virtual.gates.model_runner import ModelRunner, reference, tflite_runtime
 from virtual.gates.witness import Witness
+from virtual.npu.portable import outputs_apart
 
 PICTURE = np.zeros((1, 16, 16, 3), np.uint8)
 
@@ -67,6 +68,19 @@ def test_what_a_run_left_of_its_outputs_is_not_read(
     assert said in answer.get("message", "")
     assert again.answer["status"] == "ran"
     assert again.outputs[0].shape == (1, 16, 16, 4)
+
+
+@pytest.mark.parametrize("limit", [0.1, 1e9])
+def test_outputs_of_any_type_are_read(limit: float, tmp_path: Path) -> None:
+    """Names, and nothing at all: "TFLite itself does not run it" was said of both."""
+    model = names_and_places(limit)
+    with started(tmp_path, "nothing") as runner:
+        attempt = runner.on_cpu(runner.file(model), [PICTURE])
+    assert attempt.answer["status"] == "ran", attempt.answer
+    for right in (reference(model, [PICTURE]), outputs_apart(model, [PICTURE])):
+        assert [str(each.dtype) for each in right] == ["uint8", "int64", "int64"]
+        for output, expected in zip(attempt.outputs, right, strict=True):
+            assert np.array_equal(output, expected)
 
 
 @pytest.mark.parametrize(

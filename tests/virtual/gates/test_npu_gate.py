@@ -126,6 +126,32 @@ def test_real_numbers_are_compared_with_a_tolerance() -> None:
     broken = np.array([np.nan, np.inf, 300.0], np.float32)
     assert sweep._compare(broken, right) == (2, 2**31 - 1)
     assert sweep._compare(right[:2], right) == (3, 2**31 - 1)
+    assert sweep._compare(right, right.astype(np.float64)) == (3, 2**31 - 1)
+
+
+def test_what_is_no_number_in_the_right_values_gives_nothing_away() -> None:
+    """A logarithm of 0 made all wrong; one infinite value made all right."""
+    right = np.array([np.nan, -np.inf, 1.0, 2.0], np.float32)
+    assert sweep._compare(right, right) == (0, 0)
+    for place, value in ((0, 0.0), (1, np.inf), (1, 0.0), (2, 5.0), (3, np.nan)):
+        output = right.copy()
+        output[place] = value
+        assert sweep._compare(output, right)[0] == 1, (place, value)
+
+
+def test_complex_numbers_differ_by_either_part() -> None:
+    right = np.array([1 + 2j, 3 - 4j, np.nan], np.complex64)
+    assert sweep._compare(right, right) == (0, 0)
+    assert sweep._compare(right + np.array([0, 2j, 0], np.complex64), right) == (1, 2)
+    assert sweep._compare(right.conj(), right)[0] == 2
+
+
+def test_whole_numbers_of_any_size_are_compared() -> None:
+    """Strings are compared by hashes of 64 bits."""
+    right = np.array([2**63 - 1, -(2**63)], np.int64)
+    assert sweep._compare(right, right) == (0, 0)
+    assert sweep._compare(right - np.array([1, 0]), right) == (1, 1)
+    assert sweep._compare(right[::-1], right) == (2, 2**31 - 1)
 
 
 def test_a_difference_is_tflites(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from userspace.npu.validate import models
 from virtual.gates.build import build
 from virtual.gates.cases import Case
 from virtual.model_runs.ledger import Entry
-from virtual.model_runs.outcome import agreement_of, taken_nodes
+from virtual.model_runs.outcome import agreement_of, output_of, taken_nodes
 from virtual.model_runs.place import VirtualNpus
 from virtual.model_runs.references import references
 
@@ -61,6 +61,18 @@ def test_agreement_over_a_set_of_inputs() -> None:
     assert (found.top, found.ties, found.mean) == (1, 2, 0.125)
     picture = np.zeros((1, 2, 2, 3), np.float32)
     assert agreement_of("map", [(picture, picture)]).top is None
+
+
+def test_what_is_no_real_number_differs_by_what_it_is() -> None:
+    """Of complex ones the imaginary parts did not count; two that are no numbers differed over a set."""
+    right = np.array([1 + 2j, np.nan], np.complex64)
+    same = output_of("spectrum", right, right, ())
+    assert (same.different, same.largest) == (0, 0.0)
+    other = output_of("spectrum", right.conj(), right, ())
+    assert (other.different, other.largest) == (1, 4.0)
+    assert output_of("spectrum", np.zeros(2, np.complex64), right, ()).different == 2
+    assert agreement_of("spectrum", [(right, right)]).different == 0
+    assert agreement_of("spectrum", [(right.conj(), right)]).different == 1
 
 
 def test_a_client_that_ended_took_nothing() -> None:

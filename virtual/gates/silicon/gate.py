@@ -49,6 +49,7 @@ _SOURCES = (
     "virtual/gates/silicon/suites.py",
     "virtual/gates/silicon/synthetic.py",
     "userspace/npu/model/tflite_file.py",
+    "userspace/npu/validate/onboard/output_values.py",
 )
 _READ = (".py", ".c", ".h", ".toml", ".txt")
 _MOST_EXAMINED = 20

@@ -21,6 +21,7 @@ if TYPE_CHECKING or __package__:
         guard_bytes,
         loading,
         model_inputs,
+        output_values,
         picked,
         preprocess,
         profiling,
@@ -33,6 +34,7 @@ else:
     import guard_bytes
     import loading
     import model_inputs
+    import output_values
     import picked
     import preprocess
     import profiling
@@ -123,7 +125,7 @@ class PreparedModel:
     def output_values(self) -> list[Any]:
         """Return all outputs, as numbers."""
         details = self.interpreter.get_output_details()
-        return [_output_value(self.interpreter, detail) for detail in details]
+        return [output_values.output_value(self.interpreter, detail) for detail in details]
 
     def output_records(self, outputs: Sequence[Any]) -> list[dict[str, Any]]:
         """Return outputs with their values, and what they mean."""
@@ -144,7 +146,7 @@ class PreparedModel:
             self.feed(view)
             self.interpreter.invoke()
             detail = self.interpreter.get_output_details()[0]
-            values = _output_value(self.interpreter, detail)
+            values = output_values.output_value(self.interpreter, detail)
             outputs.append(packed(values))
             shapes.append([int(size) for size in values.shape])
             scores.append(self._score_record(detail["index"]))
@@ -296,20 +298,6 @@ def _input_record(values: Any) -> dict[str, Any]:
         "dtype": values.dtype.name,
         "sha256": hashlib.sha256(values.tobytes()).hexdigest(),
     }
-
-
-def _output_value(interpreter: Any, detail: dict[str, Any]) -> Any:
-    """Return an output's values as numbers; the runtime itself refuses to give those of an empty one."""
-    import numpy
-
-    if 0 in detail["shape"]:
-        return numpy.zeros(detail["shape"], detail["dtype"])
-    values = interpreter.get_tensor(detail["index"])
-    if values.dtype.kind not in "OSU":
-        return values
-    # Strings: whole numbers that stand for them, so that they are compared as names of something are.
-    hashes = [hashlib.sha256(bytes(each)).digest()[:8] for each in values.ravel()]
-    return numpy.frombuffer(b"".join(hashes), "<i8").reshape(values.shape)
 
 
 def _output_record(values: Any, detail: dict[str, Any]) -> dict[str, Any]:

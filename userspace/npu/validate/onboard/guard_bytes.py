@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Guard bytes around what a delegate writes: does it keep to its outputs?
 
-Shipped to boards beside ``runner.py``: the standard library only. TFLite lays tensors into one block, each
-at a multiple of 64 bytes, so that behind most of them there are bytes that belong to none. Those are filled
-with a pattern before the first run. Where another tensor begins at once, there are none.
+Shipped to boards beside ``runner.py``: the standard library and numpy. TFLite lays tensors into one block,
+each at a multiple of 64 bytes, so that behind most of them there are bytes that belong to none. Those are
+filled with a pattern before the first run. Where another tensor begins at once, there are none.
 
 Source: tensorflow/lite/simple_memory_arena.{h,cc}: the block is 63 bytes longer than what lies in it, and
 begins at the first multiple of 64 of what malloc returned.
@@ -35,19 +35,22 @@ class GuardBytes:
 
     def __init__(self, interpreter: Any, total_ops: int) -> None:
         self._interpreter = interpreter
+        self._plain: set[int] = set()
         self._outputs: dict[int, Extent] = {}
         self._guards: dict[int, Extent] = {}
         try:
             nodes = interpreter._get_ops_details()[total_ops:]
-        except AttributeError:
-            return  # this runtime cannot tell which are a delegate's
+            details = interpreter.get_tensor_details() if nodes else []
+        except (AttributeError, ValueError):
+            return  # this runtime cannot tell which are a delegate's, or of what type
+        # An array of strings would take TFLite's bytes for Python's objects.
+        self._plain = {int(each["index"]) for each in details if _is_plain(each["dtype"])}
         numbers = sorted({int(each) for node in nodes for each in node["outputs"]})
         written = {number: self._extent(number) for number in numbers}
         self._outputs = {number: extent for number, extent in written.items() if extent}
         inputs = [self._extent(each["index"]) for each in interpreter.get_input_details()]
         in_block = [*self._outputs.values(), *filter(None, inputs)]
-        tensors = [self._extent(each["index"]) for each in interpreter.get_tensor_details()]
-        extents = sorted(filter(None, tensors))
+        extents = sorted(filter(None, map(self._extent, self._plain)))
         for number, own in self._outputs.items():
             if guard := _guard(own, in_block, extents):
                 self._guards[number] = guard
@@ -68,7 +71,9 @@ class GuardBytes:
         ]
 
     def _extent(self, number: int) -> Extent | None:
-        """Where a tensor's bytes lie; None where it has none, or none yet."""
+        """Where a tensor's bytes lie; None where it has none, none yet, or no numbers."""
+        if number not in self._plain:
+            return None
         try:
             values = self._interpreter.tensor(number)()
         except (ValueError, RuntimeError):
@@ -76,6 +81,12 @@ class GuardBytes:
         # Only numbers are kept: the interpreter does not run while there is an array of its memory.
         begin = int(values.__array_interface__["data"][0])
         return (begin, begin + values.nbytes) if values.nbytes else None
+
+
+def _is_plain(dtype: Any) -> bool:
+    import numpy
+
+    return numpy.dtype(dtype).kind in "biufc"
 
 
 def _guard(own: Extent, in_block: list[Extent], extents: list[Extent]) -> Extent | None:
