@@ -11,6 +11,7 @@ from ..catalog import plain_string
 from ..dts.npu.available import is_on, unavailable
 from ..dts.npu.owners import other_owners, vendor_of
 from ..dts.npu.required_changes import rates
+from ..dts.npu.resources import defects
 from ..dts.references import references
 from ..dts.tree import Tree
 from ..profile import Expectation, Identity, Npu, Soc
@@ -238,6 +239,7 @@ def _lacking(tree: Tree, node: str, npu: Npu | None) -> list[str]:
     gap = []
     if npu:
         gap += [f"no {name}" for name in npu.requires if tree.get(node, name) is None]
+        gap += [f"no working node: {defect}" for defect in defects(tree, npu)]
         gap += [f"{SECOND_OWNER} {owner.path}" for owner in other_owners(tree, npu)]
     off = [part.role for part in unavailable(tree, npu)] if npu else []
     if not is_on(tree, node) or "NPU" in off:

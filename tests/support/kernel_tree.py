@@ -26,6 +26,10 @@ SOC = """\
 / {{
 	#address-cells = <1>;
 	#size-cells = <1>;
+	interrupt-parent = <&gic>;
+	gic: interrupt-controller {{
+		#interrupt-cells = <3>;
+	}};
 	clkc: clock-controller {{
 		compatible = "test,clocks";
 		#clock-cells = <1>;
@@ -41,6 +45,7 @@ NPU = """\
 	npu: npu@ff100000 {{
 		compatible = "vivante,gc";
 		reg = <0xff100000 0x20000>;
+		interrupts = <0 147 4>;
 		clocks = <&clkc CLKID_NNA_CORE_CLK>, <&clkc CLKID_NNA_AXI_CLK>;
 		clock-names = "core", "bus";
 {assigned}

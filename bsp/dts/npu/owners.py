@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
 from ...base.errors import UserError
@@ -86,14 +87,20 @@ def _is_elsewhere(registers: list[tuple[int, int]], npu: Npu) -> bool:
 def other_owners(tree: Tree, npu: Npu) -> list[Owner]:
     """Return the nodes by which another driver would take the NPU: a vendor's, or any at its registers.
 
-    Only nodes that are switched on count.
+    Only nodes that are switched on count, and the NPU's own: a vendor's driver takes those, too, where they
+    have its string beside the free driver's.
     """
     own = (npu.node, *npu.more_nodes)
     addresses = Addresses(tree)
     registers = [each for path in own if path in tree.nodes for each in addresses.of(path)]
     owners = []
     for path, node in tree.nodes.items():
-        if "compatible" not in node or path in own or _related(path, own):
+        if "compatible" not in node:
+            continue
+        if path in own:
+            owners += _second_of(tree, path, npu)
+            continue
+        if _related(path, own):
             continue
         words = tree.strings(path, "compatible")
         vendor = next((each for each in npu.vendor if _is_for(each, words)), None)
@@ -117,13 +124,36 @@ def refuse_two_owners(tree: Tree, npu: Npu, what: str) -> None:
     owners = other_owners(tree, npu)
     if not owners:
         return
+    own = (npu.node, *npu.more_nodes)
+    step = "take the vendor's string off" if owners[0].path in own else "switch the other node off"
     raise UserError(
         f"{what} gives the NPU two owners: {npu.node} ({npu.compatible}, for the free driver {npu.driver}) "
         f"and {' and '.join(map(str, owners))}. Only one driver can have it.",
-        hint="switch the other node off: "
-        + "; ".join(f"fdtput -t s FILE.dtb {owner.path} status disabled" for owner in owners[:3])
+        hint=f"{step}: "
+        + "; ".join(_left_to_one(tree, owner, npu) for owner in owners[:3])
         + "; or take the device tree of an upstream kernel",
     )
+
+
+def _second_of(tree: Tree, path: str, npu: Npu) -> list[Owner]:
+    """Return the vendor's driver that takes one of the NPU's own nodes, if its strings name one."""
+    words = tree.strings(path, "compatible")
+    return [
+        Owner(path, tuple(words), vendor.driver, same_registers=True)
+        for vendor in npu.vendor
+        if _is_for(vendor, words)
+    ][:1]
+
+
+def _left_to_one(tree: Tree, owner: Owner, npu: Npu) -> str:
+    """Return the command that takes the NPU from a second owner."""
+    if owner.path not in (npu.node, *npu.more_nodes):
+        return f"fdtput -t s FILE.dtb {owner.path} status disabled"
+    strange = {plain_string(word) for vendor in npu.vendor for word in vendor.compatible}
+    kept = [
+        word for word in tree.strings(owner.path, "compatible") if plain_string(word) not in strange
+    ]
+    return f"fdtput -t s FILE.dtb {owner.path} compatible {shlex.join(kept)}"
 
 
 def _related(path: str, own: tuple[str, ...]) -> bool:

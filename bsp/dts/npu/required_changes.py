@@ -13,6 +13,7 @@ from ..references import references
 from ..tree import Tree
 from .available import refuse_dangling, unavailable
 from .owners import vendor_of
+from .resources import refuse_defects
 
 Value = str | tuple[str, ...] | tuple[int, ...]
 
@@ -90,6 +91,7 @@ def plan_changes(
             raise UserError(f"{what} has no node {node}, which the NPU needs", hint=newer)
     if npu.enabled:
         refuse_dangling(tree, npu, what, newer)
+        refuse_defects(tree, npu, what, newer)
         paths = [each.path for each in unavailable(tree, npu)]
     else:
         paths = [node for node in (npu.node, *npu.more_nodes) if tree.is_available(node)]

@@ -10,6 +10,8 @@ from bsp.catalog import npu_of
 from bsp.dts.npu import switched_off
 from bsp.dts.npu.available import unavailable
 from bsp.dts.npu.owners import refuse_two_owners
+from bsp.dts.npu.required_changes import newer_kernel
+from bsp.dts.npu.resources import refuse_defects
 from bsp.dts.tree import Tree, read_tree
 from bsp.profile import Board
 
@@ -45,14 +47,18 @@ def refuse_forced_on(
 
 
 def refuse_shared(board: Board | None, dtb: Path) -> None:
-    """Refuse to send a tree that gives the NPU to a vendor's driver as well.
+    """Refuse to send a tree that gives the NPU to a vendor's driver as well, or to none.
 
     Raises:
-        UserError: as ``bsp.dts.npu.owners.refuse_two_owners``.
+        UserError: as ``bsp.dts.npu.owners.refuse_two_owners`` and ``bsp.dts.npu.resources.refuse_defects``.
     """
     npu = npu_of(board) if board else None
-    if npu is not None and npu.enabled:
-        refuse_two_owners(read_tree(dtb.read_bytes(), str(dtb)), npu, "the bundle's device tree")
+    if npu is None or not npu.enabled:
+        return
+    tree, what = read_tree(dtb.read_bytes(), str(dtb)), "the bundle's device tree"
+    refuse_two_owners(tree, npu, what)
+    if npu.compatible in tree.strings(npu.node, "compatible") and not unavailable(tree, npu):
+        refuse_defects(tree, npu, what, newer_kernel(npu))
 
 
 def is_on(fdt: str | None, board: Board | None) -> bool | None:

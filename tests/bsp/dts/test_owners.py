@@ -68,6 +68,20 @@ def test_both_are_named(
     assert build(board, dtb).npu.status == "okay"
 
 
+def test_one_node_for_two_drivers(tmp_path: Path) -> None:
+    """A driver takes a node that has one of its strings at any place."""
+    both = 'compatible = "vivante,gc", "amlogic, galcore"'
+    dtb = compiled(tmp_path / "it.dtb", A311D.replace('compatible = "vivante,gc"', both))
+    with pytest.raises(UserError, match="two owners") as caught:
+        build(VIM3, dtb)
+    assert f"{A311D_NPU} (vivante,gc; amlogic, galcore, for galcore" in caught.value.message
+    assert caught.value.hint
+    command = caught.value.hint.partition(": ")[2].partition(";")[0].replace("FILE.dtb", str(dtb))
+    subprocess.run(command.split(), check=True)
+    assert read_tree(dtb.read_bytes(), "it").strings(A311D_NPU, "compatible") == ["vivante,gc"]
+    assert build(VIM3, dtb).changes
+
+
 def test_a_vendors_node_that_is_off_or_below_one_that_is(tmp_path: Path) -> None:
     off = GALCORE.replace('"okay"', '"disabled"')
     assert build(VIM3, compiled(tmp_path / "off.dtb", A311D, off)).changes

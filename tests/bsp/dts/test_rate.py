@@ -35,10 +35,14 @@ def imx8mp(core_mhz: int = 800, core_parent: int = 56) -> Tree:
     npu = the_npu("imx8mp-evk")
     return Tree(
         {
-            "/": {},
+            "/": {"interrupt-parent": words(3)},
+            "/soc@0": {"ranges": b""},
+            "/intc": {"phandle": words(3), "#interrupt-cells": words(3)},
             "/clk": {"phandle": words(2), "#clock-cells": words(1)},
             npu.node: {
                 "compatible": b"vivante,gc\0",
+                "reg": words(0x38500000, 0x200000),
+                "interrupts": words(0, 13, 4),
                 "clocks": words(2, 267, 2, 267, 2, 105, 2, 106),
                 "clock-names": b"core\0shader\0bus\0reg\0",
                 "power-domains": words(7),
@@ -125,7 +129,8 @@ def rk3588(*, least_microvolts: int = 550_000, supply: int = 5) -> Tree:
     }
     return Tree(
         {
-            "/": {},
+            "/": {"interrupt-parent": words(4)},
+            "/intc": {"phandle": words(4), "#interrupt-cells": words(3)},
             "/cru": {"phandle": words(2), "#clock-cells": words(1)},
             "/scmi": {"phandle": words(3), "#clock-cells": words(1)},
             "/regulator@42": {
@@ -135,7 +140,11 @@ def rk3588(*, least_microvolts: int = 550_000, supply: int = 5) -> Tree:
                 "regulator-max-microvolt": words(950_000),
             },
             **{
-                path: core if path.startswith("/npu") else {"status": b"okay\0"}
+                path: {
+                    **(core if path.startswith("/npu") else {"status": b"okay\0"}),
+                    "reg": words(int(path.rpartition("@")[2], 16), 0x1000),
+                    "interrupts": words(0, 110, 4),
+                }
                 for path in (npu.node, *npu.more_nodes)
             },
         }

@@ -18,7 +18,7 @@ from bsp.dts.tree import Tree
 from bsp.profile import Npu, NpuSettings
 
 NODE = "/npu@ff100000"
-CLOCKS, OTHER = 0x11, 0x22
+CLOCKS, OTHER, INTERRUPTS = 0x11, 0x22, 0x33
 
 
 def words(*values: int) -> bytes:
@@ -36,6 +36,8 @@ def tree(**properties: bytes | None) -> Tree:
     """A tree like 6.12's; keywords replace properties of the NPU's node (None leaves one out)."""
     node: dict[str, bytes | None] = {
         "compatible": b"vivante,gc\0",
+        "reg": words(0, 0xFF100000, 0, 0x20000),
+        "interrupts": words(0, 147, 4),
         "clocks": words(CLOCKS, 267, CLOCKS, 264),
         "clock-names": b"core\0bus\0",
         "power-domains": words(OTHER, 2),
@@ -46,9 +48,19 @@ def tree(**properties: bytes | None) -> Tree:
     node |= {name.replace("_", "-"): value for name, value in properties.items()}
     return Tree(
         {
-            "/": {"compatible": b"khadas,vim3\0amlogic,a311d\0amlogic,g12b\0"},
+            "/": {
+                "compatible": b"khadas,vim3\0amlogic,a311d\0amlogic,g12b\0",
+                "#address-cells": words(2),
+                "#size-cells": words(2),
+                "interrupt-parent": words(INTERRUPTS),
+            },
+            "/interrupt-controller": {"phandle": words(INTERRUPTS), "#interrupt-cells": words(3)},
             "/clock-controller": {"phandle": words(CLOCKS), "#clock-cells": words(1)},
-            "/other": {"phandle": words(OTHER), "#clock-cells": words(0)},
+            "/other": {
+                "phandle": words(OTHER),
+                "#clock-cells": words(0),
+                "#power-domain-cells": words(1),
+            },
             "/__symbols__": {"clkc": b"/clock-controller\0"},
             NODE: {name: value for name, value in node.items() if value is not None},
         }
@@ -189,10 +201,14 @@ def test_a_pinned_clock_reaches_only_what_its_parent_does() -> None:
     def base(parent: int, rate_hz: int) -> Tree:
         return Tree(
             {
-                "/": {},
+                "/": {"interrupt-parent": words(3)},
+                "/soc@0": {"ranges": b""},
+                "/intc": {"phandle": words(3), "#interrupt-cells": words(3)},
                 "/clk": {"phandle": words(2), "#clock-cells": words(1)},
                 wanted.node: {
                     "compatible": b"vivante,gc\0",
+                    "reg": words(0x38500000, 0x200000),
+                    "interrupts": words(0, 13, 4),
                     "clocks": words(2, 267, 2, 267, 2, 105, 2, 106),
                     "clock-names": b"core\0shader\0bus\0reg\0",
                     "power-domains": words(7),

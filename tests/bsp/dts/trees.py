@@ -10,7 +10,8 @@ IMX8MP = """/dts-v1/;
 / {
     compatible = "polyhex,imx8mp-debix-model-a", "fsl,imx8mp";
     model = "Polyhex Debix Model A i.MX8MPlus board";
-    #address-cells = <2>; #size-cells = <2>;
+    #address-cells = <2>; #size-cells = <2>; interrupt-parent = <&gic>;
+    gic: interrupt-controller { #interrupt-cells = <3>; };
     soc: soc@0 {
         compatible = "simple-bus"; #address-cells = <1>; #size-cells = <1>; ranges = <0 0 0 0x3e000000>;
         bus: bus@30000000 {
@@ -34,7 +35,7 @@ IMX8MP = """/dts-v1/;
             };
         };
         npu: npu@38500000 {
-            compatible = "vivante,gc"; reg = <0x38500000 0x200000>;
+            compatible = "vivante,gc"; reg = <0x38500000 0x200000>; interrupts = <0 13 4>;
             clocks = <&clk 1>, <&clk 2>, <&clk 3>, <&clk 4>;
             clock-names = "core", "shader", "bus", "reg";
             resets = <&src 7>; power-domains = <&mlmix>;
@@ -51,10 +52,11 @@ A311D = """/dts-v1/;
 / {
     compatible = "khadas,vim3", "amlogic,a311d", "amlogic,g12b";
     model = "Khadas VIM3"; #address-cells = <2>; #size-cells = <2>;
+    interrupt-parent = <&gic>; gic: interrupt-controller { #interrupt-cells = <3>; };
     clkc: clock-controller { #clock-cells = <1>; };
     pwrc: power-controller { #power-domain-cells = <1>; };
     npu: npu@ff100000 {
-        compatible = "vivante,gc"; reg = <0x0 0xff100000 0x0 0x20000>;
+        compatible = "vivante,gc"; reg = <0x0 0xff100000 0x0 0x20000>; interrupts = <0 147 4>;
         clocks = <&clkc 267>, <&clkc 264>; clock-names = "core", "bus"; power-domains = <&pwrc 2>;
         assigned-clocks = <&clkc 267>, <&clkc 264>;
         assigned-clock-rates = <800000000>, <800000000>;

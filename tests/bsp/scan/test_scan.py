@@ -153,6 +153,8 @@ def test_a_scan_says_what_is_missing_for_each_board(tree: Path) -> None:
         ('compatible = "vivante,gc"', 'compatible = "other"', ("no node",), "no node"),
         ("power-domains = <&pwrc 2>;", "", ("no power-domains", "node disabled"),
          "supply missing"),
+        ("interrupts = <0 147 4>;", "",
+         ("no working node: /npu@ff100000 has no interrupts", "node disabled"), "supply missing"),
     ],
 )  # fmt: skip
 def test_each_gap_has_its_name(
@@ -180,7 +182,10 @@ def test_a_driver_that_does_not_know_the_chip(tree: Path) -> None:
 def vendors(tree: Path, root: str, nodes: str) -> tuple[str, ...]:
     """Return the gap of a board with this root and these nodes; ``none`` where it is not listed."""
     file = tree / "arch/arm64/boot/dts/amlogic/vendor.dts"
-    file.write_text(f'/dts-v1/;\n/ {{ compatible = {root}; model = "TV";\n{nodes} }};')
+    file.write_text(
+        f'/dts-v1/;\n/ {{ compatible = {root}; model = "TV";\n'
+        f"#address-cells = <2>; #size-cells = <1>; {nodes} }};"
+    )
     result = scan(f"path:{tree}")
     row = next((row for row in result.rows if row.source == "amlogic/vendor"), None)
     if row is None:

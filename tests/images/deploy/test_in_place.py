@@ -45,9 +45,9 @@ SOURCE = """/dts-v1/;
     #address-cells = <2>; #size-cells = <2>;
     chosen { bootargs = "root=/dev/sda"; linux,initrd-start = <0 0x48000000>; stdout-path = "/uart";
         linux,initrd-end = <0 0x48005000>; kaslr-seed = <1 2>; };
-    clock { phandle = <1>; #clock-cells = <0>; };
+    clock { phandle = <1>; #clock-cells = <0>; }; intc { phandle = <2>; #interrupt-cells = <3>; };
     npu@10000000 { compatible = "vivante,gc"; reg = <0 0x10000000 0 0x40000>; interrupts = <0 3 4>;
-        clocks = <1>, <1>; clock-names = "core", "bus"; status = "disabled"; };
+        interrupt-parent = <2>; clocks = <1>, <1>; clock-names = "core", "bus"; status = "disabled"; };
 };"""
 
 
@@ -280,8 +280,10 @@ def test_a_dtb_that_hangs_is_rolled_back(
     assert board.running() == factory.generation
 
 
-SOC = """}; soc@0 { #address-cells = <1>; #size-cells = <1>;
-    npu@38500000 { compatible = "vivante,gc"; power-domains = <0>; %s };"""
+SOC = """}; intc { phandle = <2>; #interrupt-cells = <3>; };
+    soc@0 { #address-cells = <1>; #size-cells = <1>; ranges = <0 0 0 0x3e000000>;
+    npu@38500000 { compatible = "vivante,gc"; reg = <0x38500000 0x200000>; interrupts = <0 13 4>;
+        interrupt-parent = <2>; power-domains = <0>; %s };"""
 
 
 def imx8mp_profile() -> Board:

@@ -175,6 +175,13 @@ def test_what_the_bootloader_switched_off(tmp_path: Path) -> None:
     assert provider in check(imx8mp(tmp_path, switched_off(provider)), "status")["found"]
 
 
+def test_a_node_that_no_driver_can_take(tmp_path: Path) -> None:
+    broken = check(imx8mp(tmp_path, "&npu { /delete-property/ interrupts; };"), "node")
+    assert broken["status"] == "broken"
+    assert f"{IMX8MP_NPU} has no interrupts" in broken["found"]
+    assert check(imx8mp(tmp_path), "node")["status"] == "ok"
+
+
 def test_two_owners_of_one_npu(tmp_path: Path) -> None:
     vipsi = (
         'vipsi@38500000 { compatible = "fsl,imx8-vipsi"; reg = <0 0x38500000 0 0x20000>; STATUS };'

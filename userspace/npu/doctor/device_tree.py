@@ -9,6 +9,7 @@ from bsp.catalog import load_soc
 from bsp.dts.npu.available import Unavailable, unavailable
 from bsp.dts.npu.clocks import ClockRate, compare_clocks, parse_clk_summary, same_rate
 from bsp.dts.npu.owners import other_owners
+from bsp.dts.npu.resources import defects
 from bsp.dts.npu.switched_off import on_upstream, who_did
 from bsp.profile import Clock, Npu
 
@@ -29,6 +30,11 @@ def node(subject: Subject) -> Outcome:
         return unknown("the device tree cannot be read", "a node of the NPU")
     expected = f"{npu.node}, compatible {npu.compatible}"
     if npu.compatible in tree.strings(npu.node, "compatible"):
+        # Who may not read the whole tree sees the NPU's nodes alone, and not what they refer to.
+        wrong = defects(tree, npu) if "/" in tree.nodes else []
+        if wrong:
+            resources = f"{expected}, with registers, interrupt and all it names"
+            return broken("; ".join(wrong), resources, subject.deploy)
         return ok(npu.node, expected)
     others = sorted(path for path in tree.nodes if path.rpartition("/")[2].startswith("npu@"))
     return broken(

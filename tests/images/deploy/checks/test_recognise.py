@@ -36,8 +36,9 @@ def source(compatible: tuple[str, ...], body: str, model: str) -> str:
 
 
 VIRTUAL_NPU = """clock { phandle = <1>; #clock-cells = <0>; };
+    intc { phandle = <2>; #interrupt-cells = <3>; };
     npu@10000000 { compatible = "vivante,gc"; reg = <0 0x10000000 0 0x40000>; interrupts = <0 3 4>;
-        clocks = <1>, <1>; clock-names = "core", "bus"; status = "disabled"; };"""
+        interrupt-parent = <2>; clocks = <1>, <1>; clock-names = "core", "bus"; status = "disabled"; };"""
 NAMES = [  # what the board says; the profile that it is, or why there is no answer
     (("linux,dummy-virt",), "virtual"),
     (("npu-bsp,virtual-a311d", "linux,dummy-virt"), "virtual-a311d"),
