@@ -66,6 +66,10 @@ _TEXTS = re.compile(
 )
 _BOOTLOADER_BYTES = 16 << 20
 _SCRIPT_WORDS = (b"boot_scripts=", b"scan_dev_for_scripts", b"boot.scr.uimg")
+_VERSION = re.compile(rb"U-Boot 20\d\d\.\d\d")
+_IN_ROOT = ("boot.scr", "boot.scr.uimg")
+_OWN_PLACES = ("/var/lib", "/etc/systemd/system", "/usr/local/lib")
+"""Where a deployment writes, beside the boot partition."""
 _SETTINGS = (
     "/etc/os-release",
     "/usr/lib/os-release",
@@ -74,6 +78,8 @@ _SETTINGS = (
     "/etc/default/flash-kernel",
     "/etc/default/grub",
     "/etc/rauc/system.conf",
+    "/usr/lib/rauc/system.conf",
+    "/run/rauc/system.conf",
     "/etc/mender/mender.conf",
     "/etc/swupdate.cfg",
     "/etc/fw_env.config",
@@ -92,6 +98,8 @@ _PROGRAMS = [
     "kexec",
     "hassos",
 ]
+_ESP = bytes.fromhex("28732ac11ff8d211ba4b00a0c93ec93b")
+"""The type of an EFI partition in a GPT: U-Boot takes it as marked (disk/part_efi.c, part_dos.c)."""
 _MAGICS = (
     ("ext4", 1080, b"\x53\xef"),
     ("btrfs", 65600, b"_BHRfS_M"),
@@ -141,11 +149,14 @@ class Collector:
 
     def facts(self) -> dict[str, Any]:
         """All of it."""
+        for place in _BOOT_FOLDERS:
+            self.names(place)  # what systemd mounts when it is looked at
         mounts = list(self._mounts())
         folders = self._folders(mounts)
         files = self._texts(folders)
         release = self.text("/proc/sys/kernel/osrelease")
         settings = {path: text for path in _SETTINGS if (text := self.text(path))}
+        words, versions = self._bootloaders(mounts)
         return {
             "compatible": [
                 part for part in self.text("/proc/device-tree/compatible").split("\0") if part
@@ -161,9 +172,13 @@ class Collector:
             "folders": folders,
             "files": files,
             "there": self._named(files),
+            "unkept": dict(self._unkept()),
             "settings": settings,
             "variables": self._variables(settings.get("/etc/fw_env.config", "")),
-            "bootloader_words": self._bootloader_words(mounts),
+            "bootloader_words": words,
+            "bootloader_versions": versions,
+            "firmware": self.text("/sys/class/dmi/id/bios_vendor"),
+            "systemd": self._systemd(),
             "programs": [name for name in _PROGRAMS if self._program(name)],
             "ostree": os.path.isdir(self.at("/ostree")),
             "watchdogs": list(self._watchdogs()),
@@ -172,11 +187,30 @@ class Collector:
             "space": {place: self._space(place) for place in {*folders, "/"}},
         }
 
-    def _mounts(self) -> Iterator[dict[str, Any]]:
+    def _mount_lines(self) -> list[list[str]]:
+        """The words of the lines of the mounts: source, place, kind, options."""
         text = self.text("/proc/self/mounts") or self.text("/proc/mounts")
-        for line in text.split("\n"):
-            words = line.split()
-            if len(words) > 3 and words[2] not in _VIRTUAL:
+        return [words for line in text.split("\n") if len(words := line.split()) > 3]
+
+    def _unkept(self) -> Iterator[tuple[str, str]]:
+        """Places that a deployment writes to, and why what is written there does not last."""
+        lines = self._mount_lines()
+        root = os.path.realpath(self.root or "/").rstrip("/")
+        for place in _OWN_PLACES:
+            line = _mount_of(os.path.realpath(self.at(place))[len(root) :], lines)
+            if line and (why := _why_unkept(line, lines)):
+                yield place, why
+
+    def _systemd(self) -> bool | None:
+        """Whether systemd runs this system."""
+        if os.path.isdir(self.at("/run/systemd/system")):
+            return True
+        first = self.text("/proc/1/comm")
+        return first == "systemd" if first else None
+
+    def _mounts(self) -> Iterator[dict[str, Any]]:
+        for words in self._mount_lines():
+            if words[2] not in _VIRTUAL:
                 place = words[1].replace("\\040", " ")
                 yield {
                     "device": self._device(words[0], place),
@@ -207,10 +241,12 @@ class Collector:
         names_by_folder = {}
         for place in dict.fromkeys(["/", *_BOOT_FOLDERS, *places]):
             for below in _BELOW:
-                if place == "/" and below in ("", "boot"):
-                    continue  # the whole system; /boot is one of the others
-                folder = os.path.join(place, below).rstrip("/")
+                if place == "/" and below == "boot":
+                    continue  # one of the others
+                folder = os.path.join(place, below).rstrip("/") or "/"
                 names = self.names(folder)
+                if folder == "/":  # of the whole system only what U-Boot looks for
+                    names = [name for name in names if name in _IN_ROOT]
                 if names:
                     names_by_folder[folder] = names
         return names_by_folder
@@ -219,7 +255,7 @@ class Collector:
         texts = {}
         for folder, names in folders.items():
             for name in names:
-                path = f"{folder}/{name}"
+                path = f"{folder.rstrip('/')}/{name}"
                 if _TEXTS.fullmatch(name) and os.path.isfile(self.at(path)):
                     texts[path] = self.read(path).decode(errors="replace").replace("\0", "")
         return texts
@@ -321,9 +357,10 @@ class Collector:
                     return {name: value for name, equals, value in pairs if equals}
         return None
 
-    def _bootloader_words(self, mounts: list[dict[str, Any]]) -> list[str]:
-        """Words of U-Boot's that say that it runs boot scripts, found where bootloaders lie on the disk."""
+    def _bootloaders(self, mounts: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
+        """Words of U-Boot's that say that it runs boot scripts, and its versions, where bootloaders lie."""
         words: set[str] = set()
+        versions: set[str] = set()
         folder = "/sys/class/block"
         for device in {each["device"] for each in mounts}:
             real = os.path.realpath(self.at(f"{folder}/{device}"))
@@ -338,7 +375,8 @@ class Collector:
             for name, most in ((disk, min([*starts, _BOOTLOADER_BYTES])), *_boot_areas(disk)):
                 data = self.read(f"/dev/{name}", most)
                 words.update(word.decode() for word in _SCRIPT_WORDS if word in data)
-        return sorted(words)
+                versions.update(version.decode() for version in _VERSION.findall(data))
+        return sorted(words), sorted(versions)
 
     def _program(self, name: str) -> bool:
         return any(
@@ -402,6 +440,34 @@ class Collector:
         return stats.f_bavail * stats.f_frsize
 
 
+def _mount_of(path: str, lines: list[list[str]]) -> list[str] | None:
+    """The line of the file system that a path lies on; the topmost of several."""
+    fitting = [
+        words
+        for words in lines
+        if f"{path}/".startswith(f"{words[1].rstrip('/')}/") or words[1] == "/"
+    ]
+    return max(reversed(fitting), key=lambda words: len(words[1]), default=None)
+
+
+def _why_unkept(line: list[str], lines: list[list[str]]) -> str:
+    """Why what is written to a file system is gone after a reboot, or cannot be written; "" if it stays."""
+    kind, options = line[2], line[3].split(",")
+    if kind in ("tmpfs", "ramfs", "rootfs"):
+        return f"in memory ({kind})"
+    if "ro" in options or kind in ("squashfs", "erofs"):
+        return f"read-only ({kind})"
+    if kind != "overlay":
+        return ""
+    upper = next((each[9:] for each in options if each.startswith("upperdir=")), "")
+    below = _mount_of(upper, [words for words in lines if words is not line and words[1] != "/"])
+    if below is None:
+        return (
+            f"an overlay whose upper layer ({upper or 'none'}) is not mounted where it can be seen"
+        )
+    return _why_unkept(below, [words for words in lines if words is not line])
+
+
 def _boot_areas(disk: str) -> list[tuple[str, int]]:
     """The boot areas of an eMMC, and how much of them is read."""
     return [(f"{disk}boot{number}", _BOOTLOADER_BYTES) for number in (0, 1)]
@@ -418,13 +484,19 @@ def _table(head: bytes) -> dict[str, Any]:
         bootable = []
         for number in range(min(count, 128)):
             entry = head[1024 + number * size :][:size]
-            if len(entry) >= 56 and entry[:16].strip(b"\0") and entry[48] & 4:
+            if len(entry) >= 56 and (
+                entry[:16] == _ESP or (entry[:16].strip(b"\0") and entry[48] & 4)
+            ):
                 bootable.append(number + 1)
         return {"table": "gpt", "bootable": bootable}
     if head[510:512] == b"\x55\xaa":
         return {
             "table": "dos",
-            "bootable": [number + 1 for number in range(4) if head[446 + 16 * number] == 0x80],
+            "bootable": [
+                number + 1
+                for number in range(4)
+                if head[446 + 16 * number] == 0x80 or head[450 + 16 * number] == 0xEF
+            ],
         }
     return {}
 

@@ -96,8 +96,12 @@ class BootFacts(msgspec.Struct, frozen=True, kw_only=True):
         files: the texts of small files there.
         settings: the texts of files below /etc that say who makes the boot files.
         there: of the paths that those files name, the ones that exist.
+        unkept: places that a deployment writes to, and why that would not last: read-only, in memory.
         variables: U-Boot's; None: they cannot be seen.
         bootloader_words: words of U-Boot's that say that it runs boot scripts, found on the disk.
+        bootloader_versions: of the U-Boots that were found there.
+        firmware: who made the EFI firmware, as its SMBIOS table says; empty: there is none.
+        systemd: whether systemd runs it; None: that cannot be seen.
         programs: of those that look after booting, the ones that are installed.
         cores: the CPU's parts, as /proc/cpuinfo has them.
         space: free bytes, by place.
@@ -115,9 +119,13 @@ class BootFacts(msgspec.Struct, frozen=True, kw_only=True):
     folders: dict[str, tuple[str, ...]] = {}
     files: dict[str, str] = {}
     there: tuple[str, ...] = ()
+    unkept: dict[str, str] = {}
     settings: dict[str, str] = {}
     variables: dict[str, str] | None = None
     bootloader_words: tuple[str, ...] = ()
+    bootloader_versions: tuple[str, ...] = ()
+    firmware: str = ""
+    systemd: bool | None = None
     programs: tuple[str, ...] = ()
     ostree: bool = False
     watchdogs: tuple[Watchdog, ...] = ()

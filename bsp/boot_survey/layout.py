@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """What U-Boot reads first on a board, and so which layout this is. Pure.
 
-U-Boot looks at the partitions that are marked as bootable, else at the first one, and on each for these
-files, below / and then below /boot: extlinux.conf, boot.scr.uimg, boot.scr; then for an EFI program (U-Boot
-include/config_distro_bootcmd.h; ``bootflow scan`` keeps that order with its default methods).
+U-Boot looks at the partitions that are marked as bootable (an EFI partition counts as marked), else at
+the first one, and on each for these files, below / and then below /boot: extlinux.conf, boot.scr.uimg,
+boot.scr; then for an EFI program (U-Boot include/config_distro_bootcmd.h; ``bootflow scan`` keeps that
+order with its default methods).
 """
 
 from __future__ import annotations
@@ -26,12 +27,7 @@ Name = Literal[
     "unknown",
 ]
 SCANNED = ("extlinux/extlinux.conf", "boot.scr.uimg", "boot.scr")
-_EFI = (
-    "EFI/BOOT/BOOTAA64.EFI",
-    "EFI/boot/bootaa64.efi",
-    "EFI/BOOT/bootaa64.efi",
-    "EFI/boot/BOOTAA64.EFI",
-)
+_EFI = ("EFI/BOOT/BOOTAA64.EFI", "EFI/boot/BOOTAA64.EFI")
 _KERNELS = ("Image", "Image.gz", "KERNEL")
 EXT = ("ext2", "ext3", "ext4")
 
@@ -107,6 +103,20 @@ def is_scanned(facts: BootFacts, partition: Partition) -> bool:
     return partition.bootable if marked else partition.number == 1
 
 
+def unseen_before(facts: BootFacts, layout: Layout) -> list[Partition]:
+    """Return the partitions that U-Boot looks at before a layout's own, and that are not mounted."""
+    ours = layout.partition
+    mounted = {each.device for each in facts.mounts}
+    if ours is None or not ours.disk:
+        return []
+    return [
+        each
+        for each in facts.partitions
+        if each.disk == ours.disk and each.name not in mounted and each.kind in ("vfat", *EXT)
+        if is_scanned(facts, each) and (each.number < ours.number or not is_scanned(facts, ours))
+    ]
+
+
 def _disk(facts: BootFacts, mount: Mount | None) -> str:
     partition = facts.partition(mount.device) if mount else None
     return partition.disk if partition else ""
@@ -117,16 +127,19 @@ def _path_if_present(facts: BootFacts, mount: Mount, below: str) -> str:
     path = f"{mount.place.rstrip('/')}/{below}"
     folder, _, name = path.rpartition("/")
     top = facts.mount_of(path)
-    if top is None or top.device != mount.device or name not in facts.folders.get(folder, ()):
+    if top is None or top.device != mount.device:
         return ""
-    return path
+    names = facts.folders.get(folder or "/", ())
+    if mount.kind == "vfat":  # as U-Boot, FAT does not tell BOOT.SCR from boot.scr
+        name = next((each for each in names if each.lower() == name.lower()), name)
+    return f"{folder}/{name}" if name in names else ""
 
 
 def _by_file(facts: BootFacts, path: str, mount: Mount, partition: Partition | None) -> Layout:
     folder, _, name = path.rpartition("/")
     beside = facts.folders.get(folder, ())
     fat = mount.kind == "vfat"
-    if name == "extlinux.conf":
+    if name.lower() == "extlinux.conf":
         why = f"U-Boot reads {path} first, on {mount.kind}"
         return Layout("extlinux-fat" if fat else "extlinux-ext4", path, mount, partition, why)
     if "npu-bsp boot script" in facts.files.get(path, ""):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Systems that update themselves with two copies of their root (A/B): known by marks, and left alone.
+"""Systems that choose what boots, most with two copies of their root (A/B): known by marks, left alone.
 
 They choose what boots and count its attempts; a generation of ours beside that would be undone by
 their next update, or would undo it. What they take instead is a bundle of their own:
@@ -21,6 +21,8 @@ SLOT_WORDS = (
     "mender.",
     "androidboot.slot_suffix=",
     "systemd.verity",
+    "snapd_recovery_mode=",
+    "snap_core=",
 )
 """Words of a kernel command line that are right for one copy of the system only."""
 
@@ -70,7 +72,7 @@ class _Marks:
 
 
 def _home_assistant(marks: _Marks) -> Owner | None:
-    if not marks.ids & {"haos", "hassos"} and "hassos" not in marks.facts.programs:
+    if not marks.ids & {"haos", "hassos", "hassio-os"} and "hassos" not in marks.facts.programs:
         return None
     return Owner(
         "Home Assistant OS",
@@ -81,8 +83,43 @@ def _home_assistant(marks: _Marks) -> Owner | None:
 
 
 def _rauc(marks: _Marks) -> Owner | None:
-    mark = marks.word("rauc.") or marks.file("/etc/rauc/system.conf")
+    folders = ("/etc/rauc", "/run/rauc", "/usr/lib/rauc")
+    files = (marks.file(f"{folder}/system.conf") for folder in folders)
+    mark = marks.word("rauc.") or next(filter(None, files), "")
     return Owner("RAUC", mark, _RAUC) if mark else None
+
+
+def _ubuntu_core(marks: _Marks) -> Owner | None:
+    mark = marks.word("snapd_recovery_mode=") or marks.word("snap_core=")
+    return (
+        Owner("Ubuntu Core", mark, "a kernel snap (and a gadget) with the device tree in it")
+        if mark
+        else None
+    )
+
+
+def _balena(marks: _Marks) -> Owner | None:
+    mark = next((name for name in ("balena-os", "resin-os", "resinos") if name in marks.ids), "")
+    return (
+        Owner(
+            "balenaOS",
+            f"ID={mark} in os-release",
+            "an image of balenaOS with the device tree in it",
+        )
+        if mark
+        else None
+    )
+
+
+def _nixos(marks: _Marks) -> Owner | None:
+    if "nixos" not in marks.ids:
+        return None
+    return Owner(
+        "NixOS",
+        "ID=nixos in os-release",
+        "its generations are the way back: hardware.deviceTree.overlays in its configuration, then "
+        "`nixos-rebuild boot`",
+    )
 
 
 def _ostree(marks: _Marks) -> Owner | None:
@@ -107,7 +144,8 @@ def _mender(marks: _Marks) -> Owner | None:
 
 
 def _swupdate(marks: _Marks) -> Owner | None:
-    mark = marks.file("/etc/swupdate.cfg")
+    variable = "ustate of U-Boot's variables" if "ustate" in marks.variables else ""
+    mark = variable or marks.file("/etc/swupdate.cfg")
     return (
         Owner("SWUpdate", mark, "an update of SWUpdate's with the device tree in it")
         if mark
@@ -121,13 +159,15 @@ def _android(marks: _Marks) -> Owner | None:
 
 
 def _rauc_of_uboot(marks: _Marks) -> Owner | None:
-    if not any(re.search(r"\bBOOT_(A|B)_LEFT\b", name) for name in marks.variables):
-        return None
-    return Owner("RAUC", "BOOT_A_LEFT of U-Boot's variables", _RAUC)
+    left = [name for name in marks.variables if re.fullmatch(r"BOOT_\w+_LEFT", name)]
+    return Owner("RAUC", f"{left[0]} of U-Boot's variables", _RAUC) if left else None
 
 
 _SYSTEMS: tuple[Callable[[_Marks], Owner | None], ...] = (
     _home_assistant,
+    _ubuntu_core,
+    _balena,
+    _nixos,
     _rauc,
     _ostree,
     _mender,

@@ -7,14 +7,20 @@ import re
 from collections.abc import Iterator
 
 from .facts import BootFacts
-from .layout import Layout
+from .firmware import own_bootcmd
+from .layout import Layout, unseen_before
 
 _NOT_BELOW_BOOT = ("btrfs", "f2fs", "xfs", "zfs", "erofs", "squashfs", "overlay")
 
 
 def problems(facts: BootFacts, layout: Layout) -> list[str]:
     """Return why nothing may be written to how this board boots; empty: nothing was found against it."""
-    return [*_file_systems(facts, layout), *_disks(facts, layout), *_armbian(facts, layout)]
+    return [
+        *_file_systems(facts, layout),
+        *_disks(facts, layout),
+        *_armbian(facts, layout),
+        *_system(facts),
+    ]
 
 
 def _file_systems(facts: BootFacts, layout: Layout) -> Iterator[str]:
@@ -38,7 +44,20 @@ def _file_systems(facts: BootFacts, layout: Layout) -> Iterator[str]:
         yield f"{mount.place} ({mount.device}) is full"
 
 
+def _system(facts: BootFacts) -> Iterator[str]:
+    """What a generation needs of the system that boots it: its services, and places that last."""
+    if facts.systemd is False:
+        yield "systemd does not run this system: npu-bsp's services, which watch a trial, would not start"
+    for place, why in facts.unkept.items():
+        yield f"{place} is {why}: what a deployment writes there would not be there after a reboot"
+
+
 def _disks(facts: BootFacts, layout: Layout) -> Iterator[str]:
+    for each in unseen_before(facts, layout):
+        yield (
+            f"U-Boot looks at {each.name} ({each.kind}) before {layout.first}, and {each.name} is not "
+            "mounted: mount it, so that what lies there is seen"
+        )
     root = facts.mount_of("/")
     root_partition = facts.partition(root.device) if root else None
     ours = layout.partition
@@ -88,11 +107,32 @@ def env_value(text: str, name: str) -> str:
 
 def booted_entry(text: str) -> str:
     """Return the lines of an extlinux.conf that count: of its default label, else of its first one."""
-    entries = re.split(r"(?im)^\s*label\s+", text)[1:]
-    default = re.findall(r"(?im)^\s*default\s+(\S+)", text)
-    names = [entry.split(None, 1)[0] for entry in entries if entry.split()]
-    chosen = names.index(default[-1]) if default and default[-1] in names else 0
-    return entries[chosen].partition("\n")[2] if entries else text
+    entries = _entries(text)
+    default = default_label(text)
+    counts = next((lines for label, lines in entries if label == default), "")
+    return counts or (entries[0][1] if entries else text)
+
+
+def default_label(text: str) -> str:
+    """Return the label that an extlinux.conf boots; "" if it names none, and the first one counts.
+
+    The last one that is named counts, in whichever of three ways (U-Boot boot/pxe_utils.c).
+    """
+    label = default = ""
+    for line in text.splitlines():
+        if named := re.fullmatch(r"(?i)\s*label\s+(\S.*?)\s*", line):
+            label = named[1]
+        elif named := re.fullmatch(r"(?i)\s*(?:default|ontimeout)\s+(\S.*?)\s*", line):
+            default = named[1]
+        elif re.fullmatch(r"(?i)\s*menu\s+default\s*", line):
+            default = label
+    return default
+
+
+def _entries(text: str) -> list[tuple[str, str]]:
+    """The labels of an extlinux.conf, whole lines, and what follows each."""
+    parts = re.split(r"(?im)^[ \t]*label[ \t]+(\S.*)$", text)
+    return [(label.strip(), lines) for label, lines in zip(parts[1::2], parts[2::2], strict=True)]
 
 
 def notes(facts: BootFacts, layout: Layout) -> list[str]:
@@ -102,12 +142,12 @@ def notes(facts: BootFacts, layout: Layout) -> list[str]:
 
 def _extlinux(facts: BootFacts, layout: Layout) -> Iterator[str]:
     text = facts.files.get(layout.first, "") if layout.name.startswith("extlinux") else ""
-    labels = re.findall(r"(?im)^\s*label\s+(\S+)", text)
-    default = re.findall(r"(?im)^\s*default\s+(\S+)", text)
+    labels = [label for label, _ in _entries(text)]
+    default = default_label(text)
     if len(labels) > 1:
-        yield f"{layout.first} has {len(labels)} labels; it boots {(default or labels)[0]}"
-    if default and labels and default[0] not in labels:
-        yield f"{layout.first}: its default {default[0]} is none of its labels"
+        yield f"{layout.first} has {len(labels)} labels; it boots {default or labels[0]}"
+    if default and labels and default not in labels:
+        yield f"{layout.first}: its default {default} is none of its labels"
     if re.search(r"(?im)^\s*include\s", text):
         yield f"{layout.first} includes other files, which are not looked into"
     if "\r\n" in text:
@@ -115,8 +155,7 @@ def _extlinux(facts: BootFacts, layout: Layout) -> Iterator[str]:
 
 
 def _bootcmd(facts: BootFacts) -> Iterator[str]:
-    bootcmd = (facts.variables or {}).get("bootcmd", "")
-    if bootcmd and not re.search(r"distro_bootcmd|bootflow scan|bsp_bootcmd", bootcmd):
+    if bootcmd := own_bootcmd(facts):
         yield f"U-Boot boots by a command of its maker's or of yours: {bootcmd[:120]}"
 
 

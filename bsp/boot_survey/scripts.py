@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from ..uboot import Trial
 from .facts import BootFacts
+from .firmware import own_bootcmd
 from .layout import Layout
 
 _BY_SCRIPT = ("npu-bsp", "armbian", "toradex", "script-ext4", "script-fat")
@@ -19,6 +20,8 @@ def runs_scripts(facts: BootFacts, layout: Layout, trial: Trial) -> str:
     """
     if layout.name in _BY_SCRIPT:
         return f"it runs {layout.first} today"
+    if own_bootcmd(facts):
+        return ""  # whatever the rest of its variables could do
     named = [name for name in _VARIABLES if name in (facts.variables or {})]
     if named:
         return f"its variable {named[0]}"

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ..uboot import UBoot
 from .facts import BootFacts, Mount, Partition
+from .firmware import runs_no_scripts, writes_no_fat
 from .layout import EXT, Layout, is_scanned
 from .told import bars, explained, lacks_in
 
@@ -45,7 +46,7 @@ def _fat(facts: BootFacts, layout: Layout, uboot: UBoot | None, need_bytes: int)
     def no(why: str) -> Way:
         return Way("fat", False, why)
 
-    if refusal := _no_script(uboot) or _lacking(facts, "fat"):
+    if refusal := runs_no_scripts(facts, layout, uboot) or _lacking(facts, "fat"):
         return no(refusal)
     candidates = fat_candidates(facts)
     if not candidates:
@@ -71,7 +72,7 @@ def _fat(facts: BootFacts, layout: Layout, uboot: UBoot | None, need_bytes: int)
     if layout.name in ("grub-efi", "systemd-boot") and uboot and uboot.boots_by == "bootflow scan":
         return no(f"U-Boot's {uboot.name} starts EFI programs before it looks for scripts")
     mount, _ = (same or scanned)[0]
-    if refusal := _not_writable(facts, mount, need_bytes):
+    if refusal := writes_no_fat(facts) or _not_writable(facts, mount, need_bytes):
         return no(refusal)
     return Way("fat", True, f"U-Boot looks at {mount.place} ({mount.device}), and can write to FAT")
 
@@ -98,7 +99,7 @@ def _raw(facts: BootFacts, layout: Layout, uboot: UBoot | None, need_bytes: int)
     def no(why: str) -> Way:
         return Way("raw", False, why)
 
-    if refusal := _no_script(uboot) or _lacking(facts, "raw"):
+    if refusal := runs_no_scripts(facts, layout, uboot) or _lacking(facts, "raw"):
         return no(refusal)
     mount, partition = layout.mount, layout.partition
     if mount is None:
@@ -118,6 +119,11 @@ def _raw(facts: BootFacts, layout: Layout, uboot: UBoot | None, need_bytes: int)
         return no(
             f"{mount.place} is mounted with data=journal: what is written is not where U-Boot reads"
         )
+    if not is_scanned(facts, partition):
+        return no(
+            f"U-Boot's standard boot does not look at {partition.name}: another partition is marked as "
+            f"bootable, or is the first; what reads {layout.first} there is not known"
+        )
     if refusal := _not_writable(facts, mount, need_bytes):
         return no(refusal)
     if layout.name == "extlinux-ext4" and uboot is not None and "sysboot" in uboot.lacks:
@@ -136,6 +142,8 @@ def _kexec(facts: BootFacts) -> Way:
     narrow = bool(facts.cores) and set(facts.cores) <= _NARROW_CORES
     if kexec.load is False:
         why = "the running kernel has no kexec (CONFIG_KEXEC)"
+    elif facts.systemd is False:
+        why = "systemd does not run this system, and is what starts the kernel that was loaded"
     elif kexec.disabled:
         why = "kexec is switched off until the next boot (kernel.kexec_load_disabled)"
     elif kexec.lockdown not in ("", "none"):
@@ -157,9 +165,3 @@ def _lacking(facts: BootFacts, way: str) -> str:
     """Return what the boot script missed in U-Boot for a way at the last boot; "" if nothing is told."""
     lacks = tuple(name for name in lacks_in(facts.cmdline) if bars(name, way))
     return f"{explained(lacks)}: so npu-bsp's boot script found at the last boot" if lacks else ""
-
-
-def _no_script(uboot: UBoot | None) -> str:
-    if uboot is not None and not uboot.legacy_scripts:
-        return f"U-Boot's {uboot.name} runs no script images (boot.scr)"
-    return ""

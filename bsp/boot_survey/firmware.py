@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: MIT
+"""What starts a board, and whether that runs a script image named ``boot.scr``. Pure."""
+
+from __future__ import annotations
+
+import re
+
+from ..uboot import UBoot
+from .facts import BootFacts
+from .layout import Layout
+
+_FIT = "\ufffd\r\ufffd\ufffd"
+"""A FIT's first bytes, d00dfeed, as the text that the facts have of a file."""
+_STANDARD = re.compile(r"\bdistro_bootcmd\b|\bbootflow scan\b|\bscan_dev_for_scripts\b")
+_RUN = re.compile(r"\brun\s+([\w ]+)")
+# Source: U-Boot v2018.09 and v2018.11, fs/fat/fat_write.c (split_filename is new in the latter).
+_WRITES_IN_FOLDERS = (2018, 11)
+
+
+def runs_no_scripts(facts: BootFacts, layout: Layout, uboot: UBoot | None) -> str:
+    """Return why what starts the board would not run a ``boot.scr`` of ours; "" if nothing says so."""
+    if facts.chosen.barebox:
+        return "barebox starts this board, and it runs no boot.scr"
+    if facts.efi and facts.firmware and "u-boot" not in facts.firmware.lower():
+        return f"the EFI firmware of {facts.firmware} starts this board: no U-Boot, so no boot.scr"
+    if "cros_secure" in facts.cmdline.split():
+        return "a Chromebook's firmware (depthcharge) starts this board, and it runs no boot.scr"
+    if uboot is not None and not uboot.legacy_scripts:
+        return f"U-Boot's {uboot.name} runs no script images (boot.scr)"
+    if facts.files.get(layout.first, "").startswith(_FIT):
+        return (
+            f"{layout.first} is a FIT: whether this U-Boot also runs script images of the older form, as "
+            "npu-bsp's is, is not known"
+        )
+    return ""
+
+
+def writes_no_fat(facts: BootFacts) -> str:
+    """Return why this U-Boot cannot overwrite a file in a folder of a FAT partition; "" if it may."""
+    versions = [facts.chosen.uboot] if facts.chosen.uboot else list(facts.bootloader_versions)
+    numbers = [_number(version) for version in versions]
+    if not numbers or any(number >= _WRITES_IN_FOLDERS for number in numbers):
+        return ""
+    name = versions[0].removeprefix("U-Boot").strip()
+    return f"U-Boot {name} writes to FAT in the root folder only (U-Boots before 2018.11 do)"
+
+
+def _number(version: str) -> tuple[int, int]:
+    digits = re.search(r"(20\d\d)\.(\d\d)", version)
+    return (int(digits[1]), int(digits[2])) if digits else _WRITES_IN_FOLDERS
+
+
+def own_bootcmd(facts: BootFacts) -> str:
+    """Return U-Boot's ``bootcmd`` where it is not the standard boot, which looks for scripts; else ""."""
+    variables = facts.variables or {}
+    bootcmd = variables.get("bootcmd", "")
+    if not bootcmd:
+        return ""
+    text = _expanded(bootcmd, variables)
+    scan = variables.get("scan_dev_for_boot")
+    scans_scripts = scan is None or "scan_dev_for_scripts" in scan or "bootflow scan" in text
+    return "" if _STANDARD.search(text) and scans_scripts else bootcmd
+
+
+def _expanded(command: str, variables: dict[str, str]) -> str:
+    """Return a command with the texts of the variables behind it that it runs."""
+    texts, waiting = [], [command]
+    names: set[str] = set()
+    while waiting:
+        text = waiting.pop()
+        texts.append(text)
+        for name in " ".join(_RUN.findall(text)).split():
+            if name not in names and name in variables:
+                names.add(name)
+                waiting.append(variables[name])
+    return "\n".join(texts)

@@ -1,0 +1,402 @@
+# SPDX-License-Identifier: MIT
+"""How other people's boards boot, as file trees with the names that they have there."""
+
+from __future__ import annotations
+
+import struct
+import uuid
+import zlib
+from pathlib import Path
+
+import pytest
+
+from bsp.boot_survey.collect import Collector
+from bsp.boot_survey.facts import facts_of
+from bsp.boot_survey.survey import Survey, survey_of
+from bsp.uboot import Trial, uboot_named
+
+ESP = uuid.UUID("C12A7328-F81F-11D2-BA4B-00A0C93EC93B").bytes_le
+LINUX = uuid.UUID("0FC63DAF-8483-4772-8E79-3D69D8477DE4").bytes_le
+SCRIPT = b"\x27\x05\x19\x56" + bytes(60) + b"\0\0\0\x05\0\0\0\0echo\n"
+VERSION = "Linux version 6.12.10 (b@h) #1\n"
+KNOWN = Trial("fat", "its upstream configuration")
+MAGICS = {"vfat": (82, b"FAT32   "), "ext4": (1080, b"\x53\xef"), "btrfs": (65600, b"_BHRfS_M")}
+
+
+class Machine:
+    """A board's root, made of files below a folder; all it says goes through the collector."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.lines: list[str] = []
+        for name in (
+            "proc/self",
+            "proc/1",
+            "sys/class/block",
+            "dev",
+            "etc",
+            "var/lib",
+            "usr/local/lib",
+        ):
+            (root / name).mkdir(parents=True)
+        (root / "etc/systemd/system").mkdir(parents=True)
+        (root / "run/systemd/system").mkdir(parents=True)
+        self.file("proc/version", VERSION)
+        self.file("proc/sys/kernel/osrelease", "6.12.10\n")
+
+    def file(self, path: str, content: str | bytes = b"") -> None:
+        place = self.root / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content.encode() if isinstance(content, str) else content)
+
+    def mount(self, source: str, place: str, kind: str, options: str = "rw") -> None:
+        self.lines.append(f"{source} {place} {kind} {options} 0 0\n")
+        (self.root / place.lstrip("/")).mkdir(parents=True, exist_ok=True)
+        self.file("proc/self/mounts", "".join(self.lines))
+
+    def disk(
+        self,
+        name: str,
+        kinds: list[str],
+        *,
+        esp: int = 0,
+        marked: tuple[int, ...] = (),
+        loader: bytes = b"",
+    ) -> None:
+        """A disk with a GPT and partitions of these file systems; the loader lies before the first one."""
+        head = bytearray(1 << 17)
+        head[510:512] = b"\x55\xaa"
+        head[512:520] = b"EFI PART"
+        struct.pack_into("<II", head, 592, 128, 128)
+        head[65536 : 65536 + len(loader)] = loader
+        folder = self.root / "sys/devices" / name
+        for number, kind in enumerate(["", *kinds]):
+            device = f"{name}p{number}" if number else name
+            at = 1024 + 128 * (number - 1)
+            if number:
+                head[at : at + 16] = ESP if number == esp else LINUX
+                head[at + 48] = 4 if number in marked else 0
+                content = bytearray(66 << 10)
+                where, magic = MAGICS[kind]
+                content[where : where + len(magic)] = magic
+                self.file(f"dev/{device}", bytes(content))
+            place = folder / device if number else folder
+            place.mkdir(parents=True)
+            (place / "start").write_text(f"{number * 32768}\n")
+            (place / "size").write_text("32768\n")
+            if number:
+                (place / "partition").write_text(f"{number}\n")
+            (self.root / "sys/class/block" / device).symlink_to(place)
+        self.file(f"dev/{name}", bytes(head))
+
+    def environment(self, **variables: str) -> None:
+        text = "".join(f"{name}={value}\0" for name, value in variables.items()) + "\0"
+        data = text.encode().ljust(8188, b"\xff")
+        self.file("dev/environment", struct.pack("<I", zlib.crc32(data)) + data)
+        self.file("etc/fw_env.config", "/dev/environment 0 0x2000\n")
+
+    def surveyed(self, uboot: str = "", trial: Trial = KNOWN) -> Survey:
+        facts = facts_of(Collector(str(self.root)).facts())
+        return survey_of(facts, uboot_named(uboot) if uboot else None, trial=trial)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path / "root")
+
+
+def one_ext4(machine: Machine) -> None:
+    """As Armbian's images: a table, one ext4 with /boot in it."""
+    machine.disk("mmcblk1", ["ext4"])
+    machine.mount("/dev/mmcblk1p1", "/", "ext4", "rw,noatime")
+
+
+def fat_and_ext4(machine: Machine, place: str = "/boot") -> None:
+    machine.disk("mmcblk1", ["vfat", "ext4"])
+    machine.mount("/dev/mmcblk1p2", "/", "ext4")
+    machine.mount("/dev/mmcblk1p1", place, "vfat")
+
+
+def why(survey: Survey, way: str) -> str:
+    found = next(each for each in survey.ways if each.name == way)
+    assert not found.works
+    return found.why
+
+
+# --- what would leave a board that nothing boots
+
+
+def test_a_boot_script_that_is_a_fit_is_not_replaced_by_one_of_the_older_form(
+    machine: Machine,
+) -> None:
+    """A U-Boot that checks signatures runs FITs only: ours would end in 'wrong image format'."""
+    fat_and_ext4(machine)
+    machine.file("boot/boot.scr", b"\xd0\x0d\xfe\xed\0\0\x04\0" + bytes(56) + b"images\0script\0")
+    survey = machine.surveyed()
+    assert survey.layout.first == "/boot/boot.scr"
+    assert survey.way == ""
+    assert "/boot/boot.scr is a FIT" in why(survey, "fat")
+
+    machine.file("boot/boot.scr", SCRIPT)
+    assert machine.surveyed().way == "fat"
+
+
+def test_extlinux_conf_keeps_its_name_where_bootcmd_names_it(machine: Machine) -> None:
+    """bootcmd of the environment starts extlinux.conf by name: without it nothing would boot."""
+    fat_and_ext4(machine)
+    machine.file("boot/extlinux/extlinux.conf", "label l0\n linux /Image\n")
+    by_name = "sysboot mmc 1:1 any ${scriptaddr} /extlinux/extlinux.conf"
+    machine.environment(bootcmd=by_name, boot_scripts="boot.scr.uimg boot.scr")
+    survey = machine.surveyed()
+    assert survey.runs_scripts == ""
+    assert any(by_name in note for note in survey.notes)
+
+    machine.environment(bootcmd="run start", start="run by_name", by_name=by_name, boot_scripts="x")
+    assert machine.surveyed().runs_scripts == ""
+    no_scripts = "run scan_dev_for_extlinux; "
+    machine.environment(
+        bootcmd="run distro_bootcmd", scan_dev_for_boot=no_scripts, boot_scripts="x"
+    )
+    assert machine.surveyed().runs_scripts == ""
+
+
+@pytest.mark.parametrize(
+    "bootcmd",
+    ["run distro_bootcmd", "bootflow scan -lb", "run setup; run start", "mmc rescan; run start"],
+)
+def test_the_standard_boot_is_known_behind_a_command_of_the_makers(
+    machine: Machine, bootcmd: str
+) -> None:
+    fat_and_ext4(machine)
+    machine.file("boot/extlinux/extlinux.conf", "label l0\n linux /Image\n")
+    machine.environment(bootcmd=bootcmd, setup="setenv x y", start="run distro_bootcmd; reset")
+    survey = machine.surveyed()
+    assert survey.runs_scripts
+    assert not any("command of its maker's" in note for note in survey.notes)
+
+
+# --- what starts the board is no U-Boot, or an old one
+
+
+def test_barebox_runs_no_boot_script(machine: Machine) -> None:
+    fat_and_ext4(machine)
+    machine.file("boot/loader/entries/linux.conf", "linux /Image\ndevicetree /board.dtb\n")
+    machine.file("proc/device-tree/chosen/barebox-version", b"2025.09.0\0")
+    survey = machine.surveyed()
+    assert survey.uboot == "barebox 2025.09.0"
+    assert "barebox" in why(survey, "fat")
+    assert "barebox" in why(survey, "raw")
+
+
+@pytest.mark.parametrize(("firmware", "runs"), [("EDK II", False), ("U-Boot", True), ("", True)])
+def test_efi_firmware_that_is_no_u_boot(machine: Machine, firmware: str, runs: bool) -> None:
+    machine.disk("nvme0n1", ["vfat", "ext4"], esp=1)
+    machine.mount("/dev/nvme0n1p2", "/", "ext4")
+    machine.mount("/dev/nvme0n1p1", "/boot/efi", "vfat")
+    machine.file("boot/efi/EFI/BOOT/BOOTAA64.EFI", b"MZ")
+    machine.file("boot/grub/grub.cfg", "menuentry x {\n linux /vmlinuz\n}\n")
+    (machine.root / "sys/firmware/efi").mkdir(parents=True)
+    machine.file("sys/class/dmi/id/bios_vendor", f"{firmware}\n")
+    survey = machine.surveyed()
+    assert survey.layout.name == "grub-efi"
+    assert (survey.way == "fat") is runs
+    if not runs:
+        assert "EDK II" in why(survey, "fat")
+
+
+def test_a_chromebook(machine: Machine) -> None:
+    fat_and_ext4(machine)
+    machine.file("boot/extlinux/extlinux.conf", "label l0\n linux /Image\n")
+    machine.file("proc/cmdline", "cros_secure root=PARTUUID=1/PARTNROFF=1\n")
+    assert "depthcharge" in why(machine.surveyed(), "fat")
+
+
+def test_u_boots_that_write_to_fat_in_the_root_folder_only(machine: Machine) -> None:
+    """Rockchip's own, on Orange Pi's and Radxa's images: trial.env, in a folder, would stay armed."""
+    loader = b"\0U-Boot SPL 2017.09-g1 (May 2023)\0\0U-Boot 2017.09-orangepi (May 2023)\0"
+    machine.disk("mmcblk1", ["vfat", "ext4"], loader=loader)
+    machine.mount("/dev/mmcblk1p2", "/", "ext4")
+    machine.mount("/dev/mmcblk1p1", "/boot", "vfat")
+    machine.file("boot/boot.scr", SCRIPT)
+    machine.file("boot/orangepiEnv.txt", "fdtfile=rockchip/rk3588s-orangepi-5.dtb\n")
+    survey = machine.surveyed()
+    assert survey.layout.name == "script-fat"
+    assert why(survey, "fat").startswith("U-Boot 2017.09 writes to FAT in the root folder only")
+    # Two of them there: which one started is not known.
+    both = loader + b"U-Boot 2024.07-armbian\0"
+    disk = machine.root / "dev/mmcblk1"
+    disk.write_bytes(disk.read_bytes()[: 1 << 16] + both.ljust(1 << 16, b"\0"))
+    assert machine.surveyed().way == "fat"
+    disk.write_bytes(disk.read_bytes()[: 1 << 16] + loader.ljust(1 << 16, b"\0"))
+    # What U-Boot says of itself counts.
+    machine.file("proc/device-tree/chosen/u-boot,version", b"2025.01\0")
+    assert machine.surveyed().way == "fat"
+
+
+# --- which partition U-Boot looks at
+
+
+def test_an_efi_partition_counts_as_marked(machine: Machine) -> None:
+    """Cloud images: the root is p1, the EFI partition p15; U-Boot looks at that one only."""
+    machine.disk("mmcblk1", ["ext4", "vfat"], esp=2)
+    machine.mount("/dev/mmcblk1p1", "/", "ext4")
+    machine.mount("/dev/mmcblk1p2", "/boot/efi", "vfat")
+    machine.file("boot/efi/EFI/BOOT/BOOTAA64.EFI", b"MZ")
+    machine.file("boot/extlinux/extlinux.conf", "label l0\n linux /boot/vmlinuz\n")
+    survey = machine.surveyed()
+    assert survey.layout.first == "/boot/efi/EFI/BOOT/BOOTAA64.EFI"
+    assert survey.way == "fat"
+
+
+def test_an_efi_partition_in_a_dos_table_counts_as_marked(machine: Machine) -> None:
+    machine.disk("mmcblk1", ["ext4", "vfat"])
+    head = bytearray((machine.root / "dev/mmcblk1").read_bytes())
+    head[512:520] = bytes(8)
+    head[446 + 16 + 4] = 0xEF
+    (machine.root / "dev/mmcblk1").write_bytes(head)
+    facts = facts_of(Collector(str(machine.root)).facts())
+    assert [each.bootable for each in facts.partitions] == [False, True]
+
+
+def test_ext4_that_u_boot_does_not_look_at(machine: Machine) -> None:
+    """A second partition that is not marked: something else than the standard boot reads its boot.scr."""
+    machine.disk("mmcblk1", ["ext4", "ext4"])
+    machine.mount("/dev/mmcblk1p2", "/", "ext4")
+    machine.mount("/dev/mmcblk1p1", "/data", "ext4")
+    machine.file("boot/boot.scr", SCRIPT)
+    assert "does not look at mmcblk1p2" in why(machine.surveyed(), "raw")
+
+
+def test_a_partition_that_comes_first_and_is_not_mounted(machine: Machine) -> None:
+    """Its boot.scr, which nobody sees, is what boots the board."""
+    machine.disk("mmcblk1", ["vfat", "ext4"], marked=(1, 2))
+    machine.mount("/dev/mmcblk1p2", "/", "ext4")
+    machine.file("boot/boot.scr", SCRIPT)
+    survey = machine.surveyed()
+    assert survey.way == ""
+    assert "U-Boot looks at mmcblk1p1 (vfat) before /boot/boot.scr" in survey.problems[0]
+
+
+def test_a_boot_script_in_the_root_folder_comes_before_the_one_in_boot(machine: Machine) -> None:
+    one_ext4(machine)
+    machine.file("boot.scr", SCRIPT)
+    machine.file("boot/boot.scr", SCRIPT)
+    survey = machine.surveyed()
+    assert survey.layout.first == "/boot.scr"
+    assert "not below /boot" in why(survey, "raw")
+
+
+def test_fat_does_not_tell_upper_from_lower_case(machine: Machine) -> None:
+    fat_and_ext4(machine)
+    machine.file("boot/BOOT.SCR", SCRIPT)
+    assert machine.surveyed().layout.first == "/boot/BOOT.SCR"
+
+
+# --- a system that a generation does not fit into
+
+
+def test_a_root_in_memory(machine: Machine) -> None:
+    """Armbian's and Debian's overlayroot: what is written is gone after the next boot."""
+    machine.disk("mmcblk1", ["vfat", "ext4"])
+    machine.mount(
+        "overlayroot", "/", "overlay", "rw,lowerdir=/media/root-ro,upperdir=/media/root-rw/overlay"
+    )
+    machine.mount("tmpfs-root", "/media/root-rw", "tmpfs")
+    machine.mount("/dev/mmcblk1p2", "/media/root-ro", "ext4", "ro")
+    machine.mount("/dev/mmcblk1p1", "/boot", "vfat")
+    machine.file("boot/boot.scr", SCRIPT)
+    survey = machine.surveyed()
+    assert survey.way == ""
+    assert "/var/lib is in memory (tmpfs)" in survey.problems[0]
+
+
+def test_an_overlay_on_a_disk_stays(machine: Machine) -> None:
+    fat_and_ext4(machine)
+    machine.lines = machine.lines[1:]
+    machine.mount("overlayfs:/overlay", "/", "overlay", "rw,lowerdir=/,upperdir=/overlay/upper")
+    machine.mount("/dev/mmcblk1p2", "/overlay", "ext4")
+    machine.file("boot/boot.scr", SCRIPT)
+    assert machine.surveyed().problems == ()
+    machine.lines.pop()
+    machine.mount("/dev/mmcblk1p2", "/somewhere", "ext4")
+    assert "upper layer (/overlay/upper) is not mounted" in machine.surveyed().problems[0]
+
+
+def test_a_root_that_cannot_be_written_to(machine: Machine) -> None:
+    """LibreELEC, with /flash mounted for writing."""
+    machine.disk("mmcblk0", ["vfat", "ext4"], marked=(1,))
+    machine.mount("/dev/loop0", "/", "squashfs", "ro")
+    machine.mount("/dev/mmcblk0p1", "/flash", "vfat")
+    machine.mount("tmpfs", "/var", "tmpfs")
+    machine.mount("/dev/mmcblk0p2", "/storage", "ext4")
+    machine.file("flash/extlinux/extlinux.conf", "LABEL LibreELEC\n  LINUX /KERNEL\n")
+    problems = machine.surveyed().problems
+    assert "/var/lib is in memory (tmpfs)" in problems[0]
+    assert "/etc/systemd/system is read-only (squashfs)" in problems[1]
+
+
+def test_a_system_without_systemd(machine: Machine) -> None:
+    """postmarketOS, Alpine, Batocera: nothing would watch the trial."""
+    fat_and_ext4(machine)
+    machine.file("boot/extlinux/extlinux.conf", "label l0\n linux /vmlinuz\n")
+    (machine.root / "run/systemd/system").rmdir()
+    machine.file("proc/1/comm", "init\n")
+    machine.file("sys/kernel/kexec_loaded", "0\n")
+    survey = machine.surveyed()
+    assert survey.way == ""
+    assert survey.problems[0].startswith("systemd does not run this system")
+    assert "systemd" in why(survey, "kexec")
+
+
+# --- systems that choose what boots themselves
+
+
+@pytest.mark.parametrize(
+    ("system", "path", "content"),
+    [
+        ("balenaOS", "etc/os-release", 'ID="balena-os"\n'),
+        ("Ubuntu Core", "proc/cmdline", "console=ttyS2 snapd_recovery_mode=run\n"),
+        ("NixOS", "etc/os-release", "ID=nixos\n"),
+        ("Home Assistant OS", "etc/os-release", "ID=hassio-os\n"),
+        ("RAUC", "usr/lib/rauc/system.conf", "[system]\ncompatible=x\n"),
+    ],
+)
+def test_who_decides_what_boots(machine: Machine, system: str, path: str, content: str) -> None:
+    fat_and_ext4(machine)
+    machine.file("boot/boot.scr", SCRIPT)
+    machine.file(path, content)
+    survey = machine.surveyed()
+    assert survey.owner is not None
+    assert survey.owner.system == system
+    assert survey.way == ""
+
+
+@pytest.mark.parametrize(
+    ("system", "name"), [("SWUpdate", "ustate"), ("RAUC", "BOOT_system0_LEFT")]
+)
+def test_who_counts_attempts_in_u_boots_variables(machine: Machine, system: str, name: str) -> None:
+    fat_and_ext4(machine)
+    machine.environment(bootcmd="run distro_bootcmd", **{name: "1"})
+    owner = machine.surveyed().owner
+    assert owner is not None
+    assert owner.system == system
+
+
+# --- extlinux.conf
+
+
+@pytest.mark.parametrize(
+    ("text", "tree"),
+    [
+        # NixOS' generic-extlinux-compatible, Debian's names with blanks, a default inside of a label.
+        ("DEFAULT nixos\nLABEL nixos\n FDT ../a.dtb\nLABEL nixos-41\n FDT ../b\n", "../a.dtb"),
+        ("default Debian 13\nlabel Debian 12\n fdt /a.dtb\nlabel Debian 13\n fdt /b.dtb\n", "/b.dtb"),
+        ("label a\n fdt /a.dtb\nlabel b\n menu default\n fdt /b.dtb\n", "/b.dtb"),
+        ("default a\nlabel a\n fdt /a.dtb\nlabel b\n fdt /b.dtb\nontimeout b\n", "/b.dtb"),
+        ("default a\r\nlabel b\r\n fdt /b.dtb\r\nlabel a\r\n fdt /a.dtb\r\n", "/a.dtb"),
+    ],
+)  # fmt: skip
+def test_the_label_that_boots(machine: Machine, text: str, tree: str) -> None:
+    fat_and_ext4(machine)
+    machine.file("boot/extlinux/extlinux.conf", text)
+    assert machine.surveyed().dtb == f"{tree} (fdt of extlinux.conf)"
