@@ -158,10 +158,10 @@ def new_board(
 def _write(file: Path, text: str, beside: bytes) -> None:
     """Write the profile, and the DTB first that it names; if one fails there is neither.
 
-    A DTB that lies there already, as where ``--from-dtb`` names it, stays.
+    A DTB that lies there already, as where ``--from-dtb`` names it, stays, with what lies behind its end.
     """
     dtb = file.with_suffix(".dtb")
-    is_there = dtb.is_file() and dtb.read_bytes() == beside
+    is_there = dtb.is_file() and dtb.read_bytes()[: len(beside)] == beside
     if beside and dtb.exists() and not is_there:
         raise UserError(
             f"{dtb} exists already, and is another device tree",

@@ -61,7 +61,7 @@ def model_report(
     from dataclasses import replace
     from pathlib import Path
 
-    from bsp.base.errors import UserError
+    from bsp.base.errors import BspError, UserError
     from bsp.base.flags import refuse_flags
     from bsp.remote.inventory import resolve
     from userspace.npu.model.report import document, files, report, text
@@ -96,15 +96,19 @@ def model_report(
     if board_host:
         on_board = _measured_on(board_host, facts.path, request, accept_new_key=accept_new_key)
         facts = replace(facts, measured=on_board)
-    if facts.measured and calibration:
-        content = measured.calibration(facts.measured, facts.model, board_npu or npu)
-        measured.write_calibration(content, Path(calibration))
     facts = trial.with_runs(facts, request, place)
     answer = document.document(facts)
-    if target:
-        answer["html"] = str(files.write(facts, target))
     failed = facts.measured is not None and facts.measured.row["status"] == "fail"
-    return Answer(answer, text.text(facts), FAILED_VALIDATION if failed else 0)
+    code = FAILED_VALIDATION if failed else 0
+    try:
+        if facts.measured and calibration:
+            content = measured.calibration(facts.measured, facts.model, board_npu or npu)
+            measured.write_calibration(content, Path(calibration))
+        if target:
+            answer["html"] = str(files.write(facts, target))
+    except BspError as error:  # what was found out counts, and is printed
+        return Answer(answer, text.text(facts), code or error.exit_code, error.lines())
+    return Answer(answer, text.text(facts), code)
 
 
 def _measured_on(

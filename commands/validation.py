@@ -113,8 +113,10 @@ def smoke_test(
             mesa=mesa if npu or not rusticl else "",
         ),
     )
-    report_files.after_run(document, board_host, targets)
+    unwritten = report_files.after_run(document, board_host, targets)
     code = 0 if document["verdict"] == "pass" else FAILED_VALIDATION
+    if unwritten is not None:
+        return Answer(document, text_of(document), code or unwritten.exit_code, unwritten.lines())
     return Answer(document, text_of(document), code)
 
 

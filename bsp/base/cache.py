@@ -138,8 +138,11 @@ def write_atomically(target: Path, content: bytes, *, mode: int = 0o644) -> None
     target.parent.mkdir(parents=True, exist_ok=True)
     refuse_disk(target)
     if target.exists() and not target.is_file() and not target.is_dir():
-        with target.open("wb") as stream:
-            stream.write(content)
+        try:
+            with target.open("wb") as stream:
+                stream.write(content)
+        except OSError as error:  # of a write it names no file
+            raise OSError(error.errno, error.strerror, str(target)) from error
         return
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:

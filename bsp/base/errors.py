@@ -23,6 +23,10 @@ class BspError(Exception):
         self.message = message
         self.hint = hint
 
+    def lines(self) -> str:
+        """Return the error as it is printed: ``error: ...``, ``hint: ...``."""
+        return f"error: {self.message}" + (f"\nhint: {self.hint}" if self.hint else "")
+
 
 class UserError(BspError):
     """The user must change something."""

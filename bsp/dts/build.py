@@ -15,6 +15,7 @@ from bsp.base.project import results_folder
 from ..base.cache import write_atomically
 from ..base.errors import UserError
 from ..base.process import ToolFailedError
+from ..base.progress import say
 from ..base.result import Result
 from ..base.trees import label
 from ..catalog import load_soc, npu_of
@@ -274,6 +275,9 @@ def _at_rate(board: Board, npu: Npu | None, base: Tree, rate_hz: int, what: str)
 
 def _given(base_dtb: Path, kernel: str | None, npu: Npu | None, what: str) -> _Base:
     blob, _ = board_tree(base_dtb, flag="--base-dtb")
+    behind_bytes = base_dtb.stat().st_size - len(blob)
+    if behind_bytes > 0:
+        say(f"{base_dtb} has {behind_bytes} bytes behind the device tree's end: they are left out")
     series, lacks = _kernel_to_run(kernel, npu)
     return _Base(blob, what or str(base_dtb), str(base_dtb), series, lacks)
 

@@ -172,7 +172,7 @@ def end(error: BspError, *, as_json: bool) -> NoReturn:
 
     if os.environ.get("NPU_BSP_DEBUG"):
         traceback.print_exc()
-    print_error(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""))
+    print_error(error.lines())
     missing = PROJECT / ".venv/.npu-bsp-missing"  # requirements/install.sh writes it
     if error.exit_code == InfrastructureError.exit_code and missing.exists():
         print_error(f"note: these Debian packages are not installed: {missing.read_text().strip()}")

@@ -26,6 +26,15 @@ if sys.stdout is None:
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
 if sys.stderr is None:
     sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+if not os.environ.get(
+    "HOME"
+):  # empty, it would be the root folder for Python, and for what is started
+    import pwd
+
+    try:
+        os.environ["HOME"] = pwd.getpwuid(os.getuid()).pw_dir or "/nonexistent"
+    except KeyError:
+        os.environ["HOME"] = "/nonexistent"  # as Debian names it where a user has none
 if sys.dont_write_bytecode:  # as in many containers; it keeps our folders clean, not the cache
     _below = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
     _cache = os.environ.get("NPU_BSP_CACHE") or f"{_below}/npu-bsp"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
 import sys
 from importlib import metadata
@@ -95,3 +96,22 @@ def test_nothing_is_compiled_into_a_cache_that_cannot_be_made() -> None:
         text=True, check=True,
     )  # fmt: skip
     assert done.stdout == "None\n"
+
+
+def test_without_a_home_there_is_the_one_of_the_users_entry() -> None:
+    """An empty one would be the root folder: caches and keys would be looked for in /.cache and /.ssh."""
+    for home in ("", None):
+        environment = {key: value for key, value in os.environ.items() if key != "HOME"}
+        if home is not None:
+            environment["HOME"] = home
+        program = """\
+import runpy
+runpy.run_path("commands/face/start.py")
+from pathlib import Path
+print(Path.home())
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=PROJECT, env=environment, capture_output=True,
+            text=True, check=True,
+        )  # fmt: skip
+        assert done.stdout.strip() == pwd.getpwuid(os.getuid()).pw_dir

@@ -17,7 +17,9 @@ _SHORT_BYTES = 40
 
 
 def board_tree(path: Path, *, flag: str) -> tuple[bytes, Tree]:
-    """Return the content of a DTB file and the tree in it.
+    """Return the tree's bytes in a DTB file, and the tree.
+
+    What lies behind the end that its header names (a partition's rest, padding) is no part of it.
 
     Args:
         flag: what the file was named with, for the hint.
@@ -34,7 +36,7 @@ def board_tree(path: Path, *, flag: str) -> tuple[bytes, Tree]:
             hint=f"apply it to the board's tree: fdtoverlay -i BOARD.dtb -o NEW.dtb {quoted}; or "
             f"./inv build-dts --board B --base-dtb BOARD.dtb --apply {quoted}",
         )
-    return blob, tree
+    return blob[: total_bytes(blob)], tree
 
 
 def overlay_tree(path: Path, *, flag: str) -> Tree:

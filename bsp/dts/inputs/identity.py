@@ -17,8 +17,10 @@ from ...catalog import (
 )
 from ...profile import Board
 from ...readable_boards import readable_boards
+from ..npu.available import unavailable
 from ..npu.owners import refuse_two_owners, vendor_of
 from ..npu.required_changes import Change, for_vendor, newer_kernel
+from ..npu.resources import refuse_defects
 from ..tree import Tree
 from .given import board_tree
 
@@ -110,11 +112,13 @@ def dtb_of_board(path: Path, board: Board, *, flag: str = "--dtb") -> bytes:
         flag: what the file was named with, for the hint.
 
     Raises:
-        UserError: it is not a device tree, another board's, or gives the NPU two owners.
+        UserError: it is not a device tree, another board's, or gives the NPU two owners or none.
     """
     blob, tree = board_tree(path, flag=flag)
     check_identity(tree, board, str(path))
     npu = npu_of(board)
     if npu is not None and npu.enabled:
         refuse_two_owners(tree, npu, str(path))
+        if npu.compatible in tree.strings(npu.node, "compatible") and not unavailable(tree, npu):
+            refuse_defects(tree, npu, str(path), newer_kernel(npu))
     return blob

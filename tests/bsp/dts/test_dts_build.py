@@ -34,6 +34,8 @@ from bsp.kernel.source import KernelTree, kernel_tree
 from bsp.profile import Board, NpuSettings
 from tests.support.kernel_tree import make_kernel
 
+from .trees import A311D, compiled
+
 NODE = "/npu@ff100000"
 RATES = (800_000_000, 800_000_000)
 STATUS = Change(NODE, "status", "disabled", "okay")
@@ -623,3 +625,24 @@ def test_where_results_go(vim3: Board, tmp_path: Path, monkeypatch: pytest.Monke
     assert default_target(vim3, None, Path("x.dtb")) == Path("build/vim3/base-dtb")
     monkeypatch.chdir(tmp_path)
     assert default_target(vim3, None, None) == PROJECT / "build/vim3/6.12"
+
+
+@pytest.mark.parametrize("behind", [bytes(1000), b"garbage!" * 100])
+@pytest.mark.parametrize("status", ["okay", "disabled"])
+def test_what_lies_behind_a_tree_is_left_out_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], behind: bytes, status: str
+) -> None:
+    """As in a file that was read from a partition; the same is written whether something changes or not."""
+    plain = compiled(tmp_path / "plain.dtb", A311D.replace('"disabled"', f'"{status}"'))
+    longer = tmp_path / "longer.dtb"
+    longer.write_bytes(plain.read_bytes() + behind)
+    results = [
+        build_dts(
+            load_board("vim3"), kernel=None, base_dtb=file, target_dir=tmp_path / file.stem
+        ).dtb.read_bytes()
+        for file in (plain, longer)
+    ]
+    assert results[0] == results[1]
+    lines = [line for line in capsys.readouterr().err.splitlines() if "behind" in line]
+    assert len(lines) == 1
+    assert f"longer.dtb has {len(behind)} bytes behind the device tree's end" in lines[0]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import struct
@@ -266,6 +267,25 @@ def test_folders_are_looked_for_before_the_test_runs(tmp_path: Path) -> None:
     for flags in ((f"{tmp_path}/no/r.html", ""), ("", f"{tmp_path}/no/j.xml"), (str(tmp_path), "")):
         with pytest.raises(UserError, match="folder"):
             report_files.ReportTargets.of(*flags)
+
+
+def test_folders_that_cannot_be_written_to_are_refused_before_the_test_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(UserError, match="nothing can be written to the folder"):
+        report_files.ReportTargets.of("", str(tmp_path / "j.xml"))
+    report_files.ReportTargets.of("", "/dev/null")
+
+
+def test_results_are_not_lost_where_a_file_cannot_be_written(tmp_path: Path) -> None:
+    document = smoke(tmp_path)
+    targets = report_files.ReportTargets.of("", "/dev/full")
+    unwritten = report_files.after_run(document, None, targets)
+    assert unwritten is not None
+    assert unwritten.exit_code == 3
+    assert unwritten.lines().startswith("error: cannot write /dev/full: No space left")
+    assert report_files.after_run(document, None, report_files.ReportTargets.of("", "")) is None
 
 
 @pytest.mark.parametrize("name", ["report.json", "junit.xml", "/dev/null"])

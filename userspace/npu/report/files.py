@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
 from bsp.base.cache import write_atomically
-from bsp.base.errors import BspError, UserError
+from bsp.base.errors import BspError, InfrastructureError, UserError
 from bsp.base.output import json_text
 from bsp.base.progress import say
 from bsp.base.project import results_folder
@@ -160,8 +161,27 @@ class ReportTargets:
         return targets
 
 
-def after_run(document: SmokeDocument, host: Host | None, targets: ReportTargets) -> None:
-    """Write the files that were asked for after a smoke test."""
+def after_run(
+    document: SmokeDocument, host: Host | None, targets: ReportTargets
+) -> BspError | None:
+    """Write the files that were asked for after a smoke test.
+
+    Returns:
+        why one of them could not be written; the results count all the same, and are to be printed.
+    """
+    try:
+        _write_targets(document, host, targets)
+    except BspError as error:
+        return error
+    except OSError as error:
+        return InfrastructureError(
+            f"cannot write {error.filename}: {error.strerror}",
+            hint="./inv report writes files of the newest run, without running anything",
+        )
+    return None
+
+
+def _write_targets(document: SmokeDocument, host: Host | None, targets: ReportTargets) -> None:
     if targets.report:
         emulated = "npu" in document
         findings, note = (None, "An emulated NPU.") if emulated else _findings(host, False)
@@ -191,6 +211,11 @@ def _check_folder(path: Path, flag: str) -> None:
             if not folder.is_dir()
             else f"{flag} {path} is a folder, expected a file",
             hint=f"{flag} FILE",
+        )
+    if (path.is_file() or not path.exists()) and not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(
+            f"{flag} {path}: nothing can be written to the folder {folder}",
+            hint=f"{flag} takes a file in a folder of yours",
         )
 
 
