@@ -324,6 +324,18 @@ def _refuse(facts: Facts, system: RunningSystem, host: str, fat_mount: str, how:
             f"{facts.space['fat'].bytes / 1e6:.0f} MB; kernel and RAM disk take {need / 1e6:.0f} MB",
             hint="remove old kernels there (apt autoremove), or use a larger partition",
         )
+    if how.way not in ("fat", "raw"):
+        raise UserError(
+            f"no trial can be taken on {host}: {why_not['fat']}",
+            hint=f"./inv deploy --host {host} --try needs nothing of what boots it (kexec); "
+            "--adopt --dry-run says whether that works. Nothing was changed",
+        )
+    reads = how.layout.mount.place if how.layout.mount and how.layout.is_fat else fat_mount
+    if how.way == "fat" and reads != fat_mount:
+        raise UserError(
+            f"U-Boot reads {how.layout.first} on {host}, and npu-bsp's files would go to {fat_mount}",
+            hint=f'fat_mount = "{reads}" below [boot] of the profile; nothing was changed',
+        )
 
 
 def _bundle(board: Board, facts: Facts, entries: list[Entry], blob: bytes, folder: Path) -> Bundle:

@@ -296,6 +296,48 @@ def test_other_names_than_debians(stock: FakeBoard, ram_disk: str | None) -> Non
     assert contents["boot/initrd"] == (b"ram disk" if ram_disk else EMPTY_RAM_DISK)
 
 
+@pytest.mark.parametrize(
+    ("path", "content", "says"),
+    [
+        ("proc/device-tree/chosen/barebox-version", b"2025.09.0\0", "barebox starts this board"),
+        ("proc/device-tree/chosen/u-boot,version", b"2017.09\0", "in the root folder only"),
+        ("proc/1/comm", b"openrc-init\n", "systemd does not run this system"),
+    ],
+)
+def test_a_board_that_would_not_boot_our_way_is_refused(
+    stock: FakeBoard, path: str, content: bytes, says: str
+) -> None:
+    before = files_of(stock.fat)
+    (stock.root / path).parent.mkdir(parents=True, exist_ok=True)
+    (stock.root / path).write_bytes(content)
+    with pytest.raises(UserError, match=says) as error:
+        adopt(stock.target(), board=None)
+    assert error.value.hint
+    planned = adopt(stock.target(), board=None, dry_run=True)
+    assert (planned.outcome, planned.plan) == ("refused", None)
+    assert files_of(stock.fat) == before
+
+
+def test_the_partition_that_u_boot_reads_is_the_one_that_is_written_to(stock: FakeBoard) -> None:
+    """The image mounts its boot partition at a place of its own, and another FAT at a usual one."""
+    fat = stock.root / "mnt/flash"
+    shutil.copytree(stock.fat, fat)
+    partition = stock.root / "sys/devices/disk/sda"
+    for number in (1, 2):
+        (partition / f"sda{number}").mkdir(parents=True)
+        (partition / f"sda{number}/partition").write_text(f"{number}\n")
+        (stock.root / "sys/class/block").mkdir(parents=True, exist_ok=True)
+        (stock.root / f"sys/class/block/sda{number}").symlink_to(partition / f"sda{number}")
+    (stock.root / "proc/mounts").write_text(
+        "/dev/sda1 /mnt/flash vfat rw 0 0\n/dev/sda2 /boot/firmware vfat rw 0 0\n"
+    )
+    before = files_of(stock.fat), files_of(fat)
+    with pytest.raises(UserError, match="U-Boot reads /mnt/flash/") as error:
+        adopt(stock.target(), board=None)
+    assert 'fat_mount = "/mnt/flash"' in error.value.hint
+    assert (files_of(stock.fat), files_of(fat)) == before
+
+
 def test_two_kernels_that_could_both_be_it(stock: FakeBoard) -> None:
     (stock.fat / "Image").write_bytes(KERNEL + b"another")
     said = r"/boot/vmlinuz-\S+ and /boot/firmware/Image both have"
