@@ -330,10 +330,11 @@ def _refuse(facts: Facts, system: RunningSystem, host: str, fat_mount: str, how:
             hint=f"./inv deploy --host {host} --try needs nothing of what boots it (kexec); "
             "--adopt --dry-run says whether that works. Nothing was changed",
         )
-    reads = how.layout.mount.place if how.layout.mount and how.layout.is_fat else fat_mount
-    if how.way == "fat" and reads != fat_mount:
+    place = facts.boot_place
+    reads = how.layout.mount.place if how.layout.mount and how.layout.is_fat else place
+    if how.way == "fat" and reads != place:
         raise UserError(
-            f"U-Boot reads {how.layout.first} on {host}, and npu-bsp's files would go to {fat_mount}",
+            f"U-Boot reads {how.layout.first} on {host}, and npu-bsp's files would go to {place}",
             hint=f'fat_mount = "{reads}" below [boot] of the profile; nothing was changed',
         )
 

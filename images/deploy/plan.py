@@ -102,6 +102,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         adopted: the board was taken over, and what booted it before is kept.
         boot_kind: the file system that boot files lie on.
         boot_root: the folder of it that they lie in: nothing, or ``/boot``.
+        boot_place: the folder of the running system that they lie in.
         root_uuid: of the root file system; empty: it is not known.
         root_modules: what the running kernel reaches it by, as far as that is modules.
         kept_by: what of the distribution's was told to keep a device tree.
@@ -137,6 +138,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     adopted: bool = False
     boot_kind: str = "vfat"
     boot_root: str = ""
+    boot_place: str = ""
     kept_by: str = ""
     root_uuid: str = ""
     root_modules: tuple[str, ...] = ()

@@ -204,6 +204,7 @@ class Board:
             "root_modules": root_modules(self.root, mounted(self.at("proc/mounts")).get("/", "")),
             "boot_kind": self.kind,
             "boot_root": self.boot_root,
+            "boot_place": self.fat[len(self.root) :],
             "fat_mounted": bool(self.root)
             or os.path.ismount(self.fat)
             or (self.on_ext and os.path.isdir(self.fat)),

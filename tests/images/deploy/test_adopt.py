@@ -517,3 +517,12 @@ def test_names_of_what_is_kept_are_those_that_the_boot_script_knows() -> None:
     text = slots.BOOT_CMD.read_text()
     for name in (*onboard.RENAMED.values(), *onboard.TOLD.values(), onboard.OLD_SCRIPT):
         assert name.rpartition("/")[2] in text
+
+
+def test_a_boot_partition_at_another_usual_place_than_the_profiles(stock: FakeBoard) -> None:
+    """NXP's Yocto mounts it below /run/media: it is found there."""
+    place = stock.root / "run/media/boot-mmcblk2p1"
+    shutil.copytree(stock.fat, place)
+    (stock.root / "proc/mounts").write_text("/dev/sda1 /run/media/boot-mmcblk2p1 vfat rw 0 0\n")
+    planned = adopt(stock.target(), board=None, dry_run=True)
+    assert planned.outcome == "planned", planned.problem
