@@ -64,7 +64,7 @@ def test_agreement() -> None:
     # One fewer: it ran out of time. The third is another class, but not by much.
     found = [values(each) for each in (one_hot(0), one_hot(2), nearly[[0, 2, 1, 3]])]
     figures = accuracy.agreement(found, wanted, reference_with(Kind.SCORES))
-    assert figures == {"inputs": 3, "same": 1, "top1": 0.3333, "clear": 1}
+    assert figures == {"inputs": 3, "same": 1, "top1": 0.3333, "clear": 1, "others": 0}
     assert "another top class than the reference on 1 of 3" in accuracy.problem(figures)
     assert accuracy.agreement([], wanted, reference_with(Kind.SCORES)) is None
     assert accuracy.problem(None) == ""
@@ -78,7 +78,7 @@ def test_what_is_no_class_is_compared_by_its_own_measure() -> None:
     near = [values(each.real + rng.normal(size=each.real.shape) / 50) for each in maps]
     reference = reference_with(Kind.VALUES)
     assert accuracy.agreement(near, maps, reference) == {
-        "inputs": 4, "same": 4, "top1": 1.0, "clear": 0,
+        "inputs": 4, "same": 4, "top1": 1.0, "clear": 0, "others": 0,
     }  # fmt: skip
     moved = accuracy.agreement(maps[1:] + maps[:1], maps, reference)
     assert moved is not None
@@ -88,6 +88,32 @@ def test_what_is_no_class_is_compared_by_its_own_measure() -> None:
     assert exact is not None
     assert exact["clear"] == 1
     assert "not exactly" in accuracy.problem(exact, exact=True)
+
+
+def test_scores_of_another_picture_are_seen_though_the_class_is_the_same() -> None:
+    """One picture's crops are mostly of one class: a delegate that is a run late passed."""
+    rng = np.random.default_rng(4)
+    wanted = [values(one_hot(0, lead)) for lead in (0.4, 0.95, 0.6, 0.8)]
+    reference = reference_with(Kind.SCORES)  # 0.9 on the picture itself
+    first = reference.outputs[0]
+    for late in ([first, *wanted[:-1]], [first] * 4):
+        figures = accuracy.agreement(late, wanted, reference)
+        assert figures is not None
+        assert figures["others"] >= 2
+        assert "not computed from the input of their run" in accuracy.problem(figures)
+    near = [values(np.clip(each.real + rng.normal(size=4) / 40, 0, 1)) for each in wanted]
+    figures = accuracy.agreement(near, wanted, reference)
+    assert figures is not None
+    assert (figures["same"], figures["clear"], figures["others"]) == (4, 0, 0)
+
+
+def test_another_number_of_values_is_another_answer() -> None:
+    """They were passed over, so that a row was right on what was left."""
+    for kind, exact in ((Kind.SCORES, False), (Kind.VALUES, False), (Kind.VALUES, True)):
+        found, wanted = values(one_hot(0)[:3]), values(one_hot(0))
+        figures = accuracy.agreement([found], [wanted], reference_with(kind), exact=exact)
+        assert figures is not None
+        assert (figures["inputs"], figures["clear"]) == (1, 1), (kind, exact)
 
 
 def test_a_row_that_is_right_on_one_picture_alone_fails() -> None:
@@ -110,7 +136,8 @@ def test_a_row_that_is_right_on_one_picture_alone_fails() -> None:
     accuracy.add(facts, results, find_reference(facts, (), "abcd"))
     assert results[0] == {"delegate": "cpu-reference", "status": "pass", "reason": ""}
     assert results[1]["status"] == "fail"
-    assert "another top class than the reference on 3 of 4 crops" in results[1]["reason"]
+    assert "unlike the reference on 3 of 4 crops" in results[1]["reason"]
+    assert "not computed from the input of their run" in results[1]["reason"]
 
 
 def test_the_small_model_agrees_with_itself() -> None:
@@ -118,7 +145,7 @@ def test_the_small_model_agrees_with_itself() -> None:
     document = label_image.smoke_test(ThisMachine(), request)
     row = next(row for row in document["results"] if row["delegate"] == "cpu")
     assert row["status"] == "pass", row["reason"]
-    assert row["agreement"] == {"inputs": 3, "same": 3, "top1": 1.0, "clear": 0}
+    assert row["agreement"] == {"inputs": 3, "same": 3, "top1": 1.0, "clear": 0, "others": 0}
 
 
 def test_how_many_views_is_no_negative_number() -> None:

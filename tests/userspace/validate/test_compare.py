@@ -195,6 +195,33 @@ def test_unsure_scores_may_change_by_a_third() -> None:
     assert "top class is 900" in compare(Kind.SCORES, found, reference, [], name="r").problem
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "said"),
+    [
+        ([131, 125], [125, 131], ""),  # five steps from as likely as not
+        ([128, 128], [110, 146], ""),
+        ([133], [128], ""),  # a classifier that knows one class
+        ([77], [60], ""),
+        ([160], [128], "by up to 0.125"),
+        ([8], [2], "values differ"),  # what is sure is sure
+        ([0], [5], "values differ"),
+        ([255, 0], [231, 25], ""),
+        ([190, 66], [255, 1], "by up to"),
+    ],
+)
+def test_scores_of_one_or_two_classes(ours: list[int], theirs: list[int], said: str) -> None:
+    """Their spread is next to nothing where the model is unsure, and a step more than two failed."""
+    found, reference = (
+        values_of(record(np.array([each], np.uint8), 1 / 256)) for each in (ours, theirs)
+    )
+    assert kinds_of([reference], [Sink("s", "LOGISTIC", 1 / 256, picked=False)], []) == [
+        Kind.SCORES
+    ]
+    problem_found = compare(Kind.SCORES, found, reference, [], name="r").problem
+    assert said in problem_found
+    assert bool(said) == bool(problem_found)
+
+
 def test_a_weak_object_that_one_of_two_sees_passes() -> None:
     changed = read("detector's head")[0].raw.copy()
     changed[0, 70, 500] += 90

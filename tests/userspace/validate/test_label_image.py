@@ -214,6 +214,19 @@ def test_a_delegate_that_writes_where_it_must_not(
     assert said in rows[2]["reason"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("runs_late", [1, 0])
+def test_a_delegate_that_hands_out_an_earlier_run(broken: Path, runs_late: int) -> None:
+    """Or its first one: the picture itself is right in every run."""
+    request = SmokeTestRequest(
+        model=tiny_model.NAME, runs=2, delegate=f"{broken}:how=late;value={runs_late}"
+    )
+    row = label_image.smoke_test(ThisMachine(), request, min_delegated_share=0.1)["results"][1]
+    assert row["outputs"][0]["different"] == 0
+    assert row["status"] == "fail"
+    assert "crops and flips" in row["reason"]
+
+
 @pytest.mark.parametrize(
     ("size", "behind", "seen"),
     [(15, 1, True), (15, 0, False), (15, 14, True)],

@@ -125,12 +125,14 @@ class Agreement(TypedDict):
         same: on how many of them the answers are the same (of scores: the top class).
         top1: their share.
         clear: on how many they differ by more than the rounding of kernels explains.
+        others: on how many of these the scores are what the reference has for another picture.
     """
 
     inputs: int
     same: int
     top1: float
     clear: int
+    others: int
 
 
 class DetectionRecord(TypedDict):

@@ -84,6 +84,8 @@ def _kind(values: Values, sink: Sink | None, labels: Sequence[str]) -> Kind:
         unscaled and (whole or (sink and sink.maker in _INDICES_OF))
     ):
         return Kind.INDICES
+    if sink and sink.maker in _SCORES_OF and real.size == 1:
+        return Kind.SCORES  # of a classifier that knows one class, and all else
     if is_list(shape):
         if labels and len(labels) == real.size:
             return Kind.SCORES

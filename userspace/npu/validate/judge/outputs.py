@@ -157,7 +157,7 @@ def compare_row(row: RunnerRow, reference: Reference, *, exact: bool = False) ->
         step = expected.step if expected.raw.dtype.kind == "f" else 0.0
         output = values_of(record, step=step)
         problem, error = "", None
-        if output.raw.dtype != expected.raw.dtype or output.raw.shape != expected.raw.shape:
+        if not has_form(output, expected):
             problem = f"{what} is {_form(output)}, {reference.name}'s is {_form(expected)}"
         elif expected.raw.size and not np.any(are_numbers(expected)):
             compared.notes.append(f"{what} was not compared: {reference.name}'s is not finite")
@@ -208,8 +208,16 @@ def _choice_problem(
     return ""
 
 
+def has_form(output: Values, expected: Values) -> bool:
+    """Whether an output has the shape and the type of another."""
+    return output.raw.dtype == expected.raw.dtype and output.raw.shape == expected.raw.shape
+
+
 def compare_view(output: Values, expected: Values, reference: Reference, *, exact: bool) -> str:
     """Return what is wrong with the first output for another picture, "" if nothing is."""
+    chosen = _is_chosen(0, reference) and output.raw.dtype == expected.raw.dtype
+    if not has_form(output, expected) and (exact or not chosen):
+        return f"{_form(output)} in place of {_form(expected)}"
     if output.raw.tobytes() == expected.raw.tobytes():
         return ""
     if exact and _differ(output, expected):
@@ -218,7 +226,7 @@ def compare_view(output: Values, expected: Values, reference: Reference, *, exac
         return (
             ""  # objects need all four outputs, and of other pictures only the first one is known
         )
-    if _is_chosen(0, reference):
+    if chosen:
         return compare_choices(output, expected, reference.name) or ""
     output, expected, strange = comparable(output, expected)
     alive = lifeless_values(output.raw)
