@@ -31,6 +31,9 @@ class Host:
         more_identity_files: private keys to try after ``identity_file``; ~/.ssh/config may name several.
         more_known_hosts: files of host keys that are read after ``known_hosts``.
         proxy_command: command that the connection goes through (``ProxyCommand``), tokens expanded.
+        known_hosts_command: program and arguments that print host keys (``KnownHostsCommand``).
+        hash_known_hosts: names of new keys are hashed in ``known_hosts`` (``HashKnownHosts``).
+        proxy_hands_on: the proxy command hands on a connected socket (``ProxyUseFdpass``).
         identities_only: no keys but those of the identity files are shown (``IdentitiesOnly``).
         identity_agent: socket of the agent (``IdentityAgent``), ``none``; None: that of SSH_AUTH_SOCK.
         system_known_hosts: those of all users (``GlobalKnownHostsFile``); None: as ``ssh`` has them.
@@ -60,6 +63,9 @@ class Host:
     proxy_command: str | None = None
     identities_only: bool = False
     identity_agent: str | None = None
+    known_hosts_command: tuple[str, ...] = ()
+    hash_known_hosts: bool = False
+    proxy_hands_on: bool = False
 
     @property
     def key_name(self) -> str:

@@ -28,7 +28,7 @@ from .ssh_config import ask_ssh, named_in_ssh_config, names_in_ssh_config
 _PATHS = (
     "identity_file", "certificate_file", "known_hosts", "console_log", "revoked_host_keys",
 )  # fmt: skip
-_LISTS = ("power", "services", "tags")
+_LISTS = ("power", "services", "tags", "known_hosts_command")
 _ADDRESS = re.compile(
     r"(?:(?P<user>[^@\s]+)@)?(?:\[(?P<six>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^@:\s\[\]]+))"
     r"(?::(?P<port>\d+))?"
@@ -254,6 +254,8 @@ def _with_ssh_config(host: Host, *, already: frozenset[str]) -> Host:
         changes["more_known_hosts"] = tuple(others)
     changes["identities_only"] = answer.identities_only
     changes["identity_agent"] = answer.identity_agent
+    changes["known_hosts_command"] = answer.known_hosts_command
+    changes["hash_known_hosts"] = answer.hash_known_hosts
     changes["system_known_hosts"] = answer.system_known_hosts
     changes["revoked_host_keys"] = host.revoked_host_keys or answer.revoked_host_keys
     if host.host_key_alias is None:
@@ -261,4 +263,5 @@ def _with_ssh_config(host: Host, *, already: frozenset[str]) -> Host:
     if host.proxy_jump is None:
         changes["proxy_jump"] = answer.proxy_jump
         changes["proxy_command"] = answer.proxy_command
+        changes["proxy_hands_on"] = answer.proxy_hands_on
     return dataclasses.replace(host, **changes)

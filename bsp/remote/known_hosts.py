@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import copy
 import fnmatch
 import hmac
 import os
@@ -22,12 +23,17 @@ from bsp.base.progress import say
 from bsp.base.terminal.ask import can_ask, confirm
 
 from .host import Host
+from .known_hosts_command import printed_lines
 
 _CERTIFICATE = "-cert-v01@openssh.com"
 _REVOCATION_LIST = b"SSHKRL\n\0"  # of OpenSSH, PROTOCOL.krl
 # What OpenSSH reads where nobody names other files (ssh_config(5)).
 _USER_FILES = ("known_hosts", "known_hosts2")
 _SYSTEM_FILES = (Path("/etc/ssh/ssh_known_hosts"), Path("/etc/ssh/ssh_known_hosts2"))
+
+_COMMAND = Path("KnownHostsCommand")  # where keys come from that no file has
+_SALT_BYTES = 20  # of a hashed name: those of a SHA-1 (hostfile.c)
+_ANY = "certificate"
 
 
 class KnownHosts:
@@ -53,6 +59,34 @@ class KnownHosts:
             for line in _lines(file):
                 if line.startswith("@revoked"):
                     self._read(line, file)
+
+        self._asked = not host.known_hosts_command
+        self._orders = self._kinds()
+        if host.known_hosts_command:
+            self._orders |= self._order_of_command()
+
+    def _kinds(self) -> set[str]:
+        """The types of keys, and of certificates' authorities, that are known of the host."""
+        return {key.get_name() for key, _ in self._keys} | ({_ANY} if self._authorities else set())
+
+    def _order_of_command(self) -> set[str]:
+        """Return what kinds of keys ``KnownHostsCommand`` has; none of them is trusted for that yet."""
+        kept = copy.copy(self)
+        kept._keys, kept._keys_of_name = [], []
+        kept._revoked, kept._authorities = set(), set()
+        kept._read_command("ORDER", None)
+        return kept._kinds()
+
+    def _ask_command(self, key: paramiko.PKey) -> None:
+        """Read what ``KnownHostsCommand`` prints of the key that the server has shown, once."""
+        if not self._asked:
+            self._asked = True
+            self._read_command("HOSTNAME", key)
+
+    def _read_command(self, reason: str, key: paramiko.PKey | None) -> None:
+        command = self._host.known_hosts_command
+        for line in printed_lines(command, name=self._host.key_name, reason=reason, key=key):
+            self._read(line, _COMMAND)
 
     def _read(self, line: str, file: Path) -> None:
         """Parse one line of a known_hosts file (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT)."""
@@ -84,14 +118,13 @@ class KnownHosts:
 
     def preferred(self, offered: Iterable[str]) -> list[str]:
         """Order key types for the key exchange: types of which we have a key of this host come first."""
-        types = {key.get_name() for key, _ in self._keys}
 
         def rank(kind: str) -> int:
             base = "ssh-rsa" if kind.startswith("rsa-sha2") else kind
-            return 0 if base in types else 1
+            return 0 if base in self._orders else 1
 
         plain = sorted(offered, key=rank)
-        return [f"{kind}{_CERTIFICATE}" for kind in plain if self._authorities] + plain
+        return [f"{kind}{_CERTIFICATE}" for kind in plain if _ANY in self._orders] + plain
 
     def certified(self, key: paramiko.PKey) -> bool:
         """Whether a trusted authority (``@cert-authority``) has signed the server's host key.
@@ -100,6 +133,7 @@ class KnownHosts:
             UserError: the certificate is not valid for this host or at this time, and known_hosts does not
                 have the plain key either.
         """
+        self._ask_command(key)
         blob = key.public_blob
         if blob is None or not blob.key_type.endswith(_CERTIFICATE) or not self._authorities:
             return False
@@ -172,6 +206,7 @@ class KnownHosts:
     def verify(self, key: paramiko.PKey, *, accept_new_key: bool) -> None:
         """Compare the server's key with the remembered one; ask whether to trust the key of a new host."""
         host = self._host
+        self._ask_command(key)
         shown = f"{key.get_name()} {key.fingerprint}"
         if self._is_revoked(key):
             lists = " or ".join(map(str, filter(None, [self._file, host.revoked_host_keys])))
@@ -191,7 +226,7 @@ class KnownHosts:
                 f"expected {expected}, found {shown}. This may be another machine, a reinstalled board, "
                 "or somebody in between",
                 hint="if the change is legitimate: "
-                + "; ".join(f"ssh-keygen -f {file} -R '{host.key_name}'" for file in files),
+                + "; ".join(_taken_out(file, host.key_name) for file in files),
             )
         if not accept_new_key:
             self._ask(shown)
@@ -213,7 +248,12 @@ class KnownHosts:
     def _remember(self, key: paramiko.PKey) -> None:
         if self._file == Path(os.devnull):
             return
-        line = f"{self._host.key_name} {key.get_name()} {key.get_base64()}\n"
+        name = self._host.key_name
+        if self._host.hash_known_hosts:
+            salt = os.urandom(_SALT_BYTES)
+            digest = hmac.digest(salt, name.lower().encode(), "sha1")
+            name = f"|1|{base64.b64encode(salt).decode()}|{base64.b64encode(digest).decode()}"
+        line = f"{name} {key.get_name()} {key.get_base64()}\n"
         self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with lock(self._file.with_name(f".{self._file.name}.lock")):
             old = self._file.read_text() if self._file.exists() else ""
@@ -221,6 +261,13 @@ class KnownHosts:
             handle = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             with os.fdopen(handle, "a") as file:
                 file.write(separator + line)
+
+
+def _taken_out(file: Path, name: str) -> str:
+    """Return what takes a host's keys out of where they come from."""
+    if file == _COMMAND:
+        return "have KnownHostsCommand print the new one"
+    return f"ssh-keygen -f {file} -R '{name}'"
 
 
 def _lines(file: Path) -> list[str]:

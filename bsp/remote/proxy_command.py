@@ -38,16 +38,17 @@ class CommandSocket(socket.socket):
         return self._said.read(_SAID_BYTES).decode(errors="replace").strip()
 
 
-def through_command(command: str, *, timeout_s: float) -> CommandSocket:
+def through_command(command: str, *, timeout_s: float, hands_on: bool = False) -> CommandSocket:
     """Start a command whose input and output lead to an SSH server.
 
     It has a session of its own: Ctrl-C does not end it before the connection was used to clean up.
 
     Args:
         command: for the user's shell, tokens expanded.
+        hands_on: it connects, hands the connected socket on, and ends (``ProxyUseFdpass``).
 
     Raises:
-        UserError: there is no such shell.
+        UserError: there is no such shell, or nothing is handed on.
     """
     ours, theirs = socket.socketpair()
     stream = CommandSocket(ours.family, ours.type, ours.proto, fileno=ours.detach())
@@ -73,4 +74,28 @@ def through_command(command: str, *, timeout_s: float) -> CommandSocket:
     stream._process, stream._said = process, said
     stream.settimeout(timeout_s)
     threading.Thread(target=process.wait, daemon=True).start()  # no zombie is left
-    return stream
+    return _handed_on(stream, command) if hands_on else stream
+
+
+def _handed_on(stream: CommandSocket, command: str) -> CommandSocket:
+    """Return the connected socket that a command sends over its standard output, with one byte."""
+    descriptors: list[int] = []
+    reason = "it ended without"
+    try:
+        _, descriptors, _, _ = socket.recv_fds(stream, 1, 1)
+        connected = CommandSocket(fileno=descriptors[0])
+    except (OSError, IndexError) as error:
+        if isinstance(error, OSError):
+            reason = str(error)
+        said = stream.complaint()
+        stream.close()
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise UserError(
+            f"ProxyUseFdpass is set, and the ProxyCommand hands on no connected socket: {said or reason}",
+            hint=f"take ProxyUseFdpass out, if this only moves bytes: {command}",
+        ) from error
+    connected._process, connected._said = stream._process, stream._said
+    connected.settimeout(stream.gettimeout())
+    super(CommandSocket, stream).close()
+    return connected

@@ -451,7 +451,9 @@ def _reach(
             ) from error
         return under, channel
     if host.proxy_command:
-        return None, through_command(host.proxy_command, timeout_s=limits.timeout_s)
+        return None, through_command(
+            host.proxy_command, timeout_s=limits.timeout_s, hands_on=host.proxy_hands_on
+        )
     try:
         sock = socket.create_connection((host.address, host.port), timeout=limits.answer_s)
     except OSError as error:

@@ -17,6 +17,7 @@ import pwd
 import re
 import shlex
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from pathlib import Path
 
 from bsp.base.errors import InfrastructureError, UserError
 from bsp.base.process import run
+
+from .known_hosts_command import command_words
 
 SYSTEM_FILE = Path("/etc/ssh/ssh_config")
 _ANSWER_S = 20.0
@@ -47,6 +50,9 @@ class SshAnswer:
         proxy_command: ``ProxyCommand``, tokens expanded; never beside ``proxy_jump``.
         revoked_host_keys: ``RevokedHostKeys``.
         identities_only: ``IdentitiesOnly``.
+        known_hosts_command: ``KnownHostsCommand``, as words; tokens that the key exchange has are left.
+        hash_known_hosts: ``HashKnownHosts``.
+        proxy_hands_on: ``ProxyUseFdpass``.
         identity_agent: ``IdentityAgent``: a socket, or ``none``; None: that of SSH_AUTH_SOCK.
     """
 
@@ -63,6 +69,9 @@ class SshAnswer:
     revoked_host_keys: Path | None = None
     identities_only: bool = False
     identity_agent: str | None = None
+    known_hosts_command: tuple[str, ...] = ()
+    hash_known_hosts: bool = False
+    proxy_hands_on: bool = False
 
 
 def ssh_config_file() -> Path:
@@ -334,6 +343,10 @@ def _parsed(name: str, text: str, given_user: str) -> SshAnswer:
         "n": name, "p": str(port), "r": user, "u": pwd.getpwuid(os.getuid()).pw_name, "%": "%",
     }  # fmt: skip
 
+    node = socket.gethostname()
+    local = {"l": node, "L": node.partition(".")[0]}
+    keys_from = one("knownhostscommand")
+
     def paths(keyword: str) -> tuple[Path, ...]:
         every = (
             Path(_expand(value, tokens)).expanduser()
@@ -374,6 +387,9 @@ def _parsed(name: str, text: str, given_user: str) -> SshAnswer:
         Path(_expand(revoked, tokens)).expanduser() if revoked else None,
         one("identitiesonly") == "yes",
         _agent(values.get("identityagent", [""])[0], tokens),
+        command_words(keys_from, local | tokens) if keys_from else (),
+        one("hashknownhosts") == "yes",
+        one("proxyusefdpass") == "yes",
     )
 
 

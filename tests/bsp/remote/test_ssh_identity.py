@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -249,6 +250,95 @@ def test_a_proxy_command_leads_to_the_host(
         write_config(tmp_path, server, User="", HostName=where, ProxyCommand="sh -c 'echo %r %h'")
         with pytest.raises(UserError, match=r"cannot stand for %|invalid characters"):
             resolve(who)
+
+
+@pytest.mark.slow
+def test_host_keys_from_a_command_as_with_ssh(tmp_path: Path, server: LocalSshd) -> None:
+    """KnownHostsCommand, each case compared with what ssh does with the same file."""
+    host_key, other = public(server.folder / "host_key"), public(make_key(tmp_path / "other"))
+    name = f"[127.0.0.1]:{server.port}"
+    script = tmp_path / "keys of hosts"
+    cases: list[tuple[str, str, bool]] = [
+        # the command's lines, more arguments of it, whether it lets us in
+        (f"echo '{name} {host_key}'", "", True),
+        ('echo "$1 $2 $3"', "%H %t %K", True),  # of the key that was shown: NONE before
+        (f"[ $1 = HOSTNAME ] && echo '{name} {host_key}'; true", "%I", True),
+        (f"[ $1 = ORDER ] && echo '{name} {host_key}'; true", "%I", False),
+        (f"echo '{name} {other}'", "", False),
+        (f"echo '127.0.0.9 {host_key}'", "", False),
+        (f"echo '@revoked {name} {host_key}'; echo '{name} {host_key}'", "", False),
+        (f"echo '{name} {host_key}'; exit 1", "", False),
+        ("exit 0", "", False),
+        ('[ "$*" = "127.0.0.1 %% desk a b" ] && ' + f"echo '{name} {host_key}'", "%h %%%% %n 'a b'", True),
+    ]  # fmt: skip
+    for lines, arguments, good in cases:
+        script.write_text(f"#!/bin/sh\n{lines}\n")
+        script.chmod(0o755)
+        write_config(
+            tmp_path, server, UserKnownHostsFile="none", GlobalKnownHostsFile="none",
+            KnownHostsCommand=f'"{script}" {arguments}', BatchMode="yes",
+        )  # fmt: skip
+        asked = subprocess.run(
+            ["ssh", "-F", str(tmp_path / "ssh_config"), "desk", "true"],
+            capture_output=True, check=False,
+        )  # fmt: skip
+        assert (asked.returncode == 0) == good, (lines, asked.stderr)
+        if good:
+            assert says_hello(resolve("desk")), lines
+        else:
+            with pytest.raises(UserError, match=r"host key|KnownHostsCommand"):
+                says_hello(resolve("desk"))
+
+
+@pytest.mark.parametrize("value", ["keys %H", "/bin/keys %C", "/bin/keys 'a"])
+def test_a_command_for_host_keys_that_cannot_be_asked_is_refused(
+    tmp_path: Path, server: LocalSshd, value: str
+) -> None:
+    write_config(tmp_path, server, KnownHostsCommand=value)
+    with pytest.raises(UserError):  # ssh's own words for some
+        resolve("desk")
+    write_config(tmp_path, server, KnownHostsCommand="/no/such/program %H")
+    with pytest.raises(UserError, match="/no/such/program"):
+        ssh.connect(resolve("desk"))
+
+
+@pytest.mark.slow
+def test_names_of_new_host_keys_are_hashed_where_that_is_asked_for(
+    tmp_path: Path, server: LocalSshd
+) -> None:
+    for value, hashed in (("yes", True), ("no", False)):
+        known = tmp_path / f"known-{value}"
+        write_config(tmp_path, server, UserKnownHostsFile=str(known), HashKnownHosts=value)
+        ssh.connect(resolve("desk"), accept_new_key=True).close()
+        assert known.read_text().startswith("|1|") == hashed
+        assert ("127.0.0.1" in known.read_text()) != hashed
+        assert says_hello(resolve("desk"))  # it is found again, by ssh too
+        asked = subprocess.run(
+            ["ssh", "-F", str(tmp_path / "ssh_config"), "-o", "BatchMode=yes", "desk", "true"],
+            capture_output=True, check=False,
+        )  # fmt: skip
+        assert asked.returncode == 0, asked.stderr
+
+
+def test_a_proxy_command_may_hand_on_a_connected_socket(tmp_path: Path, server: LocalSshd) -> None:
+    program = tmp_path / "connect.py"
+    program.write_text(
+        "import socket, sys\n"
+        "made = socket.create_connection((sys.argv[1], int(sys.argv[2])))\n"
+        "out = socket.socket(fileno=1)\n"
+        "socket.send_fds(out, [b'\\0'], [made.fileno()])\n"
+    )
+    command = f"{sys.executable} {program} %h %p"
+    write_config(tmp_path, server, ProxyCommand=command, ProxyUseFdpass="yes")
+    assert says_hello(resolve("desk"))
+    for wrong, why in (
+        ("sh -c 'echo no way >&2'", "no way"),
+        ("echo SSH-2.0-x", "it ended without"),
+    ):
+        write_config(tmp_path, server, ProxyCommand=wrong, ProxyUseFdpass="yes")
+        with pytest.raises(UserError, match=f"hands on no connected socket: {why}") as caught:
+            ssh.connect(resolve("desk"))
+        assert "ProxyUseFdpass" in caught.value.hint
 
 
 def test_which_agent_and_which_of_its_keys_as_with_ssh(
