@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Adopting a board and switching its NPU on, against the two boots that this takes.
+"""Adopting a board and switching its NPU on, by one command and by two, against two boots.
 
 ./inv bench adopt [--host H] [--rounds N] [--json]
 
@@ -10,11 +10,12 @@ The board has to be up, and boot in its own way with the NPU off
 from __future__ import annotations
 
 import argparse
-import functools
 
 from bsp.base.errors import InfrastructureError
 from bsp.remote.inventory import Host, resolve
 from images.deploy.adopt import adopt, undo
+from images.deploy.command import Content, take_over
+from images.deploy.deployment import Deployment
 from images.deploy.in_place import deploy_dtb
 from images.deploy.session import Target
 from tests.support.live_board import reboot, said
@@ -39,29 +40,36 @@ def main() -> None:
         for _ in range(2):
             reboot(host, timeout_s=_TIMEOUT_S)
 
+    def back() -> None:
+        _back(host)
+
     arms = [
         Arm("two reboots, until SSH answers", twice),
         Arm("the same again (A/A)", twice),
-        Arm(
-            "--adopt, then --dtb-only",
-            lambda: _switch_on(host),
-            check=lambda: _back(host),
-            target=1.3,
-        ),
+        Arm("--adopt --dtb-only", lambda: _at_once(host), check=back, target=1.3),
+        Arm("--adopt, then --dtb-only", lambda: _one_by_one(host), check=back, target=1.3),
     ]
     timings = measure(arms, rounds=options.rounds, warm_up=0)
     report({f"adopting {host.name}": timings}, as_json=options.json)
 
 
-def _switch_on(host: Host) -> None:
+def _at_once(host: Host) -> None:
     target = Target(host, timeout_s=_TIMEOUT_S)
-    for do in (adopt, functools.partial(deploy_dtb, dtb=None)):
-        outcome = do(target, board=None)
-        if outcome.outcome != "confirmed":
-            raise InfrastructureError(
-                f"{host.name} is {outcome.outcome}, expected confirmed: {outcome.problem}",
-                hint=outcome.hint,
-            )
+    _check(take_over(target, Content(), dtb_only=True, by_kexec=False, dry_run=False))
+
+
+def _one_by_one(host: Host) -> None:
+    target = Target(host, timeout_s=_TIMEOUT_S)
+    _check(adopt(target, board=None))
+    _check(deploy_dtb(target, board=None, dtb=None))
+
+
+def _check(result: Deployment) -> None:
+    if result.outcome != "confirmed":
+        raise InfrastructureError(
+            f"{result.host} is {result.outcome}, expected confirmed: {result.problem}",
+            hint=result.hint,
+        )
 
 
 def _back(host: Host) -> None:

@@ -28,7 +28,8 @@ from .face.flags import BOARD, FORCE_ENABLE, HOST, HOSTS, MESA
         "nothing on the board's disk changes, the next reset ends in what it ran",
         "persist": "with --try: if it works, have the distribution keep it through kernel updates "
         "(Armbian, Toradex, u-boot-menu, GRUB, flash-kernel), and reboot into that",
-        "adopt": "take over a board that boots in another way: what it runs becomes its first generation",
+        "adopt": "take over a board that boots in another way: what it runs becomes its first generation, "
+        "with --dtb-only in the same boot as another device tree",
         "undo": "undo --adopt or --persist: the board boots as it did before",
         "timeout": "seconds that the board may take to come back from a reboot",
         "keep": "deployed versions (generations) to keep on the board (default: the inventory's, else 2)",

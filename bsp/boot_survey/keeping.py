@@ -17,7 +17,7 @@ Keeper = Literal["", "armbian", "toradex", "u-boot-menu", "grub", "flash-kernel"
 """What can be told to keep a device tree by ``deploy --try --persist``; "": nothing."""
 _OF_OVERLAYS = ("armbian", "toradex")
 
-_FAT_WAY = "or let npu-bsp keep it: ./inv deploy --host {host} --adopt, then --dtb-only"
+_FAT_WAY = "or let npu-bsp keep it: ./inv deploy --host {host} --adopt --dtb-only"
 
 
 def keeper_of(facts: BootFacts, layout: Layout) -> Keeper:

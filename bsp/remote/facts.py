@@ -6,13 +6,14 @@ from __future__ import annotations
 import gzip
 import lzma
 import re
+import secrets
 import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..base.errors import UserError
+from ..base.errors import InfrastructureError, UserError
 from ..base.process import run
 from ..dts.npu.support import cannot_tell, series_supports
 from ..profile import Npu
@@ -20,6 +21,22 @@ from .ssh import Connection
 
 _ANY = 0xFFFF_FFFF
 _TIMEOUT_S = 120  # an emulated board takes a while to unpack its kernel's configuration
+
+# One command, as each takes a slow board a quarter of a second to start. grep's code is 2 where one of the
+# files is missing, whatever it found in the other.
+_KERNEL_PARTS = """\
+next() { printf %s "$boundary"; }
+root=$1 boundary=$2 compatible=$3 driver=$4
+release=$(cat "$root/proc/sys/kernel/osrelease")
+modules=$root/lib/modules/$release
+printf %s "$release"; next
+cat "$root/proc/config.gz" 2>/dev/null || cat "$root/boot/config-$release" 2>/dev/null; next
+grep -a -s -F -e "$compatible" "$modules/modules.alias" "$modules/modules.builtin.modinfo"; next
+test ! -e "$modules/modules.alias" || echo there; next
+module=$(test -z "$driver" || find "$modules/" -name "$driver.ko*" -type f 2>/dev/null)
+test -z "$module" || cat "${module%%
+*}"; next
+"""
 
 
 @dataclass(frozen=True)
@@ -96,30 +113,29 @@ def read_fdt(connection: Connection, *, root: str = "") -> bytes:
 
 
 def read_kernel(connection: Connection, npu: Npu, *, root: str = "") -> KernelFacts:
-    """Return what the running kernel has for an NPU."""
+    """Return what the running kernel has for an NPU.
 
-    def read(*argv: str) -> bytes | None:
-        done = connection.run(argv, timeout_s=_TIMEOUT_S, check=False)
-        return done.stdout if done.exit_code == 0 else None
-
-    release = (read("cat", f"{root}/proc/sys/kernel/osrelease") or b"").decode().strip()
-    modules = f"{root}/lib/modules/{release}"
-    packed = read("cat", f"{root}/proc/config.gz")
-    text = gzip.decompress(packed) if packed else read("cat", f"{root}/boot/config-{release}")
+    Raises:
+        InfrastructureError: the board has no shell that runs the question.
+    """
+    boundary = f"--{secrets.token_hex(16)}--"
+    driver = npu.driver if npu.identity is not None else ""
+    words = ["sh", "-c", _KERNEL_PARTS, "sh", root, boundary, npu.compatible, driver]
+    done = connection.run(words, timeout_s=_TIMEOUT_S, check=False)
+    try:
+        release, packed, matches, index, module, _ = done.stdout.split(boundary.encode())
+    except ValueError:
+        last_line = done.stderr.decode(errors="replace").strip().rpartition("\n")[2][-300:]
+        raise InfrastructureError(
+            f"{connection.host.name} does not say which kernel it runs (exit code {done.exit_code}): "
+            f"{last_line}",
+            hint="this needs a shell, cat, grep and find there",
+        ) from None
+    text = gzip.decompress(packed) if packed.startswith(b"\x1f\x8b") else packed
     config = parse_config(text.decode(errors="replace"), npu.kernel_symbols) if text else None
-    # grep's code is 2 where one of the files is missing, whatever it found in the other.
-    indexes = [f"{modules}/modules.alias", f"{modules}/modules.builtin.modinfo"]
-    grep = ["grep", "-a", "-s", "-F", "-e", npu.compatible, *indexes]
-    matches = connection.run(grep, timeout_s=_TIMEOUT_S, check=False).stdout
-    index_there = read("test", "-e", f"{modules}/modules.alias") is not None
-    driver = driver_state(matches, npu, index_there=index_there, config=config)
-    knows = None
-    if driver == "module" and npu.identity is not None:
-        path = read("find", f"{modules}/", "-name", f"{npu.driver}.ko*", "-type", "f") or b""
-        first = path.decode(errors="replace").split("\n")[0]
-        module = read("cat", first) if first else None
-        knows = None if module is None else has_identity(unpack_module(module), npu)
-    return KernelFacts(release, config, driver, knows)
+    state = driver_state(matches, npu, index_there=bool(index), config=config)
+    knows = has_identity(unpack_module(module), npu) if state == "module" and module else None
+    return KernelFacts(release.decode().strip(), config, state, knows)
 
 
 def parse_config(text: str, symbols: tuple[str, ...]) -> dict[str, str]:

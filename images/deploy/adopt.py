@@ -12,14 +12,15 @@ import base64
 import contextlib
 import hashlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 from bsp.base import progress
+from bsp.base.at_once import at_once, ended_by
 from bsp.base.errors import BspError, UserError
-from bsp.boot_survey.facts import ask
+from bsp.boot_survey.facts import BootFacts, ask
 from bsp.boot_survey.survey import Survey, survey_of
 from bsp.boot_survey.told import lacks_in
 from bsp.dts.running import without_boot
@@ -37,7 +38,7 @@ from .boot.command_line import refuse_slot_words
 from .checks.recognise import check_serial, opened, recognised
 from .deploy import prepare
 from .deployment import Deployment
-from .in_place import DTB
+from .in_place import CHANGED, DTB
 from .onboard.board import BOOT
 from .plan import Confirm, Facts, Plan, Probe, RunningSystem, Send, TakeOver, Try
 from .session import Target, session
@@ -46,11 +47,19 @@ from .transfer.agent import Agent, each_known
 _ANSWER_S = 600.0  # copying a kernel and a RAM disk to a slow card
 
 
-def adopt(target: Target, *, board: Board | None, dry_run: bool = False) -> Deployment:
+TreeMaker = Callable[[Agent, Board, Path, str], bytes | None]
+"""Returns the device tree to be tried, of an agent, profile, folder for files, and mount point of the boot
+partition; None: the running one lacks nothing."""
+
+
+def adopt(
+    target: Target, *, board: Board | None, tree: TreeMaker | None = None, dry_run: bool = False
+) -> Deployment:
     """Make a board boot what it runs as a generation, or leave it as it was.
 
     Args:
         board: profile; None: the host record's, or the one whose ``compatible`` the board has.
+        tree: makes the generation's device tree, so that one boot tries both; None: the running one.
 
     Raises:
         UserError: it cannot be done there with a way back; nothing was changed.
@@ -63,17 +72,18 @@ def adopt(target: Target, *, board: Board | None, dry_run: bool = False) -> Depl
         if facts.boot_script and facts.good and not facts.rivals:
             result.outcome, result.to = "unchanged", facts.good.good
             return result
-        with result.step("Looking for the kernel and RAM disk that run"):
-            system = agent.running_system()
-        with result.step("Surveying how it boots"):
-            how = survey(agent, board, system, target.root)
+        with result.step("Surveying what it runs, and how it boots"):
+            system, how = survey(agent, board, target.root)
         if how.way == "raw":
             fat_mount = BOOT
             facts = agent.open(None, fat_mount=BOOT, lock=False, exact=True)
             system = agent.running_system()
         kept = (*system.rivals, *(["boot.scr"] if system.script else []))
         if dry_run:
-            return _planned(result, board, facts, system, how, fat_mount, kept)
+            _planned(result, board, facts, system, how, fat_mount, kept)
+            if tree and result.outcome == "planned":
+                tree(agent, board, Path(folder), fat_mount)  # says what it changes
+            return result
         _refuse_system(how, host.name)
         _refuse_unknown_script(how, system.rivals, host.name)
         _refuse(facts, system, host.name, fat_mount, how)
@@ -83,9 +93,20 @@ def adopt(target: Target, *, board: Board | None, dry_run: bool = False) -> Depl
                 f"{facts.kept_by} keeps a device tree there, and goes on to: it counts where npu-bsp does "
                 "not boot the board. --undo takes both back"
             )
+        new_dtb = tree(agent, board, Path(folder), fat_mount) if tree else None
         with _given_up_on_failure(target, facts, fat_mount):
             facts, plan = _take_in(
-                target, agent, board, facts, system, how, kept, fat_mount, Path(folder), result
+                target,
+                agent,
+                board,
+                facts,
+                system,
+                how,
+                kept,
+                fat_mount,
+                Path(folder),
+                new_dtb,
+                result,
             )
         probes = any(isinstance(step, Probe) for step in plan.steps)
         (probe if probes else confirm).arm(agent, plan, target)
@@ -103,6 +124,11 @@ def adopt(target: Target, *, board: Board | None, dry_run: bool = False) -> Depl
         )
         if result.uboot_lacks:
             result.hint += f"; ./inv deploy --host {host.name} --try needs nothing of U-Boot"
+        elif new_dtb:
+            result.hint += (
+                f"; ./inv deploy --host {host.name} --adopt alone shows whether what it runs boots through "
+                "npu-bsp, without another device tree"
+            )
     return result
 
 
@@ -121,15 +147,23 @@ def _take_in(
     kept: tuple[str, ...],
     fat_mount: str,
     folder: Path,
+    new_dtb: bytes | None,
     result: Deployment,
 ) -> tuple[Facts, Plan]:
-    """Make a generation of what runs, on the board, and install our boot script."""
+    """Make a generation of what runs, on the board, and install our boot script.
+
+    Args:
+        new_dtb: its device tree; None: the running one.
+    """
     host = target.host
     with result.step("Copying kernel and RAM disk to the boot partition, on the board"):
         question = {"do": "take-in", "fat_mounts": system.fat_mounts}
         entries = agent.ask(question, timeout_s=_ANSWER_S)["entries"]
-    blob = without_boot(read_fdt(agent.connection, root=target.root), host.name)
-    bundle = _bundle(board, facts, [Entry(**each) for each in entries], blob, folder)
+    blob = new_dtb or without_boot(read_fdt(agent.connection, root=target.root), host.name)
+    inputs = {"kernel": f"{facts.release}, the system's own"}
+    if new_dtb:
+        inputs["device-tree"] = CHANGED
+    bundle = _bundle(board, facts, [Entry(**each) for each in entries], blob, inputs, folder)
     result.to = bundle.generation
     result.bytes_total = bundle.manifest.total_bytes
     facts = agent.open(bundle.generation, fat_mount=fat_mount, lock=False, exact=how.way == "raw")
@@ -160,21 +194,29 @@ def _onboard_names() -> list[str]:
     return [*slots.ONBOARD_LINKS, *(file.target for file in slots.ONBOARD_FILES)]
 
 
-def survey(agent: Agent, board: Board, system: RunningSystem, root: str) -> Survey:
-    """Return how the board boots today, and how a deployment would be tried there; nothing is written.
+def survey(agent: Agent, board: Board, root: str) -> tuple[RunningSystem, Survey]:
+    """Return what the board runs, and how it boots and a deployment would be tried; nothing is written.
 
-    Args:
-        system: what the agent found.
+    The agent and the survey's own questions look at the board side by side.
     """
+
+    def ask_there() -> BootFacts:
+        with ended_by(agent.connection.transport.close):
+            return ask(agent.connection, root=root)
+
+    with at_once(1) as pool:
+        facts = pool.submit(ask_there)
+        system = agent.running_system()
     problems = [each.partition("\n")[0] for each in system.problems]
-    return survey_of(
-        ask(agent.connection, root=root),
+    how = survey_of(
+        facts.result(),
         uboot_of(board),
         kernel=system.kernel or f"not found: {'; '.join(problems)}",
         initrd=system.initrd or "not found",
         need_bytes=_needed_bytes(system),
         trial=trial_of(board),
     )
+    return system, how
 
 
 def _planned(
@@ -339,7 +381,14 @@ def _refuse(facts: Facts, system: RunningSystem, host: str, fat_mount: str, how:
         )
 
 
-def _bundle(board: Board, facts: Facts, entries: list[Entry], blob: bytes, folder: Path) -> Bundle:
+def _bundle(
+    board: Board,
+    facts: Facts,
+    entries: list[Entry],
+    blob: bytes,
+    inputs: dict[str, str],
+    folder: Path,
+) -> Bundle:
     """What runs as a bundle; of its files only the device tree is here, the others are on the board."""
     dtb = Entry(DTB, hashlib.sha256(blob).hexdigest(), len(blob))
     manifest = Manifest(
@@ -350,7 +399,7 @@ def _bundle(board: Board, facts: Facts, entries: list[Entry], blob: bytes, folde
         kernel_release=facts.release,
         cmdline=None,
         files=tuple(sorted([*entries, dtb], key=lambda entry: entry.path)),
-        inputs={"kernel": f"{facts.release}, the system's own"},
+        inputs=inputs,
     )
     bundle = bundles.only_described(manifest, {DTB: blob}, folder / "bundle")
     sign.sign(bundle)

@@ -24,6 +24,7 @@ from .claim import Claim
 from .deploy import deploy
 from .deployment import Deployment, GivenBack
 from .session import Target
+from .transfer.agent import Agent
 from .transfer.shared import Shared
 
 
@@ -144,14 +145,7 @@ def deploy_to(
     bundle = content.named_bundle()
     target = settings.target(resolve(host))
     if adopt:
-        if dtb_only or by_kexec or content != Content(board=content.board):
-            raise UserError(
-                "--adopt makes what the board runs its first generation, and nothing else",
-                hint="deploy afterwards: the same command without --adopt",
-            )
-        from .adopt import adopt as take_over
-
-        return take_over(target, board=content.profile(), dry_run=dry_run)
+        return take_over(target, content, dtb_only=dtb_only, by_kexec=by_kexec, dry_run=dry_run)
     dtb = Path(content.dtb) if content.dtb else None
     if by_kexec:
         refuse_flags(
@@ -182,6 +176,39 @@ def deploy_to(
         dry_run=dry_run,
         on_downgrade=None if allow_downgrade else ask_downgrade,
     )
+
+
+def take_over(
+    target: Target, content: Content, *, dtb_only: bool, by_kexec: bool, dry_run: bool
+) -> Deployment:
+    """Take a board over, with ``dtb_only`` and another device tree in the same boot.
+
+    Raises:
+        UserError: other flags were given that ask for more.
+    """
+    from .adopt import adopt
+
+    given = Content(board=content.board, dtb=content.dtb if dtb_only else "")
+    if by_kexec or content != given:
+        raise UserError(
+            "--adopt makes what the board runs its first generation, with --dtb-only another device tree, "
+            "and nothing else",
+            hint="deploy afterwards: the same command without --adopt",
+        )
+    board = content.profile()
+    if not dtb_only:
+        return adopt(target, board=board, dry_run=dry_run)
+    from .in_place import deploy_dtb, new_tree
+
+    dtb = Path(content.dtb) if content.dtb else None
+
+    def tree(agent: Agent, board: Board, folder: Path, fat_mount: str) -> bytes | None:
+        return new_tree(target, agent, board, dtb, folder, fat_mount)
+
+    adopted = adopt(target, board=board, tree=tree, dry_run=dry_run)
+    if adopted.outcome != "unchanged":
+        return adopted
+    return deploy_dtb(target, board=board, dtb=dtb, dry_run=dry_run)
 
 
 def ask_downgrade(what: str) -> None:

@@ -29,6 +29,8 @@ from .session import Target, session
 from .transfer.agent import Agent
 
 DTB = "boot/board.dtb"
+CHANGED = "changed in place"
+"""What a manifest says of its device tree, where that is not the one that the system came with."""
 
 
 def deploy_dtb(
@@ -50,18 +52,12 @@ def deploy_dtb(
         check_serial(host, facts)
         planning.check_layout(facts, host=host.name, fat_mount=fat_mount)
         running = _running(agent, facts, host.name)
-        if dtb:
-            blob = dtb_of_board(dtb, board)
-        else:
-            changed_tree = changes_of(agent, board, Path(folder), target)
-            if not changed_tree.changes:
-                return Deployment(
-                    host.name, board.name, facts.running, running.generation, outcome="unchanged"
-                )
-            blob = changed_tree.dtb.read_bytes()
+        blob = new_tree(target, agent, board, dtb, Path(folder), fat_mount)
+        if blob is None:
+            return Deployment(
+                host.name, board.name, facts.running, running.generation, outcome="unchanged"
+            )
         bundle = with_dtb(running, blob, Path(folder) / "bundle")
-        if dtb and not target.force_enable:
-            refuse_forced_on(agent, board, bundle.path / DTB, fat_mount=fat_mount, host=host.name)
         facts = agent.open(bundle.generation, fat_mount=fat_mount, lock=False)
         result = planned(target, agent, facts, bundle, board, fat_mount)
         if not result.plan:
@@ -78,18 +74,39 @@ def deploy_dtb(
     return decide(target, result, facts, fat_mount)
 
 
+def new_tree(
+    target: Target, agent: Agent, board: Board, dtb: Path | None, folder: Path, fat_mount: str
+) -> bytes | None:
+    """Return the tree to be tried; None: the running one lacks nothing.
+
+    Args:
+        dtb: as for ``deploy_dtb``.
+        folder: for what is built.
+
+    Raises:
+        UserError: it is another board's, or the NPU does not work with it.
+    """
+    if dtb is None:
+        built = changes_of(agent, board, folder, target)
+        return built.dtb.read_bytes() if built.changes else None
+    blob = dtb_of_board(dtb, board)
+    if len(blob) > bundles.DTB_MAX_BYTES:
+        raise UserError(
+            f"{dtb} has {len(blob)} bytes; arm64 kernels take {bundles.DTB_MAX_BYTES} at most"
+        )
+    if not target.force_enable:
+        refuse_forced_on(agent, board, dtb, fat_mount=fat_mount, host=target.host.name)
+    return blob
+
+
 def with_dtb(running: Manifest, blob: bytes, folder: Path) -> Bundle:
     """Return a bundle of all that a generation has, with another DTB; only that is in the folder."""
     import hashlib
 
-    if len(blob) > bundles.DTB_MAX_BYTES:
-        raise UserError(
-            f"the device tree has {len(blob)} bytes; arm64 kernels take {bundles.DTB_MAX_BYTES} at most"
-        )
     entry = Entry(DTB, hashlib.sha256(blob).hexdigest(), len(blob))
     files = tuple(entry if each.path == DTB else each for each in running.files)
     manifest = msgspec.structs.replace(
-        running, files=files, inputs={**running.inputs, "device-tree": "changed in place"}
+        running, files=files, inputs={**running.inputs, "device-tree": CHANGED}
     )
     bundle = bundles.only_described(manifest, {DTB: blob}, folder)
     sign.sign(bundle)
@@ -105,7 +122,7 @@ def _running(agent: Agent, facts: Facts, host: str) -> Manifest:
     if facts.running is None or facts.running not in facts.generations:
         raise UserError(
             f"{host} runs something that is not a generation: none could try another device tree",
-            hint="reboot it into its good generation, or take it over: ./inv deploy --adopt",
+            hint="reboot it into its good generation, or take it over: ./inv deploy --adopt --dtb-only",
         )
     return agent.manifest(facts.running)
 

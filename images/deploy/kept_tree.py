@@ -78,7 +78,7 @@ def refuse_overlay(how: Survey, kept_by: str, changes: Sequence[Change], host: s
             f"--persist: {how.keeper} keeps overlays; this one would name clocks by their numbers in the "
             f"running tree ({numbers[0].path}: {numbers[0].property}), which has no labels (__symbols__): "
             "another kernel's tree has others",
-            hint=f"./inv deploy --host {host} --adopt, then --dtb-only: that keeps a whole tree",
+            hint=f"./inv deploy --host {host} --adopt --dtb-only: that keeps a whole tree",
         )
     if kept_by:
         raise UserError(

@@ -68,8 +68,8 @@ def try_dtb(
         check_serial(host, facts)
         result = Deployment(host.name, board.name, facts.running, "a trial by kexec")
         with result.step("Surveying how it boots"):
-            system = agent.running_system()
-            how = result.survey = survey(agent, board, system, target.root)
+            system, how = survey(agent, board, target.root)
+        result.survey = how
         _refuse(how, system, host.name)
         if persist:
             kept_tree.refuse_without_keeper(how, host.name, overlay=dtb is None)

@@ -17,7 +17,7 @@ from .boot_files import Boot
 from .boot_partition import move, replace
 from .files import SECTOR_BYTES, make_way, names_in, read, read_text, write_sector, write_whole
 from .frames import RefusedError
-from .kept_modules import KEPT, keep_modules
+from .kept_modules import KEPT, Keeping
 
 TYPE_CHECKING = False  # see frames.py
 if TYPE_CHECKING:
@@ -75,17 +75,16 @@ def survey(board: Board, _: Record) -> Record:
 def take_in(board: Board, request: Record) -> Record:
     """Copy the running kernel and RAM disk to where generations keep theirs; return their entries."""
     boot = Boot(board, request["fat_mounts"])
+    kernel, ram_disk = boot.kernel()[1], boot.ram_disk()[1]
     entries = []
-    for path, content in (
-        ("boot/kernel", boot.kernel()[1]),
-        ("boot/initrd", boot.ram_disk()[1]),
-    ):
-        digest = hashlib.sha256(content).hexdigest()
-        place = f"{board.files}/{digest[:32]}"
-        if not os.path.exists(place) or os.stat(place).st_size != len(content):
-            write_whole(place, content)
-        entries.append({"path": path, "sha256": digest, "size_bytes": len(content)})
-    keep_modules(board, str(entries[0]["sha256"]))
+    with Keeping(board) as modules:
+        for path, content in (("boot/kernel", kernel), ("boot/initrd", ram_disk)):
+            digest = hashlib.sha256(content).hexdigest()
+            place = f"{board.files}/{digest[:32]}"
+            if not os.path.exists(place) or os.stat(place).st_size != len(content):
+                write_whole(place, content)
+            entries.append({"path": path, "sha256": digest, "size_bytes": len(content)})
+        modules.kernel_sha256 = str(entries[0]["sha256"])
     return {"entries": entries}
 
 

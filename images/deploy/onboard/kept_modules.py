@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 
 from .files import PARTIAL, flush_filesystem, names_in, read
 from .frames import RefusedError
@@ -21,34 +22,65 @@ KEPT = "var/lib/npu-bsp/kept-modules"
 _OF = "kernel"  # a file beside them: the SHA-256 of the kernel that they are of
 
 
-def keep_modules(board: Board, kernel_sha256: str) -> None:
-    """Keep the running kernel's modules; nothing where it has none of its own.
+class Keeping:
+    """Keeps the running kernel's modules; they are linked while the block copies and hashes other files.
+
+    Nothing where it has none of its own, or where they are kept already.
 
     Raises:
         RefusedError: there is no room for them, on a file system of their own.
     """
-    import shutil
 
-    release = board.release()
-    source = os.path.realpath(board.at(f"lib/modules/{release}"))
-    banner = read(board.at("proc/version"))
-    final = board.at(f"{KEPT}/{hashlib.sha256(banner).hexdigest()[:32]}")
-    if not os.path.isdir(source) or os.path.exists(f"{final}/{_OF}"):
-        return
-    beside = final + PARTIAL
-    shutil.rmtree(beside, ignore_errors=True)
-    try:
-        os.makedirs(beside)
-        _link_tree(source, f"{beside}/{release}", without=("build", "source"))
-        with open(f"{beside}/{_OF}", "w") as file:
-            file.write(kernel_sha256)
-        flush_filesystem(beside)
-        shutil.rmtree(final, ignore_errors=True)
-        os.rename(beside, final)
-    except (OSError, shutil.Error) as error:
-        raise RefusedError(f"the modules of {release} cannot be kept: {error}") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    def __init__(self, board: Board) -> None:
+        self.kernel_sha256 = ""
+        self._release = board.release()
+        self._source = os.path.realpath(board.at(f"lib/modules/{self._release}"))
+        banner = read(board.at("proc/version"))
+        self._final = board.at(f"{KEPT}/{hashlib.sha256(banner).hexdigest()[:32]}")
+        self._beside = self._final + PARTIAL
+        self._thread = threading.Thread(target=self._link)
+        self._error: Exception | None = None
+        self._begun = os.path.isdir(self._source) and not os.path.exists(f"{self._final}/{_OF}")
+
+    def __enter__(self) -> Keeping:
+        if self._begun:
+            self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if not self._begun:
+            return
+        import shutil
+
+        self._thread.join()
+        try:
+            if kind is None:
+                if self._error:
+                    raise self._error
+                self._finish()
+        except (OSError, shutil.Error) as error:
+            raise RefusedError(f"the modules of {self._release} cannot be kept: {error}") from error
+        finally:
+            shutil.rmtree(self._beside, ignore_errors=True)
+
+    def _link(self) -> None:
+        import shutil
+
+        try:
+            shutil.rmtree(self._beside, ignore_errors=True)
+            os.makedirs(self._beside)
+            _link_tree(self._source, f"{self._beside}/{self._release}", without=("build", "source"))
+        except Exception as error:  # raised in the thread that waits
+            self._error = error
+
+    def _finish(self) -> None:
+        import shutil
+
+        with open(f"{self._beside}/{_OF}", "w") as file:
+            file.write(self.kernel_sha256)
+        flush_filesystem(self._beside)
+        shutil.rmtree(self._final, ignore_errors=True)
+        os.rename(self._beside, self._final)
 
 
 def _link_tree(source: str, target: str, without: tuple[str, ...] = ()) -> None:

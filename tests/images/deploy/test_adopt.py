@@ -30,7 +30,7 @@ from images.deploy import in_place
 from images.deploy.adopt import adopt
 from images.deploy.boot import slots
 from images.deploy.checks.recognise import opened
-from images.deploy.command import undo_all
+from images.deploy.command import Content, take_over, undo_all
 from images.deploy.onboard import adopt as onboard
 from images.deploy.onboard import persist
 from images.deploy.onboard.board import Board as OnBoard
@@ -141,6 +141,54 @@ def test_what_runs_becomes_the_good_generation_and_is_given_back(
     assert set(returned) <= set(before)
     with pytest.raises(UserError, match="was not adopted"):
         undo_all(stock.target())
+
+
+@pytest.mark.slow
+def test_one_boot_tries_what_runs_with_another_tree(stock: FakeBoard, tmp_path: Path) -> None:
+    before = boot_files(stock)
+    dtb = compile_dtb(tree_source(extra='status = "okay";'), tmp_path / "new.dtb")
+    target, content = stock.target(), Content(dtb=str(dtb))
+    planned = take_over(target, content, dtb_only=True, by_kexec=False, dry_run=True)
+    assert planned.outcome == "planned"
+    assert boot_files(stock) == before
+
+    result = take_over(target, content, dtb_only=True, by_kexec=False, dry_run=False)
+    assert result.outcome == "confirmed", result.problem
+    assert result.running_dtb_matches
+    assert [name for name in (step["name"] for step in result.steps) if "Trial boot" in name] == [
+        f"Trial boot of generation {result.to}"
+    ]
+    good = stock.good()
+    assert good is not None
+    assert (good.good, good.previous) == (result.to, None)
+    assert (stock.root / "sys/firmware/fdt").read_bytes() == dtb.read_bytes()
+
+    # Where it is adopted already, the tree alone.
+    dtb = compile_dtb(tree_source(extra='status = "disabled";'), tmp_path / "newer.dtb")
+    later = take_over(target, Content(dtb=str(dtb)), dtb_only=True, by_kexec=False, dry_run=False)
+    assert (later.outcome, later.before) == ("confirmed", result.to)
+    undo_all(target)
+    assert files_of(stock.fat) == before
+
+
+@pytest.mark.slow
+def test_an_adoption_with_a_tree_that_does_not_boot_leaves_the_board_as_it_was(
+    stock: FakeBoard, tmp_path: Path
+) -> None:
+    before = files_of(stock.fat)
+    dtb = compile_dtb(tree_source(extra='status = "okay";'), tmp_path / "new.dtb")
+    stock.behave("panic")
+    target = stock.target(timeout_s=2)
+    with pytest.raises(UserError, match="and nothing else"):
+        take_over(target, Content(kernel="7.3"), dtb_only=True, by_kexec=False, dry_run=False)
+    result = take_over(target, Content(dtb=str(dtb)), dtb_only=True, by_kexec=False, dry_run=False)
+    assert result.outcome == "rolled-back", result
+    assert "--adopt alone shows whether" in result.hint
+    assert files_of(stock.fat) == before
+    other = compile_dtb(tree_source("acme,one"), tmp_path / "other.dtb")
+    with pytest.raises(UserError, match="is of another board"):
+        take_over(target, Content(dtb=str(other)), dtb_only=True, by_kexec=False, dry_run=False)
+    assert files_of(stock.fat) == before
 
 
 @pytest.mark.slow

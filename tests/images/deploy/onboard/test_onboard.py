@@ -16,7 +16,8 @@ from images.deploy import onboard
 from images.deploy.boot.slots import ONBOARD_DIR
 from images.deploy.onboard import files
 from images.deploy.onboard.board import Board
-from images.deploy.onboard.kept_modules import KEPT, discard_modules, keep_modules
+from images.deploy.onboard.frames import RefusedError
+from images.deploy.onboard.kept_modules import KEPT, Keeping, discard_modules
 from images.deploy.transfer.agent import ONBOARD_MODULES
 
 GENERATION = "0123456789ab"
@@ -128,14 +129,30 @@ def adopted(root: Path) -> Path:
         (own / name).write_text(f"content of {name}")
     (own / "build").symlink_to("/usr/src/linux")
     board = Board(str(root), "/boot/firmware")
-    keep_modules(board, "ab" * 32)
-    keep_modules(board, "ab" * 32)  # there already
+    for _ in range(2):  # the second time they are there already
+        with Keeping(board) as modules:
+            modules.kernel_sha256 = "ab" * 32
     return own
 
 
 def kept(root: Path) -> Path:
     (folder,) = (root / KEPT).iterdir()
     return folder / "6.12.1"
+
+
+def test_modules_that_cannot_be_kept_leave_nothing(root: Path) -> None:
+    own = root / "lib/modules/6.12.1"
+    (own / "kernel").mkdir(parents=True)
+    (own / "kernel/m.ko").write_text("content")
+    (root / "proc/version").write_text("Linux version 6.12.1 (x@y) #1\n")
+    board = Board(str(root), "/boot/firmware")
+    with pytest.raises(OSError, match="no room"), Keeping(board):
+        raise OSError("no room for the kernel")
+    assert list((root / KEPT).iterdir()) == []
+    (root / KEPT).rmdir()
+    (root / KEPT).write_text("in its way")
+    with pytest.raises(RefusedError, match=r"modules of 6\.12\.1 cannot be kept"), Keeping(board):
+        pass
 
 
 def test_modules_of_an_adopted_kernel_outlive_an_upgrade(root: Path) -> None:
