@@ -91,8 +91,14 @@ def boot_files(host: Host) -> str:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("layout", ["armbian", "extlinux-fat"])
-def test_it_boots_with_its_npu_switched_off_and_is_adopted(layout: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("layout", "flags"),
+    [("armbian", ("--dtb-only",)), ("extlinux-fat", ())],
+    ids=["armbian", "extlinux-fat"],
+)
+def test_it_boots_with_its_npu_switched_off_and_is_adopted(
+    layout: str, flags: tuple[str, ...], tmp_path: Path
+) -> None:
     with running(layout, tmp_path) as host:
         assert said(host, "cat", NPU_STATUS) == "disabled\0"
         assert "npu_bsp" not in said(host, "cat", "/proc/cmdline")
@@ -100,9 +106,14 @@ def test_it_boots_with_its_npu_switched_off_and_is_adopted(layout: str, tmp_path
         mounts = said(host, "cat", "/proc/mounts")
         assert (f" {expected.fat.mount} vfat" in mounts) if expected.fat else ("vfat" not in mounts)
         assert said(host, "modprobe", "--dry-run", "--verbose", "etnaviv")
-        adopted = invoke("deploy", "--host", host.name, "--timeout", str(BOOT_S), "--adopt")
+        words = ("deploy", "--host", host.name, "--timeout", str(BOOT_S), "--adopt", *flags)
+        adopted = invoke(*words)
         assert adopted["outcome"] == "confirmed"
         assert "npu_bsp.slot=trial" in said(host, "cat", "/proc/cmdline")
+        assert said(host, "cat", NPU_STATUS) == ("okay\0" if flags else "disabled\0")
+        if flags:
+            assert finds_npu(host)
+            assert invoke(*words)["outcome"] == "unchanged"
 
 
 @pytest.mark.timeout(900)
