@@ -96,24 +96,13 @@ def adopt(
             plan, facts = _take_in(target, agent, before, dtb, Path(folder), result)
         probes = any(isinstance(step, Probe) for step in plan.steps)
         (probe if probes else confirm).arm(agent, plan, target)
-    _try(target, result, replace(before, facts=facts), plan)
+    on_trial = probe.followed_by_trial(target, plan, result, before) if probes else facts
+    if on_trial:
+        confirm.decide(target, result, on_trial, fat_mount)
     if result.outcome == "rolled-back":
         undo(target, fat_mount=fat_mount)
         result.hint = _hint_of_fallen(result, with_tree=dtb is not None)
     return result
-
-
-def _try(target: Target, result: Deployment, before: BeforeAdoption, plan: Plan) -> None:
-    """See the boot that was asked for; after one that only asks U-Boot, the trial."""
-    exact = before.is_on_ext
-    if any(isinstance(step, Probe) for step in plan.steps):
-        if not probe.answered(target, result, before.facts, before.fat_mount, exact=exact):
-            return
-        with session(target, accept_new_key=False) as agent:
-            facts = agent.open(plan.generation, fat_mount=before.fat_mount, lock=True, exact=exact)
-            before = replace(before, facts=facts)
-            confirm.arm(agent, plan, target)
-    confirm.decide(target, result, before.facts, before.fat_mount)
 
 
 def _hint_of_fallen(result: Deployment, *, with_tree: bool) -> str:

@@ -14,9 +14,9 @@ import base64
 from bsp.base.errors import UserError
 from bsp.boot_survey.told import explained, lacks_in
 
-from . import trial
+from . import confirm, trial
 from .boot import state
-from .confirm import reboot_with
+from .checks.adoptable import BeforeAdoption
 from .deployment import Deployment
 from .plan import Facts, Plan
 from .session import Target, session
@@ -27,42 +27,54 @@ def arm(agent: Agent, plan: Plan, target: Target) -> None:
     """Put the probe in the place of a trial, and reboot."""
     # Only a board with the boot script of today is asked: it has just been installed.
     sectors = {state.Form.SCRIPT.value: base64.b64encode(state.render_probe()).decode()}
-    reboot_with(agent, sectors, plan.generation, target)
+    confirm.reboot_with(agent, sectors, plan.generation, target)
 
 
-def answered(
-    target: Target, result: Deployment, before: Facts, fat_mount: str, *, exact: bool
-) -> bool:
-    """Wait for the board; return whether a trial can be taken there. If not, the result says why.
+def followed_by_trial(
+    target: Target, plan: Plan, result: Deployment, before: BeforeAdoption
+) -> Facts | None:
+    """Wait for the board, and arm the trial where one can be taken.
 
     Args:
-        before: the facts of the board before its reboot.
-        exact: the boot files are at ``fat_mount`` and nowhere else.
+        before: the board before its reboot.
+
+    Returns:
+        What it says of itself then; None: nothing is on trial, and the result says why.
     """
+    mount, exact = before.fat_mount, before.is_on_ext
+    boot_id = before.facts.boot_id
     try:
         with result.step("Probe boot: what its U-Boot can do") as now:
-            boot = _wait(target, before.boot_id)
+            boot = _wait(target, boot_id)
             now.note("it answers" if boot else "no answer")
         if boot is None:
-            return _unknown(result, target)
+            _unknown(result, target)
+            return None
         with session(target, accept_new_key=False) as agent:
-            facts = agent.open(None, fat_mount=fat_mount, lock=True, exact=exact)
+            facts = agent.open(plan.generation, fat_mount=mount, lock=True, exact=exact)
+            result.uboot_lacks = lacks_in(facts.cmdline)
+            if why := _why_no_trial(facts, boot, boot_id, result.uboot_lacks, target):
+                result.outcome = "rolled-back"
+                running = facts.running or "the old system"
+                result.problem = f"generation {result.to}: {why}; {running} runs"
+                return None
+            confirm.arm(agent, plan, target)
+            return facts
     except UserError as error:  # something answers, and it is not the board
         result.outcome, result.hint = "unknown", error.hint
         result.problem = f"after the reboot: {error.message}"
-        return False
-    result.uboot_lacks = lacks_in(facts.cmdline)
-    if facts.boot_id == before.boot_id:
-        why = f"it did not reboot within {target.timeout_s:g} s"
-    elif any(facts.sector("trial")[:4]):
-        why = trial.why_not_taken(boot, armed=True)
-    elif result.uboot_lacks:
-        why = f"it was not tried: {explained(result.uboot_lacks)}"
-    else:
-        return True
-    result.outcome = "rolled-back"
-    result.problem = f"generation {result.to}: {why}; {facts.running or 'the old system'} runs"
-    return False
+        return None
+
+
+def _why_no_trial(
+    facts: Facts, boot: trial.Boot, boot_id: str, lacks: tuple[str, ...], target: Target
+) -> str:
+    """Say why no trial can be taken; empty: one can."""
+    if facts.boot_id == boot_id:
+        return f"it did not reboot within {target.timeout_s:g} s"
+    if any(facts.sector("trial")[:4]):
+        return trial.why_not_taken(boot, armed=True)
+    return f"it was not tried: {explained(lacks)}" if lacks else ""
 
 
 def _wait(target: Target, boot_id: str) -> trial.Boot | None:
@@ -75,7 +87,7 @@ def _wait(target: Target, boot_id: str) -> trial.Boot | None:
     return boot
 
 
-def _unknown(result: Deployment, target: Target) -> bool:
+def _unknown(result: Deployment, target: Target) -> None:
     host = target.host.name
     result.outcome = "unknown"
     result.problem = (
@@ -85,4 +97,3 @@ def _unknown(result: Deployment, target: Target) -> bool:
         "reset the board: nothing is on trial, and the boot script boots what booted it before; then "
         f"./inv deploy --host {host} --undo"
     )
-    return False

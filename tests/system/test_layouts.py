@@ -185,7 +185,12 @@ def test_tried_by_kexec(tmp_path: Path) -> None:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     ("layout", "keeper"),
-    [("armbian", "armbian"), ("extlinux-ext4", "u-boot-menu"), ("grub-efi", "grub")],
+    [
+        ("armbian", "armbian"),
+        ("extlinux-ext4", "u-boot-menu"),
+        ("grub-efi", "grub"),
+        ("toradex", "toradex"),
+    ],
 )
 def test_kept_by_the_distribution(layout: str, keeper: str, tmp_path: Path) -> None:
     with running(layout, tmp_path, UBOOTS.get(layout, "")) as host:
