@@ -6,8 +6,10 @@ from __future__ import annotations
 import hashlib
 import math
 
+import numpy as np
 import pytest
 
+from tests.support.models.rocket_sums import GOOD, WRONG, sums
 from tests.support.models.rule_cases import crashing
 from userspace.npu.model.faults import graph_conditions, known_wrong
 from userspace.npu.model.faults.known_faults import Surroundings, faults_of
@@ -17,8 +19,10 @@ from userspace.npu.model.graph import Model, Operation, Tensor
 from userspace.npu.model.summary import reads_computed
 from virtual.gates.build import build
 from virtual.gates.cases import Case
-from virtual.gates.model_runner import model_runner
+from virtual.gates.model_runner import model_runner, reference
 from virtual.gates.packages import find_delegate
+from virtual.npu.engines import maker_for
+from virtual.npu.identity import load_npu
 from virtual.npu.taken import wrongly_taken
 
 RELU_SUM = Case("sum-relu", 8, 8, 8, 8, zero_points=(120, 128, 60))
@@ -87,6 +91,52 @@ def test_the_real_delegates_crash_where_that_is_said(mesa: str) -> None:
     assert not different
 
 
+@pytest.mark.parametrize("name", sums())
+def test_what_rockchips_driver_makes_of_sums_is_said(name: str) -> None:
+    case = sums()[name]
+    found = known_wrong.known_wrong(case.model, "rk3588", "26.2.6")
+    assert bool(found) == (case.status != GOOD), found
+    assert not case.said or any(case.said in each for each in found)
+    assert not any("build-mesa" in each for each in known_wrong.before_a_run(
+        case.model, "rk3588", "26.2.6", use="go on"))  # our patches are for the other driver  # fmt: skip
+
+
+@pytest.mark.parametrize("mesa", ["26.1.6", "26.2.6"])
+@pytest.mark.parametrize("name", crashing())
+def test_what_crashes_rockchips_driver_is_said(name: str, mesa: str) -> None:
+    case = crashing()[name]
+    found = known_wrong.known_wrong(case.model, "rk3588", mesa)
+    assert any(case.said in each and "the delegate crashes" in each for each in found), found
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.parametrize("mesa", ["26.1.6", pytest.param("26.2.6", marks=pytest.mark.full)])
+def test_the_real_driver_of_rockchip_does_what_is_said(mesa: str) -> None:
+    different = {}
+    with model_runner(find_delegate(mesa), timeout_s=60, warm=False) as runner:
+        for name, case in sums().items():
+            path = runner.file(case.model)
+            maker = maker_for(load_npu("rk3588"), exact_for=path)
+            attempt = runner.attempt(path, case.inputs, "rk3588", maker=maker, poison=0xA5)
+            status = attempt.answer["status"]
+            if status == "ran":
+                right = reference(case.model, case.inputs)
+                same = map(np.array_equal, attempt.outputs, right)
+                status = GOOD if all(same) else WRONG
+            if status != case.status:
+                different[name] = status
+        for name, crash in crashing().items():
+            if crash.always:
+                path = runner.file(crash.model)
+                # The emulator reads the model, too: what has no weights is nothing to compare with.
+                maker = maker_for(load_npu("rk3588"), exact_for=path)
+                answer = runner.attempt(path, crash.inputs, "rk3588", maker=maker).answer
+                if answer["status"] != "crashes":
+                    different[name] = answer["status"]
+    assert not different
+
+
 def test_before_a_run_the_way_out_is_said_or_what_was_mended() -> None:
     model = build(Case("head", 8, 8, 8, 12)).model
     *known, last = known_wrong.before_a_run(model, "imx8mp", "26.1.6-1", use="go on")
@@ -129,7 +179,8 @@ def test_the_kept_verdicts_are_whole() -> None:
     assert "MobileNet V2 1.0 224" in wrong_models("a311d", "26.1.6-1~bpo13+1")
     assert "MobileNet V2 1.0 224" not in wrong_models("a311d", "25.0.7-2+deb13u1")
     assert wrong_models("a311d", "26.1.6+npu-bsp0.2.0.p3") == []
-    assert (npu_of_soc("qemu-virt-a311d"), npu_of_soc("rk3588")) == ("a311d", "")
+    assert (npu_of_soc("qemu-virt-a311d"), npu_of_soc("rk3588")) == ("a311d", "rk3588")
+    assert npu_of_soc("imx93") == ""
 
 
 def test_reshapes_and_scales_that_one_job_cannot_have() -> None:

@@ -208,6 +208,8 @@ def _task(operator: graph.Operation, operation: Operation) -> ModelTask | None:
     output = operator.outputs[0]
     if source is None or weights is None or output is None or len(source.shape) != 4:
         return None
+    if not weights.is_bytes or len(weights.data or b"") != weights.elements:
+        return None  # computed, or of no bytes: Mesa has nothing to submit of it
     depthwise = operator.kind == "DEPTHWISE_CONV_2D" and source.shape[3] > 1
     values = weights.signed_values()
     if operator.kind == "DEPTHWISE_CONV_2D" and not depthwise:
@@ -236,7 +238,7 @@ def _with_addition(
         if (
             other.kind != "ADD"
             or other.index not in by_index
-            or other.inputs[0] != operator.outputs[0]
+            or other.inputs[0] is not operator.outputs[0]
         ):
             continue
         add, output = by_index[other.index], other.outputs[0]

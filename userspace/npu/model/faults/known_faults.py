@@ -17,13 +17,17 @@ from ..summary import data_of, output_of, weights_of
 from . import graph_conditions as around
 from . import kernel_conditions as kernels
 from . import operand_conditions as operands
+from . import rocket_conditions as rocket
 
 A311D, IMX8MP = "a311d", "imx8mp"
 NPUS = (A311D, IMX8MP)
 """NPUs that were swept, as the SoCs are named."""
+RK3588 = "rk3588"
+KNOWN_NPUS = (*NPUS, RK3588)
+"""NPUs of which something is known: of the RK3588's, where its driver crashes or loses a value."""
 OURS = "npu-bsp"
 """In the version of a Mesa with patches of ours, which known faults and verdicts are not about."""
-_BOTH = NPUS
+_BOTH, _THREE = NPUS, KNOWN_NPUS
 _ALL, _SINCE_26 = ("25.0", "26.1", "26.2"), ("26.1", "26.2")
 _CORES = 8  # of the A311D's NPU
 _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
@@ -39,6 +43,7 @@ class Surroundings:
         read: ids of tensors that the NPU itself reads.
         operands: how often the NPU adds, subtracts or joins a tensor, by its id.
         laid_out: ids of tensors that operations other than CONCATENATION read.
+        fused: what Rockchip's driver makes of the NPU's sums.
         placed: which operation (CONCATENATION, SPLIT) made a tensor a part of another, by its id.
     """
 
@@ -48,18 +53,22 @@ class Surroundings:
     operands: Mapping[int, int] = field(default_factory=dict)
     placed: Mapping[int, str] = field(default_factory=dict)
     laid_out: Collection[int] = ()
+    fused: rocket.Fused = field(default_factory=rocket.Fused)
 
 
 def surroundings_of(partition: Partition, operations: Sequence[Operation]) -> Surroundings:
     """Return what the operations of a partition have around them; ``operations`` are the model's."""
     inside = [operations[index] for index in partition.operations]
+    from_cpu = {id(tensor) for tensor in partition.inputs}
+    to_cpu = {id(tensor) for tensor in partition.outputs}
     return Surroundings(
-        {id(tensor) for tensor in partition.inputs},
-        {id(tensor) for tensor in partition.outputs},
+        from_cpu,
+        to_cpu,
         {id(tensor) for each in inside for tensor in each.inputs if tensor is not None},
         operands.operands_in(inside),
         operands.placed_in(inside),
         operands.laid_out_in(inside),
+        rocket.fused_in(inside, from_cpu, to_cpu),
     )
 
 
@@ -366,7 +375,7 @@ _FAULTS = (
     Fault("has an even kernel of 6 or more, stride 2 and padding SAME", "taken-and-wrong.md", (A311D,),
           ("26.2",), kernels.even_from_6, "use kernels of 3 or 5"),
     Fault("is grouped: its weights have fewer channels than its input",
-          "taken-and-wrong.md", _BOTH, _ALL, _grouped,
+          "taken-and-wrong.md", _THREE, _ALL, _grouped,
           "split it into ordinary convolutions, or train with one group"),
     Fault("is depthwise with a multiplier: more channels come out than go in",
           "taken-and-wrong.md", _BOTH, _ALL,
@@ -376,14 +385,27 @@ _FAULTS = (
           "pad inside the convolution, or take Mesa 26.1 or later"),
     Fault("has sizes, an axis or a shape that the model computes or that is no input: the delegate"
           " crashes",
-          "taken-and-wrong.md", _BOTH, _ALL, operands.computed_parameters,
+          "taken-and-wrong.md", _THREE, _ALL, operands.computed_parameters,
           "convert the model with a fixed input size, so that these are constants"),
     Fault("has weights or a bias that the model computes (float16 ones, say): the delegate crashes",
           "taken-and-wrong.md", _BOTH, _ALL, operands.computed_weights,
           "quantise the model to uint8, or take Mesa 25.0.7, which leaves float to the CPU"),
-    Fault("works on a constant, which nobody hands to the NPU", "taken-and-wrong.md", _BOTH, _ALL,
+    Fault("has weights or a bias that the model computes (float16 ones, say): the delegate crashes",
+          "taken-and-wrong.md", (RK3588,), _SINCE_26, operands.computed_weights,
+          "quantise the model to uint8"),
+    Fault("adds what no convolution of the NPU's has just made, or what is handed out as well: the delegate"
+          " crashes",
+          "", (RK3588,), _SINCE_26, rocket.sum_crashes,
+          "put a convolution before the ADD's first input, and use that nowhere else"),
+    Fault("adds what is computed only after the convolution that made its first input: it gets what lies"
+          " there from before", "", (RK3588,), _SINCE_26, rocket.sum_is_early,
+          "give it its inputs in the other order, the one that is computed last first"),
+    Fault("adds to what another ADD has made or a convolution reads as well: one of them is not computed",
+          "", (RK3588,), _SINCE_26, rocket.sum_loses,
+          "put a convolution before the ADD's first input, and use that nowhere else"),
+    Fault("works on a constant, which nobody hands to the NPU", "taken-and-wrong.md", _THREE, _ALL,
           operands.constant_data, "convert the model again, with constants folded"),
-    Fault("is of tensors of different sizes: the smaller one is not repeated", "taken-and-wrong.md", _BOTH,
+    Fault("is of tensors of different sizes: the smaller one is not repeated", "taken-and-wrong.md", _THREE,
           _ALL, operands.broadcast, "give it two tensors of one size"),
     Fault("is of a tensor and itself", "taken-and-wrong.md", _BOTH, _ALL, operands.added_to_itself,
           "scale the tensor by its quantisation instead"),
@@ -427,7 +449,7 @@ _FAULTS = (
     Fault("has an output that the NPU reads and hands out as well: outside it is channel by channel",
           "handed-out.md", _BOTH, _ALL, _handed_out,
           "end the model's NPU part there, or compute that output twice"),
-    Fault("has several entries in its batch, of which only the first is computed", "handed-out.md", _BOTH,
+    Fault("has several entries in its batch, of which only the first is computed", "handed-out.md", _THREE,
           _ALL, _batch, "use batch 1, and run the model once for each entry"),
     Fault("is a RESHAPE of a picture that the NPU computed: its bytes stand channel by channel",
           "reshape-heads.md", _BOTH, _SINCE_26, around.reshape_of_picture,
@@ -439,7 +461,7 @@ _FAULTS = (
     Fault("has an activation behind it, which is left out", "taken-and-wrong.md", _BOTH, _ALL,
           around.activation_left_out, "make the activation an operation of its own"),
     Fault("has no bias: other bytes are taken for one, or the delegate crashes",
-          "taken-and-wrong.md", _BOTH,
+          "taken-and-wrong.md", _THREE,
           _ALL, around.without_bias, "give it a bias of zeros"),
     Fault("has inputs that fit one plane, and gets its weights in another order", "taken-and-wrong.md",
           (A311D,), _ALL, around.connected_of_one_plane, "use a 1x1 convolution in its place"),

@@ -15,10 +15,12 @@ from bsp.base.errors import InfrastructureError
 from ..graph import Model, read_model
 from ..partitions import partitions
 from ..prediction import predict, rules_for
-from .known_faults import NPUS, OURS, faults_of, surroundings_of
+from .known_faults import KNOWN_NPUS, OURS, RK3588, faults_of, surroundings_of
 
 _VERDICTS = Path(__file__).with_name("verdicts.toml")
+_DRIVERS = {RK3588: "rocket"}
 _DRIVER = "etnaviv"
+"""Of the others."""
 _EMULATED = "qemu-virt-"
 
 
@@ -54,7 +56,7 @@ def verdicts() -> tuple[KnownVerdict, ...]:
 def npu_of_soc(soc: str) -> str:
     """Return the NPU of a SoC, as verdicts name it; "" of one that no verdict is about."""
     name = soc.removeprefix(_EMULATED)
-    return name if name in NPUS else ""
+    return name if name in KNOWN_NPUS else ""
 
 
 def known_wrong(content: bytes, npu: str, mesa: str) -> list[str]:
@@ -71,7 +73,7 @@ def known_wrong(content: bytes, npu: str, mesa: str) -> list[str]:
 def _known_wrong(content: bytes, npu: str, mesa: str) -> list[tuple[str, str]]:
     """What is known to be wrong with an upstream Mesa, and the ways out, each in words."""
     upstream = mesa.partition("-")[0]
-    if npu not in NPUS or not upstream:
+    if npu not in KNOWN_NPUS or not upstream:
         return []
     digest = hashlib.sha256(content).hexdigest()
     for each in verdicts():
@@ -94,7 +96,7 @@ def before_a_run(content: bytes, npu: str, mesa: str, *, use: str) -> list[str]:
         return [f"mended in this Mesa: {what}" for what, _ in mended]
     faults = known_wrong(content, npu, mesa)
     lines = [f"known to come out wrong on this NPU with this Mesa: {line}" for line in faults]
-    if lines:
+    if lines and npu not in _DRIVERS:  # our patches are for the other driver
         lines.append(
             f"a Mesa that does it right, or leaves it to the CPU: ./inv build-mesa, then {use}"
         )
@@ -124,7 +126,7 @@ def _right_with(verdict: KnownVerdict) -> str:
 
 
 def _faults(model: Model, npu: str, mesa: str) -> list[tuple[str, str]]:
-    rules = rules_for(_DRIVER, mesa)
+    rules = rules_for(_DRIVERS.get(npu, _DRIVER), mesa)
     if rules is None:
         return []
     by_symptom: dict[str, tuple[str, str]] = {}

@@ -101,13 +101,14 @@ def _versions(facts: Facts) -> str:
 
 def _known_wrong(facts: Facts, version: Version) -> str:
     npus = [npu for each, npu in facts.pairs if each is version]
-    if not any(known_faults.is_swept(version.mesa, npu) for npu in npus):
-        return "not known"
-    return ", ".join(
-        f"{npu} {len({index for index, _ in version.faults_on(npu)})}"
-        for npu in npus
-        if known_faults.is_swept(version.mesa, npu)
-    )
+    counts = []
+    for npu in npus:
+        count = len({index for index, _ in version.faults_on(npu)})
+        if known_faults.is_swept(version.mesa, npu):
+            counts.append(f"{npu} {count}")
+        elif count:
+            counts.append(f"{npu} {count} or more")
+    return ", ".join(counts) or "not known"
 
 
 def _advice(facts: Facts) -> list[str]:
