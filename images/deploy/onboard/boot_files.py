@@ -44,6 +44,11 @@ _PACKED = (
     (b"\x5d\0\0", "lzma"),
 )
 _NO_KERNELS = ((b"ANDROID!", "an Android boot image"), (b"\xd0\x0d\xfe\xed", "a FIT image"))
+_HEAD_BYTES = 4096
+_FIT_IMAGES = b"\0\0\0\1images\0"
+"""The node that a FIT has, whatever its name (mkimage), and a device tree has not."""
+_UKI = "an EFI program with a kernel in it (UKI)"
+_UKI_SECTION = b".linux\0\0"
 EMPTY_RAM_DISK = (
     b"070701" + b"0" * 32 + b"00000001" + b"0" * 48 + b"0000000B" + b"0" * 8 + b"TRAILER!!!\0"
 ).ljust(512, b"\0")
@@ -223,8 +228,11 @@ def plain_kernel(path: str) -> bytes:
         head = file.read(_UIMAGE_BYTES + 64)
         packed = _format_of(without_header(head)) or head[4:8] == b"zimg"
         kind = next((what for magic, what in _NO_KERNELS if head.startswith(magic)), None)
-        if kind == "a FIT image" and not re.search(r"fit|\.itb$", os.path.basename(path), re.I):
+        if kind == "a FIT image" and not _is_fit(path, head + file.read(_HEAD_BYTES)):
             return b""  # a device tree
+        if kind is None and head.startswith(b"MZ") and not packed:
+            head += file.read(_HEAD_BYTES)
+            kind = _UKI if _UKI_SECTION in head else None
         if kind:
             raise RefusedError(f"is {kind}, which is not searched")
         if not packed and without_header(head)[56:60] != b"ARM\x64":
@@ -239,6 +247,10 @@ def plain_kernel(path: str) -> bytes:
                 return b""  # some other packed file
             raise
     return b""
+
+
+def _is_fit(path: str, head: bytes) -> bool:
+    return bool(re.search(r"fit|\.itb$", os.path.basename(path), re.I)) or _FIT_IMAGES in head
 
 
 def _is_maybe_kernel(path: str) -> bool:

@@ -147,6 +147,11 @@ def test_the_whole_banner_counts(root: Path) -> None:
     put(root, "boot/Image", kernel(OTHER))
     put(root, "boot/Image.gz", gzip.compress(b"no kernel"))
     put(root, "boot/fitImage", b"\xd0\x0d\xfe\xed" + bytes(100))
+    fit = b"\xd0\x0d\xfe\xed" + bytes(52) + b"\0\0\0\1" + bytes(4) + b"\0\0\0\1images\0\0"
+    put(root, "boot/kernel.img", fit)  # as OpenWrt calls it
+    put(root, "boot/board.dtb", b"\xd0\x0d\xfe\xed" + bytes(52) + b"\0\0\0\1" + bytes(4))
+    stub = b"MZ".ljust(0x200, b"\0") + b".sdmagic.linux\0\0" + KERNEL
+    put(root, "boot/EFI/Linux/arch-linux.efi", stub)
     put(root, "boot/boot.img", b"ANDROID!" + bytes(100))
     put(root, "boot/vmlinux", b"\x7fELF" + bytes(100))
     with pytest.raises(RefusedError) as error:
@@ -157,6 +162,9 @@ def test_the_whole_banner_counts(root: Path) -> None:
     assert f"/boot/Image is Linux version {OTHER} " in said
     assert "/boot/Image.gz is not an arm64 Image" in said
     assert "/boot/fitImage is a FIT image" in said
+    assert "/boot/kernel.img is a FIT image" in said
+    assert "/boot/EFI/Linux/arch-linux.efi is an EFI program with a kernel in it (UKI)" in said
+    assert "board.dtb" not in said
     assert "/boot/boot.img is an Android boot image" in said
     assert "vmlinux " not in said
 
