@@ -15,7 +15,7 @@
 # themselves, whose checksum says whether they are whole; `source` runs none that is torn.
 #
 # What is found missing of that is collected in npu_lacks (a,b), and handed to what boots next, as
-# npu_bsp.lacks=a,b on its command line; why a trial was not taken, as npu_bsp.trial=torn, moved or unloadable.
+# npu_bsp.lacks=a,b on its command line; why a trial was not taken, as npu_bsp.trial=torn, moved, unloadable or unstarted.
 # Where there is nothing to say, nothing is added. bsp/boot_survey/told.py says what each word means. A
 # trial.env that sets npu_probe instead of npu_trial asks just that: it is spent, then the board boots as it
 # did before.
@@ -175,21 +175,34 @@ for npu_generation in ${npu_try} ${npu_good} ${npu_previous}; do
       if test "${npu_slot}" = trial; then setenv bootargs "${bootargs} oops=panic"; fi
       if load ${npu_part} ${npu_at_kernel} ${npu_root}${npu_kernel}; then
         if load ${npu_part} ${npu_at_dtb} ${npu_root}${npu_dtb}; then
-          if test -z "${npu_initrd}"; then
-            booti ${npu_at_kernel} - ${npu_at_dtb}
-            if test "${npu_slot}" = trial; then reset; fi
-          else
+          setenv npu_ready yes
+          setenv npu_disk -
+          if test -n "${npu_initrd}"; then
+            setenv npu_ready no
             if load ${npu_part} ${npu_at_initrd} ${npu_root}${npu_initrd}; then
-              booti ${npu_at_kernel} ${npu_at_initrd}:${filesize} ${npu_at_dtb}
-              # Only comes back when it failed; memory may be in disorder by now.
-              if test "${npu_slot}" = trial; then reset; fi
+              setenv npu_ready yes
+              setenv npu_disk ${npu_at_initrd}:${filesize}
             fi
+          fi
+          if test "${npu_ready}" = yes; then
+            setenv npu_old_fdtaddr ${fdtaddr}
+            setenv fdtaddr
+            booti ${npu_at_kernel} ${npu_disk} ${npu_at_dtb}
+            # Only comes back when it failed. It sets fdtaddr before it changes anything but the kernel's memory;
+            # memory may be in disorder then. If not, it is missing or does not take this kernel.
+            if test "${npu_slot}" = trial; then
+              if test -n "${fdtaddr}"; then reset; fi
+              setenv npu_why unstarted
+            fi
+            setenv fdtaddr ${npu_old_fdtaddr}
           fi
         fi
       fi
     fi
     echo "npu-bsp: generation ${npu_generation} cannot be booted"
-    if test "${npu_slot}" = trial; then setenv npu_why unloadable; fi
+    if test "${npu_slot}" = trial; then
+      if test -z "${npu_why}"; then setenv npu_why unloadable; fi
+    fi
   fi
   if test "${npu_slot}" = good; then setenv npu_slot previous; else setenv npu_slot good; fi
 done
@@ -206,6 +219,8 @@ if test -n "${npu_told}"; then
   # Scripts that begin bootargs anew take these in: Armbian's and Toradex'.
   setenv extraboardargs "${extraboardargs}${npu_told}"
   setenv tdxargs "${tdxargs}${npu_told}"
+  # NXP's commands begin bootargs anew, and take in the root.
+  if test -n "${mmcroot}"; then setenv mmcroot "${mmcroot}${npu_told}"; fi
 fi
 for npu_folder in /extlinux /boot/extlinux; do
   if load ${npu_part} ${npu_buffer} ${npu_folder}/before-npu-bsp.conf; then
@@ -238,3 +253,8 @@ for npu_file in boot-before-npu-bsp.scr.uimg boot-before-npu-bsp.scr; do
     if load ${npu_part} ${npu_at_script} ${npu_root}/${npu_file}; then source ${npu_at_script}; fi
   fi
 done
+# NXP's commands run a boot.scr in place of Image, not before it: where there is one, they load nothing else.
+if test -n "${loadimage}" && test -n "${mmcboot}"; then
+  echo "npu-bsp: going on with the commands that the board has for itself"
+  if run loadimage; then run mmcboot; fi
+fi

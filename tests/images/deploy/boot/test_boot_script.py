@@ -197,6 +197,7 @@ CASES = {
 TOLD = {
     "a trial whose kernel is missing": "unloadable",
     "a trial of nothing": "unloadable",
+    "a trial that is not a kernel": "unstarted",
     "trial torn in its name": "torn",
     "trial torn before its end": "torn",
     "trial torn over another": "torn",
@@ -396,3 +397,43 @@ def test_a_script_that_is_not_run_by_the_standard_boot_finds_its_partition(
     booted = boot(Disk(first=nxp, show=True), tmp_path, dtb, firmware("trixie"))
     assert booted.slots == [("good", OLD)], booted.console
     assert "npu_bsp.lacks" not in booted.console
+
+
+@pytest.mark.parametrize("initrd", [True, False])
+@pytest.mark.parametrize("suite", ["trixie", "bookworm"])
+def test_a_u_boot_that_has_no_booti_says_so(
+    suite: str, initrd: bool, tmp_path: Path, dtb: Path
+) -> None:
+    """It reads as a trial that crashed otherwise."""
+    first = "setenv fdtaddr 1234\n"
+    disk = adopted(tmp_path, trial=TRIAL, lacks=("booti",), initrd=initrd, first=first)
+    booted = boot(disk, tmp_path, dtb, firmware(suite))
+    assert booted.slots == [("trial", NEW)]
+    assert booted.trial == state.SPENT
+    assert re.search(r"old script on .*, bootargs +npu_bsp\.trial=unstarted\n", booted.console)
+    assert booted.console.count("Starting kernel") == 1
+
+
+# As the environments of NXP's, Variscite's and others' boards: bsp_bootcmd of an i.MX 93 EVK.
+BY_NAME = """setenv mmcdev 0
+setenv mmcpart 1
+setenv mmcroot '/dev/mmcblk1p2 rootwait rw'
+setenv mmcargs 'setenv bootargs console=ttyAMA0 root=${mmcroot}'
+setenv loadimage 'load virtio ${mmcdev}:${mmcpart} ${kernel_addr_r} Image'
+setenv mmcboot 'run mmcargs; printenv bootargs; booti ${kernel_addr_r} - ${fdtcontroladdr}'
+"""
+
+
+@pytest.mark.parametrize("lacks", [(), ("fatwrite",)])
+def test_where_a_boot_script_takes_the_place_of_image_the_old_way_is_image(
+    lacks: tuple[str, ...], tmp_path: Path, dtb: Path
+) -> None:
+    """NXP's commands load Image only where there is no boot.scr: after ours nothing would boot."""
+    kept = {"Image": kernel(LIVES)}
+    probe = state.render_probe() if lacks else state.SPENT
+    disk = adopted(tmp_path, kept=kept, first=BY_NAME, trial=probe, lacks=lacks)
+    booted = boot(disk, tmp_path, dtb, firmware("trixie"))
+    assert booted.slots == []
+    assert booted.console.count("Starting kernel") == 1, booted.console
+    told = " npu_bsp.lacks=fatwrite" if lacks else ""
+    assert f"root=/dev/mmcblk1p2 rootwait rw{told}\n" in booted.console.replace("\r", "")
