@@ -12,6 +12,7 @@ from .layout import Layout
 _FIT = "\ufffd\r\ufffd\ufffd"
 """A FIT's first bytes, d00dfeed, as the text that the facts have of a file."""
 _STANDARD = re.compile(r"\bdistro_bootcmd\b|\bbootflow scan\b|\bscan_dev_for_scripts\b")
+_OF_DISTRO = {"boot_scripts=", "scan_dev_for_scripts"}
 _RUN = re.compile(r"\brun\s+([\w ]+)")
 # Source: U-Boot v2018.09 and v2018.11, fs/fat/fat_write.c (split_filename is new in the latter).
 _WRITES_IN_FOLDERS = (2018, 11)
@@ -48,6 +49,23 @@ def writes_no_fat(facts: BootFacts) -> str:
 def _number(version: str) -> tuple[int, int]:
     digits = re.search(r"(20\d\d)\.(\d\d)", version)
     return (int(digits[1]), int(digits[2])) if digits else _WRITES_IN_FOLDERS
+
+
+def has_no_sysboot(facts: BootFacts, uboot: UBoot | None, *, assured: bool) -> str:
+    """Return why this U-Boot may be unable to go on with an extlinux.conf under another name; "" if it can.
+
+    By ``distro_bootcmd`` that is how it boots one today; ``bootflow scan`` needs no command for it.
+
+    Args:
+        assured: somebody who knows the board says that our script is a way there.
+    """
+    if uboot is not None:
+        return f"U-Boot's {uboot.name} has no sysboot" if "sysboot" in uboot.lacks else ""
+    variables = facts.variables or {}
+    by_distro = "boot_extlinux" in variables and "bootflow scan" not in variables.get("bootcmd", "")
+    if assured or by_distro or _OF_DISTRO.intersection(facts.bootloader_words):
+        return ""
+    return "whether its U-Boot has sysboot is not known"
 
 
 def own_bootcmd(facts: BootFacts) -> str:

@@ -157,7 +157,9 @@ def survey_of(
     layout = layout_of(facts)
     owner = owner_of(facts)
     against = tuple(problems(facts, layout))
-    candidates = tuple(ways(facts, layout, uboot, need_bytes))
+    trial = trial or Trial("asked", "nothing is known of it")
+    assured = uboot is None and trial.way == "fat"
+    candidates = tuple(ways(facts, layout, uboot, need_bytes, assured=assured))
     chosen, why = _choose(candidates, owner, against)
     initrd_bytes = facts.chosen.initrd_bytes
     ramdisk = (
@@ -188,7 +190,7 @@ def survey_of(
         ),
         kexec=next(each.why for each in candidates if each.name == "kexec"),
         need_bytes=need_bytes,
-        runs_scripts=runs_scripts(facts, layout, trial or Trial("asked", "nothing is known of it")),
+        runs_scripts=runs_scripts(facts, layout, trial),
         keeper=keeper_of(facts, layout),
         variables=_interesting(facts.variables or {}),
     )

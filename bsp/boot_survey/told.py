@@ -19,8 +19,8 @@ _TRIAL = {
     "moved": "its mark, trial.env, is not in the sector of the disk that it names: it was moved or copied "
     "after it was armed, and U-Boot left both alone",
     "unloadable": "U-Boot could not load all of its files from the boot partition",
-    "unstarted": "U-Boot loaded it and did not start it: it lacks the command booti, or booti does not take "
-    "this kernel",
+    "unstarted": "U-Boot loaded it and did not start it: it lacks the command booti, or booti does not "
+    "take this kernel",
 }
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ..uboot import UBoot
 from .facts import BootFacts, Mount, Partition
-from .firmware import runs_no_scripts, writes_no_fat
+from .firmware import has_no_sysboot, runs_no_scripts, writes_no_fat
 from .layout import EXT, Layout, is_scanned
 from .told import bars, explained, lacks_in
 
@@ -29,15 +29,23 @@ class Way(NamedTuple):
     why: str
 
 
-def ways(facts: BootFacts, layout: Layout, uboot: UBoot | None, need_bytes: int) -> list[Way]:
+def ways(
+    facts: BootFacts,
+    layout: Layout,
+    uboot: UBoot | None,
+    need_bytes: int,
+    *,
+    assured: bool = False,
+) -> list[Way]:
     """Return all ways, best first.
 
     Args:
+        assured: whoever knows the board says that its U-Boot serves our script; no configuration does.
         need_bytes: what the boot partition has to have room for.
     """
     return [
         _fat(facts, layout, uboot, need_bytes),
-        _raw(facts, layout, uboot, need_bytes),
+        _raw(facts, layout, uboot, need_bytes, assured=assured),
         _kexec(facts),
     ]
 
@@ -95,7 +103,9 @@ def fat_candidates(facts: BootFacts) -> list[tuple[Mount, Partition | None]]:
     return [(mount, facts.partition(name)) for name, mount in mount_of.items()]
 
 
-def _raw(facts: BootFacts, layout: Layout, uboot: UBoot | None, need_bytes: int) -> Way:
+def _raw(
+    facts: BootFacts, layout: Layout, uboot: UBoot | None, need_bytes: int, *, assured: bool
+) -> Way:
     def no(why: str) -> Way:
         return Way("raw", False, why)
 
@@ -126,10 +136,10 @@ def _raw(facts: BootFacts, layout: Layout, uboot: UBoot | None, need_bytes: int)
         )
     if refusal := _not_writable(facts, mount, need_bytes):
         return no(refusal)
-    if layout.name == "extlinux-ext4" and uboot is not None and "sysboot" in uboot.lacks:
+    unsure = has_no_sysboot(facts, uboot, assured=assured) if layout.name == "extlinux-ext4" else ""
+    if unsure:
         return no(
-            f"U-Boot's {uboot.name} has no sysboot: after a first trial that failed our script could not "
-            f"go on with {layout.first}"
+            f"{unsure}: after a first trial that failed our script could not go on with {layout.first}"
         )
     if not layout.first.startswith("/boot/"):
         return no(f"U-Boot reads {layout.first} first, which is not below /boot")

@@ -175,6 +175,28 @@ def test_the_standard_boot_is_known_behind_a_command_of_the_makers(
     assert not any("command of its maker's" in note for note in survey.notes)
 
 
+def test_extlinux_conf_on_ext4_where_u_boot_may_have_no_sysboot(machine: Machine) -> None:
+    """Nothing that is unknown of a U-Boot may be what the way back is made of."""
+    asked = Trial("asked", "nobody knows it")
+    machine.disk("mmcblk1", ["ext4"], loader=b"\0boot.scr.uimg\0")  # as `bootflow scan` has it, too
+    machine.mount("/dev/mmcblk1p1", "/", "ext4")
+    machine.file("boot/extlinux/extlinux.conf", "label l0\n linux /boot/vmlinuz\n")
+    assert "whether its U-Boot has sysboot is not known" in why(
+        machine.surveyed(trial=asked), "raw"
+    )
+    assert machine.surveyed("khadas-vim3", trial=asked).way == "raw"
+    assert "has no sysboot" in why(machine.surveyed("rock5b-rk3588", trial=asked), "raw")
+
+    machine.environment(bootcmd="bootflow scan -lb", boot_extlinux="sysboot x")
+    assert machine.surveyed(trial=asked).way == ""
+    machine.environment(bootcmd="run distro_bootcmd", boot_extlinux="sysboot x")
+    assert machine.surveyed(trial=asked).way == "raw"
+    (machine.root / "etc/fw_env.config").unlink()
+    disk = machine.root / "dev/mmcblk1"
+    disk.write_bytes(disk.read_bytes()[:65536] + b"\0scan_dev_for_scripts=x\0".ljust(65536, b"\0"))
+    assert machine.surveyed(trial=asked).way == "raw"
+
+
 # --- what starts the board is no U-Boot, or an old one
 
 
