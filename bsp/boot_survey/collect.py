@@ -55,13 +55,14 @@ _BELOW = (
     "EFI/BOOT",
     "EFI/boot",
     "grub",
+    "grub2",
     "loader",
     "loader/entries",
     "overlays",
 )
 _TEXTS = re.compile(
     r"(armbianEnv|overlays|uEnv|env|cmdline|config)\.txt|extlinux\.conf|grub\.cfg|loader\.conf|boot\.scr"
-    r"(\.uimg)?|fixup\.scr|[\w.-]+\.conf",
+    r"(\.uimg)?|fixup\.scr|[\w.+~-]+\.conf|custom\.cfg",
     re.I,
 )
 _BOOTLOADER_BYTES = 16 << 20
@@ -268,7 +269,8 @@ class Collector:
                 continue
             named = re.findall(r"[\w./+~-]+\.dtbo?\b", text)
             named += re.findall(
-                r"(?im)^\s*(?:linux|kernel|initrd|fdt|devicetree|fdtdir)\s+(\S+)", text
+                r"(?im)^\s*(?:linux|kernel|initrd|fdt|devicetree|devicetree-overlay|fdtdir)\s+(\S+)",
+                text,
             )
             for name in named:
                 for folder in (

@@ -75,8 +75,11 @@ def how_to_keep(
         "extlinux-fat": extlinux,
         "script-ext4": "with flash-kernel: the tree in /etc/flash-kernel/dtbs, then `flash-kernel`",
         "script-fat": "with flash-kernel: the tree in /etc/flash-kernel/dtbs, then `flash-kernel`",
-        "grub-efi": "the tree in /boot and a `devicetree` line in /boot/grub/custom.cfg",
-        "systemd-boot": "the tree on the ESP and a `devicetree` line in its entry",
+        "grub-efi": (
+            "the tree in /boot and a `devicetree` line in custom.cfg beside grub.cfg "
+            "(/boot/grub/custom.cfg, or grub2), or in its entry in /boot/loader/entries"
+        ),
+        "systemd-boot": f"the tree on the ESP and a `devicetree` line in its entry{_without(overlays)}",
         "toradex": f"an overlay in {folder}/overlays, named in {folder}/overlays.txt (fdt_overlays=)",
         "yocto": f"the tree in {folder} in place of the one that U-Boot loads (fdtfile)",
         "npu-bsp": f"./inv deploy --host {host} --dtb-only",
@@ -85,6 +88,11 @@ def how_to_keep(
     if layout.is_fat and layout.name != "npu-bsp":
         kept = f"{kept}; {_FAT_WAY.format(host=host)}"
     return f"the next reset ends in the system as it was. To keep it: {kept}"
+
+
+def _without(overlays: Sequence[str]) -> str:
+    names = " ".join(overlays)
+    return f", without {names}, which the tree that ran has already" if overlays else ""
 
 
 def _in_extlinux(layout: Layout, overlays: Sequence[str]) -> str:

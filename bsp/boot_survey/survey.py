@@ -12,6 +12,7 @@ from ..uboot import Trial, UBoot
 from .facts import BootFacts
 from .keeping import Keeper, keeper_of, keeps_overlay
 from .layout import Layout, layout_of
+from .loader_entries import devicetree_of, entries, overlays_of, running_entry
 from .owners import Owner, owner_of
 from .problems import booted_entry, env_value, notes, problems
 from .scripts import runs_scripts
@@ -249,9 +250,13 @@ def _dtb(facts: BootFacts, layout: Layout) -> str:
     if layout.name == "yocto":
         named = [name for name in facts.folders.get(folder, ()) if name.endswith(".dtb")]
         return f"one of {', '.join(named)}, by U-Boot's fdtfile" if named else "U-Boot's own"
+    if named_by_entry := devicetree_of(_loader_entry(facts, layout)):
+        return f"{named_by_entry} (devicetree of its entry)"
+    if layout.name == "systemd-boot" and entries(facts) and not running_entry(facts):
+        return "as the entry says that was booted; which one that is cannot be told"
     if layout.name in ("grub-efi", "systemd-boot"):
         configs = [
-            text for path, text in facts.files.items() if path.endswith(("grub.cfg", ".conf"))
+            text for path, text in facts.files.items() if path.endswith(("grub.cfg", "custom.cfg"))
         ]
         named = [
             name for text in configs for name in re.findall(r"(?im)^\s*devicetree\s+(\S+)", text)
@@ -275,7 +280,13 @@ def _overlays(facts: BootFacts, layout: Layout) -> list[str]:
         pattern = r"(?im)^\s*(?:fdtoverlays|devicetree-overlay)\s+(.*)$"
         lines = re.findall(pattern, booted_entry(text))
         return lines[0].replace(",", " ").split() if lines else []
-    return []
+    return overlays_of(_loader_entry(facts, layout))
+
+
+def _loader_entry(facts: BootFacts, layout: Layout) -> str:
+    """The running kernel's entry below loader/entries, where something reads those; else ""."""
+    reads = layout.name in ("grub-efi", "systemd-boot") or bool(facts.chosen.barebox)
+    return running_entry(facts) if reads else ""
 
 
 def _environment(facts: BootFacts, uboot: UBoot | None) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from bsp.boot_survey.collect import Collector
 from bsp.boot_survey.facts import facts_of
+from bsp.boot_survey.keeping import how_to_keep
 from bsp.boot_survey.survey import Survey, survey_of
 from bsp.uboot import Trial, uboot_named
 
@@ -402,6 +403,58 @@ def test_who_counts_attempts_in_u_boots_variables(machine: Machine, system: str,
     owner = machine.surveyed().owner
     assert owner is not None
     assert owner.system == system
+
+
+# --- entries below loader/entries
+
+
+def by_systemd_boot(machine: Machine) -> None:
+    machine.disk("mmcblk1", ["vfat", "ext4"], esp=1)
+    machine.mount("/dev/mmcblk1p2", "/", "ext4")
+    machine.mount("/dev/mmcblk1p1", "/boot", "vfat")
+    machine.file("boot/EFI/BOOT/BOOTAA64.EFI", b"MZ")
+    machine.file("boot/loader/loader.conf", "default *+deb13*\n")
+    machine.file("proc/sys/kernel/osrelease", "6.12.48+deb13-arm64\n")
+
+
+def test_of_several_entries_the_running_kernels_counts(machine: Machine) -> None:
+    by_systemd_boot(machine)
+    for number, tries in (("6.12.48", ""), ("6.12.41", "+3-1")):
+        machine.file(
+            f"boot/loader/entries/debian-{number}+deb13-arm64{tries}.conf",
+            f"title Debian\nversion {number}+deb13-arm64\nlinux /debian/{number}+deb13-arm64/linux\n"
+            f"devicetree /debian/{number}/board.dtb\n"
+            f"devicetree-overlay /debian/{number}/can.dtbo /debian/{number}/i2c.dtbo\n",
+        )
+    survey = machine.surveyed()
+    assert survey.layout.name == "systemd-boot"
+    assert survey.dtb == "/debian/6.12.48/board.dtb (devicetree of its entry)"
+    assert survey.overlays == ("/debian/6.12.48/can.dtbo", "/debian/6.12.48/i2c.dtbo")
+    said = how_to_keep(survey.layout, "desk", overlays=survey.overlays)
+    assert "without /debian/6.12.48/can.dtbo /debian/6.12.48/i2c.dtbo" in said
+    # Another kernel runs than any entry has.
+    machine.file("proc/sys/kernel/osrelease", "6.12.48\n")
+    survey = machine.surveyed()
+    assert survey.dtb.startswith("as the entry says that was booted")
+    assert survey.overlays == ()
+
+
+def test_fedoras_grub_reads_entries(machine: Machine) -> None:
+    machine.disk("mmcblk1", ["vfat", "ext4", "btrfs"], esp=1)
+    machine.mount("/dev/mmcblk1p3", "/", "btrfs")
+    machine.mount("/dev/mmcblk1p2", "/boot", "ext4")
+    machine.mount("/dev/mmcblk1p1", "/boot/efi", "vfat")
+    machine.file("boot/efi/EFI/BOOT/BOOTAA64.EFI", b"MZ")
+    machine.file("boot/grub2/grub.cfg", "blscfg\nif true; then\n source custom.cfg\nfi\n")
+    machine.file("boot/loader/loader.conf", "")
+    entry = "boot/loader/entries/0123-6.12.10.conf"
+    machine.file(entry, "linux /vmlinuz-6.12.10\ndevicetree /dtb/board.dtb\n")
+    survey = machine.surveyed()
+    assert survey.layout.name == "grub-efi"
+    assert survey.dtb == "/dtb/board.dtb (devicetree of its entry)"
+    machine.file(entry, "linux /vmlinuz-6.12.10\n")
+    machine.file("boot/grub2/custom.cfg", "devicetree /mine.dtb\n")
+    assert machine.surveyed().dtb == "/mine.dtb (devicetree of its menu)"
 
 
 # --- extlinux.conf
