@@ -106,6 +106,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         root_uuid: of the root file system; empty: it is not known.
         root_modules: what the running kernel reaches it by, as far as that is modules.
         kept_by: what of the distribution's was told to keep a device tree.
+        kept_of: the release of the kernel whose tree it keeps, where it keeps a whole one.
         lease: of another deployment that has the board.
         log: the last lines of what was done to it.
     """
@@ -140,6 +141,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     boot_root: str = ""
     boot_place: str = ""
     kept_by: str = ""
+    kept_of: str = ""
     root_uuid: str = ""
     root_modules: tuple[str, ...] = ()
     lease: Lease | None = None

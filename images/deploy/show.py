@@ -129,6 +129,10 @@ def _npu(status: StatusDocument) -> list[tuple[str, str]]:
         without = ", and what runs was booted without that" if status["npu_on"] is False else ""
         kept = f"{keeper}, for each kernel that it installs{without} (deploy --undo takes it back)"
         rows.append(("NPU kept by", kept))
+        if (of := status["kept_tree_of"]) and of != status["kernel"]:
+            rows.append(
+                ("", f"the tree is that of Linux {of}: what a later kernel's has is not in it")
+            )
     return rows
 
 

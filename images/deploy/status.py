@@ -66,6 +66,7 @@ class StatusDocument(TypedDict):
     lease: LeaseRecord | None
     log: list[str]
     kept_by: str | None
+    kept_tree_of: str | None
     rivals: list[str]
     npu_on: bool | None
     uboot_lacks: list[str]
@@ -118,6 +119,7 @@ def status(target: Target) -> StatusDocument:
         "lease": _lease(facts),
         "log": list(facts.log),
         "kept_by": facts.kept_by or None,
+        "kept_tree_of": facts.kept_of or None,
         "rivals": list(facts.rivals) if facts.boot_script else [],
         "npu_on": is_on(facts.fdt, match.board),
         "uboot_lacks": list(lacks_in(facts.cmdline)),

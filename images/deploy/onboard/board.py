@@ -42,6 +42,8 @@ TAKEN_OVER = "taken-over"
 """Marks a partition whose board booted in another way before; see adopt.py."""
 KEPT_BY = "var/lib/npu-bsp/kept-by"
 """Holds which way of the distribution keeps a device tree here; see persist.py."""
+KEPT_OF = "var/lib/npu-bsp/kept-of"
+"""Holds which kernel's tree that is, where a whole one is kept."""
 BOOT = "/boot"
 """Where boot files lie on a board whose U-Boot reads ext4."""
 EXT = ("ext2", "ext3", "ext4")
@@ -200,6 +202,7 @@ class Board:
             "rivals": [name for name in RIVALS if os.path.exists(f"{self.fat}/{name}")],
             "adopted": os.path.exists(f"{self.own}/{TAKEN_OVER}"),
             "kept_by": read_text(self.at(KEPT_BY)),
+            "kept_of": read_text(self.at(KEPT_OF)),
             "root_uuid": self._root_uuid(),
             "root_modules": root_modules(self.root, mounted(self.at("proc/mounts")).get("/", "")),
             "boot_kind": self.kind,

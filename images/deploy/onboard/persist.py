@@ -16,7 +16,7 @@ import os
 import re
 
 from .adopt import RENAMED
-from .board import KEPT_BY
+from .board import KEPT_BY, KEPT_OF
 from .boot_partition import replace
 from .files import make_way, names_in, read, read_text, write_whole
 from .frames import RefusedError
@@ -67,6 +67,8 @@ def persist(board: Board, request: Record) -> Record:
         raise RefusedError(f"a device tree is kept by {kept_by(board)} already")
     # First, so that what is begun can be taken back.
     write_whole(board.at(KEPT_BY), f"{way}\n".encode())
+    if way not in _OVERLAYS and not request.get("overlay"):
+        write_whole(board.at(KEPT_OF), f"{board.release()}\n".encode())
     try:
         if way in (*_OVERLAYS, "grub"):
             return {"changed": _named_in_text(board, way, content)}
@@ -111,6 +113,7 @@ def unpersist(board: Board, _: Record) -> Record:
         _update(board, _FLASH_PROGRAM)
         changed.append(f"{board.fat}/dtb")
     board.settle()
+    make_way(board.at(KEPT_OF))
     make_way(board.at(KEPT_BY))
     return {"changed": changed}
 

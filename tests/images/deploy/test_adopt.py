@@ -574,3 +574,17 @@ def test_a_boot_partition_at_another_usual_place_than_the_profiles(stock: FakeBo
     (stock.root / "proc/mounts").write_text("/dev/sda1 /run/media/boot-mmcblk2p1 vfat rw 0 0\n")
     planned = adopt(stock.target(), board=None, dry_run=True)
     assert planned.outcome == "planned", planned.problem
+
+
+def test_status_says_whose_tree_is_kept(stock: FakeBoard) -> None:
+    """A whole tree stays as it is, where an update brings a kernel and a tree of its own."""
+    store = stock.root / "var/lib/npu-bsp"
+    store.mkdir(exist_ok=True)
+    (store / "kept-by").write_text("grub\n")
+    (store / "kept-of").write_text(f"{RELEASE}\n")
+    shown = status(stock.target())
+    assert (shown["kept_by"], shown["kept_tree_of"]) == ("grub", RELEASE)
+    assert "the tree is that of" not in status_text(shown)
+    (store / "kept-of").write_text("6.1.0-old\n")
+    words = status_text(status(stock.target()))
+    assert "the tree is that of Linux 6.1.0-old: what a later kernel's has is not in it" in words

@@ -17,7 +17,8 @@ from bsp.base.process import run
 from bsp.boot_survey.problems import booted_entry
 from bsp.dts.tree import read_tree
 from images.deploy.onboard import persist
-from images.deploy.onboard.board import Board
+from images.deploy.onboard.board import KEPT_OF, Board
+from images.deploy.onboard.files import read_text
 from images.deploy.onboard.frames import RefusedError
 from tests.support.fake_boot import compile_dtb, tree_source
 
@@ -131,8 +132,12 @@ def test_it_is_named_and_every_file_comes_back(
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
     before = boot_files(board)
+    release = Path(board.at("proc/sys/kernel/osrelease"))
+    release.parent.mkdir(parents=True)
+    release.write_text("6.12.1\n")
     persist.persist(board, {"way": way, "content": CONTENT})
     assert persist.kept_by(board) == way
+    assert read_text(board.at(KEPT_OF)) == ("6.12.1" if way == "grub" else "")
     changed = boot_files(board)
     assert changed[place] == b"what is kept"
     assert [each for each in changed[text].split(b"\n") if each.startswith(line)]
@@ -149,6 +154,7 @@ def test_it_is_named_and_every_file_comes_back(
     persist.unpersist(board, {})
     assert boot_files(board) == before
     assert persist.kept_by(board) == ""
+    assert not Path(board.at(KEPT_OF)).exists()
 
 
 def test_what_was_changed_since_stays(board: Board) -> None:
