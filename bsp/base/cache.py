@@ -160,6 +160,14 @@ def write_atomically(target: Path, content: bytes, *, mode: int = 0o644) -> None
         raise
 
 
+def keep(target: Path, content: bytes) -> None:
+    """Put into the cache what was found out; where that fails, the answer counts all the same."""
+    try:
+        write_atomically(target, content)
+    except OSError as error:
+        say(f"not kept for the next time: {target}: {error.strerror}")
+
+
 def refuse_disk(target: Path) -> None:
     """Refuse a disk where a file is to be made: its device node would be replaced by the file.
 

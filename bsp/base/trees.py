@@ -110,7 +110,9 @@ def unpack(tarball: Path, target: Path, parts: Parts, what: str) -> None:
     require_unpacker(tarball)
     target.mkdir()
     command: list[str | Path] = ["tar", "--extract", "--file", tarball, "--directory", target,
-                                 "--no-same-owner", "--strip-components=1"]  # fmt: skip
+                                 "--no-same-owner", "--strip-components=1",
+                                 # Where this machine's clock is wrong, all files are of the future.
+                                 "--warning=no-timestamp"]  # fmt: skip
     if parts is not None:
         command += [
             "--wildcards",

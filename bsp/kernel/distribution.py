@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from ..base.cache import cache_dir, write_atomically
+from ..base.cache import cache_dir, keep
 from ..base.errors import UserError, nearest
 from ..base.packages import pins
 
@@ -146,5 +146,5 @@ def _newest_packaged(series: str, *, image: bool) -> tuple[str, str, str]:
             "git:URL@ref, path:DIR",
         ) from error
     answer = {"suite": entry.suite, "package": package, "version": version}
-    write_atomically(memory, json.dumps(answer).encode())
+    keep(memory, json.dumps(answer).encode())
     return entry.suite, package, version

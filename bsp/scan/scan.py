@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base.at_once import at_once
-from ..base.cache import cache_dir, write_atomically
+from ..base.cache import cache_dir, keep
 from ..base.errors import UserError
 from ..base.progress import Step, step
 from ..catalog import SOCS_DIR, load_soc, soc_names
@@ -100,7 +100,7 @@ def scan(kernel: str, *, fresh: bool = False, limit: Sequence[str] = ()) -> Scan
     # Where most fail, it is this machine (a full disk, a broken tool), not the source.
     if not limit and 2 * len(result.failed) <= result.compiled:
         document = {**result.document(), "all": sorted(result.boards)}
-        write_atomically(memory, json.dumps(document).encode())
+        keep(memory, json.dumps(document).encode())
     return result
 
 

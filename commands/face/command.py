@@ -150,6 +150,8 @@ def _errors_printed(*, as_json: bool) -> Any:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         hint = "df shows which disk is full" if full else "NPU_BSP_DEBUG=1 shows where"
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            hint = _folder_hint(str(error.filename)) or hint
         text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else ""
         end(InfrastructureError(text or str(error), hint=hint), as_json=as_json)
     except Exit:
@@ -160,6 +162,19 @@ def _errors_printed(*, as_json: bool) -> Any:
         text = f"a fault of npu-bsp itself: {type(error).__name__}: {error} ({place})"
         hint = "please report it; NPU_BSP_DEBUG=1 prints the whole traceback"
         end(InfrastructureError(text, hint=hint), as_json=as_json)
+
+
+def _folder_hint(file: str) -> str:
+    """Say how another folder is named for a cache or a state that cannot be written to."""
+    from pathlib import Path
+
+    from bsp.base.cache import cache_dir, state_dir
+
+    for folder, variable in ((cache_dir, "NPU_BSP_CACHE"), (state_dir, "NPU_BSP_STATE")):
+        with contextlib.suppress(Exception):
+            if Path(file).is_relative_to(folder()):
+                return f"set {variable} to a folder that you can write to"
+    return ""
 
 
 def end(error: BspError, *, as_json: bool) -> NoReturn:

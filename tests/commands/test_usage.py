@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -313,6 +314,22 @@ def test_what_was_not_installed_is_named_when_a_task_fails(
         monkeypatch.setattr(board_record, "all_boards", fail)
         note = "note: these Debian packages are not installed: libc6-dev zstd"
         assert (note in inv("boards").error) is said
+
+
+def test_a_cache_that_cannot_be_written_to_may_be_another_folder(
+    inv: Runner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from bsp import board_record
+
+    monkeypatch.setenv("NPU_BSP_CACHE", str(tmp_path))
+
+    def read_only() -> None:
+        raise OSError(errno.EROFS, "Read-only file system", f"{tmp_path}/some.lock")
+
+    monkeypatch.setattr(board_record, "all_boards", read_only)
+    ended = inv("boards")
+    assert ended.exit_code == 3
+    assert "hint: set NPU_BSP_CACHE to a folder that you can write to" in ended.error
 
 
 def test_invoke_itself_is_the_same_program(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bsp.base.at_once import at_once
-from bsp.base.cache import cache_dir, write_atomically
+from bsp.base.cache import cache_dir, keep
 from bsp.base.errors import InfrastructureError
 from bsp.base.output import table
 from bsp.base.progress import Step, say, step
@@ -308,7 +308,7 @@ def _sweep_one(
             progress.one(total)
     documents = [outcome.document() for outcome in outcomes]
     # Kept at once: what one NPU took minutes for is not lost when the other's sweep is stopped.
-    write_atomically(_cached(delegate, npu, request.quick), json.dumps(documents).encode())
+    keep(_cached(delegate, npu, request.quick), json.dumps(documents).encode())
     return documents
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from bsp.base.cache import cache_dir, write_atomically
+from bsp.base.cache import cache_dir, keep
 from bsp.base.errors import BspError, UserError
 from bsp.base.output import table
 from bsp.base.progress import say, step
@@ -185,7 +185,10 @@ def _runs(
 ) -> list[ModelVerdict]:
     """Return a model's verdict on each NPU; from the cache, if nothing that it depends on has changed."""
     places = {npu: _cached(subject, npu, delegate, bisect=bisect) for npu in npus}
-    missing = [npu for npu in npus if not places[npu].exists()]
+    verdicts: dict[str, ModelVerdict] = {
+        npu: json.loads(place.read_bytes()) for npu, place in places.items() if place.exists()
+    }
+    missing = [npu for npu in npus if npu not in verdicts]
     if missing:
         with (
             step(f"Running {subject.name} with Mesa {delegate.version}") as now,
@@ -193,8 +196,10 @@ def _runs(
         ):
             for npu in missing:
                 verdict = _judged(client, subject, npu, timeout_s, bisect=bisect, note=now.note)
-                write_atomically(places[npu], json.dumps(verdict).encode())
-    return [json.loads(places[npu].read_bytes()) for npu in npus]
+                text = json.dumps(verdict).encode()
+                keep(places[npu], text)
+                verdicts[npu] = json.loads(text)
+    return [verdicts[npu] for npu in npus]
 
 
 def _cached(subject: _Subject, npu: str, delegate: Delegate, *, bisect: bool) -> Path:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..cache import cache_dir, lock, make_once, write_atomically
+from ..cache import cache_dir, keep, lock, make_once, write_atomically
 from ..download import download
 from ..errors import InfrastructureError, UserError
 from ..process import Completed, ToolFailedError, run
@@ -226,7 +226,7 @@ class Archive:
             answers = {}
         if question not in answers:
             answers[question] = ask()
-            write_atomically(memory, json.dumps({"lists": state, "answers": answers}).encode())
+            keep(memory, json.dumps({"lists": state, "answers": answers}).encode())
         return [str(line) for line in answers[question]]
 
     def _refresh(self, question: str = "") -> None:

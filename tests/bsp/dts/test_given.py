@@ -6,6 +6,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import os
 import shlex
 import shutil
 import struct
@@ -62,6 +63,19 @@ def test_a_boards_tree_is_taken_whatever_lies_behind_it(tmp_path: Path) -> None:
         found, tree = board_tree(tmp_path / "it.dtb", flag="--base-dtb")
         assert found == blob
         assert tree.compatible == ["khadas,vim3", "amlogic,a311d"]
+
+
+def test_a_pipe_that_nobody_writes_to_is_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.dtb"
+    os.mkfifo(pipe)
+    with pytest.raises(UserError, match="is a pipe, not a file"):
+        board_tree(pipe, flag="--base-dtb")
+    # <(COMMAND) of a shell has a writer.
+    end, write = os.pipe()
+    os.write(write, dtc(BOARD))
+    os.close(write)
+    assert board_tree(Path(f"/dev/fd/{end}"), flag="--base-dtb")[1].compatible
+    os.close(end)
 
 
 # --- overlays

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -109,6 +110,17 @@ def test_a_tarball_is_fetched_once_and_unpacked_in_part(server: Server, tarball:
 
 def test_a_tarball_on_this_machine(tarball: Path) -> None:
     assert kernel_tree(f"tarball:{tarball}#sha256={sha256(tarball)}").release == "6.12.0"
+
+
+def test_files_of_the_future_are_no_damage(tarball: Path, tmp_path: Path) -> None:
+    """Where a machine's clock stands in 1970 all are; tar says so of each, and of missing parts."""
+    later = tmp_path / "later.tar"
+    with tarfile.open(later, "w") as archive:
+        entry = tarfile.TarInfo("linux/Makefile")
+        entry.mtime = 1 << 33
+        archive.addfile(entry)
+    trees.unpack(later, tmp_path / "unpacked", ("Makefile", "no-such-part"), "a kernel source")
+    assert (tmp_path / "unpacked/Makefile").is_file()
 
 
 def test_another_content_is_refused(server: Server, tarball: Path, cache: Path) -> None:

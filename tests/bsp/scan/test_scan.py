@@ -540,6 +540,15 @@ def test_a_chip_without_an_npu_is_left_out_although_its_tree_has_the_node() -> N
     assert classify("x", Tree(nodes), {}, known_socs()) is None
 
 
+def test_an_answer_counts_where_the_cache_cannot_keep_it(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cache").mkdir(exist_ok=True)
+    (tmp_path / "cache/scans").write_text("a file where a folder should be")
+    assert scan(f"path:{tree}").rows
+    assert "not kept for the next time" in capsys.readouterr().err
+
+
 def test_tables_fit_80_columns(tree: Path) -> None:
     result = scan(f"path:{tree}")
     for text in (show.text([result]), show.text([result, result, result])):
