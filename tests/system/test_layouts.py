@@ -116,16 +116,19 @@ def test_it_boots_with_its_npu_switched_off_and_is_adopted(
             assert invoke(*words)["outcome"] == "unchanged"
 
 
-@pytest.mark.timeout(900)
-def test_it_boots_by_grub_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.timeout(1200)
+def test_it_boots_by_grub_and_is_adopted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the root of the other layouts: one with Debian's own packages takes minutes to make."""
     bare = replace(LAYOUTS["grub-efi"], settings=None, packages=())
     monkeypatch.setitem(cast("dict[str, Layout]", LAYOUTS), "grub-efi", bare)
-    with running("grub-efi", tmp_path) as host:
+    with running("grub-efi", tmp_path, UBOOTS["grub-efi"]) as host:
         assert said(host, "cat", NPU_STATUS) == "disabled\0"
         assert "BOOT_IMAGE=/boot/vmlinuz-" in said(host, "cat", "/proc/cmdline")
-        found = invoke("deploy", "--host", host.name, "--adopt", "--dry-run")["survey"]
+        words = ("deploy", "--host", host.name, "--timeout", str(BOOT_S), "--adopt")
+        found = invoke(*words, "--dry-run")["survey"]
         assert found["layout"] == "grub-efi", found
+        assert invoke(*words)["outcome"] == "confirmed"
+        assert "npu_bsp.slot=trial" in said(host, "cat", "/proc/cmdline")
 
 
 @pytest.mark.full
