@@ -410,7 +410,11 @@ def plan_rollback(facts: Facts, good: state.Good, *, host: str, to: str | None =
     """
     wanted = to or good.previous
     if wanted is None:
-        raise UserError(f"{host} has no generation before {good.good} to go back to")
+        undo = f"./inv deploy --host {host} --undo has it boot as it did before npu-bsp"
+        raise UserError(
+            f"{host} has no generation before {good.good} to go back to",
+            hint=undo if facts.adopted else "",
+        )
     if wanted == good.good:
         raise UserError(
             f"{wanted} is the good generation of {host} already",

@@ -31,6 +31,7 @@ from images.deploy.adopt import adopt
 from images.deploy.boot import slots
 from images.deploy.checks.recognise import opened
 from images.deploy.command import Content, take_over, undo_all
+from images.deploy.deploy import rollback
 from images.deploy.onboard import adopt as onboard
 from images.deploy.onboard import persist
 from images.deploy.onboard.board import Board as OnBoard
@@ -162,6 +163,9 @@ def test_one_boot_tries_what_runs_with_another_tree(stock: FakeBoard, tmp_path: 
     assert good is not None
     assert (good.good, good.previous) == (result.to, None)
     assert (stock.root / "sys/firmware/fdt").read_bytes() == dtb.read_bytes()
+    with pytest.raises(UserError, match="no generation before") as caught:
+        rollback(target)
+    assert "--undo has it boot as it did before" in str(caught.value.hint)
 
     # Where it is adopted already, the tree alone.
     dtb = compile_dtb(tree_source(extra='status = "disabled";'), tmp_path / "newer.dtb")
