@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _LARGEST_TEXT = 64 << 10
 _MOST_NAMES = 400
+_MOST_MAKERS = 20
 _HEAD_BYTES = 66 << 10
 _VIRTUAL = [
     "autofs",
@@ -67,6 +68,7 @@ _TEXTS = re.compile(
 )
 _BOOTLOADER_BYTES = 16 << 20
 _SCRIPT_WORDS = (b"boot_scripts=", b"scan_dev_for_scripts", b"boot.scr.uimg")
+_IMAGE_WORDS = (b"\0loadimage=", b"\0mmcboot=")
 _VERSION = re.compile(rb"U-Boot 20\d\d\.\d\d")
 _IN_ROOT = ("boot.scr", "boot.scr.uimg")
 _OWN_PLACES = ("/var/lib", "/etc/systemd/system", "/usr/local/lib")
@@ -157,7 +159,7 @@ class Collector:
         files = self._texts(folders)
         release = self.text("/proc/sys/kernel/osrelease")
         settings = {path: text for path in _SETTINGS if (text := self.text(path))}
-        words, versions = self._bootloaders(mounts)
+        words, versions, loads_image = self._bootloaders(mounts)
         return {
             "compatible": [
                 part for part in self.text("/proc/device-tree/compatible").split("\0") if part
@@ -178,6 +180,7 @@ class Collector:
             "variables": self._variables(settings.get("/etc/fw_env.config", "")),
             "bootloader_words": words,
             "bootloader_versions": versions,
+            "bootloader_loads_image": loads_image,
             "firmware": self.text("/sys/class/dmi/id/bios_vendor"),
             "systemd": self._systemd(),
             "programs": [name for name in _PROGRAMS if self._program(name)],
@@ -273,12 +276,16 @@ class Collector:
                 text,
             )
             for name in named:
+                trees = f"{os.path.dirname(path)}/dtb"
                 for folder in (
                     os.path.dirname(path),
                     os.path.dirname(os.path.dirname(path)),
                     "",
                     "/boot",
                     "/boot/dtb",
+                    trees,
+                    # Armbian's script for sunxi adds the maker's folder.
+                    *(f"{trees}/{maker}" for maker in self.names(trees)[:_MOST_MAKERS]),
                 ):
                     full = os.path.normpath(f"{folder}/{name}")
                     if os.path.exists(self.at(full)):
@@ -359,9 +366,10 @@ class Collector:
                     return {name: value for name, equals, value in pairs if equals}
         return None
 
-    def _bootloaders(self, mounts: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
-        """Words of U-Boot's that say that it runs boot scripts, and its versions, where bootloaders lie."""
+    def _bootloaders(self, mounts: list[dict[str, Any]]) -> tuple[list[str], list[str], bool]:
+        """What bootloaders on the disk say: that they run scripts, their versions, that they load Image."""
         words: set[str] = set()
+        loads_image = False
         versions: set[str] = set()
         folder = "/sys/class/block"
         for device in {each["device"] for each in mounts}:
@@ -378,7 +386,8 @@ class Collector:
                 data = self.read(f"/dev/{name}", most)
                 words.update(word.decode() for word in _SCRIPT_WORDS if word in data)
                 versions.update(version.decode() for version in _VERSION.findall(data))
-        return sorted(words), sorted(versions)
+                loads_image |= all(word in data for word in _IMAGE_WORDS)
+        return sorted(words), sorted(versions), loads_image
 
     def _program(self, name: str) -> bool:
         return any(

@@ -100,6 +100,7 @@ class BootFacts(msgspec.Struct, frozen=True, kw_only=True):
         variables: U-Boot's; None: they cannot be seen.
         bootloader_words: words of U-Boot's that say that it runs boot scripts, found on the disk.
         bootloader_versions: of the U-Boots that were found there.
+        bootloader_loads_image: whether its text has ``loadimage`` and ``mmcboot``, as NXP's has.
         firmware: who made the EFI firmware, as its SMBIOS table says; empty: there is none.
         systemd: whether systemd runs it; None: that cannot be seen.
         programs: of those that look after booting, the ones that are installed.
@@ -124,6 +125,7 @@ class BootFacts(msgspec.Struct, frozen=True, kw_only=True):
     variables: dict[str, str] | None = None
     bootloader_words: tuple[str, ...] = ()
     bootloader_versions: tuple[str, ...] = ()
+    bootloader_loads_image: bool = False
     firmware: str = ""
     systemd: bool | None = None
     programs: tuple[str, ...] = ()

@@ -68,6 +68,22 @@ def has_no_sysboot(facts: BootFacts, uboot: UBoot | None, *, assured: bool) -> s
     return "whether its U-Boot has sysboot is not known"
 
 
+def loads_image_unknown(facts: BootFacts, uboot: UBoot | None, *, assured: bool) -> str:
+    """Return why our script may be unable to go on with an ``Image`` that is loaded by name; "" if it can.
+
+    Commands that look for a boot script first load nothing else once there is one: our script then runs
+    ``loadimage`` and ``mmcboot`` of NXP's and many others' environments (images/deploy/boot/boot.cmd).
+    """
+    variables = facts.variables or {}
+    known = {"loadimage", "mmcboot"} <= set(variables) or facts.bootloader_loads_image
+    if assured or known or (uboot is not None and uboot.image_by_name):
+        return ""
+    return (
+        "which of its commands load Image is not known: where a boot script takes its place, nothing would "
+        "boot this board after a first trial that failed"
+    )
+
+
 def own_bootcmd(facts: BootFacts) -> str:
     """Return U-Boot's ``bootcmd`` where it is not the standard boot, which looks for scripts; else ""."""
     variables = facts.variables or {}

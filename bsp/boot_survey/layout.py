@@ -29,6 +29,8 @@ Name = Literal[
 SCANNED = ("extlinux/extlinux.conf", "boot.scr.uimg", "boot.scr")
 _EFI = ("EFI/BOOT/BOOTAA64.EFI", "EFI/boot/BOOTAA64.EFI")
 _KERNELS = ("Image", "Image.gz", "KERNEL")
+# What a maker's own U-Boot reads: Amlogic's and Hardkernel's of 2015.
+_MAKERS_SCRIPTS = ("cfgload", "s905_autoscript", "aml_autoscript", "emmc_autoscript", "boot.ini")
 EXT = ("ext2", "ext3", "ext4")
 
 
@@ -66,6 +68,10 @@ def layout_of(facts: BootFacts) -> Layout:
         for name in _EFI:
             if path := _path_if_present(facts, mount, name):
                 return _by_efi(facts, path, mount, partition)
+        for name in _MAKERS_SCRIPTS:
+            if path := _path_if_present(facts, mount, name):
+                why = f"{path} is for a maker's own U-Boot; there is nothing for the standard boot"
+                return Layout("unknown", "", None, None, why)
         for name in _KERNELS:
             path = _path_if_present(facts, mount, name)
             if path and mount.kind == "vfat":

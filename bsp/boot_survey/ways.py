@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ..uboot import UBoot
 from .facts import BootFacts, Mount, Partition
-from .firmware import has_no_sysboot, runs_no_scripts, writes_no_fat
+from .firmware import has_no_sysboot, loads_image_unknown, runs_no_scripts, writes_no_fat
 from .layout import EXT, Layout, is_scanned
 from .told import bars, explained, lacks_in
 
@@ -44,13 +44,15 @@ def ways(
         need_bytes: what the boot partition has to have room for.
     """
     return [
-        _fat(facts, layout, uboot, need_bytes),
+        _fat(facts, layout, uboot, need_bytes, assured=assured),
         _raw(facts, layout, uboot, need_bytes, assured=assured),
         _kexec(facts),
     ]
 
 
-def _fat(facts: BootFacts, layout: Layout, uboot: UBoot | None, need_bytes: int) -> Way:
+def _fat(
+    facts: BootFacts, layout: Layout, uboot: UBoot | None, need_bytes: int, *, assured: bool
+) -> Way:
     def no(why: str) -> Way:
         return Way("fat", False, why)
 
@@ -77,6 +79,13 @@ def _fat(facts: BootFacts, layout: Layout, uboot: UBoot | None, need_bytes: int)
     same = [each for each in scanned if layout.mount and each[0].device == layout.mount.device]
     if layout.mount and not layout.is_fat and not same:
         return no(f"U-Boot reads {layout.first} first, which is on {layout.mount.kind}")
+    if layout.is_fat and layout.mount and not same:
+        return no(f"U-Boot's standard boot does not look at {layout.mount.place}")
+    if layout.name == "unknown":
+        return no(f"what boots this board is not known: {layout.why}")
+    unsure = loads_image_unknown(facts, uboot, assured=assured) if layout.name == "yocto" else ""
+    if unsure:
+        return no(unsure)
     if layout.name in ("grub-efi", "systemd-boot") and uboot and uboot.boots_by == "bootflow scan":
         return no(f"U-Boot's {uboot.name} starts EFI programs before it looks for scripts")
     mount, _ = (same or scanned)[0]

@@ -95,6 +95,11 @@ class Board:
     def __init__(self, root: str, fat_mount: str, *, exact: bool = False) -> None:
         self.root = root.rstrip("/")
         mounts = mounted(self.at("proc/mounts"))
+        waiting = [where for where in USUAL_MOUNTS if mounts.get(where) == "autofs"]
+        for where in waiting:
+            names_in(self.at(where))  # mounted by systemd when it is looked at
+        if waiting:
+            mounts = mounted(self.at("proc/mounts"))
         adopted = os.path.isdir(self.at(f"{BOOT}/npu-bsp"))
         place = fat_mount if exact else _boot_place(mounts, fat_mount, adopted=adopted)
         self.fat = self.at(place)

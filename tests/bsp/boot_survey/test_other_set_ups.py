@@ -198,6 +198,66 @@ def test_extlinux_conf_on_ext4_where_u_boot_may_have_no_sysboot(machine: Machine
     assert machine.surveyed(trial=asked).way == "raw"
 
 
+def test_image_by_name_where_a_boot_script_may_take_its_place(machine: Machine) -> None:
+    """`if run loadbootscript; then run bootscript; else ...`, by names that our script does not know."""
+    asked = Trial("asked", "nobody knows it")
+    fat_and_ext4(machine, "/run/media/boot-mmcblk1p1")
+    machine.file("run/media/boot-mmcblk1p1/Image", b"")
+    machine.file("run/media/boot-mmcblk1p1/board.dtb", b"")
+    survey = machine.surveyed(trial=asked)
+    assert survey.layout.name == "yocto"
+    assert "which of its commands load Image is not known" in why(survey, "fat")
+    assert machine.surveyed("imx8mp_evk").way == "fat"
+    assert "load Image is not known" in why(machine.surveyed("verdin-imx8mp"), "fat")
+    machine.environment(bootcmd="run bsp_bootcmd", loadimage="x", mmcboot="y")
+    assert machine.surveyed(trial=asked).way == "fat"
+    (machine.root / "etc/fw_env.config").unlink()
+    disk = machine.root / "dev/mmcblk1"
+    disk.write_bytes(disk.read_bytes()[:65536] + b"\0loadimage=x\0mmcboot=y\0".ljust(65536, b"\0"))
+    assert machine.surveyed(trial=asked).way == "fat"
+
+
+def test_a_boot_partition_that_says_nothing_is_no_way(machine: Machine) -> None:
+    """Kernels on ext4, by commands of the maker's: a boot.scr on FAT could be the end of them."""
+    fat_and_ext4(machine, "/boot/firmware")
+    machine.file("boot/firmware/uEnv.txt", "fdt_file=board.dtb\n")
+    machine.file("boot/Image", b"")
+    survey = machine.surveyed()
+    assert survey.layout.name == "unknown"
+    assert "what boots this board is not known" in why(survey, "fat")
+
+
+def test_core_elec_is_no_yocto(machine: Machine) -> None:
+    """Amlogic's own U-Boot of 2015 runs cfgload, an Android image behind it."""
+    fat_and_ext4(machine, "/flash")
+    for name in ("KERNEL", "SYSTEM", "dtb.img", "cfgload", "aml_autoscript", "config.ini"):
+        machine.file(f"flash/{name}")
+    survey = machine.surveyed()
+    assert survey.layout.name == "unknown"
+    assert "/flash/cfgload is for a maker's own U-Boot" in why(survey, "fat")
+
+
+def test_fat_beside_the_one_that_u_boot_looks_at(machine: Machine) -> None:
+    machine.disk("mmcblk1", ["vfat", "vfat", "ext4"])
+    machine.mount("/dev/mmcblk1p3", "/", "ext4")
+    machine.mount("/dev/mmcblk1p1", "/config", "vfat")
+    machine.mount("/dev/mmcblk1p2", "/boot", "vfat")
+    machine.file("boot/boot.scr", SCRIPT)
+    assert "does not look at /boot" in why(machine.surveyed(), "fat")
+
+
+def test_armbians_fdtfile_without_its_makers_folder(machine: Machine) -> None:
+    one_ext4(machine)
+    machine.file("boot/boot.scr", SCRIPT)
+    machine.file("boot/armbianEnv.txt", "fdtfile=sun55i-t527-orangepi-4a.dtb\n")
+    machine.file("boot/dtb/other/board.dtb")
+    assert "it is elsewhere" in machine.surveyed().problems[0]
+    machine.file("boot/dtb/allwinner/sun55i-t527-orangepi-4a.dtb")
+    survey = machine.surveyed()
+    assert survey.problems == ()
+    assert survey.way == "raw"
+
+
 # --- what starts the board is no U-Boot, or an old one
 
 

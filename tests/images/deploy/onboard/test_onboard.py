@@ -245,3 +245,21 @@ def _inode(link: Path) -> int:
         return link.stat().st_ino
     except FileNotFoundError:  # that of the listing itself
         return 0
+
+
+def test_a_boot_partition_that_is_mounted_when_it_is_looked_at(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As systemd does with an EFI partition that fstab does not name."""
+    mounts = root / "proc/mounts"
+    mounts.parent.mkdir(exist_ok=True)
+    mounts.write_text("systemd-1 /efi autofs rw 0 0\n")
+
+    def names_in(path: str) -> list[str]:
+        if path.endswith("/efi"):
+            mounts.write_text("systemd-1 /efi autofs rw 0 0\n/dev/sda1 /efi vfat rw 0 0\n")
+        return []
+
+    monkeypatch.setattr("images.deploy.onboard.board.names_in", names_in)
+    board = Board(str(root), "/boot/firmware")
+    assert (board.fat, board.kind) == (str(root / "efi"), "vfat")
