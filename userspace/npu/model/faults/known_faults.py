@@ -18,6 +18,7 @@ from . import graph_conditions as around
 from . import kernel_conditions as kernels
 from . import operand_conditions as operands
 from . import rocket_conditions as rocket
+from .reused_memory import sums_in_reused_memory
 
 A311D, IMX8MP = "a311d", "imx8mp"
 NPUS = (A311D, IMX8MP)
@@ -44,6 +45,7 @@ class Surroundings:
         operands: how often the NPU adds, subtracts or joins a tensor, by its id.
         laid_out: ids of tensors that operations other than CONCATENATION read.
         fused: what Rockchip's driver makes of the NPU's sums.
+        reused: indices of sums whose weights lie in memory that was used before, with Mesa 25.0.
         placed: which operation (CONCATENATION, SPLIT) made a tensor a part of another, by its id.
     """
 
@@ -54,6 +56,7 @@ class Surroundings:
     placed: Mapping[int, str] = field(default_factory=dict)
     laid_out: Collection[int] = ()
     fused: rocket.Fused = field(default_factory=rocket.Fused)
+    reused: Collection[int] = ()
 
 
 def surroundings_of(partition: Partition, operations: Sequence[Operation]) -> Surroundings:
@@ -69,6 +72,7 @@ def surroundings_of(partition: Partition, operations: Sequence[Operation]) -> Su
         operands.placed_in(inside),
         operands.laid_out_in(inside),
         rocket.fused_in(inside, from_cpu, to_cpu),
+        sums_in_reused_memory(inside),
     )
 
 
@@ -144,6 +148,10 @@ def _other_types(operation: Operation, _: Surroundings) -> bool:
 def _add_bias(operation: Operation, _: Surroundings) -> bool:
     first = data_of(operation)
     return operation.kind == "ADD" and first is not None and first.is_bytes and first.zero_point > 0
+
+
+def _add_reused(operation: Operation, where: Surroundings) -> bool:
+    return operation.index in where.reused
 
 
 def _add_int8(operation: Operation, _: Surroundings) -> bool:
@@ -326,6 +334,9 @@ _FAULTS = (
           "quantise the model; operations on indices: take Mesa 25.0.7, or end the NPU's part before them"),
     Fault("has its bias corrected by stray bytes: all sums are off", "add-bias.md", (A311D,),
           _SINCE_26, _add_bias, _ADD_MESA),
+    Fault("stands behind a small depthwise convolution, whose weights' memory it gets: all sums are off",
+          "add-bias.md", (A311D,), ("25.0",), _add_reused,
+          "put another convolution between, or take an i.MX 8M Plus"),
     Fault("of int8: all sums are off", "older.md", (A311D,), _ALL, _add_int8, _UINT8),
     Fault("adds what the NPU has computed and what the CPU hands over: in two orders, or one is missing",
           "older.md", _BOTH, _ALL, _add_of_one_input, "compute both on the NPU, or both on the CPU"),
