@@ -62,7 +62,7 @@ _BELOW = (
     "overlays",
 )
 _TEXTS = re.compile(
-    r"(armbianEnv|overlays|uEnv|env|cmdline|config)\.txt|extlinux\.conf|grub\.cfg|loader\.conf|boot\.scr"
+    r"(\w*Env|overlays|cmdline|config)\.txt|extlinux\.conf|grub\.cfg|loader\.conf|boot\.scr"
     r"(\.uimg)?|fixup\.scr|[\w.+~-]+\.conf|custom\.cfg",
     re.I,
 )
@@ -331,7 +331,7 @@ class Collector:
                 "table": table.get("table", ""),
                 "bootable": int(number or 0) in table.get("bootable", ()),
                 "removable": self.text(f"{folder}/{disk}/removable") == "1",
-                "partuuid": uuids.get(name, ""),
+                "partuuid": table.get("uuids", {}).get(int(number or 0)) or uuids.get(name, ""),
                 "on": stacked,
                 "stack": self._stack(f"{folder}/{name}"),
             }
@@ -451,6 +451,12 @@ class Collector:
         return stats.f_bavail * stats.f_frsize
 
 
+def _guid(data: bytes) -> str:
+    """The text of a GPT's GUID: its first three numbers are stored in little endian."""
+    first = "-".join(data[start:end][::-1].hex() for start, end in ((0, 4), (4, 6), (6, 8)))
+    return f"{first}-{data[8:10].hex()}-{data[10:].hex()}"
+
+
 def _mount_of(path: str, lines: list[list[str]]) -> list[str] | None:
     """The line of the file system that a path lies on; the topmost of several."""
     fitting = [
@@ -492,17 +498,23 @@ def _table(head: bytes) -> dict[str, Any]:
     """The kind of a partition table, and the numbers that it marks as bootable (U-Boot disk/part_*.c)."""
     if head[512:520] == b"EFI PART":
         count, size = struct.unpack_from("<II", head, 512 + 80)
-        bootable = []
+        bootable, uuids = [], {}
         for number in range(min(count, 128)):
             entry = head[1024 + number * size :][:size]
             if len(entry) >= 56 and (
                 entry[:16] == _ESP or (entry[:16].strip(b"\0") and entry[48] & 4)
             ):
                 bootable.append(number + 1)
-        return {"table": "gpt", "bootable": bootable}
+            if len(entry) >= 56 and entry[:16].strip(b"\0") and entry[16:32].strip(b"\0"):
+                uuids[number + 1] = _guid(entry[16:32])
+        return {"table": "gpt", "bootable": bootable, "uuids": uuids}
     if head[510:512] == b"\x55\xaa":
+        signature = int.from_bytes(head[440:444], "little")
         return {
             "table": "dos",
+            "uuids": {
+                number: f"{signature:08x}-{number:02x}" for number in range(1, 64) if signature
+            },
             "bootable": [
                 number + 1
                 for number in range(4)

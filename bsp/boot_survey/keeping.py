@@ -66,6 +66,11 @@ def how_to_keep(
         )
     folder = layout.first.rpartition("/")[0] or "/boot"
     extlinux = _in_extlinux(layout, overlays) if layout.name.startswith("extlinux") else ""
+    script = (
+        "with flash-kernel: the tree in /etc/flash-kernel/dtbs, then `flash-kernel`; with a script like "
+        "Armbian's (orangepiEnv.txt, dietpiEnv.txt): an overlay as overlay-user/npu.dtbo, and "
+        "user_overlays=npu"
+    )
     ways = {
         "armbian": (
             f"an overlay of `build-dts --from-host --overlay`, as overlay-user/npu.dtbo in {folder}, and "
@@ -73,8 +78,8 @@ def how_to_keep(
         ),
         "extlinux-ext4": extlinux,
         "extlinux-fat": extlinux,
-        "script-ext4": "with flash-kernel: the tree in /etc/flash-kernel/dtbs, then `flash-kernel`",
-        "script-fat": "with flash-kernel: the tree in /etc/flash-kernel/dtbs, then `flash-kernel`",
+        "script-ext4": script,
+        "script-fat": script,
         "grub-efi": (
             "the tree in /boot and a `devicetree` line in custom.cfg beside grub.cfg "
             "(/boot/grub/custom.cfg, or grub2), or in its entry in /boot/loader/entries"

@@ -72,6 +72,17 @@ def _disks(facts: BootFacts, layout: Layout) -> Iterator[str]:
             f"{layout.first} is on the disk {ours.disk} and the root file system on {root_partition.disk}: "
             "which of them U-Boot started from is not known"
         )
+    copies = [
+        each.name
+        for each in facts.partitions
+        if ours and ours.partuuid and each.partuuid == ours.partuuid and each.disk != ours.disk
+    ]
+    if ours and copies:
+        yield (
+            f"{' and '.join(copies)} has the identifier of {ours.name}, as a copy of a disk has: which of "
+            "them U-Boot started from is not known"
+        )
+        return
     marked = sorted({each.disk for each in facts.partitions if each.bootable})
     if len(marked) > 1 and not _is_said(facts, layout):
         yield (
@@ -81,13 +92,15 @@ def _disks(facts: BootFacts, layout: Layout) -> Iterator[str]:
 
 
 def _is_said(facts: BootFacts, layout: Layout) -> bool:
-    """Whether the bootloader's own words say that it was this partition: Armbian's ``ubootpart=``."""
-    ubootpart = re.search(r"(?:^|\s)ubootpart=(\S+)", facts.cmdline)
-    return bool(
-        ubootpart
-        and layout.partition
-        and layout.partition.partuuid.lower() == ubootpart[1].lower().strip('"')
-    )
+    """Whether the boot script says that it was this partition, and no copy of it has the same identifier.
+
+    ``ubootpart=`` is Armbian's word for it, ``partuuid=`` DietPi's.
+    """
+    ubootpart = re.search(r"(?:^|\s)(?:ubootpart|partuuid)=(\S+)", facts.cmdline)
+    wanted = ubootpart[1].lower().strip('"') if ubootpart else ""
+    if sum(each.partuuid.lower() == wanted for each in facts.partitions) > 1:
+        return False
+    return bool(ubootpart and layout.partition and layout.partition.partuuid.lower() == wanted)
 
 
 def _armbian(facts: BootFacts, layout: Layout) -> Iterator[str]:
@@ -103,6 +116,19 @@ def env_value(text: str, name: str) -> str:
     """Return a value in a text of ``name=value`` lines, as U-Boot imports it: the last one counts."""
     values = re.findall(rf"(?m)^{re.escape(name)}=(.*?)\r?$", text)
     return values[-1] if values else ""
+
+
+def script_settings(facts: BootFacts, layout: Layout) -> str:
+    """Return the path of the text that a boot script like Armbian's imports; "" if there is not one.
+
+    armbianEnv.txt, orangepiEnv.txt, dietpiEnv.txt...
+    """
+    folder = layout.first.rpartition("/")[0]
+    if layout.name == "armbian":
+        return f"{folder}/armbianEnv.txt"
+    beside = [path for path in facts.files if path.rpartition("/")[0] == folder]
+    texts = [path for path in beside if re.search(r"/(?!uEnv)\w+Env\.txt$", path)]
+    return texts[0] if layout.name.startswith("script") and len(texts) == 1 else ""
 
 
 def booted_entry(text: str) -> str:

@@ -14,7 +14,7 @@ from .keeping import Keeper, keeper_of, keeps_overlay
 from .layout import Layout, layout_of
 from .loader_entries import devicetree_of, entries, overlays_of, running_entry
 from .owners import Owner, owner_of
-from .problems import booted_entry, env_value, notes, problems
+from .problems import booted_entry, env_value, notes, problems, script_settings
 from .scripts import runs_scripts
 from .ways import Way, ways
 
@@ -234,11 +234,10 @@ def _uboot(facts: BootFacts, uboot: UBoot | None) -> str:
 
 def _dtb(facts: BootFacts, layout: Layout) -> str:
     folder = layout.first.rpartition("/")[0]
-    if layout.name == "armbian":
-        file = env_value(facts.files.get(f"{folder}/armbianEnv.txt", ""), "fdtfile")
-        return (
-            f"{file} (fdtfile of armbianEnv.txt)" if file else "as U-Boot's variable fdtfile says"
-        )
+    if settings := script_settings(facts, layout):
+        file = env_value(facts.files.get(settings, ""), "fdtfile")
+        name = settings.rpartition("/")[2]
+        return f"{file} (fdtfile of {name})" if file else "as U-Boot's variable fdtfile says"
     text = facts.files.get(layout.first, "")
     if layout.name.startswith("extlinux"):
         entry = booted_entry(text)
@@ -270,8 +269,8 @@ def _dtb(facts: BootFacts, layout: Layout) -> str:
 
 def _overlays(facts: BootFacts, layout: Layout) -> list[str]:
     folder = layout.first.rpartition("/")[0]
-    if layout.name == "armbian":
-        text = facts.files.get(f"{folder}/armbianEnv.txt", "")
+    if settings := script_settings(facts, layout):
+        text = facts.files.get(settings, "")
         return env_value(text, "overlays").split() + env_value(text, "user_overlays").split()
     if layout.name == "toradex":
         return env_value(facts.files.get(f"{folder}/overlays.txt", ""), "fdt_overlays").split()

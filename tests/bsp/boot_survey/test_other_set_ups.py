@@ -258,6 +258,46 @@ def test_armbians_fdtfile_without_its_makers_folder(machine: Machine) -> None:
     assert survey.way == "raw"
 
 
+@pytest.mark.parametrize("name", ["orangepiEnv.txt", "dietpiEnv.txt", "BoardEnv.txt"])
+def test_scripts_like_armbians(machine: Machine, name: str) -> None:
+    one_ext4(machine)
+    machine.file("boot/boot.scr", SCRIPT)
+    settings = (
+        "fdtfile=rockchip/a.dtb\noverlay_prefix=rk3588\noverlays=i2c1-m2\nuser_overlays=can\n"
+    )
+    machine.file(f"boot/{name}", settings)
+    machine.file("boot/uEnv.txt", "fdtfile=b.dtb\n")
+    survey = machine.surveyed()
+    assert survey.layout.name == "script-ext4"
+    assert survey.way == "raw"
+    assert survey.dtb == f"rockchip/a.dtb (fdtfile of {name})"
+    assert survey.overlays == ("i2c1-m2", "can")
+    assert "user_overlays=npu" in how_to_keep(survey.layout, "desk")
+
+
+def test_dietpi_says_which_disk_it_was(machine: Machine) -> None:
+    for disk in ("mmcblk0", "mmcblk1"):
+        machine.disk(disk, ["ext4"], marked=(1,))
+    machine.mount("/dev/mmcblk1p1", "/", "ext4")
+    machine.file("boot/boot.scr", SCRIPT)
+    said = "which one U-Boot started from is not known"
+    assert said in machine.surveyed().problems[0]
+    name = "00000000-0000-0000-0000-00000000abcd"
+    machine.file("proc/cmdline", f"root=UUID=1 rootwait partuuid={name}\n")
+    named = machine.root / "dev/mmcblk1"
+    head = bytearray(named.read_bytes())
+    head[1024 + 16 : 1024 + 32] = uuid.UUID(name).bytes_le
+    named.write_bytes(head)
+    assert machine.surveyed().problems == ()
+    # A card that was copied to the eMMC, its identifiers with it.
+    (machine.root / "dev/mmcblk0").write_bytes(head)
+    assert machine.surveyed().problems[0].startswith("mmcblk0p1 has the identifier of mmcblk1p1")
+    for disk in ("mmcblk0", "mmcblk1"):  # also where neither is marked
+        head[1024 + 48] = 0
+        (machine.root / "dev" / disk).write_bytes(head)
+    assert machine.surveyed().problems[0].startswith("mmcblk0p1 has the identifier of mmcblk1p1")
+
+
 # --- what starts the board is no U-Boot, or an old one
 
 

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import tomllib
+import uuid
 import zlib
 from pathlib import Path
 from typing import Any
@@ -322,7 +323,12 @@ def test_a_torn_environment_and_a_gpt(tmp_path: Path) -> None:
     struct.pack_into("<II", head, 512 + 80, 128, 128)
     head[1024 + 128 : 1024 + 144] = b"\x11" * 16
     head[1024 + 128 + 48] = 4
-    assert collect._table(bytes(head)) == {"table": "gpt", "bootable": [2]}
+    head[1024 + 144 : 1024 + 160] = uuid.UUID("0e6bb2b1-02ff-4a1b-8c00-112233445566").bytes_le
+    assert collect._table(bytes(head)) == {
+        "table": "gpt",
+        "bootable": [2],
+        "uuids": {2: "0e6bb2b1-02ff-4a1b-8c00-112233445566"},
+    }
 
 
 def test_how_a_tree_is_kept_is_the_distributions_way() -> None:
