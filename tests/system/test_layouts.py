@@ -148,17 +148,22 @@ def test_from_node_disabled_to_an_npu_and_back(layout: str, tmp_path: Path) -> N
 
 @pytest.mark.full
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("lacks", [(), ("cmp",)], ids=["nothing", "cmp"])
+@pytest.mark.parametrize(
+    ("layout", "lacks"),
+    [("armbian", ()), ("armbian", ("cmp",)), ("toradex", ()), ("yocto", ())],
+    ids=["armbian", "armbian-cmp", "toradex", "yocto"],
+)
 def test_a_u_boot_that_is_not_known_is_asked_before_a_trial(
-    lacks: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    layout: str, lacks: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A maker's own, which may lack what no U-Boot of upstream's lacks; Armbian's script hands that on."""
-    known = uboot_like(UBOOTS["armbian"])
+    uboot = UBOOTS.get(layout) or LAYOUTS[layout].uboot
+    known = uboot_like(uboot)
     name = "-without-".join([known.name, *lacks])
     own = msgspec.structs.replace(known, name=name, lacks=(*known.lacks, *lacks))
     monkeypatch.setattr("virtual.boards.way.uboot_like", lambda _: own)
     monkeypatch.setattr("images.deploy.adopt.trial_of", lambda _: Trial("asked", "not known"))
-    with running("armbian", tmp_path, UBOOTS["armbian"]) as host:
+    with running(layout, tmp_path, uboot) as host:
         before = boot_files(host)
         result = adopt(Target(host, timeout_s=BOOT_S), board=None)
         steps = [str(each["name"]).partition(" boot")[0] for each in result.steps]
