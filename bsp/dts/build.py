@@ -111,6 +111,15 @@ class DtsResult(Result):
 
     def text(self) -> str:
         """Return the result for people: one screen."""
+        lines = [self.changes_text()]
+        lines.append(f"DTB      {self.dtb}{' (dry run: not written)' if self.dry_run else ''}")
+        if self.overlay:
+            lines.append(f"overlay  {self.overlay}")
+        lines.append(f"sha256   {self.sha256}")
+        return "\n".join(lines)
+
+    def changes_text(self) -> str:
+        """Return what is changed, and whether the NPU then works; the files may be temporary."""
         npu = self.npu
         lines = [f"{self.board}: device tree from {self.origin}"]
         lines += [f"applied  {file}" for file in self.applied]
@@ -124,10 +133,6 @@ class DtsResult(Result):
             )
             lines.append(f"NPU      {npu.node}, {npu.status}; asks for {clocks or 'no rate'}")
         lines.append(f"works    {'yes' if npu.supported else 'no'}: {npu.why}")
-        lines.append(f"DTB      {self.dtb}{' (dry run: not written)' if self.dry_run else ''}")
-        if self.overlay:
-            lines.append(f"overlay  {self.overlay}")
-        lines.append(f"sha256   {self.sha256}")
         return "\n".join(lines)
 
 

@@ -141,7 +141,7 @@ def changes_of(agent: Agent, board: Board, folder: Path, target: Target) -> DtsR
         root=target.root,
         force_enable=target.force_enable,
     )
-    progress.say(changed_tree.built.text())
+    progress.say(changed_tree.built.changes_text())
     if changed_tree.kernel is None:
         raise UserError(
             f"{board.name} has no NPU: there is nothing to switch on",
