@@ -43,10 +43,9 @@ fi
 if test -z "${devnum}"; then
   setenv npu_lacks "${npu_lacks}${npu_comma}devnum"; setenv npu_comma ,
 fi
-if test -z "${distro_bootpart}"; then
-  setenv npu_lacks "${npu_lacks}${npu_comma}distro_bootpart"; setenv npu_comma ,
-fi
 setenv npu_part "${devtype} ${devnum}:${distro_bootpart}"
+# `bootflow scan` of before 2023.04 does not say which partition: the one that is marked, else the first.
+if test -z "${distro_bootpart}"; then setenv npu_part "${devtype} ${devnum}:auto"; fi
 if test -z "${npu_at_kernel}"; then
   setenv npu_at_kernel ${kernel_addr_r}
   setenv npu_at_dtb ${fdt_addr_r}

@@ -437,3 +437,12 @@ def test_where_a_boot_script_takes_the_place_of_image_the_old_way_is_image(
     assert booted.console.count("Starting kernel") == 1, booted.console
     told = " npu_bsp.lacks=fatwrite" if lacks else ""
     assert f"root=/dev/mmcblk1p2 rootwait rw{told}\n" in booted.console.replace("\r", "")
+
+
+def test_a_u_boot_that_does_not_name_the_partition(tmp_path: Path, dtb: Path) -> None:
+    """As `bootflow scan` of 2022 and early 2023; a trial is spent there as anywhere."""
+    disk = Disk(first="setenv distro_bootpart\n", trial=TRIAL, show=True)
+    booted = boot(disk, tmp_path, dtb, firmware("trixie"))
+    assert booted.slots == [("trial", NEW)], booted.console
+    assert booted.trial == state.SPENT
+    assert "npu_bsp.lacks" not in booted.console
