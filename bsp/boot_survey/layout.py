@@ -104,8 +104,14 @@ def scanned(facts: BootFacts) -> list[tuple[Mount, Partition | None]]:
 
 
 def is_scanned(facts: BootFacts, partition: Partition) -> bool:
-    """Whether U-Boot's standard boot looks at a partition: it is marked, or none is and it is the first."""
-    marked = any(each.bootable for each in facts.partitions if each.disk == partition.disk)
+    """Whether U-Boot's standard boot looks at a partition: it is marked, or none is and it is the first.
+
+    Or the table could not be read, by an ordinary user: then it may.
+    """
+    on_disk = [each for each in facts.partitions if each.disk == partition.disk]
+    if not any(each.table for each in on_disk):
+        return True
+    marked = any(each.bootable for each in on_disk)
     return partition.bootable if marked else partition.number == 1
 
 

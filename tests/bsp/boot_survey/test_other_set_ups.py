@@ -390,6 +390,18 @@ def test_ext4_that_u_boot_does_not_look_at(machine: Machine) -> None:
     assert "does not look at mmcblk1p2" in why(machine.surveyed(), "raw")
 
 
+def test_a_table_that_could_not_be_read_speaks_against_nothing(machine: Machine) -> None:
+    """doctor asks as an ordinary user may: the disks are not to be read then."""
+    machine.disk("mmcblk1", ["vfat", "ext4"], marked=(2,))
+    machine.mount("/dev/mmcblk1p2", "/", "ext4")
+    machine.file("boot/boot.scr", SCRIPT)
+    for device in ("mmcblk1", "mmcblk1p1", "mmcblk1p2"):
+        (machine.root / "dev" / device).write_bytes(b"")
+    survey = machine.surveyed()
+    assert survey.layout.first == "/boot/boot.scr"
+    assert survey.way == "raw"
+
+
 def test_a_partition_that_comes_first_and_is_not_mounted(machine: Machine) -> None:
     """Its boot.scr, which nobody sees, is what boots the board."""
     machine.disk("mmcblk1", ["vfat", "ext4"], marked=(1, 2))
