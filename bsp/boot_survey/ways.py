@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from ..uboot import UBoot
@@ -19,6 +20,10 @@ from .told import bars, explained, lacks_in
 # CPU parts without 52-bit addresses (FEAT_LPA2, FEAT_LVA): Cortex-A53, A35, A55, A57, A72, A73, A75, A76,
 # A78. Source: Arm's technical reference manuals, ID_AA64MMFR0_EL1 and ID_AA64MMFR2_EL1.
 _NARROW_CORES = {"0xd03", "0xd04", "0xd05", "0xd07", "0xd08", "0xd09", "0xd0a", "0xd0b", "0xd41"}
+
+
+_CHECKPOINT_SINCE = (5, 14)
+"""EXT4_IOC_CHECKPOINT (Linux fs/ext4/ioctl.c)."""
 
 
 class Way(NamedTuple):
@@ -138,6 +143,11 @@ def _raw(
         return no(
             f"{mount.place} is mounted with data=journal: what is written is not where U-Boot reads"
         )
+    boot = facts.mount_of("/boot/boot.scr")
+    if boot is None or boot.device != mount.device:
+        return no(f"U-Boot reads {layout.first}, and /boot is on another file system")
+    if refusal := _keeps_its_journal(facts.release):
+        return no(refusal)
     if not is_scanned(facts, partition):
         return no(
             f"U-Boot's standard boot does not look at {partition.name}: another partition is marked as "
@@ -154,6 +164,14 @@ def _raw(
         return no(f"U-Boot reads {layout.first} first, which is not below /boot")
     why = f"U-Boot reads {layout.first} on {mount.device}, and can write sectors there"
     return Way("raw", True, why)
+
+
+def _keeps_its_journal(release: str) -> str:
+    """Return why the running kernel cannot have ext4 write its journal back; "" if nothing says so."""
+    numbers = re.match(r"(\d+)\.(\d+)", release)
+    if numbers is None or (int(numbers[1]), int(numbers[2])) >= _CHECKPOINT_SINCE:
+        return ""
+    return f"Linux {numbers[0]} cannot have ext4 write its journal back (5.14 can), and U-Boot reads none"
 
 
 def _kexec(facts: BootFacts) -> Way:

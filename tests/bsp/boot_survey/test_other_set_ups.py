@@ -390,6 +390,37 @@ def test_ext4_that_u_boot_does_not_look_at(machine: Machine) -> None:
     assert "does not look at mmcblk1p2" in why(machine.surveyed(), "raw")
 
 
+@pytest.mark.parametrize(
+    ("release", "works"),
+    [
+        ("5.10.160-legacy-rk35xx", False),
+        ("5.13.19", False),
+        ("5.14.0", True),
+        ("6.1.75-vendor", True),
+    ],
+)
+def test_kernels_that_cannot_write_ext4s_journal_back(
+    machine: Machine, release: str, works: bool
+) -> None:
+    one_ext4(machine)
+    machine.file("boot/boot.scr", SCRIPT)
+    machine.file("proc/sys/kernel/osrelease", f"{release}\n")
+    survey = machine.surveyed()
+    assert (survey.way == "raw") is works
+    if not works:
+        assert "cannot have ext4 write its journal back" in why(survey, "raw")
+
+
+def test_ext4_below_boot_is_not_boot(machine: Machine) -> None:
+    machine.disk("mmcblk1", ["ext4", "ext4"])
+    machine.mount("/dev/mmcblk1p2", "/", "ext4")
+    machine.mount("/dev/mmcblk1p1", "/boot/firmware", "ext4")
+    machine.file("boot/firmware/boot.scr", SCRIPT)
+    survey = machine.surveyed()
+    assert survey.layout.first == "/boot/firmware/boot.scr"
+    assert "/boot is on another file system" in why(survey, "raw")
+
+
 def test_a_table_that_could_not_be_read_speaks_against_nothing(machine: Machine) -> None:
     """doctor asks as an ordinary user may: the disks are not to be read then."""
     machine.disk("mmcblk1", ["vfat", "ext4"], marked=(2,))
