@@ -344,7 +344,8 @@ class Collector:
         return uuid.split("-")[0] or ("RAID" if self.names(f"{folder}/md") else "")
 
     def _variables(self, config: str) -> dict[str, str] | None:
-        """U-Boot's variables, from the first place that is named and whole; None: they cannot be seen."""
+        """U-Boot's variables, from the newest whole copy where they are said to be; None: none is."""
+        copies = []
         for line in config.split("\n"):
             words = line.partition("#")[0].split()
             if len(words) < 3:
@@ -357,14 +358,19 @@ class Collector:
             except (OSError, ValueError):
                 continue
             for head in (4, 5):  # with a byte of flags where there are two copies
-                if (
-                    zlib.crc32(data[head:]) == int.from_bytes(data[:4], "little")
-                    and len(data) > head
+                if len(data) > head and zlib.crc32(data[head:]) == int.from_bytes(
+                    data[:4], "little"
                 ):
-                    entries = data[head:].partition(b"\0\0")[0].split(b"\0")
-                    pairs = (entry.decode(errors="replace").partition("=") for entry in entries)
-                    return {name: value for name, equals, value in pairs if equals}
-        return None
+                    copies.append((data[4] if head == 5 else -1, data[head:]))
+                    break
+        if not copies:
+            return None
+        # The flags count copies, modulo 256 (U-Boot env/common.c, env_import_redund).
+        wrapped = {0, 255} <= {flags for flags, _ in copies}
+        newest = max(copies, key=lambda copy: 256 if wrapped and copy[0] == 0 else copy[0])[1]
+        entries = newest.partition(b"\0\0")[0].split(b"\0")
+        pairs = (entry.decode(errors="replace").partition("=") for entry in entries)
+        return {name: value for name, equals, value in pairs if equals}
 
     def _bootloaders(self, mounts: list[dict[str, Any]]) -> tuple[list[str], list[str], bool]:
         """What bootloaders on the disk say: that they run scripts, their versions, that they load Image."""

@@ -327,6 +327,21 @@ def test_efi_firmware_that_is_no_u_boot(machine: Machine, firmware: str, runs: b
         assert "EDK II" in why(survey, "fat")
 
 
+@pytest.mark.parametrize(
+    ("flags", "newest"),
+    [((3, 4), "b"), ((4, 3), "a"), ((255, 0), "b"), ((0, 255), "a"), ((1, 0), "a")],
+)
+def test_of_two_copies_of_u_boots_variables_the_newest_counts(
+    machine: Machine, flags: tuple[int, int], newest: str
+) -> None:
+    for name, flag in zip("ab", flags, strict=True):
+        data = f"bootcmd={name}\0\0".encode().ljust(4091, b"\xff")
+        machine.file(f"dev/env-{name}", struct.pack("<IB", zlib.crc32(data), flag) + data)
+    machine.file("etc/fw_env.config", "/dev/env-a 0 0x1000\n/dev/env-b 0 0x1000\n")
+    facts = facts_of(Collector(str(machine.root)).facts())
+    assert facts.variables == {"bootcmd": newest}
+
+
 def test_a_chromebook(machine: Machine) -> None:
     fat_and_ext4(machine)
     machine.file("boot/extlinux/extlinux.conf", "label l0\n linux /Image\n")
