@@ -96,7 +96,9 @@ def take_over(board: Board, request: Record) -> Record:
     )
     script, kept = f"{board.fat}/{SCRIPT}", f"{board.fat}/{OLD_SCRIPT}"
     before = read(script)
-    if before and b"npu-bsp" not in before:
+    if (
+        os.path.lexists(script) and b"npu-bsp" not in before
+    ):  # also an empty one, or a link to nothing
         make_way(kept)
         if board.on_ext:
             os.link(script, kept)
@@ -138,8 +140,8 @@ def give_back(board: Board, request: Record | None = None) -> Record:
     board.settle()
     script, kept = f"{board.fat}/{SCRIPT}", f"{board.fat}/{OLD_SCRIPT}"
     if b"npu-bsp" in read(script):
-        if old := read(kept):
-            replace(board, script, kept if board.on_ext else old)
+        if os.path.lexists(kept):
+            replace(board, script, kept if board.on_ext else read(kept))
             returned.append(SCRIPT)
         else:
             make_way(script)

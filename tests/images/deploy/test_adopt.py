@@ -565,6 +565,57 @@ def test_the_kept_extlinux_conf_has_a_copy_that_hands_on_what_is_told(tmp_path: 
     assert files_of(fat) == before
 
 
+@pytest.mark.parametrize("kind", ["ext4", "vfat"])
+@pytest.mark.parametrize(
+    "shape", ["empty", "a link", "a link to nothing", "read-only", "a folder that is a link"]
+)
+def test_whatever_booted_it_comes_back_as_it_was(tmp_path: Path, shape: str, kind: str) -> None:
+    boot = tmp_path / "boot"
+    boot.mkdir()
+    script = boot / "boot.scr"
+    if "link" in shape and kind == "vfat":
+        pytest.skip("FAT has no links")
+    if shape == "a folder that is a link":
+        (boot / "menu").mkdir()
+        (boot / "menu/extlinux.conf").write_text("label a\n")
+        (boot / "extlinux").symlink_to("menu")
+    elif shape.startswith("a link"):
+        script.symlink_to("boot-board.scr")
+        if shape == "a link":
+            (boot / "boot-board.scr").write_bytes(OLD_SCRIPT)
+    else:
+        script.write_bytes(b"" if shape == "empty" else OLD_SCRIPT)
+        script.chmod(0o444)
+    (tmp_path / "proc").mkdir()
+    mounts = "/dev/sda2 / ext4 rw 0 0\n" + (
+        "/dev/sda1 /boot vfat rw 0 0\n" if kind == "vfat" else ""
+    )
+    (tmp_path / "proc/mounts").write_text(mounts)
+
+    def state_of() -> dict[str, tuple[str, bytes]]:
+        paths = [path for path in boot.rglob("*") if path.is_symlink() or path.is_file()]
+        return {
+            str(path.relative_to(boot)): (
+                str(path.readlink()) if path.is_symlink() else oct(path.stat().st_mode),
+                path.read_bytes() if path.exists() and path.is_file() else b"",
+            )
+            for path in paths
+        }
+
+    before = state_of()
+    board = OnBoard(str(tmp_path), "/boot", exact=True)
+    Path(board.files).mkdir(parents=True)
+    onboard.take_over(board, {"script": base64.b64encode(slots.boot_script("virtual")).decode()})
+    assert b"npu-bsp" in script.read_bytes()
+    onboard.give_back(board)
+    after = state_of()
+    if kind == "vfat":  # which has no modes
+        before, after = (
+            {name: ("", data) for name, (_, data) in each.items()} for each in (before, after)
+        )
+    assert after == before
+
+
 def test_names_of_what_is_kept_are_those_that_the_boot_script_knows() -> None:
     text = slots.BOOT_CMD.read_text()
     for name in (*onboard.RENAMED.values(), *onboard.TOLD.values(), onboard.OLD_SCRIPT):
