@@ -27,11 +27,11 @@ def differences(output: NDArray[Any], right: NDArray[Any]) -> NDArray[np.float64
     Two that are no numbers are the same, and two infinite ones of one sign.
     """
     wide = {"c": np.complex128, "f": np.float64}.get(right.dtype.kind)
-    first, second = (output.astype(wide), right.astype(wide)) if wide else (output, right)
-    same = first == second
-    if wide:
-        same |= np.isnan(first) & np.isnan(second)
     with np.errstate(invalid="ignore", over="ignore"):
+        first, second = (output.astype(wide), right.astype(wide)) if wide else (output, right)
+        same = first == second
+        if wide:
+            same |= np.isnan(first) & np.isnan(second)
         apart = np.abs(first.astype(wide or np.float64) - second.astype(wide or np.float64))
     # Of whole numbers that are too large for it a difference may round to none.
     apart = np.where(~same & (apart == 0), 1.0, apart)

@@ -57,6 +57,7 @@ from .outcome import (
 from .references import References, references
 
 _ROCKET = "rocket"
+_EMPTY = "its outputs are empty: there is nothing to compare"
 
 
 class VirtualNpus:
@@ -308,6 +309,12 @@ class _OneNpu:
         if run.different:
             why = report.wrong[0] if report.wrong else self._missing(attempt, run)
             return replace(run, why=why)
+        if (
+            report.wrong
+        ):  # exact mode computes some of it as the model has it, whatever was submitted
+            return replace(run, why=report.wrong[0])
+        if not run.values:
+            return replace(run, status=NOT_RUN, why=_EMPTY, first_wrong=None)
         return replace(run, status=RIGHT, first_wrong=None)
 
     def _missing(self, attempt: Attempt, run: Run) -> str:

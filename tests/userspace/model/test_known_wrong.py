@@ -18,7 +18,7 @@ from userspace.npu.model.faults.operand_conditions import laid_out_in, operands_
 from userspace.npu.model.graph import Model, Operation, Tensor
 from userspace.npu.model.summary import reads_computed
 from virtual.gates.build import build
-from virtual.gates.cases import Case
+from virtual.gates.cases import RELU, Case
 from virtual.gates.model_runner import model_runner, reference
 from virtual.gates.packages import find_delegate
 from virtual.npu.engines import maker_for
@@ -99,6 +99,27 @@ def test_what_rockchips_driver_makes_of_sums_is_said(name: str) -> None:
     assert not case.said or any(case.said in each for each in found)
     assert not any("build-mesa" in each for each in known_wrong.before_a_run(
         case.model, "rk3588", "26.2.6", use="go on"))  # our patches are for the other driver  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        (Case("conv", 8, 8, 8, 8, activation=RELU, zero_points=(120, 128, 120)), "is left out"),
+        (Case("conv", 8, 8, 8, 8, activation=RELU, zero_points=(120, 128, 0)), ""),
+        (Case("conv", 8, 8, 8, 8, dtype="int8"), ""),
+        (Case("float-add", dtype="float32"), "not bytes"),
+    ],
+)
+def test_what_rockchips_driver_does_not_look_at_is_said(case: Case, said: str) -> None:
+    found = known_wrong.known_wrong(build(case).model, "rk3588", "26.2.6")
+    assert bool(found) == bool(said), found
+    assert not said or any(said in each for each in found)
+
+
+def test_sums_of_an_older_driver_of_rockchips_are_said() -> None:
+    model = sums()["the last one first"].model
+    (said,) = known_wrong.known_wrong(model, "rk3588", "26.1.6")
+    assert "scales that the driver has of a few models" in said
 
 
 @pytest.mark.parametrize("mesa", ["26.1.6", "26.2.6"])

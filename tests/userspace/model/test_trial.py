@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bsp.base.errors import InfrastructureError, UserError
+from tests.support.models import inputs as m
 from tests.support.models.rule_cases import cases
 from userspace.npu.model.report import document as report_document
 from userspace.npu.model.report import text as report_text
@@ -190,6 +191,8 @@ def test_an_array_is_given_in_the_models_order(tmp_path: Path) -> None:
     assert words == ("a.npy", "b.npy")
     values, words = input_values(model, [first])
     assert words == ("a.npy", "generated data, seed 21")
+    empty, _ = input_values(m.one_conv(0, 16, 16, 3))
+    assert empty[0].shape == (0, 16, 16, 3)
     with pytest.raises(UserError, match="has 2 inputs"):
         input_values(model, [first, second, first])
 

@@ -26,6 +26,7 @@ from virtual.gates.model_runner import model_runner, reference
 from virtual.gates.order import wrong_order
 from virtual.gates.records import OutcomeRecord
 from virtual.gates.witness import Witness, model_coefficients, unsigned
+from virtual.npu.shim.server import ClientReport
 from virtual.npu.taken import wrongly_taken
 from virtual.npu.tflite import arithmetic
 from virtual.npu.tflite.operations import operations
@@ -116,6 +117,25 @@ def test_what_is_taken_and_wrong_though_no_job_is(case: Case, taken: set[int], s
     found = wrongly_taken(read_model(build(case).model), taken)
     assert bool(found) == bool(said), found
     assert not found or said in str(found[0])
+
+
+def test_right_values_beside_what_contradicts_the_model_are_not_good() -> None:
+    """Exact mode rounds as the model has it: a wrong multiplier of a submission gave the right values."""
+    built = build(Case("conv", 8, 8, 8, 8))
+    values = np.zeros((1, 8, 8, 8), np.uint8)
+    finding = "NN job 1: multiplier: expected 0.5, found 0.25 [submission: compared with the model]"
+    answer = {"status": "ran", "partitions": 1, "nodes": []}
+    for wrong, status in (([], sweep.GOOD), ([finding], sweep.WRONG)):
+        report = ClientReport(findings=[finding], wrong=wrong)
+        attempt = sweep._Witnessed(answer, [values], report, Witness([], 8, None), built.model)
+        outcome = sweep.Outcome("imx8mp", "conv", "convolution", sweep.WRONG)
+        sweep._judge(outcome, attempt, [values])
+        assert outcome.status == status
+    assert (outcome.blame, outcome.evidence) == ("submission", finding)
+    nothing = values[:0]
+    attempt = sweep._Witnessed(answer, [nothing], report, Witness([], 8, None), built.model)
+    with pytest.raises(UserError, match="its outputs are empty"):
+        sweep._judge(outcome, attempt, [nothing])
 
 
 def test_real_numbers_are_compared_with_a_tolerance() -> None:

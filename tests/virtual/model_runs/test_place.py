@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from bsp.base.project import PROJECT
-from tests.support.models.inputs import crash
+from tests.support.models.inputs import crash, names_and_places
 from userspace.npu.model.estimate import calibration_of
-from userspace.npu.model.graph import read_model
+from userspace.npu.model.graph import output_numbers, read_model, with_outputs
 from userspace.npu.model.trial.given import input_values
-from userspace.npu.model.trial.run import MOVED, NOT_COMPARED, RIGHT, WRONG, RunRequest
+from userspace.npu.model.trial.run import MOVED, NOT_COMPARED, NOT_RUN, RIGHT, WRONG, RunRequest
 from userspace.npu.validate import models
 from virtual.gates.build import build
-from virtual.gates.cases import Case
+from virtual.gates.cases import RELU, Case
 from virtual.model_runs.ledger import Entry
 from virtual.model_runs.outcome import agreement_of, output_of, taken_nodes
 from virtual.model_runs.place import VirtualNpus
@@ -153,6 +153,26 @@ def test_a_rockchip_npu_runs_a_convolution() -> None:
     # 64 pixels of 16 channels in and out, 3x3 weights, biases of 4 bytes.
     assert (run.coefficient_bytes, run.written_bytes) == (3 * 3 * 16 * 16, 1024)
     assert run.read_bytes == 1024 + run.coefficient_bytes + 4 * 16
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_what_exact_mode_does_for_the_driver_is_no_merit_of_its() -> None:
+    """It applies the model's activation; the report said "right", beside a finding that says wrong."""
+    made = build(Case("conv", 8, 8, 8, 8, activation=RELU, zero_points=(120, 128, 120)))
+    (run,) = VirtualNpus().run(RunRequest(made.model, made.inputs, "26.2.6", ("rk3588",)))
+    assert (run.status, run.different) == (WRONG, 0)
+    assert "expected outputs of 120 to 255 (activation)" in run.why
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_outputs_without_values_are_neither_right_nor_wrong() -> None:
+    model = names_and_places(1e9)
+    model = with_outputs(model, output_numbers(model)[0][2:])  # the places, of which there are none
+    inputs, _ = input_values(model)
+    (run,) = VirtualNpus().run(RunRequest(model, inputs, "25.0.7", ("imx8mp",)))
+    assert run.status == NOT_RUN, run
 
 
 @pytest.mark.slow

@@ -330,7 +330,7 @@ _UINT8 = "convert the model to uint8 instead of int8, or take an i.MX 8M Plus"
 _ADD_MESA = "take Mesa 25.0.7 (Debian trixie), or an i.MX 8M Plus"
 _FAULTS = (
     Fault("is taken though its values are not bytes, and comes out as garbage",
-          "taken-and-wrong.md", _BOTH, _ALL, _other_types,
+          "taken-and-wrong.md", _THREE, _ALL, _other_types,
           "quantise the model; operations on indices: take Mesa 25.0.7, or end the NPU's part before them"),
     Fault("has its bias corrected by stray bytes: all sums are off", "add-bias.md", (A311D,),
           _SINCE_26, _add_bias, _ADD_MESA),
@@ -404,6 +404,11 @@ _FAULTS = (
     Fault("has weights or a bias that the model computes (float16 ones, say): the delegate crashes",
           "taken-and-wrong.md", (RK3588,), _SINCE_26, operands.computed_weights,
           "quantise the model to uint8"),
+    Fault("has an activation behind it, which is left out: values below its lower end stay",
+          "", (RK3588,), _SINCE_26, rocket.activation_left_out,
+          "give its output a range that begins where the activation does"),
+    Fault("is added with scales that the driver has of a few models", "", (RK3588,), ("26.1",),
+          rocket.is_sum, "take Mesa 26.2"),
     Fault("adds what no convolution of the NPU's has just made, or what is handed out as well: the delegate"
           " crashes",
           "", (RK3588,), _SINCE_26, rocket.sum_crashes,
@@ -448,7 +453,7 @@ _FAULTS = (
     Fault("joins one row or one column of pixels, which stays channel by channel", "height-one.md", _BOTH,
           _SINCE_26, operands.joined_row, "use four dimensions, with a height and width above 1"),
     Fault("has a scale that is no positive number, or a zero point that no byte has", "taken-and-wrong.md",
-          _BOTH, _ALL, operands.odd_quantisation, "convert the model again"),
+          _THREE, _ALL, operands.odd_quantisation, "convert the model again"),
     Fault("has an input of three or four dimensions, which is taken for another one",
           "taken-and-wrong.md", _BOTH, ("25.0",),
           _connected_4d, "put a RESHAPE to two dimensions before it"),

@@ -45,6 +45,21 @@ class Around(Protocol):
         """What becomes of sums."""
 
 
+def activation_left_out(operation: Operation, _: Around) -> bool:
+    """A fused activation that ends at values which bytes have; the driver knows none."""
+    output = output_of(operation)
+    if operation.kind not in (*_CONVOLUTIONS, "ADD") or output is None or not output.is_bytes:
+        return False
+    if operation.activation in ("RELU", "RELU6"):
+        return output.zero_point > 0
+    return operation.activation == "RELU_N1_TO_1"
+
+
+def is_sum(operation: Operation, _: Around) -> bool:
+    """Any ADD."""
+    return operation.kind == "ADD"
+
+
 def sum_crashes(operation: Operation, where: Around) -> bool:
     """A sum for which the driver looks for what is not there."""
     return operation.index in where.fused.crashing

@@ -113,7 +113,11 @@ def _generated(each: Input, number: int) -> tuple[NDArray[Any], str]:
             f"the model's input {each.name!r} takes {each.text()}: nothing can be generated for that",
             hint="only what the rules say can be reported: --no-run",
         )
-    shape = tuple(max(size, 1) for size in each.shape)
+    # A size that is not known yet; 0 is one that a model may well have.
+    shape = tuple(
+        1 if size < 0 or (not size and each.free(axis)) else size
+        for axis, size in enumerate(each.shape)
+    )
     size = int(np.prod(shape, dtype=np.int64)) * np.dtype(each.dtype).itemsize
     if size > _MOST_BYTES:
         raise UserError(f"the model's input {each.name!r} has {size} bytes", hint="--no-run")
