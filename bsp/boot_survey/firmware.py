@@ -22,7 +22,8 @@ def runs_no_scripts(facts: BootFacts, layout: Layout, uboot: UBoot | None) -> st
     """Return why what starts the board would not run a ``boot.scr`` of ours; "" if nothing says so."""
     if facts.chosen.barebox:
         return "barebox starts this board, and it runs no boot.scr"
-    if facts.efi and facts.firmware and "u-boot" not in facts.firmware.lower():
+    others = facts.firmware if "u-boot" not in facts.firmware.lower() else ""
+    if facts.efi and others and not facts.chosen.uboot:
         return f"the EFI firmware of {facts.firmware} starts this board: no U-Boot, so no boot.scr"
     if "cros_secure" in facts.cmdline.split():
         return "a Chromebook's firmware (depthcharge) starts this board, and it runs no boot.scr"

@@ -325,6 +325,9 @@ def test_efi_firmware_that_is_no_u_boot(machine: Machine, firmware: str, runs: b
     assert (survey.way == "fat") is runs
     if not runs:
         assert "EDK II" in why(survey, "fat")
+        # A board whose U-Boot has its maker's name there.
+        machine.file("proc/device-tree/chosen/u-boot,version", b"2025.01\0")
+        assert machine.surveyed().way == "fat"
 
 
 @pytest.mark.parametrize(
