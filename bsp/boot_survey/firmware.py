@@ -29,6 +29,13 @@ def runs_no_scripts(facts: BootFacts, layout: Layout, uboot: UBoot | None) -> st
         return "a Chromebook's firmware (depthcharge) starts this board, and it runs no boot.scr"
     if uboot is not None and not uboot.legacy_scripts:
         return f"U-Boot's {uboot.name} runs no script images (boot.scr)"
+    own_place = layout.mount.place.rstrip("/") if layout.mount else ""
+    name = layout.first.lower().removeprefix(own_place)
+    if own_place and re.fullmatch(r"/boot/boot\.scr(\.uimg)?", name):
+        return (
+            f"{layout.first} boots this board from a folder of its partition; a boot.scr of ours above it "
+            "would be the only one that `bootflow scan` looks at"
+        )
     if facts.files.get(layout.first, "").startswith(_FIT):
         return (
             f"{layout.first} is a FIT: whether this U-Boot also runs script images of the older form, as "

@@ -142,6 +142,21 @@ def test_a_boot_script_that_is_a_fit_is_not_replaced_by_one_of_the_older_form(
     assert machine.surveyed().way == "fat"
 
 
+@pytest.mark.parametrize("kind", ["vfat", "ext4"])
+def test_a_script_in_a_folder_of_the_boot_partition_is_not_hidden_by_ours(
+    machine: Machine, kind: str
+) -> None:
+    """bootflow scan takes one script of a partition: after ours, which fails, the old one is not tried."""
+    machine.disk("mmcblk1", [kind, "ext4"])
+    machine.mount("/dev/mmcblk1p2", "/", "ext4")
+    machine.mount("/dev/mmcblk1p1", "/boot", kind)
+    machine.file("boot/boot/boot.scr", SCRIPT)
+    survey = machine.surveyed()
+    assert survey.layout.first == "/boot/boot/boot.scr"
+    assert survey.way == ""
+    assert "the only one that `bootflow scan` looks at" in why(survey, "fat")
+
+
 def test_extlinux_conf_keeps_its_name_where_bootcmd_names_it(machine: Machine) -> None:
     """bootcmd of the environment starts extlinux.conf by name: without it nothing would boot."""
     fat_and_ext4(machine)
