@@ -398,7 +398,7 @@ class Collector:
     def _program(self, name: str) -> bool:
         return any(
             os.path.exists(self.at(f"{folder}/{name}"))
-            for folder in ("/usr/bin", "/usr/sbin", "/bin", "/sbin")
+            for folder in ("/usr/bin", "/usr/sbin", "/bin", "/sbin", "/run/current-system/sw/bin")
         )
 
     def _watchdogs(self) -> Iterator[dict[str, str]]:

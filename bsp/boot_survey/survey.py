@@ -192,7 +192,8 @@ def survey_of(
         kexec=next(each.why for each in candidates if each.name == "kexec"),
         need_bytes=need_bytes,
         runs_scripts=runs_scripts(facts, layout, trial),
-        keeper=keeper_of(facts, layout),
+        # What both copies of a system read is not for us to change.
+        keeper="" if owner else keeper_of(facts, layout),
         variables=_interesting(facts.variables or {}),
     )
 

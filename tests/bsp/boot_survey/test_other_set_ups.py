@@ -633,6 +633,16 @@ def test_fedoras_grub_reads_entries(machine: Machine) -> None:
     assert machine.surveyed().dtb == "/mine.dtb (devicetree of its menu)"
 
 
+@pytest.mark.parametrize("word", ["", "rauc.slot=A"])
+def test_nothing_is_kept_where_somebody_else_decides(machine: Machine, word: str) -> None:
+    """Both copies of the system read overlays.txt, each with a tree of its own."""
+    fat_and_ext4(machine)
+    machine.file("boot/boot.scr", SCRIPT)
+    machine.file("boot/overlays.txt", "fdt_overlays=\n")
+    machine.file("proc/cmdline", f"root=/dev/mmcblk1p2 {word}\n")
+    assert machine.surveyed().keeper == ("" if word else "toradex")
+
+
 # --- extlinux.conf
 
 
