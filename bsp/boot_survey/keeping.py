@@ -12,6 +12,7 @@ from typing import Literal
 
 from .facts import BootFacts
 from .layout import Layout
+from .owners import Owner
 
 Keeper = Literal["", "armbian", "toradex", "u-boot-menu", "grub", "flash-kernel"]
 """What can be told to keep a device tree by ``deploy --try --persist``; "": nothing."""
@@ -52,13 +53,23 @@ def keeps_overlay(keeper: Keeper, overlays: Sequence[str]) -> bool:
 
 
 def how_to_keep(
-    layout: Layout, host: str, keeper: Keeper = "", overlays: Sequence[str] = ()
+    layout: Layout,
+    host: str,
+    keeper: Keeper = "",
+    overlays: Sequence[str] = (),
+    owner: Owner | None = None,
 ) -> str:
     """Return what to type, so that a device tree that was tried stays; in words.
 
     Args:
         overlays: those that the boot files name.
+        owner: the system that decides what boots there.
     """
+    if owner:
+        return (
+            "the next reset ends in the system as it was. To keep it, give it to what decides what boots "
+            f"there ({owner.system}): {owner.instead}"
+        )
     if keeper:
         return (
             f"the next reset ends in the system as it was. To have {keeper} keep it: ./inv deploy --host "

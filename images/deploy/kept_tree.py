@@ -57,7 +57,7 @@ def refuse_without_keeper(how: Survey, host: str, *, overlay: bool) -> None:
 
 def _own_way(how: Survey, host: str) -> str:
     """Return how somebody keeps a tree there by hand."""
-    return how_to_keep(how.layout, host, overlays=how.overlays)
+    return how_to_keep(how.layout, host, overlays=how.overlays, owner=how.owner)
 
 
 def refuse_overlay(how: Survey, kept_by: str, changes: Sequence[Change], host: str) -> None:

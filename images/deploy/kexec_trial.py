@@ -227,4 +227,4 @@ def _judge(
             agent.ask({"do": "reboot", "reboot": target.reboot})
             return
     result.outcome = "tried"
-    result.hint = how_to_keep(how.layout, host.name, how.keeper, how.overlays)
+    result.hint = how_to_keep(how.layout, host.name, how.keeper, how.overlays, how.owner)

@@ -85,6 +85,18 @@ def test_a_tree_is_tried_and_the_disk_left_alone(stock: FakeBoard, dtb: Path) ->
     assert "the next reset ends in the system as it was" in shown.text()
 
 
+def test_what_decides_what_boots_there_is_what_keeps_a_tree(stock: FakeBoard, dtb: Path) -> None:
+    cmdline = stock.root / "proc/cmdline"
+    cmdline.write_text(f"{cmdline.read_text().strip()} rauc.slot=A\n")
+    result = try_dtb(stock.target(), board=None, dtb=dtb)
+    assert result.outcome == "tried", result.problem
+    assert "(RAUC): give device tree and kernel to RAUC" in result.hint
+    assert "--adopt" not in result.hint
+    with pytest.raises(UserError, match="--persist: nothing") as error:
+        try_dtb(stock.target(), board=None, dtb=dtb, persist=True)
+    assert "give device tree and kernel to RAUC" in error.value.hint
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("behaviour", ["panic", "other-tree", "hang"])
 def test_a_trial_that_fails(stock: FakeBoard, dtb: Path, behaviour: str) -> None:
