@@ -22,7 +22,7 @@ from userspace.npu.model import tiny_model
 from userspace.npu.validate import label_image, models
 from userspace.npu.validate.label_image import SmokeTestRequest
 from userspace.npu.validate.machine import RUNNER, ThisMachine
-from userspace.npu.validate.onboard import child
+from userspace.npu.validate.onboard import child, environment
 from userspace.npu.validate.onboard.child import in_child
 from userspace.npu.validate.onboard.environment import load_runtime
 from userspace.npu.validate.smoke import smoke_test
@@ -285,10 +285,25 @@ def test_a_delegate_that_computes_wrongly_took_what_it_says(broken: Path) -> Non
     assert row["max_abs_diff"] > 0.1
 
 
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [(None, "verbose"), ("verbose", "verbose"), ("0", "0,verbose"), ("a,verbose", "a,verbose")],
+)
+def test_mesas_log_is_asked_for_whatever_else_is(
+    asked: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With TEFLON_DEBUG=0 a run on the NPU was said to be one on the CPU."""
+    monkeypatch.delenv("TEFLON_DEBUG", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("TEFLON_DEBUG", asked)
+    environment.ask_for_log()
+    assert os.environ["TEFLON_DEBUG"] == expected
+
+
 def test_several_delegates_and_their_environment(broken: Path) -> None:
     """A library that takes nothing, beside one that has no vendor's driver; variables reach the runner."""
-    environment = label_image.environment_of(["SMALLER_SOFTMAX=1", "RUSTICL_ENABLE=a,b"])
-    document = quick(delegate=f"cpu,{broken}:how=nothing,tim-vx", environment=environment)
+    variables = label_image.environment_of(["SMALLER_SOFTMAX=1", "RUSTICL_ENABLE=a,b"])
+    document = quick(delegate=f"cpu,{broken}:how=nothing,tim-vx", environment=variables)
     rows = {row["delegate"].partition(":")[0]: row for row in document["results"]}
     assert list(rows) == ["cpu", "cpu-reference", "tim-vx", str(broken)]
     assert rows["cpu"]["ratio_to_cpu"] == 1

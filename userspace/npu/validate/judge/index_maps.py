@@ -13,6 +13,10 @@ noise of 2 to 30 % of their spread, enlarged as it does: never fewer than 98 % o
 moved by two pixels, with noise of 5 %, at most three quarters. Enlarged with another rule for the pixels'
 middles, three quarters of the map or more are each moved another way, and fewer than 55 % differ; noise
 gave that in one at most.
+
+Beside these made-up scores, mixtures of MobileNets' features on a photograph (V1 and V2, 2 to 21 classes,
+enlarged to 65, 129 and 257 pixels), with the noise of silicon's predicted rounding (3 to 8 %): none of 972
+maps was taken for a moved one, and of 7,776 that were moved by one or two pixels all but 8.
 """
 
 from __future__ import annotations

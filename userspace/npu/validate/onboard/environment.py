@@ -27,6 +27,7 @@ WATCHED = (
     "RUSTICL_FEATURES", "OCL_ICD_VENDORS", "OCL_ICD_FILENAMES", "SMALLER_SOFTMAX", "TEFLON_DEBUG",
     "ETNA_MESA_DEBUG", "MESA_LOADER_DRIVER_OVERRIDE", "VIVANTE_SDK_DIR", "OMP_NUM_THREADS",
 )  # fmt: skip
+_LOG = "TEFLON_DEBUG"
 # The one order of preference, for the doctor and the gate too: the runtime that is still developed first.
 RUNTIMES = ("ai_edge_litert", "tflite_runtime")
 
@@ -99,6 +100,17 @@ def set_environment(
         os.environ["NPU_BSP_LIBCLC"] = f"{rusticl}/clc"
     if [os.environ.get(name, "") for name in linker] != before:
         os.execv(sys.executable, [sys.executable, *sys.argv])  # noqa: S606
+
+
+def ask_for_log() -> None:
+    """Have Mesa's delegate say what it takes, beside what it was asked for; it reads this as it loads.
+
+    Without its log nobody can tell a run on the NPU from one on the CPU.
+
+    Source: Mesa src/gallium/frontends/teflon/tfl_device.c; util/u_debug.c, which takes words with commas.
+    """
+    words = [word for word in os.environ.get(_LOG, "").split(",") if word]
+    os.environ[_LOG] = ",".join(dict.fromkeys([*words, "verbose"]))
 
 
 def profile_library() -> str | None:

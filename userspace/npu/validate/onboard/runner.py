@@ -35,6 +35,7 @@ if TYPE_CHECKING or __package__:
     from .devices import KernelLog, npu_devices
     from .environment import (
         WATCHED,
+        ask_for_log,
         load_runtime,
         profile_library,
         set_environment,
@@ -47,7 +48,14 @@ else:
     from delegate_paths import mesa_version, not_there, parse_delegate
     from delegation import count_operations
     from devices import KernelLog, npu_devices
-    from environment import WATCHED, load_runtime, profile_library, set_environment, use_payload
+    from environment import (
+        WATCHED,
+        ask_for_log,
+        load_runtime,
+        profile_library,
+        set_environment,
+        use_payload,
+    )
     from stage_error import StageError
 
 FORMAT = 1
@@ -231,8 +239,7 @@ def main() -> int:
         parser.error("--env takes NAME=VALUE")
     variables = dict(word.split("=", 1) for word in job.env)
     set_environment(variables, job.rusticl, profile_library() if job.profile else None)
-    # Mesa src/gallium/frontends/teflon: the delegate then says what it took; read before it loads.
-    os.environ.setdefault("TEFLON_DEBUG", "verbose")
+    ask_for_log()
     try:
         use_payload()
         document = run(job)
