@@ -85,6 +85,7 @@ def test_a_tree_is_tried_and_the_disk_left_alone(stock: FakeBoard, dtb: Path) ->
     assert "the next reset ends in the system as it was" in shown.text()
 
 
+@pytest.mark.slow
 def test_what_decides_what_boots_there_is_what_keeps_a_tree(stock: FakeBoard, dtb: Path) -> None:
     cmdline = stock.root / "proc/cmdline"
     cmdline.write_text(f"{cmdline.read_text().strip()} rauc.slot=A\n")
