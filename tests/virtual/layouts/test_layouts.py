@@ -16,6 +16,7 @@ from bsp.catalog import load_board
 from bsp.kernel.packaged import PrebuiltKernel
 from images.deploy.onboard.script_image import script_text
 from images.disk.layout import MIB
+from tests.support.foreign_board import Machine
 from virtual.boards.way import way_named
 from virtual.layouts import disk, foreign
 from virtual.layouts.layout import LAYOUTS, Layout, layout_named, names
@@ -113,6 +114,34 @@ def test_toradex(parts: Parts, tmp_path: Path) -> None:
     assert gzip.decompress((boot / "Image.gz").read_bytes()) == parts.kernel.image.read_bytes()
     assert (boot / "overlays.txt").read_text() == "fdt_overlays=\n"
     assert "overlays_file" in (script_text((boot / "boot.scr").read_bytes()) or "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [("armbian", "raw"), ("extlinux-fat", "fat"), ("yocto", "fat"), ("toradex", "fat")],
+)
+def test_the_survey_knows_each_and_has_a_way(
+    name: str, way: str, parts: Parts, tmp_path: Path
+) -> None:
+    """As it would be found on the running board; the boots themselves are seen in tests/system."""
+    layout, machine = LAYOUTS[name], Machine(tmp_path / "board")
+    place = layout.fat.mount if layout.fat else "/boot"
+    machine.disk("vda", ["vfat", "ext4"] if layout.fat else ["ext4"])
+    machine.mount(f"/dev/vdap{2 if layout.fat else 1}", "/", "ext4")
+    if layout.fat:
+        machine.mount("/dev/vdap1", place, "vfat")
+    boot = machine.root / place.lstrip("/")
+    boot.mkdir(parents=True, exist_ok=True)
+    layout.fill(parts, boot, machine.root)
+    with (machine.root / "dev/vda").open("r+b") as file:
+        file.truncate(disk.places(layout, SEED).size_bytes)
+    table = disk.table_of(layout, disk.places(layout, SEED))
+    run(["sfdisk", "--quiet", "--wipe=always", machine.root / "dev/vda"], stdin=table.encode())
+    survey = machine.surveyed(layout.uboot.removeprefix("like:"))
+    assert survey.layout.name == name
+    assert survey.problems == ()
+    assert survey.way == way, survey.text()
 
 
 def test_a_ram_disk_of_any_size_gets_a_header_that_fits() -> None:
