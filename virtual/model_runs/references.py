@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from userspace.npu.model.graph import Model, output_numbers, with_outputs
+from userspace.npu.model.graph import Model, Operation, output_numbers, with_outputs
 
 from ..npu.operands import unsigned
 from ..npu.portable import DEADLINE_S, outputs_apart
@@ -18,6 +18,7 @@ from ..npu.portable import DEADLINE_S, outputs_apart
 Operands = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 _BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
 
+_HANDLES = ("resource", "variant")
 _MOST_BYTES = 1 << 30
 """Of all tensors that are kept: above, only the model's outputs are compared."""
 
@@ -54,6 +55,9 @@ def references(
         ValueError: TFLite does not take the model, or these inputs, or does not end.
     """
     ends, firsts = output_numbers(content)
+    # A handle of a variable is no value.
+    handles = {each.index for each in model.operations if _is_handle(each)}
+    firsts = {index: number for index, number in firsts.items() if index not in handles}
     sizes = sum(
         each.outputs[0].size_bytes for each in model.operations if each.outputs and each.outputs[0]
     )
@@ -68,6 +72,11 @@ def references(
         by_operation,
         _operands(model, inputs, by_operation),
     )
+
+
+def _is_handle(operation: Operation) -> bool:
+    first = operation.outputs[0] if operation.outputs else None
+    return first is not None and first.dtype in _HANDLES
 
 
 def _operands(

@@ -12,6 +12,7 @@ from userspace.npu.model import tflite_file as t
 
 RESHAPE, TRANSPOSE, ADD, CAST, FULLY_CONNECTED, MUL, FLOOR_MOD = 22, 39, 0, 53, 9, 18, 95
 ARG_MAX, GATHER, DEQUANTIZE, GREATER, WHERE = 56, 36, 6, 61, 109
+VAR_HANDLE, READ_VARIABLE, ASSIGN_VARIABLE = 142, 143, 144
 
 
 class Model:
@@ -235,3 +236,18 @@ def names_and_places(limit: float) -> bytes:
         t.Operator(WHERE, (above,), (places,), 0),
     ]
     return model.written([image], [features, named, places])
+
+
+def variable() -> bytes:
+    """A convolution whose output is kept in a variable, and read from it again."""
+    model = Model()
+    image = model.image(1, 16, 16, 3)
+    features = model.conv(image)
+    handle = model.tensor("handle", (), "resource")
+    kept = model.tensor("kept", model.tensors[features].shape, scale=0.02, zero_point=128)
+    model.operators += [
+        t.Operator(VAR_HANDLE, (), (handle,), 111),
+        t.Operator(ASSIGN_VARIABLE, (handle, features), (), 113),
+        t.Operator(READ_VARIABLE, (handle,), (kept,), 112),
+    ]
+    return model.written([image], [kept])

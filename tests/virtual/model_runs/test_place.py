@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from bsp.base.project import PROJECT
-from tests.support.models.inputs import crash, names_and_places
+from tests.support.models.inputs import crash, names_and_places, variable
 from userspace.npu.model.estimate import calibration_of
 from userspace.npu.model.graph import output_numbers, read_model, with_outputs
 from userspace.npu.model.trial.given import input_values
@@ -34,6 +34,15 @@ def test_each_operations_values_are_kept_before_an_add_overwrites_them() -> None
     assert set(right.by_operation) == {each.index for each in model.operations}
     last = model.operations[-1]
     assert np.array_equal(right.by_operation[last.index], right.outputs[0])
+
+
+def test_a_handle_of_a_variable_is_no_value() -> None:
+    """Of a wake-word model "TFLite itself does not run it" was said: its handles were kept, too."""
+    content = variable()
+    model = read_model(content)
+    right = references(content, model, [np.ones((1, 16, 16, 3), np.uint8)])
+    assert set(right.by_operation) == {0, 3}
+    assert np.array_equal(right.outputs[0], right.by_operation[0])
 
 
 def test_a_model_that_ends_the_runtime_ends_nothing_else() -> None:

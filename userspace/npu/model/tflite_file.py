@@ -22,7 +22,7 @@ _SCHEMA_VERSION = 3
 _IDENTIFIER = b"TFL3"
 _TENSOR_TYPES = {
     "float32": 0, "float16": 1, "int32": 2, "uint8": 3, "int64": 4, "string": 5, "bool": 6, "int16": 7,
-    "complex64": 8, "int8": 9,
+    "complex64": 8, "int8": 9, "resource": 13,
 }  # fmt: skip
 SAME, VALID = 0, 1
 NO_ACTIVATION, RELU = 0, 1

@@ -27,7 +27,7 @@ if TYPE_CHECKING or __package__:
         profiling,
     )
     from .delegate_paths import OPENCL_LIBRARY, parse_delegate
-    from .delegation import count_operations, delegated
+    from .delegation import count_operations, count_tensors, delegated
     from .stage_error import StageError
 else:
     import delegate_library
@@ -39,7 +39,7 @@ else:
     import preprocess
     import profiling
     from delegate_paths import OPENCL_LIBRARY, parse_delegate
-    from delegation import count_operations, delegated
+    from delegation import count_operations, count_tensors, delegated
     from stage_error import StageError
 
 # The runs of the reference, at least two in all: nobody asks for its latency.
@@ -111,8 +111,8 @@ class PreparedModel:
         ]
 
     def name_of(self, tensor: int) -> str:
-        """Return a tensor's name; its number where it has none."""
-        details = self.interpreter.get_tensor_details()
+        """Return an output's name; the number of another tensor."""
+        details = self.interpreter.get_output_details()
         names = {int(each["index"]): str(each["name"]) for each in details}
         return names.get(tensor) or f"tensor {tensor}"
 
@@ -170,7 +170,9 @@ def run_delegate(
     model_sha256 = hashlib.sha256(model).hexdigest()
     prepared = PreparedModel(module, job, model, delegate)
     inputs = prepared.feed(picture)
-    guards = guard_bytes.GuardBytes(prepared.interpreter, count_operations(model))
+    guards = guard_bytes.GuardBytes(
+        prepared.interpreter, count_operations(model), count_tensors(model)
+    )
     first_ms = prepared.invoke_ms()
     changed_inputs = prepared.changed_inputs(inputs)
     # Of a model that keeps a state from run to run, only these can be compared.

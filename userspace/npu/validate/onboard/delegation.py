@@ -15,10 +15,23 @@ else:
     from stage_error import StageError
 
 
-def count_operations(model: bytes) -> int:
-    """Return the number of operators in the model's main graph, read from the FlatBuffer itself.
+_TENSORS, _OPERATORS = 0, 3
 
-    Slots as in TensorFlow's schema.fbs: Model.subgraphs is 2, SubGraph.operators is 3.
+
+def count_operations(model: bytes) -> int:
+    """Return the number of operators in the model's main graph, read from the FlatBuffer itself."""
+    return _count(model, _OPERATORS)
+
+
+def count_tensors(model: bytes) -> int:
+    """Return the number of tensors in the model's main graph; runtimes add some behind them."""
+    return _count(model, _TENSORS)
+
+
+def _count(model: bytes, part: int) -> int:
+    """Return how many there are of a part of the main graph.
+
+    Slots as in TensorFlow's schema.fbs: Model.subgraphs is 2, SubGraph.tensors is 0, SubGraph.operators 3.
     """
 
     def follow(table: int, slot: int) -> int:
@@ -37,8 +50,7 @@ def count_operations(model: bytes) -> int:
     try:
         graphs = follow(struct.unpack_from("<I", model)[0], 2)
         (away,) = struct.unpack_from("<I", model, graphs + 4)
-        operators = follow(graphs + 4 + away, 3)
-        (count,) = struct.unpack_from("<I", model, operators)
+        (count,) = struct.unpack_from("<I", model, follow(graphs + 4 + away, part))
     except struct.error as error:
         raise StageError(
             "model", f"the model is cut short or broken: its graph is not in its {len(model)} bytes"

@@ -31,25 +31,29 @@ class GuardBytes:
     Args:
         interpreter: of the TFLite runtime.
         total_ops: the model's operators; the nodes behind them are a delegate's.
+        total_tensors: the model's tensors; those behind them are the runtime's own.
     """
 
-    def __init__(self, interpreter: Any, total_ops: int) -> None:
+    def __init__(self, interpreter: Any, total_ops: int, total_tensors: int) -> None:
         self._interpreter = interpreter
         self._plain: set[int] = set()
         self._outputs: dict[int, Extent] = {}
         self._guards: dict[int, Extent] = {}
         try:
-            nodes = interpreter._get_ops_details()[total_ops:]
-            details = interpreter.get_tensor_details() if nodes else []
-        except (AttributeError, ValueError):
+            nodes = interpreter._get_ops_details()
+            wrapper = interpreter._interpreter
+            count = wrapper.NumTensors(0) if nodes[total_ops:] else 0
+            # Not all of the model's: tflite-runtime 2.14 crashes when it is asked for a sparse constant.
+            sinks = {int(each) for node in nodes for each in node["outputs"]}
+            ends = {int(each["index"]) for each in interpreter.get_input_details()}
+            computed = {*sinks, *ends, *range(total_tensors, count)}
+            self._plain = {each for each in computed if _is_plain(wrapper.TensorType(each, 0))}
+        except (AttributeError, TypeError, ValueError):
             return  # this runtime cannot tell which are a delegate's, or of what type
-        # An array of strings would take TFLite's bytes for Python's objects.
-        self._plain = {int(each["index"]) for each in details if _is_plain(each["dtype"])}
-        numbers = sorted({int(each) for node in nodes for each in node["outputs"]})
+        numbers = sorted({int(each) for node in nodes[total_ops:] for each in node["outputs"]})
         written = {number: self._extent(number) for number in numbers}
         self._outputs = {number: extent for number, extent in written.items() if extent}
-        inputs = [self._extent(each["index"]) for each in interpreter.get_input_details()]
-        in_block = [*self._outputs.values(), *filter(None, inputs)]
+        in_block = [*self._outputs.values(), *filter(None, map(self._extent, ends))]
         extents = sorted(filter(None, map(self._extent, self._plain)))
         for number, own in self._outputs.items():
             if guard := _guard(own, in_block, extents):
@@ -84,9 +88,10 @@ class GuardBytes:
 
 
 def _is_plain(dtype: Any) -> bool:
+    """Whether a tensor is of numbers: an array takes the bytes of strings for Python's objects."""
     import numpy
 
-    return numpy.dtype(dtype).kind in "biufc"
+    return dtype is not None and numpy.dtype(dtype).kind in "biufc"
 
 
 def _guard(own: Extent, in_block: list[Extent], extents: list[Extent]) -> Extent | None:
