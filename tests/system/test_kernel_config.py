@@ -21,6 +21,14 @@ def prepared(folder: Path, text: str, name: str = "user.config") -> build.Prepar
     return build.prepare(build.KernelRequest(BOARD, "6.12", (folder / name,)))
 
 
+@pytest.mark.parametrize("board", ["vim3", "imx8mp-evk", "virtual-a311d"])
+@pytest.mark.parametrize("series", ["6.12", "7.3"])
+def test_what_boards_need_comes_out_with_each_series(board: str, series: str) -> None:
+    """7.3 renamed PROC_SYSCTL, and the board's network driver depends on what was selected before."""
+    result = build.prepare(build.KernelRequest(load_board(board), series, ()))
+    assert result.configured.differences == ()
+
+
 @pytest.mark.parametrize(
     ("line", "gone"),
     [

@@ -74,7 +74,7 @@ class Configured:
     Attributes:
         differences: what is not as asked for, and is wrong.
         nameless: what is switched off and is no symbol of this kernel, in words.
-        not_had: what only a whole configuration asks for, and this kernel does not have.
+        not_had: what only a whole configuration or a preference asks for, and this kernel does not have.
         check_s: how long comparing took.
         fresh: whether the configuration was there already.
         gave_way: what is not as asked for, as a later fragment wants something else.

@@ -60,7 +60,8 @@ class Judged:
     """Differences, by what they mean.
 
     Attributes:
-        not_had: what only a whole configuration asks for, and this kernel does not have or does not allow.
+        not_had: what only a whole configuration or a preference asks for, and this kernel does not have or
+            does not allow.
         left_out: what nobody can ask for.
     """
 
@@ -113,7 +114,8 @@ def judge(
                     *_like(symbol, known_names, unknown),
                 )
             )
-        (not_had if each.asked.may_be_missing else wrong).append(replace(each, reasons=why))
+        optional = each.asked.may_be_missing or each.asked.preferred_only
+        (not_had if optional else wrong).append(replace(each, reasons=why))
     return Judged(tuple(wrong), tuple(not_had), tuple(gave_way), tuple(left_out))
 
 

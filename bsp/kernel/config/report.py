@@ -48,11 +48,11 @@ def refuse(
 
 
 def say_not_had(mismatches: Sequence[Difference], what: str, *, name: str) -> None:
-    """List what only a whole configuration asks for, and the kernel does not have; as ``refuse``."""
+    """List what no board needs, and the kernel does not have; as ``refuse``."""
     if mismatches:
         head = (
             f"{_counted_symbols(mismatches)} not available in {what}; left out, as only a whole "
-            f"configuration asks for {'them' if len(mismatches) > 1 else 'it'}:"
+            f"configuration or a preference asks for {'them' if len(mismatches) > 1 else 'it'}:"
         )
         say(_report(mismatches, head, f"{name}-not-had"))
 

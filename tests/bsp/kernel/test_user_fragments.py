@@ -315,8 +315,8 @@ def test_what_another_kernels_configuration_has_is_listed_and_the_rest_goes_on(
     assert config_of(result)["HID"] == "y"
     said = capsys.readouterr().err
     assert (
-        "2 symbols are not available in Linux 6.12.7; left out, as only a whole configuration asks for them"
-        in said
+        "2 symbols are not available in Linux 6.12.7; left out, as only a whole configuration or a "
+        "preference asks for them" in said
     )
     assert "depends on CC_HAS_KASAN, which is n" in said
     assert "by its name it is of Amlogic's vendor tree" in said
@@ -338,6 +338,20 @@ def test_what_the_board_needs_stays_needed_below_a_whole_configuration(tree: Pat
     configured = prepared(tree, asking).configured
     assert {each.asked.symbol for each in configured.differences} == {"BLK_DEV", "VIRTIO_BLK"}
     assert [each.asked.symbol for each in configured.not_had] == ["KASAN"]
+
+
+def test_a_preference_that_a_kernel_does_not_have_stops_nothing(tree: Path) -> None:
+    """Linux 7.3 has no PREEMPT_VOLUNTARY for arm64: no kernel of that series could be configured."""
+    asking = given(
+        tree, "# Prefer: as it always was\nCONFIG_NO_MORE=y\nCONFIG_KASAN=y\n", "own.config"
+    )
+    configured = prepared(tree, asking).configured
+    assert configured.differences == ()
+    assert [each.asked.symbol for each in configured.not_had] == ["NO_MORE", "KASAN"]
+    with pytest.raises(UserError, match="NO_MORE: asked for y"):
+        prepared(
+            tree, asking, given(tree, "CONFIG_NO_MORE=y\n", "more.config")
+        ).refuse_differences()
 
 
 def test_what_a_later_file_switches_off_is_said_of_a_defconfig(tree: Path) -> None:
