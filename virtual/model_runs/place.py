@@ -39,6 +39,7 @@ from ..gates.packages import Delegate, find_delegate, is_version
 from ..gates.sweep import POISON
 from ..npu.decoded_cache import DecodedCache
 from ..npu.engines import maker_for
+from ..npu.finding import Blame
 from ..npu.identity import driver_of, identity_names, load_identity, load_npu
 from ..npu.shim.explain import explain
 from ..npu.taken import not_in_the_main_graph
@@ -58,6 +59,11 @@ from .references import References, references
 
 _ROCKET = "rocket"
 _EMPTY = "its outputs are empty: there is nothing to compare"
+
+
+def _says_wrong(finding: str) -> bool:
+    """Whether a finding, as text, says that values are wrong: few of them may be near by luck."""
+    return any(f"[{blame.value}" in finding for blame in Blame if blame.says_wrong)
 
 
 class VirtualNpus:
@@ -253,7 +259,8 @@ class _OneNpu:
             each.largest / (each.scale if each.scale and each.largest % 1 else 1)
             for each in predicted.outputs
         )
-        if steps <= CLOSE_STEPS:
+        blamed = [each for each in (*exact.findings, *predicted.findings) if _says_wrong(each)]
+        if steps <= CLOSE_STEPS and not blamed:
             why = f"within {steps:g} steps of TFLite's, computed as silicon is predicted to"
             return replace(
                 predicted, status=CLOSE, why=why, operations=with_statuses(predicted, exact)

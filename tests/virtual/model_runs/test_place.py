@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,14 +18,27 @@ from tests.support.models.inputs import crash, names_and_places, variable
 from userspace.npu.model.estimate import calibration_of
 from userspace.npu.model.graph import output_numbers, read_model, with_outputs
 from userspace.npu.model.trial.given import input_values
-from userspace.npu.model.trial.run import MOVED, NOT_COMPARED, NOT_RUN, RIGHT, WRONG, RunRequest
+from userspace.npu.model.trial.run import (
+    CLOSE,
+    MOVED,
+    NOT_COMPARED,
+    NOT_RUN,
+    RIGHT,
+    WRONG,
+    OutputRun,
+    Run,
+    RunRequest,
+)
 from userspace.npu.validate import models
 from virtual.gates.build import build
 from virtual.gates.cases import RELU, Case
-from virtual.model_runs.ledger import Entry
-from virtual.model_runs.outcome import agreement_of, output_of, taken_nodes
+from virtual.gates.model_runner import Attempt, ModelRunner
+from virtual.model_runs import place
+from virtual.model_runs.ledger import Entry, Ledger
+from virtual.model_runs.outcome import agreement_of, operations_of, output_of, taken_nodes
 from virtual.model_runs.place import VirtualNpus
-from virtual.model_runs.references import references
+from virtual.model_runs.references import References, references
+from virtual.npu.shim.server import ClientReport
 
 
 def test_each_operations_values_are_kept_before_an_add_overwrites_them() -> None:
@@ -34,6 +48,41 @@ def test_each_operations_values_are_kept_before_an_add_overwrites_them() -> None
     assert set(right.by_operation) == {each.index for each in model.operations}
     last = model.operations[-1]
     assert np.array_equal(right.by_operation[last.index], right.outputs[0])
+
+
+@pytest.mark.parametrize(
+    ("finding", "status"),
+    [
+        (
+            "NN job 0: zero points: expected 0, found 128 [submission: they are not the model's]",
+            WRONG,
+        ),
+        ("NN job 0: zero points: expected those of an operation [not understood]", CLOSE),
+    ],
+)
+def test_values_that_are_near_by_luck_are_not_close(
+    finding: str, status: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A wake word's one probability was "close", whatever was submitted."""
+
+    class Client:
+        def attempt(self, *_: object, **__: object) -> Attempt:
+            return Attempt({"status": "ran"}, [], ClientReport())
+
+    made = build(Case("conv", 8, 8, 3, 8))
+    model = read_model(made.model)
+    path = tmp_path / "model.tflite"
+    path.write_bytes(made.model)
+    request = RunRequest(made.model, made.inputs, "25.0.7", ("imx8mp",))
+    one: Any = place._OneNpu(
+        cast(ModelRunner, Client()), path, model, request, "imx8mp", References([], {})
+    )
+    operations = operations_of(model, Ledger({}), {0})
+    predicted = Run("imx8mp", "25.0.7", WRONG, values=1, outputs=(OutputRun("y", 1, 1, 1.0),),
+                    operations=operations)  # fmt: skip
+    monkeypatch.setattr(one, "_judged", lambda *_: predicted)
+    exact = Run("imx8mp", "25.0.7", WRONG, findings=(finding,), operations=operations)
+    assert one._as_silicon(exact).status == status
 
 
 def test_a_handle_of_a_variable_is_no_value() -> None:
