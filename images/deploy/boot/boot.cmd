@@ -137,9 +137,19 @@ if load ${npu_part} ${npu_buffer} ${npu_root}/npu-bsp/trial.env; then
     fi
     if test "${npu_spent}" = yes; then
       mw.b ${npu_buffer} 1 200
+      setenv npu_spent no
       if load ${npu_part} ${npu_buffer} ${npu_root}/npu-bsp/trial.env; then
         if itest.l *${npu_buffer} == 0; then
+          setenv npu_spent yes
           if test -n "${npu_trial}"; then setenv npu_try ${npu_trial}; fi
+        fi
+      fi
+      if test "${npu_spent}" = no; then
+        # It wrote elsewhere: U-Boots of before 2018.11 write to FAT in the root folder only.
+        if test -n "${npu_sector}"; then
+          setenv npu_lacks "${npu_lacks}${npu_comma}${devtype}-write"; setenv npu_comma ,
+        else
+          setenv npu_lacks "${npu_lacks}${npu_comma}fatwrite"; setenv npu_comma ,
         fi
       fi
     fi

@@ -446,3 +446,18 @@ def test_a_u_boot_that_does_not_name_the_partition(tmp_path: Path, dtb: Path) ->
     assert booted.slots == [("trial", NEW)], booted.console
     assert booted.trial == state.SPENT
     assert "npu_bsp.lacks" not in booted.console
+
+
+def test_a_u_boot_that_writes_elsewhere_is_told(
+    tmp_path: Path, dtb: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before 2018.11 the path was a name in FAT's root folder: it said that it wrote, trial.env stayed."""
+    text = slots.BOOT_CMD.read_text()
+    wrong = text.replace("${npu_root}/npu-bsp/trial.env 200", "/npu-bsp-trial.env 200")
+    assert wrong != text
+    (tmp_path / "boot.cmd").write_text(wrong)
+    monkeypatch.setattr(slots, "BOOT_CMD", tmp_path / "boot.cmd")
+    booted = boot(Disk(trial=TRIAL, show=True), tmp_path, dtb, firmware("trixie"))
+    assert booted.slots == [("good", OLD)], booted.console
+    assert booted.trial == TRIAL
+    assert lacks_told(booted.console) == ["fatwrite"]
