@@ -16,6 +16,9 @@ _OF_DISTRO = {"boot_scripts=", "scan_dev_for_scripts"}
 _RUN = re.compile(r"\brun\s+([\w ]+)")
 # Source: U-Boot v2018.09 and v2018.11, fs/fat/fat_write.c (split_filename is new in the latter).
 _WRITES_IN_FOLDERS = (2018, 11)
+# Source: configs/ of rockchip-linux/u-boot (rk3588), radxa/u-boot (rock-5b-rk3588) and
+# orangepi-xunlong/u-boot-orangepi (orangepi_5); Armbian's vendor branch builds Radxa's.
+_ROCKCHIPS = (2017, 9)
 
 
 def runs_no_scripts(facts: BootFacts, layout: Layout, uboot: UBoot | None) -> str:
@@ -44,13 +47,20 @@ def runs_no_scripts(facts: BootFacts, layout: Layout, uboot: UBoot | None) -> st
     return ""
 
 
-def writes_no_fat(facts: BootFacts) -> str:
-    """Return why this U-Boot cannot overwrite a file in a folder of a FAT partition; "" if it may."""
+def spends_no_trial(facts: BootFacts, way: str) -> str:
+    """Return why a U-Boot as old as this one cannot mark a trial as spent; "" if it may.
+
+    Args:
+        way: fat or raw.
+    """
     versions = [facts.chosen.uboot] if facts.chosen.uboot else list(facts.bootloader_versions)
     numbers = [_number(version) for version in versions]
-    if not numbers or any(number >= _WRITES_IN_FOLDERS for number in numbers):
+    name = versions[0].removeprefix("U-Boot").strip() if versions else ""
+    rockchip = any(each.startswith("rockchip,") for each in facts.compatible)
+    if rockchip and numbers and set(numbers) == {_ROCKCHIPS}:
+        return f"Rockchip's own U-Boot, {name}, is built without itest, by which a trial is seen"
+    if way != "fat" or not numbers or any(number >= _WRITES_IN_FOLDERS for number in numbers):
         return ""
-    name = versions[0].removeprefix("U-Boot").strip()
     return f"U-Boot {name} writes to FAT in the root folder only (U-Boots before 2018.11 do)"
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ..uboot import UBoot
 from .facts import BootFacts, Mount, Partition
-from .firmware import has_no_sysboot, loads_image_unknown, runs_no_scripts, writes_no_fat
+from .firmware import has_no_sysboot, loads_image_unknown, runs_no_scripts, spends_no_trial
 from .layout import EXT, Layout, is_scanned
 from .told import bars, explained, lacks_in
 
@@ -94,7 +94,7 @@ def _fat(
     if layout.name in ("grub-efi", "systemd-boot") and uboot and uboot.boots_by == "bootflow scan":
         return no(f"U-Boot's {uboot.name} starts EFI programs before it looks for scripts")
     mount, _ = (same or scanned)[0]
-    if refusal := writes_no_fat(facts) or _not_writable(facts, mount, need_bytes):
+    if refusal := spends_no_trial(facts, "fat") or _not_writable(facts, mount, need_bytes):
         return no(refusal)
     return Way("fat", True, f"U-Boot looks at {mount.place} ({mount.device}), and can write to FAT")
 
@@ -146,7 +146,7 @@ def _raw(
     boot = facts.mount_of("/boot/boot.scr")
     if boot is None or boot.device != mount.device:
         return no(f"U-Boot reads {layout.first}, and /boot is on another file system")
-    if refusal := _keeps_its_journal(facts.release):
+    if refusal := spends_no_trial(facts, "raw") or _keeps_its_journal(facts.release):
         return no(refusal)
     if not is_scanned(facts, partition):
         return no(

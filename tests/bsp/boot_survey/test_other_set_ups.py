@@ -306,6 +306,21 @@ def test_u_boots_that_write_to_fat_in_the_root_folder_only(machine: Machine) -> 
     assert machine.surveyed().way == "fat"
 
 
+@pytest.mark.parametrize(("versions", "works"), [("2017.09-g1", False), ("2026.01-armbian", True)])
+def test_rockchips_own_u_boot_cannot_see_a_trial(
+    machine: Machine, versions: str, works: bool
+) -> None:
+    """Armbian's vendor branch, one ext4: the script would find no itest, and take no trial."""
+    machine.file("proc/device-tree/compatible", b"radxa,rock-5b\0rockchip,rk3588\0")
+    machine.disk("mmcblk1", ["ext4"], loader=f"\0U-Boot {versions} (x)\0".encode())
+    machine.mount("/dev/mmcblk1p1", "/", "ext4")
+    machine.file("boot/boot.scr", SCRIPT)
+    survey = machine.surveyed("rock5b-rk3588")
+    assert (survey.way == "raw") is works
+    if not works:
+        assert "Rockchip's own U-Boot, 2017.09, is built without itest" in why(survey, "raw")
+
+
 # --- which partition U-Boot looks at
 
 
