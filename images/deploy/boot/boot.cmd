@@ -144,7 +144,7 @@ if load ${npu_part} ${npu_buffer} ${npu_root}/npu-bsp/trial.env; then
           if test -n "${npu_trial}"; then setenv npu_try ${npu_trial}; fi
         fi
       fi
-      if test "${npu_spent}" = no; then
+      if test "${npu_spent}" = no && test -z "${npu_lacks}"; then
         # It wrote elsewhere: U-Boots of before 2018.11 write to FAT in the root folder only.
         if test -n "${npu_sector}"; then
           setenv npu_lacks "${npu_lacks}${npu_comma}${devtype}-write"; setenv npu_comma ,
