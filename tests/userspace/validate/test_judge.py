@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from userspace.npu.model.prediction import Prediction
 from userspace.npu.report.report import text_of
 from userspace.npu.validate.judge import verdict as judge
+from userspace.npu.validate.judge.kernel_log import out_of_memory, troubles
 from userspace.npu.validate.judge.values import lifeless, scores
 from userspace.npu.validate.judge.verdict import Expected
+from userspace.npu.validate.onboard.devices import LOST, kept
 
 LABELS = ("background", "tench", "goldfish", "shark")
 GOOD: list[float] = [1, 180, 60, 14]
@@ -192,6 +194,45 @@ def test_a_hang_that_mesa_did_not_report_fails_the_row_and_is_quoted() -> None:
     result = judged(teflon(kernel_log=[*quiet, HUNG, FAULT, HUNG]))
     assert result["status"] == "fail"
     assert result["reason"] == f"the kernel reports: {HUNG}; {FAULT}"
+
+
+def test_a_hang_before_much_else_in_the_kernels_log_is_kept() -> None:
+    """The last 200 lines alone were kept: on a board that logs much, the row passed."""
+    chatter = [f"[UFW BLOCK] IN=eth0 OUT= MAC={number}" for number in range(3000)]
+    long = [*chatter[:10], HUNG, *chatter, FAULT]
+    assert kept(long) == [HUNG, FAULT]
+    assert judged(teflon(kernel_log=kept(long)))["status"] == "fail"
+    assert kept(chatter[:200]) == chatter[:200]
+    storm = kept([f"{HUNG} {number}" for number in range(3000)])
+    assert (len(storm), storm[0], storm[-1]) == (200, f"{HUNG} 0", LOST)
+    lost = judged(teflon(kernel_log=["usb 1-1: new device", LOST]))
+    assert lost["status"] == "pass"
+    assert "not all of the kernel's log could be read" in lost["reason"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        HUNG,
+        FAULT,
+        "rocket fdab0000.npu: NPU job timed out",
+        "Internal error: Oops: 0000000096000004 [#1] SMP",
+        "BUG: kernel NULL pointer dereference",
+        "Unable to handle kernel paging request",
+        "Kernel panic - not syncing",
+        "kernel BUG at mm/slub.c:1",
+        "watchdog: BUG: soft lockup",
+        "cma: cma_alloc: reserved: alloc failed, req-size: 4096 pages, ret: -12",
+        "etnaviv-gpu 38500000.npu: command stream validation failed",
+        "galcore: [galcore]: GPU[0] hang, automatic recovery.",
+        "etnaviv-gpu ff100000.npu: AXI bus error",
+        "panfrost fde60000.gpu: reset",
+        "Out of memory: Killed process 412 (python3)",
+    ],
+)
+def test_what_is_kept_of_a_long_log_has_what_is_judged(line: str) -> None:
+    assert troubles([line]) or out_of_memory([line])
+    assert line in kept([*["usb 1-1: new device"] * 500, line, *["eth0: link is up"] * 500])
 
 
 def test_a_process_that_the_kernel_ended_for_its_memory() -> None:

@@ -21,6 +21,7 @@ from bsp.base.words import counted
 from ...model.prediction import Prediction
 from ...model.sinks import Sink
 from ..delegates import REFERENCE
+from ..onboard.devices import LOST
 from ..records import (
     Class,
     Latency,
@@ -262,7 +263,9 @@ def _judge_row(
         "prepare_ms": round(row["prepare_ms"], 3),
         "max_abs_diff": difference,
         "outputs": compared.records,
-        "reason": "; ".join(filter(None, [*problems, *compared.notes, _other_kernels(row)])),
+        "reason": "; ".join(
+            filter(None, [*problems, *compared.notes, _other_kernels(row), _lost_messages(row)])
+        ),
         "status": "fail" if any(problems) else "pass",
     }
     return result | answered
@@ -354,6 +357,12 @@ def _overwritten(row: RunnerRow, facts: RunnerDocument) -> str:
 def _other_kernels(row: RunnerRow) -> str:
     lacks = row.get("lacks_portable")
     return f"TFLite's portable kernels have no {lacks}: its optimised ones ran" if lacks else ""
+
+
+def _lost_messages(row: RunnerRow) -> str:
+    """Say that the kernel may have reported something that nobody has read; "" if all was read."""
+    lost = LOST in (row.get("kernel_log") or [])
+    return "not all of the kernel's log could be read: messages were lost" if lost else ""
 
 
 def _class_scores(row: RunnerRow, own: Reference, reference: Reference | None) -> Reals | None:

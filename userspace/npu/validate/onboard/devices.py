@@ -20,8 +20,15 @@ else:
 # Opening a device node, and a few ioctls.
 PROBE_TIMEOUT_S = 10.0
 
-# What is kept of the kernel's log of one row.
+# What is kept of the kernel's log of one row: of a long one, what may tell of trouble (kernel_log.py, which
+# judges it, has no word that has none of these), the first lines first.
 KERNEL_LOG_LINES = 200
+TELLING = (
+    "alloc", "bug", "error", "exception", "fail", "fault", "hang", "hung", "kill", "memory", "panic",
+    "recover", "reset", "time", "unable",
+)  # fmt: skip
+LOST = "(messages were lost)"
+"""Stands in the log where the kernel has overwritten messages, or more were told than are kept."""
 
 # Linux include/uapi/drm/etnaviv_drm.h: DRM_IOWR(DRM_COMMAND_BASE + DRM_ETNAVIV_GET_PARAM,
 # struct drm_etnaviv_param { __u32 pipe, param; __u64 value; }), and its ETNAVIV_PARAM_GPU_*.
@@ -97,6 +104,16 @@ def etnaviv_cores(handle: int) -> list[dict[str, Any]]:
     return cores
 
 
+def kept(lines: list[str]) -> list[str]:
+    """Return what is kept of a log: all, or the lines that may tell of trouble."""
+    if len(lines) <= KERNEL_LOG_LINES:
+        return lines
+    telling = [
+        line for line in lines if line == LOST or any(word in line.lower() for word in TELLING)
+    ]
+    return telling if len(telling) <= KERNEL_LOG_LINES else [*telling[: KERNEL_LOG_LINES - 1], LOST]
+
+
 class KernelLog:
     """The kernel's messages since this was made; ``read`` returns None where they may not be read."""
 
@@ -122,13 +139,13 @@ class KernelLog:
             except BlockingIOError:
                 break
             except BrokenPipeError:  # overwritten before it was read
-                lines.append("(messages were lost)")
+                lines.append(LOST)
                 continue
             except OSError:
                 break
             lines.append(record.partition(";")[2].partition("\n")[0])
         self.close()
-        return lines[-KERNEL_LOG_LINES:]
+        return kept(lines)
 
     def close(self) -> None:
         """Close the log, if it is open."""
