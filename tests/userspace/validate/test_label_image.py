@@ -20,6 +20,7 @@ from bsp.base.project import PROJECT
 from tests.support.models.inputs import Model
 from userspace.npu.model import tiny_model
 from userspace.npu.validate import label_image, models
+from userspace.npu.validate.judge.delegation import parse_log
 from userspace.npu.validate.label_image import SmokeTestRequest
 from userspace.npu.validate.machine import RUNNER, ThisMachine
 from userspace.npu.validate.onboard import child, environment
@@ -275,6 +276,21 @@ def test_a_delegate_that_writes_behind_its_output(
     row = label_image.smoke_test(ThisMachine(), request, min_delegated_share=0.1)["results"][1]
     assert row["status"] == ("fail" if seen else "pass"), row["reason"]
     assert ("wrote behind the end of its output 'reshaped'" in row["reason"]) == seen
+
+
+def test_of_a_long_log_the_beginning_is_kept() -> None:
+    """There Mesa says which driver it has loaded: without it a row was said to have run on the CPU."""
+
+    def work() -> dict[str, Any]:
+        text = "Teflon delegate: loaded etnaviv driver\n" + "debugging\n" * 200_000 + "end\n"
+        os.write(1, text.encode())
+        return {}
+
+    log = in_child(work, 20)["log"]
+    assert len(log) < 1.1 * child.LOG_LIMIT_BYTES
+    assert parse_log(log).driver == "etnaviv"
+    assert log.endswith("end\n")
+    assert child.CUT in log
 
 
 def test_a_delegate_that_no_signal_but_the_last_ends(

@@ -25,8 +25,10 @@ else:
 STARTED_BY = os.getppid()
 # After which a process that was told to end counts as stuck in the kernel.
 GRACE_S = 5.0
-# What a child may print, at most, before it is cut.
+# Of what a child prints, so much is kept: half from its beginning, where a delegate says which driver it
+# has loaded and what it takes, and half from its end, with the last words.
 LOG_LIMIT_BYTES = 1 << 20
+CUT = "\n(... cut ...)\n"
 
 
 def in_child(work: Any, timeout_s: float) -> dict[str, Any]:
@@ -66,9 +68,7 @@ def in_child(work: Any, timeout_s: float) -> dict[str, Any]:
             return {"error": {"stage": "time", "message": message}, "log": ""}
         answer.seek(0)
         content = answer.read()
-        size = log.seek(0, os.SEEK_END)
-        log.seek(max(0, size - LOG_LIMIT_BYTES))
-        text = log.read().decode(errors="replace")
+        text = _printed(log)
     facts: dict[str, Any]
     if was_killed or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM):
         facts = {"error": {"stage": "time", "message": late}}
@@ -85,6 +85,18 @@ def in_child(work: Any, timeout_s: float) -> dict[str, Any]:
         facts = {"error": {"stage": "crash", "message": words}}
     facts["log"] = text
     return facts
+
+
+def _printed(log: Any) -> str:
+    """Return what was printed to a file; of much the beginning and the end."""
+    size, half = log.seek(0, os.SEEK_END), LOG_LIMIT_BYTES // 2
+    log.seek(0)
+    if size <= LOG_LIMIT_BYTES:
+        content: bytes = log.read()
+        return content.decode(errors="replace")
+    beginning = log.read(half)
+    log.seek(size - half)
+    return str(beginning.decode(errors="replace") + CUT + log.read().decode(errors="replace"))
 
 
 def _parsed(content: bytes) -> dict[str, Any]:
