@@ -239,6 +239,17 @@ def judged(outputs: list[Any], reference: list[Any]) -> Any:
     return results[1]
 
 
+def test_objects_that_lie_close_have_each_a_partner() -> None:
+    """Two of one class that overlap by more than half, in another order and shifted."""
+    one, two = Detection(1, 0.8, (0.0, 0.0, 0.5, 0.4)), Detection(1, 0.78, (0.0, 0.05, 0.5, 0.45))
+    between = Detection(1, 0.79, (0.0, 0.025, 0.5, 0.425))
+    assert differences([between, one], [one, two], tolerance=0.1) == []
+    assert differences([two, between], [one, two], tolerance=0.1) == []
+    assert len(differences([one, two, between], [one, two], tolerance=0.1)) == 1
+    assert len(differences([one], [one, two], tolerance=0.1)) == 1
+    assert differences([], [], tolerance=0.1) == []
+
+
 def test_the_same_objects_pass() -> None:
     row = judged(ssd([PERSON, TIE]), ssd([PERSON, TIE]))
     assert row["status"] == "pass"
@@ -280,6 +291,7 @@ def test_a_detector_that_finds_nothing_proves_nothing(tmp_path: Path) -> None:
         ([PERSON, TIE, Detection(5, 0.9, (0.0, 0.0, 0.2, 0.2))], "class 5 (0.90) only here"),
         ([Detection(1, 0.875, (0.0, 0.0, 0.3, 0.3)), TIE], "class 1 (0.88) only here"),
         ([Detection(1, 0.625, PERSON.box), TIE], "class 1 (0.62) only here"),
+        ([PERSON, PERSON, TIE], "class 1 (0.88) only here, once more than there"),
     ],
 )
 def test_other_objects_fail(found: list[Detection], reason: str) -> None:

@@ -189,7 +189,7 @@ def differences(
     tolerance: float,
     threshold: float = THRESHOLD,
 ) -> list[str]:
-    """Say which objects only one of the two has, or has elsewhere or much surer.
+    """Say which objects only one of the two has, or has elsewhere, much surer or once more.
 
     Objects nearer to the threshold than ``tolerance`` may come and go.
     """
@@ -198,17 +198,43 @@ def differences(
         (detections, reference, "only here"),
         (reference, detections, "missing"),
     ):
-        for each in objects:
-            if each.score < threshold + tolerance:
-                continue
-            same = [
-                other
-                for other in others
-                if other.index == each.index and overlap(each.box, other.box) >= SAME_PLACE
-            ]
-            if not any(abs(other.score - each.score) <= tolerance for other in same):
-                problems.append(f"class {each.index} ({each.score:.2f}) {who}")
+        sure = [each for each in objects if each.score >= threshold + tolerance]
+        same = [
+            [place for place, other in enumerate(others) if _is_same(each, other, tolerance)]
+            for each in sure
+        ]
+        alone = _without_partner(same)
+        for number, each in enumerate(sure):
+            if number in alone:
+                again = ", once more than there" if same[number] else ""
+                problems.append(f"class {each.index} ({each.score:.2f}) {who}{again}")
     return problems
+
+
+def _is_same(one: Detection, other: Detection, tolerance: float) -> bool:
+    near = abs(one.score - other.score) <= tolerance and one.index == other.index
+    return near and overlap(one.box, other.box) >= SAME_PLACE
+
+
+def _without_partner(choices: Sequence[Sequence[int]]) -> set[int]:
+    """Return which have no partner of their own where as many as can be have one (Kuhn's method).
+
+    Args:
+        choices: the partners that each may have.
+    """
+    partners: dict[int, int] = {}
+
+    def finds_one(number: int, asked: set[int]) -> bool:
+        for place in choices[number]:
+            if place in asked:
+                continue
+            asked.add(place)
+            if place not in partners or finds_one(partners[place], asked):
+                partners[place] = number
+                return True
+        return False
+
+    return {number for number in range(len(choices)) if not finds_one(number, set())}
 
 
 def class_scores(detections: Sequence[Detection], classes: int) -> NDArray[np.float32]:
