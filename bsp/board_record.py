@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import TypedDict
 
@@ -12,7 +13,7 @@ from .dts.inputs.own_tree import OwnTree, own_tree
 from .dts.npu.support import series_supports
 from .kernel.distribution import all_series
 from .profile import Board, Expectation, Npu
-from .readable_boards import one_line, readable_boards
+from .readable_boards import one_line
 from .uboot import trial_of
 
 
@@ -98,8 +99,7 @@ def all_boards() -> list[BoardRecord]:
         UserError: a shipped profile is broken.
     """
     rows = [_row(name) for name in board_names()]
-    usable = {row["name"] for row in rows if row["problem"] is None}
-    both = claimed_twice([each for each in readable_boards() if each.name in usable])
+    both = claimed_twice([load_board(row["name"]) for row in rows if row["problem"] is None])
     for row in rows:
         row["problem"] = row["problem"] or both.get(row["name"])
     return rows
@@ -109,10 +109,10 @@ def complaint(rows: Sequence[BoardRecord]) -> str:
     """Return a line for each profile that cannot be used as it is, for stderr; empty: all can."""
     wrong = [row for row in rows if row["problem"]]
     lines = [f"error: {row['problem']}" for row in wrong]
-    hint = (
-        [f"hint: ./inv board {wrong[0]['name']} --check lists all that is wrong"] if wrong else []
-    )
-    return "\n".join([*lines, *hint])
+    named = [row["name"] for row in wrong if row["name"].isprintable()]
+    if named:
+        lines.append(f"hint: ./inv board {shlex.quote(named[0])} --check lists all that is wrong")
+    return "\n".join(lines)
 
 
 def _row(name: str) -> BoardRecord:

@@ -26,7 +26,7 @@ from .profile import (
     NpuSettings,
     Soc,
 )
-from .profile_errors import ProfileError, expectation_mistakes, explain
+from .profile_errors import ProfileError, board_mistakes, explain
 
 BOARDS_DIR = Path(__file__).parent / "boards"
 SOCS_DIR = Path(__file__).parent / "socs"
@@ -261,7 +261,7 @@ _T = TypeVar("_T", Board, Soc)
 
 def _read(path: Path, kind: type[_T]) -> _T:
     data, text = read_toml(path)
-    for key, mistake in expectation_mistakes(data) if kind is Board else ():
+    for key, mistake in board_mistakes(data) if kind is Board else ():
         raise ProfileError(path, key, mistake)
     try:
         return msgspec.convert(data, kind, strict=True)
@@ -291,6 +291,11 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
         data = tomllib.loads(text)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except RecursionError as error:
+        raise UserError(
+            f"{path}: not valid TOML: tables or lists are nested too deep",
+            hint="a profile is a TOML file of a dozen lines: ./inv new-board writes one",
+        ) from error
     except tomllib.TOMLDecodeError as error:
         hint = 'text is quoted, versions too: kernel = "6.12"'
         if re.search("twice|overwrite", str(error)):

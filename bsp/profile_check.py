@@ -20,7 +20,7 @@ from .base.output import table
 from .base.result import FAILED_VALIDATION, Result
 from .catalog import board_file, complete_board, read_toml, soc_names
 from .profile import Board
-from .profile_errors import expectation_mistakes, explain
+from .profile_errors import board_mistakes, explain
 from .profile_mistakes import Missing, mistakes, wrong_soc
 from .profile_tree_check import tree_mistakes
 
@@ -95,9 +95,12 @@ def _readable(data: dict[str, Any], text: str, file: Path) -> tuple[Board | None
     """
     rest = copy.deepcopy(data)
     missing = []
-    for key, mistake in list(expectation_mistakes(rest)):
+    for key, mistake in list(board_mistakes(rest)):
         missing.append(Missing(key, mistake.removeprefix("[expect]: "), "correct it"))
-        rest.pop("expect", None)
+        if key.startswith("expect"):
+            rest.pop("expect", None)
+        else:
+            _drop(rest, key)
     board, dropped = None, set[str]()
     for _ in range(_MOST_MISTAKES):
         try:

@@ -13,6 +13,8 @@ from .base.errors import UserError, nearest
 from .profile import Expectation
 
 _SERIES = re.compile(r"\d+\.\d+")
+_CONTROL = re.compile(r"[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_LONGEST_NAME = 240  # Linux has 255; a suffix is put behind it
 _NUMBER = re.compile(r"\d[\d.]*")
 
 # What the patterns of the records mean, by their text.
@@ -32,6 +34,35 @@ class ProfileError(UserError):
         )
         self.key = key
         self.bare = message
+
+
+def board_mistakes(data: Any) -> Iterator[tuple[str, str]]:
+    """Yield (key, what is wrong) for strings that no file, program or screen takes, and for ``[expect]``.
+
+    Args:
+        data: the profile as TOML has it.
+    """
+    for key, text in _strings(data, ""):
+        strange = next((letter for letter in text if _CONTROL.match(letter)), None)
+        if strange is not None:
+            yield key, f"{key} has the control character {strange!r}"
+        elif key in ("dts", "dtb") and any(
+            len(part.encode(errors="replace")) > _LONGEST_NAME for part in text.split("/")
+        ):
+            yield key, f"{key} is longer than a file's name can be ({_LONGEST_NAME} bytes)"
+    yield from expectation_mistakes(data)
+
+
+def _strings(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """The strings of a profile, each with its key."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, list):
+        for each in value:
+            yield from _strings(each, key)
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            yield from _strings(each, f"{key}.{name}" if key else str(name))
 
 
 def expectation_mistakes(data: Any) -> Iterator[tuple[str, str]]:

@@ -51,6 +51,25 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "other-name": (lambda file: file.write_text(GOOD), "name is 'vim3'"),
     "binary": (lambda file: file.write_bytes(b"\0\1\2"), "is not a text"),
+    "deep": (lambda file: file.write_text("a = " + "[" * 2000 + "]" * 2000), "nested too deep"),
+    "escape": (
+        lambda file: file.write_text(
+            GOOD.replace('"vim3"', '"escape"').replace("Khadas", "\\u001b[31mKhadas")
+        ),
+        "title has the control character",
+    ),
+    "nul": (
+        lambda file: file.write_text(
+            GOOD.replace('"vim3"', '"nul"').replace('dts = "', 'dtb = "a\\u0000')
+        ),
+        "dtb has the control character",
+    ),
+    "long": (
+        lambda file: file.write_text(
+            GOOD.replace('"vim3"', '"long"').replace('dts = "', 'dts = "' + "a" * 300)
+        ),
+        "dts is longer than a file's name can be",
+    ),
     "empty": (lambda file: file.write_text(""), "format is None"),
     "loop": (loop, "symbolic links"),
     "gone": (gone, "No such file"),
@@ -113,8 +132,9 @@ def test_the_list_has_it_with_the_reason(
     problems = {row["name"]: row["problem"] for row in json.loads(printed.out)}
     assert len(problems) == len(board_names())
     assert {each for each, problem in problems.items() if problem} == {name}
-    errors = [line for line in printed.err.splitlines() if line.startswith("error: ")]
+    errors = [line for line in printed.err.splitlines() if not line.startswith("hint: ")]
     assert len(errors) == 1
+    assert errors[0].startswith("error: ")
     assert why in errors[0]
     with pytest.raises(SystemExit):
         program().run(["./inv", "boards"])

@@ -81,9 +81,9 @@ def _blob_and_tree(path: Path, *, flag: str) -> tuple[bytes, Tree]:
 
 def _content(path: Path, *, flag: str) -> bytes:
     """A file's content; never more than a device tree can have, and one byte."""
-    if path.is_fifo() and not path.is_relative_to("/dev/fd"):  # nobody may ever write to it
-        raise UserError(f"{path} is a pipe, not a file", hint=f"{flag} takes a DTB file")
     try:
+        if path.is_fifo() and not path.is_relative_to("/dev/fd"):  # nobody may ever write to it
+            raise UserError(f"{path} is a pipe, not a file", hint=f"{flag} takes a DTB file")
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1)
     except IsADirectoryError as error:
