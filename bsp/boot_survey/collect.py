@@ -270,7 +270,7 @@ class Collector:
         for path, text in files.items():
             if os.path.basename(path).startswith("boot.scr"):
                 continue
-            named = re.findall(r"[\w./+~-]+\.dtbo?\b", text)
+            named = re.findall(r"(?<![\w./+~-])[\w./+~-]+\.dtbo?\b", text)
             named += re.findall(
                 r"(?im)^\s*(?:linux|kernel|initrd|fdt|devicetree|devicetree-overlay|fdtdir)\s+(\S+)",
                 text,

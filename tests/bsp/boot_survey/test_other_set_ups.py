@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+import time
 import uuid
 import zlib
 from pathlib import Path
@@ -573,6 +574,15 @@ def test_nothing_is_kept_where_somebody_else_decides(machine: Machine, word: str
     machine.file("boot/overlays.txt", "fdt_overlays=\n")
     machine.file("proc/cmdline", f"root=/dev/mmcblk1p2 {word}\n")
     assert machine.surveyed().keeper == ("" if word else "toradex")
+
+
+def test_a_text_without_blanks_is_read_in_no_time(machine: Machine) -> None:
+    """64 kB in one word took seconds: each letter was tried as the beginning of a name."""
+    fat_and_ext4(machine)
+    machine.file("boot/config.txt", "a" * 65536)
+    began = time.process_time()
+    machine.surveyed()
+    assert time.process_time() - began < 1
 
 
 # --- extlinux.conf
