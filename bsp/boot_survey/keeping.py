@@ -13,10 +13,11 @@ from typing import Literal
 from .facts import BootFacts
 from .layout import Layout
 from .owners import Owner
+from .problems import script_settings
 
-Keeper = Literal["", "armbian", "toradex", "u-boot-menu", "grub", "flash-kernel"]
+Keeper = Literal["", "armbian", "dietpi", "toradex", "u-boot-menu", "grub", "flash-kernel"]
 """What can be told to keep a device tree by ``deploy --try --persist``; "": nothing."""
-_OF_OVERLAYS = ("armbian", "toradex")
+_OF_OVERLAYS = ("armbian", "dietpi", "toradex")
 
 _FAT_WAY = "or let npu-bsp keep it: ./inv deploy --host {host} --adopt --dtb-only"
 
@@ -25,6 +26,9 @@ def keeper_of(facts: BootFacts, layout: Layout) -> Keeper:
     """Return what of the distribution's can be told to keep a device tree."""
     if layout.name in ("armbian", "toradex") and layout.first == "/boot/boot.scr":
         return layout.name
+    # orangepiEnv.txt is none: after an overlay that failed its script boots with the broken tree.
+    if script_settings(facts, layout) == "/boot/dietpiEnv.txt":
+        return "dietpi"
     # As grub-mkconfig writes it with 41_custom.
     if layout.name == "grub-efi" and "custom.cfg" in facts.files.get("/boot/grub/grub.cfg", ""):
         return "grub"
@@ -79,8 +83,8 @@ def how_to_keep(
     extlinux = _in_extlinux(layout, overlays) if layout.name.startswith("extlinux") else ""
     script = (
         "with flash-kernel: the tree in /etc/flash-kernel/dtbs, then `flash-kernel`; with a script like "
-        "Armbian's (orangepiEnv.txt, dietpiEnv.txt): an overlay as overlay-user/npu.dtbo, and "
-        "user_overlays=npu"
+        "Armbian's: an overlay as overlay-user/npu.dtbo, and user_overlays=npu, if boot.cmd restores the "
+        "tree after an overlay that failed (Orange Pi's does not: nothing boots then)"
     )
     ways = {
         "armbian": (

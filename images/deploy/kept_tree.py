@@ -25,6 +25,7 @@ from .transfer.agent import BoardRefusedError
 _ANSWER_S = 300.0
 _NAMED_IN = {
     "armbian": "boot/armbianEnv.txt",
+    "dietpi": "boot/dietpiEnv.txt",
     "toradex": "overlays.txt of the boot partition",
     "u-boot-menu": "boot/extlinux/extlinux.conf",
     "grub": "boot/grub/custom.cfg",

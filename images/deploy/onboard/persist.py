@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Has the distribution itself keep a device tree: where its own boot files name one, for all its kernels.
 
-``armbian``, ``toradex``: an overlay, named in a line of a text that their boot script imports.
+``armbian``, ``dietpi``, ``toradex``: an overlay, named in a line of a text that their boot script imports.
 ``grub``: a whole tree beside grub.cfg, which a line of custom.cfg has GRUB hand to each kernel.
 ``u-boot-menu``: a whole tree below /boot, named by ``U_BOOT_FDT`` in a file of its own; extlinux.conf is
 written from that (u-boot-update), now and at each update of a kernel. Where that names overlays, U-Boot
@@ -31,6 +31,7 @@ _BEFORE = "var/lib/npu-bsp/kept-before"
 # By way: the folder that overlays lie in, the text, the variable there, our overlay as it is named there.
 _OVERLAYS = {
     "armbian": ("overlay-user", "armbianEnv.txt", b"user_overlays", b"npu-bsp"),
+    "dietpi": ("overlay-user", "dietpiEnv.txt", b"user_overlays", b"npu-bsp"),
     "toradex": ("overlays", "overlays.txt", b"fdt_overlays", b"npu-bsp.dtbo"),
 }
 # $prefix: GRUB's own folder, on whatever partition.

@@ -108,6 +108,13 @@ GRUB_LINE = b"if [ -f $prefix/npu-bsp.dtb ]; then devicetree $prefix/npu-bsp.dtb
             b"fdt_overlays=verdin-imx8mp_hdmi_overlay.dtbo npu-bsp.dtbo",
         ),
         (
+            "dietpi",
+            {"dietpiEnv.txt": ENV},
+            "overlay-user/npu-bsp.dtbo",
+            "dietpiEnv.txt",
+            b"user_overlays=npu-bsp",
+        ),
+        (
             "toradex",
             {"overlays.txt": b"fdt_overlays=\n"},
             "overlays/npu-bsp.dtbo",
