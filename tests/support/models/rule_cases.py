@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -99,6 +100,8 @@ def cases() -> dict[str, tuple[bytes, list[Any]]]:
         "concatenation along -1": _concatenation(-1, (CHANNELS, CHANNELS)),
         "concatenation of unequal": _concatenation(3, (CHANNELS, 2 * CHANNELS)),
         "split along rows": _split(1),
+        "pad of three dimensions": _pad_of_three(zeros_behind=False),
+        "pad of three dimensions, zeros behind": _pad_of_three(zeros_behind=True),
         "max pool": _pool(),
         "softmax": _softmax(),
         "reshape": _reshape(),
@@ -266,6 +269,23 @@ def _split(axis: int) -> tuple[bytes, list[Any]]:
     part[axis] //= 2
     sinks = (graph.result(tuple(part)), graph.result(tuple(part)))
     return graph.model(Operator(_SPLIT, (number, source), sinks, 35, (("int32", 0, 2),)))
+
+
+def _pad_of_three(*, zeros_behind: bool) -> tuple[bytes, list[Any]]:
+    """Rows and columns by 1, of three dimensions: Mesa reads eight numbers of the six that there are."""
+    graph = _Graph()
+    source = graph.image((SIDE, SIDE, CHANNELS))
+    pads = np.array([[0, 0], [1, 1], [1, 1], [0, 0]], np.int32)
+    given = graph.constant(pads if zeros_behind else pads[:3], "int32")
+    sink = graph.result((SIDE, SIDE + 2, CHANNELS + 2))
+    made, inputs = graph.model(Operator(_PAD, (source, given), (sink,), 22))
+    if not zeros_behind:
+        return made, inputs
+    # The vector's length, and the tensor's shape, say three; what follows stays in the file.
+    content = bytearray(made)
+    struct.pack_into("<I", content, made.index(pads.tobytes()) - 4, pads[:3].nbytes)
+    struct.pack_into("<Iii", content, made.index(struct.pack("<Iii", 2, 4, 2)), 2, 3, 2)
+    return bytes(content), inputs
 
 
 def _pool() -> tuple[bytes, list[Any]]:

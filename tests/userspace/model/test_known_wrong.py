@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.support.models.rocket_sums import GOOD, WRONG, sums
-from tests.support.models.rule_cases import crashing
+from tests.support.models.rule_cases import cases, crashing
 from userspace.npu.model.faults import graph_conditions, known_wrong
 from userspace.npu.model.faults.known_faults import Surroundings, faults_of
 from userspace.npu.model.faults.known_wrong import KnownVerdict, npu_of_soc, verdicts, wrong_models
@@ -174,6 +174,16 @@ def test_before_a_run_the_way_out_is_said_or_what_was_mended() -> None:
         assert was.endswith(")")
         assert was.startswith(now.replace("mended in this Mesa", old) + " (")
     assert known_wrong.before_a_run(model, "imx8mp", "25.0.7-2", use="go on") == []
+
+
+def test_a_pad_of_three_dimensions_is_taken_by_what_follows_it_in_the_file() -> None:
+    for mesa in ("25.0.7", "26.2.6"):
+        refused, taken = (
+            known_wrong.known_wrong(cases()[name][0], "imx8mp", mesa)
+            for name in ("pad of three dimensions", "pad of three dimensions, zeros behind")
+        )
+        assert refused == []
+        assert any("pads fewer than four dimensions" in each for each in taken)
 
 
 def test_a_verdict_wins_over_faults(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,8 +161,9 @@ def test_lists_of_delegates() -> None:
 
 # What libteflon.so was seen to refuse of `cases()`, on an emulated A311D; the others it took.
 _ALWAYS = {
-    "add of a constant", "concatenation along rows", "conv relu6 beyond", "max pool", "pad three",
-    "softmax", "split along rows", "transpose 0213", "transpose 0321",
+    "add of a constant", "concatenation along rows", "conv relu6 beyond", "max pool",
+    "pad of three dimensions", "pad three", "softmax", "split along rows", "transpose 0213",
+    "transpose 0321",
 }  # fmt: skip
 _SINCE_26 = {"fully-connected 1280"}
 REFUSED = {

@@ -68,6 +68,14 @@ class Table:
             return b""
         return self.outside(self._table.Vector(place), self._table.VectorLen(place))
 
+    def behind(self, slot: int, count: int) -> bytes:
+        """Return the bytes of the file that follow a vector of bytes; fewer at the file's end."""
+        place = self._table.Offset(4 + 2 * slot)
+        if not place:
+            return b""
+        end = self._table.Vector(place) + self._table.VectorLen(place)
+        return self._content[end : end + count]
+
     def outside(self, start: int, length: int) -> bytes:
         """Return bytes by their place in the file, where they may lie behind the FlatBuffer."""
         if start + length > len(self._content):

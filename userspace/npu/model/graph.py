@@ -40,6 +40,10 @@ _VARIABLES = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE")
 # Of a tensor.
 _SHAPE_SLOT, _IS_VARIABLE_SLOT, _SIGNATURE_SLOT = 0, 5, 7
 
+# Mesa reads eight numbers of a PAD's paddings, of however many there are.
+_READ_ON_BYTES = 32
+
+_Buffer = tuple[bytes, bytes]
 _Found = TypeVar("_Found")
 
 
@@ -48,7 +52,8 @@ class Tensor:
     """A tensor; ``scales`` has one entry per tensor, several per axis, none without quantisation.
 
     ``data`` holds a constant's bytes, and None where the value is computed. ``signature`` is the shape with
-    -1 where any size will do; empty where the file has none.
+    -1 where any size will do; empty where the file has none. ``behind`` is what follows a constant's few
+    bytes in the file: what a driver gets that reads on past their end.
     """
 
     name: str
@@ -58,6 +63,7 @@ class Tensor:
     zero_points: tuple[int, ...]
     data: bytes | None = field(default=None, repr=False, compare=False)
     signature: tuple[int, ...] = ()
+    behind: bytes = field(default=b"", repr=False, compare=False)
 
     @property
     def is_signed(self) -> bool:
@@ -169,7 +175,7 @@ def read_model(model: bytes, *, what: str = "the model") -> Model:
     """
 
     def whole(table: Table) -> Model:
-        buffers = [_buffer(each) for each in table.tables(4)]
+        buffers = _buffers(table)
         graph = table.tables(2)[0]
         tensors = _tensors(graph, buffers)
         inputs, outputs = (_ends(graph, slot, tensors) for slot in (1, 2))
@@ -349,7 +355,7 @@ def _read(model: bytes, what: str, reader: Callable[[Table], _Found]) -> _Found:
 
 
 def _graph_and_tensors(model: Table) -> tuple[Table, list[Tensor]]:
-    buffers = [_buffer(each) for each in model.tables(4)]
+    buffers = _buffers(model)
     graph = model.tables(2)[0]
     return graph, _tensors(graph, buffers)
 
@@ -368,7 +374,17 @@ def _buffer(table: Table) -> bytes:
     return table.outside(offset, size) if offset > 1 else table.raw(0)
 
 
-def _tensors(graph: Table, buffers: list[bytes]) -> list[Tensor]:
+def _buffers(model: Table) -> list[_Buffer]:
+    """Return each buffer's bytes, and what follows them in the file where they are few."""
+    buffers = []
+    for table in model.tables(4):
+        data = _buffer(table)
+        few = len(data) < _READ_ON_BYTES
+        buffers.append((data, table.behind(0, _READ_ON_BYTES - len(data)) if few else b""))
+    return buffers
+
+
+def _tensors(graph: Table, buffers: list[_Buffer]) -> list[Tensor]:
     return [_tensor(table, buffers) for table in graph.tables(0)]
 
 
@@ -421,17 +437,19 @@ def _activation(code: int) -> str:
     return ACTIVATIONS[code] if 0 <= code < len(ACTIVATIONS) else ACTIVATIONS[0]
 
 
-def _tensor(table: Table, buffers: list[bytes]) -> Tensor:
+def _tensor(table: Table, buffers: list[_Buffer]) -> Tensor:
     quantisation = table.table(4)
     name, buffer = table.text(3), table.number(2, "Uint32")
     if buffer >= len(buffers):
         raise ValueError(f"tensor {name!r} has its values in buffer {buffer}, of {len(buffers)}")
+    data, behind = buffers[buffer]
     return Tensor(
         name=name,
         shape=table.vector(_SHAPE_SLOT, "Int32"),
         dtype=TYPES.get(table.number(1, "Int8"), "another type"),
         scales=quantisation.vector(2, "Float32") if quantisation else (),
         zero_points=quantisation.vector(3, "Int64") if quantisation else (),
-        data=buffers[buffer] or None,
+        data=data or None,
         signature=table.vector(_SIGNATURE_SLOT, "Int32"),
+        behind=behind if data else b"",
     )

@@ -236,10 +236,26 @@ def _equal_parts(operation: Operation) -> str:
     return "" if len(channels) == 1 else "its outputs differ in their number of channels"
 
 
+_PADDINGS_BYTES = 32
+_NOT_FOUR = "it pads other than four dimensions by constants"
+
+
 def _paddings(operation: Operation) -> tuple[int, ...]:
-    """Return the first eight: Mesa reads these, of five dimensions as well."""
-    numbers = _numbers(operation.inputs[1]) if len(operation.inputs) == 2 else ()
-    return numbers[:8] if len(numbers) >= 8 else ()
+    """Return the first eight: Mesa reads these, of five dimensions as well.
+
+    Of fewer than four dimensions it reads on, into what follows in the file.
+    """
+    tensor = operation.inputs[1] if len(operation.inputs) == 2 else None
+    if not _numbers(tensor) or tensor is None or tensor.data is None:
+        return ()
+    content = (tensor.data + tensor.behind)[:_PADDINGS_BYTES]
+    return struct.unpack("<8i", content) if len(content) == _PADDINGS_BYTES else ()
+
+
+def _reads_on(operation: Operation) -> bool:
+    """Whether Mesa takes what follows a PAD's paddings for paddings as well."""
+    tensor = operation.inputs[1]
+    return tensor is not None and len(tensor.data or b"") < _PADDINGS_BYTES
 
 
 def _one_pixel(operation: Operation) -> str:
@@ -248,7 +264,9 @@ def _one_pixel(operation: Operation) -> str:
         return ""
     pads = _paddings(operation)
     if not pads:
-        return "it pads other than four dimensions by constants"
+        return _NOT_FOUR
+    if pads != (0, 0, 1, 1, 1, 1, 0, 0) and _reads_on(operation):
+        return _NOT_FOUR
     if pads != (0, 0, 1, 1, 1, 1, 0, 0):
         return f"it pads {pads[2]}, {pads[3]} rows and {pads[4]}, {pads[5]} columns, not 1 each"
     return ""
@@ -260,8 +278,10 @@ def _two_pixels(operation: Operation) -> str:
         return ""
     pads = _paddings(operation)
     if not pads:
-        return "it pads other than four dimensions by constants"
+        return _NOT_FOUR
     if pads[:2] != (0, 0) or not all(0 <= each <= 2 for each in pads[2:]):
+        if _reads_on(operation):
+            return _NOT_FOUR
         return f"it pads by {', '.join(map(str, pads))}: more than 2, or along the first dimension"
     return ""
 

@@ -439,6 +439,8 @@ _FAULTS = (
           "take Mesa 26.1 or later, or compute both on the CPU"),
     Fault("adds a part of a SPLIT and what is no part", "taken-and-wrong.md", _BOTH, _SINCE_26,
           operands.one_part_in_sum, "put a convolution between SPLIT and ADD"),
+    Fault("pads fewer than four dimensions: others are padded, by what follows in the file",
+          "taken-and-wrong.md", _BOTH, _ALL, operands.padded_few_dimensions, "use four dimensions"),
     Fault("pads to another scale or zero point: its values are moved by the difference",
           "taken-and-wrong.md",
           _BOTH, _ALL, operands.padded_to_other_scale, "quantise its input and output alike"),

@@ -149,6 +149,12 @@ def padded_to_other_scale(operation: Operation, _: Around) -> bool:
     return (source.scales, source.zero_points) != (sink.scales, sink.zero_points)
 
 
+def padded_few_dimensions(operation: Operation, _: Around) -> bool:
+    """A PAD of fewer than four dimensions, which is taken by what follows its paddings in the file."""
+    source = data_of(operation)
+    return operation.kind == "PAD" and source is not None and len(source.shape) < _MOST_DIMENSIONS
+
+
 def unequal_strides(operation: Operation, _: Around) -> bool:
     """A convolution with another stride along rows than along columns."""
     return operation.kind in _WEIGHTED[:2] and operation.strides[0] != operation.strides[1]
