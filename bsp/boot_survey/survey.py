@@ -226,7 +226,9 @@ def _distribution(facts: BootFacts) -> str:
 def _uboot(facts: BootFacts, uboot: UBoot | None) -> str:
     if facts.chosen.barebox:
         return f"barebox {facts.chosen.barebox}"
-    version = facts.chosen.uboot or "its version is not told"
+    versions = " or ".join(each.removeprefix("U-Boot ") for each in facts.bootloader_versions)
+    on_disk = f"{versions}, by its text on the disk" if versions else "its version is not told"
+    version = facts.chosen.uboot or on_disk
     upstream = (
         f"; upstream's {uboot.name} lacks {', '.join(uboot.lacks) or 'nothing'}" if uboot else ""
     )

@@ -143,7 +143,7 @@ def _refuse_lacking(before: BeforeAdoption) -> None:
         )
     if how.way not in ("fat", "raw"):
         raise UserError(
-            f"no trial can be taken on {host}: {why_not['fat']}",
+            f"no trial can be taken on {host}: {'; '.join(dict.fromkeys((why_not['fat'], raw)))}",
             hint=f"./inv deploy --host {host} --try needs nothing of what boots it (kexec); "
             "--adopt --dry-run says whether that works. Nothing was changed",
         )

@@ -299,6 +299,7 @@ def test_u_boots_that_write_to_fat_in_the_root_folder_only(machine: Machine) -> 
     survey = machine.surveyed()
     assert survey.layout.name == "script-fat"
     assert why(survey, "fat").startswith("U-Boot 2017.09 writes to FAT in the root folder only")
+    assert survey.uboot == "2017.09, by its text on the disk"
     # Two of them there: which one started is not known.
     both = loader + b"U-Boot 2024.07-armbian\0"
     disk = machine.root / "dev/mmcblk1"
