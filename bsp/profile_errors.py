@@ -14,6 +14,7 @@ from .profile import Expectation
 
 _SERIES = re.compile(r"\d+\.\d+")
 _CONTROL = re.compile(r"[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_NUL = re.compile(r"\0")
 _LONGEST_NAME = 240  # Linux has 255; a suffix is put behind it
 _NUMBER = re.compile(r"\d[\d.]*")
 
@@ -43,7 +44,9 @@ def board_mistakes(data: Any) -> Iterator[tuple[str, str]]:
         data: the profile as TOML has it.
     """
     for key, text in _strings(data, ""):
-        strange = next((letter for letter in text if _CONTROL.match(letter)), None)
+        # What a device tree says of itself, new-board writes down as it is.
+        forbidden = _NUL if key in ("title", "identity.models") else _CONTROL
+        strange = next((letter for letter in text if forbidden.match(letter)), None)
         if strange is not None:
             yield key, f"{key} has the control character {strange!r}"
         elif key in ("dts", "dtb") and any(

@@ -314,9 +314,9 @@ def test_a_board_without_a_name_gets_one(
     node = (
         "soc@0 { #address-cells = <1>; #size-cells = <1>; ranges; intc { phandle = <9>; "
         "#interrupt-cells = <3>; }; bus@30000000 { gpc@303a0000 { pgc { "
-        'power-domain@4 { }; }; }; }; npu@38500000 { compatible = "vivante,gc"; clocks = <0>; '
+        'power-domain@4 { }; }; }; }; npu@38500000 { compatible = "vivante,gc"; clocks = <0 0 0>; '
         "reg = <0x38500000 0x200000>; interrupts = <0 13 4>; interrupt-parent = <9>; "
-        'clock-names = "core"; power-domains = <0>; status = "disabled"; }; };'
+        'clock-names = "core", "bus", "reg"; power-domains = <0>; status = "disabled"; }; };'
     )
     dtb = compile_dtb(source(compatible, node, "Example carrier"), tmp_path / "it.dtb")
     with pytest.raises(UserError, match=r"it\.dtb") as caught:

@@ -54,9 +54,9 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "deep": (lambda file: file.write_text("a = " + "[" * 2000 + "]" * 2000), "nested too deep"),
     "escape": (
         lambda file: file.write_text(
-            GOOD.replace('"vim3"', '"escape"').replace("Khadas", "\\u001b[31mKhadas")
+            GOOD.replace('"vim3"', '"escape"').replace('dts = "', 'dts = "\\u001b[31m')
         ),
-        "title has the control character",
+        "dts has the control character",
     ),
     "nul": (
         lambda file: file.write_text(

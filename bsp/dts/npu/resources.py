@@ -34,6 +34,13 @@ def defects(tree: Tree, npu: Npu) -> list[str]:
     for path in (npu.node, *npu.more_nodes):
         if path in tree.nodes:
             wrong += [f"{path} {each}" for each in _of_node(tree, path, addresses)]
+    if npu.node in tree.nodes:
+        names = tree.strings(npu.node, "clock-names")
+        wrong += [
+            f"{npu.node} has no clock {clock.name!r} (clock-names: {', '.join(names) or 'none'})"
+            for clock in npu.clocks
+            if clock.name not in names
+        ]
     return wrong
 
 

@@ -28,7 +28,8 @@ pytestmark = [
 NODE = """soc@0 {{ #address-cells = <1>; #size-cells = <1>; ranges;
     intc {{ phandle = <9>; #interrupt-cells = <3>; }};
     bus@30000000 {{ gpc@303a0000 {{ pgc {{ power-domain@4 {{ }}; }}; }}; }};
-    npu@38500000 {{ compatible = "vivante,gc"; clocks = <0>; clock-names = "core";
+    npu@38500000 {{ compatible = "vivante,gc"; clocks = <0 0 0>;
+        clock-names = "core", "bus", "reg";
         reg = <0x38500000 0x200000>; interrupts = <0 13 4>; interrupt-parent = <9>; {more} }}; }};"""
 POWER = "power-domains = <0>;"
 VENDOR = 'vipsi@38500000 { compatible = "fsl,imx8-vipsi"; };'

@@ -126,6 +126,9 @@ def rk3588(*, least_microvolts: int = 550_000, supply: int = 5) -> Tree:
         "sram-supply": words(supply),
         "power-domains": words(0),
         "iommus": words(0),
+        "resets": words(0, 0),
+        "reset-names": b"srst_a\0srst_h\0",
+        "reg-names": b"pc\0cna\0core\0",
     }
     return Tree(
         {

@@ -44,6 +44,8 @@ PARENT = "interrupt-parent = <&gic>;"
         (GIC, "gic: interrupt-controller { };", "no node above it names a controller"),
         (CLOCKS, "clocks = <&clkc 267>, <&clkc>;", "has clocks that end within an entry"),
         (CLOCKS, "clocks = <&clkc 267>;", "has 2 clock-names for 1 clocks"),
+        ('"core", "bus"', '"bus", "reg"', "has no clock 'core' (clock-names: bus, reg)"),
+        ('clock-names = "core", "bus";', "", "has no clock 'core' (clock-names: none)"),
         (POWER, "power-domains = <&pwrc>;", "has power-domains that end within an entry"),
         ("pwrc: power-controller { #power-domain-cells = <1>; };", "pwrc: power-controller { };",
          "which has no #power-domain-cells"),

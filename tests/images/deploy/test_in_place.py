@@ -283,7 +283,8 @@ def test_a_dtb_that_hangs_is_rolled_back(
 SOC = """}; intc { phandle = <2>; #interrupt-cells = <3>; };
     soc@0 { #address-cells = <1>; #size-cells = <1>; ranges = <0 0 0 0x3e000000>;
     npu@38500000 { compatible = "vivante,gc"; reg = <0x38500000 0x200000>; interrupts = <0 13 4>;
-        interrupt-parent = <2>; power-domains = <0>; %s };"""
+        interrupt-parent = <2>; clocks = <0 0 0>; clock-names = "core", "bus", "reg";
+        power-domains = <0>; %s };"""
 
 
 def imx8mp_profile() -> Board:
