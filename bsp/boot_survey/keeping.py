@@ -6,6 +6,7 @@ These are places that kernel updates of the distribution leave alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Literal
@@ -24,11 +25,15 @@ _FAT_WAY = "or let npu-bsp keep it: ./inv deploy --host {host} --adopt --dtb-onl
 
 def keeper_of(facts: BootFacts, layout: Layout) -> Keeper:
     """Return what of the distribution's can be told to keep a device tree."""
-    if layout.name in ("armbian", "toradex") and layout.first == "/boot/boot.scr":
-        return layout.name
-    # orangepiEnv.txt is none: after an overlay that failed its script boots with the broken tree.
-    if script_settings(facts, layout) == "/boot/dietpiEnv.txt":
-        return "dietpi"
+    if layout.name == "toradex" and layout.first == "/boot/boot.scr":
+        return "toradex"
+    by_settings: dict[str, Keeper] = {
+        "/boot/armbianEnv.txt": "armbian",
+        "/boot/dietpiEnv.txt": "dietpi",
+    }
+    by_script = by_settings.get(script_settings(facts, layout))
+    if by_script and _restores_the_tree(facts.files.get(layout.first, "")):
+        return by_script
     # As grub-mkconfig writes it with 41_custom.
     if layout.name == "grub-efi" and "custom.cfg" in facts.files.get("/boot/grub/grub.cfg", ""):
         return "grub"
@@ -43,6 +48,16 @@ def keeper_of(facts: BootFacts, layout: Layout) -> Keeper:
     if layout.name == "script-ext4" and "flash-kernel" in facts.programs:
         return "flash-kernel"
     return ""
+
+
+def _restores_the_tree(script: str) -> bool:
+    """Whether a boot script loads the tree again after an overlay that failed; else nothing boots then.
+
+    As Armbian's do, but for A733, mvebu and H616; in Orange Pi's for RK3588 that is commented out.
+    """
+    failed = r'(?m)^[ \t]*if test "\$\{overlay_error\}" = "?true"? *; then\n'
+    loads_again = r"(?:[^\n]*\n){0,6}?\s*(?:if )?load "
+    return not script or bool(re.search(failed + loads_again, script))
 
 
 def keeps_overlay(keeper: Keeper, overlays: Sequence[str]) -> bool:

@@ -207,8 +207,28 @@ def test_scripts_like_armbians(machine: Machine, name: str) -> None:
     assert survey.overlays == ("i2c1-m2", "can")
     said = how_to_keep(survey.layout, "desk")
     assert "user_overlays=npu, if boot.cmd restores the tree" in said
-    # Of these only DietPi's script boots on where an overlay does not fit.
-    assert survey.keeper == ("dietpi" if name == "dietpiEnv.txt" else "")
+
+
+RESTORES = b"""if test "${overlay_error}" = "true"; then
+\techo "Error applying DT overlays, restoring original DT"
+\tload ${devtype} ${devnum} ${fdt_addr_r} ${prefix}dtb/${fdtfile}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "keeper"), [("armbian", "armbian"), ("dietpi", "dietpi"), ("orangepi", "")]
+)
+@pytest.mark.parametrize(
+    "script", [RESTORES, RESTORES.replace(b"if", b"#if", 1), b"booti ${kernel_addr_r}\n"]
+)
+def test_an_overlay_is_kept_where_one_that_fails_does_no_harm(
+    machine: Machine, name: str, keeper: str, script: bytes
+) -> None:
+    """`fdt apply` leaves a broken tree; with that nothing boots, as the script for A733 goes on."""
+    one_ext4(machine)
+    machine.file(f"boot/{name}Env.txt", "user_overlays=\n")
+    machine.file("boot/boot.scr", SCRIPT + script)
+    assert machine.surveyed().keeper == (keeper if script == RESTORES else "")
 
 
 def test_dietpi_says_which_disk_it_was(machine: Machine) -> None:
