@@ -254,6 +254,7 @@ def test_a_delegate_that_hands_out_an_earlier_run(broken: Path, runs_late: int) 
     assert "crops and flips" in row["reason"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "behind", "seen"),
     [(15, 1, True), (15, 0, False), (15, 14, True)],

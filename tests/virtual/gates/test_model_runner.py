@@ -70,6 +70,7 @@ def test_what_a_run_left_of_its_outputs_is_not_read(
     assert again.outputs[0].shape == (1, 16, 16, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [0.1, 1e9])
 def test_outputs_of_any_type_are_read(limit: float, tmp_path: Path) -> None:
     """Names, and nothing at all: "TFLite itself does not run it" was said of both."""
