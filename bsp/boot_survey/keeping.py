@@ -25,7 +25,10 @@ _FAT_WAY = "or let npu-bsp keep it: ./inv deploy --host {host} --adopt --dtb-onl
 
 def keeper_of(facts: BootFacts, layout: Layout) -> Keeper:
     """Return what of the distribution's can be told to keep a device tree."""
-    if layout.name == "toradex" and layout.first == "/boot/boot.scr":
+    # With a fitImage the names are those of its configurations: with one that it has not nothing boots.
+    beside = facts.folders.get("/boot", ())
+    images = any(name.startswith("Image") for name in beside) and "fitImage" not in beside
+    if layout.name == "toradex" and layout.first == "/boot/boot.scr" and images:
         return "toradex"
     by_settings: dict[str, Keeper] = {
         "/boot/armbianEnv.txt": "armbian",
@@ -115,7 +118,10 @@ def how_to_keep(
             "(/boot/grub/custom.cfg, or grub2), or in its entry in /boot/loader/entries"
         ),
         "systemd-boot": f"the tree on the ESP and a `devicetree` line in its entry{_without(overlays)}",
-        "toradex": f"an overlay in {folder}/overlays, named in {folder}/overlays.txt (fdt_overlays=)",
+        "toradex": (
+            f"an overlay in {folder}/overlays, named in {folder}/overlays.txt (fdt_overlays=); where a "
+            "fitImage boots it, in that image alone"
+        ),
         "yocto": f"the tree in {folder} in place of the one that U-Boot loads (fdtfile)",
         "npu-bsp": f"./inv deploy --host {host} --dtb-only",
     }

@@ -596,8 +596,21 @@ def test_nothing_is_kept_where_somebody_else_decides(machine: Machine, word: str
     fat_and_ext4(machine)
     machine.file("boot/boot.scr", SCRIPT)
     machine.file("boot/overlays.txt", "fdt_overlays=\n")
+    machine.file("boot/Image.gz", b"")
     machine.file("proc/cmdline", f"root=/dev/mmcblk1p2 {word}\n")
     assert machine.surveyed().keeper == ("" if word else "toradex")
+
+
+def test_toradex_with_a_fit_image_takes_no_overlay_of_ours(machine: Machine) -> None:
+    """`bootm ADDRESS#conf-TREE#conf-OVERLAY`: a configuration that is not in it, and nothing boots."""
+    fat_and_ext4(machine)
+    machine.file("boot/boot.scr", SCRIPT)
+    machine.file("boot/overlays.txt", "fdt_overlays=\n")
+    machine.file("boot/fitImage", b"\xd0\x0d\xfe\xed")
+    assert machine.surveyed().layout.name == "toradex"
+    assert machine.surveyed().keeper == ""
+    machine.file("boot/Image.gz", b"")  # of an earlier release
+    assert machine.surveyed().keeper == ""
 
 
 def test_a_text_without_blanks_is_read_in_no_time(machine: Machine) -> None:
