@@ -18,7 +18,7 @@ import msgspec
 
 from .base.errors import UserError, nearest
 from .base.progress import say
-from .base.text import decoded
+from .base.text import content, decoded
 from .profile import (
     FORMAT,
     Board,
@@ -275,17 +275,8 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
     Raises:
         UserError: it cannot be read, is not TOML, or has another format.
     """
-    if path.is_fifo():  # it would be waited for
-        raise UserError(f"{path} is a pipe, not a file", hint="a profile is a TOML file, in UTF-8")
     try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
-        if len(content) > _MAX_BYTES:
-            raise UserError(
-                f"{path} is too long for a profile: more than {_MAX_BYTES >> 10} KiB",
-                hint="a profile is a TOML file of a dozen lines: ./inv new-board writes one",
-            )
-        text = decoded(content)
+        text = decoded(content(path, kind="a profile", max_bytes=_MAX_BYTES))
         if text is None:
             raise UserError(f"{path} is not a text", hint="a profile is a TOML file, in UTF-8")
         data = tomllib.loads(text)

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from bsp.base.errors import UserError, nearest
-from bsp.base.text import decoded
+from bsp.base.text import content, decoded
 
 from ..profile_errors import explain
 from .host import Host
@@ -38,6 +38,8 @@ _WORDS = {
     "verify_every": "a number from 0 up",
 }
 """What a key's value has to be, in words; of all others: a string."""
+
+_MAX_BYTES = 16 << 20  # of an inventory: some ten thousand boards
 
 
 class HostEntry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -131,7 +133,7 @@ def read_groups(path: Path) -> dict[str, tuple[str, ...]]:
 
 def _read(path: Path) -> Inventory:
     try:
-        text = decoded(path.read_bytes())
+        text = decoded(content(path, kind="the inventory", max_bytes=_MAX_BYTES))
         if text is None:
             raise UserError(f"{path} is not a text", hint="the inventory is a TOML file, in UTF-8")
         data = tomllib.loads(text)

@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from ...base.errors import UserError
-from ...base.text import decoded
+from ...base.text import content, decoded
 
 _HEADER = re.compile(
     r"^# Automatically generated .*edit|^# \S+ \S+ Kernel Configuration$", re.I | re.M
@@ -31,6 +31,8 @@ BY_ITSELF = re.compile(
     r"|(?:CC|GCC|CLANG|AS|LD|LLD|RUSTC|RUSTC_LLVM|BINDGEN|PAHOLE)(?:_MAJOR)?_VERSION(?:_TEXT)?|CC_MS_EXTENSIONS"
 )
 """Names that by the kernel's custom are of symbols without a prompt; for where no Kconfig file tells."""
+
+_MAX_BYTES = 16 << 20  # whole configurations have 300 KB
 
 
 class Kind(StrEnum):
@@ -49,9 +51,10 @@ def read_text(path: Path) -> str:
         UserError: it cannot be read.
     """
     try:
-        data = path.read_bytes()
+        data = content(path, kind="a configuration", max_bytes=_MAX_BYTES)
         if data.startswith(b"\x1f\x8b"):
-            data = gzip.decompress(data)
+            with gzip.open(path) as packed:
+                data = packed.read(_MAX_BYTES)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(
             f"cannot read {path}: {error}", hint="--fragment FILE, lines CONFIG_X=y"

@@ -144,6 +144,15 @@ def test_a_broken_inventory(tmp_path: Path, text: str, match: str) -> None:
         resolve("a")
 
 
+def test_an_inventory_is_a_file_that_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe was waited for, and /dev/zero read until memory was full."""
+    os.mkfifo(tmp_path / "pipe.toml")
+    for file, why in ((tmp_path / "pipe.toml", "is a pipe"), (Path("/dev/zero"), "too long for")):
+        monkeypatch.setenv("NPU_BSP_INVENTORY", str(file))
+        with pytest.raises(UserError, match=why):
+            resolve("desk")
+
+
 def test_an_inventory_may_say_its_format(tmp_path: Path) -> None:
     (tmp_path / "inventory.toml").write_text(
         "format = 1\n[hosts.a]\naddress = '192.0.2.1'\nkeep = 3\n"
