@@ -79,7 +79,13 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-@pytest.fixture(params=BROKEN)
+# One of each kind in the fast tier: not read, not understood, contradicting its SoC, no file at all.
+_QUICK = ("not-toml", "unknown-key", "no-clock", "gone", "two\nlines")
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=[] if name in _QUICK else pytest.mark.slow) for name in BROKEN]
+)
 def broken(
     request: pytest.FixtureRequest, own_profiles: Path, capsys: pytest.CaptureFixture[str]
 ) -> tuple[str, str]:

@@ -10,6 +10,7 @@ import pytest
 from bsp.base.errors import UserError
 from bsp.catalog import load_board, npu_of
 from bsp.dts.build import build_dts
+from bsp.dts.inputs.identity import dtb_of_board
 from bsp.dts.npu.resources import defects
 from bsp.dts.tree import read_tree
 
@@ -62,6 +63,18 @@ def test_what_no_driver_can_take(tmp_path: Path, old: str, new: str, why: str, s
     assert A311D_NPU in caught.value.message
     assert caught.value.hint
     assert not (tmp_path / "out").exists()
+
+
+def test_a_tree_that_is_taken_as_it_is(tmp_path: Path) -> None:
+    """``--dtb``: one with the NPU off is the user's choice, one that says it is on has to be right."""
+    on = A311D.replace('"disabled"', '"okay"')
+    for source, good in ((on, True), (A311D.replace(REG, ""), True), (on.replace(REG, ""), False)):
+        dtb = compiled(tmp_path / "it.dtb", source)
+        if good:
+            assert dtb_of_board(dtb, VIM3) == dtb.read_bytes()
+            continue
+        with pytest.raises(UserError, match="has no registers"):
+            dtb_of_board(dtb, VIM3)
 
 
 @pytest.mark.parametrize(
