@@ -426,14 +426,18 @@ class Collector:
             "lockdown": (
                 re.findall(r"\[(\w+)\]", self.text("/sys/kernel/security/lockdown")) or [""]
             )[0],
-            "wide_addresses": self._wide_addresses(),
+            "wide_addresses": self._wide_addresses(config),
         }
 
-    def _wide_addresses(self) -> bool | None:
+    def _wide_addresses(self, config: str) -> bool | None:
         """Whether the kernel has 52-bit addresses: its linear map then begins below 0xffff << 48.
 
-        Source: Linux arch/arm64/include/asm/memory.h, PAGE_OFFSET; /proc/kcore has that map as segments.
+        Source: Linux arch/arm64/include/asm/memory.h, PAGE_OFFSET; /proc/kcore has that map as segments. A
+        kernel without that file cannot have them where its configuration says 48 bits or fewer.
         """
+        most_bits = re.search(r"^CONFIG_ARM64_VA_BITS=(\d+)$", config, re.MULTILINE)
+        if most_bits and int(most_bits[1]) < 52:
+            return False
         head = self.read("/proc/kcore", 1 << 16)
         if head[:5] != b"\x7fELF\x02":
             return None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import struct
 import subprocess
@@ -311,6 +312,18 @@ def test_52_bit_addresses_are_seen(tmp_path: Path, start: int, wide: bool) -> No
     segment = struct.pack("<IIQQQQQQ", 1, 7, 4096, start, 0, 0, 0, 0)
     (tmp_path / "proc/kcore").write_bytes(header.ljust(64, b"\0") + segment)
     assert collect.Collector(str(tmp_path)).facts()["kexec"]["wide_addresses"] is wide
+
+
+@pytest.mark.parametrize(("bits", "wide"), [(39, False), (48, False), (52, None)])
+def test_a_kernel_without_kcore_has_no_wide_addresses_where_it_is_built_for_fewer(
+    bits: int, wide: bool | None, tmp_path: Path
+) -> None:
+    """As NXP's: no /proc/kcore, but its configuration in /proc/config.gz."""
+    (tmp_path / "proc").mkdir()
+    text = f"CONFIG_KEXEC=y\nCONFIG_ARM64_VA_BITS_{bits}=y\nCONFIG_ARM64_VA_BITS={bits}\n"
+    (tmp_path / "proc/config.gz").write_bytes(gzip.compress(text.encode()))
+    kexec = collect.Collector(str(tmp_path)).facts()["kexec"]
+    assert (kexec["load"], kexec["wide_addresses"]) == (True, wide)
 
 
 def test_a_torn_environment_and_a_gpt(tmp_path: Path) -> None:
