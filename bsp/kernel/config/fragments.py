@@ -32,6 +32,21 @@ _NEARLY_SET = re.compile(
     r"(?:export\s+)?(?:CONFIG_)?(\w+)\s*(?:[:=]|\s)\s*([^\s#;,]+|\".*\")[;,]?(?:\s+#.*)?$", re.I
 )
 _PREFERENCE = "Prefer:"
+# First words of lines in files of other programs, and what to do with such a file.
+_OTHER_FORMATS = (
+    (
+        re.compile(r"(?:define K|kconf |include |patch |branch )"),
+        "this is a description of Yocto's (.scc): give the .cfg files that it names",
+    ),
+    (
+        re.compile(r"(?:---|\+\+\+|@@|diff |[+-]\s*CONFIG_|[+-]# CONFIG_)"),
+        "this is a patch: give its lines without + in front, or apply it to the kernel's source",
+    ),
+    (
+        re.compile(r"(?:\w+ = (?:lib\.|freeform |mkForce )|structuredExtraConfig|[{}\]])"),
+        "this is Nix: yes is CONFIG_X=y, module is CONFIG_X=m, no is '# CONFIG_X is not set'",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -180,7 +195,9 @@ def parse(text: str, name: str) -> list[Asked]:
         if unset is None and set_ is None:
             raise UserError(
                 f"{name}:{number}: expected CONFIG_X=VALUE or '# CONFIG_X is not set', found {line!r}",
-                hint=_meant_line(line) or "comments have a line of their own, beginning with #",
+                hint=_other_format(line)
+                or _meant_line(line)
+                or "comments have a line of their own, beginning with #",
             )
         symbol, value = (unset.group(1), "n") if unset else _pair(set_)
         if value[:1] != '"' and re.search(r"\s", value):
@@ -199,6 +216,11 @@ def parse(text: str, name: str) -> list[Asked]:
         in_group = True
         symbols.append(Asked(symbol, value or "n", " ".join(comment), f"{name}:{number}"))
     return symbols
+
+
+def _other_format(line: str) -> str | None:
+    """What to do with a line of another program's file; None where it is of none that is known."""
+    return next((hint for pattern, hint in _OTHER_FORMATS if pattern.match(line)), None)
 
 
 def _meant_line(line: str) -> str | None:

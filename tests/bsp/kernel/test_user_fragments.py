@@ -201,6 +201,26 @@ def test_a_line_that_is_nearly_one_of_a_fragment(line: str, meant: str | None) -
     assert caught.value.hint == hint
 
 
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ('define KFEATURE_DESCRIPTION "Etnaviv"', "Yocto"),
+        ("kconf hardware etnaviv.cfg", "Yocto"),
+        ('include "other.cfg"', "Yocto"),
+        ("+CONFIG_DRM_ETNAVIV=m", "patch"),
+        ("--- a/.config", "patch"),
+        ("structuredExtraConfig = with lib.kernel; {", "Nix"),
+        ("DRM_ETNAVIV = lib.mkForce yes;", "Nix"),
+        ('CMDLINE = freeform "quiet";', "Nix"),
+        ("DRM_ETNAVIV = module;", "did you mean CONFIG_DRM_ETNAVIV=m?"),
+    ],
+)
+def test_files_of_other_programs_are_called_that(line: str, hint: str) -> None:
+    with pytest.raises(UserError) as caught:
+        fragments.parse(f"{line}\n", "it.config")
+    assert hint in caught.value.hint
+
+
 def test_what_a_later_line_takes_back_is_said(tree: Path) -> None:
     """Also from what the board needs, and from a line above it in the same file."""
     asking = given(
