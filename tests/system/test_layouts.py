@@ -150,8 +150,8 @@ def test_from_node_disabled_to_an_npu_and_back(layout: str, tmp_path: Path) -> N
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     ("layout", "lacks"),
-    [("armbian", ()), ("armbian", ("cmp",)), ("toradex", ()), ("yocto", ())],
-    ids=["armbian", "armbian-cmp", "toradex", "yocto"],
+    [("armbian", ()), ("armbian", ("cmp",)), ("toradex", ())],
+    ids=["armbian", "armbian-cmp", "toradex"],
 )
 def test_a_u_boot_that_is_not_known_is_asked_before_a_trial(
     layout: str, lacks: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
