@@ -42,7 +42,7 @@ from .in_place import CHANGED, DTB
 from .onboard.board import BOOT
 from .plan import Confirm, Facts, Plan, Probe, RunningSystem, Send, TakeOver, Try
 from .session import Target, session
-from .transfer.agent import Agent, each_known
+from .transfer.agent import Agent, ConnectionLostError, each_known
 
 _ANSWER_S = 600.0  # copying a kernel and a RAM disk to a slow card
 
@@ -92,10 +92,10 @@ def adopt(
                 "not boot the board. --undo takes both back"
             )
         dtb = tree(agent, board, Path(folder), fat_mount) if tree else None
-        with _given_up_on_failure(target, before):
+        with _taken_back_on_failure(target, before):
             plan, facts = _take_in(target, agent, before, dtb, Path(folder), result)
-        probes = any(isinstance(step, Probe) for step in plan.steps)
-        (probe if probes else confirm).arm(agent, plan, target)
+            probes = any(isinstance(step, Probe) for step in plan.steps)
+            (probe if probes else confirm).arm(agent, plan, target)
     on_trial = probe.followed_by_trial(target, plan, result, before) if probes else facts
     if on_trial:
         confirm.decide(target, result, on_trial, fat_mount)
@@ -164,17 +164,22 @@ def _take_in(
 
 
 @contextmanager
-def _given_up_on_failure(target: Target, before: BeforeAdoption) -> Iterator[None]:
-    """Have the board remove an adoption that failed half-way, where there was none before."""
+def _taken_back_on_failure(target: Target, before: BeforeAdoption) -> Iterator[None]:
+    """Have the board take back an adoption that failed half-way, where there was none before."""
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         if before.facts.good is None and not before.facts.adopted:
             # A session of its own: the one that failed is over, or its answers are not to be waited for.
             with contextlib.suppress(BspError), session(target, accept_new_key=False) as agent:
                 mount = before.fat_mount
-                agent.open(None, fat_mount=mount, lock=True, exact=mount == BOOT)
-                agent.ask({"do": "give-up", "onboard": _onboard_names()}, timeout_s=_ANSWER_S)
+                facts = agent.open(None, fat_mount=mount, lock=True, exact=mount == BOOT)
+                # Where nothing was answered, a take-over may still be at work.
+                answered = isinstance(error, BspError) and not isinstance(
+                    error, ConnectionLostError
+                )
+                what = "give-back" if facts.adopted and answered else "give-up"
+                agent.ask({"do": what, "onboard": _onboard_names()}, timeout_s=_ANSWER_S)
         raise
 
 

@@ -476,6 +476,40 @@ def test_an_adoption_that_fails_in_the_middle_leaves_nothing(
         assert not (stock.fat / "npu-bsp").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stock", "broken"),
+    [
+        ("extlinux", "move"),
+        ("extlinux", "_reboot"),
+        ("boot.scr", "replace"),
+        ("boot.scr", "_reboot"),
+    ],
+    indirect=["stock"],
+)
+def test_an_adoption_that_fails_once_our_script_is_being_installed_is_taken_back(
+    stock: FakeBoard, broken: str
+) -> None:
+    """Its boot partition cannot be written to any more, or the board has nothing to reboot with."""
+    before = files_of(stock.fat)
+    within = "_arm" if broken == "_reboot" else "take_over"
+    code = (
+        f"\n_real, _within, _busy = {broken}, {within}, []\n"
+        f"def {broken}(*words):\n"
+        "    if _busy:\n"
+        "        raise RefusedError('broken on purpose')\n"
+        "    return _real(*words)\n"
+        f"def {within}(*words):\n"
+        "    _busy.append(True)\n"
+        "    return _within(*words)\n"
+    )
+    module = "agent" if broken == "_reboot" else "adopt"
+    with pytest.raises(BspError, match="broken on purpose"):
+        adopt(replace(stock.target(), additions={module: code}), board=None)
+    assert files_of(stock.fat) == before
+    assert not (stock.fat / "npu-bsp").exists()
+
+
 class CutError(Exception):
     """The power is gone."""
 
