@@ -89,6 +89,7 @@ def test_a_name_of_ssh_config_is_enough(tmp_path: Path, server: LocalSshd) -> No
             says_hello(resolve("desk"))
 
 
+@pytest.mark.slow
 def test_files_of_host_keys_are_those_of_ssh(tmp_path: Path, server: LocalSshd) -> None:
     """Several files, the system's, several keys of one type, the name without a port: as ssh takes them."""
     right, wrong = public(tmp_path / "sshd/host_key"), public(make_key(tmp_path / "other"))

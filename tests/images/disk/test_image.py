@@ -132,6 +132,7 @@ def test_the_same_inputs_give_the_same_bytes(
     assert other.description.cmdline != image.description.cmdline
 
 
+@pytest.mark.slow
 def test_an_image_that_is_there_is_kept_only_if_every_block_is_as_it_was_made(
     image: Image, request_: ImageRequest, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

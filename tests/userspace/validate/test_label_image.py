@@ -294,6 +294,7 @@ def test_of_a_long_log_the_beginning_is_kept() -> None:
     assert child.CUT in log
 
 
+@pytest.mark.slow
 def test_a_delegate_that_no_signal_but_the_last_ends(
     broken: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,7 @@ def test_a_loop_runs_on_the_cpu(picture: Path) -> None:
     assert (document["verdict"], document["note"]) == ("pass", "")
 
 
+@pytest.mark.slow
 def test_a_loop_that_never_ends_is_the_models_matter(picture: Path) -> None:
     """Before, each row was waited for, and a healthy machine failed."""
     with pytest.raises(

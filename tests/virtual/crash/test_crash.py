@@ -183,6 +183,7 @@ def test_a_generation_with_one_wrong_byte_is_found(disk: Disk) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_write_that_is_taken_back_leaves_no_trace(disk: Disk) -> None:
     content = (disk.old.path / _MODULE).read_bytes()
     (at,) = disk.content_at(content)

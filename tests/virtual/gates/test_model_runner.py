@@ -108,6 +108,7 @@ def test_a_delegate_is_not_blamed_for_what_fails_without_it(
             sweep._judge(outcome, witnessed, [])
 
 
+@pytest.mark.slow
 def test_a_delegate_that_ignores_its_deadline_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
