@@ -193,6 +193,7 @@ def test_nothing_is_taken_unverified(machine: Distribution, fault: str, where: s
     machine.add("bc", {"usr/bin/bc": "#!/bin/sh\n"})
     machine.publish(signed=fault != "unsigned")
     if fault == "other key":
+        machine.stop_agent()
         machine.keys = machine.root / "other-keys"
         machine.keys.mkdir(mode=0o700)
         machine.gpg("--batch", "--passphrase", "", "--quick-gen-key", "evil@example", "ed25519")
