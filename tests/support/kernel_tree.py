@@ -28,6 +28,7 @@ SOC = """\
 	#size-cells = <1>;
 	interrupt-parent = <&gic>;
 	gic: interrupt-controller {{
+		interrupt-controller;
 		#interrupt-cells = <3>;
 	}};
 	clkc: clock-controller {{

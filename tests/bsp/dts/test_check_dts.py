@@ -30,6 +30,8 @@ properties:
     const: vivante,gc
   reg:
     maxItems: 1
+  interrupts:
+    maxItems: 1
   clocks: true
   clock-names: true
   power-domains:
