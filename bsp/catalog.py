@@ -31,9 +31,8 @@ from .profile_errors import ProfileError, board_mistakes, explain
 BOARDS_DIR = Path(__file__).parent / "boards"
 SOCS_DIR = Path(__file__).parent / "socs"
 
-_MAX_BYTES = (
-    1 << 20
-)  # of a profile; shipped ones have at most 10 KiB, and reading 100 MB as TOML takes 18 s
+_MAX_BYTES = 1 << 20
+"""Of a profile; shipped ones have at most 10 KiB, and reading 100 MB as TOML takes 18 s."""
 
 
 def soc_names() -> list[str]:

@@ -142,6 +142,19 @@ class Bundle:
         return self.path / entry.path
 
 
+def check_dtb_size(dtb: Path, size_bytes: int) -> None:
+    """Refuse a device tree that is too large for an arm64 kernel.
+
+    Raises:
+        UserError: it is.
+    """
+    if size_bytes > DTB_MAX_BYTES:
+        raise UserError(
+            f"{dtb} has {size_bytes} bytes; arm64 kernels take {DTB_MAX_BYTES} at most",
+            hint="a tool may have padded it: dtc -I dtb -O dtb packs it again",
+        )
+
+
 def assemble(parts: Parts, target: Path) -> Bundle:
     """Make a bundle in ``target``, a folder that does not exist yet.
 
@@ -155,11 +168,7 @@ def assemble(parts: Parts, target: Path) -> Bundle:
     ):
         if not path.is_file():
             raise UserError(f"the {what} for the bundle is missing: {path}")
-    if parts.dtb.stat().st_size > DTB_MAX_BYTES:
-        raise UserError(
-            f"{parts.dtb} has {parts.dtb.stat().st_size} bytes; arm64 kernels take {DTB_MAX_BYTES} at most",
-            hint="a tool may have padded it: dtc -I dtb -O dtb packs it again",
-        )
+    check_dtb_size(parts.dtb, parts.dtb.stat().st_size)
     release = parts.kernel.release
     if not (parts.kernel.modules / _MODULE_INDEX).is_file():
         raise UserError(

@@ -172,8 +172,8 @@ def _taken_back_on_failure(target: Target, before: BeforeAdoption) -> Iterator[N
         if before.facts.good is None and not before.facts.adopted:
             # A session of its own: the one that failed is over, or its answers are not to be waited for.
             with contextlib.suppress(BspError), session(target, accept_new_key=False) as agent:
-                mount = before.fat_mount
-                facts = agent.open(None, fat_mount=mount, lock=True, exact=mount == BOOT)
+                mount, exact = before.fat_mount, before.is_on_ext
+                facts = agent.open(None, fat_mount=mount, lock=True, exact=exact)
                 # Where nothing was answered, a take-over may still be at work.
                 answered = isinstance(error, BspError) and not isinstance(
                     error, ConnectionLostError

@@ -90,10 +90,7 @@ def new_tree(
         built = changes_of(agent, board, folder, target)
         return built.dtb.read_bytes() if built.changes else None
     blob = dtb_of_board(dtb, board)
-    if len(blob) > bundles.DTB_MAX_BYTES:
-        raise UserError(
-            f"{dtb} has {len(blob)} bytes; arm64 kernels take {bundles.DTB_MAX_BYTES} at most"
-        )
+    bundles.check_dtb_size(dtb, len(blob))
     if not target.force_enable:
         refuse_forced_on(agent, board, dtb, fat_mount=fat_mount, host=target.host.name)
     return blob

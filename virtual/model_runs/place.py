@@ -316,9 +316,8 @@ class _OneNpu:
         if run.different:
             why = report.wrong[0] if report.wrong else self._missing(attempt, run)
             return replace(run, why=why)
-        if (
-            report.wrong
-        ):  # exact mode computes some of it as the model has it, whatever was submitted
+        # Exact mode computes some of it as the model has it, whatever was submitted.
+        if report.wrong:
             return replace(run, why=report.wrong[0])
         if not run.values:
             return replace(run, status=NOT_RUN, why=_EMPTY, first_wrong=None)

@@ -96,9 +96,8 @@ def take_over(board: Board, request: Record) -> Record:
     )
     script, kept = f"{board.fat}/{SCRIPT}", f"{board.fat}/{OLD_SCRIPT}"
     before = read(script)
-    if (
-        os.path.lexists(script) and b"npu-bsp" not in before
-    ):  # also an empty one, or a link to nothing
+    # Also an empty one, or a link to nothing.
+    if os.path.lexists(script) and b"npu-bsp" not in before:
         make_way(kept)
         if board.on_ext:
             os.link(script, kept)

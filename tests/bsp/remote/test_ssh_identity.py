@@ -63,6 +63,19 @@ def says_hello(host: Host) -> bool:
         return connection.run(["echo", "hello"]).text == "hello\n"
 
 
+def check_as_ssh(folder: Path, case: object, *, good: bool, refusal: str) -> None:
+    """Log in to ``desk`` with ssh and with ours, by the configuration in a folder: both do, or neither."""
+    asked = subprocess.run(
+        ["ssh", "-F", str(folder / "ssh_config"), "desk", "true"], capture_output=True, check=False
+    )
+    assert (asked.returncode == 0) == good, (case, asked.stderr)
+    if good:
+        assert says_hello(resolve("desk")), case
+    else:
+        with pytest.raises(UserError, match=refusal):
+            says_hello(resolve("desk"))
+
+
 # --- ~/.ssh/config -----------------------------------------------------------------------------------
 
 
@@ -279,16 +292,7 @@ def test_host_keys_from_a_command_as_with_ssh(tmp_path: Path, server: LocalSshd)
             tmp_path, server, UserKnownHostsFile="none", GlobalKnownHostsFile="none",
             KnownHostsCommand=f'"{script}" {arguments}', BatchMode="yes",
         )  # fmt: skip
-        asked = subprocess.run(
-            ["ssh", "-F", str(tmp_path / "ssh_config"), "desk", "true"],
-            capture_output=True, check=False,
-        )  # fmt: skip
-        assert (asked.returncode == 0) == good, (lines, asked.stderr)
-        if good:
-            assert says_hello(resolve("desk")), lines
-        else:
-            with pytest.raises(UserError, match=r"host key|KnownHostsCommand"):
-                says_hello(resolve("desk"))
+        check_as_ssh(tmp_path, lines, good=good, refusal=r"host key|KnownHostsCommand")
 
 
 @pytest.mark.parametrize("value", ["keys %H", "/bin/keys %C", "/bin/keys 'a"])
@@ -371,16 +375,7 @@ def test_which_agent_and_which_of_its_keys_as_with_ssh(
             if not is_set:
                 patch.delenv("SSH_AUTH_SOCK")
             write_config(tmp_path, server, **{"IdentityFile": "", "BatchMode": "yes", **lines})
-            asked = subprocess.run(
-                ["ssh", "-F", str(tmp_path / "ssh_config"), "desk", "true"],
-                capture_output=True, check=False,
-            )  # fmt: skip
-            assert (asked.returncode == 0) == good, (lines, asked.stderr)
-            if good:
-                assert says_hello(resolve("desk")), lines
-            else:
-                with pytest.raises(UserError, match="accepts none of our keys"):
-                    says_hello(resolve("desk"))
+            check_as_ssh(tmp_path, lines, good=good, refusal="accepts none of our keys")
 
 
 @pytest.fixture
